@@ -1,0 +1,99 @@
+"State dicts: torch's shape with fastai's keys beside it, always copies, checked whole before anything is loaded."
+import warnings
+from collections import OrderedDict
+
+import numpy as np
+from fastcore.foundation import L
+from torch import Tensor
+
+from optimcb.hypers import NOT_HYPERS, check
+
+__all__ = ['ParamStates', 'copied', 'pack', 'unpack']
+
+
+class ParamStates(dict):
+    "torch's `{index: state}`, which also equals fastai's list of states. It is saved as an `OrderedDict`, which loads anywhere."
+    def __eq__(self, other): return list(self.values()) == list(other) if isinstance(other, (list, L)) else dict.__eq__(self, other)
+    def __ne__(self, other): return not self == other
+    __hash__ = None
+    def __reduce__(self): return OrderedDict, (), None, None, iter(self.items())
+
+
+def copied(
+    o, # A tensor, number, or container of them
+    device=None # Where copies of tensors go; default: where they are
+):
+    "A deep copy of `o`, in types that `torch.load(weights_only=True)` reads. Tensors keep dtype and memory layout."
+    if isinstance(o, Tensor): return o.detach().to(device or o.device, copy=True)
+    if isinstance(o, np.generic): return o.item()
+    if isinstance(o, dict): return {k: copied(v, device) for k, v in o.items()}
+    if isinstance(o, (list, L)): return [copied(v, device) for v in o]
+    if type(o) is tuple: return tuple(copied(v, device) for v in o)
+    return o
+
+
+def pack(opt) -> dict:
+    "The state dict of `opt`."
+    groups, params = [], []
+    for g in opt.param_groups:
+        groups.append({**copied({k: v for k, v in g.items() if k != 'params'}), 'params': list(range(len(params), len(params)+len(g['params'])))})
+        params += g['params']
+    return dict(state=ParamStates({i: copied(opt.state.get(p, {})) for i, p in enumerate(params)}), param_groups=groups,
+                hypers=[copied(dict(h)) for h in opt.hypers], steppers=opt.composition.labels, shapes=[list(getattr(p, 'shape', ())) for p in params])
+
+
+def unpack(
+    opt, # Optimizer that is to go on from `sd`
+    sd:dict # State dict of ours, torch's shape or fastai's
+) -> tuple[list[dict], set, dict]:
+    "Each group's keys, the names of the hyper-parameters among them, and each parameter's state, all of them copies; raises `ValueError`."
+    lists = [g['params'] for g in opt.param_groups]
+    params = [p for ps in lists for p in ps]
+    if 'state' not in sd or not {'param_groups', 'hypers'} & set(sd):
+        raise ValueError(f"not an optimizer's state dict: it has {sorted(map(str, sd))}, not `state` and `param_groups` (torch) or `hypers` (fastai).")
+    groups = list(sd.get('param_groups', sd.get('hypers')))
+    if len(groups) != len(lists): raise ValueError(_other(f"{len(groups)} parameter groups", len(lists)))
+    ids = list(range(len(params)))
+    if 'param_groups' in sd:
+        for i, (g, ps) in enumerate(zip(groups, lists)):
+            if len(g['params']) != len(ps): raise ValueError(_other(f"{len(g['params'])} parameters in group {i}", len(ps)))
+        ids = [i for g in groups for i in g['params']]
+    saved = dict(enumerate(sd['state'])) if isinstance(sd['state'], (list, L)) else sd['state']
+    if not set(saved) <= set(ids): raise ValueError(_other(f"state for {len(saved)} parameters", len(params)))
+    saved = [saved.get(i, {}) for i in ids]
+    _check_shapes(params, saved, sd.get('shapes'))
+    keep = _taken(opt, saved, sd)
+    states = {p: copied({k: v for k, v in s.items() if keep is None or k in keep}, getattr(p, 'device', None)) for p, s in zip(params, saved)}
+    groups = [copied({k: v for k, v in dict(g).items() if k not in NOT_HYPERS}) for g in groups]
+    for g in groups:
+        for k, v in g.items(): check(k, v)
+    return groups, {k for h in sd.get('hypers', []) for k in h}, states
+
+
+def _check_shapes(params, saved, shapes):
+    "Ours record the parameters' shapes; in others' a state with as many dimensions as its parameter must have its shape"
+    for i, (p, s) in enumerate(zip(params, saved)):
+        mine = list(getattr(p, 'shape', ()))
+        theirs = ([list(shapes[i])] if shapes else
+                  [list(v.shape) for v in s.values() if isinstance(v, Tensor) and mine and v.dim() == len(mine)])
+        for shape in theirs:
+            if shape != mine: raise ValueError(_other(f"shape {shape} for parameter {i}", mine))
+
+
+def _other(theirs, mine): return f"the state dict has {theirs}, but the optimizer has {mine}: they are of different models or splitters."
+
+
+def _taken(opt, saved, sd) -> set|None:
+    "Names of the state that `opt` takes over: all (None), if `sd` is of the same steppers or doesn't say of which it is"
+    mine, theirs = opt.composition, sd.get('steppers')
+    if theirs is None or list(theirs) == mine.labels: return None
+    there = {k for s in saved for k in s}
+    keep = {k for k in there if k in mine.reads or k in opt._keep_on_clear}
+    spoken = {k for s in mine.steppers for k in s.mentions & mine.reads if k in s.names}
+    lacks = sorted(spoken - there - set(opt.hypers[0])) if there - set(opt._keep_on_clear) else []
+    warnings.warn(f"the state dict is of other steppers ({', '.join(theirs)}). Taken: {_list(keep)}; left: {_list(there - keep)}; "
+                  f"not there, and started afresh: {_list(lacks)}.", stacklevel=4)
+    return keep
+
+
+def _list(names): return ', '.join(sorted(names)) or 'nothing'

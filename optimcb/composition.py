@@ -1,0 +1,79 @@
+"""What a list of steppers means: what is a hyper-parameter, what is state, and who sees what.
+
+Nothing here knows where a step is executed: an engine hands `Composition.run` a parameter, or something that
+stands for one.
+"""
+from optimcb import steppers
+from optimcb.hypers import suggest
+from optimcb.stepper import ONE_STEP, Stepper, once
+
+__all__ = ['Composition', 'MissingName']
+
+
+class MissingName(TypeError):
+    "A stepper needs a name that is neither a hyper-parameter nor anything that an earlier stepper made."
+
+
+class Composition:
+    """A list of steppers and what follows from it.
+
+    `reads` are the names that some stepper may read. `defaults` are the hyper-parameters that come with the steppers:
+    those of fastai's `.defaults` (the last one counts), and numbers in signatures that the steppers agree on and that
+    are not state. `assumed` are the latter alone.
+    """
+    def __init__(self,
+        cbs # Callables; `None` is passed over
+    ):
+        self.cbs = tuple(cbs)
+        self.steppers = [Stepper(f) for f in self.cbs if f is not None]
+        spoken = frozenset().union(*(s.mentions for s in self.steppers))
+        self.reads = spoken.union(*(s.names for s in self.steppers))
+        declared = {k: v for s in self.steppers for k, v in s.declared.items()}
+        numbers = {}
+        for s in self.steppers:
+            for k, v in s.numbers.items(): numbers.setdefault(k, []).append(v)
+        self.assumed = {k: vs[0] for k, vs in numbers.items() if len(set(vs)) == 1 and k not in spoken and k not in declared}
+        self.defaults = {**self.assumed, **declared}
+
+    @property
+    def labels(self) -> list[str]:
+        "The steppers' names, with what partials fix."
+        return [s.label for s in self.steppers]
+
+    def run(self,
+        p, # The parameter, with its `.grad`
+        state:dict, # Its state; takes what the steppers return
+        hypers:dict # The hyper-parameters of its group
+    ) -> None:
+        """One step of `p`: each stepper sees what those before it made.
+
+        A name means the latest value of this step, else the hyper-parameter, else the state.
+        Raises `MissingName` if a stepper needs what is not there.
+        """
+        values = {**state, **hypers}
+        for stepper in self.steppers:
+            try: new = stepper(p, values)
+            except TypeError as e:
+                lacking = [k for k in stepper.required if k not in values]
+                if not lacking: raise
+                raise MissingName(_lacking(stepper, lacking[0], values)) from e
+            if not isinstance(new, dict): continue
+            for name, value in new.items():
+                if isinstance(new, once) or name in ONE_STEP: values[name] = value
+                else:
+                    state[name] = value
+                    if name not in hypers: values[name] = value
+
+
+def providers(name:str) -> list[str]:
+    "The library's steppers that make `name`."
+    found = [Stepper(getattr(steppers, o)) for o in steppers.__all__ if o not in steppers.FORMULAS]
+    return [s.label for s in found if name in s.mentions and name not in s.required]
+
+
+def _lacking(stepper, name, values) -> str:
+    "What to do about a name that `stepper` needs and that is not among `values`"
+    made_by = providers(name)
+    way = (f"Put {' or '.join(f'`{o}`' for o in made_by)}, which makes it, before `{stepper}` in `cbs`." if made_by else
+           f"Pass it as a hyper-parameter, `Optimizer(…, {name}=…)`, or put a stepper that returns it before `{stepper}` in `cbs`.")
+    return f"stepper `{stepper}` needs `{name}`, which is no hyper-parameter, and no stepper before it made it.{suggest(name, values)} {way}"

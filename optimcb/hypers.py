@@ -1,0 +1,110 @@
+"Hyper-parameters: their ranges, torch's names for them, how one value is spread over groups, and the live view of a group."
+import difflib
+import math
+from collections.abc import Iterable, MutableMapping
+from numbers import Real
+
+from fastcore.basics import even_mults
+from fastcore.foundation import L
+
+__all__ = ['RANGES', 'TORCH_NAMES', 'check', 'spread', 'from_torch', 'suggest', 'HyperView']
+
+RANGES = dict(lr=(0, math.inf), wd=(0, math.inf), eps=(0, math.inf), mom=(0, 1), sqr_mom=(0, 1)) # at least, less than
+
+TORCH_NAMES = dict(momentum=('mom',), betas=('mom', 'sqr_mom'), weight_decay=('wd',), alpha=('sqr_mom',), rho=('sqr_mom',),
+                   momentum_decay=('mom_decay',), initial_accumulator_value=('init_sum',))
+
+NOT_HYPERS = frozenset({'params', 'param_names'})
+
+
+def check(
+    name:str, # Name of a hyper-parameter
+    value # Its value for one group
+):
+    """`value`, if `name` can have it: the common names have a range, and nothing may be NaN.
+
+    Raises `TypeError` for what is no number, `ValueError` for a number that is out of range.
+    """
+    one_number = hasattr(value, 'numel') and value.numel() == 1
+    if name in RANGES and not isinstance(value, Real) and not one_number:
+        raise TypeError(f"`{name}` must be a number, not {value!r} ({type(value).__name__}).")
+    number = float(value) if isinstance(value, Real) else None # a tensor may be on a device, which is not waited for
+    if number is None: return value
+    if math.isnan(number): raise ValueError(f"`{name}` is NaN. Set it to a number.")
+    low, high = RANGES.get(name, (-math.inf, math.inf))
+    if number < low or number >= high != math.inf:
+        raise ValueError(f"`{name}` must be at least {low}{'' if high == math.inf else f' and less than {high}'}, but is {value}.")
+    return value
+
+
+def spread(
+    name:str, # Name of a hyper-parameter
+    value, # One value, one for each group, `slice(first, last)`, or `slice(last)` for a tenth of it in the groups before
+    n:int # Number of groups
+) -> list:
+    """`value` as a checked list with one value a group, by fastai's rules for discriminative learning rates.
+
+    Raises `ValueError` if the number of values is not the number of groups.
+    """
+    if isinstance(value, slice):
+        if value.stop is None: raise ValueError(f"`{name}` is {value}: a slice of hyper-parameters needs an end, as in slice(1e-3).")
+        value = even_mults(value.start, value.stop, n) if value.start else [value.stop/10]*(n-1) + [value.stop]
+    values = L(value, use_list=None)
+    if len(values) == 1: values = values*n
+    if len(values) != n: raise ValueError(f"`{name}` has {len(values)} values, but there are {n} parameter groups. Pass one value, or {n}.")
+    return [check(name, v) for v in values]
+
+
+def from_torch(
+    hypers:dict, # Hyper-parameters, some of them perhaps under torch's names
+    known # Names that are meant as they are
+) -> dict:
+    """`hypers` with torch's names (`momentum`, `betas`, `weight_decay`, …) made into ours, where ours are known.
+
+    Raises `TypeError` if one thing is given under both names.
+    """
+    res = {}
+    for k, v in hypers.items():
+        ours = TORCH_NAMES.get(k, ())
+        if k in known or not any(o in known for o in ours): ours, v = (k,), (v,)
+        elif len(ours) == 1: v = (v,)
+        elif len(L(v, use_list=None)) != len(ours): raise ValueError(f"`{k}` must have {len(ours)} values, for {' and '.join(ours)}, but is {v!r}.")
+        for o, v_ in zip(ours, v):
+            if o in res or (o != k and o in hypers): raise TypeError(f"`{k}` is torch's name for `{o}`, which is given too. Pass one of them.")
+            res[o] = v_
+    return res
+
+
+def suggest(
+    name:str, # A name that is not known
+    known:Iterable # Names that are
+) -> str:
+    "A question that ends an error message: the known name, ours or torch's, that `name` is nearest to."
+    known = set(known)
+    ours = {**{k: k for k in known}, **{t: ' and '.join(o) for t, o in TORCH_NAMES.items() if known.issuperset(o)}}
+    near = difflib.get_close_matches(name, ours, n=1, cutoff=0.6)
+    return f" Did you mean `{ours[near[0]]}`?" if near and ours[near[0]] != name else ''
+
+
+class HyperView(MutableMapping):
+    "The hyper-parameters of one of `param_groups`, live: what is written here is in the group, and the other way round."
+    def __init__(self,
+        group:dict, # One of `Optimizer.param_groups`
+        names:set # Names that are hyper-parameters; other keys of the group are somebody else's, a scheduler's say
+    ): self.group, self.names = group, names
+
+    def __contains__(self, k): return k in self.names and k in self.group and k not in NOT_HYPERS
+    def __iter__(self): return (k for k in self.group if k in self)
+    def __len__(self): return sum(1 for _ in self)
+    def __getitem__(self, k):
+        if k not in self: raise KeyError(k)
+        return self.group[k]
+    def __setitem__(self, k, v):
+        if k in NOT_HYPERS: raise KeyError(f"`{k}` is no hyper-parameter. Set it in `param_groups`.")
+        self.group[k] = check(k, v)
+        self.names.add(k)
+    def __delitem__(self, k):
+        if k not in self: raise KeyError(k)
+        del self.group[k]
+    def copy(self): return dict(self)
+    def __repr__(self): return repr(dict(self))

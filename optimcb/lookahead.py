@@ -1,0 +1,52 @@
+"fastai's `Lookahead`, which wraps an optimizer: here it is the same optimizer with two more steppers."
+from fastcore.foundation import L
+
+from optimcb.optimizer import Optimizer
+from optimcb.steppers import lookahead_step, slow_start
+
+__all__ = ['Lookahead']
+
+
+class Lookahead(Optimizer):
+    """`opt` with slow weights (Zhang et al. 2019, https://arxiv.org/abs/1907.08610, alg. 1).
+
+    Parameters, hyper-parameters and state are those of `opt`, which is in `.opt`. `k` and `alpha` are hyper-parameters.
+    Raises `TypeError` for an optimizer that is not made of steppers.
+    """
+    def __init__(self,
+        opt:Optimizer, # Optimizer to wrap
+        k:int=6, # Fast steps for one slow step, at least 1
+        alpha:float=0.5 # Length of the slow step, a share of the way, 0 to 1
+    ):
+        if not isinstance(opt, Optimizer) or type(opt).step is not Optimizer.step:
+            raise TypeError(f"Lookahead adds steppers to an Optimizer, but {type(opt).__name__} has a step of its own. Put its steppers in an Optimizer.")
+        if not (isinstance(k, int) and k >= 1): raise ValueError(f"`k` must be a whole number of steps, 1 or more, but is {k!r}.")
+        if not 0 <= alpha <= 1: raise ValueError(f"`alpha` must be from 0 to 1, but is {alpha!r}.")
+        self.__dict__.update(opt.__dict__)
+        self.opt, self.cbs = opt, L(slow_start, *opt.cbs, lookahead_step)
+        self.set_hypers(k=k, alpha=alpha)
+        self.defaults.update(k=k, alpha=alpha)
+
+    k, alpha = (property(lambda self, name=name: self.hypers[-1][name], lambda self, v, name=name: self.set_hyper(name, v),
+                         doc=f"Hyper-parameter `{name}` of `lookahead_step`") for name in ('k', 'alpha'))
+
+    @property
+    def count(self) -> int:
+        "Fast steps done, by the parameter that has done most."
+        return max((s.get('count', 0) for s in self.state.values()), default=0)
+
+    @property
+    def slow_weights(self) -> L|None:
+        "The slow weights of each group, or None before the first step."
+        if not self.count: return None
+        return L(L(self.state[p].get('slow_avg', p) for p in ps) for ps in self.param_lists)
+
+    def load_state_dict(self,
+        state_dict:dict # From `state_dict`, or from fastai's `Lookahead`
+    ):
+        "`Optimizer.load_state_dict`, which takes fastai's `slow_weights` too."
+        if state_dict.get('slow_weights') is not None:
+            slow = [p for ps in state_dict['slow_weights'] for p in ps]
+            states = [{**s, 'slow_avg': p, 'count': state_dict['count']} for s, p in zip(state_dict['state'], slow, strict=True)]
+            state_dict = {**state_dict, 'state': states}
+        super().load_state_dict(state_dict)

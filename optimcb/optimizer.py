@@ -1,0 +1,288 @@
+"The generic `Optimizer`: a `torch.optim.Optimizer` that runs a list of steppers and speaks fastai's protocol."
+import warnings
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from numbers import Real
+
+import torch
+from fastcore.foundation import L
+from torch import Tensor
+
+from optimcb.checkpoint import copied, pack, unpack
+from optimcb.composition import Composition
+from optimcb.engine import eager
+from optimcb.hypers import NOT_HYPERS, HyperView, check, from_torch, spread, suggest
+
+__all__ = ['Optimizer']
+
+NAMES_FOR_ALL = "some parameters have names and some have not. Pass (name, tensor) pairs for all of them, or for none."
+ALWAYS_WELCOME = frozenset({'lr', 'mom'}) # fastai passes and schedules these, whether or not a stepper reads them
+
+
+class Optimizer(torch.optim.Optimizer):
+    """An optimizer made of steppers.
+
+    Each step calls every stepper of `cbs` on every parameter with a gradient, as `stepper(p, **names)`, the names that
+    it takes being looked up in the hyper-parameters and in the parameter's state. What a stepper returns in a dict
+    becomes state; `once(…)` and `update` last for the step only.
+
+    Raises `ValueError` or `TypeError` for parameters and hyper-parameters that can't be used, and
+    `MissingName` at the first step, before anything has changed, if a stepper lacks something.
+    """
+    _keep_on_clear = ('force_train', 'do_wd')
+
+    def __init__(self,
+        params:Tensor|Iterable, # Tensors, `(name, tensor)` pairs, dicts with `params`, or a list of lists: one group each
+        cbs:Callable|Iterable, # Steppers, in the order in which they are called
+        **hypers # Hyper-parameters: a value, one for each group, or a slice. They override the steppers' defaults
+    ):
+        if hypers.pop('train_bn', None) is not None:
+            warnings.warn("`train_bn` has no effect in `Optimizer`. Pass it to `Learner`.", stacklevel=2)
+        self.cbs = L(list(L(cbs)))
+        self.hyper_names = set()
+        composition = self.composition
+        hypers = {**composition.defaults, **from_torch(hypers, composition.reads)}
+        self._warn_unread(hypers)
+        groups = _as_groups(params)
+        values = {k: spread(k, v, len(groups)) for k, v in hypers.items()}
+        self.hyper_names.update(values)
+        super().__init__([{**{k: v[i] for k, v in values.items()}, **self._own(g)} for i, g in enumerate(groups)],
+                         {k: v[-1] for k, v in values.items()})
+        self.frozen_idx = 0
+
+    # What is stepped, and how
+
+    @property
+    def composition(self) -> Composition:
+        "What `cbs` mean now; `cbs` may be changed between steps."
+        known = self.__dict__.get('_composition')
+        if known is None or known.cbs != tuple(self.cbs):
+            known = self._composition = Composition(self.cbs)
+            self.hyper_names |= known.reads
+        return known
+
+    @property
+    def param_lists(self) -> L:
+        "The parameters of each group: live, and what is assigned here is in `param_groups`."
+        return L(L(g['params']) for g in self.param_groups)
+    @param_lists.setter
+    def param_lists(self, v):
+        for g, ps in zip(self.param_groups, v, strict=True): g['params'] = list(ps)
+
+    @property
+    def hypers(self) -> L:
+        "The hyper-parameters of each group: live views of `param_groups`."
+        return L(HyperView(g, self.hyper_names) for g in self.param_groups)
+    @hypers.setter
+    def hypers(self, v):
+        for h, new in zip(self.hypers, v, strict=True):
+            for k in list(h): del h[k]
+            h.update(new)
+
+    def all_params(self,
+        n:slice|int=slice(None), # Which groups
+        with_grad:bool=False # Only parameters that have a gradient?
+    ) -> L:
+        "Each parameter as `(parameter, its group's parameters, its state, its group's hyper-parameters)`."
+        if isinstance(n, int): n = slice(n, n+1 or None)
+        res = L((p, pg, self.state[p], h) for pg, h in zip(self.param_lists[n], self.hypers[n]) for p in pg)
+        return res.filter(lambda o: _has_grad(o[0])) if with_grad else res
+
+    @torch.no_grad()
+    def step(self,
+        closure:Callable|None=None # Evaluates the model again and returns the loss
+    ):
+        "Call the steppers on each parameter that has a gradient. Returns what `closure` returns."
+        loss = None
+        if closure is not None:
+            with torch.enable_grad(): loss = closure()
+        composition = self.composition
+        work = [(p, self.state[p], hypers) for pg, hypers in zip(self.param_lists, self.hypers.map(dict)) for p in pg if _has_grad(p)]
+        if work and composition is not self.__dict__.get('_tried'): self._try(composition, work.pop(0))
+        eager.step(composition, work)
+        return loss
+
+    def _try(self, composition, first):
+        "The first step of a composition, on its first parameter alone: if that fails, nothing has changed"
+        p, state, hypers = first
+        with _unharmed(p, state): eager.step(composition, [first])
+        # A number in a signature that a stepper turns out to return was state all along, not a hyper-parameter
+        for h in self.hypers:
+            for k in state.keys() & composition.assumed.keys():
+                if h.get(k) == composition.assumed[k]: del h[k]
+        self._tried = composition
+
+    def zero_grad(self,
+        set_to_none:bool=False # Drop the gradients, instead of filling them with zeros as fastai does?
+    ):
+        "Zero the gradients in place, or drop them."
+        for p, *_ in self.all_params(with_grad=True):
+            if set_to_none: p.grad = None
+            else:
+                if p.grad.grad_fn is None: p.grad.requires_grad_(False)
+                else: p.grad.detach_()
+                p.grad.zero_()
+
+    # Parameters and hyper-parameters
+
+    def add_param_group(self,
+        param_group:dict # `params`, and hyper-parameters that differ from the optimizer's
+    ):
+        """Add a group of parameters. What the dict leaves out is as it was when the optimizer was made.
+
+        Raises `TypeError` for what is no tensor, `ValueError` for a tensor that is no leaf or that is there already.
+        """
+        group = self._own(param_group)
+        group['params'], names = _split_names(group['params'])
+        if names: group['param_names'] = names
+        _check_params(group['params'], [p for g in self.param_groups for p in g['params']])
+        if any(('param_names' in g) != ('param_names' in group) for g in self.param_groups):
+            raise ValueError(NAMES_FOR_ALL)
+        self.param_groups.append({**self.defaults, **group})
+
+    def _own(self, group):
+        "`group` with checked hyper-parameters under our names"
+        if not isinstance(group, dict): raise TypeError(f"a parameter group must be a dict with `params`, not {group!r:.80} ({type(group).__name__}).")
+        if 'params' not in group: raise ValueError(f"a parameter group needs `params`, but this one has {sorted(group)}.")
+        hypers = from_torch({k: v for k, v in group.items() if k not in NOT_HYPERS}, self.composition.reads)
+        self._warn_unread(hypers)
+        self.hyper_names.update(hypers)
+        return {**{k: group[k] for k in NOT_HYPERS if k in group}, **{k: check(k, v) for k, v in hypers.items()}}
+
+    def _warn_unread(self, hypers):
+        for k in set(hypers) - self.composition.reads - ALWAYS_WELCOME - self.hyper_names:
+            warnings.warn(f"no stepper reads `{k}`: {', '.join(self.composition.labels)} don't.{suggest(k, self.composition.reads)}", stacklevel=3)
+
+    def set_hypers(self, **kwargs):
+        "`set_hyper` for all `kwargs`."
+        for k, v in kwargs.items(): self.set_hyper(k, v)
+
+    def set_hyper(self,
+        k:str, # Name; may be new
+        v # A value, one for each group, or a slice
+    ):
+        "Set hyper-parameter `k` in every group. Raises `ValueError` or `TypeError`, and sets nothing, if `v` can't be had."
+        for h, v_ in zip(self.hypers, spread(k, v, len(self.param_lists))): h[k] = v_
+
+    # Freezing
+
+    def freeze_to(self,
+        n:int # Index of the first group that is trained; negative counts from the end
+    ):
+        "Freeze the groups before `n`, but for parameters whose state has `force_train`, and unfreeze the others."
+        count = len(self.param_lists)
+        self.frozen_idx = n if n >= 0 else count + n
+        if self.frozen_idx >= count: warnings.warn(f"frozen up to group {self.frozen_idx} of {count}: the whole model is frozen.", stacklevel=2)
+        for p, *_ in self.all_params(slice(n, None)): p.requires_grad_(True)
+        for p, _, state, _ in self.all_params(slice(None, n)): p.requires_grad_(state.get('force_train', False))
+
+    def freeze(self):
+        "Freeze all groups but the last. Raises `ValueError` if there is only one."
+        if len(self.param_lists) < 2: raise ValueError("there is only one parameter group, which would stay unfrozen. A `splitter` makes more.")
+        self.freeze_to(-1)
+
+    def unfreeze(self):
+        "Unfreeze all groups."
+        self.freeze_to(0)
+
+    # State
+
+    def clear_state(self):
+        "Forget the state of all parameters, but for `do_wd` and `force_train`."
+        for p, _, state, _ in self.all_params(): self.state[p] = {k: state[k] for k in self._keep_on_clear if k in state}
+
+    def state_dict(self) -> dict:
+        "A copy of the state in torch's shape, with fastai's `hypers`, the steppers' names and the parameters' shapes beside it."
+        for hook in self._optimizer_state_dict_pre_hooks.values(): hook(self)
+        sd = pack(self)
+        for hook in self._optimizer_state_dict_post_hooks.values():
+            new = hook(self, sd)
+            if new is not None: sd = new
+        return sd
+
+    @torch.no_grad()
+    def load_state_dict(self,
+        state_dict:dict # From `state_dict`, or from fastai's `Optimizer`
+    ):
+        """Go on from a copy of `state_dict`, each state keeping its dtype, on its parameter's device.
+
+        Raises `ValueError`, and changes nothing, if it is of other parameters.
+        Warns if it is of other steppers: then what these ones can use is taken.
+        """
+        sd = dict(state_dict)
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            new = hook(self, sd)
+            if new is not None: sd = new
+        groups, hyper_names, states = unpack(self, sd)
+        for g, new in zip(self.param_groups, groups): g.update(new)
+        self.hyper_names |= hyper_names
+        self.state.clear()
+        self.state.update(states)
+        for hook in self._optimizer_load_state_dict_post_hooks.values(): hook(self)
+
+    def __getstate__(self):
+        "Everything but hooks, as in torch, and what is made again when needed"
+        return {k: v for k, v in self.__dict__.items() if not k.endswith('_hooks') and k not in ('step', '_composition', '_tried')}
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self.defaults.pop('differentiable', None) # torch's default for its own algorithms
+
+
+def _update(
+    state:dict, # Takes what `new` has
+    new=None # What a stepper returned
+) -> dict:
+    "`state` with what a stepper returned, for loops over `cbs` of one's own."
+    if isinstance(new, dict): state.update(new)
+    return state
+
+
+def _has_grad(p) -> bool: return getattr(p, 'grad', None) is not None
+
+
+@contextmanager
+def _unharmed(p, state):
+    "Leaves `p` and `state` as they were, if what runs inside fails"
+    data, kept = p.data.clone(), copied(state)
+    try: yield
+    except BaseException:
+        p.data.copy_(data)
+        state.clear()
+        state.update(kept)
+        raise
+
+
+def _as_groups(params) -> list[dict]:
+    "`params`, in any of the forms that torch and fastai have for it, as a list of torch's dicts"
+    if isinstance(params, torch.nn.Module): raise TypeError("`params` is a model. Pass its parameters: `model.parameters()`.")
+    _check_order(params)
+    params = L(params)
+    if not params: raise ValueError("`params` is empty: there is nothing to optimize. Is it a generator that was used up, or is the whole model frozen?")
+    if isinstance(params[0], dict): return list(params)
+    if isinstance(params[0], (L, list)): return [{'params': ps} for ps in params]
+    return [{'params': params}]
+
+
+def _check_order(params):
+    if isinstance(params, (set, frozenset)): raise TypeError("parameters are given in a set, whose order changes from run to run. Pass a list.")
+
+
+def _split_names(params) -> tuple[list, list|None]:
+    "Tensors, and their names where all have one"
+    _check_order(params)
+    params = list(L(params))
+    named = [isinstance(p, tuple) for p in params]
+    if any(named) and not all(named): raise ValueError(NAMES_FOR_ALL)
+    return ([p for _, p in params], [n for n, _ in params]) if any(named) else (params, None)
+
+
+def _check_params(params, others):
+    seen = {id(p) for p in others if isinstance(p, Tensor)}
+    for i, p in enumerate(params):
+        if isinstance(p, Real): continue # fastai's documentation makes optimizers of numbers, which never have a gradient
+        if not isinstance(p, Tensor): raise TypeError(f"only tensors can be optimized, but parameter {i} is {p!r:.80} ({type(p).__name__}).")
+        what = f"parameter {i}, of shape {tuple(p.shape)}, is"
+        if not (p.is_leaf or p.retains_grad): raise ValueError(f"{what} no leaf: it was computed from other tensors. Optimize those, or `p.detach()`.")
+        if id(p) in seen: raise ValueError(f"{what} there twice, and would be stepped twice. Put it in one group only.")
+        seen.add(id(p))

@@ -1,0 +1,76 @@
+"A stepper: a callback of which the parameter names are the contract, and what it may return."
+import inspect
+from collections.abc import Callable, Iterator
+from functools import partial
+from numbers import Real
+from types import CodeType
+
+__all__ = ['ONE_STEP', 'Stepper', 'label', 'once']
+
+ONE_STEP = frozenset({'update'})  # names that live for one step, whoever returns them
+
+
+class once(dict):
+    """Values that live until the end of the step: seen by the steppers that follow, never stored or saved.
+
+    A stepper that returns `once(lr=lr/2)` shadows state and hyper-parameters of those names for the rest of the step.
+    """
+
+
+class Stepper:
+    "A callback, read once: the names that it takes, their defaults, and the names that it speaks of."
+    def __init__(self,
+        f:Callable # Takes a parameter, then names of state and hyper-parameters; returns a dict of new state, or None
+    ):
+        if not callable(f): raise TypeError(f"a stepper must be callable, but {f!r} is not. Pass functions of a parameter in `cbs`.")
+        self.f, self.label = f, label(f)
+        taken, self.takes_all = _parameters(f)
+        self.names = tuple(p.name for p in taken)
+        self.required = tuple(p.name for p in taken if p.default is p.empty)
+        self.mentions = frozenset(_strings(_code(f)))
+        given = f.keywords if isinstance(f, partial) else {}
+        self.declared = {k: v for k, v in getattr(_innermost(f), 'defaults', {}).items() if k not in given}
+        self.numbers = {p.name: p.default for p in taken if isinstance(p.default, Real) and not isinstance(p.default, bool)}
+
+    def __call__(self, p, values:dict):
+        "Call the stepper on `p` with those of `values` that it takes."
+        return self.f(p, **(values if self.takes_all else {k: values[k] for k in self.names if k in values}))
+
+    def __repr__(self): return self.label
+
+
+def label(f:Callable) -> str:
+    "A stepper's name, with what partials fix: `average_grad(dampening=True)`."
+    name = getattr(_innermost(f), '__name__', type(f).__name__)
+    fixed = ', '.join(f'{k}={v!r}' for k, v in f.keywords.items()) if isinstance(f, partial) else ''
+    return f'{name}({fixed})' if fixed else name
+
+
+def _innermost(f):
+    while isinstance(f, partial): f = f.func
+    return f
+
+
+def _parameters(f) -> tuple[list[inspect.Parameter], bool]:
+    "The parameters that `f` takes by name after the first one, and whether it takes any other name too"
+    try: ps = list(inspect.signature(f).parameters.values())
+    except ValueError: return [], False  # a builtin that keeps its signature to itself
+    named = [p for p in ps if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    first = bool(ps) and ps[0].kind is ps[0].POSITIONAL_OR_KEYWORD
+    return named[first:], any(p.kind is p.VAR_KEYWORD for p in ps)
+
+
+def _code(f) -> CodeType|None:
+    f = inspect.unwrap(_innermost(f))
+    if not inspect.isroutine(f): f = type(f).__call__ # an object that can be called
+    return getattr(f, '__code__', None)
+
+
+def _strings(code:CodeType|None) -> Iterator[str]:
+    "The names that a function speaks of in strings and keywords, as in `{'step': 1}`, `dict(step=1)` or `kwargs['step']`"
+    todo = list(code.co_consts) if code else []
+    while todo:
+        c = todo.pop()
+        if isinstance(c, str): yield c
+        elif isinstance(c, tuple): todo += c
+        elif isinstance(c, CodeType): todo += c.co_consts

@@ -1,0 +1,452 @@
+"""The mathematics: every formula of the library, once.
+
+A stepper takes a parameter `p`, then names of hyper-parameters and state, and returns a dict of new state, or None.
+First come steps and statistics, then the parts of which longer rules are made, then those rules. A rule either makes
+an `update`, which other steppers may change before `apply_update` takes it, or is a `…_step` that does all of it.
+"""
+import math
+
+import torch
+import torch.nn.functional as F
+
+from optimcb.stepper import once
+
+__all__ = ['apply_update', 'sgd_step', 'weight_decay', 'l2_reg', 'average_grad', 'momentum_step', 'nesterov_update',
+           'average_sqr_grad', 'rms_update', 'rms_prop_step', 'average_update', 'average_center', 'center_sqr_avg',
+           'eps_in_root', 'step_stat', 'debias', 'debias_grad_avg', 'debias_sqr_avg', 'adam_step', 'yogi_sqr_grad',
+           'start_avgs', 'max_sqr_avg', 'use_sqr_max', 'sum_sqr_grad', 'decay_lr', 'adadelta_update', 'max_abs_grad',
+           'adamax_update', 'nadam_mom', 'nadam_schedule', 'nadam_avg', 'rectification', 'radam_step', 'qhadam_step',
+           'larc_layer_lr', 'larc_step', 'trust_ratio', 'lamb_step', 'slow_start', 'lookahead_step']
+
+FORMULAS = frozenset({'debias', 'nadam_mom', 'rectification'}) # functions of numbers, not steppers
+
+
+# Steps and decay
+
+def apply_update(p,
+    lr, # Learning rate
+    update, # What to step against
+    **kwargs):
+    "Step `p` against `update`."
+    p.data.add_(update, alpha=-lr)
+
+
+def sgd_step(p,
+    lr, # Learning rate
+    **kwargs):
+    "Step against the gradient (Robbins & Monro 1951, eq. 6)."
+    apply_update(p, lr, p.grad.data)
+
+
+def weight_decay(p,
+    lr, # Learning rate
+    wd=0., # Weight decay, a share of the weight per unit of `lr`
+    do_wd=True, # State: is this parameter decayed?
+    **kwargs):
+    "Decay the weights themselves, by `lr*wd` (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101, alg. 1 line 9)."
+    if do_wd and wd != 0: p.data.mul_(1 - lr*wd)
+
+
+def l2_reg(p,
+    lr=None, # Not used: it stands here as in `weight_decay`
+    wd=0., # Coefficient of the penalty `wd/2 * p**2`
+    do_wd=True, # State: is this parameter decayed?
+    **kwargs):
+    "Add the gradient of an L2 penalty to the gradient (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101, alg. 1 line 6)."
+    if do_wd and wd != 0: p.grad.data.add_(p.data, alpha=wd)
+
+
+# Momentum
+
+def average_grad(p,
+    mom=0.9, # Coefficient of the past, 0 to 1
+    dampening=False, # Weigh the gradient by `1-mom`, which makes it a mean?
+    grad_avg=None, # State: the average
+    **kwargs):
+    "Exponentially weighted sum, or mean, of the gradients, in `grad_avg` (Polyak 1964; Kingma & Ba 2015, alg. 1)."
+    if grad_avg is None: grad_avg = torch.zeros_like(p.grad.data)
+    grad_avg.mul_(mom).add_(p.grad.data, alpha=1-mom if dampening else 1.)
+    return {'grad_avg': grad_avg}
+
+
+def momentum_step(p,
+    lr, # Learning rate
+    grad_avg, # State: average of gradients
+    **kwargs):
+    "Step against the average of the gradients."
+    apply_update(p, lr, grad_avg)
+
+
+def nesterov_update(p,
+    mom, # Coefficient of the past, 0 to 1
+    grad_avg, # State: sum of gradients
+    **kwargs):
+    "The gradient, and what momentum will be left of the sum: the step looks ahead (Sutskever et al. 2013, eq. 3-4)."
+    return {'update': p.grad.data + mom*grad_avg}
+
+
+# Division by a root mean square
+
+def average_sqr_grad(p,
+    sqr_mom=0.99, # Coefficient of the past, 0 to 1
+    dampening=True, # Weigh the square by `1-sqr_mom`, which makes it a mean?
+    sqr_avg=None, # State: the average
+    **kwargs):
+    "Exponentially weighted mean, or sum, of the squared gradients, in `sqr_avg` (Tieleman & Hinton 2012, lecture 6.5)."
+    if sqr_avg is None: sqr_avg = torch.zeros_like(p.grad.data)
+    sqr_avg.mul_(sqr_mom).addcmul_(p.grad.data, p.grad.data, value=1-sqr_mom if dampening else 1.)
+    return {'sqr_avg': sqr_avg}
+
+
+def _over_rms(p, sqr_avg, eps, grad_avg):
+    "Numerator and denominator of a step that divides by a root mean square"
+    return p.grad.data if grad_avg is None else grad_avg, sqr_avg.sqrt().add_(eps)
+
+
+def rms_update(p,
+    sqr_avg, # State: average of squared gradients
+    eps=1e-8, # Added to the root
+    grad_avg=None, # State: average of gradients, if there is one
+    **kwargs):
+    "The gradient, or its average, over the root of the average square."
+    num, denom = _over_rms(p, sqr_avg, eps, grad_avg)
+    return {'update': num / denom}
+
+
+def rms_prop_step(p,
+    lr, # Learning rate
+    sqr_avg, # State: average of squared gradients
+    eps=1e-8, # Added to the root
+    grad_avg=None, # State: average of gradients, if there is one
+    **kwargs):
+    "Step against the gradient, or its average, over the root of the average square (Tieleman & Hinton 2012, lecture 6.5)."
+    p.data.addcdiv_(*_over_rms(p, sqr_avg, eps, grad_avg), value=-lr)
+
+
+def average_update(p,
+    mom, # Coefficient of the past, 0 to 1
+    update, # The step's own update
+    update_avg=None, # State: sum of updates
+    **kwargs):
+    "Momentum of the updates, where `average_grad` has that of the gradients: `torch.optim.RMSprop` divides first."
+    if update_avg is None: update_avg = torch.zeros_like(update)
+    return {'update_avg': update_avg.mul_(mom).add_(update), 'update': update_avg}
+
+
+def average_center(p,
+    sqr_mom, # Coefficient of the past, 0 to 1: that of the squares
+    grad_center=None, # State: mean of the gradients
+    **kwargs):
+    "Mean of the gradients over the window of the squares, in `grad_center`."
+    return {'grad_center': average_grad(p, sqr_mom, dampening=True, grad_avg=grad_center)['grad_avg']}
+
+
+def center_sqr_avg(p,
+    sqr_avg, # State: mean of squared gradients
+    grad_center, # State: mean of gradients
+    **kwargs):
+    "For this step, `sqr_avg` is the variance of the gradients (Graves 2013, https://arxiv.org/abs/1308.0850, eq. 38-42)."
+    return once(sqr_avg=sqr_avg.addcmul(grad_center, grad_center, value=-1).clamp_(min=0))
+
+
+def eps_in_root(p,
+    sqr_avg, # State: average of squared gradients
+    eps=1e-8, # Added to the average
+    **kwargs):
+    "For this step, `eps` is inside the root, not beside it."
+    return once(sqr_avg=sqr_avg + eps, eps=0.)
+
+
+# Bias correction and Adam
+
+def step_stat(p,
+    step=0, # State: steps done
+    **kwargs):
+    "Count the steps of each parameter, in `step`."
+    return {'step': step + 1}
+
+
+def debias(
+    mom, # Coefficient of the past, 0 to 1
+    damp, # Weight of the newest value
+    step # Number of values
+):
+    "The sum of the weights of an exponential average that started from zero (Kingma & Ba 2015, sec. 3)."
+    return damp * (1 - mom**step) / (1 - mom)
+
+
+def debias_grad_avg(p,
+    mom, # Coefficient of the past, 0 to 1
+    step, # State: steps done
+    grad_avg, # State: mean of gradients
+    **kwargs):
+    "For this step, `grad_avg` is corrected for its start from zero."
+    return once(grad_avg=grad_avg / debias(mom, 1-mom, step))
+
+
+def debias_sqr_avg(p,
+    sqr_mom, # Coefficient of the past, 0 to 1
+    step, # State: steps done
+    sqr_avg, # State: mean of squared gradients
+    **kwargs):
+    "For this step, `sqr_avg` is corrected for its start from zero."
+    return once(sqr_avg=sqr_avg / debias(sqr_mom, 1-sqr_mom, step))
+
+
+def adam_step(p,
+    lr, # Learning rate
+    mom, # Coefficient of the past of `grad_avg`, 0 to 1
+    step, # State: steps done
+    sqr_mom, # Coefficient of the past of `sqr_avg`, 0 to 1
+    grad_avg, # State: mean of gradients
+    sqr_avg, # State: mean of squared gradients
+    eps=1e-5, # Added to the root
+    **kwargs):
+    """RMSProp's step with both means debiased (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980, alg. 1).
+
+    In one what `debias_grad_avg, debias_sqr_avg, rms_update, apply_update` do in parts."""
+    rms_prop_step(p, lr / debias(mom, 1-mom, step), debias_sqr_avg(p, sqr_mom, step, sqr_avg)['sqr_avg'], eps, grad_avg)
+
+
+# Other second moments
+
+def yogi_sqr_grad(p,
+    sqr_mom=0.999, # Coefficient of the past, 0 to 1
+    sqr_avg=None, # State: the estimate
+    **kwargs):
+    "An average of squared gradients that moves by at most the newest square (Zaheer et al. 2018, alg. 2)."
+    sqr = p.grad.data.pow(2)
+    if sqr_avg is None: sqr_avg = torch.zeros_like(sqr)
+    sqr_avg.addcmul_((sqr_avg - sqr).sign(), sqr, value=sqr_mom-1)
+    return {'sqr_avg': sqr_avg}
+
+
+def start_avgs(p,
+    init_avg=1e-6, # Where both averages start
+    grad_avg=None, # State: average of gradients
+    sqr_avg=None, # State: average of squared gradients
+    **kwargs):
+    "Start both averages from `init_avg` instead of zero, as published code of Yogi does; comes before them."
+    if sqr_avg is None and grad_avg is None:
+        return {k: torch.full_like(p.grad.data, init_avg) for k in ('grad_avg', 'sqr_avg')}
+
+
+def max_sqr_avg(p,
+    sqr_avg, # State: mean of squared gradients
+    sqr_max=None, # State: the largest so far
+    **kwargs):
+    "Keep the largest `sqr_avg` so far, in `sqr_max` (Reddi et al. 2018, https://arxiv.org/abs/1904.09237, alg. 2)."
+    return {'sqr_max': sqr_avg.clone() if sqr_max is None else torch.maximum(sqr_max, sqr_avg)}
+
+
+def use_sqr_max(p,
+    sqr_max, # State: the largest `sqr_avg` so far
+    **kwargs):
+    "For this step, `sqr_avg` is `sqr_max`."
+    return once(sqr_avg=sqr_max)
+
+
+def sum_sqr_grad(p,
+    init_sum=0., # Where the sum starts
+    sqr_avg=None, # State: the sum
+    **kwargs):
+    "Sum of the squared gradients, in `sqr_avg` (Duchi et al. 2011, fig. 1)."
+    if sqr_avg is None: sqr_avg = torch.full_like(p.grad.data, init_sum)
+    return {'sqr_avg': sqr_avg.addcmul_(p.grad.data, p.grad.data)}
+
+
+def decay_lr(p,
+    lr, # Learning rate of the first step
+    step, # State: steps done
+    lr_decay=0., # Loss of speed per step
+    **kwargs):
+    "For this step, `lr` is `lr / (1 + (step-1)*lr_decay)`."
+    return once(lr=lr / (1 + (step-1)*lr_decay))
+
+
+def adadelta_update(p,
+    sqr_mom, # Coefficient of the past, 0 to 1
+    sqr_avg, # State: mean of squared gradients
+    eps=1e-6, # Added to both means, inside the root
+    delta_avg=None, # State: mean of squared updates
+    **kwargs):
+    "The gradient, scaled from the size of gradients to that of updates (Zeiler 2012, https://arxiv.org/abs/1212.5701, alg. 1)."
+    if delta_avg is None: delta_avg = torch.zeros_like(sqr_avg)
+    update = (delta_avg + eps).sqrt().div_((sqr_avg + eps).sqrt()).mul_(p.grad.data)
+    delta_avg.mul_(sqr_mom).addcmul_(update, update, value=1-sqr_mom)
+    return {'delta_avg': delta_avg, 'update': update}
+
+
+def max_abs_grad(p,
+    sqr_mom, # Decay of the past, 0 to 1
+    eps=1e-8, # Added to the size of the gradient
+    grad_max=None, # State: the maximum
+    **kwargs):
+    "Decaying maximum of the gradient's size, in `grad_max` (Kingma & Ba 2015, alg. 2)."
+    if grad_max is None: grad_max = torch.zeros_like(p.grad.data)
+    return {'grad_max': torch.maximum(grad_max * sqr_mom, p.grad.data.abs() + eps)}
+
+
+def adamax_update(p,
+    grad_avg, # State: mean of gradients
+    grad_max, # State: decaying maximum of the gradient's size
+    **kwargs):
+    "The average gradient over the decaying maximum (Kingma & Ba 2015, alg. 2)."
+    return {'update': grad_avg / grad_max}
+
+
+# Variants of Adam
+
+def nadam_mom(
+    mom, # Momentum that is approached, 0 to 1
+    step, # Number of the step
+    mom_decay # How fast it is approached
+):
+    "NAdam's momentum of a step (Dozat 2016, sec. 3.2)."
+    return mom * (1 - 0.5 * 0.96**(step*mom_decay))
+
+
+def nadam_schedule(p,
+    mom, # Momentum that is approached, 0 to 1
+    step, # State: steps done
+    mom_decay=4e-3, # How fast it is approached
+    mom_prod=1., # State: product of the momenta so far
+    **kwargs):
+    "Keep the product of NAdam's momenta, in `mom_prod`."
+    return {'mom_prod': mom_prod * nadam_mom(mom, step, mom_decay)}
+
+
+def nadam_avg(p,
+    mom, # Momentum that is approached, 0 to 1
+    step, # State: steps done
+    mom_decay, # How fast it is approached
+    mom_prod, # State: product of the momenta so far
+    grad_avg, # State: mean of gradients
+    **kwargs):
+    "For this step, `grad_avg` is debiased and one step ahead (Dozat 2016, https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ, alg. 2)."
+    now, ahead = (nadam_mom(mom, s, mom_decay) for s in (step, step+1))
+    return once(grad_avg=(1-now)/(1-mom_prod) * p.grad.data + ahead/(1-mom_prod*ahead) * grad_avg)
+
+
+def rectification(
+    sqr_mom, # Coefficient of the past, 0 to 1
+    step # Number of the step
+):
+    "RAdam's correction of the step for the variance of `sqr_avg`, or None while that is too large (Liu et al. 2020, alg. 2)."
+    r_inf = 2/(1-sqr_mom) - 1
+    r = r_inf - 2*step*sqr_mom**step/(1-sqr_mom**step)
+    return math.sqrt(((r-4)*(r-2)*r_inf) / ((r_inf-4)*(r_inf-2)*r)) if r > 5 else None
+
+
+def radam_step(p,
+    lr, # Learning rate
+    mom, # Coefficient of the past of `grad_avg`, 0 to 1
+    step, # State: steps done
+    sqr_mom, # Coefficient of the past of `sqr_avg`, 0 to 1
+    grad_avg, # State: mean of gradients
+    sqr_avg, # State: mean of squared gradients
+    eps=1e-5, # Added to the root
+    beta=0., # Sharpness of the softplus of the root (SAdam, https://arxiv.org/abs/1908.00700); 0: none
+    **kwargs):
+    "Adam's step, rectified, or momentum's at the start (Liu et al. 2020, https://arxiv.org/abs/1908.03265, alg. 2)."
+    scale, debias1 = rectification(sqr_mom, step), debias(mom, 1-mom, step)
+    if scale is None: return apply_update(p, lr/debias1, grad_avg)
+    num, denom = _over_rms(p, debias_sqr_avg(p, sqr_mom, step, sqr_avg)['sqr_avg'], eps, grad_avg)
+    p.data.addcdiv_(num, F.softplus(denom, beta) if beta else denom, value=-lr*scale/debias1)
+
+
+def qhadam_step(p,
+    lr, # Learning rate
+    mom, # Coefficient of the past of `grad_avg`, 0 to 1
+    sqr_mom, # Coefficient of the past of `sqr_avg`, 0 to 1
+    sqr_avg, # State: mean of squared gradients
+    nu_1, # Share of the mean of the gradients, the rest being the newest
+    nu_2, # Share of the mean of the squares, the rest being the newest
+    step, # State: steps done
+    grad_avg, # State: mean of gradients
+    eps=1e-8, # Added to the root
+    **kwargs):
+    "Adam's step with the newest gradient mixed into both means (Ma & Yarats 2019, https://arxiv.org/abs/1810.06801, alg. 2)."
+    grad_avg = (1-nu_1)*p.grad.data + nu_1*(grad_avg / debias(mom, 1-mom, step))
+    sqr_avg = (1-nu_2)*p.grad.data**2 + nu_2*(sqr_avg / debias(sqr_mom, 1-sqr_mom, step))
+    rms_prop_step(p, lr, sqr_avg, eps, grad_avg)
+
+
+# A learning rate for each tensor
+
+def _precise(x):
+    "`x`, if need be in float32, for sums over a tensor of 16-bit numbers"
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def larc_layer_lr(p,
+    lr, # Learning rate
+    trust_coeff=0.02, # How far a step may go, as a share of the tensor's norm
+    wd=0., # Weight decay, which makes the step longer
+    eps=1e-8, # Added to the norm of the gradient
+    clip=True, # LARC, which goes no faster than `lr`? Else LARS
+    **kwargs):
+    "For this step, `local_lr` is in proportion to the norm of the tensor over that of its gradient (You et al. 2017, https://arxiv.org/abs/1708.03888, eq. 6)."
+    p_norm, g_norm = (torch.linalg.vector_norm(_precise(x)) for x in (p.data, p.grad.data))
+    local_lr = lr*trust_coeff * p_norm / (g_norm + p_norm*wd + eps)
+    return once(local_lr=torch.where(local_lr < lr, local_lr, lr) if clip else local_lr)
+
+
+def larc_step(p,
+    local_lr, # This step's learning rate for this tensor
+    grad_avg=None, # State: average of gradients, if there is one
+    **kwargs):
+    "Step against the gradient, or its average, by `local_lr`."
+    apply_update(p, local_lr, p.grad.data if grad_avg is None else grad_avg)
+
+
+def trust_ratio(p,
+    lr, # Learning rate
+    update, # This step's update
+    max_trust=10., # Largest ratio
+    **kwargs):
+    "For this step, `lr` is in proportion to the norm of the tensor over that of its update (You et al. 2020, https://arxiv.org/abs/1904.00962, alg. 2)."
+    p_rms, u_rms = (_precise(x).pow(2).mean().sqrt() for x in (p.data, update))
+    ratio = p_rms / u_rms
+    scaled = torch.where(ratio > max_trust, lr*max_trust, lr*ratio)
+    return once(lr=torch.where((p_rms == 0) | (u_rms == 0), lr, scaled))
+
+
+def lamb_step(p,
+    lr, # Learning rate
+    mom, # Coefficient of the past of `grad_avg`, 0 to 1
+    step, # State: steps done
+    sqr_mom, # Coefficient of the past of `sqr_avg`, 0 to 1
+    grad_avg, # State: mean of gradients
+    sqr_avg, # State: mean of squared gradients
+    eps=1e-6, # Added to the root
+    **kwargs):
+    """Adam's step by a trust ratio (You et al. 2020, https://arxiv.org/abs/1904.00962, alg. 2).
+
+    In one what `debias_grad_avg, debias_sqr_avg, rms_update, trust_ratio, apply_update` do in parts."""
+    debiased = debias_grad_avg(p, mom, step, grad_avg) | debias_sqr_avg(p, sqr_mom, step, sqr_avg)
+    update = rms_update(p, eps=eps, **debiased)['update']
+    apply_update(p, trust_ratio(p, lr, update)['lr'], update)
+
+
+# Slow weights
+
+def slow_start(p,
+    slow_avg=None, # State: the slow weights
+    **kwargs):
+    "Keep a copy of the weights from before the first step, in `slow_avg`; comes first."
+    if slow_avg is None: return {'slow_avg': p.data.clone()}
+
+
+def lookahead_step(p,
+    slow_avg, # State: the slow weights
+    count=0, # State: fast steps done
+    k=6, # Fast steps for one slow step
+    alpha=0.5, # Length of the slow step, a share of the way, 0 to 1
+    **kwargs):
+    "Every `k` steps, move the slow weights towards the weights and go on from there; comes last (Zhang et al. 2019, https://arxiv.org/abs/1907.08610, alg. 1)."
+    count += 1
+    if count % k == 0:
+        slow_avg.add_(p.data - slow_avg, alpha=alpha)
+        p.data.copy_(slow_avg)
+    return {'count': count}
