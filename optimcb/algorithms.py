@@ -145,7 +145,7 @@ def Yogi(
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
     "Adam whose mean square changes by at most the newest square (Zaheer et al. 2018, Adaptive Methods for Nonconvex Optimization, alg. 2)."
-    return [*([start_avgs] if init_avg else []), *_adam_avgs(decouple_wd, yogi_sqr_grad), step_stat, adam_step]
+    return [start_avgs, *_adam_avgs(decouple_wd, yogi_sqr_grad), step_stat, adam_step]
 
 
 @algorithm

@@ -49,7 +49,7 @@ def spread(
     if isinstance(value, slice):
         if value.stop is None: raise ValueError(f"`{name}` is {value}: a slice of hyper-parameters needs an end, as in slice(1e-3).")
         value = even_mults(value.start, value.stop, n) if value.start else [value.stop/10]*(n-1) + [value.stop]
-    values = L(value, use_list=None)
+    values = [value] if value is None or getattr(value, 'ndim', None) == 0 else list(L(value, use_list=None))
     if len(values) == 1: values = values*n
     if len(values) != n: raise ValueError(f"`{name}` has {len(values)} values, but there are {n} parameter groups. Pass one value, or {n}.")
     return [check(name, v) for v in values]

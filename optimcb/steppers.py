@@ -222,11 +222,11 @@ def yogi_sqr_grad(p,
 
 
 def start_avgs(p,
-    init_avg=1e-6, # Where both averages start
+    init_avg=0., # Where both averages start; published code of Yogi has 1e-6
     grad_avg=None, # State: average of gradients
     sqr_avg=None, # State: average of squared gradients
     **kwargs):
-    "Start both averages from `init_avg` instead of zero, as published code of Yogi does; comes before them."
+    "Start both averages from `init_avg`; comes before them."
     if sqr_avg is None and grad_avg is None:
         return {k: torch.full_like(p.grad.data, init_avg) for k in ('grad_avg', 'sqr_avg')}
 

@@ -1,0 +1,158 @@
+"Each algorithm equals its reference, on any shape, dtype and layout, whatever the gradients do."
+import inspect
+import math
+import pickle
+from copy import deepcopy
+from functools import partial
+
+import pytest
+import torch
+from cases import CASES, TOL
+from helpers import SHAPES, difference, params, set_grads, trajectory
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import optimcb as oc
+from optimcb import algorithms
+
+by_name = pytest.mark.parametrize('name, ours, theirs', CASES, ids=[c[0] for c in CASES])
+ALGORITHMS = [o for o in vars(algorithms).values() if isinstance(o, oc.Algorithm)]
+every = pytest.mark.parametrize('algo', [*ALGORITHMS, oc.ranger], ids=lambda o: o.__name__)
+
+
+@by_name
+@pytest.mark.parametrize('dtype', TOL, ids=str)
+def test_equals_reference(name, ours, theirs, dtype):
+    assert difference(trajectory(ours, dtype), trajectory(theirs, dtype)) <= TOL[dtype]
+
+
+@by_name
+def test_gradients_that_come_and_go(name, ours, theirs):
+    skip = lambda step: {step % 5, (step // 3) % 4} # noqa: E731
+    assert difference(trajectory(ours, torch.float64, skip=skip), trajectory(theirs, torch.float64, skip=skip)) <= TOL[torch.float64]
+
+
+def test_every_algorithm_has_a_case():
+    tried = {c[1].func if isinstance(c[1], partial) and not isinstance(c[1], oc.Algorithm) else c[1] for c in CASES}
+    assert not {a.__name__ for a in [*ALGORITHMS, oc.ranger] if a not in tried}
+
+
+@every
+def test_layer_that_joins_late(algo):
+    "The first update of a layer doesn't depend on the steps that others have done"
+    early, late = params([(4, 3)])[0], params([(4, 3)])[0]
+    opt = algo([torch.nn.Parameter(torch.ones(2)), late], lr=0.01)
+    for i in range(2000):
+        set_grads([p for p in opt.param_groups[0]['params'] if p is not late], i)
+        opt.step()
+    assert torch.equal(early, late)
+    set_grads([early]); set_grads([late]) # noqa: E702
+    algo([early], lr=0.01).step()
+    opt.step()
+    assert torch.equal(early, late)
+
+
+@every
+@given(shape=st.lists(st.integers(0, 4), max_size=4), dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]),
+       flip=st.booleans(), wd=st.sampled_from([0., 0.1]), seed=st.integers(0, 9))
+@settings(max_examples=25, deadline=None)
+def test_any_shape_dtype_and_layout(algo, shape, dtype, flip, wd, seed):
+    "Neither the memory layout of a parameter or gradient nor 16 bits change what is computed, beyond rounding; gradients stay as they are"
+    exact, p = params([shape], torch.float64, seed)[0], params([shape], dtype, seed)[0]
+    turned = tuple(reversed(range(p.dim())))
+    if flip: p.data = p.data.permute(turned).contiguous().permute(turned)
+    eps = dict(eps=1e-3) if 'eps' in inspect.signature(algo).parameters else {} # 1e-8 is nothing in 16 bits
+    a, b = (algo([o], lr=0.01, wd=wd, **eps) for o in (exact, p))
+    for i in range(3):
+        set_grads([exact], i); set_grads([p], i) # noqa: E702
+        grad, kept = p.grad, p.grad.clone()
+        a.step(); b.step() # noqa: E702
+        assert p.grad is grad and torch.equal(grad, kept)
+    assert p.dtype == dtype and p.shape == exact.shape
+    tol = {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 0.2)
+    assert torch.allclose(p.double(), exact, rtol=tol, atol=tol)
+
+
+@every
+def test_can_be_called_in_a_loop_on_a_real_loss(algo):
+    torch.manual_seed(0)
+    x, target = torch.randn(64, 5), torch.randn(5)
+    model = torch.nn.Linear(5, 1)
+    opt = algo(model.parameters(), lr=1. if algo is oc.Adadelta else 0.05)
+    losses = []
+    for _ in range(100):
+        loss = (model(x)[:, 0] - x @ target).pow(2).mean()
+        losses.append(loss.item())
+        loss.backward()
+        opt.step()
+        opt.zero_grad()
+    assert losses[-1] < 0.9*losses[0] and math.isfinite(losses[-1])
+
+
+@pytest.mark.parametrize('algo', ALGORITHMS, ids=lambda o: o.__name__)
+def test_is_a_partial_of_callbacks(algo):
+    assert isinstance(algo, partial) and algo.func is oc.Optimizer
+    assert pickle.loads(pickle.dumps(algo)) is algo and deepcopy(algo) is algo
+    assert algo.__name__ in repr(algo) and 'lr' in repr(algo) and all(s in repr(algo) for s in oc.Composition(algo.cbs).labels)
+    by_recipe, by_hand = params(), params()
+    a, b = algo(by_recipe, lr=0.01), oc.Optimizer(by_hand, algo.cbs, lr=0.01, **algo.hypers)
+    for i in range(5):
+        set_grads(by_recipe, i); set_grads(by_hand, i) # noqa: E702
+        a.step(); b.step() # noqa: E702
+    assert all(torch.equal(x, y) for x, y in zip(by_recipe, by_hand))
+    extended = partial(oc.Optimizer, cbs=[*algo.cbs, lambda p, **kwargs: p.data.clamp_(-1e-3, 1e-3)], **algo.hypers)
+    extended(by_hand, lr=0.01).step()
+    assert all(p.abs().max() <= 1e-3 for p in by_hand)
+
+
+def test_options_that_were_flags_are_no_hypers():
+    assert dict(oc.Adam(params(), 1e-3).hypers[0]) == dict(lr=1e-3, mom=0.9, sqr_mom=0.99, eps=1e-5, wd=0.01)
+    assert dict(oc.Larc(params(), 1e-3).hypers[0]) == dict(lr=1e-3, mom=0.9, trust_coeff=0.02, eps=1e-8, wd=0.)
+    assert oc.SGD(params(), 1e-3).hypers[0]['mom'] == 0.
+
+
+fastai_names = ['SGD', 'RMSProp', 'Adam', 'RAdam', 'QHAdam', 'Larc', 'Lamb', 'ranger']
+
+
+@pytest.mark.parametrize('options', [{}, dict(mom=0.8), dict(wd=0.1), dict(wd=0.1, decouple_wd=False)], ids=str)
+@pytest.mark.parametrize('dtype', TOL, ids=str)
+@pytest.mark.parametrize('name', fastai_names)
+def test_equals_fastai_to_the_bit(name, options, dtype):
+    fastai = pytest.importorskip('fastai.optimizer')
+    ours, theirs = (trajectory(partial(getattr(m, name), **options), dtype) for m in (oc, fastai))
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
+
+
+@pytest.mark.parametrize('name', [*fastai_names, 'Lookahead'])
+def test_has_the_signature_of_fastai(name):
+    fastai = pytest.importorskip('fastai.optimizer')
+    ours, theirs = (inspect.signature(getattr(m, name)).parameters for m in (oc, fastai))
+    assert list(ours)[:len(theirs)] == list(theirs)
+    assert {k: ours[k].default for k in theirs} == {k: p.default for k, p in theirs.items()}
+
+
+def test_lookahead_is_its_optimizer_with_two_more_steppers():
+    ps = params()
+    inner = oc.Adam(ps, lr=0.1)
+    opt = oc.Lookahead(inner, k=2, alpha=0.25)
+    assert (opt.k, opt.alpha, opt.count, opt.slow_weights) == (2, 0.25, 0, None)
+    start = [p.data.clone() for p in ps]
+    for i in range(2):
+        set_grads(ps, i)
+        opt.step()
+    assert opt.count == 2 and opt.state is inner.state and opt.param_groups is inner.param_groups
+    assert all(torch.equal(s, p) and not torch.equal(p, o) for s, p, o in zip(opt.slow_weights[0], ps, start))
+    sd = opt.state_dict()
+    keys = set(sd)
+    opt.load_state_dict(sd)
+    assert set(sd) == keys and opt.count == 2
+    opt.clear_state()
+    assert opt.count == 0 and opt.slow_weights is None
+    opt.k = 5
+    assert inner.hypers[0]['k'] == 5
+    with pytest.raises(ValueError, match='whole number'): oc.Lookahead(inner, k=0)
+    with pytest.raises(ValueError, match='alpha'): oc.Lookahead(inner, alpha=2)
+    with pytest.raises(TypeError, match='step of its own'): oc.Lookahead(torch.optim.SGD(ps, lr=0.1))
+
+
+def test_shapes_of_the_cases_are_worth_trying(): assert {len(s) for s in SHAPES} == {0, 1, 2, 4}
