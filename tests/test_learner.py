@@ -1,0 +1,241 @@
+"Every way in which a fastai Learner uses an optimizer works, and gives the numbers that fastai's own gives."
+import copy
+import warnings
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import optimcb as oc
+
+pytest.importorskip('fastai')
+sklearn_datasets = pytest.importorskip('sklearn.datasets')
+
+import fastai.callback.hook  # noqa: E402, F401
+import fastai.optimizer as fo  # noqa: E402
+from fastai.callback.fp16 import ModelToHalf, NonNativeMixedPrecision  # noqa: E402
+from fastai.callback.schedule import ParamScheduler, SchedCos, SchedLin  # noqa: E402
+from fastai.callback.tracker import ReduceLROnPlateau, SaveModelCallback  # noqa: E402
+from fastai.callback.training import GradientAccumulation, GradientClip  # noqa: E402
+from fastai.data.core import DataLoaders  # noqa: E402
+from fastai.learner import Learner, load_learner  # noqa: E402
+from fastai.metrics import accuracy  # noqa: E402
+from fastai.torch_core import params, set_seed  # noqa: E402
+from fastcore.foundation import L  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings('ignore')
+
+X, Y = sklearn_datasets.load_digits(return_X_y=True)
+DIGITS = list(zip(torch.tensor(X/16, dtype=torch.float32).view(-1, 1, 8, 8), torch.tensor(Y)))
+
+
+class Digits(list):
+    "A data set that can be exported"
+    def new_empty(self): return Digits()
+
+
+def body(): return nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
+def head(): return nn.Sequential(nn.Linear(128, 10))
+def three_groups(m): return [params(m[0][:3]), params(m[0][3:]), params(m[1])]
+
+
+def learner(opt_func, path, model=None, **kwargs):
+    set_seed(42, reproducible=True)
+    dls = DataLoaders.from_dsets(Digits(DIGITS[:320]), Digits(DIGITS[320:420]), bs=32, num_workers=0, device='cpu')
+    learn = Learner(dls, model or nn.Sequential(body(), head()), loss_func=F.cross_entropy, metrics=accuracy, opt_func=opt_func, path=path,
+                    **{'splitter': three_groups, **kwargs})
+    learn.remove_cbs(learn.cbs.filter(lambda cb: cb.name == 'progress'))
+    learn.logger = print
+    return learn
+
+
+class Record:
+    "Trains, and keeps what fastai records and where the parameters end"
+    def __init__(self, opt_func, way, path, **kwargs):
+        path.mkdir(parents=True)
+        learn = learner(opt_func, path, **kwargs)
+        self.losses = []
+        learn = way(learn, self.note) or learn
+        self.note(learn)
+        self.learn, self.opt, self.weights = learn, learn.opt, [p.detach() for p in learn.model.parameters()]
+
+    def note(self, learn):
+        if not hasattr(learn.recorder, 'losses'): return
+        self.losses += [*map(float, learn.recorder.losses), *(float(v) for row in learn.recorder.values for v in row if v is not None)]
+
+
+def same(way, tmp_path, ours=oc.Adam, theirs=fo.Adam, exact=True, **kwargs):
+    a, b = Record(ours, way, tmp_path/'ours', **kwargs), Record(theirs, way, tmp_path/'theirs', **kwargs)
+    assert isinstance(a.opt, oc.Optimizer) and len(a.losses) == len(b.losses) > 5
+    assert a.losses == pytest.approx(b.losses, rel=1e-6, nan_ok=True)
+    if exact: assert all(torch.equal(x, y) for x, y in zip(a.weights, b.weights))
+    return a
+
+
+def lookahead(m): return lambda ps, lr: m.Lookahead(m.SGD(ps, lr=lr, mom=0.9), k=3)
+def radam(m): return partial(m.RAdam, beta=50.)
+def larc(m): return partial(m.Larc, clip=False)
+def momentum(m): return partial(m.SGD, mom=0.9)
+def adam_l2(m): return partial(m.Adam, wd=0.1, decouple_wd=False)
+def rmsprop(m): return partial(m.RMSProp, mom=0.9)
+
+
+@pytest.mark.parametrize('make', ['SGD', 'RMSProp', 'Adam', 'RAdam', 'QHAdam', 'Larc', 'Lamb', 'ranger', lookahead, momentum, adam_l2, rmsprop, radam, larc],
+                         ids=lambda o: getattr(o, '__name__', o))
+def test_losses_of_each_algorithm_equal_fastais(make, tmp_path):
+    get = (lambda m: getattr(m, make)) if isinstance(make, str) else make
+    same(lambda learn, note: learn.fit_one_cycle(2, 1e-2), tmp_path, get(oc), get(fo))
+
+
+def test_vision_learner_on_a_resnet(tmp_path):
+    "Rounding that differs anywhere would show here: it grows a thousandfold"
+    from torchvision.models import resnet18
+    model = lambda: nn.Sequential(nn.Upsample(scale_factor=4), nn.Conv2d(1, 3, 1), resnet18(num_classes=10)) # noqa: E731
+    runs = [Record(f, lambda learn, note: learn.fit_one_cycle(1, 1e-2), tmp_path/n, model=(set_seed(0), model())[1], splitter=params)
+            for f, n in ((oc.Adam, 'ours'), (fo.Adam, 'theirs'))]
+    assert runs[0].losses == runs[1].losses
+
+
+# Ways of training
+
+def fit(learn, note): learn.fit(2, 1e-2)
+def fit_wd(learn, note): learn.fit(1, slice(1e-4, 1e-2), wd=0.3)
+def one_cycle(learn, note): learn.fit_one_cycle(1, slice(1e-4, 1e-2))
+def one_cycle_without_momentum(learn, note): learn.fit_one_cycle(1, 1e-2, moms=(0, 0, 0))
+def flat_cos(learn, note): learn.fit_flat_cos(1, 1e-2)
+def sgdr(learn, note): learn.fit_sgdr(2, 1, 1e-2)
+def fine_tune(learn, note): learn.fine_tune(1, 1e-2)
+
+def find_lr(learn, note):
+    found = learn.lr_find(show_plot=False, num_it=30)
+    note(learn)
+    learn.fit(1, found.valley)
+
+def freeze_and_unfreeze(learn, note):
+    learn.freeze(); learn.fit(1, 1e-2); note(learn) # noqa: E702
+    learn.freeze_to(1); learn.fit(1, 1e-2); note(learn) # noqa: E702
+    learn.unfreeze(); learn.fit(1, slice(1e-3)) # noqa: E702
+
+def save_and_load(learn, note):
+    learn.fit_one_cycle(1, 1e-2)
+    note(learn)
+    learn.save('here')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error') # fastai makes a warning of any error in `load_state_dict`
+        warnings.filterwarnings('ignore', category=FutureWarning)
+        warnings.filterwarnings('ignore', category=DeprecationWarning)
+        learn.load('here', with_opt=True)
+    learn.fit(1, 1e-3)
+
+def load_into_new(learn, note):
+    learn.fit_one_cycle(1, 1e-2)
+    note(learn)
+    learn.save('here')
+    new = learner(learn.opt_func, learn.path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', message='Could not load')
+        new.load('here', with_opt=True)
+    new.fit(1, 1e-3)
+    return new
+
+def export_and_go_on(learn, note):
+    learn.fit(1, 1e-2)
+    note(learn)
+    learn.export('learner.pkl')
+    loaded = load_learner(learn.path/'learner.pkl')
+    assert torch.equal(loaded.get_preds(dl=learn.dls.valid)[0], learn.get_preds(dl=learn.dls.valid)[0])
+    learn.fit(1, 1e-3)
+
+def copied(learn, note):
+    learn.fit(1, 1e-2)
+    note(learn)
+    other = copy.deepcopy(learn)
+    set_seed(1)
+    learn.fit(1, 1e-3)
+    kept = [p.detach().clone() for p in learn.model.parameters()]
+    set_seed(1)
+    other.fit(1, 1e-3)
+    assert other.opt.hypers[0]['lr'] == 1e-3 and len(kept) == len(list(other.model.parameters()))
+    return other
+
+def reset(learn, note):
+    learn.fit(1, 1e-2)
+    note(learn)
+    learn.fit_one_cycle(1, 1e-2, reset_opt=True)
+
+def plateau(learn, note):
+    learn.fit(3, 1e-2, cbs=ReduceLROnPlateau(patience=0, min_delta=10., factor=10.))
+    assert learn.opt.hypers[-1]['lr'] == pytest.approx(1e-4) == learn.opt.hypers[0]['lr']
+
+def best_is_saved(learn, note): learn.fit(2, 1e-2, cbs=SaveModelCallback(with_opt=True))
+def accumulated(learn, note): learn.fit(1, 1e-2, cbs=GradientAccumulation(64))
+def clipped(learn, note): learn.fit_one_cycle(1, 1e-2, cbs=GradientClip(0.1))
+def fp16(learn, note): learn.to_fp16().fit_one_cycle(1, 1e-2)
+def bf16(learn, note): learn.to_bf16().fit_one_cycle(1, 1e-2)
+def fp16_with_all(learn, note): learn.to_fp16().fit_one_cycle(1, 1e-2, cbs=[GradientAccumulation(64), GradientClip(0.1)])
+
+def schedules(learn, note):
+    learn.fit(1, cbs=ParamScheduler({'lr': SchedCos(1e-2, 1e-4), 'wd': SchedLin(0., 0.3), 'sqr_mom': SchedLin(0.9, 0.99), 'eps': SchedLin(1e-3, 1e-5)}))
+    assert learn.recorder.hps['wd'] == pytest.approx(list(np.arange(10)/10*0.3))
+
+def summary(learn, note):
+    learn.fit(1, 1e-2)
+    learn.freeze_to(2)
+    assert 'frozen up to parameter group #2' in str(learn.summary()) and repr(learn.opt_func) in str(learn.summary())
+
+
+ways = [fit, fit_wd, one_cycle, one_cycle_without_momentum, flat_cos, sgdr, fine_tune, find_lr, freeze_and_unfreeze, save_and_load, load_into_new,
+        export_and_go_on, copied, reset, plateau, best_is_saved, accumulated, clipped, fp16, bf16, fp16_with_all, schedules, summary]
+
+
+@pytest.mark.parametrize('way', ways, ids=lambda f: f.__name__)
+def test_every_way_of_training(way, tmp_path): same(way, tmp_path)
+
+
+@pytest.mark.parametrize('way', [fine_tune, freeze_and_unfreeze, find_lr, save_and_load], ids=lambda f: f.__name__)
+def test_lookahead_too(way, tmp_path): same(way, tmp_path, lookahead(oc), lookahead(fo))
+
+
+@pytest.mark.parametrize('options', [dict(wd_bn_bias=True, wd=0.3), dict(wd_bn_bias=False, wd=0.3), dict(train_bn=False), dict(moms=(0.8, 0.7, 0.8))], ids=str)
+def test_options_of_the_learner(options, tmp_path):
+    def way(learn, note):
+        learn.freeze()
+        learn.fit_one_cycle(1, 1e-2)
+    a = same(way, tmp_path, **options)
+    flags = [a.opt.state[p] for p in a.learn.model[0][1].parameters()]
+    assert all(('do_wd' in s) != options.get('wd_bn_bias', False) and ('force_train' in s) == options.get('train_bn', True) for s in flags)
+
+
+def test_a_partial_that_carries_the_learning_rate(tmp_path):
+    a = same(lambda learn, note: learn.fit(1), tmp_path, partial(oc.Adam, lr=0.02), partial(fo.Adam, lr=0.02))
+    assert a.learn.lr == 0.02 == a.opt.hypers[0]['lr']
+
+
+def test_steppers_of_ones_own_in_a_learner(tmp_path):
+    from test_optimizer import average_square_grad, book_average_grad, book_momentum_step, book_rms_prop_step, sgd_cb
+    with_defaults = partial(Optimizer := oc.Optimizer, cbs=[average_square_grad, book_rms_prop_step], square_mom=0.99, eps=1e-8)
+    for i, (ours, theirs) in enumerate([
+            (partial(Optimizer, cbs=[sgd_cb]), partial(fo.Optimizer, cbs=[sgd_cb])), (with_defaults, partial(fo.Optimizer, **with_defaults.keywords)),
+            (partial(Optimizer, cbs=(momentum := [book_average_grad, book_momentum_step]), mom=0.9), partial(fo.Optimizer, cbs=momentum, mom=0.9))]):
+        for way in (one_cycle, save_and_load, export_and_go_on, find_lr): same(way, tmp_path/f'{i}{way.__name__}', ours, theirs)
+
+
+def test_non_native_mixed_precision(tmp_path):
+    "fastai asks for a GPU here by the name of the device only: 16-bit parameters train on the CPU too"
+    def way(learn, note):
+        learn.fit(1, 1e-2)
+        note(learn)
+        mixed = NonNativeMixedPrecision(loss_scale=8, dynamic=False)
+        mixed.dls = SimpleNamespace(device=SimpleNamespace(type='cuda'))
+        learn.add_cbs([ModelToHalf(), mixed]).fit(1, 1e-3)
+        assert all(p.dtype == torch.float32 for p in learn.model.parameters())
+    mlp = nn.Sequential(nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU()), nn.Linear(32, 10))
+    two = lambda m: L(m[0], m[1]).map(params) # noqa: E731
+    runs = [Record(f, way, tmp_path/n, model=copy.deepcopy(mlp), splitter=two) for f, n in ((oc.Adam, 'ours'), (fo.Adam, 'theirs'))]
+    assert runs[0].losses == runs[1].losses and len(runs[0].losses) > 20
+    assert all(torch.equal(x, y) for x, y in zip(runs[0].weights, runs[1].weights))
+    assert set(runs[0].opt.state) == set(runs[0].learn.model.parameters())
