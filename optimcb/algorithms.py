@@ -60,7 +60,9 @@ class Algorithm(partial):
     def __repr__(self): return f"{self.__name__}{self.__signature__}: {', '.join(Composition(self.cbs).labels)}"
 
 
-def algorithm(recipe) -> Algorithm:
+def algorithm(
+    recipe # Function of the options, all with defaults, that returns a list of steppers
+) -> Algorithm:
     "Make a function from options to a list of steppers into an `Algorithm`."
     return Algorithm(recipe)
 
@@ -242,10 +244,11 @@ def Lamb(
     sqr_mom=0.99, # Coefficient of past squares (β2), 0 to 1
     eps=1e-5, # Added to the root
     wd=0., # Weight decay
-    decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
+    decouple_wd=True, # Decay the weights, or add an L2 penalty to the gradient?
+    max_trust=10. # Largest ratio of a tensor's norm to that of its update
 ):
     "Adam with a learning rate for each tensor (You et al. 2020, https://arxiv.org/abs/1904.00962)."
-    return [*_adam_avgs(decouple_wd), step_stat, lamb_step]
+    return [*_adam_avgs(decouple_wd), step_stat, debias_grad_avg, debias_sqr_avg, rms_update, trust_ratio, apply_update]
 
 
 @delegates(RAdam)

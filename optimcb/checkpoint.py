@@ -32,14 +32,16 @@ def copied(
     return o
 
 
-def pack(opt) -> dict:
+def pack(
+    opt # Optimizer to save
+) -> dict:
     "The state dict of `opt`."
     groups, params = [], []
     for g in opt.param_groups:
         groups.append({**copied({k: v for k, v in g.items() if k != 'params'}), 'params': list(range(len(params), len(params)+len(g['params'])))})
         params += g['params']
     return dict(state=ParamStates({i: copied(opt.state.get(p, {})) for i, p in enumerate(params)}), param_groups=groups,
-                hypers=[copied(dict(h)) for h in opt.hypers], steppers=opt.composition.labels, shapes=[list(getattr(p, 'shape', ())) for p in params])
+                hypers=[copied(dict(h)) for h in opt.hypers], steppers=opt.composition.labels, shapes=[_shape(p) for p in params])
 
 
 def unpack(
@@ -73,13 +75,14 @@ def unpack(
 def _check_shapes(params, saved, shapes):
     "Ours record the parameters' shapes; in others' a state with as many dimensions as its parameter must have its shape"
     for i, (p, s) in enumerate(zip(params, saved)):
-        mine = list(getattr(p, 'shape', ()))
+        mine = _shape(p)
         theirs = ([list(shapes[i])] if shapes else
                   [list(v.shape) for v in s.values() if isinstance(v, Tensor) and mine and v.dim() == len(mine)])
         for shape in theirs:
             if shape != mine: raise ValueError(_other(f"shape {shape} for parameter {i}", mine))
 
 
+def _shape(p) -> list: return list(getattr(p, 'shape', ()))
 def _other(theirs, mine): return f"the state dict has {theirs}, but the optimizer has {mine}: they are of different models or splitters."
 
 

@@ -39,7 +39,9 @@ class Stepper:
     def __repr__(self): return self.label
 
 
-def label(f:Callable) -> str:
+def label(
+    f:Callable # A stepper
+) -> str:
     "A stepper's name, with what partials fix: `average_grad(dampening=True)`."
     name = getattr(_innermost(f), '__name__', type(f).__name__)
     fixed = ', '.join(f'{k}={v!r}' for k, v in f.keywords.items()) if isinstance(f, partial) else ''

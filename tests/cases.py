@@ -19,9 +19,9 @@ from optimcb import (
     debias_grad_avg,
     debias_sqr_avg,
     eps_in_root,
+    lamb_step,
     rms_update,
     step_stat,
-    trust_ratio,
 )
 
 TOL = {torch.float64: 1e-12, torch.float32: 1e-5}
@@ -76,9 +76,7 @@ CASES = [
     ('larc', partial(oc.Larc, wd=0.1), partial(Naive, formula=ref.larc, mom=0.9, trust_coeff=0.02, eps=1e-8, wd=0.1)),
     ('lars', partial(oc.Larc, clip=False, trust_coeff=2.), partial(Naive, formula=ref.larc, mom=0.9, trust_coeff=2., eps=1e-8, wd=0., clip=False)),
     ('lamb', partial(oc.Lamb, wd=0.1), partial(Naive, formula=ref.lamb, mom=0.9, sqr_mom=0.99, eps=1e-5, wd=0.1)),
-    ('lamb in parts',
-     composed(mean_grad, average_sqr_grad, step_stat, debias_grad_avg, debias_sqr_avg, rms_update, trust_ratio, apply_update, **adam_hypers),
-     partial(Naive, formula=ref.lamb, **adam_hypers)),
+    ('lamb in one', composed(mean_grad, average_sqr_grad, step_stat, lamb_step, **adam_hypers), partial(Naive, formula=ref.lamb, **adam_hypers)),
     ('lookahead', lambda ps, lr: oc.Lookahead(oc.SGD(ps, lr), k=3, alpha=0.3),
      partial(Naive, formula=partial(ref.looking_ahead, formula=lambda p, g, s, t, lr: p - lr*g), k=3, alpha=0.3)),
     ('ranger', oc.ranger, partial(Naive, formula=partial(ref.looking_ahead, formula=ref.radam), k=6, alpha=0.5, mom=0.95, sqr_mom=0.99, eps=1e-6, wd=0.01)),

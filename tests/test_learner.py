@@ -184,6 +184,7 @@ def schedules(learn, note):
 
 def summary(learn, note):
     learn.fit(1, 1e-2)
+    note(learn)
     learn.freeze_to(2)
     assert 'frozen up to parameter group #2' in str(learn.summary()) and repr(learn.opt_func) in str(learn.summary())
 
