@@ -146,10 +146,9 @@ def table(runs):
 
 def plot(runs, file):
     "Losses on the training set, smoothed as fastai does, and on the validation set, side by side"
-    import matplotlib
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-    fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout='constrained')
+    from matplotlib.figure import Figure
+    fig = Figure(figsize=(11, 4), layout='constrained')
+    left, right = fig.subplots(1, 2)
     for r in runs:
         left.plot(r['losses'], label=r['name'])
         right.plot(r['iters'], r['valid'], marker='o', label=r['name'])
@@ -157,15 +156,15 @@ def plot(runs, file):
     right.set(title='validation loss', xlabel='step', yscale='log')
     right.legend()
     fig.savefig(file, dpi=120)
-    plt.close(fig)
 
 
 def main(argv=None):
     a = arguments(argv)
     warnings.filterwarnings('ignore', category=FutureWarning) # of torch, for what fastai calls
-    try: import fastai.vision.all  # noqa: F401
+    try:
+        import fastai.vision.all  # noqa: F401
+        import torchvision.models
     except ImportError as e: stop(f"{e}. Install what it needs: pip install 'optimcb[fastai]'.")
-    import torchvision.models
     if a.arch not in torchvision.models.list_models(module=torchvision.models): stop(f"torchvision has no model '{a.arch}'.")
     with tempfile.TemporaryDirectory() as tmp:
         path = digits_folder(Path(tmp)) if a.data == 'digits' else imagenette_folder() if a.data == 'imagenette' else Path(a.data)

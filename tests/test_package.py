@@ -36,7 +36,7 @@ def test_every_public_name_is_documented(where):
     assert o.__doc__ and o.__doc__[0] != '\n', f'{where} has no docstring'
     f = o.recipe if isinstance(o, Algorithm) else o.__init__ if isinstance(o, type) and '__init__' in vars(o) else o
     if isinstance(o, type) and not inspect.isfunction(f): return
-    own = inspect.getfullargspec(inspect.unwrap(f)).args + inspect.getfullargspec(inspect.unwrap(f)).kwonlyargs
+    own = f.__code__.co_varnames[:f.__code__.co_argcount + f.__code__.co_kwonlyargcount]
     undocumented = [k for k, v in docments(f).items() if not v and k in own and k not in ('self', 'cls', 'p')]
     assert not undocumented, f'{where}: {undocumented} have no comment'
 
