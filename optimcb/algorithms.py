@@ -35,7 +35,7 @@ class Algorithm(partial):
         self.__name__ = self.__qualname__ = recipe.__name__
         self.__doc__, self.__module__ = recipe.__doc__, recipe.__module__
         first = [inspect.Parameter(o, inspect.Parameter.POSITIONAL_OR_KEYWORD) for o in ('params', 'lr')]
-        self.__signature__ = inspect.Signature([*first, *options.values()], return_annotation=Optimizer)
+        self.__signature__ = inspect.Signature([*first, *options.values()])
         return self
 
     @property

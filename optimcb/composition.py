@@ -68,7 +68,8 @@ class Composition:
 def providers(name:str) -> list[str]:
     "The library's steppers that make `name`."
     found = [Stepper(getattr(steppers, o)) for o in steppers.__all__ if o not in steppers.FORMULAS]
-    return [s.label for s in found if name in s.mentions and name not in s.required]
+    found = [s for s in found if name in s.mentions and name not in s.required]
+    return [s.label for s in found if name in s.names] or [s.label for s in found] # those that keep it, or that speak of it at least
 
 
 def _lacking(stepper, name, values) -> str:

@@ -116,7 +116,7 @@ class Optimizer(torch.optim.Optimizer):
         set_to_none:bool=False # Drop the gradients, instead of filling them with zeros as fastai does?
     ):
         "Zero the gradients in place, or drop them."
-        for p, *_ in self.all_params(with_grad=True):
+        for p in (p for pg in self.param_lists for p in pg if _has_grad(p)):
             if set_to_none: p.grad = None
             else:
                 if p.grad.grad_fn is None: p.grad.requires_grad_(False)
