@@ -21,7 +21,8 @@ class Algorithm(partial):
     """A recipe: `Optimizer` with the steppers that a function of the options lists.
 
     Called with `params`, `lr` and options it makes an `Optimizer`. Options that are numbers become hyper-parameters,
-    those that are flags only choose steppers. `.cbs` and `.hypers` are those of the defaults.
+    those that are flags only choose steppers. Hyper-parameters that the steppers bring along are options too.
+    `.cbs` and `.hypers` are those of the defaults.
 
     Raises `TypeError` for an option that the recipe doesn't have.
     """
@@ -29,32 +30,38 @@ class Algorithm(partial):
         recipe # Function of the options, all with defaults, that returns a list of steppers
     ):
         options = inspect.signature(recipe).parameters
-        hypers = {k: o.default for k, o in options.items() if not isinstance(o.default, bool)}
-        self = super().__new__(cls, Optimizer, cbs=recipe(), **hypers)
-        self.recipe, self.options = recipe, options
+        cbs = recipe()
+        own = {k: o.default for k, o in options.items() if not isinstance(o.default, bool)}
+        self = super().__new__(cls, Optimizer, cbs=cbs, **{**Composition(cbs).defaults, **own})
+        self.recipe, self.options = recipe, list(options)
         self.__name__ = self.__qualname__ = recipe.__name__
         self.__doc__, self.__module__ = recipe.__doc__, recipe.__module__
         first = [inspect.Parameter(o, inspect.Parameter.POSITIONAL_OR_KEYWORD) for o in ('params', 'lr')]
-        self.__signature__ = inspect.Signature([*first, *options.values()])
+        others = [inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=v) for k, v in self.hypers.items() if k not in options]
+        self.__signature__ = inspect.Signature([*first, *options.values(), *others])
         return self
 
     @property
-    def cbs(self) -> list: return list(self.keywords['cbs'])
+    def cbs(self) -> list:
+        "The steppers, with the default options."
+        return list(self.keywords['cbs'])
 
     @property
-    def hypers(self) -> dict: return {k: v for k, v in self.keywords.items() if k != 'cbs'}
+    def hypers(self) -> dict:
+        "The default hyper-parameters."
+        return {k: v for k, v in self.keywords.items() if k != 'cbs'}
 
     def __call__(self, *args, **kwargs) -> Optimizer:
         known = self.__signature__.parameters
         kwargs = from_torch(kwargs, known)
         for k in kwargs:
-            if k not in known: raise TypeError(f"{self.__name__} has no `{k}`.{suggest(k, self.options)} It has {', '.join(known)}.")
+            if k not in known: raise TypeError(f"{self.__name__} has no `{k}`.{suggest(k, known)} It has {', '.join(known)}.")
         try: given = self.__signature__.bind(*args, **kwargs)
         except TypeError as e: raise TypeError(f"{self.__name__}: {e}. Call it as {self.__name__}{self.__signature__}.") from None
         given.apply_defaults()
-        options = dict(given.arguments)
-        params, lr = options.pop('params'), options.pop('lr')
-        return Optimizer(params, self.recipe(**options), lr=lr, **{k: options[k] for k in self.hypers})
+        given = given.arguments
+        cbs = self.recipe(**{k: given[k] for k in self.options})
+        return Optimizer(given['params'], cbs, lr=given['lr'], **{k: given[k] for k in self.hypers})
 
     def __reduce__(self): return self.__name__ # it is found by its name in its module
     def __repr__(self): return f"{self.__name__}{self.__signature__}: {', '.join(Composition(self.cbs).labels)}"
@@ -143,7 +150,6 @@ def Yogi(
     sqr_mom=0.999, # Coefficient of past squares, 0 to 1
     eps=1e-3, # Added to the root
     wd=0., # Weight decay
-    init_avg=0., # Where both averages start; published code has 1e-6
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
     "Adam whose mean square changes by at most the newest square (Zaheer et al. 2018, Adaptive Methods for Nonconvex Optimization, alg. 2)."
@@ -156,7 +162,6 @@ def NAdam(
     sqr_mom=0.999, # Coefficient of past squares (β2), 0 to 1
     eps=1e-8, # Added to the root
     wd=0., # Weight decay
-    mom_decay=4e-3, # How fast the momentum is approached
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
     "Adam with Nesterov's momentum (Dozat 2016, https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ)."
@@ -177,8 +182,6 @@ def Adamax(
 
 @algorithm
 def Adagrad(
-    lr_decay=0., # Loss of speed per step
-    init_sum=0., # Where the sum of squares starts
     eps=1e-10, # Added to the root
     wd=0., # Weight decay
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
@@ -244,8 +247,7 @@ def Lamb(
     sqr_mom=0.99, # Coefficient of past squares (β2), 0 to 1
     eps=1e-5, # Added to the root
     wd=0., # Weight decay
-    decouple_wd=True, # Decay the weights, or add an L2 penalty to the gradient?
-    max_trust=10. # Largest ratio of a tensor's norm to that of its update
+    decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
     "Adam with a learning rate for each tensor (You et al. 2020, https://arxiv.org/abs/1904.00962)."
     return [*_adam_avgs(decouple_wd), step_stat, debias_grad_avg, debias_sqr_avg, rms_update, trust_ratio, apply_update]
@@ -263,4 +265,5 @@ def ranger(
     **kwargs # Other options of `RAdam`
 ) -> Lookahead:
     "`Lookahead` with `RAdam`."
-    return Lookahead(RAdam(params, lr=lr, mom=mom, wd=wd, eps=eps, **kwargs), k=k, alpha=alpha)
+    options = {'mom': mom, 'wd': wd, 'eps': eps, **from_torch(kwargs, RAdam.options)}
+    return Lookahead(RAdam(params, lr=lr, **options), k=k, alpha=alpha)

@@ -1,12 +1,13 @@
 "State dicts: torch's shape with fastai's keys beside it, always copies, checked whole before anything is loaded."
 import warnings
 from collections import OrderedDict
+from copy import deepcopy
 
 import numpy as np
 from fastcore.foundation import L
 from torch import Tensor
 
-from optimcb.hypers import NOT_HYPERS, check
+from optimcb.hypers import NOT_HYPERS, check, from_torch
 
 __all__ = ['ParamStates', 'copied', 'pack', 'unpack']
 
@@ -23,13 +24,13 @@ def copied(
     o, # A tensor, number, or container of them
     device=None # Where copies of tensors go; default: where they are
 ):
-    "A deep copy of `o`, in types that `torch.load(weights_only=True)` reads. Tensors keep dtype and memory layout."
+    "A deep copy of `o`, with types that `torch.load(weights_only=True)` reads in the place of NumPy's numbers and fastcore's lists."
     if isinstance(o, Tensor): return o.detach().to(device or o.device, copy=True)
     if isinstance(o, np.generic): return o.item()
     if isinstance(o, dict): return {k: copied(v, device) for k, v in o.items()}
     if isinstance(o, (list, L)): return [copied(v, device) for v in o]
     if type(o) is tuple: return tuple(copied(v, device) for v in o)
-    return o
+    return deepcopy(o)
 
 
 def pack(
@@ -46,7 +47,7 @@ def pack(
 
 def unpack(
     opt, # Optimizer that is to go on from `sd`
-    sd:dict # State dict of ours, torch's shape or fastai's
+    sd:dict # A state dict, ours or fastai's
 ) -> tuple[list[dict], set, dict]:
     "Each group's keys, the names of the hyper-parameters among them, and each parameter's state, all of them copies; raises `ValueError`."
     lists = [g['params'] for g in opt.param_groups]
@@ -65,8 +66,8 @@ def unpack(
     saved = [saved.get(i, {}) for i in ids]
     _check_shapes(params, saved, sd.get('shapes'))
     keep = _taken(opt, saved, sd)
-    states = {p: copied({k: v for k, v in s.items() if keep is None or k in keep}, getattr(p, 'device', None)) for p, s in zip(params, saved)}
-    groups = [copied({k: v for k, v in dict(g).items() if k not in NOT_HYPERS}) for g in groups]
+    states = {p: copied({k: v for k, v in s.items() if k in keep}, getattr(p, 'device', None)) for p, s in zip(params, saved)}
+    groups = [from_torch(copied({k: v for k, v in dict(g).items() if k not in NOT_HYPERS}), opt.composition.reads) for g in groups]
     for g in groups:
         for k, v in g.items(): check(k, v)
     return groups, {k for h in sd.get('hypers', []) for k in h}, states
@@ -86,15 +87,18 @@ def _shape(p) -> list: return list(getattr(p, 'shape', ()))
 def _other(theirs, mine): return f"the state dict has {theirs}, but the optimizer has {mine}: they are of different models or splitters."
 
 
-def _taken(opt, saved, sd) -> set|None:
-    "Names of the state that `opt` takes over: all (None), if `sd` is of the same steppers or doesn't say of which it is"
+def _taken(opt, saved, sd) -> set:
+    "Names of the state that `opt` can use. Says what it leaves, if `sd` is of other steppers; raises `ValueError` if it is of none that we know"
     mine, theirs = opt.composition, sd.get('steppers')
-    if theirs is None or list(theirs) == mine.labels: return None
     there = {k for s in saved for k in s}
+    if theirs is not None and list(theirs) == mine.labels: return there
     keep = {k for k in there if k in mine.reads or k in opt._keep_on_clear}
-    spoken = {k for s in mine.steppers for k in s.mentions & mine.reads if k in s.names}
-    lacks = sorted(spoken - there - set(opt.hypers[0])) if there - set(opt._keep_on_clear) else []
-    warnings.warn(f"the state dict is of other steppers ({', '.join(theirs)}). Taken: {_list(keep)}; left: {_list(there - keep)}; "
+    if theirs is None and keep == there: return there
+    if theirs is None and not any(isinstance(v, Tensor) and v.dim() for s in saved for k, v in s.items() if k in keep):
+        raise ValueError(f"the state dict is of another optimizer, with state {_list(there)}, which these steppers don't read: {', '.join(mine.labels)}.")
+    kept = {k for s in mine.steppers for k in s.mentions if k in s.names}
+    lacks = kept - there - set(opt.hypers[0]) if there - set(opt._keep_on_clear) else set()
+    warnings.warn(f"the state dict is of other steppers ({', '.join(theirs or ['unknown'])}). Taken: {_list(keep)}; left: {_list(there - keep)}; "
                   f"not there, and started afresh: {_list(lacks)}.", stacklevel=4)
     return keep
 

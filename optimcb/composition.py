@@ -18,21 +18,23 @@ class Composition:
     """A list of steppers and what follows from it.
 
     `reads` are the names that some stepper may read. `defaults` are the hyper-parameters that come with the steppers:
-    those of fastai's `.defaults` (the last one counts), and numbers in signatures that the steppers agree on and that
-    are not state. `assumed` are the latter alone.
+    those of fastai's `.defaults` (the last one counts), and numbers in signatures that the steppers agree on. `assumed`
+    are the latter alone: as long as such a number keeps its default, state of that name comes first.
+    `spares_grads` tells that no stepper writes into a gradient.
     """
     def __init__(self,
         cbs # Callables; `None` is passed over
     ):
         self.cbs = tuple(cbs)
         self.steppers = [Stepper(f) for f in self.cbs if f is not None]
-        spoken = frozenset().union(*(s.mentions for s in self.steppers))
-        self.reads = spoken.union(*(s.names for s in self.steppers))
+        self.reads = frozenset().union(*(s.mentions.union(s.names) for s in self.steppers))
+        self.spares_grads = all(getattr(s.innermost, '__module__', '') == steppers.__name__ for s in self.steppers)
         declared = {k: v for s in self.steppers for k, v in s.declared.items()}
         numbers = {}
         for s in self.steppers:
-            for k, v in s.numbers.items(): numbers.setdefault(k, []).append(v)
-        self.assumed = {k: vs[0] for k, vs in numbers.items() if len(set(vs)) == 1 and k not in spoken and k not in declared}
+            for k, v in s.numbers.items(): numbers.setdefault(k, set()).add(v)
+        returned = {k for s in self.steppers for k in s.numbers if k in s.mentions} # like `step` in `step_stat`
+        self.assumed = {k: min(vs) for k, vs in numbers.items() if len(vs) == 1 and k not in returned and k not in declared}
         self.defaults = {**self.assumed, **declared}
 
     @property
@@ -47,10 +49,11 @@ class Composition:
     ) -> None:
         """One step of `p`: each stepper sees what those before it made.
 
-        A name means the latest value of this step, else the hyper-parameter, else the state.
-        Raises `MissingName` if a stepper needs what is not there.
+        A name means what a stepper of this step gave `once`, else the hyper-parameter, else the state, which
+        comes before a hyper-parameter that nobody has set. Raises `MissingName` if a stepper needs what is not there.
         """
-        values = {**state, **hypers}
+        is_set = {k: v for k, v in hypers.items() if k not in self.assumed or v is not self.assumed[k]}
+        values = {**hypers, **state, **is_set}
         for stepper in self.steppers:
             try: new = stepper(p, values)
             except TypeError as e:
@@ -62,7 +65,7 @@ class Composition:
                 if isinstance(new, once) or name in ONE_STEP: values[name] = value
                 else:
                     state[name] = value
-                    if name not in hypers: values[name] = value
+                    if name not in is_set: values[name] = value
 
 
 def providers(name:str) -> list[str]:
@@ -75,6 +78,6 @@ def providers(name:str) -> list[str]:
 def _lacking(stepper, name, values) -> str:
     "What to do about a name that `stepper` needs and that is not among `values`"
     made_by = providers(name)
-    way = (f"Put {' or '.join(f'`{o}`' for o in made_by)}, which makes it, before `{stepper}` in `cbs`." if made_by else
-           f"Pass it as a hyper-parameter, `Optimizer(…, {name}=…)`, or put a stepper that returns it before `{stepper}` in `cbs`.")
-    return f"stepper `{stepper}` needs `{name}`, which is no hyper-parameter, and no stepper before it made it.{suggest(name, values)} {way}"
+    way = (f" Put {' or '.join(f'`{o}`' for o in made_by)} before `{stepper}` in `cbs`." if made_by else
+           f"{suggest(name, values)} Pass it as a hyper-parameter, `Optimizer(…, {name}=…)`, or put a stepper that returns it before `{stepper}` in `cbs`.")
+    return f"stepper `{stepper}` needs `{name}`, which is no hyper-parameter, and no stepper before it made it.{way}"

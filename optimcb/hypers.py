@@ -4,12 +4,15 @@ import math
 from collections.abc import Iterable, MutableMapping
 from numbers import Real
 
+import numpy as np
 from fastcore.basics import even_mults
 from fastcore.foundation import L
+from torch import Tensor
 
 __all__ = ['RANGES', 'TORCH_NAMES', 'check', 'spread', 'from_torch', 'suggest', 'HyperView']
 
-RANGES = dict(lr=(0, math.inf), wd=(0, math.inf), eps=(0, math.inf), mom=(0, 1), sqr_mom=(0, 1)) # at least, less than
+RANGES = {**dict.fromkeys(('lr', 'wd', 'eps', 'beta', 'nu_1', 'nu_2', 'trust_coeff', 'max_trust', 'lr_decay', 'mom_decay', 'init_sum', 'init_avg'),
+                          (0, math.inf)), 'mom': (0, 1), 'sqr_mom': (0, 1)} # at least, less than
 
 TORCH_NAMES = dict(momentum=('mom',), betas=('mom', 'sqr_mom'), weight_decay=('wd',), alpha=('sqr_mom',), rho=('sqr_mom',),
                    momentum_decay=('mom_decay',), initial_accumulator_value=('init_sum',))
@@ -25,15 +28,14 @@ def check(
 
     Raises `TypeError` for what is no number, `ValueError` for a number that is out of range.
     """
-    one_number = hasattr(value, 'numel') and value.numel() == 1
-    if name in RANGES and not isinstance(value, Real) and not one_number:
-        raise TypeError(f"`{name}` must be a number, not {value!r} ({type(value).__name__}).")
-    number = float(value) if isinstance(value, Real) else None # a tensor may be on a device, which is not waited for
-    if number is None: return value
-    if math.isnan(number): raise ValueError(f"`{name}` is NaN. Set it to a number.")
+    if isinstance(value, np.ndarray) and value.ndim == 0: value = value.item()
+    if not isinstance(value, Real):
+        if name not in RANGES or isinstance(value, Tensor) and value.numel() == 1: return value # a device is not waited for
+        raise TypeError(f"`{name}` must be a number, but is {value!r} ({type(value).__name__}).")
+    if math.isnan(value): raise ValueError(f"`{name}` is NaN. Set it to a number.")
     low, high = RANGES.get(name, (-math.inf, math.inf))
-    if number < low or number >= high != math.inf:
-        raise ValueError(f"`{name}` must be at least {low}{'' if high == math.inf else f' and less than {high}'}, but is {value}.")
+    if name in RANGES and not low <= value < high:
+        raise ValueError(f"`{name}` must be at least {low} and {'finite' if high == math.inf else f'less than {high}'}, but is {value}.")
     return value
 
 
@@ -51,7 +53,7 @@ def spread(
         value = even_mults(value.start, value.stop, n) if value.start else [value.stop/10]*(n-1) + [value.stop]
     values = [value] if value is None or getattr(value, 'ndim', None) == 0 else list(L(value, use_list=None))
     if len(values) == 1: values = values*n
-    if len(values) != n: raise ValueError(f"`{name}` has {len(values)} values, but there are {n} parameter groups. Pass one value, or {n}.")
+    if len(values) != n: raise ValueError(f"`{name}` has {len(values)} values, but there are {n} parameter groups. Pass one value, or one for each group.")
     return [check(name, v) for v in values]
 
 
@@ -79,11 +81,11 @@ def suggest(
     name:str, # A name that is not known
     known:Iterable # Names that are
 ) -> str:
-    "A question that ends an error message: the known name, ours or torch's, that `name` is nearest to."
+    "A question that ends an error message: our name for the known one, ours or torch's, that `name` is nearest to."
     known = set(known)
-    ours = {**{k: k for k in known}, **{t: ' and '.join(o) for t, o in TORCH_NAMES.items() if known.issuperset(o)}}
+    ours = {**{t: o for t, o in TORCH_NAMES.items() if known.issuperset(o)}, **{k: (k,) for k in known}}
     near = difflib.get_close_matches(name, ours, n=1, cutoff=0.6)
-    return f" Did you mean `{ours[near[0]]}`?" if near and ours[near[0]] != name else ''
+    return f" Did you mean {' and '.join(f'`{o}`' for o in ours[near[0]])}?" if near and ours[near[0]] != (name,) else ''
 
 
 class HyperView(MutableMapping):
@@ -106,5 +108,7 @@ class HyperView(MutableMapping):
     def __delitem__(self, k):
         if k not in self: raise KeyError(k)
         del self.group[k]
-    def copy(self): return dict(self)
+    def copy(self):
+        "A dict with the values of now"
+        return dict(self)
     def __repr__(self): return repr(dict(self))

@@ -20,8 +20,7 @@ class Lookahead(Optimizer):
     ):
         if not isinstance(opt, Optimizer) or type(opt).step is not Optimizer.step:
             raise TypeError(f"Lookahead adds steppers to an Optimizer, but {type(opt).__name__} has a step of its own. Put its steppers in an Optimizer.")
-        if not (isinstance(k, int) and k >= 1): raise ValueError(f"`k` must be a whole number of steps, 1 or more, but is {k!r}.")
-        if not 0 <= alpha <= 1: raise ValueError(f"`alpha` must be from 0 to 1, but is {alpha!r}.")
+        if isinstance(opt, Lookahead): raise TypeError("this optimizer looks ahead already, and it can have one set of slow weights only.")
         self.__dict__.update(opt.__dict__)
         self.opt, self.cbs = opt, L(slow_start, *opt.cbs, lookahead_step)
         self.set_hypers(k=k, alpha=alpha)
@@ -29,6 +28,15 @@ class Lookahead(Optimizer):
 
     k, alpha = (property(lambda self, name=name: self.hypers[-1][name], lambda self, v, name=name: self.set_hyper(name, v),
                          doc=f"Hyper-parameter `{name}` of `lookahead_step`") for name in ('k', 'alpha'))
+
+    def set_hyper(self,
+        k:str, # Name; may be new
+        v # A value, one for each group, or a slice
+    ):
+        "`Optimizer.set_hyper`, which knows what `k` and `alpha` can be."
+        if k == 'k' and not (isinstance(v, int) and v >= 1): raise ValueError(f"`k` must be a whole number of steps, 1 or more, but is {v!r}.")
+        if k == 'alpha' and not 0 <= v <= 1: raise ValueError(f"`alpha` must be from 0 to 1, but is {v!r}.")
+        super().set_hyper(k, v)
 
     @property
     def count(self) -> int:

@@ -1,7 +1,7 @@
 "The generic `Optimizer`: a `torch.optim.Optimizer` that runs a list of steppers and speaks fastai's protocol."
 import warnings
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from numbers import Real
 
 import torch
@@ -92,25 +92,27 @@ class Optimizer(torch.optim.Optimizer):
     def step(self,
         closure:Callable|None=None # Evaluates the model again and returns the loss
     ):
-        "Call the steppers on each parameter that has a gradient. Returns what `closure` returns."
+        "Call the steppers on each parameter that has a gradient. Returns what `closure` returns. Raises `MissingName`."
         loss = None
         if closure is not None:
             with torch.enable_grad(): loss = closure()
         composition = self.composition
-        work = [(p, self.state[p], hypers) for pg, hypers in zip(self.param_lists, self.hypers.map(dict)) for p in pg if _has_grad(p)]
-        if work and composition is not self.__dict__.get('_tried'): self._try(composition, work.pop(0))
-        eager.step(composition, work)
+        work = [[(p, self.state[p], hypers) for p in pg if _has_grad(p)] for pg, hypers in zip(self.param_lists, self.hypers.map(dict))]
+        if composition is not self.__dict__.get('_tried'): self._try(composition, [group.pop(0) for group in work if group])
+        eager.step(composition, [o for group in work for o in group])
         return loss
 
-    def _try(self, composition, first):
-        "The first step of a composition, on its first parameter alone: if that fails, nothing has changed"
-        p, state, hypers = first
-        with _unharmed(p, state): eager.step(composition, [first])
+    def _try(self, composition, firsts):
+        "The first step of a composition, on the first parameter of each group: if it fails, nothing has changed"
+        with ExitStack() as stack:
+            for p, state, _ in firsts: stack.enter_context(_unharmed(p, state))
+            eager.step(composition, firsts)
         # A number in a signature that a stepper turns out to return was state all along, not a hyper-parameter
-        for h in self.hypers:
-            for k in state.keys() & composition.assumed.keys():
-                if h.get(k) == composition.assumed[k]: del h[k]
-        self._tried = composition
+        returned = {k for _, state, _ in firsts for k in state if k in composition.assumed}
+        for d in (self.defaults, *self.param_groups):
+            for k in returned:
+                if d.get(k) is composition.assumed[k]: del d[k]
+        if firsts: self._tried = composition
 
     def zero_grad(self,
         set_to_none:bool=False # Drop the gradients, instead of filling them with zeros as fastai does?
@@ -128,7 +130,7 @@ class Optimizer(torch.optim.Optimizer):
     def add_param_group(self,
         param_group:dict # `params`, and hyper-parameters that differ from the optimizer's
     ):
-        """Add a group of parameters. What the dict leaves out is as it was when the optimizer was made.
+        """Add a group of parameters. What the dict leaves out has the value that the optimizer was constructed with.
 
         Raises `TypeError` for what is no tensor, `ValueError` for a tensor that is no leaf or that is there already.
         """
@@ -150,8 +152,9 @@ class Optimizer(torch.optim.Optimizer):
         return {**{k: group[k] for k in NOT_HYPERS if k in group}, **{k: check(k, v) for k, v in hypers.items()}}
 
     def _warn_unread(self, hypers):
-        for k in set(hypers) - self.composition.reads - ALWAYS_WELCOME - self.hyper_names:
-            warnings.warn(f"no stepper reads `{k}`: {', '.join(self.composition.labels)} don't.{suggest(k, self.composition.reads)}", stacklevel=3)
+        unread = [k for k in hypers if k not in self.composition.reads | ALWAYS_WELCOME | self.hyper_names]
+        meant = ''.join(suggest(k, self.composition.reads) for k in unread)
+        if unread: warnings.warn(f"no stepper reads {' or '.join(f'`{k}`' for k in unread)}: {', '.join(self.composition.labels)} don't.{meant}", stacklevel=4)
 
     def set_hypers(self, **kwargs):
         "`set_hyper` for all `kwargs`."
@@ -161,7 +164,7 @@ class Optimizer(torch.optim.Optimizer):
         k:str, # Name; may be new
         v # A value, one for each group, or a slice
     ):
-        "Set hyper-parameter `k` in every group. Raises `ValueError` or `TypeError`, and sets nothing, if `v` can't be had."
+        "Set hyper-parameter `k` in every group. Raises `ValueError` or `TypeError`, and sets nothing, for a value that can't be."
         for h, v_ in zip(self.hypers, spread(k, v, len(self.param_lists))): h[k] = v_
 
     # Freezing
@@ -219,6 +222,8 @@ class Optimizer(torch.optim.Optimizer):
         self.state.clear()
         self.state.update(states)
         for hook in self._optimizer_load_state_dict_post_hooks.values(): hook(self)
+
+    def __repr__(self): return f"{', '.join(self.composition.labels)}\n{super().__repr__()}"
 
     def __getstate__(self):
         "Everything but hooks, as in torch, and what is made again when needed"

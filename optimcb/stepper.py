@@ -23,13 +23,13 @@ class Stepper:
         f:Callable # Takes a parameter, then names of state and hyper-parameters; returns a dict of new state, or None
     ):
         if not callable(f): raise TypeError(f"a stepper must be callable, but {f!r} is not. Pass functions of a parameter in `cbs`.")
-        self.f, self.label = f, label(f)
+        self.f, self.innermost, self.label = f, _innermost(f), label(f)
         taken, self.takes_all = _parameters(f)
         self.names = tuple(p.name for p in taken)
         self.required = tuple(p.name for p in taken if p.default is p.empty)
         self.mentions = frozenset(_strings(_code(f)))
         given = f.keywords if isinstance(f, partial) else {}
-        self.declared = {k: v for k, v in getattr(_innermost(f), 'defaults', {}).items() if k not in given}
+        self.declared = {k: v for k, v in getattr(self.innermost, 'defaults', {}).items() if k not in given}
         self.numbers = {p.name: p.default for p in taken if isinstance(p.default, Real) and not isinstance(p.default, bool)}
 
     def __call__(self, p, values:dict):

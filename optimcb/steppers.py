@@ -1,6 +1,7 @@
 """The mathematics: every formula of the library, once.
 
 A stepper takes a parameter `p`, then names of hyper-parameters and state, and returns a dict of new state, or None.
+Tensors among the state have the shape of `p`, hyper-parameters are numbers. None of them writes into a gradient.
 First come steps and statistics, then the parts of which longer rules are made, then those rules. A rule either makes
 an `update`, which other steppers may change before `apply_update` takes it, or is a `…_step` that does all of it.
 """
@@ -48,12 +49,12 @@ def weight_decay(p,
 
 
 def l2_reg(p,
-    lr=None, # Not used: it stands here as in `weight_decay`
+    lr=None, # Not used; part of fastai's signature
     wd=0., # Coefficient of the penalty `wd/2 * p**2`
     do_wd=True, # State: is this parameter decayed?
     **kwargs):
-    "Add the gradient of an L2 penalty to the gradient (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101, alg. 1 line 6)."
-    if do_wd and wd != 0: p.grad.data.add_(p.data, alpha=wd)
+    "Add the gradient of an L2 penalty to the gradient, for this step (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101, alg. 1 line 6)."
+    if do_wd and wd != 0: p.grad = p.grad.data.add(p.data, alpha=wd)
 
 
 # Momentum
@@ -204,7 +205,7 @@ def adam_step(p,
     **kwargs):
     """RMSProp's step with both means debiased (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980, alg. 1).
 
-    In one what `debias_grad_avg, debias_sqr_avg, rms_update, apply_update` do in parts."""
+    Does in one call what `debias_grad_avg`, `debias_sqr_avg`, `rms_update` and `apply_update` do in separate ones."""
     rms_prop_step(p, lr / debias(mom, 1-mom, step), debias_sqr_avg(p, sqr_mom, step, sqr_avg)['sqr_avg'], eps, grad_avg)
 
 
@@ -258,7 +259,7 @@ def sum_sqr_grad(p,
 def decay_lr(p,
     lr, # Learning rate of the first step
     step, # State: steps done
-    lr_decay=0., # Loss of speed per step
+    lr_decay=0., # Decay of the learning rate per step, from 0
     **kwargs):
     "For this step, `lr` is `lr / (1 + (step-1)*lr_decay)`."
     return once(lr=lr / (1 + (step-1)*lr_decay))
@@ -386,7 +387,9 @@ def larc_layer_lr(p,
     eps=1e-8, # Added to the norm of the gradient
     clip=True, # LARC, which goes no faster than `lr`? Else LARS
     **kwargs):
-    "For this step, `local_lr` is in proportion to the norm of the tensor over that of its gradient (You et al. 2017, https://arxiv.org/abs/1708.03888, eq. 6)."
+    """For this step, `local_lr` is in proportion to the norm of the tensor over that of its gradient.
+
+    A tensor of zeros stays as it is (You et al. 2017, https://arxiv.org/abs/1708.03888, eq. 6)."""
     p_norm, g_norm = (torch.linalg.vector_norm(_precise(x)) for x in (p.data, p.grad.data))
     local_lr = lr*trust_coeff * p_norm / (g_norm + p_norm*wd + eps)
     return once(local_lr=torch.where(local_lr < lr, local_lr, lr) if clip else local_lr)
@@ -423,7 +426,7 @@ def lamb_step(p,
     **kwargs):
     """Adam's step by a trust ratio (You et al. 2020, https://arxiv.org/abs/1904.00962, alg. 2).
 
-    In one what `debias_grad_avg, debias_sqr_avg, rms_update, trust_ratio, apply_update` do in parts."""
+    Does in one call what `debias_grad_avg`, `debias_sqr_avg`, `rms_update`, `trust_ratio` and `apply_update` do in separate ones."""
     debiased = debias_grad_avg(p, mom, step, grad_avg) | debias_sqr_avg(p, sqr_mom, step, sqr_avg)
     update = rms_update(p, eps=eps, **debiased)['update']
     apply_update(p, trust_ratio(p, lr, update)['lr'], update)

@@ -4,4 +4,5 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+torch.set_num_threads(1) # tensors are small here, and threads that wait for each other are slow on a busy machine
 torch.manual_seed(0)

@@ -163,6 +163,25 @@ def test_of_other_steppers_gives_what_fits_and_says_so():
         oc.Adam(copies(ps), lr=0.1).load_state_dict(adam.state_dict())
 
 
+def test_of_torchs_own_optimizer_is_refused_not_misread():
+    ps = params()
+    for theirs, ours in ((torch.optim.AdamW(ps, lr=0.1), oc.AdamW), (torch.optim.SGD(ps, lr=0.1, momentum=0.9), partial(oc.SGD, mom=0.9))):
+        advance(theirs, ps, 0, 2)
+        opt = ours(ps, lr=0.5)
+        with pytest.raises(ValueError, match='of another optimizer, with state .*exp_avg|momentum_buffer'): opt.load_state_dict(theirs.state_dict())
+        assert opt.hypers[0]['lr'] == 0.5 and not any(opt.state.values())
+
+
+def test_copies_even_what_it_does_not_know():
+    ps = params([(2,)])
+    opt = Optimizer(ps, lambda p, seen=None: {'seen': np.ones(2), 'set': {1}})
+    advance(opt, ps, 0, 1)
+    sd = opt.state_dict()
+    opt.state[ps[0]]['seen'][0] = 5
+    opt.state[ps[0]]['set'].add(2)
+    assert sd['state'][0]['seen'][0] == 1 and sd['state'][0]['set'] == {1}
+
+
 def test_schedulers_resume():
     ps = params()
     opt = oc.SGD(ps, lr=0.1)

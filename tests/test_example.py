@@ -27,10 +27,10 @@ def rows(out): return [line.split() for line in out[out.index('optimizer  '):].s
 
 
 def test_digits(capsys, tmp_path):
-    out = run(capsys, *SMALL, '--opts', 'sgd', 'adam', 'ranger', '--plot', tmp_path/'losses.png')
-    assert [r[0] for r in rows(out)] == ['sgd', 'adam', 'ranger'] and all(len(r) == 6 and 0 <= float(r[4][:-1]) <= 100 for r in rows(out))
+    out = run(capsys, *SMALL, '--opts', 'sgd', 'ranger', '--plot', tmp_path/'losses.png')
+    assert [r[0] for r in rows(out)] == ['sgd', 'ranger'] and all(len(r) == 6 and 0 <= float(r[4][:-1]) <= 100 for r in rows(out))
     assert (tmp_path/'losses.png').read_bytes().startswith(b'\x89PNG')
-    again = run(capsys, *SMALL, '--opts', 'adam', '--plot', tmp_path/'losses.png')
+    again = run(capsys, *SMALL, '--opts', 'ranger', '--plot', tmp_path/'losses.png')
     assert rows(again)[0][1:5] == rows(out)[1][1:5] # the seed fixes weights, batches and augmentation, whoever trained before
 
 

@@ -133,6 +133,27 @@ def test_steppers_that_disagree_keep_their_own_default():
     assert opt.state[ps[0]] == {'a': 0.3, 'b': 0.3}
 
 
+def test_speaking_of_a_hyper_doesnt_make_it_state():
+    seen = []
+    def log(p, **kwargs): seen.append(kwargs['mom'])
+    def helper(p, mom, grad_avg): return oc.momentum_step(p, lr=mom, grad_avg=grad_avg)
+    ps = params([(2,)])
+    run(opt := Optimizer(ps, [average_grad, log, helper, momentum_step], lr=0.1), ps, 2)
+    assert seen == [0.9, 0.9] and opt.hypers[0]['mom'] == 0.9
+
+
+def test_a_default_gives_way_to_what_a_stepper_made():
+    seen = []
+    def make(p): return {'size': 7.}
+    def use(p, size=0., **kwargs): seen.append((size, kwargs.get('size')))
+    ps = params([(2,), (2,)])
+    run(opt := Optimizer(ps, [make, use]), ps, 2)
+    assert seen == [(7., None)]*4 and 'size' not in opt.hypers[0] and 'size' not in opt.defaults
+    opt.set_hyper('size', 3.)
+    run(opt, ps, 1)
+    assert seen[-1] == (3., None)
+
+
 def test_a_number_that_turns_out_to_be_state():
     "Nothing in the text of this stepper says that `n` is what it returns"
     def count(p, n=0):
@@ -142,6 +163,9 @@ def test_a_number_that_turns_out_to_be_state():
     ps = params()
     run(opt := Optimizer(ps, count), ps, 3)
     assert all(opt.state[p]['n'] == 3 for p in ps) and 'n' not in opt.hypers[0]
+    opt.add_param_group({'params': (others := params())})
+    run(opt, others, 3)
+    assert all(opt.state[p]['n'] == 3 for p in others)
 
 
 def test_a_hyper_wins_over_state_and_once_over_both():
@@ -466,8 +490,9 @@ def test_threads_have_optimizers_of_their_own():
 
 @pytest.mark.parametrize('name, value, error', [
     ('lr', -0.1, ValueError), ('lr', float('nan'), ValueError), ('lr', 'fast', TypeError), ('lr', None, TypeError), ('lr', [0.1, -0.1], ValueError),
-    ('mom', 1., ValueError), ('mom', -0.1, ValueError), ('sqr_mom', 1.5, ValueError), ('eps', -1e-8, ValueError), ('wd', -1, ValueError),
-    ('wd', 'none', TypeError), ('lr', slice(1e-3, None), ValueError), ('lr', slice(-1e-3), ValueError), ('lr', torch.ones(3), ValueError)])
+    ('lr', float('inf'), ValueError), ('lr', np.array(float('nan')), ValueError), ('lr', slice(1e-3, None), ValueError), ('lr', slice(-1e-3), ValueError),
+    ('lr', torch.ones(3), ValueError), ('mom', 1., ValueError), ('mom', -0.1, ValueError), ('sqr_mom', 1.5, ValueError), ('eps', -1e-8, ValueError),
+    ('wd', -1, ValueError), ('wd', 'none', TypeError)])
 def test_values_that_cannot_be(name, value, error):
     ps = params()
     with pytest.raises(error, match=f'`{name}`'): oc.Adam([ps[:2], ps[2:]], **{'lr': 0.1, name: value})
@@ -481,9 +506,16 @@ def test_values_that_cannot_be(name, value, error):
         assert len(opt.param_groups) == 2
 
 
+@pytest.mark.parametrize('algo, name, value', [
+    (oc.Larc, 'trust_coeff', 'a'), (oc.Larc, 'trust_coeff', -1), (oc.Adagrad, 'init_sum', -1), (oc.Adagrad, 'lr_decay', None), (oc.Lamb, 'max_trust', -1),
+    (oc.Yogi, 'init_avg', -1), (oc.NAdam, 'mom_decay', float('inf')), (oc.QHAdam, 'nu_1', float('nan')), (oc.RAdam, 'beta', -1)])
+def test_values_that_other_algorithms_cannot_have(algo, name, value):
+    with pytest.raises((ValueError, TypeError), match=f'`{name}` must be|`{name}` is NaN'): algo(params(), lr=0.1, **{name: value})
+
+
 def test_a_name_that_is_misspelt():
-    for name, meant in [('wieght_decay', 'wd'), ('weight_dacay', 'wd'), ('sqr_mon', 'sqr_mom'), ('momentun', 'mom'), ('beta', 'mom and sqr_mom')]:
-        with pytest.raises(TypeError, match=f'has no `{name}`. Did you mean `{meant}`?'): oc.Adam(params(), **{name: 0.1})
+    for name, meant in [('wieght_decay', '`wd`'), ('weight_dacay', '`wd`'), ('sqr_mon', '`sqr_mom`'), ('momentun', '`mom`'), ('beta', '`mom` and `sqr_mom`')]:
+        with pytest.raises(TypeError, match=rf'Adam has no `{name}`\. Did you mean {meant}\?'): oc.Adam(params(), **{name: 0.1})
     with pytest.raises(TypeError, match="missing a required argument: 'lr'"): oc.Adam(params())
     with pytest.raises(TypeError, match="`weight_decay` is torch's name for `wd`"): oc.Adam(params(), lr=0.1, wd=0.1, weight_decay=0.1)
     with pytest.raises(ValueError, match='`betas` must have 2'): oc.Adam(params(), lr=0.1, betas=0.9)
@@ -526,6 +558,15 @@ def test_a_stepper_that_lacks_something_harms_nothing(cbs, hypers, message):
     assert opt.state[ps[0]] == {'do_wd': True} and not any(opt.state[p] for p in ps[1:])
 
 
+def test_a_name_that_only_one_group_has_harms_nothing():
+    ps = params()
+    start = [p.data.clone() for p in ps]
+    opt = Optimizer([{'params': ps[:2], 'nu': 1.}, {'params': ps[2:]}], lambda p, nu: p.data.mul_(nu/2))
+    set_grads(ps)
+    with pytest.raises(oc.MissingName, match='`nu`'): opt.step()
+    assert all(torch.equal(p, s) for p, s in zip(ps, start)) and not any(opt.state.values())
+
+
 def test_parameters_that_cannot_be():
     ps = params()
     cases = [
@@ -560,6 +601,26 @@ def test_nan_gradients_come_out_as_in_torch():
         ps[0].grad[0, 0], ps[0].grad[1, 1] = float('nan'), float('inf')
         opt.step()
     assert all(torch.equal(u.isnan(), v.isnan()) for u, v in zip(a, b)) and a[0].isnan().sum() == 2
+
+
+@pytest.mark.parametrize('ours, theirs', [(oc.AdamW, torch.optim.AdamW), (oc.SGD, torch.optim.SGD), (oc.RMSProp, torch.optim.RMSprop),
+                                          (partial(oc.Adam, sqr_mom=0.999, eps=1e-8, wd=0.1, decouple_wd=False), partial(torch.optim.Adam, weight_decay=0.1))])
+def test_complex_parameters_as_in_torch(ours, theirs):
+    runs = []
+    for make in (ours, theirs):
+        p = nn.Parameter(torch.tensor([1+2j, 3-1j, 0j]))
+        opt = make([p], lr=0.1)
+        for i in range(5):
+            p.grad = torch.tensor([1j, 2-1j, 0.5])*(i+1)
+            grad = p.grad
+            opt.step()
+            assert p.grad is grad
+        runs.append(p.detach())
+    assert torch.allclose(*runs, atol=1e-6)
+
+
+def test_printing_shows_the_steppers():
+    assert repr(oc.Adam(params(), lr=0.1)).startswith('weight_decay, average_grad(dampening=True), average_sqr_grad, step_stat, adam_step\nOptimizer')
 
 
 def test_train_bn_is_the_learners():

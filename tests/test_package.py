@@ -42,9 +42,9 @@ def test_every_public_name_is_documented(where):
 
 
 def test_methods_are_documented():
-    for cls in (optimcb.Optimizer, optimcb.Lookahead, optimcb.Composition, optimcb.Algorithm):
+    for cls in (optimcb.Optimizer, optimcb.Lookahead, optimcb.Composition, optimcb.Algorithm, hypers.HyperView):
         for k, v in vars(cls).items():
-            if not k.startswith('_') and callable(v): assert v.__doc__, f'{cls.__name__}.{k}'
+            if not k.startswith('_') and (callable(v) or isinstance(v, property)): assert v.__doc__, f'{cls.__name__}.{k}'
 
 
 def test_steppers_say_where_their_formula_is_from():

@@ -1,5 +1,7 @@
 "The engine that defines what the others must give: it calls the steppers on each parameter in turn."
 
+import torch
+
 __all__ = ['step']
 
 
@@ -7,9 +9,11 @@ def step(
     composition, # `Composition` to run
     work:list # `(p, state, hypers)` of each parameter that has a gradient
 ) -> None:
-    "Run the composition on each parameter. What steppers do to a gradient is undone after the parameter's step."
+    """Run the composition on each parameter. What steppers do to a gradient is undone after the parameter's step.
+
+    A complex parameter is seen as a real one with a last dimension of 2, as in torch."""
     for p, state, hypers in work:
-        grad = p.grad
-        p.grad = grad.clone()
-        try: composition.run(p, state, hypers)
-        finally: p.grad = grad
+        real, grad = (torch.view_as_real(p.data), torch.view_as_real(p.grad)) if p.is_complex() else (p, p.grad)
+        real.grad = grad if composition.spares_grads else grad.clone()
+        try: composition.run(real, state, hypers)
+        finally: real.grad = grad
