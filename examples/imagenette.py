@@ -5,6 +5,9 @@
 """
 import argparse
 import difflib
+import math
+import mimetypes
+import random
 import sys
 import tempfile
 import time
@@ -19,6 +22,7 @@ from optimcb import SGD, Algorithm
 OPTS = {k.lower(): o for k, o in vars(optimcb).items() if isinstance(o, Algorithm)} | {'momentum': partial(SGD, mom=0.9), 'ranger': optimcb.ranger}
 LRS = dict(sgd=0.05, momentum=0.01, adagrad=1e-2, adadelta=1., larc=0.1, lamb=5e-3)
 ADAM_LR = 1e-3
+PLOTS = '.png', '.svg', '.pdf'
 
 
 def arguments(argv=None):
@@ -45,11 +49,13 @@ def arguments(argv=None):
     if a.lr not in ('find', 'auto'):
         try: a.lr = float(a.lr)
         except ValueError: stop(f"--lr must be a number, 'find' or 'auto', not '{a.lr}'.")
-        if not a.lr > 0: stop(f"--lr must be more than 0, not {a.lr}.")
+        if not 0 < a.lr < math.inf: stop(f"--lr must be more than 0 and finite, not {a.lr}.")
     if not 0 < a.pct <= 1: stop(f"--pct must be over 0 and up to 1, not {a.pct}.")
-    if min(a.bs or 1, a.epochs, a.size or 1) < 1: stop("--bs, --epochs and --size must be 1 or more.")
+    if min(1 if o is None else o for o in (a.bs, a.epochs, a.size)) < 1: stop("--bs, --epochs and --size must be 1 or more.")
+    if a.workers is not None and a.workers < 0: stop("--workers must be 0 or more.")
     if a.data not in ('digits', 'imagenette'): check_folder(Path(a.data))
     if not a.plot.parent.is_dir(): stop(f"there is no folder '{a.plot.parent}' for the plot.")
+    if a.plot.suffix not in PLOTS: stop(f"--plot must end in one of {', '.join(PLOTS)}, but is '{a.plot}'.")
     return a
 
 
@@ -57,8 +63,9 @@ def stop(message): sys.exit(f"imagenette.py: {message}")
 
 
 def check_folder(path):
-    missing = [o for o in ('train', 'val') if not (path/o).is_dir()]
-    if missing: stop(f"'{path}' has no folder {' and no folder '.join(missing)}. Pass 'digits', 'imagenette', or a folder with train/CLASS/ and val/CLASS/.")
+    for o in ('train', 'val'):
+        if not (path/o).is_dir(): stop(f"'{path}' has no folder {o}. Pass 'digits', 'imagenette', or a folder with train/CLASS/ and val/CLASS/.")
+        if not any((mimetypes.guess_type(f.name)[0] or '').startswith('image/') for f in (path/o).glob('*/*')): stop(f"'{path/o}' has no pictures in CLASS/.")
 
 
 # The data
@@ -106,11 +113,11 @@ def loaders(path, a):
 
 
 def share(files, a):
-    "The first pictures, in an order that depends on the seed alone"
-    import random
-    files = sorted(files)
-    random.Random(a.seed).shuffle(files)
-    return files[:max(1, round(len(files)*a.pct))]
+    "Of each class in train and val the first pictures, one at least, in an order that depends on the seed alone"
+    classes = {}
+    for f in sorted(files): classes.setdefault(f.parent, []).append(f)
+    rng = random.Random(a.seed)
+    return [f for fs in classes.values() for f in rng.sample(fs, max(1, round(len(fs)*a.pct)))]
 
 
 # Training
@@ -122,8 +129,10 @@ def train(name, path, a):
     from fastai.vision.all import accuracy, set_seed, vision_learner
     set_seed(a.seed, reproducible=True)
     dls = loaders(path, a)
+    if not len(dls.train): stop(f"there are {dls.train.n} pictures to train on, fewer than a batch of {dls.train.bs}. Lower --bs or raise --pct.")
     try: learn = vision_learner(dls, getattr(torchvision.models, a.arch), pretrained=a.pretrained, normalize=False, metrics=accuracy, opt_func=OPTS[name])
     except OSError as e: stop(f"weights of {a.arch} can't be downloaded ({e}). Is there a network? Without --pretrained none are needed.")
+    except Exception as e: stop(f"fastai can't make a vision_learner of {a.arch} ({type(e).__name__}: {e}). Try a ResNet.")
     if torch.cuda.is_available(): learn.to_fp16()
     if a.lr == 'find':
         with learn.no_bar(): lr = learn.lr_find(show_plot=False).valley

@@ -55,13 +55,30 @@ def test_imagenette(tmp_path):
 
 @pytest.mark.parametrize('args, said', [
     (['--opts', 'adm'], "there is no optimizer 'adm'. Did you mean adam? There are adadelta"),
-    (['--data', 'nowhere'], "'nowhere' has no folder train and no folder val"),
+    (['--data', 'nowhere'], "'nowhere' has no folder train"),
     (['--arch', 'resnet19'], "torchvision has no model 'resnet19'"), (['--lr', 'fast'], "--lr must be a number, 'find' or 'auto', not 'fast'"),
     (['--lr', '-1'], '--lr must be more than 0'), (['--pct', '2'], '--pct must be over 0'), (['--epochs', '0'], 'must be 1 or more'),
-    (['--plot', 'no/where.png'], "there is no folder 'no' for the plot")], ids=lambda o: o[0] if isinstance(o, list) else '')
+    (['--size', '0'], 'must be 1 or more'), (['--bs', '0'], 'must be 1 or more'), (['--lr', 'inf'], 'finite'),
+    (['--workers', '-1'], 'must be 0 or more'),
+    (['--plot', 'x.foo'], "--plot must end in one of .png"), (['--plot', '.'], '--plot must end in'),
+    (['--arch', 'vit_b_16'], "can't make a vision_learner of vit_b_16"), (['--bs', '2000'], 'fewer than a batch of 2000'), (['--plot', 'no/where.png'], "there is no folder 'no' for the plot")], ids=lambda o: o[0] if isinstance(o, list) else '')
 def test_what_is_wrong_is_said_in_one_line(args, said):
     with pytest.raises(SystemExit) as e: imagenette.main(args)
     assert str(e.value).startswith('imagenette.py: ') and said in str(e.value) and '\n' not in str(e.value)
+
+
+def test_a_folder_without_pictures(tmp_path):
+    for o in ('train/a', 'val/a'): (tmp_path/o).mkdir(parents=True)
+    with pytest.raises(SystemExit, match='has no pictures'): imagenette.main(['--data', str(tmp_path)])
+
+
+def test_a_share_has_some_of_every_class():
+    files = [Path(f'{split}/{label}/{i}.png') for split in ('train', 'val') for label in 'ab' for i in range(10)]
+    def share(files, *args): return imagenette.share(files, imagenette.arguments(args))
+    few = share(files, '--pct', '0.2')
+    assert [f.parent.as_posix() for f in few] == ['train/a', 'train/a', 'train/b', 'train/b', 'val/a', 'val/a', 'val/b', 'val/b']
+    assert few == share(files[::-1], '--pct', '0.2') != share(files, '--pct', '0.2', '--seed', '1')
+    assert len(share(files, '--pct', '0.001')) == 4
 
 
 def test_no_network_is_one_line(monkeypatch):
