@@ -61,7 +61,8 @@ def test_imagenette(tmp_path):
     (['--size', '0'], 'must be 1 or more'), (['--bs', '0'], 'must be 1 or more'), (['--lr', 'inf'], 'finite'),
     (['--workers', '-1'], 'must be 0 or more'),
     (['--plot', 'x.foo'], "--plot must end in one of .png"), (['--plot', '.'], '--plot must end in'),
-    (['--arch', 'vit_b_16'], "can't make a vision_learner of vit_b_16"), (['--bs', '2000'], 'fewer than a batch of 2000'), (['--plot', 'no/where.png'], "there is no folder 'no' for the plot")], ids=lambda o: o[0] if isinstance(o, list) else '')
+    (['--arch', 'vit_b_16'], "can't make a vision_learner of vit_b_16"), (['--bs', '2000'], 'fewer than a batch of 2000'),
+    (['--plot', 'no/where.png'], "there is no folder 'no' for the plot")], ids=lambda o: o[0] if isinstance(o, list) else '')
 def test_what_is_wrong_is_said_in_one_line(args, said):
     with pytest.raises(SystemExit) as e: imagenette.main(args)
     assert str(e.value).startswith('imagenette.py: ') and said in str(e.value) and '\n' not in str(e.value)
