@@ -5,10 +5,11 @@ Names that fastai has keep fastai's signatures and defaults; the others have tho
 import inspect
 from functools import partial
 
+import numpy as np
 from fastcore.meta import delegates
 
 from optimcb.composition import Composition
-from optimcb.hypers import from_torch, suggest
+from optimcb.hypers import NOT_NEGATIVE, check, from_torch, suggest
 from optimcb.lookahead import Lookahead
 from optimcb.optimizer import Optimizer
 from optimcb.steppers import *
@@ -24,7 +25,7 @@ class Algorithm(partial):
     those that are flags only choose steppers. Hyper-parameters that the steppers bring along are options too.
     `.cbs` and `.hypers` are those of the defaults.
 
-    Raises `TypeError` for an option that the recipe doesn't have.
+    Raises `TypeError` for an option that the recipe doesn't have, `ValueError` for one that can't be.
     """
     def __new__(cls,
         recipe # Function of the options, all with defaults, that returns a list of steppers
@@ -61,7 +62,10 @@ class Algorithm(partial):
         given.apply_defaults()
         given = given.arguments
         cbs = self.recipe(**{k: given[k] for k in self.options})
-        return Optimizer(given['params'], cbs, lr=given['lr'], **{k: given[k] for k in self.hypers})
+        opt = Optimizer(given['params'], cbs, lr=given['lr'], **{k: given[k] for k in self.hypers})
+        for h in opt.hypers:
+            for k in self.hypers: check(k, h[k], NOT_NEGATIVE)
+        return opt
 
     def __reduce__(self): return self.__name__ # it is found by its name in its module
     def __repr__(self): return f"{self.__name__}{self.__signature__}: {', '.join(Composition(self.cbs).labels)}"
@@ -87,7 +91,8 @@ def SGD(
     dampening=False # Average the gradients, instead of summing them?
 ):
     "Stochastic gradient descent, with momentum if `mom` is not 0 (Robbins & Monro 1951; Polyak 1964; Sutskever et al. 2013)."
-    if mom == 0: return [_decay(decouple_wd), sgd_step]
+    if nesterov and (dampening or not np.any(mom)): raise ValueError("Nesterov momentum needs `mom` and no `dampening`.")
+    if not np.any(mom): return [_decay(decouple_wd), sgd_step]
     average = partial(average_grad, dampening=True) if dampening else average_grad
     return [_decay(decouple_wd), average, *([nesterov_update, apply_update] if nesterov else [momentum_step])]
 
@@ -104,7 +109,7 @@ def RMSProp(
 ):
     "Gradients over their root mean square (Tieleman & Hinton 2012, lecture 6.5)."
     sqr = [average_sqr_grad, *([average_center, center_sqr_avg] if centered else [])]
-    if mom == 0: return [_decay(decouple_wd), *sqr, rms_prop_step]
+    if not np.any(mom): return [_decay(decouple_wd), *sqr, rms_prop_step]
     if divide_first: return [_decay(decouple_wd), *sqr, rms_update, average_update, apply_update]
     return [_decay(decouple_wd), average_grad, *sqr, rms_prop_step]
 
@@ -152,7 +157,7 @@ def Yogi(
     wd=0., # Weight decay
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
-    "Adam whose mean square changes by at most the newest square (Zaheer et al. 2018, Adaptive Methods for Nonconvex Optimization, alg. 2)."
+    "Adam whose mean square changes by at most the newest square (Zaheer et al. 2018, alg. 2; bias correction as in published code)."
     return [start_avgs, *_adam_avgs(decouple_wd, yogi_sqr_grad), step_stat, adam_step]
 
 
@@ -238,7 +243,7 @@ def Larc(
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
     "Momentum with a learning rate for each tensor (You et al. 2017, https://arxiv.org/abs/1708.03888)."
-    return [_decay(decouple_wd), *([average_grad] if mom != 0 else []), partial(larc_layer_lr, clip=clip), larc_step]
+    return [_decay(decouple_wd), *([average_grad] if np.any(mom) else []), partial(larc_layer_lr, clip=clip), larc_step]
 
 
 @algorithm

@@ -55,6 +55,8 @@ def unpack(
     if 'state' not in sd or not {'param_groups', 'hypers'} & set(sd):
         raise ValueError(f"not an optimizer's state dict: it has {sorted(map(str, sd))}, not `state` and `param_groups` (torch) or `hypers` (fastai).")
     groups = list(sd.get('param_groups', sd.get('hypers')))
+    if not all(hasattr(g, 'keys') and ('params' in g or 'param_groups' not in sd) for g in groups):
+        raise ValueError("not an optimizer's state dict: its parameter groups are no dicts with `params`.")
     if len(groups) != len(lists): raise ValueError(_other(f"{len(groups)} parameter groups", len(lists)))
     ids = list(range(len(params)))
     if 'param_groups' in sd:
@@ -64,10 +66,12 @@ def unpack(
     saved = dict(enumerate(sd['state'])) if isinstance(sd['state'], (list, L)) else sd['state']
     if not set(saved) <= set(ids): raise ValueError(_other(f"state for {len(saved)} parameters", len(params)))
     saved = [saved.get(i, {}) for i in ids]
+    if not all(isinstance(s, dict) for s in saved): raise ValueError("not an optimizer's state dict: a parameter's state in it is no dict.")
     _check_shapes(params, saved, sd.get('shapes'))
     keep = _taken(opt, saved, sd)
     states = {p: copied({k: v for k, v in s.items() if k in keep}, getattr(p, 'device', None)) for p, s in zip(params, saved)}
-    groups = [from_torch(copied({k: v for k, v in dict(g).items() if k not in NOT_HYPERS}), opt.composition.reads) for g in groups]
+    groups = [copied({k: v for k, v in dict(g).items() if k not in NOT_HYPERS}) for g in groups]
+    if not {'steppers', 'hypers'} & set(sd): groups = [from_torch(g, opt.composition.reads) for g in groups]
     for g in groups:
         for k, v in g.items(): check(k, v)
     return groups, {k for h in sd.get('hypers', []) for k in h}, states
@@ -93,8 +97,9 @@ def _taken(opt, saved, sd) -> set:
     there = {k for s in saved for k in s}
     if theirs is not None and list(theirs) == mine.labels: return there
     keep = {k for k in there if k in mine.reads or k in opt._keep_on_clear}
-    if theirs is None and keep == there: return there
-    if theirs is None and not any(isinstance(v, Tensor) and v.dim() for s in saved for k, v in s.items() if k in keep):
+    tensors = {k for s in saved for k, v in s.items() if isinstance(v, Tensor) and v.dim()}
+    if theirs is None and tensors <= keep: return there
+    if theirs is None and not tensors & keep:
         raise ValueError(f"the state dict is of another optimizer, with state {_list(there)}, which these steppers don't read: {', '.join(mine.labels)}.")
     kept = {k for s in mine.steppers for k in s.mentions if k in s.names}
     lacks = kept - there - set(opt.hypers[0]) if there - set(opt._keep_on_clear) else set()

@@ -3,6 +3,8 @@
 Nothing here knows where a step is executed: an engine hands `Composition.run` a parameter, or something that
 stands for one.
 """
+from numbers import Real
+
 from optimcb import steppers
 from optimcb.hypers import suggest
 from optimcb.stepper import ONE_STEP, Stepper, once
@@ -20,7 +22,7 @@ class Composition:
     `reads` are the names that some stepper may read. `defaults` are the hyper-parameters that come with the steppers:
     those of fastai's `.defaults` (the last one counts), and numbers in signatures that the steppers agree on. `assumed`
     are the latter alone: as long as such a number keeps its default, state of that name comes first.
-    `spares_grads` tells that no stepper writes into a gradient.
+    `reads_all` tells that some stepper may read any name, `spares_grads` that none writes into a gradient.
     """
     def __init__(self,
         cbs # Callables; `None` is passed over
@@ -28,7 +30,8 @@ class Composition:
         self.cbs = tuple(cbs)
         self.steppers = [Stepper(f) for f in self.cbs if f is not None]
         self.reads = frozenset().union(*(s.mentions.union(s.names) for s in self.steppers))
-        self.spares_grads = all(getattr(s.innermost, '__module__', '') == steppers.__name__ for s in self.steppers)
+        self.reads_all = any(s.reads_all for s in self.steppers)
+        self.spares_grads = all(any(s.innermost is o for o in vars(steppers).values()) for s in self.steppers)
         declared = {k: v for s in self.steppers for k, v in s.declared.items()}
         numbers = {}
         for s in self.steppers:
@@ -42,6 +45,13 @@ class Composition:
         "The steppers' names, with what partials fix."
         return [s.label for s in self.steppers]
 
+    def is_default(self,
+        name:str, # Name of a hyper-parameter
+        value # Its value
+    ) -> bool:
+        "Is this a number in a signature that nobody has changed?"
+        return name in self.assumed and isinstance(value, Real) and value == self.assumed[name]
+
     def run(self,
         p, # The parameter, with its `.grad`
         state:dict, # Its state; takes what the steppers return
@@ -52,7 +62,7 @@ class Composition:
         A name means what a stepper of this step gave `once`, else the hyper-parameter, else the state, which
         comes before a hyper-parameter that nobody has set. Raises `MissingName` if a stepper needs what is not there.
         """
-        is_set = {k: v for k, v in hypers.items() if k not in self.assumed or v is not self.assumed[k]}
+        is_set = {k: v for k, v in hypers.items() if not self.is_default(k, v)}
         values = {**hypers, **state, **is_set}
         for stepper in self.steppers:
             try: new = stepper(p, values)

@@ -2,6 +2,7 @@
 import difflib
 import math
 from collections.abc import Iterable, MutableMapping
+from copy import deepcopy
 from numbers import Real
 
 import numpy as np
@@ -9,10 +10,10 @@ from fastcore.basics import even_mults
 from fastcore.foundation import L
 from torch import Tensor
 
-__all__ = ['RANGES', 'TORCH_NAMES', 'check', 'spread', 'from_torch', 'suggest', 'HyperView']
+__all__ = ['NOT_NEGATIVE', 'RANGES', 'TORCH_NAMES', 'check', 'spread', 'from_torch', 'suggest', 'HyperView', 'HyperViews']
 
-RANGES = {**dict.fromkeys(('lr', 'wd', 'eps', 'beta', 'nu_1', 'nu_2', 'trust_coeff', 'max_trust', 'lr_decay', 'mom_decay', 'init_sum', 'init_avg'),
-                          (0, math.inf)), 'mom': (0, 1), 'sqr_mom': (0, 1)} # at least, less than
+NOT_NEGATIVE = (0, math.inf) # at least, less than
+RANGES = dict(lr=NOT_NEGATIVE, wd=NOT_NEGATIVE, eps=NOT_NEGATIVE, mom=(0, 1), sqr_mom=(0, 1))
 
 TORCH_NAMES = dict(momentum=('mom',), betas=('mom', 'sqr_mom'), weight_decay=('wd',), alpha=('sqr_mom',), rho=('sqr_mom',),
                    momentum_decay=('mom_decay',), initial_accumulator_value=('init_sum',))
@@ -22,20 +23,21 @@ NOT_HYPERS = frozenset({'params', 'param_names'})
 
 def check(
     name:str, # Name of a hyper-parameter
-    value # Its value for one group
+    value, # Its value for one group
+    within:tuple|None=None # Range, if it must be a number that is at least the first and less than the second; default: that of `RANGES`
 ):
     """`value`, if `name` can have it: the common names have a range, and nothing may be NaN.
 
     Raises `TypeError` for what is no number, `ValueError` for a number that is out of range.
     """
     if isinstance(value, np.ndarray) and value.ndim == 0: value = value.item()
+    within = RANGES.get(name, within)
     if not isinstance(value, Real):
-        if name not in RANGES or isinstance(value, Tensor) and value.numel() == 1: return value # a device is not waited for
+        if not within or isinstance(value, Tensor) and value.numel() == 1: return value # a device is not waited for
         raise TypeError(f"`{name}` must be a number, but is {value!r} ({type(value).__name__}).")
     if math.isnan(value): raise ValueError(f"`{name}` is NaN. Set it to a number.")
-    low, high = RANGES.get(name, (-math.inf, math.inf))
-    if name in RANGES and not low <= value < high:
-        raise ValueError(f"`{name}` must be at least {low} and {'finite' if high == math.inf else f'less than {high}'}, but is {value}.")
+    if within and not within[0] <= value < within[1]:
+        raise ValueError(f"`{name}` must be at least {within[0]} and {'finite' if within[1] == math.inf else f'less than {within[1]}'}, but is {value}.")
     return value
 
 
@@ -111,4 +113,20 @@ class HyperView(MutableMapping):
     def copy(self):
         "A dict with the values of now"
         return dict(self)
+    def replace(self,
+        new:dict # What the hyper-parameters are from now on
+    ):
+        "Set these hyper-parameters and drop the others; raises what `check` does, before it changes anything"
+        new = {k: check(k, v) for k, v in dict(new).items()}
+        for k in set(self) - set(new): del self[k]
+        self.update(new)
+    def __or__(self, other): return dict(self) | dict(other)
+    def __ror__(self, other): return dict(other) | dict(self)
+    def __copy__(self): return dict(self)
+    def __deepcopy__(self, memo): return deepcopy(dict(self), memo)
     def __repr__(self): return repr(dict(self))
+
+
+class HyperViews(L):
+    "The hyper-parameters of all groups; what is assigned to one of them is in its group."
+    def __setitem__(self, i, new): self[i].replace(new)

@@ -1,7 +1,10 @@
 "fastai's `Lookahead`, which wraps an optimizer: here it is the same optimizer with two more steppers."
+from numbers import Integral
+
 from fastcore.foundation import L
 
-from optimcb.optimizer import Optimizer
+from optimcb.hypers import spread
+from optimcb.optimizer import MADE_AGAIN, Optimizer
 from optimcb.steppers import lookahead_step, slow_start
 
 __all__ = ['Lookahead']
@@ -21,7 +24,7 @@ class Lookahead(Optimizer):
         if not isinstance(opt, Optimizer) or type(opt).step is not Optimizer.step:
             raise TypeError(f"Lookahead adds steppers to an Optimizer, but {type(opt).__name__} has a step of its own. Put its steppers in an Optimizer.")
         if isinstance(opt, Lookahead): raise TypeError("this optimizer looks ahead already, and it can have one set of slow weights only.")
-        self.__dict__.update(opt.__dict__)
+        self.__dict__.update({k: v for k, v in opt.__dict__.items() if k not in MADE_AGAIN})
         self.opt, self.cbs = opt, L(slow_start, *opt.cbs, lookahead_step)
         self.set_hypers(k=k, alpha=alpha)
         self.defaults.update(k=k, alpha=alpha)
@@ -34,8 +37,9 @@ class Lookahead(Optimizer):
         v # A value, one for each group, or a slice
     ):
         "`Optimizer.set_hyper`, which knows what `k` and `alpha` can be."
-        if k == 'k' and not (isinstance(v, int) and v >= 1): raise ValueError(f"`k` must be a whole number of steps, 1 or more, but is {v!r}.")
-        if k == 'alpha' and not 0 <= v <= 1: raise ValueError(f"`alpha` must be from 0 to 1, but is {v!r}.")
+        for o in spread(k, v, len(self.param_lists)):
+            if k == 'k' and not (isinstance(o, Integral) and o >= 1): raise ValueError(f"`k` must be a whole number of steps, 1 or more, but is {o!r}.")
+            if k == 'alpha' and not 0 <= o <= 1: raise ValueError(f"`alpha` must be from 0 to 1, but is {o!r}.")
         super().set_hyper(k, v)
 
     @property

@@ -11,11 +11,13 @@ from torch import Tensor
 from optimcb.checkpoint import copied, pack, unpack
 from optimcb.composition import Composition
 from optimcb.engine import eager
-from optimcb.hypers import NOT_HYPERS, HyperView, check, from_torch, spread, suggest
+from optimcb.hypers import NOT_HYPERS, RANGES, HyperView, HyperViews, check, from_torch, spread, suggest
 
 __all__ = ['Optimizer']
 
+NOTHING = "`params` is empty: there is nothing to optimize. Is it a generator that was used up, or is the whole model frozen?"
 NAMES_FOR_ALL = "some parameters have names and some have not. Pass (name, tensor) pairs for all of them, or for none."
+MADE_AGAIN = frozenset({'step', '_composition', '_tried'}) # `step` is in an instance where a scheduler has put it
 ALWAYS_WELCOME = frozenset({'lr', 'mom'}) # fastai passes and schedules these, whether or not a stepper reads them
 
 
@@ -48,6 +50,7 @@ class Optimizer(torch.optim.Optimizer):
         self.hyper_names.update(values)
         super().__init__([{**{k: v[i] for k, v in values.items()}, **self._own(g)} for i, g in enumerate(groups)],
                          {k: v[-1] for k, v in values.items()})
+        if not any(g['params'] for g in self.param_groups): raise ValueError(NOTHING)
         self.frozen_idx = 0
 
     # What is stepped, and how
@@ -59,6 +62,8 @@ class Optimizer(torch.optim.Optimizer):
         if known is None or known.cbs != tuple(self.cbs):
             known = self._composition = Composition(self.cbs)
             self.hyper_names |= known.reads
+            for g in self.__dict__.get('param_groups', ()):
+                for k, v in known.defaults.items(): g.setdefault(k, v)
         return known
 
     @property
@@ -72,12 +77,10 @@ class Optimizer(torch.optim.Optimizer):
     @property
     def hypers(self) -> L:
         "The hyper-parameters of each group: live views of `param_groups`."
-        return L(HyperView(g, self.hyper_names) for g in self.param_groups)
+        return HyperViews(HyperView(g, self.hyper_names) for g in self.param_groups)
     @hypers.setter
     def hypers(self, v):
-        for h, new in zip(self.hypers, v, strict=True):
-            for k in list(h): del h[k]
-            h.update(new)
+        for h, new in zip(self.hypers, [dict(h) for h in v], strict=True): h.replace(new)
 
     def all_params(self,
         n:slice|int=slice(None), # Which groups
@@ -97,22 +100,28 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad(): loss = closure()
         composition = self.composition
-        work = [[(p, self.state[p], hypers) for p in pg if _has_grad(p)] for pg, hypers in zip(self.param_lists, self.hypers.map(dict))]
-        if composition is not self.__dict__.get('_tried'): self._try(composition, [group.pop(0) for group in work if group])
-        eager.step(composition, [o for group in work for o in group])
+        hypers = [dict(h) for h in self.hypers]
+        work = [(p, self.state[p], h) for pg, h in zip(self.param_lists, hypers) for p in pg if _has_grad(p)]
+        setup = composition, [h.keys() for h in hypers]
+        if self.__dict__.get('_tried') != setup:
+            work = self._try(composition, work)
+            self._tried = setup
+        eager.step(composition, work)
         return loss
 
-    def _try(self, composition, firsts):
-        "The first step of a composition, on the first parameter of each group: if it fails, nothing has changed"
+    def _try(self, composition, work):
+        "Step the first parameter, and the first of each group that lacks a hyper-parameter of its group; if that fails, nothing has changed"
+        firsts = list({id(h): o for o in reversed(work) for h in [o[2]]}.values())[::-1]
+        firsts = [o for o in firsts if o is firsts[0] or o[2].keys() < firsts[0][2].keys() | o[2].keys()]
+        before = [set(state) for _, state, _ in firsts]
         with ExitStack() as stack:
             for p, state, _ in firsts: stack.enter_context(_unharmed(p, state))
             eager.step(composition, firsts)
         # A number in a signature that a stepper turns out to return was state all along, not a hyper-parameter
-        returned = {k for _, state, _ in firsts for k in state if k in composition.assumed}
-        for d in (self.defaults, *self.param_groups):
-            for k in returned:
-                if d.get(k) is composition.assumed[k]: del d[k]
-        if firsts: self._tried = composition
+        for k in {k for (_, state, _), old in zip(firsts, before) for k in state.keys() - old}:
+            for d in (self.defaults, *self.param_groups):
+                if k in d and composition.is_default(k, d[k]): del d[k]
+        return [o for o in work if not any(o is f for f in firsts)]
 
     def zero_grad(self,
         set_to_none:bool=False # Drop the gradients, instead of filling them with zeros as fastai does?
@@ -146,15 +155,18 @@ class Optimizer(torch.optim.Optimizer):
         "`group` with checked hyper-parameters under our names"
         if not isinstance(group, dict): raise TypeError(f"a parameter group must be a dict with `params`, not {group!r:.80} ({type(group).__name__}).")
         if 'params' not in group: raise ValueError(f"a parameter group needs `params`, but this one has {sorted(group)}.")
-        hypers = from_torch({k: v for k, v in group.items() if k not in NOT_HYPERS}, self.composition.reads)
-        self._warn_unread(hypers)
-        self.hyper_names.update(hypers)
-        return {**{k: group[k] for k in NOT_HYPERS if k in group}, **{k: check(k, v) for k, v in hypers.items()}}
+        composition = self.composition
+        values = from_torch({k: v for k, v in group.items() if k not in NOT_HYPERS}, composition.reads)
+        known = composition.reads | ALWAYS_WELCOME | self.hyper_names
+        self._warn_unread(k for k in values if k in RANGES or suggest(k, composition.reads)) # others are somebody's notes: a name, an `initial_lr`
+        self.hyper_names.update(k for k in values if k in known)
+        return {**{k: group[k] for k in NOT_HYPERS if k in group}, **{k: check(k, v) if k in known else v for k, v in values.items()}}
 
-    def _warn_unread(self, hypers):
-        unread = [k for k in hypers if k not in self.composition.reads | ALWAYS_WELCOME | self.hyper_names]
-        meant = ''.join(suggest(k, self.composition.reads) for k in unread)
-        if unread: warnings.warn(f"no stepper reads {' or '.join(f'`{k}`' for k in unread)}: {', '.join(self.composition.labels)} don't.{meant}", stacklevel=4)
+    def _warn_unread(self, names):
+        composition = self.composition
+        unread = [] if composition.reads_all else [k for k in names if k not in composition.reads | ALWAYS_WELCOME | self.hyper_names]
+        meant = ''.join(suggest(k, composition.reads) for k in unread)
+        if unread: warnings.warn(f"no stepper reads {' or '.join(f'`{k}`' for k in unread)}: {', '.join(composition.labels)} don't.{meant}", stacklevel=4)
 
     def set_hypers(self, **kwargs):
         "`set_hyper` for all `kwargs`."
@@ -212,6 +224,7 @@ class Optimizer(torch.optim.Optimizer):
         Raises `ValueError`, and changes nothing, if it is of other parameters.
         Warns if it is of other steppers: then what these ones can use is taken.
         """
+        if not isinstance(state_dict, dict): raise ValueError(f"a state dict must be a dict, but is {state_dict!r:.80} ({type(state_dict).__name__}).")
         sd = dict(state_dict)
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             new = hook(self, sd)
@@ -227,7 +240,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __getstate__(self):
         "Everything but hooks, as in torch, and what is made again when needed"
-        return {k: v for k, v in self.__dict__.items() if not k.endswith('_hooks') and k not in ('step', '_composition', '_tried')}
+        return {k: v for k, v in self.__dict__.items() if not k.endswith('_hooks') and k not in MADE_AGAIN}
 
     def __setstate__(self, state):
         super().__setstate__(state)
@@ -260,10 +273,11 @@ def _unharmed(p, state):
 
 def _as_groups(params) -> list[dict]:
     "`params`, in any of the forms that torch and fastai have for it, as a list of torch's dicts"
-    if isinstance(params, torch.nn.Module): raise TypeError("`params` is a model. Pass its parameters: `model.parameters()`.")
+    if isinstance(params, torch.nn.Module) and not isinstance(params, torch.nn.ParameterList):
+        raise TypeError("`params` is a model. Pass its parameters: `model.parameters()`.")
     _check_order(params)
     params = L(params)
-    if not params: raise ValueError("`params` is empty: there is nothing to optimize. Is it a generator that was used up, or is the whole model frozen?")
+    if not params: raise ValueError(NOTHING)
     if isinstance(params[0], dict): return list(params)
     if isinstance(params[0], (L, list)): return [{'params': ps} for ps in params]
     return [{'params': params}]
@@ -278,6 +292,8 @@ def _split_names(params) -> tuple[list, list|None]:
     _check_order(params)
     params = list(L(params))
     named = [isinstance(p, tuple) for p in params]
+    for p in params:
+        if isinstance(p, tuple) and not (len(p) == 2 and isinstance(p[0], str)): raise TypeError(f"a pair must be (name, tensor), not {p!r:.80}.")
     if any(named) and not all(named): raise ValueError(NAMES_FOR_ALL)
     return ([p for _, p in params], [n for n, _ in params]) if any(named) else (params, None)
 
@@ -287,7 +303,7 @@ def _check_params(params, others):
     for i, p in enumerate(params):
         if isinstance(p, Real): continue # fastai's documentation makes optimizers of numbers, which never have a gradient
         if not isinstance(p, Tensor): raise TypeError(f"only tensors can be optimized, but parameter {i} is {p!r:.80} ({type(p).__name__}).")
-        what = f"parameter {i}, of shape {tuple(p.shape)}, is"
-        if not (p.is_leaf or p.retains_grad): raise ValueError(f"{what} no leaf: it was computed from other tensors. Optimize those, or `p.detach()`.")
-        if id(p) in seen: raise ValueError(f"{what} there twice, and would be stepped twice. Put it in one group only.")
+        if not (p.is_leaf or p.retains_grad):
+            raise ValueError(f"parameter {i}, of shape {tuple(p.shape)}, is no leaf: it was computed from other tensors. Optimize those, or `p.detach()`.")
+        if id(p) in seen: raise ValueError(f"parameter {i} of the group is there twice, and would be stepped twice. Put it in one group only.")
         seen.add(id(p))

@@ -1,13 +1,17 @@
 "A stepper: a callback of which the parameter names are the contract, and what it may return."
+import dis
 import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
 from numbers import Real
 from types import CodeType
 
+import torch
+
 __all__ = ['ONE_STEP', 'Stepper', 'label', 'once']
 
 ONE_STEP = frozenset({'update'})  # names that live for one step, whoever returns them
+TORCH_KEYWORDS = frozenset({'alpha', 'value', 'beta', 'dim', 'dtype', 'device', 'keepdim', 'memory_format', 'min', 'max', 'out'})  # of its functions
 
 
 class once(dict):
@@ -24,10 +28,14 @@ class Stepper:
     ):
         if not callable(f): raise TypeError(f"a stepper must be callable, but {f!r} is not. Pass functions of a parameter in `cbs`.")
         self.f, self.innermost, self.label = f, _innermost(f), label(f)
+        if isinstance(self.innermost, type) and issubclass(self.innermost, torch.optim.Optimizer):
+            raise TypeError(f"{getattr(f, '__name__', self.label)} is an optimizer, not a stepper. Call it with parameters, or pass its steppers, `.cbs`.")
         taken, self.takes_all = _parameters(f)
+        code = _code(f)
         self.names = tuple(p.name for p in taken)
         self.required = tuple(p.name for p in taken if p.default is p.empty)
-        self.mentions = frozenset(_strings(_code(f)))
+        self.mentions = frozenset(_strings(code)) - TORCH_KEYWORDS
+        self.reads_all = self.takes_all and (code is None or _uses_kwargs(code))
         given = f.keywords if isinstance(f, partial) else {}
         self.declared = {k: v for k, v in getattr(self.innermost, 'defaults', {}).items() if k not in given}
         self.numbers = {p.name: p.default for p in taken if isinstance(p.default, Real) and not isinstance(p.default, bool)}
@@ -44,8 +52,13 @@ def label(
 ) -> str:
     "A stepper's name, with what partials fix: `average_grad(dampening=True)`."
     name = getattr(_innermost(f), '__name__', type(f).__name__)
-    fixed = ', '.join(f'{k}={v!r}' for k, v in f.keywords.items()) if isinstance(f, partial) else ''
+    fixed = ', '.join(f'{k}={_shown(v)}' for k, v in f.keywords.items()) if isinstance(f, partial) else ''
     return f'{name}({fixed})' if fixed else name
+
+
+def _shown(v) -> str:
+    "`v` as it is from run to run: no addresses"
+    return repr(v) if isinstance(v, (str, Real, bool, type(None))) else getattr(v, '__name__', type(v).__name__)
 
 
 def _innermost(f):
@@ -76,3 +89,9 @@ def _strings(code:CodeType|None) -> Iterator[str]:
         if isinstance(c, str): yield c
         elif isinstance(c, tuple): todo += c
         elif isinstance(c, CodeType): todo += c.co_consts
+
+
+def _uses_kwargs(code:CodeType) -> bool:
+    "Does a function do anything with its `**kwargs`?"
+    name = code.co_varnames[code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & inspect.CO_VARARGS)]
+    return any(i.argval == name and i.opname.startswith('LOAD') for i in dis.get_instructions(code))

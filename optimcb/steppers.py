@@ -131,7 +131,8 @@ def average_update(p,
     **kwargs):
     "Momentum of the updates, where `average_grad` has that of the gradients: `torch.optim.RMSprop` divides first."
     if update_avg is None: update_avg = torch.zeros_like(update)
-    return {'update_avg': update_avg.mul_(mom).add_(update), 'update': update_avg}
+    update_avg.mul_(mom).add_(update)
+    return {'update_avg': update_avg, 'update': update_avg.clone()}
 
 
 def average_center(p,
@@ -146,7 +147,7 @@ def center_sqr_avg(p,
     sqr_avg, # State: mean of squared gradients
     grad_center, # State: mean of gradients
     **kwargs):
-    "For this step, `sqr_avg` is the variance of the gradients (Graves 2013, https://arxiv.org/abs/1308.0850, eq. 38-42)."
+    "For this step, `sqr_avg` is the variance of the gradients (Graves 2013, https://arxiv.org/abs/1308.0850, eq. 38-41)."
     return once(sqr_avg=sqr_avg.addcmul(grad_center, grad_center, value=-1).clamp_(min=0))
 
 
@@ -333,7 +334,7 @@ def rectification(
     sqr_mom, # Coefficient of the past, 0 to 1
     step # Number of the step
 ):
-    "RAdam's correction of the step for the variance of `sqr_avg`, or None while that is too large (Liu et al. 2020, alg. 2)."
+    "RAdam's correction of the step for the variance of `sqr_avg`, or None while that is too large (Liu et al. 2020, alg. 2, from 5 on as in its code)."
     r_inf = 2/(1-sqr_mom) - 1
     r = r_inf - 2*step*sqr_mom**step/(1-sqr_mom**step)
     return math.sqrt(((r-4)*(r-2)*r_inf) / ((r_inf-4)*(r_inf-2)*r)) if r > 5 else None

@@ -61,8 +61,9 @@ def test_any_shape_dtype_and_layout(algo, shape, dtype, flip, wd, seed):
     exact, p = params([shape], torch.float64, seed)[0], params([shape], dtype, seed)[0]
     turned = tuple(reversed(range(p.dim())))
     if flip: p.data = p.data.permute(turned).contiguous().permute(turned)
-    eps = dict(eps=1e-3) if 'eps' in inspect.signature(algo).parameters else {} # 1e-8 is nothing in 16 bits
-    a, b = (algo([o], lr=0.01, wd=wd, **eps) for o in (exact, p))
+    coarse = dict(eps=1e-2, sqr_mom=0.9) # 1e-8, and a thousandth of a square, are nothing in 16 bits
+    coarse = {k: v for k, v in coarse.items() if k in inspect.signature(algo).parameters}
+    a, b = (algo([o], lr=0.01, wd=wd, **coarse) for o in (exact, p))
     for i in range(3):
         set_grads([exact], i); set_grads([p], i) # noqa: E702
         grad, kept = p.grad, p.grad.clone()
@@ -156,6 +157,23 @@ def test_lookahead_is_its_optimizer_with_two_more_steppers():
     with pytest.raises(TypeError, match='already'): oc.Lookahead(opt)
     with pytest.raises(ValueError, match='whole number'): opt.k = 0
     assert dict(oc.ranger(ps, 0.1, weight_decay=0.3, betas=(0.5, 0.6)).hypers[0]).items() >= dict(wd=0.3, mom=0.5, sqr_mom=0.6, eps=1e-6).items()
+
+
+def test_nesterov_needs_momentum():
+    for options in (dict(), dict(mom=0.9, dampening=True)):
+        with pytest.raises(ValueError, match='Nesterov'): oc.SGD(params(), lr=0.1, nesterov=True, **options)
+    ps = params()
+    assert list(oc.SGD([ps[:2], ps[2:]], lr=0.1, mom=[0.9, 0.8]).hypers.itemgot('mom')) == [0.9, 0.8]
+
+
+def test_lookahead_around_an_optimizer_with_a_scheduler():
+    ps = params()
+    inner = oc.SGD(ps, lr=0.1)
+    torch.optim.lr_scheduler.ExponentialLR(inner, 0.9)
+    opt = oc.Lookahead(inner, k=1)
+    set_grads(ps)
+    opt.step()
+    assert opt.count == 1
 
 
 # Corners that random gradients don't reach

@@ -172,6 +172,34 @@ def test_of_torchs_own_optimizer_is_refused_not_misread():
         assert opt.hypers[0]['lr'] == 0.5 and not any(opt.state.values())
 
 
+def test_only_torchs_keys_and_entries_of_ones_own():
+    ps = params()
+    opt = oc.SGD(ps, lr=0.1, mom=0.9)
+    advance(opt, ps, 0, 1)
+    opt.state[ps[0]]['tag'] = 1
+    other = oc.SGD(copies(ps), lr=0.5, mom=0.9)
+    other.load_state_dict({k: v for k, v in opt.state_dict().items() if k in ('state', 'param_groups')})
+    assert other.state[other.param_lists[0][0]]['tag'] == 1 and other.hypers[0]['lr'] == 0.1
+
+
+def test_a_wrapped_optimizers_state_loads_into_the_plain_one():
+    ps = params()
+    opt = oc.Lookahead(oc.RMSProp(ps, lr=0.1))
+    advance(opt, ps, 0, 1)
+    other = oc.RMSProp(copies(ps), lr=0.5)
+    with pytest.warns(UserWarning, match='Taken: sqr_avg; left: count, slow_avg'): other.load_state_dict(opt.state_dict())
+
+
+@pytest.mark.parametrize('sd', [None, {'state': {}, 'param_groups': [{'lr': 1}]}, {'state': {0: 5}, 'param_groups': [{'params': [0, 1, 2, 3]}]}], ids=str)
+def test_a_damaged_state_dict_is_refused(sd):
+    with pytest.raises(ValueError): oc.SGD(params(), lr=0.1).load_state_dict(sd)
+
+
+def test_labels_are_the_same_in_every_process():
+    cb = partial(average_grad, dampening=True, f=lambda x: x, t=torch.ones(2))
+    assert oc.Composition([cb]).labels == ['average_grad(dampening=True, f=<lambda>, t=Tensor)']
+
+
 def test_copies_even_what_it_does_not_know():
     ps = params([(2,)])
     opt = Optimizer(ps, lambda p, seen=None: {'seen': np.ones(2), 'set': {1}})

@@ -1,5 +1,7 @@
 "`Optimizer` keeps torch's contract and fastai's, runs steppers as people write them, and refuses bad input unharmed."
 import copy
+import functools
+import io
 import pickle
 import threading
 import warnings
@@ -120,6 +122,22 @@ def test_defaults_come_from_attribute_signature_and_partial():
     assert dict(Optimizer(params(), partial(average_grad, dampening=True)).hypers[0]) == dict(mom=0.9)
 
 
+def test_state_comes_before_a_default_also_after_loading():
+    def scaled(p, lr, lr_mult=1.25): p.data.add_(p.grad, alpha=-lr*lr_mult)
+    ps = params([(2,), (2,)])
+    start = [p.data.clone() for p in ps]
+    opt = Optimizer(ps, scaled, lr=1.)
+    opt.state[ps[1]]['lr_mult'] = 0.5
+    for _ in range(2):
+        for p in ps: p.grad = torch.ones(2)
+        opt.step()
+        f = io.BytesIO()
+        torch.save(opt.state_dict(), f)
+        f.seek(0)
+        opt.load_state_dict(torch.load(f, weights_only=True))
+    assert torch.allclose(start[0] - ps[0], torch.tensor(2.5)) and torch.allclose(start[1] - ps[1], torch.tensor(1.)) and opt.hypers[0]['lr_mult'] == 1.25
+
+
 def test_steppers_that_disagree_keep_their_own_default():
     def a(p, beta=0.1): return {'a': beta}
     def b(p, beta=0.2): return {'b': beta}
@@ -202,6 +220,41 @@ def test_gradients_are_left_as_they_are():
     assert all(p.grad is g and torch.equal(g, k) for p, g, k in zip(ps, grads, kept))
 
 
+def test_a_wrapped_library_stepper_is_not_the_librarys():
+    @functools.wraps(sgd_step)
+    def halved(p, **kwargs):
+        p.grad.mul_(0.5)
+        return sgd_step(p, **kwargs)
+    ps = params([(2,)])
+    set_grads(ps)
+    kept = ps[0].grad.clone()
+    Optimizer(ps, halved, lr=0.1).step()
+    assert torch.equal(ps[0].grad, kept)
+
+
+def test_a_stepper_may_differentiate_the_gradient():
+    p = nn.Parameter(torch.tensor([2., 3.]))
+    (p**3).sum().backward(create_graph=True)
+    def second(p): return {'hess': torch.autograd.grad(p.grad, p, torch.ones_like(p), retain_graph=True)[0]}
+    opt = Optimizer([p], second)
+    opt.step()
+    assert torch.allclose(opt.state[p]['hess'], torch.tensor([12., 18.]))
+
+
+def test_groups_are_stepped_in_order():
+    def noise(p, lr): p.data.add_(torch.randn_like(p), alpha=lr)
+    runs = []
+    for cbs in ([noise], [noise, lambda p: None]):
+        ps = params([(2,)]*4)
+        set_grads(ps)
+        torch.manual_seed(0)
+        if len(cbs) == 2:
+            for p in ps: noise(p, 0.1)
+        else: Optimizer([ps[:2], ps[2:]], cbs, lr=0.1).step()
+        runs.append(ps)
+    assert all(torch.equal(a, b) for a, b in zip(*runs))
+
+
 # fastai's protocol
 
 def test_groups_as_fastai_documents_them():
@@ -257,6 +310,19 @@ def test_foreign_keys_reach_only_those_that_ask():
     opt.cbs.append(lambda p, initial_lr: seen.update(asked=initial_lr))
     opt.step()
     assert seen['asked'] == 0.1
+
+
+def test_hypers_can_be_assigned_whole_or_one_by_one():
+    ps = params()
+    opt = oc.SGD([ps[:2], ps[2:]], lr=[0.1, 0.2])
+    opt.hypers = opt.hypers
+    assert [h['lr'] for h in opt.hypers] == [0.1, 0.2]
+    opt.hypers = opt.hypers[::-1]
+    assert [h['lr'] for h in opt.hypers] == [0.2, 0.1]
+    opt.hypers[0] = dict(lr=0.5, wd=0.)
+    assert dict(opt.hypers[0]) == dict(lr=0.5, wd=0.) and opt.hypers[1] | {} == dict(lr=0.1, mom=0., wd=0.)
+    with pytest.raises(ValueError): opt.hypers[1] = dict(lr=-1)
+    assert opt.hypers[1]['lr'] == 0.1 and copy.deepcopy(opt.hypers[1]) == opt.hypers[1]
 
 
 def test_param_lists_can_be_assigned():
@@ -532,6 +598,11 @@ def test_a_hyper_that_no_stepper_reads_is_a_warning():
         oc.SGD(params(), lr=0.1)
         Optimizer(params(), lambda p, **kwargs: p.data.mul_(1 - kwargs['nu']), nu=0.1)
         oc.RMSProp(params(), lr=0.1)
+        Optimizer(params(), [lambda p, **kwargs: weight_decay(p, **kwargs), sgd_step], lr=0.1, wd=0.1)
+        noted = Optimizer([{'params': params(), 'name': 'body', 'initial_lr': 0.1}], sgd_step, lr=0.1)
+    assert dict(noted.hypers[0]) == dict(lr=0.1) and noted.param_groups[0]['name'] == 'body'
+    ours = Optimizer(params(), [average_sqr_grad, average_grad, oc.rms_prop_step], lr=0.1, alpha=0.5)
+    assert ours.hypers[0]['sqr_mom'] == 0.5 and 'alpha' not in ours.hypers[0]
 
 
 def adam_without(*names):
@@ -573,7 +644,7 @@ def test_parameters_that_cannot_be():
         ([], ValueError, 'empty'), (iter([]), ValueError, 'empty'), (nn.Linear(2, 2), TypeError, r'model.parameters\(\)'), (set(ps), TypeError, 'set'),
         ([{'params': set(ps)}], TypeError, 'set'), (['a'], TypeError, "'a'"), ([ps[0]*2], ValueError, 'no leaf'), ([ps[0], ps[0]], ValueError, 'twice'),
         ([[ps[0]], [ps[0]]], ValueError, 'twice'), ([{'lr': 0.1}], ValueError, 'needs `params`'), ([('a', ps[0]), ps[1]], ValueError, 'names'),
-        ([{'params': ps}, 3], TypeError, 'must be a dict')]
+        ([{'params': ps}, 3], TypeError, 'must be a dict'), ([(ps[0], ps[1])], TypeError, 'pair must be'), ([[], []], ValueError, 'empty')]
     for bad, error, message in cases:
         with pytest.raises(error, match=message): oc.SGD(bad, lr=0.1)
     opt = oc.SGD(ps, lr=0.1)
@@ -582,6 +653,9 @@ def test_parameters_that_cannot_be():
     with pytest.raises(ValueError, match='names'): opt.add_param_group({'params': [('a', params()[0])]})
     assert len(opt.param_groups) == 1
     with pytest.raises(TypeError, match='callable'): Optimizer(ps, ['sgd'], lr=0.1)
+    with pytest.raises(TypeError, match='Adam is an optimizer, not a stepper'): Optimizer(ps, [oc.Adam], lr=0.1)
+    assert len(oc.SGD(nn.ParameterList(ps), lr=0.1).param_lists[0]) == len(ps)
+    oc.SGD(nn.LazyLinear(3).parameters(), lr=0.1)
 
 
 def test_frozen_empty_and_gradless_parameters_are_left_alone():

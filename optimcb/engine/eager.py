@@ -14,6 +14,8 @@ def step(
     A complex parameter is seen as a real one with a last dimension of 2, as in torch."""
     for p, state, hypers in work:
         real, grad = (torch.view_as_real(p.data), torch.view_as_real(p.grad)) if p.is_complex() else (p, p.grad)
-        real.grad = grad if composition.spares_grads else grad.clone()
+        if composition.spares_grads: real.grad = grad
+        else:
+            with torch.set_grad_enabled(grad.requires_grad): real.grad = grad.clone() # steppers may differentiate it again
         try: composition.run(real, state, hypers)
         finally: real.grad = grad
