@@ -103,16 +103,20 @@ class Optimizer(torch.optim.Optimizer):
         hypers = [dict(h) for h in self.hypers]
         work = [(p, self.state[p], h) for pg, h in zip(self.param_lists, hypers) for p in pg if _has_grad(p)]
         setup = composition, [h.keys() for h in hypers]
-        if self.__dict__.get('_tried') != setup:
+        if work and self.__dict__.get('_tried') != setup:
             work = self._try(composition, work)
             self._tried = setup
         eager.step(composition, work)
         return loss
 
     def _try(self, composition, work):
-        "Step the first parameter, and the first of each group that lacks a hyper-parameter of its group; if that fails, nothing has changed"
-        firsts = list({id(h): o for o in reversed(work) for h in [o[2]]}.values())[::-1]
-        firsts = [o for o in firsts if o is firsts[0] or o[2].keys() < firsts[0][2].keys() | o[2].keys()]
+        """Step the first parameter, and that of each group which lacks a name that its group has; if that fails, nothing has changed.
+
+        Returns the work that is left."""
+        firsts = {}
+        for o in work: firsts.setdefault(id(o[2]), o)
+        names = work[0][2].keys()
+        firsts = [o for o in firsts.values() if o is work[0] or names - o[2].keys()]
         before = [set(state) for _, state, _ in firsts]
         with ExitStack() as stack:
             for p, state, _ in firsts: stack.enter_context(_unharmed(p, state))
