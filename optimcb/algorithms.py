@@ -21,7 +21,7 @@ __all__ = ['Algorithm', 'algorithm', 'SGD', 'RMSProp', 'Adam', 'AdamW', 'AMSGrad
 class Algorithm(partial):
     """A recipe: `Optimizer` with the steppers that a function of the options lists.
 
-    Called with `params`, `lr` and options it makes an `Optimizer`. Options that are numbers become hyper-parameters,
+    Called with `params`, `lr`, options and `engine` it makes an `Optimizer`. Options that are numbers become hyper-parameters,
     those that are flags only choose steppers. Hyper-parameters that the steppers bring along are options too.
     `.cbs` and `.hypers` are those of the defaults.
 
@@ -39,7 +39,8 @@ class Algorithm(partial):
         self.__doc__, self.__module__ = recipe.__doc__, recipe.__module__
         first = [inspect.Parameter(o, inspect.Parameter.POSITIONAL_OR_KEYWORD) for o in ('params', 'lr')]
         others = [inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=v) for k, v in self.hypers.items() if k not in options]
-        self.__signature__ = inspect.Signature([*first, *options.values(), *others])
+        engine = inspect.Parameter('engine', inspect.Parameter.KEYWORD_ONLY, default='auto')
+        self.__signature__ = inspect.Signature([*first, *options.values(), *others, engine])
         return self
 
     @property
@@ -62,7 +63,7 @@ class Algorithm(partial):
         given.apply_defaults()
         given = given.arguments
         cbs = self.recipe(**{k: given[k] for k in self.options})
-        opt = Optimizer(given['params'], cbs, lr=given['lr'], **{k: given[k] for k in self.hypers})
+        opt = Optimizer(given['params'], cbs, lr=given['lr'], engine=given['engine'], **{k: given[k] for k in self.hypers})
         for h in opt.hypers:
             for k in self.hypers: check(k, h[k], NOT_NEGATIVE)
         return opt

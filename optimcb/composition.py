@@ -3,7 +3,9 @@
 Nothing here knows where a step is executed: an engine hands `Composition.run` a parameter, or something that
 stands for one.
 """
+from collections.abc import Iterator
 from numbers import Real
+from types import GeneratorType
 
 from optimcb import steppers
 from optimcb.hypers import suggest
@@ -22,7 +24,8 @@ class Composition:
     `reads` are the names that some stepper may read. `defaults` are the hyper-parameters that come with the steppers:
     those of fastai's `.defaults` (the last one counts), and numbers in signatures that the steppers agree on. `assumed`
     are the latter alone: as long as such a number keeps its default, state of that name comes first.
-    `reads_all` tells that some stepper may read any name, `spares_grads` that none writes into a gradient.
+    `reads_all` tells that some stepper may read any name, `sums_over_all` that some stepper yields what is to be summed
+    over all parameters, `spares_grads` that none writes into a gradient.
     """
     def __init__(self,
         cbs # Callables; `None` is passed over
@@ -31,6 +34,7 @@ class Composition:
         self.steppers = [Stepper(f) for f in self.cbs if f is not None]
         self.reads = frozenset().union(*(s.mentions.union(s.names) for s in self.steppers))
         self.reads_all = any(s.reads_all for s in self.steppers)
+        self.sums_over_all = any(s.sums_over_all for s in self.steppers)
         self.spares_grads = all(any(s.innermost is o for o in vars(steppers).values()) for s in self.steppers)
         declared = {k: v for s in self.steppers for k, v in s.declared.items()}
         numbers = {}
@@ -50,26 +54,31 @@ class Composition:
         value # Its value
     ) -> bool:
         "Is this a number in a signature that nobody has changed?"
-        return name in self.assumed and isinstance(value, Real) and value == self.assumed[name]
+        return name in self.assumed and (type(value) is float or isinstance(value, Real)) and value == self.assumed[name]
 
     def run(self,
         p, # The parameter, with its `.grad`
         state:dict, # Its state; takes what the steppers return
         hypers:dict # The hyper-parameters of its group
-    ) -> None:
-        """One step of `p`: each stepper sees what those before it made.
+    ) -> Iterator:
+        """One step of `p`, which is done when the iterator is used up: each stepper sees what those before it made.
 
         A name means what a stepper of this step gave `once`, else the hyper-parameter, else the state, which
-        comes before a hyper-parameter that nobody has set. Raises `MissingName` if a stepper needs what is not there.
+        comes before a hyper-parameter that nobody has set. What a stepper yields is yielded, to be sent back the sum
+        over all parameters. Raises `MissingName` if a stepper needs what is not there.
         """
-        is_set = {k: v for k, v in hypers.items() if not self.is_default(k, v)}
+        default = [k for k in self.assumed if k in hypers and self.is_default(k, hypers[k])]
+        is_set = {k: v for k, v in hypers.items() if k not in default} if default else hypers
         values = {**hypers, **state, **is_set}
         for stepper in self.steppers:
-            try: new = stepper(p, values)
-            except TypeError as e:
-                lacking = [k for k in stepper.required if k not in values]
-                if not lacking: raise
-                raise MissingName(_lacking(stepper, lacking[0], values)) from e
+            try:
+                new = stepper(p, values)
+                if isinstance(new, GeneratorType): new = yield from new
+            except Exception as e:
+                lacking = [k for k in stepper.required if k not in values] if isinstance(e, TypeError) else []
+                if lacking: raise MissingName(_lacking(stepper, lacking[0], values)) from e
+                e.stepper = getattr(e, 'stepper', stepper) # for who tells the user
+                raise
             if not isinstance(new, dict): continue
             for name, value in new.items():
                 if isinstance(new, once) or name in ONE_STEP: values[name] = value

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from optimcb.checkpoint import copied, pack, unpack
 from optimcb.composition import Composition
-from optimcb.engine import eager
+from optimcb.engine import ENGINES, Runner, eager
 from optimcb.hypers import NOT_HYPERS, RANGES, HyperView, HyperViews, check, from_torch, spread, suggest
 
 __all__ = ['Optimizer']
 
 NOTHING = "`params` is empty: there is nothing to optimize. Is it a generator that was used up, or is the whole model frozen?"
 NAMES_FOR_ALL = "some parameters have names and some have not. Pass (name, tensor) pairs for all of them, or for none."
-MADE_AGAIN = frozenset({'step', '_composition', '_tried'}) # `step` is in an instance where a scheduler has put it
+MADE_AGAIN = frozenset({'step', '_composition', '_tried', '_runner'}) # `step` is in an instance where a scheduler has put it
 ALWAYS_WELCOME = frozenset({'lr', 'mom'}) # fastai passes and schedules these, whether or not a stepper reads them
 
 
@@ -36,11 +36,13 @@ class Optimizer(torch.optim.Optimizer):
     def __init__(self,
         params:Tensor|Iterable, # Tensors, `(name, tensor)` pairs, dicts with `params`, or a list of lists: one group each
         cbs:Callable|Iterable, # Steppers, in the order in which they are called
+        *,
+        engine:str='auto', # 'eager', 'foreach', 'fused', or 'auto': the fastest that can run the steppers
         **hypers # Hyper-parameters: a value, one for each group, or a slice. They override the steppers' defaults
     ):
         if hypers.pop('train_bn', None) is not None:
             warnings.warn("`train_bn` has no effect in `Optimizer`. Pass it to `Learner`.", stacklevel=2)
-        self.cbs = L(list(L(cbs)))
+        self.cbs, self.engine = L(list(L(cbs))), engine
         self.hyper_names = set()
         composition = self.composition
         hypers = {**composition.defaults, **from_torch(hypers, composition.reads)}
@@ -54,6 +56,21 @@ class Optimizer(torch.optim.Optimizer):
         self.frozen_idx = 0
 
     # What is stepped, and how
+
+    @property
+    def engine(self) -> str:
+        "Where steps are executed: 'auto', 'eager', 'foreach' or 'fused'. May be set between steps."
+        return self.__dict__.get('_engine', 'auto')
+    @engine.setter
+    def engine(self, name):
+        if name not in ENGINES: raise ValueError(f"there is no engine {name!r}. There are {', '.join(ENGINES)}.")
+        self._engine = name
+        self.__dict__.pop('_runner', None)
+
+    @property
+    def _running(self) -> Runner:
+        if '_runner' not in self.__dict__: self._runner = Runner(self.engine)
+        return self._runner
 
     @property
     def composition(self) -> Composition:
@@ -100,14 +117,23 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad(): loss = closure()
         composition = self.composition
-        hypers = [dict(h) for h in self.hypers]
-        work = [(p, self.state[p], h) for pg, h in zip(self.param_lists, hypers) for p in pg if _has_grad(p)]
+        names = self.hyper_names - NOT_HYPERS
+        hypers = [{k: v for k, v in g.items() if k in names} for g in self.param_groups]
+        if self.engine == 'eager':
+            work = [(p, self.state[p], h) for g, h in zip(self.param_groups, hypers) for p in g['params'] if _has_grad(p)]
+            stepped = []
+        else: work, made, stepped = self._running.step(self, composition, hypers)
+        if stepped and made: self._not_hypers(made)
+        self._step_eagerly(composition, work, hypers)
+        torch.autograd.graph.increment_version([p for p, *_ in work] + stepped)
+        return loss
+
+    def _step_eagerly(self, composition, work, hypers):
         setup = composition, [h.keys() for h in hypers]
         if work and self.__dict__.get('_tried') != setup:
             work = self._try(composition, work)
             self._tried = setup
         eager.step(composition, work)
-        return loss
 
     def _try(self, composition, work):
         """Step the first parameter, and that of each group which lacks a name that its group has; if that fails, nothing has changed.
@@ -116,16 +142,19 @@ class Optimizer(torch.optim.Optimizer):
         firsts = {}
         for o in work: firsts.setdefault(id(o[2]), o)
         names = work[0][2].keys()
-        firsts = [o for o in firsts.values() if o is work[0] or names - o[2].keys()]
+        firsts = work if composition.sums_over_all else [o for o in firsts.values() if o is work[0] or names - o[2].keys()]
         before = [set(state) for _, state, _ in firsts]
         with ExitStack() as stack:
             for p, state, _ in firsts: stack.enter_context(_unharmed(p, state))
             eager.step(composition, firsts)
-        # A number in a signature that a stepper turns out to return was state all along, not a hyper-parameter
-        for k in {k for (_, state, _), old in zip(firsts, before) for k in state.keys() - old}:
-            for d in (self.defaults, *self.param_groups):
-                if k in d and composition.is_default(k, d[k]): del d[k]
+        self._not_hypers({k for (_, state, _), old in zip(firsts, before) for k in state.keys() - old})
         return [o for o in work if not any(o is f for f in firsts)]
+
+    def _not_hypers(self, made):
+        "A number in a signature that a stepper turns out to return was state all along, not a hyper-parameter"
+        for k in made:
+            for d in (self.defaults, *self.param_groups):
+                if k in d and self.composition.is_default(k, d[k]): del d[k]
 
     def zero_grad(self,
         set_to_none:bool=False # Drop the gradients, instead of filling them with zeros as fastai does?
@@ -209,6 +238,7 @@ class Optimizer(torch.optim.Optimizer):
     def clear_state(self):
         "Forget the state of all parameters, but for `do_wd` and `force_train`."
         for p, _, state, _ in self.all_params(): self.state[p] = {k: state[k] for k in self._keep_on_clear if k in state}
+        self.__dict__.pop('_runner', None)
 
     def state_dict(self) -> dict:
         "A copy of the state in torch's shape, with fastai's `hypers`, the steppers' names and the parameters' shapes beside it."
@@ -238,6 +268,7 @@ class Optimizer(torch.optim.Optimizer):
         self.hyper_names |= hyper_names
         self.state.clear()
         self.state.update(states)
+        self.__dict__.pop('_runner', None)
         for hook in self._optimizer_load_state_dict_post_hooks.values(): hook(self)
 
     def __repr__(self): return f"{', '.join(self.composition.labels)}\n{super().__repr__()}"

@@ -8,7 +8,7 @@ from types import CodeType
 
 import torch
 
-__all__ = ['ONE_STEP', 'Stepper', 'label', 'once']
+__all__ = ['ONE_STEP', 'Stepper', 'code_of', 'label', 'once']
 
 ONE_STEP = frozenset({'update'})  # names that live for one step, whoever returns them
 TORCH_KEYWORDS = frozenset({'alpha', 'value', 'beta', 'dim', 'dtype', 'device', 'keepdim', 'memory_format', 'min', 'max', 'out'})  # of its functions
@@ -31,10 +31,11 @@ class Stepper:
         if isinstance(self.innermost, type) and issubclass(self.innermost, torch.optim.Optimizer):
             raise TypeError(f"{getattr(f, '__name__', self.label)} is an optimizer, not a stepper. Call it with parameters, or pass its steppers, `.cbs`.")
         taken, self.takes_all = _parameters(f)
-        code = _code(f)
+        code = code_of(f)
         self.names = tuple(p.name for p in taken)
         self.required = tuple(p.name for p in taken if p.default is p.empty)
         self.mentions = frozenset(_strings(code)) - TORCH_KEYWORDS
+        self.sums_over_all = inspect.isgeneratorfunction(self.innermost) or bool(code and code.co_flags & inspect.CO_GENERATOR)
         self.reads_all = self.takes_all and (code is None or _uses_kwargs(code))
         given = f.keywords if isinstance(f, partial) else {}
         self.declared = {k: v for k, v in getattr(self.innermost, 'defaults', {}).items() if k not in given}
@@ -75,7 +76,10 @@ def _parameters(f) -> tuple[list[inspect.Parameter], bool]:
     return named[first:], any(p.kind is p.VAR_KEYWORD for p in ps)
 
 
-def _code(f) -> CodeType|None:
+def code_of(
+    f:Callable # A stepper
+) -> CodeType|None:
+    "The code of a stepper, if it is Python"
     f = inspect.unwrap(_innermost(f))
     if not inspect.isroutine(f): f = type(f).__call__ # an object that can be called
     return getattr(f, '__code__', None)

@@ -1,0 +1,231 @@
+"The fused engine on the CPU: a program as C, for all parameters at once."
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from optimcb.engine import build, memory
+from optimcb.engine.ops import OPS, REDUCTIONS
+from optimcb.engine.program import KNOWN, Program, Unsupported
+
+__all__ = ['Launch', 'source']
+
+CHUNK = 16384 # elements that are worked on at a time
+BLOCK = 1024 # elements that are summed in the type of the tensor, before they are added up in double
+
+PRELUDE = (Path(__file__).parent/'kernel.h').read_text()
+
+# How a type is computed in, its suffix, how it lies in memory, how it is read and written
+_plain = '{}'
+TYPES = {
+    torch.float32: ('float', 'f', 'float', _plain, _plain),
+    torch.float64: ('double', '', 'double', _plain, _plain),
+    torch.bfloat16: ('float', 'f', 'uint16_t', 'from_bfloat16({})', 'to_bfloat16({})'),
+    torch.float16: ('float', 'f', 'uint16_t', 'from_float16({})', 'to_float16({})'),
+    torch.bool: ('int32_t', None, 'uint8_t', _plain, '({} != 0)'),
+    torch.int64: ('int64_t', 'l', 'int64_t', _plain, _plain),
+}
+WITH_INTEGERS = frozenset({'abs', 'sign', 'maximum', 'minimum', 'clamp_min', 'clamp_max'})
+
+
+def source(
+    program:Program
+) -> str:
+    "The program in C. Raises `Unsupported`."
+    writer = _Writer(program)
+    levels = [writer.level(k) for k in range(program.last + 1)]
+    entries = [writer.phase(i, ks) for i, ks in enumerate(program.phases)]
+    return '\n'.join([PRELUDE, *levels, *entries])
+
+
+def _start(n) -> str:
+    "What a reduction starts from"
+    if n.op == 'sum' or n.dtype.is_floating_point: return REDUCTIONS[n.op].start
+    if n.dtype is not torch.bool: raise Unsupported(f"`{n.op}` of {n.dtype} has no C")
+    return str(int(n.op == 'amin'))
+
+
+class _Writer:
+    def __init__(self, program):
+        self.p, self.column = program, {c: i for i, c in enumerate(program.columns)}
+
+    def operand(self, a, dtype) -> str:
+        "What stands for operand `a`, in the type that `dtype` is computed in"
+        ctype = TYPES[dtype][0]
+        if a < 0: return f'({ctype})S[{~a}]'
+        return f'v{a}' if TYPES[self.p.nodes[a].gives][0] == ctype else f'({ctype})v{a}'
+
+    def value(self, i) -> str:
+        "The declaration of node `i`"
+        n = self.p.nodes[i]
+        ctype, suffix, _, read, written = TYPES[n.dtype]
+        if n.op == 'load': e = read.format(f'm{self.column[n.args[0]]}[{"i" if n.each else 0}]')
+        elif n.op == 'external': e = read.format(f'm{self.column[n.args[0]]}[0]')
+        elif n.op == 'numel': e = 'J->numel[t]'
+        elif n.op == 'total': e = f'J->totals[{self.p.totals.index(i)}]'
+        elif n.op in REDUCTIONS: e = f'J->sums[t*{len(self.p.sums)} + {self.p.sums.index(i)}]'
+        elif n.op == 'cast':
+            e = self.operand(n.args[0], self.p.nodes[n.args[0]].gives if n.args[0] >= 0 else torch.float64)
+            e = f'{e} != 0' if n.dtype is torch.bool else read.format(written.format(f'(float){e}')) if read != _plain else e
+        else:
+            op = OPS[n.op]
+            if suffix is None and '{f}' in op.text or suffix == 'l' and '{f}' in op.text and n.op not in WITH_INTEGERS:
+                raise Unsupported(f"`{n.op}` of {n.dtype} has no C")
+            args = [self.operand(a, n.dtype) for a in n.args]
+            if n.op == 'where': args[0] = self.operand(n.args[0], torch.bool)
+            e = op.text.format(*args, f=suffix)
+        return f'const {TYPES[n.gives][0]} v{i} = ({TYPES[n.gives][0]})({e});'
+
+    def split(self, wanted):
+        "Declarations that are made once for a tensor, once for an element, and the pointers that they need"
+        needed = self.p.needed(wanted)
+        each = {i for i in needed if self.p.nodes[i].each and self.p.nodes[i].op not in KNOWN}
+        used = [self.p.nodes[i] for i in needed if self.p.nodes[i].op in ('load', 'external')]
+        return [self.value(i) for i in needed if i not in each], [self.value(i) for i in needed if i in each], used
+
+    def pointers(self, used, stores=()) -> list[str]:
+        kinds = {n.args[0]: (n.dtype, n.each, 'const ') for n in used} | {s.name: (s.dtype, s.each, '') for s in stores}
+        return [f'{const}{TYPES[dtype][2]} *restrict m{self.column[name]} = ({const}{TYPES[dtype][2]} *)M[{self.column[name]}]{" + start" if each else ""};'
+                for name, (dtype, each, const) in kinds.items()]
+
+    def head(self):
+        return ['const int64_t start = 0; (void)start;', f'void *const *M = J->memory + t*{len(self.column)};', self.numbers()]
+
+    def numbers(self): return f'const double *S = J->numbers + J->row[t]*{len(self.p.slots)};'
+
+    def level(self, k) -> str:
+        "Functions for one chunk, and for what follows it in one tensor"
+        sums, last = self.p.at(k, self.p.sums), k == self.p.last
+        stores = [s for s in self.p.stores if s.each] if last else []
+        out = []
+        if sums or stores:
+            wanted = [self.p.nodes[i].args[0] for i in sums] + [s.value for s in stores]
+            once, each, used = self.split(wanted)
+            out += [f'static void chunk{k}(const Job *J, int64_t c) {{', 'const int64_t t = J->chunk[3*c], start = J->chunk[3*c+1], n = J->chunk[3*c+2];',
+                    f'void *const *M = J->memory + t*{len(self.column)};', self.numbers(), *self.pointers(used, stores), *once]
+            out += self.summed(sums, each) if sums else ['#pragma omp simd', 'for (int64_t i = 0; i < n; i++) {', *each, *self.stored(stores, 'i'), '}']
+            out.append('}')
+        if sums: out += self.joined(k, sums)
+        totals = self.p.at(k, self.p.totals)
+        ends = [s for s in self.p.stores if not s.each] if last else []
+        if totals or ends:
+            once, _, used = self.split([self.p.nodes[i].args[0] for i in totals] + [s.value for s in ends])
+            out += [f'static void tensor{k}(const Job *J, int64_t t) {{', *self.head(), *self.pointers(used, ends), *once,
+                    *(f'J->yields[t*{len(self.p.totals)} + {self.p.totals.index(i)}] = (double){self.operand(self.p.nodes[i].args[0], torch.float64)};' for i in totals),
+                    *self.stored(ends, 0), '}']
+        return '\n'.join(out)
+
+    def stored(self, stores, i) -> list[str]:
+        res = []
+        for s in stores:
+            ctype, _, kind, _, written = TYPES[s.dtype]
+            res.append(f'm{self.column[s.name]}[{i}] = ({kind}){written.format(self.operand(s.value, s.dtype))};')
+        return res
+
+    def summed(self, sums, each) -> list[str]:
+        "A loop that sums blocks, their sums in double"
+        nodes = [(i, self.p.nodes[i], REDUCTIONS[self.p.nodes[i].op]) for i in sums]
+        kinds = {i: TYPES[n.dtype][0] for i, n, _ in nodes}
+        clause = {'sum': '+', 'amax': 'max', 'amin': 'min'}
+        simd = ' '.join(f'reduction({clause[n.op]}:x{i})' for i, n, _ in nodes)
+        start = {i: _start(n) for i, n, _ in nodes}
+        return [*(f'double a{i} = {start[i]};' for i in sums),
+                f'for (int64_t b = 0; b < n; b += {BLOCK}) {{', f'const int64_t e = b + {BLOCK} < n ? b + {BLOCK} : n;',
+                *(f'{kinds[i]} x{i} = {start[i]};' for i in sums), f'#pragma omp simd {simd}', 'for (int64_t i = b; i < e; i++) {', *each,
+                *(f'x{i} = {r.text.format(f"x{i}", self.operand(n.args[0], n.dtype))};' for i, n, r in nodes), '}',
+                *(f'a{i} = {r.text.format(f"a{i}", f"(double)x{i}")};' for i, _, r in nodes), '}',
+                *(f'J->partial[c*{len(self.p.sums)} + {self.p.sums.index(i)}] = a{i};' for i in sums)]
+
+    def joined(self, k, sums) -> list[str]:
+        "The chunks' sums together, in order"
+        out = [f'static void join{k}(const Job *J, int64_t t) {{']
+        for i in sums:
+            n, r, at = self.p.nodes[i], REDUCTIONS[self.p.nodes[i].op], f'{len(self.p.sums)} + {self.p.sums.index(i)}'
+            out += [f'double a{i} = {_start(n)};', f'for (int64_t c = J->first[t]; c < J->first[t+1]; c++) {{ const double x = J->partial[c*{at}]; a{i} = {r.text.format(f"a{i}", "x")}; }}',
+                    f'J->sums[t*{at}] = a{i};']
+        return [*out, '}']
+
+    def phase(self, i, levels) -> str:
+        "The function that Python calls: a team of threads goes through the levels"
+        body, steps = [], []
+        for k in levels:
+            sums, last = self.p.at(k, self.p.sums), k == self.p.last
+            if sums or last and any(s.each for s in self.p.stores): steps.append(('chunks', f'chunk{k}'))
+            if sums: steps.append(('tensors', f'join{k}'))
+            if self.p.at(k, self.p.totals) or last and not all(s.each for s in self.p.stores): steps.append(('tensors', f'tensor{k}'))
+        for j, (over, f) in enumerate(steps):
+            body.append(f'for (int64_t i = from(J->{over}, s), e = until(J->{over}, s); i < e; i++) {f}(J, i);')
+            if j + 1 < len(steps): body.append('wait_for_all(s);')
+        return '\n'.join([
+            f'static void work{i}(const Share *s) {{ const Job *J = s->job;', *body, '}',
+            f'static void team{i}(void *J) {{ Share s = {{J, ((const Job *)J)->thread(), ((const Job *)J)->team()}}; work{i}(&s); }}',
+            f'void phase{i}(Job *J) {{', f'if (J->parallel && J->threads > 1) J->parallel(team{i}, J, J->threads, 0);',
+            f'else {{ Share s = {{J, 0, 1}}; work{i}(&s); }}', '}'])
+
+
+class Launch:
+    """One kernel for parameters whose programs have the same key: what it is handed, and a step of it.
+
+    What doesn't change from step to step is made once. Raises `Unsupported` and `CantBuild`."""
+    def __init__(self,
+        members:list, # `(who is alike, their program)`: programs with the same key
+        at:list # Of each of them, the index of its first parameter in the plan
+    ):
+        self.members, self.program = members, members[0][1]
+        text = source(self.program)
+        self.kernel = [build.function(text, f'phase{k}') for k in range(len(self.program.phases))]
+        columns = self.program.columns
+        sizes = [p.numel() for a, _ in members for p in a.params]
+        first = np.cumsum([0, *(-(-n//CHUNK) for n in sizes)])
+        chunk = np.array([(t, o, min(CHUNK, n-o)) for t, n in enumerate(sizes) for o in range(0, n, CHUNK)], np.int64)
+        self.memory = np.zeros((len(sizes), len(columns)), np.int64)
+        self.grad, self.grads = columns.index('.grad') if '.grad' in columns else None, None
+        self.rows = np.cumsum([0, *(len(a.params) for a, _ in members)])
+        self.parts = [slice(i, i + len(a.params)) for i, (a, _) in zip(at, members)]
+        for i, (a, _) in enumerate(members): self._place(i, {'.p': a.params, **a.tensors})
+        p = self.program
+        self.numbers = np.zeros((len(members), len(p.slots)))
+        self.yields, self.totals = np.zeros((len(sizes), len(p.totals))), np.zeros(len(p.totals))
+        self.tables = [chunk, first.astype(np.int64), np.array(sizes, np.int64), np.repeat(np.arange(len(members)), np.diff(self.rows)).astype(np.int64), self.memory,
+                       self.numbers, np.zeros((len(chunk), len(p.sums))), np.zeros((len(sizes), len(p.sums))), self.yields, self.totals]
+        self.job = np.array([len(chunk), len(sizes), *(t.ctypes.data for t in self.tables), 1, *build.openmp()], np.int64)
+        self.address, self.threads = self.job.ctypes.data, 2 + len(self.tables)
+
+    def start(self,
+        recordings:list, # Of each member
+        plan # Where the gradients are
+    ):
+        "Fill in what changes from step to step: gradients, numbers, threads."
+        self.made, self.held = [], []
+        for i, ((a, program), r) in enumerate(zip(self.members, recordings)):
+            slots = r.trace.slots
+            self.numbers[i] = [slots[k] for k in program.slots]
+            if plan.grad_ptrs is not self.grads and self.grad is not None: self.memory[self.rows[i]:self.rows[i+1], self.grad] = plan.grad_ptrs[self.parts[i]]
+            self.made.append(memory.new_states(a, program.fresh, slots))
+            if program.fresh: self._place(i, self.made[i])
+            if r.trace.externals:
+                self.held.append([o.detach().to(a.example.device) for o in r.trace.externals])
+                self._place(i, {k: [o]*len(a.params) for k, o in enumerate(self.held[-1])})
+        self.grads = plan.grad_ptrs
+        self.job[self.threads] = build.threads()
+
+    def _place(self, i, lists):
+        "Note the addresses of member `i`'s tensors, by column"
+        for name, tensors in lists.items():
+            if name in self.program.columns: self.memory[self.rows[i]:self.rows[i+1], self.program.columns.index(name)] = [t.data_ptr() for t in tensors]
+
+    def phase(self, i) -> dict[int, float]:
+        "Run a phase; the sums of what it yields, by their round."
+        p = self.program
+        if i >= len(self.kernel): return {}
+        self.kernel[i](self.address)
+        return {p.rounds[j][0]: self.yields[:, j].sum() for j, (_, level) in enumerate(p.rounds) if level == p.phases[i][-1]}
+
+    def take(self, totals):
+        "Totals over all parameters, by their round."
+        for j, (round, _) in enumerate(self.program.rounds):
+            if round in totals: self.totals[j] = totals[round]
+
+    def finish(self):
+        "Hand out the state that was made."
+        for (a, _), made in zip(self.members, self.made): memory.hand_out(a, made)

@@ -1,0 +1,87 @@
+"The foreach engine: each operation of a program as one call of torch for a list of tensors."
+import torch
+
+from optimcb.engine import memory
+from optimcb.engine.ops import OPS, REDUCTIONS
+from optimcb.engine.program import operands
+
+__all__ = ['Launch']
+
+
+class Launch:
+    "Parameters whose programs have the same key, and a step of them."
+    def __init__(self,
+        members:list, # `(who is alike, their program)`: programs with the same key
+        at:list # Of each of them, the index of its first parameter in the plan
+    ):
+        self.members, self.program = members, members[0][1]
+        self.parts = [slice(i, i + len(a.params)) for i, (a, _) in zip(at, members)]
+        uses = [operands(n) if n.op not in ('load', 'external', 'numel') else () for n in self.program.nodes]
+        self.last_use = {a: i for i, args in enumerate(uses) for a in args if a >= 0}
+
+    def start(self,
+        recordings:list, # Of each member
+        plan # Where the gradients are
+    ):
+        "Fill in what changes from step to step: gradients and numbers."
+        self.made = [memory.new_states(a, program.fresh, r.trace.slots) for (a, program), r in zip(self.members, recordings)]
+        self.known = []
+        for (a, program), part, r, made in zip(self.members, self.parts, recordings, self.made):
+            self.known.append(({'.p': a.params, '.grad': plan.grads[part], **a.tensors, **made}, [r.trace.slots[k] for k in program.slots], r.trace.externals, {}))
+
+    def phase(self, i) -> dict:
+        "Run a phase; the sums of what it yields, by their round."
+        p, res = self.program, {}
+        for (a, _), (lists, slots, externals, values) in zip(self.members, self.known):
+            for k, n in enumerate(p.nodes):
+                if p.levels[k] not in p.phases[i] or n.op == 'total': continue
+                values[k] = self._value(n, a, lists, slots, externals, values)
+                for arg in operands(n) if n.op in OPS or n.op in REDUCTIONS else ():
+                    if arg >= 0 and self.last_use[arg] == k and arg not in self._kept: values.pop(arg, None)
+            if p.last in p.phases[i]: self._store(a, lists, slots, values)
+            for j, (round, level) in enumerate(p.rounds):
+                if level != p.phases[i][-1]: continue
+                x = p.nodes[p.totals[j]].args[0]
+                x = values[x] if x >= 0 else [torch.tensor(slots[~x], dtype=torch.float64)]*len(a.params)
+                res[round] = res.get(round, 0) + torch.stack([o.double() for o in x]).sum()
+        return res
+
+    @property
+    def _kept(self): return {s.value for s in self.program.stores} | {self.program.nodes[i].args[0] for i in self.program.totals}
+
+    def _value(self, n, a, lists, slots, externals, values):
+        "A list with the result of node `n` for each parameter"
+        if n.op == 'load': return lists[n.args[0]]
+        if n.op == 'external': return [externals[n.args[0]].detach().to(a.example.device)]*len(a.params)
+        if n.op == 'numel': return [torch.tensor(p.numel(), dtype=n.dtype, device=p.device) for p in a.params]
+        args = [values[o] if o >= 0 else slots[~o] for o in operands(n)]
+        if n.op in REDUCTIONS:
+            whole = args[0] if isinstance(args[0], list) else [torch.full_like(p, args[0], dtype=n.dtype) for p in a.params]
+            return [REDUCTIONS[n.op].run(x if x.shape == p.shape else x.expand(p.shape)) for x, p in zip(whole, a.params)]
+        op = OPS[n.op]
+        if n.op == 'cast':
+            if not isinstance(args[0], list): return [torch.tensor(args[0], dtype=n.dtype, device=p.device) for p in a.params]
+            return [x.to(n.dtype) for x in args[0]]
+        each = [o >= 0 and self.program.nodes[o].each for o in operands(n)]
+        if op.foreach and each[0] and all(e or not isinstance(x, list) for e, x in zip(each, args)): return list(op.foreach(*args))
+        if not any(isinstance(x, list) for x in args): args[0] = [torch.tensor(args[0], dtype=n.dtype, device=p.device) for p in a.params]
+        return [op.run(*row) for row in zip(*(x if isinstance(x, list) else [x]*len(a.params) for x in args))]
+
+    def _store(self, a, lists, slots, values):
+        loaded = {id(t) for ts in lists.values() for t in ts}
+        new = {s.name: values[s.value] if s.value >= 0 else slots[~s.value] for s in self.program.stores}
+        new = {k: [t.clone() if id(t) in loaded else t for t in v] if isinstance(v, list) else v for k, v in new.items()}
+        for name, v in new.items():
+            for i, t in enumerate(lists[name]): t.data.copy_(v[i]) if isinstance(v, list) else t.data.fill_(v)
+
+    def take(self, totals):
+        "Totals over all parameters, by their round."
+        for j, (round, _) in enumerate(self.program.rounds):
+            if round not in totals: continue
+            k = self.program.totals[j]
+            for (a, _), (*_, values) in zip(self.members, self.known): values[k] = [totals[round].to(a.example.device, self.program.nodes[k].dtype)]*len(a.params)
+
+    def finish(self):
+        "Hand out the state that was made."
+        for (a, _), made in zip(self.members, self.made): memory.hand_out(a, made)
+        self.known = self.made = None

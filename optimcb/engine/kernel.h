@@ -1,0 +1,78 @@
+// What a generated kernel stands on: types, memory in 16 bits, torch's rounding, and a team of threads.
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+// A job, as filled in by cpu.py: 64 bits a field.
+typedef struct {
+    int64_t chunks, tensors;        // a tensor is worked on in chunks
+    const int64_t *chunk;           // of each chunk: its tensor, start and size
+    const int64_t *first;           // of each tensor: its first chunk; one more at the end
+    const int64_t *numel, *row;     // of each tensor: size, and row of `numbers`
+    void *const *memory;            // of each tensor: where its columns lie
+    const double *numbers;          // in rows: what the program takes as arguments
+    double *partial, *sums;         // of each chunk, of each tensor: sums
+    double *yields;                 // of each tensor: its share of the totals
+    const double *totals;           // over all parameters
+    int64_t threads;
+    void (*parallel)(void (*)(void *), void *, unsigned, unsigned); // from torch's OpenMP; null: one thread
+    int (*thread)(void), (*team)(void);
+    void (*barrier)(void);
+} Job;
+
+typedef struct { const Job *job; int64_t thread, team; } Share;
+
+static inline void wait_for_all(const Share *s) { if (s->team > 1) s->job->barrier(); }
+static inline int64_t from(int64_t n, const Share *s) { return n * s->thread / s->team; }
+static inline int64_t until(int64_t n, const Share *s) { return n * (s->thread + 1) / s->team; }
+
+// 16-bit numbers are kept as bits, and rounded to nearest, ties to even.
+static inline float bits_to_float(uint32_t u) { float x; memcpy(&x, &u, 4); return x; }
+static inline uint32_t float_to_bits(float x) { uint32_t u; memcpy(&u, &x, 4); return u; }
+static inline float from_bfloat16(uint16_t h) { return bits_to_float((uint32_t)h << 16); }
+static inline uint16_t to_bfloat16(float x) {
+    uint32_t u = float_to_bits(x);
+    return x != x ? 0x7fc0 : (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+}
+static inline float from_float16(uint16_t h) {
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = (uint32_t)(h & 0x7fff) << 13;
+    float x = bits_to_float(rest) * 0x1p112f; // denormals too
+    uint32_t u = (h & 0x7c00) == 0x7c00 ? rest | 0x7f800000 : float_to_bits(x);
+    return bits_to_float(u | sign);
+}
+static inline uint16_t to_float16(float x) {
+    uint32_t u = float_to_bits(x), sign = u & 0x80000000, a = u ^ sign;
+    uint32_t small = float_to_bits(bits_to_float(a) + 0.5f) - 0x3f000000; // the sum rounds to denormals of 16 bits
+    uint32_t normal = (a - 0x38000000 + 0xfff + ((a >> 13) & 1)) >> 13;
+    uint32_t h = a > 0x7f800000 ? 0x7e00 : a >= 0x477ff000 ? 0x7c00 : a < 0x38800000 ? small : normal;
+    return h | sign >> 16;
+}
+
+// A function for float (_f), double (_) and int64 (_l). A product and a sum are one rounding where the processor has that, as in torch.
+#define where(c, a, b) ((c) ? (a) : (b))
+#define FUNCTIONS(T, S, F) \
+    static inline T abs##S(T x) { return fabs##F(x); } \
+    static inline T sign##S(T x) { return (T)(x > 0) - (T)(x < 0); } \
+    static inline T div##S(T a, T b) { return a / b; } \
+    static inline T maximum##S(T a, T b) { return a != a ? a : b != b ? b : a > b ? a : b; } \
+    static inline T minimum##S(T a, T b) { return a != a ? a : b != b ? b : a < b ? a : b; } \
+    static inline T lerp##S(T a, T b, T w) { return fabs##F(w) < (T)0.5 ? fma##S(w, b - a, a) : fma##S(-(b - a), 1 - w, b); } \
+    static inline T remainder##S(T a, T b) { T m = fmod##F(a, b); return m != 0 && (b < 0) != (m < 0) ? m + b : m; } \
+    static inline T softplus##S(T x, T beta, T threshold) { return x * beta > threshold ? x : log1p##F(exp##F(x * beta)) / beta; }
+
+#ifdef __FP_FAST_FMAF
+static inline float fma_f(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+#else
+static inline float fma_f(float a, float b, float c) { return a * b + c; }
+#endif
+#ifdef __FP_FAST_FMA
+static inline double fma_(double a, double b, double c) { return __builtin_fma(a, b, c); }
+#else
+static inline double fma_(double a, double b, double c) { return a * b + c; }
+#endif
+FUNCTIONS(float, _f, f)
+FUNCTIONS(double, _, )
+static inline int64_t abs_l(int64_t x) { return x < 0 ? -x : x; }
+static inline int64_t sign_l(int64_t x) { return (x > 0) - (x < 0); }
+static inline int64_t maximum_l(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t minimum_l(int64_t a, int64_t b) { return a < b ? a : b; }

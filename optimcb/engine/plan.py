@@ -1,0 +1,196 @@
+"""Who is alike: parameters that one recording holds for, and whether they still are what they were.
+
+Parameters are alike if they are of one group, type and device, with the same kinds of state and the same numbers
+among it. Whatever a kernel must not touch is left to the eager engine. What is checked in each step is checked in a
+few passes over lists, in half a microsecond a parameter.
+"""
+from itertools import repeat
+from numbers import Number
+from operator import is_, itemgetter
+
+import torch
+from torch import Tensor
+
+from optimcb.engine.trace import DTYPES, FLOATS
+
+__all__ = ['Alike', 'Changed', 'Plan']
+
+data_ptr, stride, dtype_of, is_neg = Tensor.data_ptr, Tensor.stride, Tensor.dtype.__get__, Tensor.is_neg
+
+
+class Changed(Exception):
+    "A plan doesn't hold any more."
+
+
+class Alike:
+    "Parameters that one recording holds for."
+    def __init__(self, key, group, example):
+        self.key, self.group, self.example = key, group, example
+        self.kinds, self.numbers, self.grad_dtype = key[1], dict(key[2]), key[5] # `(name, dtype, each)` of tensors; the rest of the state
+        self.params, self.states, self.places = [], [], []
+
+    def add(self, place, p, state):
+        "Take in a parameter, which is at `place` among all."
+        self.places.append(place)
+        self.params.append(p)
+        self.states.append(state)
+
+    def note(self):
+        "Note what must stay as it is."
+        self.tensors = {name: [s[name] for s in self.states] for name, _, _ in self.kinds}
+        self.size = len(self.kinds) + len(self.numbers)
+
+    def check(self):
+        "Raise `Changed` if somebody has changed the state."
+        states = self.states
+        if list(map(len, states)).count(self.size) != len(states): raise Changed
+        try:
+            for name, tensors in self.tensors.items():
+                if not all(map(is_, map(itemgetter(name), states), tensors)): raise Changed
+            for name, value in self.numbers.items():
+                if list(map(itemgetter(name), states)).count(value) != len(states): raise Changed
+        except KeyError: raise Changed from None
+
+
+def _kinds(p, state) -> tuple|None:
+    "The tensors among `state` as `(name, dtype, each)`, and the rest of it as pairs; None if a kernel must not have it"
+    kinds, numbers = [], []
+    for name, v in state.items():
+        if isinstance(v, Tensor):
+            each = v.shape == p.shape
+            if not (each or v.dim() == 0) or v.dtype not in DTYPES or v.device != p.device or not _plain(v): return None
+            if each and v.stride() != p.stride():
+                v = state[name] = torch.empty_strided(p.shape, p.stride(), dtype=v.dtype, device=v.device).copy_(v)
+            kinds.append((name, v.dtype, each))
+        elif _constant(v): numbers.append((name, v))
+        else: return None
+    return tuple(kinds), tuple(numbers)
+
+
+def _constant(v) -> bool:
+    "Is this state that compares and copies as numbers do?"
+    if isinstance(v, (tuple, frozenset)): return all(map(_constant, v))
+    return v is None or isinstance(v, (Number, str)) and v == v
+
+
+def _plain(t) -> bool:
+    "Is this a tensor of numbers in memory, one of the addresses of which may be handed to a kernel?"
+    return (type(t).__torch_dispatch__ is Tensor.__torch_dispatch__ and t.layout is torch.strided and not t.is_meta and not t.is_neg() and not t.is_conj()
+            and not torch._C._functorch.is_functorch_wrapped_tensor(t))
+
+
+def _dense(t) -> bool:
+    "Does it fill its memory, with no place twice?"
+    if t.is_contiguous(): return True
+    expected = 1
+    for s, n in sorted(zip(t.stride(), t.shape)):
+        if n == 1: continue
+        if s != expected: return False
+        expected *= n
+    return True
+
+
+def _sharing(tensors) -> set:
+    "Of `(owner, tensor)`, the owners that share memory with another tensor"
+    spans = sorted((t.data_ptr(), t.data_ptr() + t.numel()*t.element_size(), k) for k, t in tensors)
+    found, end, last = set(), 0, None
+    for start, stop, k in spans:
+        if start < end: found |= {k, last}
+        if stop > end: end, last = stop, k
+    return found
+
+
+class Plan:
+    """The parameters that have a gradient, told apart by who is alike, and where their memory is.
+
+    `alike` are those that are traced, `eager` the work that is left to the eager engine. Of the parameters in `alike`,
+    one after the other, there are lists: `flat`, and for the present step `grads` and their addresses, `grad_ptrs`.
+    `launches` is for what is prepared for them.
+    """
+    def __init__(self,
+        opt, # Optimizer
+        composition, # Its composition
+        runner # Knows what is refused, and what steppers look at
+    ):
+        self.composition, self.states, self.launches = composition, opt.state, {}
+        self.params = [p for g in opt.param_groups for p in g['params']]
+        grads = [getattr(p, 'grad', None) for p in self.params]
+        self.missing = list(map(is_, grads, repeat(None)))
+        groups = [i for i, g in enumerate(opt.param_groups) for _ in g['params']]
+        work = [(k, *o) for k, o in enumerate(zip(self.params, grads, groups)) if o[1] is not None]
+        fits = {k: _fit(p, g, opt.state[p]) for k, p, g, _ in work}
+        shared = _sharing([(k, t) for k, p, _, _ in work if fits[k] for t in (p, *(v for v in opt.state[p].values() if isinstance(v, Tensor)))])
+        known, self.eager, self.maybe = {}, [], [] # `maybe` are those that may fit another time
+        for k, p, g, i in work:
+            fit = None if k in shared else fits[k]
+            key = fit and (i, *fit, p.dtype, p.dim() == 0, g.dtype, p.device, runner.look(p))
+            if not fit or runner.is_refused(key[3:]):
+                self.eager.append((p, opt.state[p], i))
+                if not fit and k not in shared and isinstance(p, Tensor): self.maybe.append(self.eager[-1])
+                continue
+            known.setdefault(key, Alike(key, i, p)).add(k, p, opt.state[p])
+        self.alike = list(known.values())
+        self._note(opt, grads)
+
+    def _note(self, opt, grads):
+        "What must stay as it is"
+        for a in self.alike: a.note()
+        self.values = list(opt.state.values())
+        self.flat = [p for a in self.alike for p in a.params]
+        self.fixed = self.flat + [t for a in self.alike for ts in a.tensors.values() for t in ts]
+        self.fixed_ptrs = list(map(data_ptr, self.fixed))
+        self.strides = list(map(stride, self.flat))
+        self.many = [i for i, p in enumerate(self.flat) if p.dim() > 1]
+        self.many_params, self.many_strides = [self.flat[i] for i in self.many], [self.strides[i] for i in self.many]
+        self.order = [k for a in self.alike for k in a.places]
+        self.in_order = self.order == list(range(len(self.params)))
+        self.dtypes = [a.key[5] for a in self.alike for _ in a.params]
+        self.grad_ids, self.grad_ptrs, self.odd = None, None, []
+        self._take(grads)
+
+    def refresh(self,
+        opt, # Optimizer
+        composition # Its composition
+    ):
+        "See that all is as it was, but for gradients, which may be new tensors. Raises `Changed`."
+        if composition is not self.composition or opt.state is not self.states: raise Changed
+        params = [p for g in opt.param_groups for p in g['params']]
+        if len(params) != len(self.params) or not all(map(is_, params, self.params)): raise Changed
+        values = opt.state.values()
+        if len(values) != len(self.values) or not all(map(is_, values, self.values)): raise Changed
+        grads = [getattr(p, 'grad', None) for p in params] if self.eager else [p.grad for p in params]
+        if list(map(is_, grads, repeat(None))) != self.missing: raise Changed
+        for a in self.alike: a.check()
+        if list(map(data_ptr, self.fixed)) != self.fixed_ptrs or list(map(stride, self.many_params)) != self.many_strides: raise Changed
+        if self.maybe and any(_fit(p, p.grad, state) for p, state, _ in self.maybe): raise Changed # a gradient is dense again, say
+        self._take(grads)
+
+    def _take(self, grads):
+        "Note where this step's gradients are. New tensors must be what the old ones were"
+        if not self.in_order: grads = [grads[k] for k in self.order]
+        ptrs, ids = list(map(data_ptr, grads)), list(map(id, grads))
+        if ids != self.grad_ids or ptrs != self.grad_ptrs or self.odd or [grads[i].stride() for i in self.many] != self.many_strides:
+            strides = list(map(stride, grads))
+            if list(map(dtype_of, grads)) != self.dtypes or any(map(is_neg, grads)) or not all(map(_simple, grads)): raise Changed
+            self.odd = [] if strides == self.strides else [i for i, (s, t) in enumerate(zip(strides, self.strides)) if s != t]
+            if any(grads[i].shape != self.flat[i].shape for i in self.odd): raise Changed
+        for i in self.odd: # as its parameter lies in memory
+            p = self.flat[i]
+            grads[i] = torch.empty_strided(p.shape, p.stride(), dtype=grads[i].dtype, device=p.device).copy_(grads[i])
+            ptrs[i] = grads[i].data_ptr()
+        self.grads, self.grad_ids = grads, ids
+        if ptrs != self.grad_ptrs: self.grad_ptrs = ptrs # else it stays the same list, which tells that nothing moved
+
+    def release(self):
+        "Let gradients go: nobody else may want them any more."
+        self.grads = None
+
+
+def _simple(g): return type(g) is Tensor or _plain(g)
+
+
+def _fit(p, g, state) -> tuple|None:
+    "Kinds of state, and its numbers, if a kernel can have this parameter"
+    if not isinstance(p, Tensor) or p.dtype not in FLOATS or g.dtype not in FLOATS or not _plain(p) or not _plain(g) or not _dense(p): return None
+    if p.numel() == 0 or g.shape != p.shape or g.device != p.device: return None
+    return _kinds(p, state)

@@ -1,0 +1,146 @@
+"""One step as straight-line code: what a trace recorded, without what nobody reads, in passes over the elements.
+
+A pass ends where a sum over a tensor is needed before one can go on. Passes before the last only read, so that an
+interrupted step has changed nothing; the last one computes again what it needs and stores.
+"""
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+
+from optimcb.engine.ops import OPS, REDUCTIONS
+
+__all__ = ['KNOWN', 'LEAVES', 'Node', 'Program', 'Store', 'Unsupported', 'inputs', 'reachable']
+
+LEAVES = frozenset({'load', 'external', 'numel'})
+
+
+class Unsupported(Exception):
+    "A lowering can't do an operation."
+
+
+class Node(NamedTuple):
+    "One operation. `args` are indices of nodes, or `~k` for the number in slot `k`; a leaf has its name there."
+    op: str
+    dtype: torch.dtype # The type that it computes in
+    each: bool # One value per element, or one per parameter?
+    args: tuple
+
+    @property
+    def gives(self) -> torch.dtype:
+        "Type of the result."
+        return torch.bool if self.op in OPS and OPS[self.op].gives == 'bool' else self.dtype
+
+
+class Store(NamedTuple):
+    "What is written back to memory."
+    name: str # `p`, or a state
+    value: int # Operand
+    dtype: torch.dtype
+    each: bool # One value per element, or one per parameter?
+
+
+KNOWN = frozenset({*REDUCTIONS, 'total'}) # worked out in an earlier pass
+
+
+def inputs(n:Node) -> list[int]:
+    "Indices of the nodes that `n` reads."
+    return [] if n.op in LEAVES else [a for a in operands(n) if a >= 0]
+
+
+def operands(n:Node) -> tuple:
+    "The operands among the `args` of `n`: the last one of a total is the number of its round."
+    return n.args[:1] if n.op == 'total' else n.args
+
+
+def reachable(nodes:list[Node], operands, stop=frozenset()) -> list[int]:
+    "Indices of the nodes that `operands` depend on, in order; not of what those in `stop` depend on."
+    todo, found = [a for a in operands if a >= 0], set()
+    while todo:
+        i = todo.pop()
+        if i not in found:
+            found.add(i)
+            if nodes[i].op not in stop: todo += inputs(nodes[i])
+    return sorted(found)
+
+
+def _mapped(n, f):
+    "`n` with `f` of its operands"
+    return n if n.op in LEAVES else n._replace(args=(*map(f, operands(n)), *n.args[len(operands(n)):]))
+
+
+class Program:
+    """What one step does, for parameters of any number and size.
+
+    `slots` tells which of the trace's numbers are used, `fresh` the states that the step makes and the slot of what
+    they start from, None if they are only written.
+    """
+    def __init__(self,
+        nodes, # The trace's
+        outputs # `(name, operand, dtype, each, is it new?, slot that it was born from)` of each tensor that changed
+    ):
+        nodes, renamed, self.fresh = [Node(n[0], n[1], n[2], n[3:]) for n in nodes], {}, {}
+        for name, _, dtype, each, is_new, born in outputs:
+            if not is_new: continue
+            self.fresh[name] = dtype, each, None if born is None else ~born
+            if born is not None and born not in renamed: # a state that starts from a number is read like one that was there
+                renamed[born] = len(nodes)
+                nodes.append(Node('load', dtype, each, (name,)))
+        nodes = [_mapped(n, lambda a: renamed.get(a, a)) for n in nodes]
+        stores = [Store(o[0], renamed.get(o[1], o[1]), o[2], o[3]) for o in outputs]
+        stores = [o for o in stores if o.value < 0 or nodes[o.value][0::3] != ('load', (o.name,))]
+        alive = reachable(nodes, [o.value for o in stores])
+        order = sorted((i for i in alive if nodes[i].op in LEAVES), key=lambda i: str(nodes[i])) + [i for i in alive if nodes[i].op not in LEAVES]
+        place, slots = {old: new for new, old in enumerate(order)}, {}
+        def moved(a): return place[a] if a >= 0 else ~slots.setdefault(~a, len(slots))
+        self.nodes = [_mapped(nodes[i], moved) for i in order]
+        self.stores = [o._replace(value=moved(o.value)) for o in stores]
+        self.key = tuple(self.nodes), tuple(self.stores)
+        self.slots = list(slots)
+        self.levels = []
+        for n in self.nodes: self.levels.append(max((self.levels[a] for a in inputs(n)), default=0) + (n.op in REDUCTIONS or n.op == 'total'))
+        self.last = max(self.levels, default=0)
+
+    def at(self, level, nodes) -> list[int]:
+        "Those of `nodes`, sums or totals, that are worked out from what is known at `level`."
+        return [i for i in nodes if self.levels[i] == level + 1]
+
+    def needed(self, operands) -> list[int]:
+        "Indices of the nodes that `operands` depend on within a pass, in order: sums are known."
+        return reachable(self.nodes, operands, KNOWN)
+
+    def _leaves(self, op): return [n for n in self.nodes if n.op == op]
+
+    @cached_property
+    def columns(self) -> list[str]:
+        "Names of what lies in memory: the parameter `.p`, its gradient `.grad`, state, and indices of the trace's real tensors."
+        return list(dict.fromkeys([*(n.args[0] for op in ('load', 'external') for n in self._leaves(op)), *(o.name for o in self.stores)]))
+
+    @cached_property
+    def sums(self) -> list[int]:
+        "Nodes that reduce a tensor."
+        return [i for i, n in enumerate(self.nodes) if n.op in REDUCTIONS]
+
+    @cached_property
+    def totals(self) -> list[int]:
+        "Nodes that sum over all parameters."
+        return [i for i, n in enumerate(self.nodes) if n.op == 'total']
+
+    @cached_property
+    def rounds(self) -> list[tuple[int, int]]:
+        "Of each total its round, and the level at which it is asked for."
+        return [(self.nodes[i].args[1], self.levels[i] - 1) for i in self.totals]
+
+    @cached_property
+    def rounds_by_phase(self) -> list[tuple]:
+        "The rounds of the totals that each phase ends with."
+        return [tuple(sorted({r for r, level in self.rounds if level == ks[-1]})) for ks in self.phases]
+
+    @cached_property
+    def phases(self) -> list[list[int]]:
+        "The levels, cut where a total over all parameters is needed before one can go on."
+        res = [[]]
+        for level in range(self.last + 1):
+            res[-1].append(level)
+            if self.at(level, self.totals): res.append([])
+        return res

@@ -1,0 +1,72 @@
+"""What a stepper's code tells before it is run.
+
+A recording is made once for many parameters, so a stepper is recorded only if running it once does what running it
+for each parameter would: it must not print, count, draw random numbers, or write to what lies outside of it.
+"""
+import dis
+import inspect
+from collections import deque
+from collections.abc import Iterator, MutableMapping, MutableSequence, MutableSet
+from types import CodeType, ModuleType
+
+from optimcb.stepper import Stepper, code_of
+
+__all__ = ['asks_type', 'why_not']
+
+CONTAINERS = (MutableMapping, MutableSequence, MutableSet, deque)
+CHANGE = frozenset({'append', 'appendleft', 'extend', 'insert', 'add', 'update', 'setdefault', 'pop', 'popleft', 'popitem', 'remove', 'discard', 'clear', 'write'})
+ACT = {'print': 'prints', 'id': 'asks which object it was given', 'open': 'opens a file', 'input': 'asks for input', 'setattr': 'sets attributes',
+       'exec': 'runs other code', 'eval': 'runs other code', 'breakpoint': 'stops in a debugger', 'set_trace': 'stops in a debugger', 'vars': 'asks for attributes'}
+DRAW = frozenset({'random', 'rand', 'randn', 'randint', 'randperm', 'normal', 'uniform', 'gauss', 'choice', 'shuffle', 'time', 'perf_counter', 'monotonic'})
+OWN = frozenset({'grad', 'data'}) # attributes of `p` that may be set
+
+
+def asks_type(
+    stepper:Stepper
+) -> bool:
+    "May it ask whether it was given a tensor?"
+    return any({'isinstance', 'is_tensor', 'issubclass', 'type'} & set(code.co_names) for code, _ in _codes(stepper.f))
+
+
+def why_not(
+    stepper:Stepper
+) -> str|None:
+    "Why it must be run for each parameter, or None."
+    for code, known in _codes(stepper.f):
+        for name in code.co_names:
+            if name in ACT: return f"it {ACT[name]}"
+            if name in DRAW: return f"it uses `{name}`, which is another number for each parameter"
+        for i in dis.get_instructions(code):
+            if i.opname in ('STORE_GLOBAL', 'DELETE_GLOBAL') or i.opname == 'STORE_DEREF' and i.argval in code.co_freevars: return f"it sets `{i.argval}`, which lies outside of it"
+            if i.opname == 'STORE_ATTR' and i.argval not in OWN: return f"it sets the attribute `{i.argval}`"
+        held = [n for n in (*code.co_names, *code.co_freevars) if isinstance(known.get(n), CONTAINERS)]
+        changes = CHANGE.intersection(code.co_names) or any(i.opname in ('STORE_SUBSCR', 'DELETE_SUBSCR') for i in dis.get_instructions(code))
+        if held and changes: return f"it may change `{held[0]}`, which lies outside of it"
+
+
+def _codes(f) -> Iterator[tuple[CodeType, dict]]:
+    "The code of a stepper and of the functions that it names, and what their names mean"
+    todo, seen = [(code_of(f), f)], set()
+    while todo:
+        code, f = todo.pop()
+        if code is None or code in seen: continue
+        seen.add(code)
+        known = _names(f)
+        yield code, known
+        todo += [(c, f) for c in code.co_consts if isinstance(c, CodeType)]
+        todo += [(g.__code__, g) for g in map(known.get, (*code.co_names, *code.co_freevars)) if inspect.isfunction(g) and not g.__module__.startswith('torch.')]
+
+
+def _names(f) -> dict:
+    "What the names in a function mean: globals, what it closes over, and attributes of the object that it belongs to"
+    while hasattr(f, 'func'): f = f.func
+    f = inspect.unwrap(f)
+    known = {}
+    owner = getattr(f, '__self__', None if inspect.isroutine(f) else f)
+    if owner is not None and not isinstance(owner, ModuleType): known.update(getattr(owner, '__dict__', {}))
+    f = getattr(f, '__func__', f) if inspect.isroutine(f) else type(f).__call__
+    known.update(getattr(f, '__globals__', {}))
+    for name, cell in zip(getattr(getattr(f, '__code__', None), 'co_freevars', ()), getattr(f, '__closure__', None) or ()):
+        try: known[name] = cell.cell_contents
+        except ValueError: pass # not yet bound
+    return known

@@ -1,0 +1,124 @@
+"One step, recorded for all parameters that are alike."
+import os
+import sys
+import traceback
+from contextlib import contextmanager
+from numbers import Number
+
+from torch import Tensor
+
+from optimcb import composition
+from optimcb.composition import MissingName
+from optimcb.engine.trace import STANDS, Trace, Typed, Untraceable, Value
+
+__all__ = ['NotRecorded', 'Recording', 'record']
+
+KEPT = 3 # references to the stand-in for the parameter: the recording's, its trace's, and that of the one who asks
+HERE, COMPOSITION = os.path.dirname(__file__), composition.__file__
+
+
+class Recording:
+    "A trace of one step: its structure, its numbers, and what becomes of state that is no tensor."
+    def __init__(self, alike, looked, typed):
+        t = self.trace = Trace(alike.example, looked)
+        kind = Typed if typed else Value
+        p = t.param = kind(t, t.emit('load', alike.example.dtype, True, '.p'), alike.example.dtype, True, True)
+        grad = alike.grad_dtype
+        t.grad = kind(t, t.emit('load', grad, True, '.grad'), grad, True)
+        self.loaded = {name: kind(t, t.emit('load', dtype, each, name), dtype, each, True) for name, dtype, each in alike.kinds}
+        self.state = {**alike.numbers, **self.loaded}
+        self.p, self.start, self.before = p, p.id, {name: v.id for name, v in self.loaded.items()}
+        self.known, self.count = alike.numbers, 0
+
+    def finish(self):
+        "Note what was written where."
+        t, outputs, seen = self.trace, [], {id(self.p)}
+        if t.failure: raise t.failure
+        if sys.getrefcount(self.p) > KEPT: t.fail("it keeps the parameter that it is given", "Keep copies of its numbers, as state.")
+        if self.p.id != self.start: outputs.append(('.p', _written(self.p), self.p.dtype, True, False, None))
+        self.numbers = {}
+        for name, v in self.state.items():
+            if type(v) not in STANDS and isinstance(v, Tensor):
+                if v.dim() or v.requires_grad: t.fail(f"it returns `{name}`, a tensor that doesn't come from `p`", "Make it with `torch.zeros_like(p)` or the like.")
+                v = Value(t, t.slot(v.item()), v.dtype, False)
+            if type(v) in STANDS:
+                if id(v) in seen: t.fail(f"it returns `{name}`, which is memory that has a name already", "Return a copy: `.clone()`.")
+                seen.add(id(v))
+                old = self.loaded.get(name)
+                is_new = old is None or (old.dtype, old.each) != (v.dtype, v.each)
+                if is_new or v.id != self.before[name]: outputs.append((name, _written(v), v.dtype, v.each, is_new, v.born if is_new else None))
+            elif not (v is None or isinstance(v, (Number, str, tuple, frozenset))): t.fail(f"it keeps `{name}`, which is {type(v).__name__}, as state", "Keep tensors and numbers.")
+            elif name not in self.known or self.known[name] != v: self.numbers[name] = v
+        self.key = tuple(t.nodes), tuple(outputs)
+        return self
+
+
+def _written(v) -> int: return v.id if v.exact is None else v.exact
+
+
+class NotRecorded(Exception):
+    "`alike` can't be traced, for a `reason` that names stepper, line and operation."
+    def __init__(self, alike, reason):
+        super().__init__(reason)
+        self.alike, self.reason = alike, reason
+
+
+def record(
+    all_alike:list, # Who are alike
+    composition, # What they do
+    hypers:list[dict], # Hyper-parameters of each group
+    looked:set, # Takes names of attributes of parameters that the steppers look at
+    typed:bool=False # Should stand-ins say that they are tensors?
+) -> list[Recording]:
+    "A recording for each of `all_alike`; those for which nothing differs share one. Raises `NotRecorded` or `MissingName`."
+    done, res = [], []
+    for a in all_alike:
+        key, h = a.key[1:], hypers[a.group]
+        known = next((r for k, g, r in done if k == key and _equal(g, h)), None)
+        if known is None:
+            with _explained(all_alike if composition.sums_over_all else [a]):
+                known = Recording(a, looked, typed)
+                known.run = composition.run(known.p, known.state, h)
+                if not composition.sums_over_all:
+                    for _ in known.run: known.trace.fail("it yields, but is no generator function", "Make it one, or a partial of one.")
+                    known.finish()
+            done.append((key, h, known))
+        known.count += len(a.params)
+        res.append(known)
+    if composition.sums_over_all:
+        with _explained(all_alike):
+            _go_on([r for _, _, r in done])
+            for _, _, r in done: r.finish()
+    return res
+
+
+@contextmanager
+def _explained(alike):
+    "Errors of the steppers on stand-ins, with the place where they happen"
+    try: yield
+    except (MissingName, NotRecorded): raise
+    except Exception as e:
+        what, instead = (e.what, e.instead) if isinstance(e, Untraceable) else (f"raises {type(e).__name__} on a stand-in for tensors ({e})", "Only the eager engine can run it.")
+        lines = [f"{os.path.basename(f.filename)}:{f.lineno}" for f in traceback.extract_tb(e.__traceback__) if os.path.dirname(f.filename) != HERE and f.filename != COMPOSITION]
+        stepper = getattr(e, 'stepper', None)
+        raise NotRecorded(alike, f"{f'stepper `{stepper}`' if stepper else 'a stepper'}{f' at {lines[-1]}' if lines else ''}: {what}. {instead}") from e
+
+
+def _equal(a, b):
+    if a is b: return True
+    try: return bool(a == b)
+    except RuntimeError: return False # tensors of several elements
+
+
+def _go_on(recordings):
+    "Send each recording what stands for the sums over all parameters that it asks for"
+    waiting, round = [(r, None) for r in recordings], 0
+    while waiting:
+        yielded = []
+        for r, total in waiting:
+            try: yielded.append((r, r.run.send(total)))
+            except StopIteration: pass
+        numbers = [r.count*x for r, x in yielded if isinstance(x, Number)]
+        if numbers and len(numbers) < len(yielded): yielded[0][0].trace.fail("some parameters yield numbers, others tensors")
+        waiting = [(r, sum(numbers) if numbers else r.trace.total(x, round)) for r, x in yielded]
+        round += not numbers

@@ -1,0 +1,123 @@
+"""A step on an engine that traces: record it for all that are alike, and launch a kernel for each structure.
+
+What can't be traced, or has no kernel, is left to the eager engine, with one warning that says why.
+"""
+import warnings
+
+from optimcb.engine import cpu, foreach
+from optimcb.engine.build import CantBuild
+from optimcb.engine.plan import Changed, Plan
+from optimcb.engine.program import Program, Unsupported
+from optimcb.engine.reading import asks_type, why_not
+from optimcb.engine.record import NotRecorded, record
+
+__all__ = ['CantRun', 'Runner']
+
+
+class CantRun(RuntimeError):
+    "An engine that was asked for by name can't run the composition."
+
+
+class Runner:
+    "The engine of one optimizer: its plan, its programs, and what its composition can't do."
+    def __init__(self,
+        engine:str # 'auto', 'fused' or 'foreach'
+    ):
+        self.engine, self.composition = engine, None
+
+    def _begin(self, composition):
+        self.composition, self.plan = composition, None
+        self.refused, self.looked, self.programs, self.said = set(), set(), {}, set()
+        self.asks_type = any(map(asks_type, composition.steppers))
+        for s in composition.steppers:
+            why = why_not(s)
+            if why: self._refuse(None, f"stepper `{s}` must be called for each parameter: {why}.")
+
+    def look(self, p) -> tuple:
+        "What the steppers look at, of `p`."
+        return tuple((k, getattr(p, k, None)) for k in sorted(self.looked))
+
+    def is_refused(self, kind) -> bool:
+        "Is this kind of parameter left to the eager engine?"
+        return kind in self.refused or None in self.refused
+
+    def _refuse(self, kind, reason):
+        "Leave a kind of parameters, or all, to the eager engine"
+        if self.engine != 'auto': raise CantRun(f"engine='{self.engine}' can't run this: {reason} `engine='auto'` falls back to what can.")
+        self.refused.add(kind)
+        if reason not in self.said: warnings.warn(f"the eager engine runs what the fused one can't: {reason}", stacklevel=8)
+        self.said.add(reason)
+
+    def step(self,
+        opt, # Optimizer
+        composition, # Its composition
+        hypers:list[dict] # Hyper-parameters of each group
+    ) -> tuple[list, set, list]:
+        """One step of what can be traced. Returns the work that is left to the eager engine, the names of new state, and the parameters that were stepped.
+
+        Raises `MissingName`, and `CantRun` for an engine that was asked for by name, before anything has changed.
+        """
+        if composition is not self.composition: self._begin(composition)
+        try:
+            if self.plan is None: raise Changed
+            self.plan.refresh(opt, composition)
+        except Changed: self.plan = Plan(opt, composition, self)
+        while (prepared := self._prepared(hypers)) is None: self.plan = Plan(opt, composition, self)
+        plan, (recordings, launches), made = self.plan, prepared, set()
+        for launch, of in launches: launch.start([recordings[i] for i in of], plan)
+        _run([launch for launch, _ in launches])
+        for a, r in zip(plan.alike, recordings):
+            made.update(r.program.fresh, r.numbers.keys() - a.numbers.keys())
+            for name, v in r.numbers.items():
+                a.numbers[name] = v
+                for s in a.states: s[name] = v
+        plan.release()
+        return [(p, state, hypers[i]) for p, state, i in plan.eager], made, plan.flat
+
+    def _prepared(self, hypers) -> tuple[list, list]|None:
+        "A recording for each who are alike, and the launches; None if the plan must be made again"
+        plan, looked = self.plan, set(self.looked)
+        try: recordings = record(plan.alike, self.composition, hypers, looked, self.asks_type)
+        except NotRecorded as e:
+            self._refuse(None if self.composition.sums_over_all else e.alike[0].key[3:], e.reason)
+            return None
+        if looked != self.looked:
+            self.looked = looked
+            return None
+        for r in recordings:
+            r.program = self.programs.get(r.key)
+            if r.program is None: r.program = self.programs[r.key] = Program(*r.key)
+        programs = [r.program for r in recordings]
+        key = tuple(map(id, programs))
+        if key not in plan.launches:
+            try: plan.launches[key] = self._launches(plan, programs)
+            except (Unsupported, CantBuild) as e:
+                self._refuse(None, f"{e}")
+                return None
+        return recordings, plan.launches[key]
+
+    def _launches(self, plan, programs) -> list:
+        "Launches, and the indices of who are alike in each"
+        if self.composition.sums_over_all and (plan.eager or len({tuple(p.rounds_by_phase) for p in programs}) > 1):
+            raise Unsupported("some parameters can't be summed over with the others, by one kernel.")
+        together, at = {}, 0
+        for i, (a, p) in enumerate(zip(plan.alike, programs)):
+            together.setdefault((p.key, a.example.device), []).append((i, (a, p), at))
+            at += len(a.params)
+        return [(self._lowering(device).Launch([m for _, m, _ in o], [at for _, _, at in o]), [i for i, _, _ in o]) for (_, device), o in together.items()]
+
+    def _lowering(self, device):
+        if self.engine == 'foreach': return foreach
+        if device.type == 'cpu': return cpu
+        if self.engine == 'fused': raise Unsupported(f"there is no kernel for {device.type}.")
+        return foreach
+
+
+def _run(launches):
+    "All phases of all launches; a phase begins when all have yielded"
+    for i in range(max((len(o.program.phases) for o in launches), default=0)):
+        totals = {}
+        for o in launches:
+            for round, x in o.phase(i).items(): totals[round] = totals.get(round, 0) + x
+        for o in launches: o.take(totals)
+    for o in launches: o.finish()
