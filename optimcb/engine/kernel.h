@@ -57,7 +57,6 @@ static inline uint16_t to_float16(float x) {
     static inline T maximum##S(T a, T b) { return a != a ? a : b != b ? b : a > b ? a : b; } \
     static inline T minimum##S(T a, T b) { return a != a ? a : b != b ? b : a < b ? a : b; } \
     static inline T lerp##S(T a, T b, T w) { return fabs##F(w) < (T)0.5 ? fma##S(w, b - a, a) : fma##S(-(b - a), 1 - w, b); } \
-    static inline T remainder##S(T a, T b) { T m = fmod##F(a, b); return m != 0 && (b < 0) != (m < 0) ? m + b : m; } \
     static inline T softplus##S(T x, T beta, T threshold) { return x * beta > threshold ? x : log1p##F(exp##F(x * beta)) / beta; }
 
 #ifdef __FP_FAST_FMAF

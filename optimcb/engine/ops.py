@@ -56,8 +56,6 @@ OPS = {o.name: o for o in [
     _same('addcmul', 'fma_{f}({3} * {1}, {2}, {0})', lambda a, b, c, value: torch.addcmul(a, b, c, value=value)),
     _same('addcdiv', '{0} + div_{f}({3} * {1}, {2})', lambda a, b, c, value: torch.addcdiv(a, b, c, value=value), gives='float'),
     _same('lerp', 'lerp_{f}({0}, {1}, {2})'),
-    _float('fmod', 'fmod{f}({0}, {1})', triton=False),
-    _float('remainder', 'remainder_{f}({0}, {1})', triton=False),
     _float('hypot', 'hypot{f}({0}, {1})', triton=False),
     _float('copysign', 'copysign{f}({0}, {1})', triton=False),
     # the larger, the smaller: NaN where one of them is NaN

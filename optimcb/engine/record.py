@@ -34,7 +34,6 @@ class Recording:
         "Note what was written where."
         t, outputs, seen = self.trace, [], {id(self.p)}
         if t.failure: raise t.failure
-        if sys.getrefcount(self.p) > KEPT: t.fail("it keeps the parameter that it is given", "Keep copies of its numbers, as state.")
         if self.p.id != self.start: outputs.append(('.p', _written(self.p), self.p.dtype, True, False, None))
         self.numbers = {}
         for name, v in self.state.items():
@@ -49,6 +48,7 @@ class Recording:
                 if is_new or v.id != self.before[name]: outputs.append((name, _written(v), v.dtype, v.each, is_new, v.born if is_new else None))
             elif not (v is None or isinstance(v, (Number, str, tuple, frozenset))): t.fail(f"it keeps `{name}`, which is {type(v).__name__}, as state", "Keep tensors and numbers.")
             elif name not in self.known or self.known[name] != v: self.numbers[name] = v
+        if sys.getrefcount(self.p) > KEPT: t.fail("it keeps the parameter that it is given", "Keep copies of its numbers, as state.")
         self.key = tuple(t.nodes), tuple(outputs)
         return self
 

@@ -118,11 +118,9 @@ class Trace:
         if (kinds, default) not in COMMON: COMMON[kinds, default] = _common(kinds)
         return COMMON[kinds, default]
 
-    def cast(self, id, from_, to) -> int:
-        "`id` in type `to`, rounded if `to` is narrower."
-        if from_ is to: return id
-        if from_ in LOW and to not in LOW and to in FLOATS and id >= 0: return id # it is computed in float32 or wider anyway
-        return self.emit('cast', to, id >= 0 and self.nodes[id][2], id)
+    def cast(self, x:'Value', dtype) -> int:
+        "Operand for `x` in another type, rounded if that is narrower."
+        return x.id if x.dtype is dtype else self.emit('cast', dtype, x.each, x.id)
 
     def reduce(self, name, x:'Value', dtype) -> 'Value':
         "All elements of `x` in one number."
@@ -178,7 +176,7 @@ class Value:
         "Take the values of `new`, in my own type."
         if new.each and not self.each: self.trace.fail("it writes a tensor into one number")
         if new.dtype is not self.dtype and not torch.can_cast(new.dtype, self.dtype): self.trace.fail(f"it writes {new.dtype} into {self.dtype}")
-        self.id = self.trace.cast(new.id, new.dtype, self.dtype)
+        self.id = self.trace.cast(new, self.dtype)
         if self.buffer and self.dtype in LOW:
             self.exact = self.id
             self.id = self.trace.emit('cast', self.dtype, self.each, self.id)
@@ -324,7 +322,9 @@ def div(x, other, *, rounding_mode=None):
 
 def addcmul(x, a, b, *, value=1): return _apply('addcmul', x, a, b, value)
 def addcdiv(x, a, b, *, value=1): return _apply('addcdiv', x, a, b, value)
-def lerp(x, end, weight): return _apply('lerp', x, end, weight)
+def lerp(x, end, weight):
+    if x.dtype is not getattr(end, 'dtype', None): _trace(x, end).fail("it interpolates between types, which torch refuses")
+    return _apply('lerp', x, end, weight)
 
 
 def pow_(x, exponent):
@@ -332,8 +332,7 @@ def pow_(x, exponent):
     if type(exponent) in STANDS or not isinstance(exponent, Number): return _apply('pow', x, exponent)
     if exponent == 2: return _apply('square', x)
     if exponent == 3: return _apply('cube', x)
-    if exponent == 0.5: return _apply('sqrt', x)
-    if exponent == -0.5: return _apply('rsqrt', x)
+    if exponent in (0.5, -0.5) and x.dtype is not torch.float16: return _apply('sqrt' if exponent > 0 else 'rsqrt', x)
     if exponent == -1: return _apply('reciprocal', x)
     if exponent == -2: return _apply('reciprocal', _apply('square', x))
     return _apply('pow', x, exponent)
@@ -381,7 +380,7 @@ def invert(x):
 
 
 def _like(x, as_) -> Value:
-    return Value(x.trace, x.trace.cast(x.id, x.dtype, as_.dtype), as_.dtype, x.each)
+    return Value(x.trace, x.trace.cast(x, as_.dtype), as_.dtype, x.each)
 
 
 def _inside(x, new, inplace): return x.write(new) if inplace else new
@@ -399,7 +398,7 @@ def to(x, *args, dtype=None, device=None, non_blocking=False, copy=False, memory
     if dtype is None or dtype is x.dtype and not is_low(dtype): return clone(x) if copy else x
     if dtype not in DTYPES: x.trace.fail(f"it makes a tensor of {dtype}")
     if dtype is x.dtype: return x if x.buffer else Value(x.trace, x.trace.emit('cast', dtype, x.each, x.id), dtype, x.each)
-    return Value(x.trace, x.trace.cast(x.id, x.dtype, dtype), dtype, x.each)
+    return Value(x.trace, x.trace.cast(x, dtype), dtype, x.each)
 
 
 def type_as(x, other): return to(x, other)
@@ -413,7 +412,7 @@ def zero_(x): return x.write(_value(x.trace, 0.))
 def full_like(x, fill_value, *, dtype=None, device=None, requires_grad=False, memory_format=None, layout=None, pin_memory=False):
     dtype = dtype or x.dtype
     if dtype not in DTYPES: x.trace.fail(f"it makes a tensor of {dtype}")
-    if type(fill_value) in STANDS: return Value(x.trace, x.trace.cast(fill_value.id, fill_value.dtype, dtype), dtype, x.each, buffer=True)
+    if type(fill_value) in STANDS: return Value(x.trace, x.trace.cast(fill_value, dtype), dtype, x.each, buffer=True)
     new = Value(x.trace, x.trace.slot(fill_value), dtype, x.each, buffer=True)
     new.born = new.id
     return new
@@ -446,7 +445,7 @@ def _whole(x, dim, keepdim=False):
 def _wide(x, dtype=None):
     "The type of a sum"
     if dtype is not None: x = to(x, dtype)
-    return x if x.dtype in FLOATS else Value(x.trace, x.trace.cast(x.id, x.dtype, torch.int64), torch.int64, x.each)
+    return x if x.dtype in FLOATS else Value(x.trace, x.trace.cast(x, torch.int64), torch.int64, x.each)
 
 
 def sum_(x, dim=None, keepdim=False, *, dtype=None):
@@ -525,13 +524,13 @@ def dist(x, other, p=2): return norm(x - other, p)
 def _functions() -> dict:
     "Our function for each name that torch has."
     one = [o for o in OPS if o not in ('eq', 'ne') and OPS[o].text.count('{1}') == 0 and o not in ('cast', 'cube')]
-    two = ['maximum', 'minimum', 'fmax', 'fmin', 'clamp_min', 'clamp_max', 'fmod', 'remainder', 'hypot', 'copysign', 'atan2',
+    two = ['maximum', 'minimum', 'fmax', 'fmin', 'clamp_min', 'clamp_max', 'hypot', 'copysign', 'atan2',
            'eq', 'ne', 'lt', 'le', 'gt', 'ge', 'logical_and', 'logical_or', 'logical_xor']
     res = {**{o: _unary(o) for o in one}, **{o: _plain(o) for o in two}}
     for f in (add, sub, rsub, mul, div, addcmul, addcdiv, lerp, clamp, where, masked_fill, relu, softplus, hardtanh, softshrink, hardshrink, silu,
               leaky_relu, logit, heaviside, isinf, isposinf, isneginf, signbit, nan_to_num, to, type_as, clone, full_like, zeros_like, ones_like, new_full,
-              new_zeros, new_ones, new_tensor, mean, var, std, amax, amin, count_nonzero, norm, dist, copy_, fill_, zero_): res[f.__name__] = f
-    res.update({'sum': sum_, 'any': any_, 'all': all_, 'pow': pow_, 'linalg_vector_norm': vector_norm, 'linalg_norm': vector_norm, 'empty_like': zeros_like,
+              new_zeros, new_ones, new_tensor, mean, var, std, count_nonzero, norm, dist, copy_, fill_, zero_): res[f.__name__] = f
+    res.update({'amax': amax, 'amin': amin, 'sum': sum_, 'any': any_, 'all': all_, 'pow': pow_, 'linalg_vector_norm': vector_norm, 'linalg_norm': vector_norm, 'empty_like': zeros_like,
                 'max': _two('maximum', amax), 'min': _two('minimum', amin), 'new_empty': new_zeros, 'bitwise_not': invert,
                 'bitwise_and': _logic('logical_and', '&'), 'bitwise_or': _logic('logical_or', '|'), 'bitwise_xor': _logic('logical_xor', '^')})
     alias = dict(absolute='abs', negative='neg', subtract='sub', multiply='mul', divide='div', true_divide='div', sgn='sign', clip='clamp', fix='trunc',
@@ -580,7 +579,7 @@ def _dress():
         setattr(Value, f'__{python}__', _known(FUNCTIONS[k]))
         setattr(Value, f'__r{python}__', _known(_reflected(FUNCTIONS[k])))
         setattr(Value, f'__i{python}__', _known(FUNCTIONS[k + '_']))
-    for k, name in {'and': 'bitwise_and', 'or': 'bitwise_or', 'xor': 'bitwise_xor', 'mod': 'remainder', **{k: k for k in ('lt', 'le', 'gt', 'ge', 'eq', 'ne')}}.items():
+    for k, name in {'and': 'bitwise_and', 'or': 'bitwise_or', 'xor': 'bitwise_xor', **{k: k for k in ('lt', 'le', 'gt', 'ge', 'eq', 'ne')}}.items():
         setattr(Value, f'__{k}__', _known(FUNCTIONS[name]))
     for k in ('and', 'or', 'xor'): setattr(Value, f'__i{k}__', _known(FUNCTIONS[f'bitwise_{k}_']))
     Value.__neg__, Value.__abs__, Value.__invert__, Value.__pos__ = FUNCTIONS['neg'], FUNCTIONS['abs'], invert, same
