@@ -60,7 +60,7 @@ class Launch:
             return [REDUCTIONS[n.op].run(x if x.shape == p.shape else x.expand(p.shape)) for x, p in zip(whole, a.params)]
         op = OPS[n.op]
         if n.op == 'cast':
-            if not isinstance(args[0], list): return [torch.tensor(args[0], dtype=n.dtype, device=p.device) for p in a.params]
+            if not isinstance(args[0], list): return [torch.full(p.shape if n.each else (), args[0], dtype=n.dtype, device=p.device) for p in a.params]
             return [x.to(n.dtype) for x in args[0]]
         each = [o >= 0 and self.program.nodes[o].each for o in operands(n)]
         if op.foreach and each[0] and all(e or not isinstance(x, list) for e, x in zip(each, args)): return list(op.foreach(*args))

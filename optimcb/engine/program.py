@@ -77,12 +77,12 @@ class Program:
     """
     def __init__(self,
         nodes, # The trace's
-        outputs # `(name, operand, dtype, each, is it new?, slot that it was born from)` of each tensor that changed
+        outputs # `(name, operand, dtype, each, is it new?, node that filled it with a number at first)` of each tensor that changed
     ):
         nodes, renamed, self.fresh = [Node(n[0], n[1], n[2], n[3:]) for n in nodes], {}, {}
         for name, _, dtype, each, is_new, born in outputs:
             if not is_new: continue
-            self.fresh[name] = dtype, each, None if born is None else ~born
+            self.fresh[name] = dtype, each, None if born is None else ~nodes[born].args[0]
             if born is not None and born not in renamed: # a state that starts from a number is read like one that was there
                 renamed[born] = len(nodes)
                 nodes.append(Node('load', dtype, each, (name,)))

@@ -120,7 +120,7 @@ class Trace:
 
     def cast(self, x:'Value', dtype) -> int:
         "Operand for `x` in another type, rounded if that is narrower."
-        return x.id if x.dtype is dtype else self.emit('cast', dtype, x.each, x.id)
+        return x.id if x.dtype is dtype and x.id >= 0 else self.emit('cast', dtype, x.each, x.id)
 
     def reduce(self, name, x:'Value', dtype) -> 'Value':
         "All elements of `x` in one number."
@@ -413,7 +413,7 @@ def full_like(x, fill_value, *, dtype=None, device=None, requires_grad=False, me
     dtype = dtype or x.dtype
     if dtype not in DTYPES: x.trace.fail(f"it makes a tensor of {dtype}")
     if type(fill_value) in STANDS: return Value(x.trace, x.trace.cast(fill_value, dtype), dtype, x.each, buffer=True)
-    new = Value(x.trace, x.trace.slot(fill_value), dtype, x.each, buffer=True)
+    new = Value(x.trace, x.trace.emit('cast', dtype, x.each, x.trace.slot(fill_value)), dtype, x.each, buffer=True)
     new.born = new.id
     return new
 
