@@ -22,7 +22,6 @@ class Op(NamedTuple):
     run: Callable # torch's function
     foreach: Callable|None = None # torch's function for lists, its first operand a list
     gives: str = 'same' # Type of the result: the operands' common type, 'float' if that is none, 'bool', or 'cast'
-    triton: bool = True # Can Triton do it?
 
 
 class Reduction(NamedTuple):
@@ -56,8 +55,8 @@ OPS = {o.name: o for o in [
     _same('addcmul', 'fma_{f}({3} * {1}, {2}, {0})', lambda a, b, c, value: torch.addcmul(a, b, c, value=value)),
     _same('addcdiv', '{0} + div_{f}({3} * {1}, {2})', lambda a, b, c, value: torch.addcdiv(a, b, c, value=value), gives='float'),
     _same('lerp', 'lerp_{f}({0}, {1}, {2})'),
-    _float('hypot', 'hypot{f}({0}, {1})', triton=False),
-    _float('copysign', 'copysign{f}({0}, {1})', triton=False),
+    _float('hypot', 'hypot{f}({0}, {1})'),
+    _float('copysign', 'copysign{f}({0}, {1})'),
     # the larger, the smaller: NaN where one of them is NaN
     _same('maximum', 'maximum_{f}({0}, {1})'),
     _same('minimum', 'minimum_{f}({0}, {1})'),
@@ -80,9 +79,9 @@ OPS = {o.name: o for o in [
     _float('sigmoid', 'div_{f}(1, 1 + exp{f}(-({0})))'),
     _float('tanh'), _float('erf'),
     _float('sin'), _float('cos'),
-    *[_float(o, triton=False) for o in ('tan', 'sinh', 'cosh', 'erfc')],
-    *[_float(o, f'{o[0]}{o[3:]}{{f}}({{0}})', triton=False) for o in ('arcsin', 'arccos', 'arctan', 'arcsinh', 'arccosh', 'arctanh')],
-    _float('atan2', 'atan2{f}({0}, {1})', triton=False),
+    *[_float(o) for o in ('tan', 'sinh', 'cosh', 'erfc')],
+    *[_float(o, f'{o[0]}{o[3:]}{{f}}({{0}})') for o in ('arcsin', 'arccos', 'arctan', 'arcsinh', 'arccosh', 'arctanh')],
+    _float('atan2', 'atan2{f}({0}, {1})'),
     _same('softplus', 'softplus_{f}({0}, {1}, {2})', F.softplus, gives='float'),
     # questions
     _bool('eq', '{0} == {1}'), _bool('ne', '{0} != {1}'),

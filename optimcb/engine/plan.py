@@ -168,7 +168,8 @@ class Plan:
     def _take(self, grads):
         "Note where this step's gradients are. New tensors must be what the old ones were"
         if not self.in_order: grads = [grads[k] for k in self.order]
-        ptrs, ids = list(map(data_ptr, grads)), list(map(id, grads))
+        try: ptrs, ids = list(map(data_ptr, grads)), list(map(id, grads))
+        except RuntimeError: raise Changed from None # a gradient without storage: it is sparse now
         if ids != self.grad_ids or ptrs != self.grad_ptrs or self.odd or [grads[i].stride() for i in self.many] != self.many_strides:
             strides = list(map(stride, grads))
             if list(map(dtype_of, grads)) != self.dtypes or any(map(is_neg, grads)) or not all(map(_simple, grads)): raise Changed

@@ -5,6 +5,7 @@ import traceback
 from contextlib import contextmanager
 from numbers import Number
 
+import torch
 from torch import Tensor
 
 from optimcb import composition
@@ -14,7 +15,8 @@ from optimcb.engine.trace import STANDS, Trace, Typed, Untraceable, Value
 __all__ = ['NotRecorded', 'Recording', 'record']
 
 KEPT = 3 # references to the stand-in for the parameter: the recording's, its trace's, and that of the one who asks
-HERE, COMPOSITION = os.path.dirname(__file__), composition.__file__
+CONSTANTS = Number, str, tuple, frozenset # state that is no tensor
+HERE, TORCH, COMPOSITION = os.path.dirname(__file__), os.path.dirname(torch.__file__), composition.__file__
 
 
 class Recording:
@@ -30,27 +32,38 @@ class Recording:
         self.p, self.start, self.before = p, p.id, {name: v.id for name, v in self.loaded.items()}
         self.known, self.count = alike.numbers, 0
 
-    def finish(self):
+    def finish(self, composition):
         "Note what was written where."
-        t, outputs, seen = self.trace, [], {id(self.p)}
+        t = self.trace
         if t.failure: raise t.failure
-        if self.p.id != self.start: outputs.append(('.p', _written(self.p), self.p.dtype, True, False, None))
-        self.numbers = {}
+        outputs = [('.p', _written(self.p), self.p.dtype, True, False, None)] if self.p.id != self.start else []
+        self.numbers, seen = {}, {id(self.p)}
         for name, v in self.state.items():
-            if type(v) not in STANDS and isinstance(v, Tensor):
-                if v.dim() or v.requires_grad: t.fail(f"it returns `{name}`, a tensor that doesn't come from `p`", "Make it with `torch.zeros_like(p)` or the like.")
-                v = Value(t, t.slot(v.item()), v.dtype, False)
-            if type(v) in STANDS:
-                if id(v) in seen: t.fail(f"it returns `{name}`, which is memory that has a name already", "Return a copy: `.clone()`.")
-                seen.add(id(v))
-                old = self.loaded.get(name)
-                is_new = old is None or (old.dtype, old.each) != (v.dtype, v.each)
-                if is_new or v.id != self.before[name]: outputs.append((name, _written(v), v.dtype, v.each, is_new, v.born if is_new else None))
-            elif not (v is None or isinstance(v, (Number, str, tuple, frozenset))): t.fail(f"it keeps `{name}`, which is {type(v).__name__}, as state", "Keep tensors and numbers.")
-            elif name not in self.known or self.known[name] != v: self.numbers[name] = v
+            try:
+                if type(v) not in STANDS and isinstance(v, Tensor): v = self._number(name, v)
+                if type(v) in STANDS:
+                    if id(v) in seen: t.fail(f"it returns `{name}`, which is memory that has a name already", "Return a copy: `.clone()`.")
+                    seen.add(id(v))
+                    outputs += self._written(name, v)
+                elif not (v is None or isinstance(v, CONSTANTS)): t.fail(f"it keeps `{name}`, which is {type(v).__name__}, as state", "Keep tensors and numbers.")
+                elif name not in self.known or self.known[name] != v: self.numbers[name] = v
+            except Untraceable as e:
+                e.stepper = next((s for s in reversed(composition.steppers) if name in s.mentions), None)
+                raise
         if sys.getrefcount(self.p) > KEPT: t.fail("it keeps the parameter that it is given", "Keep copies of its numbers, as state.")
         self.key = tuple(t.nodes), tuple(outputs)
-        return self
+
+    def _number(self, name, v) -> Value:
+        "A stand-in for a real tensor that a stepper made: one number can be had for each parameter"
+        t = self.trace
+        if v.dim() or v.requires_grad: t.fail(f"it returns `{name}`, a tensor that doesn't come from `p`", "Make it with `torch.zeros_like(p)` or the like.")
+        return Value(t, t.slot(v.item()), v.dtype, False)
+
+    def _written(self, name, v) -> list:
+        "What is to be stored for a state"
+        old = self.loaded.get(name)
+        is_new = old is None or (old.dtype, old.each) != (v.dtype, v.each)
+        return [(name, _written(v), v.dtype, v.each, is_new, v.born if is_new else None)] if is_new or v.id != self.before[name] else []
 
 
 def _written(v) -> int: return v.id if v.exact is None else v.exact
@@ -81,14 +94,14 @@ def record(
                 known.run = composition.run(known.p, known.state, h)
                 if not composition.sums_over_all:
                     for _ in known.run: known.trace.fail("it yields, but is no generator function", "Make it one, or a partial of one.")
-                    known.finish()
+                    known.finish(composition)
             done.append((key, h, known))
         known.count += len(a.params)
         res.append(known)
     if composition.sums_over_all:
         with _explained(all_alike):
             _go_on([r for _, _, r in done])
-            for _, _, r in done: r.finish()
+            for _, _, r in done: r.finish(composition)
     return res
 
 
@@ -98,10 +111,12 @@ def _explained(alike):
     try: yield
     except (MissingName, NotRecorded): raise
     except Exception as e:
-        what, instead = (e.what, e.instead) if isinstance(e, Untraceable) else (f"raises {type(e).__name__} on a stand-in for tensors ({e})", "Only the eager engine can run it.")
-        lines = [f"{os.path.basename(f.filename)}:{f.lineno}" for f in traceback.extract_tb(e.__traceback__) if os.path.dirname(f.filename) != HERE and f.filename != COMPOSITION]
-        stepper = getattr(e, 'stepper', None)
-        raise NotRecorded(alike, f"{f'stepper `{stepper}`' if stepper else 'a stepper'}{f' at {lines[-1]}' if lines else ''}: {what}. {instead}") from e
+        what, instead = ((e.what, e.instead) if isinstance(e, Untraceable) else
+                         (f"raises {type(e).__name__} on a stand-in for tensors ({e})", "Only the eager engine can run it."))
+        lines = [f'{os.path.basename(f.filename)}:{f.lineno}' for f in traceback.extract_tb(e.__traceback__)
+                 if not f.filename.startswith((HERE, TORCH)) and f.filename != COMPOSITION]
+        who = f"stepper `{s}`" if (s := getattr(e, 'stepper', None)) else "a stepper"
+        raise NotRecorded(alike, f"{who}{f' at {lines[-1]}' if lines else ''}: {what}. {instead}") from e
 
 
 def _equal(a, b):

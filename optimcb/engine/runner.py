@@ -2,7 +2,11 @@
 
 What can't be traced, or has no kernel, is left to the eager engine, with one warning that says why.
 """
+import os
+import sys
 import warnings
+
+import torch
 
 from optimcb.engine import cpu, foreach
 from optimcb.engine.build import CantBuild
@@ -12,6 +16,9 @@ from optimcb.engine.reading import asks_type, why_not
 from optimcb.engine.record import NotRecorded, record
 
 __all__ = ['CantRun', 'Runner']
+
+
+INSIDE = os.path.dirname(os.path.dirname(__file__)), os.path.dirname(torch.__file__)
 
 
 class CantRun(RuntimeError):
@@ -45,8 +52,9 @@ class Runner:
         "Leave a kind of parameters, or all, to the eager engine"
         if self.engine != 'auto': raise CantRun(f"engine='{self.engine}' can't run this: {reason} `engine='auto'` falls back to what can.")
         self.refused.add(kind)
-        if reason not in self.said: warnings.warn(f"the eager engine runs what the fused one can't: {reason}", stacklevel=8)
-        self.said.add(reason)
+        place = reason.split(': ')[0] # the stepper and the line
+        if place not in self.said: _warn(f"the eager engine runs what the fused one can't: {reason}")
+        self.said.add(place)
 
     def step(self,
         opt, # Optimizer
@@ -79,7 +87,8 @@ class Runner:
         plan, looked = self.plan, set(self.looked)
         try: recordings = record(plan.alike, self.composition, hypers, looked, self.asks_type)
         except NotRecorded as e:
-            self._refuse(None if self.composition.sums_over_all else e.alike[0].key[3:], e.reason)
+            if looked != self.looked: self.looked = looked # then fewer are alike
+            else: self._refuse(None if self.composition.sums_over_all else e.alike[0].key[3:], e.reason)
             return None
         if looked != self.looked:
             self.looked = looked
@@ -98,7 +107,7 @@ class Runner:
 
     def _launches(self, plan, programs) -> list:
         "Launches, and the indices of who are alike in each"
-        if self.composition.sums_over_all and (plan.eager or len({tuple(p.rounds_by_phase) for p in programs}) > 1):
+        if self.composition.sums_over_all and programs and (plan.eager or len({tuple(p.rounds_by_phase) for p in programs}) > 1):
             raise Unsupported("some parameters can't be summed over with the others, by one kernel.")
         together, at = {}, 0
         for i, (a, p) in enumerate(zip(plan.alike, programs)):
@@ -111,6 +120,13 @@ class Runner:
         if device.type == 'cpu': return cpu
         if self.engine == 'fused': raise Unsupported(f"there is no kernel for {device.type}.")
         return foreach
+
+
+def _warn(message):
+    "A warning at the line outside of the library and of torch that called"
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_code.co_filename.startswith(INSIDE): frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 def _run(launches):

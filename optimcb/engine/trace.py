@@ -5,6 +5,7 @@ functions, append to its `Trace`: a list of nodes `(operation, type, one per ele
 index of a node, or `~k` for the number `slots[k]`, so that the nodes are the same whatever the numbers are.
 """
 import math
+import sys
 from functools import partial
 from numbers import Number
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from optimcb.composition import Composition
 from optimcb.engine.ops import OPS
 
 __all__ = ['Trace', 'Untraceable', 'Value', 'is_low']
@@ -45,7 +47,10 @@ class Trace:
 
     def fail(self, what, *instead):
         "Raise `Untraceable`, and remember it: a stepper might catch it."
-        self.failure = self.failure or Untraceable(what, *instead)
+        if self.failure is None:
+            self.failure, frame = Untraceable(what, *instead), sys._getframe()
+            while frame and frame.f_code is not Composition.run.__code__: frame = frame.f_back
+            if frame: self.failure.stepper = frame.f_locals.get('stepper')
         raise self.failure
 
     def emit(self, *node) -> int:
