@@ -55,7 +55,8 @@ EXPRESSIONS = {
     'masked_fill': lambda p, g: p.masked_fill(p > 0, 0.), 'full_like': lambda p, g: torch.full_like(p, 0.1)*g, 'nan_to_num': lambda p, g: torch.nan_to_num(p, 1., 2., 3.),
     'new_zeros': lambda p, g: p.new_zeros(p.shape) + g, 'standardized': lambda p, g: (p - p.mean())/(p.std() + 1e-3), 'sum in float64': lambda p, g: p.sum(dtype=torch.float64)*p,
     'type_as': lambda p, g: (p > 0).type_as(p), 'sizes': lambda p, g: p*(p.numel() + p.ndim + p.shape[0] + len(p) + p.size(0)), 'dot': lambda p, g: (p*g).sum(),
-    'larger than the largest half': lambda p, g: p.abs().max()/g, 'detached': lambda p, g: p.detach().contiguous()*2}
+    'larger than the largest half': lambda p, g: p.abs().max()/g, 'truths': lambda p, g: ((p > 0) + (g > 0)).to(p.dtype) + ((p > 0)*(g > 0)).to(p.dtype), 'methods': lambda p, g: p.maximum(g) + p.clamp_min(g) - p.fmin(g),
+    'detached': lambda p, g: p.detach().contiguous()*2}
 EXPRESSIONS = MappingProxyType(EXPRESSIONS)
 
 

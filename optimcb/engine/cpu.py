@@ -74,6 +74,7 @@ class _Writer:
             args = [self.operand(a, n.dtype) for a in n.args]
             if n.op == 'where': args[0] = self.operand(n.args[0], torch.bool)
             e = op.text.format(*args, f=suffix)
+            if n.dtype is torch.bool: e = f'({e}) != 0' # True + True is True
         return f'const {TYPES[n.gives][0]} v{i} = ({TYPES[n.gives][0]})({e});'
 
     def split(self, wanted):

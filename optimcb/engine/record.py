@@ -62,7 +62,8 @@ class Recording:
     def _written(self, name, v) -> list:
         "What is to be stored for a state"
         old = self.loaded.get(name)
-        is_new = old is None or (old.dtype, old.each) != (v.dtype, v.each)
+        is_new = old is None
+        if not is_new and (old.dtype, old.each) != (v.dtype, v.each): self.trace.fail(f"it makes `{name}` a tensor of another type", f"Keep it: `.to({old.dtype})`.")
         return [(name, _written(v), v.dtype, v.each, is_new, v.born if is_new else None)] if is_new or v.id != self.before[name] else []
 
 

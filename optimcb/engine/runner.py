@@ -118,6 +118,12 @@ class Runner:
     def _lowering(self, device):
         if self.engine == 'foreach': return foreach
         if device.type == 'cpu': return cpu
+        if device.type == 'cuda':
+            try:
+                from optimcb.engine import cuda # Triton is loaded when it is needed
+                return cuda
+            except ImportError as e:
+                if self.engine == 'fused': raise Unsupported(f"there is no Triton ({e}).") from e
         if self.engine == 'fused': raise Unsupported(f"there is no kernel for {device.type}.")
         return foreach
 
@@ -129,11 +135,16 @@ def _warn(message):
     warnings.warn(message, stacklevel=level)
 
 
+def _added(a, b):
+    "The sum, on the device of the first"
+    return a + b.to(a.device, non_blocking=True) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a + b
+
+
 def _run(launches):
     "All phases of all launches; a phase begins when all have yielded"
     for i in range(max((len(o.program.phases) for o in launches), default=0)):
         totals = {}
         for o in launches:
-            for round, x in o.phase(i).items(): totals[round] = totals.get(round, 0) + x
+            for round, x in o.phase(i).items(): totals[round] = _added(totals[round], x) if round in totals else x
         for o in launches: o.take(totals)
     for o in launches: o.finish()

@@ -6,7 +6,6 @@ index of a node, or `~k` for the number `slots[k]`, so that the nodes are the sa
 """
 import math
 import sys
-from functools import partial
 from numbers import Number
 
 import numpy as np
@@ -305,7 +304,9 @@ def _apply(name, *operands):
     raise TypeError("a stand-in for a tensor is used where it can't be.")
 
 
-def _plain(name): return partial(_apply, name)
+def _plain(name):
+    def f(x, other): return _apply(name, x, other)
+    return f
 
 
 def _unary(name):

@@ -1,0 +1,146 @@
+"""The functions that operations name, for Triton: what `kernel.h` is for C.
+
+They round as torch's own do. Triton has quick functions of its own in float32; these are the ones of NVIDIA's library,
+in float64 and rounded: memory is what a step waits for.
+"""
+import triton
+import triton.language as tl
+from triton.language.extra import libdevice
+
+__all__ = ['abs_', 'acos', 'acosh', 'asin', 'asinh', 'atan', 'atan2', 'atanh', 'ceil', 'copysign', 'cos', 'cosh', 'div_', 'erf', 'erfc', 'exp', 'exp2',
+           'expm1', 'floor', 'fma_', 'hypot', 'lerp_', 'log', 'log10', 'log1p', 'log2', 'maximum_', 'minimum_', 'pow', 'rint', 'sign_',
+           'sin', 'sinh', 'softplus_', 'sqrt', 'tan', 'tanh', 'trunc', 'where']
+
+
+# Exact, or rounded once
+
+@triton.jit
+def where(c, a, b): return tl.where(c != 0, a, b)
+
+@triton.jit
+def abs_(x): return tl.abs(x)
+
+@triton.jit
+def sign_(x): return (x > 0).to(x.dtype) - (x < 0).to(x.dtype)
+
+@triton.jit
+def maximum_(a, b): return tl.where(a != a, a, tl.where(b != b, b, tl.where(a > b, a, b)))
+
+@triton.jit
+def minimum_(a, b): return tl.where(a != a, a, tl.where(b != b, b, tl.where(a < b, a, b)))
+
+@triton.jit
+def fma_(a, b, c): return tl.fma(a, b, c)
+
+@triton.jit
+def div_(a, b):
+    a = tl.cast(a, b.dtype)
+    if b.dtype == tl.float32: return tl.div_rn(a, b)
+    else: return a / b
+
+@triton.jit
+def sqrt(x):
+    if x.dtype == tl.float32: return tl.sqrt_rn(x)
+    else: return tl.sqrt(x)
+
+@triton.jit
+def floor(x): return tl.floor(x.to(tl.float64)).to(x.dtype) # in float32, denormals would be zeros
+
+@triton.jit
+def ceil(x): return tl.ceil(x.to(tl.float64)).to(x.dtype)
+
+@triton.jit
+def rint(x): return libdevice.rint(x)
+
+@triton.jit
+def trunc(x): return libdevice.trunc(x)
+
+@triton.jit
+def copysign(a, b): return libdevice.copysign(a, b)
+
+
+# Several roundings, as in `kernel.h`
+
+@triton.jit
+def lerp_(a, b, w): return tl.where(tl.abs(w) < 0.5, tl.fma(w, b - a, a), tl.fma(-(b - a), 1 - w, b))
+
+@triton.jit
+def softplus_(x, beta, threshold): return tl.where(x * beta > threshold, x, div_(log1p(exp(x * beta)), beta))
+
+
+# Of one number
+
+@triton.jit
+def exp(x): return libdevice.exp(x.to(tl.float64)).to(x.dtype)
+
+@triton.jit
+def exp2(x): return libdevice.exp2(x.to(tl.float64)).to(x.dtype)
+
+@triton.jit
+def expm1(x): return libdevice.expm1(x.to(tl.float64)).to(x.dtype)
+
+@triton.jit
+def log(x): return libdevice.log(x.to(tl.float64)).to(x.dtype)
+
+@triton.jit
+def log2(x): return libdevice.log2(x.to(tl.float64)).to(x.dtype)
+
+@triton.jit
+def log10(x): return libdevice.log10(x.to(tl.float64)).to(x.dtype)
+
+@triton.jit
+def log1p(x): return libdevice.log1p(x.to(tl.float64)).to(x.dtype)
+
+@triton.jit
+def erf(x): return libdevice.erf(x.to(tl.float64)).to(x.dtype)
+
+@triton.jit
+def erfc(x): return libdevice.erfc(x.to(tl.float64)).to(x.dtype)
+
+@triton.jit
+def sin(x): return libdevice.sin(x.to(tl.float64)).to(x.dtype)
+
+@triton.jit
+def cos(x): return libdevice.cos(x.to(tl.float64)).to(x.dtype)
+
+@triton.jit
+def tan(x): return libdevice.tan(x.to(tl.float64)).to(x.dtype)
+
+@triton.jit
+def asin(x): return libdevice.asin(x.to(tl.float64)).to(x.dtype)
+
+@triton.jit
+def acos(x): return libdevice.acos(x.to(tl.float64)).to(x.dtype)
+
+@triton.jit
+def atan(x): return libdevice.atan(x.to(tl.float64)).to(x.dtype)
+
+@triton.jit
+def sinh(x): return libdevice.sinh(x.to(tl.float64)).to(x.dtype)
+
+@triton.jit
+def cosh(x): return libdevice.cosh(x.to(tl.float64)).to(x.dtype)
+
+@triton.jit
+def tanh(x): return libdevice.tanh(x.to(tl.float64)).to(x.dtype)
+
+@triton.jit
+def asinh(x): return libdevice.asinh(x.to(tl.float64)).to(x.dtype)
+
+@triton.jit
+def acosh(x): return libdevice.acosh(x.to(tl.float64)).to(x.dtype)
+
+@triton.jit
+def atanh(x): return libdevice.atanh(x.to(tl.float64)).to(x.dtype)
+
+
+# Of two
+
+@triton.jit
+def pow(x, y): return libdevice.pow(x.to(tl.float64), y.to(tl.float64)).to(x.dtype)
+
+@triton.jit
+def hypot(x, y): return libdevice.hypot(x.to(tl.float64), y.to(tl.float64)).to(x.dtype)
+
+@triton.jit
+def atan2(x, y): return libdevice.atan2(x.to(tl.float64), y.to(tl.float64)).to(x.dtype)

@@ -1,0 +1,142 @@
+"""The kernels for CUDA on the CPU, by Triton's interpreter: a plugin of pytest that makes them the engine `fused`, and tests of their own.
+
+    TRITON_INTERPRET=1 PYTHONPATH=tests python -m pytest -p interpreted tests/interpreted.py tests/test_engines.py -k "not foreach"
+"""
+from types import SimpleNamespace
+
+import pytest
+import torch
+import triton.language as tl
+from cases import CASES
+from engines import stepped, ulps
+from helpers import params, set_grads
+from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+from optimcb import Optimizer
+from optimcb.engine import cuda, foreach, triton_ops
+from optimcb.engine.runner import Runner
+
+# What a GPU has and the interpreter lacks
+
+
+def nvidia(f):
+    "NVIDIA's function, which is torch's"
+    def g(*xs):
+        xs = tl.broadcast(*xs) if len(xs) > 1 else xs
+        return tl.tensor(TensorHandle(f(*(torch.from_numpy(x.handle.data.copy()) for x in xs)).numpy(), xs[0].handle.dtype), xs[0].type)
+    return g
+
+
+def cast(self, src, dst_type, plain=InterpreterBuilder.cast_impl):
+    "The interpreter cuts off what bfloat16 has no bits for, and knows no denormals of it; a GPU rounds to nearest"
+    x, a, b = torch.from_numpy(src.data.copy()), src.dtype.scalar, dst_type.scalar
+    if (a, b) == (tl.float32, tl.bfloat16): return TensorHandle(x.bfloat16().view(torch.uint16).numpy(), b)
+    if (a, b) == (tl.bfloat16, tl.float32): return TensorHandle(x.view(torch.bfloat16).float().numpy(), b)
+    return plain(self, src, dst_type)
+
+
+own = {o for o in triton_ops.__all__ if o.endswith('_')} | {'where', 'sqrt', 'floor', 'ceil', 'rint'}
+triton_ops.libdevice = SimpleNamespace(rint=nvidia(torch.round), **{o: nvidia(getattr(torch, o)) for o in triton_ops.__all__ if o not in own})
+InterpreterBuilder.cast_impl = cast
+Runner._lowering = lambda self, device: foreach if self.engine == 'foreach' else cuda
+
+
+# Tests
+
+SIZES = [(1,), (1023,), (1025,), (50, 100), ()]
+
+
+def both(make, dtype=torch.float32, steps=4):
+    "Parameters and states after some steps, of two groups, on the eager engine and by Triton; a gradient is missing once"
+    res = []
+    for engine in ('eager', 'fused'):
+        ps = params(SIZES, dtype)
+        opt = make([{'params': ps[:2]}, {'params': ps[2:], 'lr': 0.003}], lr=0.01)
+        opt.engine = engine
+        for i in range(steps):
+            set_grads(ps, i, [1] if i == 2 else [])
+            opt.step()
+        res.append(([p.detach() for p in ps], [dict(opt.state[p]) for p in ps]))
+    return res
+
+
+@pytest.mark.parametrize('name, make', [c[:2] for c in CASES], ids=[c[0] for c in CASES])
+def test_algorithms(name, make):
+    "A few units in the last place over four steps, since sums are added in another order and powers are exact to the last bit"
+    (want, want_states), (got, got_states) = both(make)
+    for p, q, s, t in zip(got, want, got_states, want_states):
+        torch.testing.assert_close(p, q, rtol=2e-6, atol=2e-6*q.abs().max().item())
+        assert s.keys() == t.keys()
+        for k, v in t.items():
+            if isinstance(v, torch.Tensor): torch.testing.assert_close(s[k], v, rtol=2e-5, atol=2e-5*v.abs().max().item())
+            else: assert s[k] == v
+
+
+def some(*sizes, dtypes=(torch.float32,), seed=0):
+    r = torch.Generator().manual_seed(seed)
+    return [torch.randn(n, generator=r, dtype=torch.float64).to(dtypes[i % len(dtypes)]) for i, n in enumerate(sizes)]
+
+
+def clip(p, lr):
+    "Two totals, the second of which needs the first"
+    total = yield p.grad.pow(2).sum()
+    scale = 1/total.sqrt().clamp(min=1.)
+    largest = yield (p.grad*scale).abs().amax()
+    p.data.add_(p.grad*scale/largest, alpha=-lr)
+    return {'total': total.float(), 'ok': p.data > 0}
+
+
+def test_totals_over_launches_for_several_types():
+    dtypes = torch.float32, torch.float64
+    ps, gs = some(3000, 7, 1025, 1, dtypes=dtypes), some(3000, 7, 1025, 1, dtypes=dtypes, seed=1)
+    (_, want, ws), (_, got, s) = (stepped(e, ps, [gs], [clip], steps=3, lr=0.1) for e in ('eager', 'fused'))
+    for a, b, t, u in zip(got, want, s, ws):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(t['total'], u['total'], rtol=1e-6, atol=0)
+        assert torch.equal(t['ok'], u['ok'])
+
+
+def numbers(p, lr, level=None, last=None, count=None):
+    "Keeps numbers of each tensor, which all of its elements read; overwrites what it has read with something else"
+    if level is None: level, last, count = torch.ones_like(p.grad.sum()), p.grad.clone(), torch.zeros((), dtype=torch.int64)
+    p.data.add_(last*level/(count + 1), alpha=-lr)
+    last.copy_(p.grad)
+    return {'level': level*0.5 + p.grad.amax(), 'last': last, 'count': count + 1}
+
+
+def test_numbers_of_each_tensor():
+    "To the bit: nothing is added up"
+    ps, gs = some(2500, 8, 1), [some(2500, 8, 1, seed=i) for i in range(3)]
+    (_, want, ws), (_, got, s) = (stepped(e, ps, gs, [numbers], steps=3, lr=0.1) for e in ('eager', 'fused'))
+    for a, b, t, u in zip(got, want, s, ws): assert ulps(a, b) == 0 and all(ulps(t[k], u[k]) == 0 for k in ('level', 'last', 'count'))
+def test_tensors_that_lie_anywhere():
+    "At odd addresses, elements are loaded one by one; each tensor is told apart"
+    flat, grad, res = *some(5000), *some(5000, seed=1), []
+    def moved(p, lr): p.data.sub_(p.grad*0.3)
+    for engine in ('eager', 'fused'):
+        res.append(flat.clone())
+        ps = [torch.nn.Parameter(res[-1][a:b]) for a, b in ((0, 1024), (1025, 2049), (2050, 4000), (4008, 4016))]
+        for p, a in zip(ps, (3, 1027, 2052, 4008)): p.grad = grad[a:a + p.numel()]
+        Optimizer(ps, [moved], lr=0.1, engine=engine).step()
+    assert ulps(*res) == 0 and not torch.equal(res[1], flat)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=str)
+def test_sixteen_bits_beside_others(dtype):
+    "One step, as eager's float32 rounds"
+    dtypes = dtype, torch.float32, torch.float64
+    ps, gs = some(2000, 30, 1025, dtypes=dtypes), some(2000, 30, 1025, dtypes=dtypes, seed=1)
+    def mixed(p, lr, avg=None):
+        avg = torch.zeros_like(p, dtype=torch.float32) if avg is None else avg
+        avg.mul_(0.9).add_(p.grad.float(), alpha=0.1)
+        p.data.sub_((avg*lr).to(p.dtype) if p.dtype == torch.float64 else avg*lr)
+        return {'avg': avg, 'seen': avg.abs() > 0.1}
+    (_, want, ws), (_, got, s) = (stepped(e, ps, [gs], [mixed], lr=0.1) for e in ('eager', 'fused'))
+    for a, b, t, u in zip(got, want, s, ws): assert ulps(a, b) <= 1 and ulps(t['avg'], u['avg']) <= 1 and torch.equal(t['seen'], u['seen'])
+
+
+def test_real_tensors_of_one_number():
+    ps, gs, scale = some(1500, 3), some(1500, 3, seed=1), torch.tensor(0.25)
+    def scaled(p, lr): p.data.add_(p.grad*scale, alpha=-lr)
+    (_, want, _), (_, got, _) = (stepped(e, ps, [gs], [scaled], steps=2, lr=0.1) for e in ('eager', 'fused'))
+    assert all(ulps(a, b) <= 1 for a, b in zip(got, want))
