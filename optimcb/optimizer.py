@@ -1,4 +1,5 @@
 "The generic `Optimizer`: a `torch.optim.Optimizer` that runs a list of steppers and speaks fastai's protocol."
+import sys
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, contextmanager
@@ -108,11 +109,14 @@ class Optimizer(torch.optim.Optimizer):
         res = L((p, pg, self.state[p], h) for pg, h in zip(self.param_lists[n], self.hypers[n]) for p in pg)
         return res.filter(lambda o: _has_grad(o[0])) if with_grad else res
 
-    @torch.no_grad()
     def step(self,
         closure:Callable|None=None # Evaluates the model again and returns the loss
     ):
         "Call the steppers on each parameter that has a gradient. Returns what `closure` returns. Raises `MissingName`."
+        return _not_compiled()(self, closure)
+
+    @torch.no_grad()
+    def _step(self, closure):
         loss = None
         if closure is not None:
             with torch.enable_grad(): loss = closure()
@@ -122,15 +126,16 @@ class Optimizer(torch.optim.Optimizer):
         if self.engine == 'eager':
             work = [(p, self.state[p], h) for g, h in zip(self.param_groups, hypers) for p in g['params'] if _has_grad(p)]
             stepped = []
-        else: work, made, stepped = self._running.step(self, composition, hypers)
-        if stepped and made: self._not_hypers(made)
-        self._step_eagerly(composition, work, hypers)
+        else:
+            work, made, stepped = self._running.step(self, composition, hypers)
+            if made: self._not_hypers(made)
+        if work: self._step_eagerly(composition, work, hypers)
         torch.autograd.graph.increment_version([p for p, *_ in work] + stepped)
         return loss
 
     def _step_eagerly(self, composition, work, hypers):
         setup = composition, [h.keys() for h in hypers]
-        if work and self.__dict__.get('_tried') != setup:
+        if self.__dict__.get('_tried') != setup:
             work = self._try(composition, work)
             self._tried = setup
         eager.step(composition, work)
@@ -280,6 +285,13 @@ class Optimizer(torch.optim.Optimizer):
     def __setstate__(self, state):
         super().__setstate__(state)
         self.defaults.pop('differentiable', None) # torch's default for its own algorithms
+
+
+def _not_compiled() -> Callable:
+    "`Optimizer._step`, which `torch.compile` leaves as it is where it is there"
+    if 'torch._dynamo' not in sys.modules: return Optimizer._step
+    if not hasattr(Optimizer._step, '_as_it_is'): Optimizer._step._as_it_is = torch.compiler.disable(Optimizer._step)
+    return Optimizer._step._as_it_is
 
 
 def _update(

@@ -1,13 +1,55 @@
 "Memory for state: in huge pages on the CPU, since a step over small pages waits for their addresses more than for their numbers."
 import mmap
+import sys
+import weakref
 
 import torch
 from torch import Tensor
 
-__all__ = ['hand_out', 'new_states']
+__all__ = ['Arena', 'hand_out', 'new_states']
 
 HUGE = 2 << 20 # bytes of a huge page
 ALIGN = 64 # bytes: a cache line, and the widest vector
+
+
+class Pages(mmap.mmap):
+    "Memory; the storages in it hold on to it, and it to its arena."
+
+
+class Arena:
+    """Zeroed memory for many tensors, each with a storage of its own; freed with the last of them.
+
+    Since its storages hold on to its pages, their number tells whether all of them are still there: that is asked in
+    each step, instead of every tensor where its numbers are."""
+    known = weakref.WeakSet()
+
+    def __init__(self,
+        size:int # Bytes
+    ):
+        pages = Pages(-1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) # private: a child after fork has its own
+        if size >= HUGE and hasattr(mmap, 'MADV_HUGEPAGE'): pages.madvise(mmap.MADV_HUGEPAGE)
+        start = torch.frombuffer(pages, dtype=torch.uint8).data_ptr()
+        self.at = -start % HUGE
+        self.span = range(start + self.at, start + self.at + size)
+        pages.arena, self.pages = self, weakref.ref(pages)
+        self.keep = pages # until the first tensor does
+        Arena.known.add(self)
+
+    def tensor(self,
+        like:Tensor, # Parameter
+        dtype:torch.dtype # Type
+    ) -> Tensor:
+        "The next tensor, with the shape and layout of a parameter."
+        t = torch.frombuffer(self.pages(), dtype=dtype, count=like.numel(), offset=self.at).as_strided(like.shape, like.stride())
+        self.at += _room(like, dtype)
+        self.keep = None
+        return t
+
+    @property
+    def storages(self) -> int:
+        "How many storages there are in it."
+        pages = self.pages()
+        return sys.getrefcount(pages) - 2
 
 
 def new_states(
@@ -35,23 +77,13 @@ def hand_out(
         for s, t in zip(alike.states, tensors): s[name] = t
 
 
+def _room(p, dtype) -> int: return -(-p.numel()*dtype.itemsize // ALIGN)*ALIGN
+
+
 def _zeros(wanted) -> list[Tensor]:
     "Tensors of zeros with the shapes and layouts of parameters"
-    sizes = [-(-p.numel()*dtype.itemsize // ALIGN)*ALIGN for p, dtype in wanted]
-    pages = _pages(sum(sizes)) if wanted and wanted[0][0].is_cpu else None
-    if pages is None: return [torch.empty_strided(p.shape, p.stride(), dtype=dtype, device=p.device).zero_() for p, dtype in wanted]
-    at, res = pages[1], []
-    for (p, dtype), size in zip(wanted, sizes):
-        res.append(torch.frombuffer(pages[0], dtype=dtype, count=p.numel(), offset=at).as_strided(p.shape, p.stride()))
-        at += size
-    return res
-
-
-def _pages(size) -> tuple[mmap.mmap, int]|None:
-    "Zeroed memory, freed with the last tensor in it, and where in it the first huge page begins; None where the system has none or it isn't worth it"
-    if size < HUGE or not hasattr(mmap, 'MADV_HUGEPAGE'): return None
-    try:
-        pages = mmap.mmap(-1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) # private: a child after fork has its own
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    except OSError: return None
-    return pages, -torch.frombuffer(pages, dtype=torch.uint8).data_ptr() % HUGE
+    if wanted and wanted[0][0].is_cpu and hasattr(mmap, 'MAP_PRIVATE'):
+        try: arena = Arena(sum(_room(p, dtype) for p, dtype in wanted))
+        except OSError: pass # no more maps for this process
+        else: return [arena.tensor(p, dtype) for p, dtype in wanted]
+    return [torch.empty_strided(p.shape, p.stride(), dtype=dtype, device=p.device).zero_() for p, dtype in wanted]

@@ -11,6 +11,7 @@ from operator import is_, itemgetter
 import torch
 from torch import Tensor
 
+from optimcb.engine.memory import Arena
 from optimcb.engine.trace import DTYPES, FLOATS
 
 __all__ = ['Alike', 'Changed', 'Plan']
@@ -137,7 +138,9 @@ class Plan:
         for a in self.alike: a.note()
         self.values = list(opt.state.values())
         self.flat = [p for a in self.alike for p in a.params]
-        self.fixed = self.flat + [t for a in self.alike for ts in a.tensors.values() for t in ts]
+        states = [t for a in self.alike for ts in a.tensors.values() for t in ts]
+        self.arenas, others = _arenas(states)
+        self.fixed = self.flat + others
         self.fixed_ptrs = list(map(data_ptr, self.fixed))
         self.strides = list(map(stride, self.flat))
         self.many = [i for i, p in enumerate(self.flat) if p.dim() > 1]
@@ -161,6 +164,7 @@ class Plan:
         grads = [getattr(p, 'grad', None) for p in params] if self.eager else [p.grad for p in params]
         if list(map(is_, grads, repeat(None))) != self.missing: raise Changed
         for a in self.alike: a.check()
+        if any(arena.storages != n for arena, n in self.arenas): raise Changed
         if list(map(data_ptr, self.fixed)) != self.fixed_ptrs or list(map(stride, self.many_params)) != self.many_strides: raise Changed
         if self.maybe and any(_fit(p, p.grad, state) for p, state, _ in self.maybe): raise Changed # a gradient is dense again, say
         self._take(grads)
@@ -172,7 +176,8 @@ class Plan:
         except RuntimeError: raise Changed from None # a gradient without storage: it is sparse now
         if ids != self.grad_ids or ptrs != self.grad_ptrs or self.odd or [grads[i].stride() for i in self.many] != self.many_strides:
             strides = list(map(stride, grads))
-            if list(map(dtype_of, grads)) != self.dtypes or any(map(is_neg, grads)) or not all(map(_simple, grads)): raise Changed
+            if list(map(dtype_of, grads)) != self.dtypes or any(map(is_neg, grads)): raise Changed
+            if set(map(type, grads)) != {Tensor} and not all(map(_plain, grads)): raise Changed
             self.odd = [] if strides == self.strides else [i for i, (s, t) in enumerate(zip(strides, self.strides)) if s != t]
             if any(grads[i].shape != self.flat[i].shape for i in self.odd): raise Changed
         for i in self.odd: # as its parameter lies in memory
@@ -187,7 +192,15 @@ class Plan:
         self.grads = None
 
 
-def _simple(g): return type(g) is Tensor or _plain(g)
+def _arenas(states) -> tuple[list, list]:
+    "The arenas all of whose storages are among `states`, with their number; and the other states"
+    arenas, others = [], states
+    for arena in list(Arena.known):
+        inside = {id(t) for t in others if t.data_ptr() in arena.span}
+        if inside and len(inside) == arena.storages:
+            arenas.append((arena, len(inside)))
+            others = [t for t in others if id(t) not in inside]
+    return arenas, others
 
 
 def _fit(p, g, state) -> tuple|None:
