@@ -6,7 +6,8 @@ import torch
 from optimcb import Optimizer
 
 TRACED = ('foreach', 'fused')
-SPECIAL = [0., -0., 1., -1., 0.5, -0.5, 1.5, 2.5, -2.5, 3., 1e-3, -1e-3, 1e-30, 1e30, -1e30, 1e-40, -1e-40, float('inf'), float('-inf'), float('nan'), 0.1, 100., -7.3, 20.5]
+SPECIAL = [0., -0., 1., -1., 0.5, -0.5, 1.5, 2.5, -2.5, 3., 1e-3, -1e-3, 1e-30, 1e30, -1e30, 1e-40, -1e-40,
+           float('inf'), float('-inf'), float('nan'), 0.1, 100., -7.3, 20.5]
 
 
 def ulps(a, b):
@@ -31,4 +32,4 @@ def stepped(engine, ps, grads, cbs, steps=1, quiet=True, **hypers):
         for i in range(steps):
             for p, g in zip(ps, grads[i % len(grads)]): p.grad = None if g is None else g.clone()
             opt.step()
-    return opt, [p.detach() for p in ps], [{k: v for k, v in opt.state[p].items()} for p in ps]
+    return opt, [p.detach() for p in ps], [dict(opt.state[p]) for p in ps]

@@ -49,7 +49,8 @@ def test_the_same_bits_for_any_number_of_threads(algo):
 def test_one_openmp_is_loaded():
     trained(threads=2)
     assert all(build.openmp())
-    code = ("import torch, optimcb as oc; torch.set_num_threads(2); p = torch.nn.Parameter(torch.ones(100000)); p.grad = p.detach().clone(); oc.Adam([p], lr=0.1).step()\n"
+    code = ("import torch, optimcb as oc; torch.set_num_threads(2); p = torch.nn.Parameter(torch.ones(100000)); p.grad = p.detach().clone()\n"
+            "oc.Adam([p], lr=0.1).step()\n"
             "print(len({l.split()[-1] for l in open('/proc/self/maps') if any(o in l.split()[-1].rsplit('/')[-1] for o in ('libgomp', 'libomp', 'libiomp'))}))")
     if Path('/proc/self/maps').exists(): assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '1'
 

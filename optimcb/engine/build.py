@@ -105,12 +105,15 @@ def compiler() -> tuple[str, str]:
     raise CantBuild(f"there is no C compiler: {f'CC={given}' if given else 'cc, gcc and clang are not there'}. {ADVICE}")
 
 
+TELLING = frozenset({'model name', 'flags', 'Features', 'cpu family', 'model', 'CPU part'}) # lines of /proc/cpuinfo
+
+
 @functools.cache
 def processor() -> str:
     "What `-march=native` depends on."
     try: lines = Path('/proc/cpuinfo').read_text().split('\n\n')[0].splitlines()
     except OSError: lines = [platform.processor()]
-    return '\n'.join([platform.machine(), *(o for o in lines if o.split('\t')[0].rstrip() in ('model name', 'flags', 'Features', 'cpu family', 'model', 'CPU part'))])
+    return '\n'.join([platform.machine(), *(o for o in lines if o.split('\t')[0].rstrip() in TELLING)])
 
 
 @functools.cache
@@ -142,9 +145,13 @@ def _intact(path) -> bool:
     except OSError: return False
 
 
-@functools.cache
 def openmp() -> list[int]:
     "Addresses of the functions that start a team of threads, in the OpenMP that torch has loaded; zeros if there is none."
+    return _openmp()
+
+
+@functools.cache
+def _openmp():
     for path in _runtimes():
         try:
             lib = ctypes.CDLL(path, mode=getattr(os, 'RTLD_NOLOAD', 0))

@@ -29,7 +29,7 @@ WITH_INTEGERS = frozenset({'abs', 'sign', 'maximum', 'minimum', 'clamp_min', 'cl
 
 
 def source(
-    program:Program
+    program:Program # What one step does
 ) -> str:
     "The program in C. Raises `Unsupported`."
     writer = _Writer(program)
@@ -112,7 +112,8 @@ class _Writer:
         if totals or ends:
             once, _, used = self.split([self.p.nodes[i].args[0] for i in totals] + [s.value for s in ends])
             out += [f'static void tensor{k}(const Job *J, int64_t t) {{', *self.head(), *self.pointers(used, ends), *once,
-                    *(f'J->yields[t*{len(self.p.totals)} + {self.p.totals.index(i)}] = (double){self.operand(self.p.nodes[i].args[0], torch.float64)};' for i in totals),
+                    *(f'J->yields[t*{len(self.p.totals)} + {self.p.totals.index(i)}] = {self.operand(self.p.nodes[i].args[0], torch.float64)};'
+                      for i in totals),
                     *self.stored(ends, 0), '}']
         return '\n'.join(out)
 
@@ -142,7 +143,8 @@ class _Writer:
         out = [f'static void join{k}(const Job *J, int64_t t) {{']
         for i in sums:
             n, r, at = self.p.nodes[i], REDUCTIONS[self.p.nodes[i].op], f'{len(self.p.sums)} + {self.p.sums.index(i)}'
-            out += [f'double a{i} = {_start(n)};', f'for (int64_t c = J->first[t]; c < J->first[t+1]; c++) {{ const double x = J->partial[c*{at}]; a{i} = {r.text.format(f"a{i}", "x")}; }}',
+            out += [f'double a{i} = {_start(n)};', 'for (int64_t c = J->first[t]; c < J->first[t+1]; c++) {',
+                    f'const double x = J->partial[c*{at}];', f'a{i} = {r.text.format(f"a{i}", "x")};', '}',
                     f'J->sums[t*{at}] = a{i};']
         return [*out, '}']
 
@@ -187,7 +189,8 @@ class Launch:
         p = self.program
         self.numbers = np.zeros((len(members), len(p.slots)))
         self.yields, self.totals = np.zeros((len(sizes), len(p.totals))), np.zeros(len(p.totals))
-        self.tables = [chunk, first.astype(np.int64), np.array(sizes, np.int64), np.repeat(np.arange(len(members)), np.diff(self.rows)).astype(np.int64), self.memory,
+        row = np.repeat(np.arange(len(members)), np.diff(self.rows)).astype(np.int64)
+        self.tables = [chunk, first.astype(np.int64), np.array(sizes, np.int64), row, self.memory,
                        self.numbers, np.zeros((len(chunk), len(p.sums))), np.zeros((len(sizes), len(p.sums))), self.yields, self.totals]
         self.job = np.array([len(chunk), len(sizes), *(t.ctypes.data for t in self.tables), 1, *build.openmp()], np.int64)
         self.address, self.threads = self.job.ctypes.data, 2 + len(self.tables)

@@ -27,7 +27,8 @@ class Launch:
         self.made = [memory.new_states(a, program.fresh, r.trace.slots) for (a, program), r in zip(self.members, recordings)]
         self.known = []
         for (a, program), part, r, made in zip(self.members, self.parts, recordings, self.made):
-            self.known.append(({'.p': a.params, '.grad': plan.grads[part], **a.tensors, **made}, [r.trace.slots[k] for k in program.slots], r.trace.externals, {}))
+            lists = {'.p': a.params, '.grad': plan.grads[part], **a.tensors, **made}
+            self.known.append((lists, [r.trace.slots[k] for k in program.slots], r.trace.externals, {}))
 
     def phase(self, i) -> dict:
         "Run a phase; the sums of what it yields, by their round."
@@ -79,7 +80,8 @@ class Launch:
         for j, (round, _) in enumerate(self.program.rounds):
             if round not in totals: continue
             k = self.program.totals[j]
-            for (a, _), (*_, values) in zip(self.members, self.known): values[k] = [totals[round].to(a.example.device, self.program.nodes[k].dtype)]*len(a.params)
+            for (a, _), (*_, values) in zip(self.members, self.known):
+                values[k] = [totals[round].to(a.example.device, self.program.nodes[k].dtype)]*len(a.params)
 
     def finish(self):
         "Hand out the state that was made."

@@ -25,7 +25,11 @@ class Changed(Exception):
 
 class Alike:
     "Parameters that one recording holds for."
-    def __init__(self, key, group, example):
+    def __init__(self,
+        key:tuple, # What they have in common: group, kinds and numbers of the state, types, device, and what steppers look at
+        group:int, # Index of their group
+        example:Tensor # One of them
+    ):
         self.key, self.group, self.example = key, group, example
         self.kinds, self.numbers, self.grad_dtype = key[1], dict(key[2]), key[5] # `(name, dtype, each)` of tensors; the rest of the state
         self.params, self.states, self.places = [], [], []

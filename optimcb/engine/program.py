@@ -43,17 +43,25 @@ class Store(NamedTuple):
 KNOWN = frozenset({*REDUCTIONS, 'total'}) # worked out in an earlier pass
 
 
-def inputs(n:Node) -> list[int]:
+def inputs(
+    n:Node # A node
+) -> list[int]:
     "Indices of the nodes that `n` reads."
     return [] if n.op in LEAVES else [a for a in operands(n) if a >= 0]
 
 
-def operands(n:Node) -> tuple:
+def operands(
+    n:Node # A node
+) -> tuple:
     "The operands among the `args` of `n`: the last one of a total is the number of its round."
     return n.args[:1] if n.op == 'total' else n.args
 
 
-def reachable(nodes:list[Node], operands, stop=frozenset()) -> list[int]:
+def reachable(
+    nodes:list[Node], # All nodes
+    operands, # Where to start from
+    stop=frozenset() # Operations at which to stop
+) -> list[int]:
     "Indices of the nodes that `operands` depend on, in order; not of what those in `stop` depend on."
     todo, found = [a for a in operands if a >= 0], set()
     while todo:

@@ -14,22 +14,24 @@ from optimcb.stepper import Stepper, code_of
 __all__ = ['asks_type', 'why_not']
 
 CONTAINERS = (MutableMapping, MutableSequence, MutableSet, deque)
-CHANGE = frozenset({'append', 'appendleft', 'extend', 'insert', 'add', 'update', 'setdefault', 'pop', 'popleft', 'popitem', 'remove', 'discard', 'clear', 'write'})
+CHANGE = frozenset({'append', 'appendleft', 'extend', 'insert', 'add', 'update', 'setdefault', 'pop', 'popleft', 'popitem', 'remove', 'discard', 'clear',
+                    'write'})
 ACT = {'print': 'prints', 'id': 'asks which object it was given', 'open': 'opens a file', 'input': 'asks for input', 'setattr': 'sets attributes',
-       'exec': 'runs other code', 'eval': 'runs other code', 'breakpoint': 'stops in a debugger', 'set_trace': 'stops in a debugger', 'vars': 'asks for attributes'}
+       'exec': 'runs other code', 'eval': 'runs other code', 'vars': 'asks for attributes',
+       'breakpoint': 'stops in a debugger', 'set_trace': 'stops in a debugger'}
 DRAW = frozenset({'random', 'rand', 'randn', 'randint', 'randperm', 'normal', 'uniform', 'gauss', 'choice', 'shuffle', 'time', 'perf_counter', 'monotonic'})
 OWN = frozenset({'grad', 'data'}) # attributes of `p` that may be set
 
 
 def asks_type(
-    stepper:Stepper
+    stepper:Stepper # A stepper
 ) -> bool:
     "May it ask whether it was given a tensor?"
     return any({'isinstance', 'is_tensor', 'issubclass', 'type'} & set(code.co_names) for code, _ in _codes(stepper.f))
 
 
 def why_not(
-    stepper:Stepper
+    stepper:Stepper # A stepper
 ) -> str|None:
     "Why it must be run for each parameter, or None."
     for code, known in _codes(stepper.f):
@@ -37,7 +39,8 @@ def why_not(
             if name in ACT: return f"it {ACT[name]}"
             if name in DRAW: return f"it uses `{name}`, which is another number for each parameter"
         for i in dis.get_instructions(code):
-            if i.opname in ('STORE_GLOBAL', 'DELETE_GLOBAL') or i.opname == 'STORE_DEREF' and i.argval in code.co_freevars: return f"it sets `{i.argval}`, which lies outside of it"
+            outside = i.opname in ('STORE_GLOBAL', 'DELETE_GLOBAL') or i.opname == 'STORE_DEREF' and i.argval in code.co_freevars
+            if outside: return f"it sets `{i.argval}`, which lies outside of it"
             if i.opname == 'STORE_ATTR' and i.argval not in OWN: return f"it sets the attribute `{i.argval}`"
         held = [n for n in (*code.co_names, *code.co_freevars) if isinstance(known.get(n), CONTAINERS)]
         changes = CHANGE.intersection(code.co_names) or any(i.opname in ('STORE_SUBSCR', 'DELETE_SUBSCR') for i in dis.get_instructions(code))
@@ -54,7 +57,8 @@ def _codes(f) -> Iterator[tuple[CodeType, dict]]:
         known = _names(f)
         yield code, known
         todo += [(c, f) for c in code.co_consts if isinstance(c, CodeType)]
-        todo += [(g.__code__, g) for g in map(known.get, (*code.co_names, *code.co_freevars)) if inspect.isfunction(g) and not g.__module__.startswith('torch.')]
+        named = map(known.get, (*code.co_names, *code.co_freevars))
+        todo += [(g.__code__, g) for g in named if inspect.isfunction(g) and not (g.__module__ or '').startswith('torch.')]
 
 
 def _names(f) -> dict:

@@ -21,7 +21,11 @@ HERE, TORCH, COMPOSITION = os.path.dirname(__file__), os.path.dirname(torch.__fi
 
 class Recording:
     "A trace of one step: its structure, its numbers, and what becomes of state that is no tensor."
-    def __init__(self, alike, looked, typed):
+    def __init__(self,
+        alike, # Who are alike
+        looked:set, # Takes names of attributes of parameters that the steppers look at
+        typed:bool # Should stand-ins say that they are tensors?
+    ):
         t = self.trace = Trace(alike.example, looked)
         kind = Typed if typed else Value
         p = t.param = kind(t, t.emit('load', alike.example.dtype, True, '.p'), alike.example.dtype, True, True)
@@ -45,7 +49,8 @@ class Recording:
                     if id(v) in seen: t.fail(f"it returns `{name}`, which is memory that has a name already", "Return a copy: `.clone()`.")
                     seen.add(id(v))
                     outputs += self._written(name, v)
-                elif not (v is None or isinstance(v, CONSTANTS)): t.fail(f"it keeps `{name}`, which is {type(v).__name__}, as state", "Keep tensors and numbers.")
+                elif not (v is None or isinstance(v, CONSTANTS)):
+                    t.fail(f"it keeps `{name}`, which is {type(v).__name__}, as state", "Keep tensors and numbers.")
                 elif name not in self.known or self.known[name] != v: self.numbers[name] = v
             except Untraceable as e:
                 e.stepper = next((s for s in reversed(composition.steppers) if name in s.mentions), None)
@@ -63,7 +68,8 @@ class Recording:
         "What is to be stored for a state"
         old = self.loaded.get(name)
         is_new = old is None
-        if not is_new and (old.dtype, old.each) != (v.dtype, v.each): self.trace.fail(f"it makes `{name}` a tensor of another type", f"Keep it: `.to({old.dtype})`.")
+        if not is_new and (old.dtype, old.each) != (v.dtype, v.each):
+            self.trace.fail(f"it makes `{name}` a tensor of another type", f"Keep it: `.to({old.dtype})`.")
         return [(name, _written(v), v.dtype, v.each, is_new, v.born if is_new else None)] if is_new or v.id != self.before[name] else []
 
 
@@ -72,7 +78,10 @@ def _written(v) -> int: return v.id if v.exact is None else v.exact
 
 class NotRecorded(Exception):
     "`alike` can't be traced, for a `reason` that names stepper, line and operation."
-    def __init__(self, alike, reason):
+    def __init__(self,
+        alike:list, # Who can't
+        reason:str # Why
+    ):
         super().__init__(reason)
         self.alike, self.reason = alike, reason
 

@@ -5,6 +5,7 @@ What can't be traced, or has no kernel, is left to the eager engine, with one wa
 import os
 import sys
 import warnings
+from importlib import import_module
 
 import torch
 
@@ -35,6 +36,7 @@ class Runner:
     def _begin(self, composition):
         self.composition, self.plan = composition, None
         self.refused, self.looked, self.programs, self.said = set(), set(), {}, set()
+        self.kernels = True # have they been built for a GPU, so far?
         self.asks_type = any(map(asks_type, composition.steppers))
         for s in composition.steppers:
             why = why_not(s)
@@ -101,7 +103,10 @@ class Runner:
         if key not in plan.launches:
             try: plan.launches[key] = self._launches(plan, programs)
             except (Unsupported, CantBuild) as e:
-                self._refuse(None, f"{e}")
+                if self.engine == 'auto' and self.kernels and any(a.example.device.type != 'cpu' for a in plan.alike):
+                    self.kernels = False
+                    _warn(f"the foreach engine runs what the fused one can't: {e}")
+                else: self._refuse(None, f"{e}")
                 return None
         return recordings, plan.launches[key]
 
@@ -118,12 +123,9 @@ class Runner:
     def _lowering(self, device):
         if self.engine == 'foreach': return foreach
         if device.type == 'cpu': return cpu
-        if device.type == 'cuda':
-            try:
-                from optimcb.engine import cuda # Triton is loaded when it is needed
-                return cuda
-            except ImportError as e:
-                if self.engine == 'fused': raise Unsupported(f"there is no Triton ({e}).") from e
+        if device.type == 'cuda' and self.kernels:
+            try: return import_module('optimcb.engine.cuda') # Triton is loaded when it is needed
+            except ImportError as e: raise Unsupported(f"there is no Triton ({e}).") from e
         if self.engine == 'fused': raise Unsupported(f"there is no kernel for {device.type}.")
         return foreach
 

@@ -15,19 +15,19 @@ from torch import Tensor
 from optimcb.composition import Composition
 from optimcb.engine.ops import OPS
 
-__all__ = ['Trace', 'Untraceable', 'Value', 'is_low']
+__all__ = ['Trace', 'Untraceable', 'Value']
 
 LOW = frozenset({torch.float16, torch.bfloat16})
 FLOATS = LOW | {torch.float32, torch.float64}
 DTYPES = FLOATS | {torch.bool, torch.int64}
 
 
-def is_low(dtype) -> bool: return dtype in LOW
-
-
 class Untraceable(Exception):
     "A stepper does what its stand-in can't do. `what` is that, `instead` what to write."
-    def __init__(self, what, instead='Only the eager engine can do it.'):
+    def __init__(self,
+        what:str, # What the stepper does
+        instead:str='Only the eager engine can do it.' # What to write
+    ):
         super().__init__(what, instead)
         self.what, self.instead = what, instead
 
@@ -78,11 +78,8 @@ class Trace:
         "Stand-in for a real tensor, which must be one number."
         if tensor.dim() or tensor.dtype not in DTYPES:
             self.fail(f"it computes with a tensor of shape {tuple(tensor.shape)} that doesn't come from `p`", "Make it with `torch.zeros_like(p)` or the like.")
-        for k, known in enumerate(self.externals):
-            if known is tensor: break
-        else:
-            k = len(self.externals)
-            self.externals.append(tensor)
+        k = next((k for k, known in enumerate(self.externals) if known is tensor), len(self.externals))
+        if k == len(self.externals): self.externals.append(tensor)
         return Value(self, self.emit('external', tensor.dtype, False, k), tensor.dtype, False)
 
     def apply(self, name, operands) -> 'Value':
@@ -166,14 +163,20 @@ class Value:
     __slots__ = ('trace', 'id', 'dtype', 'each', 'buffer', 'exact', 'born')
     __array_priority__, __array_ufunc__ = 1000, None # NumPy's numbers leave operators to us
 
-    def __init__(self, trace, id, dtype, each, buffer=False):
+    def __init__(self,
+        trace:Trace, # Where operations are written down
+        id:int, # Operand that it is now
+        dtype:torch.dtype, # Its type
+        each:bool, # One number for each element, or one for each parameter?
+        buffer:bool=False # Is it memory of a parameter or state?
+    ):
         self.trace, self.id, self.dtype, self.each, self.buffer, self.exact, self.born = trace, id, dtype, each, buffer, None, None
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         name = func.__name__
         f = FUNCTIONS.get(name)
-        if f is None: _trace(*args).fail(f"it calls `{name}`", INSTEAD.get(name, "Use operations on the elements of one tensor, or its sum, mean, norm, max or min."))
+        if f is None: _trace(*args).fail(f"it calls `{name}`", INSTEAD.get(name, KNOWN))
         return _spelled(f, name, args, kwargs or {})
 
     def write(self, new:'Value') -> 'Value':
@@ -244,7 +247,7 @@ class Value:
     def __repr__(self): return f"<stand-in for a tensor of {self.dtype}, {'an element each' if self.each else 'one number'}>"
     def __getattr__(self, name):
         if name.startswith('__'): raise AttributeError(name)
-        if hasattr(Tensor, name): self._real(f"it uses `{name}` of a tensor", INSTEAD.get(name, "Use operations on the elements of one tensor, or its sum, mean, norm, max or min."))
+        if hasattr(Tensor, name): self._real(f"it uses `{name}` of a tensor", INSTEAD.get(name, KNOWN))
         if self is not self.trace.param: raise AttributeError(name)
         self.trace.looked.add(name)
         found = getattr(self.trace.example, name) # an attribute that somebody gave to the parameter
@@ -261,9 +264,11 @@ class Typed(Value):
 
 STANDS = frozenset({Value, Typed})
 
+KNOWN = "Use operations on the elements of one tensor, or its sum, mean, norm, max or min."
 INSTEAD = {
     **dict.fromkeys(['view', 'reshape', 'flatten', 'ravel'], "Sums and norms of a tensor need no `view`."),
-    **dict.fromkeys(['randn_like', 'rand_like', 'normal_', 'uniform_', 'bernoulli', 'bernoulli_', 'dropout'], "Random numbers are drawn by the eager engine only."),
+    **dict.fromkeys(['randn_like', 'rand_like', 'normal_', 'uniform_', 'bernoulli', 'bernoulli_', 'dropout'],
+                    "Random numbers are drawn by the eager engine only."),
     **dict.fromkeys(['median', 'sort', 'topk', 'quantile', 'kthvalue', 'argmax', 'argmin'], "Only the eager engine can do it."),
     **dict.fromkeys(['dot', 'vdot', 'inner'], "Write `(a*b).sum()`."),
     **dict.fromkeys(['matmul', 'mm', 'mv', '__matmul__', 'bmm'], "Products of matrices are done by the eager engine only."),
@@ -401,7 +406,7 @@ def to(x, *args, dtype=None, device=None, non_blocking=False, copy=False, memory
         elif isinstance(o, Tensor): dtype, device = o.dtype, o.device
         elif isinstance(o, (str, torch.device)): device = o
     if device is not None and torch.device(device) != x.device and torch.device(device).type != x.device.type: x.trace.fail(f"it moves a tensor to {device}")
-    if dtype is None or dtype is x.dtype and not is_low(dtype): return clone(x) if copy else x
+    if dtype is None or dtype is x.dtype and dtype not in LOW: return clone(x) if copy else x
     if dtype not in DTYPES: x.trace.fail(f"it makes a tensor of {dtype}")
     if dtype is x.dtype: return x if x.buffer else Value(x.trace, x.trace.emit('cast', dtype, x.each, x.id), dtype, x.each)
     return Value(x.trace, x.trace.cast(x, dtype), dtype, x.each)
@@ -443,9 +448,12 @@ def new_tensor(x, data, **kwargs): return new_full(x, (), data, **kwargs)
 
 # Sums and the like over one tensor
 
+PARTLY = "it reduces some dimensions of a tensor", "Reduce the whole of it, or leave such tensors to the eager engine."
+
+
 def _whole(x, dim, keepdim=False):
     if keepdim and x.ndim or dim is not None and dim != () and (isinstance(dim, int) or len(dim) != x.ndim) and not (isinstance(dim, int) and x.ndim == 1):
-        x.trace.fail("it reduces some dimensions of a tensor", "Reduce the whole of it, or leave such tensors to the eager engine.")
+        x.trace.fail(*PARTLY)
 
 
 def _wide(x, dtype=None):
@@ -492,7 +500,7 @@ def _two(pair, reduced):
     "`max(x, other)` is one thing, `max(x)` another"
     def f(x, other=None, **kwargs):
         if type(other) in STANDS: return _apply(pair, x, other)
-        if other is not None or kwargs: _trace(x).fail("it reduces some dimensions of a tensor", "Reduce the whole of it, or leave such tensors to the eager engine.")
+        if other is not None or kwargs: _trace(x).fail(*PARTLY)
         return reduced(x)
     return f
 
@@ -536,7 +544,8 @@ def _functions() -> dict:
     for f in (add, sub, rsub, mul, div, addcmul, addcdiv, lerp, clamp, where, masked_fill, relu, softplus, hardtanh, softshrink, hardshrink, silu,
               leaky_relu, logit, heaviside, isinf, isposinf, isneginf, signbit, nan_to_num, to, type_as, clone, full_like, zeros_like, ones_like, new_full,
               new_zeros, new_ones, new_tensor, mean, var, std, count_nonzero, norm, dist, copy_, fill_, zero_): res[f.__name__] = f
-    res.update({'amax': amax, 'amin': amin, 'sum': sum_, 'any': any_, 'all': all_, 'pow': pow_, 'linalg_vector_norm': vector_norm, 'linalg_norm': vector_norm, 'empty_like': zeros_like,
+    res.update({'amax': amax, 'amin': amin, 'sum': sum_, 'any': any_, 'all': all_, 'pow': pow_, 'linalg_vector_norm': vector_norm,
+                'linalg_norm': vector_norm, 'empty_like': zeros_like,
                 'max': _two('maximum', amax), 'min': _two('minimum', amin), 'new_empty': new_zeros, 'bitwise_not': invert,
                 'bitwise_and': _logic('logical_and', '&'), 'bitwise_or': _logic('logical_or', '|'), 'bitwise_xor': _logic('logical_xor', '^')})
     alias = dict(absolute='abs', negative='neg', subtract='sub', multiply='mul', divide='div', true_divide='div', sgn='sign', clip='clamp', fix='trunc',
@@ -545,8 +554,7 @@ def _functions() -> dict:
                  special_logit='logit', special_round='round')
     alias.update({o[0] + o[3:]: o for o in one if o.startswith('arc')})
     res.update({k: res[v] for k, v in alias.items() if v in res})
-    inplace = set(res) - {'sum', 'any', 'all', 'mean', 'var', 'std', 'amax', 'amin', 'max', 'min', 'norm', 'dist', 'to', 'clone', 'type_as', 'where', 'softplus'}
-    for k in inplace:
+    for k in list(res):
         if not k.endswith('_') and hasattr(Tensor, k + '_'): res[k + '_'] = _inplace(res[k])
     res.update(dict.fromkeys(('detach', 'detach_', 'contiguous', 'requires_grad_', 'positive', 'conj', 'resolve_conj', 'resolve_neg', 'view_as'), same))
     res.update({k: (lambda x, _dtype=d, **kw: to(x, _dtype)) for k, d in
