@@ -240,3 +240,18 @@ def test_non_native_mixed_precision(tmp_path):
     assert runs[0].losses == runs[1].losses and len(runs[0].losses) > 20
     assert all(torch.equal(x, y) for x, y in zip(runs[0].weights, runs[1].weights))
     assert set(runs[0].opt.state) == set(runs[0].learn.model.parameters())
+
+
+@pytest.mark.parametrize('algo', [oc.Adam, oc.Lamb, oc.ranger], ids=lambda f: f.__name__)
+def test_the_fused_engine_in_a_learner(algo, tmp_path):
+    "Not to the bit: differences of an ulp grow in training"
+    def way(learn, note):
+        learn.freeze()
+        learn.fit(1, 1e-3)
+        learn.unfreeze()
+        learn.fit_one_cycle(1, slice(1e-4, 1e-3))
+    linear = lambda: nn.Sequential(nn.Sequential(nn.Flatten(), nn.Linear(64, 32)), nn.Linear(32, 10)) # noqa: E731
+    runs = [Record(partial(algo, engine=e), way, tmp_path/e, model=(set_seed(0), linear())[1], splitter=lambda m: [params(m[0]), params(m[1])])
+            for e in ('fused', 'eager')]
+    assert runs[0].losses == pytest.approx(runs[1].losses, rel=1e-4) and len(runs[0].losses) > 10
+    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in zip(runs[0].weights, runs[1].weights))

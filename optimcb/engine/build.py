@@ -42,6 +42,7 @@ def function(
         if source not in _loaded:
             try: _loaded[source] = _load(source)
             except CantBuild as e: _loaded[source] = e
+            except (AttributeError, NotImplementedError) as e: _loaded[source] = CantBuild(f"this system lacks what building a kernel takes ({e})")
         if isinstance(_loaded[source], CantBuild): raise _loaded[source]
     f = getattr(_loaded[source], name)
     f.argtypes, f.restype = [ctypes.c_void_p], None
@@ -173,8 +174,8 @@ _forked = False
 
 
 def _note_fork():
-    global _forked
-    _forked = True
+    global _forked, _lock
+    _forked, _lock = True, threading.Lock() # another thread of the parent may have held it
 
 
 if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_note_fork)

@@ -1,6 +1,7 @@
 "Memory for state: in huge pages on the CPU, since a step over small pages waits for their addresses more than for their numbers."
 import mmap
 import sys
+import threading
 import weakref
 
 import torch
@@ -21,7 +22,7 @@ class Arena:
 
     Since its storages hold on to its pages, their number tells whether all of them are still there: that is asked in
     each step, instead of every tensor where its numbers are."""
-    known = weakref.WeakSet()
+    _known, _lock = weakref.WeakSet(), threading.Lock()
 
     def __init__(self,
         size:int # Bytes
@@ -33,7 +34,7 @@ class Arena:
         self.span = range(start + self.at, start + self.at + size)
         pages.arena, self.pages = self, weakref.ref(pages)
         self.keep = pages # until the first tensor does
-        Arena.known.add(self)
+        with Arena._lock: Arena._known.add(self)
 
     def tensor(self,
         like:Tensor, # Parameter
@@ -44,6 +45,11 @@ class Arena:
         self.at += _room(like, dtype)
         self.keep = None
         return t
+
+    @classmethod
+    def all(cls) -> list:
+        "All arenas that have tensors."
+        with cls._lock: return list(cls._known)
 
     @property
     def storages(self) -> int:

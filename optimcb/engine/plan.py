@@ -199,7 +199,7 @@ class Plan:
 def _arenas(states) -> tuple[list, list]:
     "The arenas all of whose storages are among `states`, with their number; and the other states"
     arenas, others = [], states
-    for arena in list(Arena.known):
+    for arena in Arena.all():
         inside = {id(t) for t in others if t.data_ptr() in arena.span}
         if inside and len(inside) == arena.storages:
             arenas.append((arena, len(inside)))
