@@ -428,6 +428,30 @@ def test_steppers_in_a_ones_own_class_of_tensors():
     def make(): return [torch.nn.Parameter(torch.ones(3).as_subclass(Loud)), *params([(4,)])]
     both(make)
 
+def test_a_refused_engine_stays_refused():
+    ps = params()
+    set_grads(ps)
+    opt = Optimizer(ps, [sgd_step, counts], lr=0.1, engine='fused')
+    for _ in range(3):
+        with pytest.raises(CantRun, match='counts'): opt.step()
+    assert all(torch.equal(p, q) for p, q in zip(ps, params()))
+
+def test_structure_without_end(monkeypatch):
+    from optimcb.engine import runner
+    monkeypatch.setattr(runner, 'MANY', 3)
+    def more(p, lr, steps=0):
+        for _ in range(steps): p.data.mul_(0.9)
+        return {'steps': steps + 1}
+    with pytest.warns(UserWarning, match='differ from step to step'): both(params, cbs=[more, sgd_step], steps=6)
+
+def test_attributes_that_are_no_keys():
+    def make():
+        ps = params()
+        ps[0].tags = ['a', 'list']
+        return ps
+    def tagged(p, lr): p.data.sub_(p.grad, alpha=lr*(1 + len(getattr(p, 'tags', []))))
+    both(make, cbs=[tagged], engine='fused')
+
 def test_engine_names():
     ps = params()
     with pytest.raises(ValueError, match='fussed.*eager'): Optimizer(ps, sgd_step, lr=0.1, engine='fussed')

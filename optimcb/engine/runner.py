@@ -5,6 +5,7 @@ What can't be traced, or has no kernel, is left to the eager engine, with one wa
 import os
 import sys
 import warnings
+from collections.abc import Hashable
 from importlib import import_module
 
 import torch
@@ -19,6 +20,7 @@ from optimcb.engine.record import NotRecorded, record
 __all__ = ['CantRun', 'Runner']
 
 
+MANY = 100 # kernels that a composition may have: one for each combination of branches that it takes
 INSIDE = os.path.dirname(os.path.dirname(__file__)), os.path.dirname(torch.__file__)
 
 
@@ -34,17 +36,19 @@ class Runner:
         self.engine, self.composition = engine, None
 
     def _begin(self, composition):
-        self.composition, self.plan = composition, None
+        self.composition = self.plan = None
         self.refused, self.looked, self.programs, self.said = set(), set(), {}, set()
         self.kernels = True # have they been built for a GPU, so far?
         self.asks_type = any(map(asks_type, composition.steppers))
         for s in composition.steppers:
             why = why_not(s)
             if why: self._refuse(None, f"stepper `{s}` must be called for each parameter: {why}.")
+        self.composition = composition
 
     def look(self, p) -> tuple:
         "What the steppers look at, of `p`."
-        return tuple((k, getattr(p, k, None)) for k in sorted(self.looked))
+        seen = [(k, getattr(p, k, None)) for k in sorted(self.looked)]
+        return tuple((k, v if isinstance(v, Hashable) else id(v)) for k, v in seen)
 
     def is_refused(self, kind) -> bool:
         "Is this kind of parameter left to the eager engine?"
@@ -98,6 +102,9 @@ class Runner:
         for r in recordings:
             r.program = self.programs.get(r.key)
             if r.program is None: r.program = self.programs[r.key] = Program(*r.key)
+        if recordings and len(self.programs) > MANY:
+            self._refuse(None, f"the operations differ from step to step, and would be compiled {MANY} times and more. Loop a fixed number of times.")
+            return None
         programs = [r.program for r in recordings]
         key = tuple(map(id, programs))
         if key not in plan.launches:
