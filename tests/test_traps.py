@@ -159,6 +159,63 @@ def test_state_dict_of_one_parameter_is_emptied_or_dropped():
         if i == 3: opt.clear_state()
     both(params, drop, engine='fused')
 
+def test_a_parameter_becomes_a_part_of_itself():
+    def cut(ps, opt, i):
+        if i == 2:
+            ps[0].data = ps[0].data[:3]
+            opt.state[ps[0]]['grad_avg'] = opt.state[ps[0]]['grad_avg'][:3].clone()
+            ps[0].grad = ps[0].grad.clone()[:3]
+    ps, _ = both(lambda: params([(1000,), (4,)]), cut, steps=4, cbs=[average_grad, momentum_step], engine='fused')
+    assert ps[0].shape == (3,)
+
+def test_state_gets_other_memory_while_somebody_keeps_the_old():
+    kept = []
+    def swap(ps, opt, i):
+        if i == 2:
+            kept.append(opt.state[ps[0]]['grad_avg'].detach())
+            opt.state[ps[0]]['grad_avg'].data = torch.full_like(ps[0], 2.)
+    both(params, swap, engine='fused')
+
+def test_attributes_change_between_steps():
+    def make():
+        ps = params()
+        for p in ps: p.lr_mult = 1.
+        return ps
+    def change(ps, opt, i):
+        if i == 2: ps[1].lr_mult = 0.
+    def scaled(p, lr): p.data.sub_(p.grad, alpha=lr*p.lr_mult)
+    both(make, change, cbs=[scaled], engine='fused')
+    def absent(ps, opt, i): ps[0].nodecay = None
+    def decay(p, lr):
+        if not hasattr(p, 'nodecay'): p.data.mul_(1 - lr)
+    both(params, absent, cbs=[decay], engine='fused')
+
+def test_numbers_of_other_types_are_other_numbers():
+    def scaled(p, scale): p.data.sub_((p.grad > 0).sum()*scale)
+    for e in ('eager', 'fused'):
+        ps = params([(4,), (5,)])
+        opt = Optimizer([{'params': ps[:1], 'scale': 1}, {'params': ps[1:], 'scale': 1.}], scaled, scale=1., engine=e)
+        set_grads(ps)
+        opt.step()
+        if e == 'eager': want = [p.detach().clone() for p in ps]
+    assert all(ulps(p.detach(), q) == 0 for p, q in zip(ps, want))
+
+def test_state_of_one_number_and_its_sum():
+    def cb(p, v=None):
+        if v is None: v = p.grad.sum()*0 + 1
+        t = v.sum()
+        t.mul_(0.5)
+        p.data.sub_(t*v)
+        return {'v': v}
+    both(lambda: params([(4,), (3, 2)]), cbs=[cb], engine='fused')
+
+def test_state_that_turns_from_number_to_tensor():
+    def late(p, lr, steps=0, buf=None):
+        if steps >= 2: buf = (0 if buf is None or isinstance(buf, float) else buf*0.9) + p.grad
+        p.data.sub_(p.grad if buf is None else buf, alpha=lr)
+        return {'steps': steps + 1, 'buf': buf}
+    both(params, cbs=[late], engine='fused', steps=6)
+
 def test_gradients_are_let_go():
     ps = params()
     opt = oc.Adam(ps, lr=0.1)
@@ -380,11 +437,44 @@ def alias(p, a=None):
 def other_type(p, steps=0, a=None): return {'steps': steps + 1, 'a': torch.zeros_like(p) if a is None else (a + 3).to(torch.float64 if steps == 1 else torch.float32)}
 def writes_back(p, lr):
     p.seen = True
+def tuples(p, mv=None):
+    m = p.grad*0.1 if mv is None else mv[0]*0.9 + p.grad
+    p.data.sub_(m)
+    return {'mv': (m, m*2)}
+def new_memory(p, lr):
+    before = p.data
+    p.data = before - lr*p.grad
+    p.data.add_(p.data - before)
+SPECIALS = (torch.zeros(1),)
+def asks_is(p, lr): p.data.sub_(p.grad, alpha=0. if any(p is q for q in SPECIALS) else lr)
+def asks_exact_type(p, avg=None):
+    if type(avg) is not torch.Tensor: avg = torch.zeros_like(p)
+    avg.add_(p.grad)
+    p.data.sub_(avg)
+    return {'avg': avg}
+def changes_what_it_used(p, lr):
+    t = torch.tensor(1.)
+    p.data.add_(p.grad*t, alpha=-lr)
+    t.mul_(0.5)
+    p.data.mul_(t)
+class Meter:
+    n = 0
+    def update(self): self.n += 1
+METER = Meter()
+def meters(p, lr): METER.update(); p.data.sub_(p.grad, alpha=lr) # noqa: E702
+class Logger:
+    def __init__(self): self.h = []
+    def log(self, x): self.h.append(float(x))
+    def __call__(self, p, lr): self.log(lr)
+def iterates(p, lr, _it=iter(range(10**6))): p.data.sub_(p.grad, alpha=lr*(next(_it) >= 0)) # noqa: B008
+def default_list(p, lr, _c=[0]): # noqa: B006
+    _c[0] += 1
+    p.data.sub_(p.grad, alpha=lr)
 def partial_views(p, lr): p.data.view(-1)[:1].sub_(1)
 def swallowed_type(p, lr): p.data.sub_(p.grad.to(torch.complex64).real, alpha=lr)
 
 ALL = [needs_item, branches, sorts, draws, by_dimension, real_tensor, in_list, swallows, counts, Callable(), by_identity, two_names, alias, writes_back, partial_views,
-       swallowed_type]
+       swallowed_type, tuples, new_memory, asks_is, asks_exact_type, changes_what_it_used, meters, Logger(), iterates, default_list]
 
 
 @pytest.mark.parametrize('cb', ALL, ids=lambda f: getattr(f, '__name__', type(f).__name__))
@@ -394,13 +484,27 @@ def test_falls_back_with_one_warning_that_says_why(cb):
         warnings.simplefilter('always')
         both(make, cbs=[average_grad, cb, sgd_step], engine='auto')
     said = [str(w.message) for w in caught if 'eager engine' in str(w.message)]
-    assert len(said) == 1 and getattr(cb, '__name__', 'Callable') in said[0], said
+    assert len(said) == 1 and getattr(cb, '__name__', type(cb).__name__) in said[0], said
     ps = make()
     set_grads(ps)
     kept = [p.detach().clone() for p in ps]
     opt = Optimizer(ps, [average_grad, cb, sgd_step], lr=0.1, engine='fused')
     with pytest.raises(CantRun, match='stepper'): opt.step()
     assert all(torch.equal(p, k) for p, k in zip(ps, kept)) and not any(opt.state.values())
+
+def test_random_numbers_are_drawn_for_each_parameter():
+    import random
+    class Noise:
+        def amount(self): return random.gauss(0, 1)
+    hidden = partial(getattr, random, 'gauss')
+    def noisy(p, lr): p.data.add_(hidden()(0, 1), alpha=lr)
+    def drawn(p, lr): p.data.mul_(torch.empty(()).uniform_())
+    for cb in (noisy, drawn):
+        def seed(ps, opt, i):
+            if i == 0: random.seed(0); torch.manual_seed(0) # noqa: E702
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            both(params, seed, cbs=[cb])
 
 def test_the_warning_names_line_operation_and_what_to_write():
     ps = params()

@@ -4,7 +4,7 @@ Parameters are alike if they are of one group, type and device, with the same ki
 among it. Whatever a kernel must not touch is left to the eager engine. What is checked in each step is checked in a
 few passes over lists, in half a microsecond a parameter.
 """
-from itertools import repeat
+from itertools import cycle, repeat
 from numbers import Number
 from operator import is_, itemgetter
 
@@ -14,9 +14,12 @@ from torch import Tensor
 from optimcb.engine.memory import Arena
 from optimcb.engine.trace import DTYPES, FLOATS
 
-__all__ = ['Alike', 'Changed', 'Plan']
+__all__ = ['Alike', 'Changed', 'Plan', 'constant']
 
-data_ptr, stride, dtype_of, is_neg = Tensor.data_ptr, Tensor.stride, Tensor.dtype.__get__, Tensor.is_neg
+data_ptr, numel, stride, dtype_of, is_neg = Tensor.data_ptr, Tensor.numel, Tensor.stride, Tensor.dtype.__get__, Tensor.is_neg
+
+
+SOME = 64 # states in an arena whose addresses are looked at in a step, in turn: somebody may have given one other memory, and keep the old
 
 
 class Changed(Exception):
@@ -54,7 +57,7 @@ class Alike:
                 if not all(map(is_, map(itemgetter(name), states), tensors)): raise Changed
             for name, value in self.numbers.items():
                 if list(map(itemgetter(name), states)).count(value) != len(states): raise Changed
-        except KeyError: raise Changed from None
+        except (KeyError, RuntimeError, ValueError): raise Changed from None # a name is gone, or a tensor where a number was
 
 
 def _kinds(p, state) -> tuple|None:
@@ -67,14 +70,16 @@ def _kinds(p, state) -> tuple|None:
             if each and v.stride() != p.stride():
                 v = state[name] = torch.empty_strided(p.shape, p.stride(), dtype=v.dtype, device=v.device).copy_(v)
             kinds.append((name, v.dtype, each))
-        elif _constant(v): numbers.append((name, v))
+        elif constant(v): numbers.append((name, v))
         else: return None
     return tuple(kinds), tuple(numbers)
 
 
-def _constant(v) -> bool:
+def constant(
+    v # Some state
+) -> bool:
     "Is this state that compares and copies as numbers do?"
-    if isinstance(v, (tuple, frozenset)): return all(map(_constant, v))
+    if isinstance(v, (tuple, frozenset)): return all(map(constant, v))
     return v is None or isinstance(v, (Number, str)) and v == v
 
 
@@ -117,7 +122,7 @@ class Plan:
         composition, # Its composition
         runner # Knows what is refused, and what steppers look at
     ):
-        self.composition, self.states, self.launches = composition, opt.state, {}
+        self.composition, self.runner, self.states, self.launches = composition, runner, opt.state, {}
         self.params = [p for g in opt.param_groups for p in g['params']]
         grads = [getattr(p, 'grad', None) for p in self.params]
         self.missing = list(map(is_, grads, repeat(None)))
@@ -145,7 +150,11 @@ class Plan:
         states = [t for a in self.alike for ts in a.tensors.values() for t in ts]
         self.arenas, others = _arenas(states)
         self.fixed = self.flat + others
-        self.fixed_ptrs = list(map(data_ptr, self.fixed))
+        self.fixed_ptrs, self.sizes = list(map(data_ptr, self.fixed)), list(map(numel, self.flat))
+        there = {id(t) for t in others}
+        inside = [t for t in states if id(t) not in there]
+        parts = [inside[i:i+SOME] for i in range(0, len(inside), SOME)]
+        self.turns = cycle([(part, list(map(data_ptr, part))) for part in parts] or [([], [])])
         self.strides = list(map(stride, self.flat))
         self.many = [i for i, p in enumerate(self.flat) if p.dim() > 1]
         self.many_params, self.many_strides = [self.flat[i] for i in self.many], [self.strides[i] for i in self.many]
@@ -169,6 +178,9 @@ class Plan:
         if list(map(is_, grads, repeat(None))) != self.missing: raise Changed
         for a in self.alike: a.check()
         if any(arena.storages != n for arena, n in self.arenas): raise Changed
+        part, ptrs = next(self.turns)
+        if list(map(data_ptr, part)) != ptrs or list(map(numel, self.flat)) != self.sizes: raise Changed
+        if self.runner.looked and any(self.runner.look(p) != a.key[-1] for a in self.alike for p in a.params): raise Changed
         if list(map(data_ptr, self.fixed)) != self.fixed_ptrs or list(map(stride, self.many_params)) != self.many_strides: raise Changed
         if self.maybe and any(_fit(p, p.grad, state) for p, state, _ in self.maybe): raise Changed # a gradient is dense again, say
         self._take(grads)

@@ -7,7 +7,10 @@ import dis
 import inspect
 from collections import deque
 from collections.abc import Iterator, MutableMapping, MutableSequence, MutableSet
+from numbers import Number
 from types import CodeType, ModuleType
+
+from torch import Tensor
 
 from optimcb.stepper import Stepper, code_of
 
@@ -16,7 +19,8 @@ __all__ = ['asks_type', 'why_not']
 CONTAINERS = (MutableMapping, MutableSequence, MutableSet, deque)
 CHANGE = frozenset({'append', 'appendleft', 'extend', 'insert', 'add', 'update', 'setdefault', 'pop', 'popleft', 'popitem', 'remove', 'discard', 'clear',
                     'write'})
-ACT = {'print': 'prints', 'id': 'asks which object it was given', 'open': 'opens a file', 'input': 'asks for input', 'setattr': 'sets attributes',
+ACT = {'print': 'prints', 'id': 'asks which object it was given', 'next': 'takes from an iterator',
+       'open': 'opens a file', 'input': 'asks for input', 'setattr': 'sets attributes',
        'exec': 'runs other code', 'eval': 'runs other code', 'vars': 'asks for attributes',
        'breakpoint': 'stops in a debugger', 'set_trace': 'stops in a debugger'}
 DRAW = frozenset({'random', 'rand', 'randn', 'randint', 'randperm', 'normal', 'uniform', 'gauss', 'choice', 'shuffle', 'time', 'perf_counter', 'monotonic'})
@@ -27,7 +31,7 @@ def asks_type(
     stepper:Stepper # A stepper
 ) -> bool:
     "May it ask whether it was given a tensor?"
-    return any({'isinstance', 'is_tensor', 'issubclass', 'type'} & set(code.co_names) for code, _ in _codes(stepper.f))
+    return any({'isinstance', 'is_tensor', 'issubclass'} & set(code.co_names) for code, _ in _codes(stepper.f))
 
 
 def why_not(
@@ -38,12 +42,18 @@ def why_not(
         for name in code.co_names:
             if name in ACT: return f"it {ACT[name]}"
             if name in DRAW: return f"it uses `{name}`, which is another number for each parameter"
-        for i in dis.get_instructions(code):
+        instructions = list(dis.get_instructions(code))
+        for last, i in zip([None, *instructions], instructions):
+            if i.opname == 'LOAD_GLOBAL' and i.argval == 'type': return "it asks for a type"
+            if i.opname == 'IS_OP' and last and not last.opname.startswith('LOAD_CONST'): return "it asks whether this is that object"
+            method = i.opname == 'LOAD_METHOD' or i.opname == 'LOAD_ATTR' and 'self' in i.argrepr
+            owner = known.get(last.argval) if method and last and isinstance(last.argval, str) else None
+            if owner is not None and _may_change(owner): return f"it calls `{last.argval}.{i.argval}`"
             outside = i.opname in ('STORE_GLOBAL', 'DELETE_GLOBAL') or i.opname == 'STORE_DEREF' and i.argval in code.co_freevars
             if outside: return f"it sets `{i.argval}`, which lies outside of it"
             if i.opname == 'STORE_ATTR' and i.argval not in OWN: return f"it sets the attribute `{i.argval}`"
-        held = [n for n in (*code.co_names, *code.co_freevars) if isinstance(known.get(n), CONTAINERS)]
-        changes = CHANGE.intersection(code.co_names) or any(i.opname in ('STORE_SUBSCR', 'DELETE_SUBSCR') for i in dis.get_instructions(code))
+        held = [n for n in (*code.co_names, *code.co_freevars, *code.co_varnames[:code.co_argcount]) if isinstance(known.get(n), CONTAINERS)]
+        changes = CHANGE.intersection(code.co_names) or any(i.opname in ('STORE_SUBSCR', 'DELETE_SUBSCR') for i in instructions)
         if held and changes: return f"it may change `{held[0]}`, which lies outside of it"
 
 
@@ -58,7 +68,12 @@ def _codes(f) -> Iterator[tuple[CodeType, dict]]:
         yield code, known
         todo += [(c, f) for c in code.co_consts if isinstance(c, CodeType)]
         named = map(known.get, (*code.co_names, *code.co_freevars))
-        todo += [(g.__code__, g) for g in named if inspect.isfunction(g) and not (g.__module__ or '').startswith('torch.')]
+        todo += [(g.__code__, g) for g in named if (inspect.isfunction(g) or inspect.ismethod(g)) and not (g.__module__ or '').startswith('torch.')]
+
+
+def _may_change(o) -> bool:
+    "Is this an object of somebody's own, which a method may change?"
+    return not isinstance(o, (ModuleType, type, Tensor, Number, str, tuple, *CONTAINERS)) and hasattr(o, '__dict__') and not callable(o)
 
 
 def _names(f) -> dict:
@@ -67,10 +82,12 @@ def _names(f) -> dict:
     f = inspect.unwrap(f)
     known = {}
     owner = getattr(f, '__self__', None if inspect.isroutine(f) else f)
-    if owner is not None and not isinstance(owner, ModuleType): known.update(getattr(owner, '__dict__', {}))
+    if owner is not None and not isinstance(owner, ModuleType): known.update({k: getattr(owner, k) for k in dir(owner) if not k.startswith('__')})
     f = getattr(f, '__func__', f) if inspect.isroutine(f) else type(f).__call__
     known.update(getattr(f, '__globals__', {}))
     for name, cell in zip(getattr(getattr(f, '__code__', None), 'co_freevars', ()), getattr(f, '__closure__', None) or ()):
         try: known[name] = cell.cell_contents
         except ValueError: pass # not yet bound
+    held = inspect.signature(f).parameters.values() if inspect.isfunction(f) else ()
+    known.update({p.name: p.default for p in held if isinstance(p.default, CONTAINERS)})
     return known

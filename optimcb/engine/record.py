@@ -8,15 +8,14 @@ from numbers import Number
 import torch
 from torch import Tensor
 
-from optimcb import composition
-from optimcb.composition import MissingName
+from optimcb.composition import Composition, MissingName
+from optimcb.engine.plan import constant
 from optimcb.engine.trace import STANDS, Trace, Typed, Untraceable, Value
 
 __all__ = ['NotRecorded', 'Recording', 'record']
 
 KEPT = 3 # references to the stand-in for the parameter: the recording's, its trace's, and that of the one who asks
-CONSTANTS = Number, str, tuple, frozenset # state that is no tensor
-HERE, TORCH, COMPOSITION = os.path.dirname(__file__), os.path.dirname(torch.__file__), composition.__file__
+HERE, TORCH, COMPOSITION = os.path.dirname(__file__), os.path.dirname(torch.__file__), Composition.run.__code__.co_filename
 
 
 class Recording:
@@ -49,12 +48,13 @@ class Recording:
                     if id(v) in seen: t.fail(f"it returns `{name}`, which is memory that has a name already", "Return a copy: `.clone()`.")
                     seen.add(id(v))
                     outputs += self._written(name, v)
-                elif not (v is None or isinstance(v, CONSTANTS)):
+                elif not constant(v):
                     t.fail(f"it keeps `{name}`, which is {type(v).__name__}, as state", "Keep tensors and numbers.")
                 elif name not in self.known or self.known[name] != v: self.numbers[name] = v
             except Untraceable as e:
                 e.stepper = next((s for s in reversed(composition.steppers) if name in s.mentions), None)
                 raise
+        if any(x._version != version for x, version in zip(t.externals, t.versions)): t.fail("it writes into a tensor that it computed with", "Make a new one.")
         if sys.getrefcount(self.p) > KEPT: t.fail("it keeps the parameter that it is given", "Keep copies of its numbers, as state.")
         self.key = tuple(t.nodes), tuple(outputs)
 
@@ -99,7 +99,7 @@ def record(
         key, h = a.key[1:], hypers[a.group]
         known = next((r for k, g, r in done if k == key and _equal(g, h)), None)
         if known is None:
-            with _explained(all_alike if composition.sums_over_all else [a]):
+            with _explained(all_alike if composition.sums_over_all else [a], composition):
                 known = Recording(a, looked, typed)
                 known.run = composition.run(known.p, known.state, h)
                 if not composition.sums_over_all:
@@ -109,14 +109,14 @@ def record(
         known.count += len(a.params)
         res.append(known)
     if composition.sums_over_all:
-        with _explained(all_alike):
+        with _explained(all_alike, composition):
             _go_on([r for _, _, r in done])
             for _, _, r in done: r.finish(composition)
     return res
 
 
 @contextmanager
-def _explained(alike):
+def _explained(alike, composition):
     "Errors of the steppers on stand-ins, with the place where they happen"
     try: yield
     except (MissingName, NotRecorded): raise
@@ -125,13 +125,13 @@ def _explained(alike):
                          (f"raises {type(e).__name__} on a stand-in for tensors ({e})", "Only the eager engine can run it."))
         lines = [f'{os.path.basename(f.filename)}:{f.lineno}' for f in traceback.extract_tb(e.__traceback__)
                  if not f.filename.startswith((HERE, TORCH)) and f.filename != COMPOSITION]
-        who = f"stepper `{s}`" if (s := getattr(e, 'stepper', None)) else "a stepper"
+        who = f"stepper `{s}`" if (s := getattr(e, 'stepper', None)) else f"one of the steppers {', '.join(composition.labels)}"
         raise NotRecorded(alike, f"{who}{f' at {lines[-1]}' if lines else ''}: {what}. {instead}") from e
 
 
 def _equal(a, b):
     if a is b: return True
-    try: return bool(a == b)
+    try: return bool(a == b) and list(map(type, a.values())) == list(map(type, b.values()))
     except RuntimeError: return False # tensors of several elements
 
 

@@ -3,11 +3,13 @@
 What can't be traced, or has no kernel, is left to the eager engine, with one warning that says why.
 """
 import os
+import random
 import sys
 import warnings
 from collections.abc import Hashable
 from importlib import import_module
 
+import numpy as np
 import torch
 
 from optimcb.engine import cpu, foreach
@@ -20,6 +22,7 @@ from optimcb.engine.record import NotRecorded, record
 __all__ = ['CantRun', 'Runner']
 
 
+NOTHING = object() # what an attribute is that isn't there
 MANY = 100 # kernels that a composition may have: one for each combination of branches that it takes
 INSIDE = os.path.dirname(os.path.dirname(__file__)), os.path.dirname(torch.__file__)
 
@@ -47,7 +50,7 @@ class Runner:
 
     def look(self, p) -> tuple:
         "What the steppers look at, of `p`."
-        seen = [(k, getattr(p, k, None)) for k in sorted(self.looked)]
+        seen = [(k, getattr(p, k, NOTHING)) for k in sorted(self.looked)]
         return tuple((k, v if isinstance(v, Hashable) else id(v)) for k, v in seen)
 
     def is_refused(self, kind) -> bool:
@@ -86,11 +89,13 @@ class Runner:
                 a.numbers[name] = v
                 for s in a.states: s[name] = v
         plan.release()
+        if any(r.program.fresh for r in recordings): self.plan = None # there is state that wasn't there
         return [(p, state, hypers[i]) for p, state, i in plan.eager], made, plan.flat
 
     def _prepared(self, hypers) -> tuple[list, list]|None:
         "A recording for each who are alike, and the launches; None if the plan must be made again"
         plan, looked = self.plan, set(self.looked)
+        before = _random() if not self.programs else None
         try: recordings = record(plan.alike, self.composition, hypers, looked, self.asks_type)
         except NotRecorded as e:
             if looked != self.looked: self.looked = looked # then fewer are alike
@@ -98,6 +103,9 @@ class Runner:
             return None
         if looked != self.looked:
             self.looked = looked
+            return None
+        if before and _random(before) and recordings:
+            self._refuse(None, "the steppers draw random numbers, other ones for each parameter.")
             return None
         for r in recordings:
             r.program = self.programs.get(r.key)
@@ -135,6 +143,17 @@ class Runner:
             except ImportError as e: raise Unsupported(f"there is no Triton ({e}).") from e
         if self.engine == 'fused': raise Unsupported(f"there is no kernel for {device.type}.")
         return foreach
+
+
+def _random(before=None):
+    "The states of the random number generators; or whether they have changed since, which is undone"
+    now = random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state()
+    if before is None: return now
+    if now[0] == before[0] and repr(now[1]) == repr(before[1]) and torch.equal(now[2], before[2]): return False
+    random.setstate(before[0])
+    np.random.set_state(before[1])
+    torch.set_rng_state(before[2])
+    return True
 
 
 def _warn(message):

@@ -39,7 +39,7 @@ class Trace:
         looked:set # Takes the names of the attributes of `example` that the steppers look at
     ):
         self.example, self.looked = example, looked
-        self.nodes, self.index, self.slots, self.externals = [], {}, [], []
+        self.nodes, self.index, self.slots, self.externals, self.versions = [], {}, [], [], []
         self.no_dims = example.dim() == 0
         self.failure = None
         self.param = None
@@ -79,7 +79,9 @@ class Trace:
         if tensor.dim() or tensor.dtype not in DTYPES:
             self.fail(f"it computes with a tensor of shape {tuple(tensor.shape)} that doesn't come from `p`", "Make it with `torch.zeros_like(p)` or the like.")
         k = next((k for k, known in enumerate(self.externals) if known is tensor), len(self.externals))
-        if k == len(self.externals): self.externals.append(tensor)
+        if k == len(self.externals):
+            self.externals.append(tensor)
+            self.versions.append(tensor._version)
         return Value(self, self.emit('external', tensor.dtype, False, k), tensor.dtype, False)
 
     def apply(self, name, operands) -> 'Value':
@@ -125,7 +127,7 @@ class Trace:
 
     def reduce(self, name, x:'Value', dtype) -> 'Value':
         "All elements of `x` in one number."
-        return Value(self, self.emit(name, dtype, False, x.id), dtype, False) if x.each else x
+        return Value(self, self.emit(name, dtype, False, x.id), dtype, False) if x.each else Value(self, x.id, x.dtype, False)
 
     def total(self, x, round) -> 'Value':
         "The sum of `x`, one number of each parameter, over all parameters; the `round`th that is asked for."
@@ -221,7 +223,7 @@ class Value:
 
     # Memory
 
-    data = property(lambda self: self, lambda self, new: self.write(_value(self.trace, new)))
+    data = property(lambda self: self, lambda self, new: self.trace.fail("it gives a tensor other memory", "Write into what it has: `p.data.copy_(…)`."))
 
     @property
     def grad(self):
@@ -408,7 +410,9 @@ def to(x, *args, dtype=None, device=None, non_blocking=False, copy=False, memory
     if device is not None and torch.device(device) != x.device and torch.device(device).type != x.device.type: x.trace.fail(f"it moves a tensor to {device}")
     if dtype is None or dtype is x.dtype and dtype not in LOW: return clone(x) if copy else x
     if dtype not in DTYPES: x.trace.fail(f"it makes a tensor of {dtype}")
-    if dtype is x.dtype: return x if x.buffer else Value(x.trace, x.trace.emit('cast', dtype, x.each, x.id), dtype, x.each)
+    if dtype is x.dtype:
+        if not x.buffer: x.id = x.trace.emit('cast', dtype, x.each, x.id) # here rounding was asked for
+        return x
     return Value(x.trace, x.trace.cast(x, dtype), dtype, x.each)
 
 
