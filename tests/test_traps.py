@@ -96,6 +96,12 @@ def test_parameters_that_overlap_or_share_all_their_memory(launches):
     both(twins)
     assert launches[-1] == 1
 
+def test_a_parameter_with_gaps_around_another_one():
+    def make():
+        flat = torch.arange(12.)
+        return [torch.nn.Parameter(flat[::2]), torch.nn.Parameter(flat[:5])]
+    both(make)
+
 def test_neighbours_in_one_buffer_are_no_overlap(launches):
     def make():
         flat = torch.arange(10.)

@@ -102,7 +102,8 @@ def _dense(t) -> bool:
 
 def _sharing(tensors) -> set:
     "Of `(owner, tensor)`, the owners that share memory with another tensor"
-    spans = sorted((t.data_ptr(), t.data_ptr() + t.numel()*t.element_size(), k) for k, t in tensors)
+    ends = [1 + sum((n - 1)*s for n, s in zip(t.shape, t.stride())) if t.numel() else 0 for _, t in tensors] # gaps counted
+    spans = sorted((t.data_ptr(), t.data_ptr() + end*t.element_size(), k) for end, (k, t) in zip(ends, tensors))
     found, end, last = set(), 0, None
     for start, stop, k in spans:
         if start < end: found |= {k, last}
@@ -129,7 +130,8 @@ class Plan:
         groups = [i for i, g in enumerate(opt.param_groups) for _ in g['params']]
         work = [(k, *o) for k, o in enumerate(zip(self.params, grads, groups)) if o[1] is not None]
         fits = {k: _fit(p, g, opt.state[p]) for k, p, g, _ in work}
-        shared = _sharing([(k, t) for k, p, _, _ in work if fits[k] for t in (p, *(v for v in opt.state[p].values() if isinstance(v, Tensor)))])
+        tensors = [(k, t) for k, p, _, _ in work for t in ((p, *opt.state[p].values()) if fits[k] else (p,)) if isinstance(t, Tensor)]
+        shared = _sharing([(k, t) for k, t in tensors if fits[k] or _plain(t)])
         known, self.eager, self.maybe = {}, [], [] # `maybe` are those that may fit another time
         for k, p, g, i in work:
             fit = None if k in shared else fits[k]
