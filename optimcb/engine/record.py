@@ -10,9 +10,12 @@ from torch import Tensor
 
 from optimcb.composition import Composition, MissingName
 from optimcb.engine.plan import constant
+from optimcb.engine.spelling import dress
 from optimcb.engine.trace import STANDS, Trace, Typed, Untraceable, Value
 
 __all__ = ['NotRecorded', 'Recording', 'record']
+
+dress()
 
 KEPT = 3 # references to the stand-in for the parameter: the recording's, its trace's, and that of the one who asks
 HERE, TORCH, COMPOSITION = os.path.dirname(__file__), os.path.dirname(torch.__file__), Composition.run.__code__.co_filename
