@@ -65,7 +65,7 @@ def compiled(program):
     found = cuda.functions(cuda.source(program))
     absent = [a for a, wanted in zip(cuda.ARGUMENTS[3:], (program.sums, program.sums, program.totals, program.totals)) if not wanted]
     signature = {a: '*i64' if a in cuda.ARGUMENTS[:3] else 'constexpr' if a in absent else '*fp64' for a in cuda.ARGUMENTS}
-    for name in (name for phase in cuda.steps(program) for name, _ in phase):
+    for name in (name for phase in program.passes for name, _ in phase):
         asm = triton.compile(ASTSource(fn=found[name], signature=signature, constexprs=dict.fromkeys(absent)), target=TARGET, options=cuda.OPTIONS).asm
         yield name, asm['ptx'], asm['cubin']
 

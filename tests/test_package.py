@@ -8,11 +8,11 @@ from fastcore.docments import docments
 
 import optimcb
 from optimcb import Algorithm, algorithms, checkpoint, composition, hypers, lookahead, optimizer, stepper, steppers
-from optimcb.engine import build, cpu, eager, foreach, memory, ops, plan, program, reading, record, runner, trace
+from optimcb.engine import build, cpu, eager, foreach, launch, memory, ops, plan, program, reading, record, runner, trace
 from optimcb.stepper import Stepper
 
 MODULES = [algorithms, checkpoint, composition, hypers, lookahead, optimizer, stepper, steppers,
-           build, cpu, eager, foreach, memory, ops, plan, program, reading, record, runner, trace]
+           build, cpu, eager, foreach, launch, memory, ops, plan, program, reading, record, runner, trace]
 PUBLIC = {(m.__name__, k): getattr(m, k) for m in MODULES for k in m.__all__}
 FASTAI = ['sgd_step', 'weight_decay', 'l2_reg', 'average_grad', 'average_sqr_grad', 'momentum_step', 'rms_prop_step', 'step_stat', 'debias', 'adam_step',
           'radam_step', 'qhadam_step', 'larc_layer_lr', 'larc_step', 'lamb_step']

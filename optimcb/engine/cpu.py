@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from optimcb.engine import build, memory
+from optimcb.engine import build
+from optimcb.engine.launch import KernelLaunch
 from optimcb.engine.ops import OPS, REDUCTIONS
 from optimcb.engine.program import KNOWN, Program, Unsupported
 
@@ -34,7 +35,7 @@ def source(
     "The program in C. Raises `Unsupported`."
     writer = _Writer(program)
     levels = [writer.level(k) for k in range(program.last + 1)]
-    entries = [writer.phase(i, ks) for i, ks in enumerate(program.phases)]
+    entries = [writer.phase(i) for i in range(len(program.phases))]
     return '\n'.join([PRELUDE, *levels, *entries])
 
 
@@ -120,7 +121,7 @@ class _Writer:
     def stored(self, stores, i) -> list[str]:
         res = []
         for s in stores:
-            ctype, _, kind, _, written = TYPES[s.dtype]
+            _, _, kind, _, written = TYPES[s.dtype]
             res.append(f'm{self.column[s.name]}[{i}] = ({kind}){written.format(self.operand(s.value, s.dtype))};')
         return res
 
@@ -148,15 +149,10 @@ class _Writer:
                     f'J->sums[t*{at}] = a{i};']
         return [*out, '}']
 
-    def phase(self, i, levels) -> str:
+    def phase(self, i) -> str:
         "The function that Python calls: a team of threads goes through the levels"
-        body, steps = [], []
-        for k in levels:
-            sums, last = self.p.at(k, self.p.sums), k == self.p.last
-            if sums or last and any(s.each for s in self.p.stores): steps.append(('chunks', f'chunk{k}'))
-            if sums: steps.append(('tensors', f'join{k}'))
-            if self.p.at(k, self.p.totals) or last and not all(s.each for s in self.p.stores): steps.append(('tensors', f'tensor{k}'))
-        for j, (over, f) in enumerate(steps):
+        body, steps = [], self.p.passes[i]
+        for j, (f, over) in enumerate(steps):
             body.append(f'for (int64_t i = from(J->{over}, s), e = until(J->{over}, s); i < e; i++) {f}(J, i);')
             if j + 1 < len(steps): body.append('wait_for_all(s);')
         return '\n'.join([
@@ -166,7 +162,7 @@ class _Writer:
             f'else {{ Share s = {{J, 0, 1}}; work{i}(&s); }}', '}'])
 
 
-class Launch:
+class Launch(KernelLaunch):
     """One kernel for parameters whose programs have the same key: what it is handed, and a step of it.
 
     What doesn't change from step to step is made once. Raises `Unsupported` and `CantBuild`."""
@@ -174,18 +170,14 @@ class Launch:
         members:list, # `(who is alike, their program)`: programs with the same key
         at:list # Of each of them, the index of its first parameter in the plan
     ):
-        self.members, self.program = members, members[0][1]
+        super().__init__(members, at)
         text = source(self.program)
         self.kernel = [build.function(text, f'phase{k}') for k in range(len(self.program.phases))]
-        columns = self.program.columns
         sizes = [p.numel() for a, _ in members for p in a.params]
         first = np.cumsum([0, *(-(-n//CHUNK) for n in sizes)])
         chunk = np.array([(t, o, min(CHUNK, n-o)) for t, n in enumerate(sizes) for o in range(0, n, CHUNK)], np.int64)
-        self.memory = np.zeros((len(sizes), len(columns)), np.int64)
-        self.grad, self.grads = columns.index('.grad') if '.grad' in columns else None, None
-        self.rows = np.cumsum([0, *(len(a.params) for a, _ in members)])
-        self.parts = [slice(i, i + len(a.params)) for i, (a, _) in zip(at, members)]
-        for i, (a, _) in enumerate(members): self._place(i, {'.p': a.params, **a.tensors})
+        self.memory = np.zeros((len(sizes), len(self.columns)), np.int64)
+        self._place_all()
         p = self.program
         self.numbers = np.zeros((len(members), len(p.slots)))
         self.yields, self.totals = np.zeros((len(sizes), len(p.totals))), np.zeros(len(p.totals))
@@ -200,36 +192,15 @@ class Launch:
         plan # Where the gradients are
     ):
         "Fill in what changes from step to step: gradients, numbers, threads."
-        self.made, self.held = [], []
-        for i, ((a, program), r) in enumerate(zip(self.members, recordings)):
-            slots = r.trace.slots
-            self.numbers[i] = [slots[k] for k in program.slots]
-            if plan.grad_ptrs is not self.grads and self.grad is not None: self.memory[self.rows[i]:self.rows[i+1], self.grad] = plan.grad_ptrs[self.parts[i]]
-            self.made.append(memory.new_states(a, program.fresh, slots))
-            if program.fresh: self._place(i, self.made[i])
-            if r.trace.externals:
-                self.held.append([o.detach().to(a.example.device) for o in r.trace.externals])
-                self._place(i, {k: [o]*len(a.params) for k, o in enumerate(self.held[-1])})
-        self.grads = plan.grad_ptrs
+        self._fill(recordings, plan)
         self.job[self.threads] = build.threads()
-
-    def _place(self, i, lists):
-        "Note the addresses of member `i`'s tensors, by column"
-        for name, tensors in lists.items():
-            if name in self.program.columns: self.memory[self.rows[i]:self.rows[i+1], self.program.columns.index(name)] = [t.data_ptr() for t in tensors]
 
     def phase(self, i) -> dict[int, float]:
         "Run a phase; the sums of what it yields, by their round."
-        p = self.program
-        if i >= len(self.kernel): return {}
         self.kernel[i](self.address)
-        return {p.rounds[j][0]: self.yields[:, j].sum() for j, (_, level) in enumerate(p.rounds) if level == p.phases[i][-1]}
+        return self._yielded(i)
 
     def take(self, totals):
         "Totals over all parameters, by their round."
         for j, (round, _) in enumerate(self.program.rounds):
             if round in totals: self.totals[j] = totals[round]
-
-    def finish(self):
-        "Hand out the state that was made."
-        for (a, _), made in zip(self.members, self.made): memory.hand_out(a, made)

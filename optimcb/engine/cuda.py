@@ -15,12 +15,13 @@ from hashlib import sha256
 import numpy as np
 import torch
 
-from optimcb.engine import cpu, memory
+from optimcb.engine import cpu
 from optimcb.engine.build import CantBuild
+from optimcb.engine.launch import KernelLaunch
 from optimcb.engine.ops import OPS
 from optimcb.engine.program import KNOWN, Program, Unsupported
 
-__all__ = ['ARGUMENTS', 'OPTIONS', 'Launch', 'functions', 'source', 'steps']
+__all__ = ['ARGUMENTS', 'OPTIONS', 'Launch', 'functions', 'source']
 
 CHUNK = 1024 # elements that a program works on
 JOIN = 2048 # sums of chunks that are added at a time
@@ -67,21 +68,6 @@ def functions(
     linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
     exec(compile(text, name, 'exec'), found)
     return found
-
-
-def steps(
-    program:Program
-) -> list[list[tuple[str, str]]]:
-    "Of each phase the kernels that are launched, one after the other, and what each of their programs works on: one of 'chunks' or 'tensors'."
-    res = []
-    for levels in program.phases:
-        res.append([])
-        for k in levels:
-            sums, stores = program.at(k, program.sums), {s.each for s in program.stores} if k == program.last else set()
-            if sums or True in stores: res[-1].append((f'chunk{k}', 'chunks'))
-            if sums: res[-1].append((f'join{k}', 'tensors'))
-            if program.at(k, program.totals) or False in stores: res[-1].append((f'tensor{k}', 'tensors'))
-    return res
 
 
 def _function(decorator, name, args, body) -> str:
@@ -210,11 +196,6 @@ def _upload(array, device) -> torch.Tensor:
     return pinned.to(device, non_blocking=True)
 
 
-def _moved(x, device) -> torch.Tensor:
-    "A number on a device"
-    return x.pin_memory().to(device, non_blocking=True) if x.is_cpu and device.type != 'cpu' else x.to(device)
-
-
 def _tables(parts, columns, slots) -> tuple[np.ndarray, np.ndarray]:
     "`chunks` and `tensors`, for parameters of some sizes, a list for each member"
     member, sizes = np.repeat(np.arange(len(parts)), list(map(len, parts))), np.concatenate(parts)
@@ -225,7 +206,7 @@ def _tables(parts, columns, slots) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([of, start, np.minimum(CHUNK, sizes[of] - start), tensors[of, 0], tensors[of, 1]], 1), tensors
 
 
-class Launch:
+class Launch(KernelLaunch):
     """Kernels for parameters whose programs have the same key: what they are handed, and a step of them.
 
     What doesn't change from step to step is made once. Raises `Unsupported` and `CantBuild`."""
@@ -233,15 +214,13 @@ class Launch:
         members:list, # `(who is alike, their program)`: programs with the same key
         at:list # Of each of them, the index of its first parameter in the plan
     ):
-        self.members, self.program, self.device = members, members[0][1], members[0][0].example.device
+        super().__init__(members, at)
+        self.device = members[0][0].example.device
         text = source(self.program)
-        columns, numbers = self.program.columns, len(members)*len(self.program.slots)
-        self.rows = np.cumsum([0, *(len(a.params) for a, _ in members)])
-        self.parts = [slice(i, i + len(a.params)) for i, (a, _) in zip(at, members)]
+        columns, numbers = self.columns, len(members)*len(self.program.slots)
         self.host = np.zeros(numbers + self.rows[-1]*len(columns), np.int64)
         self.numbers, self.memory = self.host[:numbers].view(np.float64).reshape(len(members), -1), self.host[numbers:].reshape(self.rows[-1], -1)
-        self.grad, self.grads = columns.index('.grad') if '.grad' in columns else None, None
-        for i, (a, _) in enumerate(members): self._place(i, {'.p': a.params, **a.tensors})
+        self._place_all()
         tables = dict(zip(('chunks', 'tensors'), _tables([[p.numel() for p in a.params] for a, _ in members], len(columns), len(self.program.slots))))
         self.count = {k: len(t) for k, t in tables.items()}
         with self._here() as stream:
@@ -252,7 +231,7 @@ class Launch:
         "Compile the kernels, before anything has changed"
         self._send(stream)
         try:
-            self.kernels = [[(functions(text)[name], self.count[over]) for name, over in o] for o in steps(self.program)]
+            self.kernels = [[(functions(text)[name], self.count[over]) for name, over in o] for o in self.program.passes]
             for o in self.kernels:
                 for kernel, _ in o: kernel[(0,)](*self.arguments, **OPTIONS) # no program of it runs
         except Exception as e: raise CantBuild(f"Triton can't build a kernel ({type(e).__name__}: {e}).") from e
@@ -264,32 +243,14 @@ class Launch:
         else:
             with torch.cuda.device(self.device): yield torch.cuda.current_stream()
 
-    def _place(self, i, lists):
-        "Note the addresses of member `i`'s tensors, by column"
-        for name, tensors in lists.items():
-            if name in self.program.columns: self.memory[self.rows[i]:self.rows[i+1], self.program.columns.index(name)] = [t.data_ptr() for t in tensors]
-
     def start(self,
         recordings:list, # Of each member
         plan # Where the gradients are
     ):
         "Send what changes from step to step: gradients and numbers."
-        self.made, self.held = [], []
         with self._here() as stream:
-            for i, ((a, program), r) in enumerate(zip(self.members, recordings)):
-                slots = r.trace.slots
-                self.numbers[i] = [slots[k] for k in program.slots]
-                if plan.grad_ptrs is not self.grads: self._place_grads(i, plan.grad_ptrs)
-                self.made.append(memory.new_states(a, program.fresh, slots))
-                if program.fresh: self._place(i, self.made[i])
-                if r.trace.externals:
-                    self.held.append([_moved(o.detach(), self.device) for o in r.trace.externals])
-                    self._place(i, {k: [o]*len(a.params) for k, o in enumerate(self.held[-1])})
-            self.grads = plan.grad_ptrs
+            self._fill(recordings, plan)
             self._send(stream)
-
-    def _place_grads(self, i, ptrs):
-        if self.grad is not None: self.memory[self.rows[i]:self.rows[i+1], self.grad] = ptrs[self.parts[i]]
 
     def _send(self, stream):
         "Make the arguments of a step's kernels, in memory that belongs to the current stream"
@@ -302,11 +263,9 @@ class Launch:
 
     def phase(self, i) -> dict[int, torch.Tensor]:
         "Launch a phase; the sums of what it yields, by their round, on the device."
-        p = self.program
-        if i >= len(self.kernels): return {}
         with self._here():
             for kernel, count in self.kernels[i]: kernel[(count,)](*self.arguments, **OPTIONS)
-            return {p.rounds[j][0]: self.yields[:, j].sum() for j, (_, level) in enumerate(p.rounds) if level == p.phases[i][-1]}
+            return self._yielded(i)
 
     def take(self, totals):
         "Totals over all parameters, by their round."
@@ -315,5 +274,5 @@ class Launch:
 
     def finish(self):
         "Hand out the state that was made."
-        for (a, _), made in zip(self.members, self.made): memory.hand_out(a, made)
+        super().finish()
         self.made = self.held = self.arguments = self.yields = self.totals = None

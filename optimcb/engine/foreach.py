@@ -1,23 +1,24 @@
 "The foreach engine: each operation of a program as one call of torch for a list of tensors."
 import torch
 
-from optimcb.engine import memory
+from optimcb.engine import launch, memory
 from optimcb.engine.ops import OPS, REDUCTIONS
-from optimcb.engine.program import operands
+from optimcb.engine.program import LEAVES, operands
 
 __all__ = ['Launch']
 
 
-class Launch:
+class Launch(launch.Launch):
     "Parameters whose programs have the same key, and a step of them."
     def __init__(self,
         members:list, # `(who is alike, their program)`: programs with the same key
         at:list # Of each of them, the index of its first parameter in the plan
     ):
-        self.members, self.program = members, members[0][1]
-        self.parts = [slice(i, i + len(a.params)) for i, (a, _) in zip(at, members)]
-        uses = [operands(n) if n.op not in ('load', 'external', 'numel') else () for n in self.program.nodes]
-        self.last_use = {a: i for i, args in enumerate(uses) for a in args if a >= 0}
+        super().__init__(members, at)
+        p = self.program
+        self.read = [operands(n) if n.op not in LEAVES else () for n in p.nodes]
+        self.last_use = {a: i for i, args in enumerate(self.read) for a in args if a >= 0}
+        for a in (*(s.value for s in p.stores), *(p.nodes[i].args[0] for i in p.totals)): self.last_use.pop(a, None) # kept to the end
 
     def start(self,
         recordings:list, # Of each member
@@ -37,8 +38,8 @@ class Launch:
             for k, n in enumerate(p.nodes):
                 if p.levels[k] not in p.phases[i] or n.op == 'total': continue
                 values[k] = self._value(n, a, lists, slots, externals, values)
-                for arg in operands(n) if n.op in OPS or n.op in REDUCTIONS else ():
-                    if arg >= 0 and self.last_use[arg] == k and arg not in self._kept: values.pop(arg, None)
+                for arg in self.read[k]:
+                    if self.last_use.get(arg) == k: values.pop(arg, None)
             if p.last in p.phases[i]: self._store(a, lists, slots, values)
             for j, (round, level) in enumerate(p.rounds):
                 if level != p.phases[i][-1]: continue
@@ -46,9 +47,6 @@ class Launch:
                 x = values[x] if x >= 0 else [torch.tensor(slots[~x], dtype=torch.float64)]*len(a.params)
                 res[round] = res.get(round, 0) + torch.stack([o.double() for o in x]).sum()
         return res
-
-    @property
-    def _kept(self): return {s.value for s in self.program.stores} | {self.program.nodes[i].args[0] for i in self.program.totals}
 
     def _value(self, n, a, lists, slots, externals, values):
         "A list with the result of node `n` for each parameter"
@@ -85,5 +83,5 @@ class Launch:
 
     def finish(self):
         "Hand out the state that was made."
-        for (a, _), made in zip(self.members, self.made): memory.hand_out(a, made)
+        super().finish()
         self.known = self.made = None

@@ -152,3 +152,16 @@ class Program:
             res[-1].append(level)
             if self.at(level, self.totals): res.append([])
         return res
+
+    @cached_property
+    def passes(self) -> list[list[tuple[str, str]]]:
+        "Of each phase its functions, one after the other, and what each goes through: 'chunks' of elements or 'tensors'."
+        res = []
+        for levels in self.phases:
+            res.append([])
+            for k in levels:
+                sums, stores = self.at(k, self.sums), {s.each for s in self.stores} if k == self.last else set()
+                if sums or True in stores: res[-1].append((f'chunk{k}', 'chunks'))
+                if sums: res[-1].append((f'join{k}', 'tensors'))
+                if self.at(k, self.totals) or False in stores: res[-1].append((f'tensor{k}', 'tensors'))
+        return res

@@ -263,7 +263,7 @@ def _functions() -> dict:
                 'max': _two('maximum', amax), 'min': _two('minimum', amin), 'new_empty': new_zeros, 'bitwise_not': invert,
                 'bitwise_and': _logic('logical_and', '&'), 'bitwise_or': _logic('logical_or', '|'), 'bitwise_xor': _logic('logical_xor', '^')})
     alias = dict(absolute='abs', negative='neg', subtract='sub', multiply='mul', divide='div', true_divide='div', sgn='sign', clip='clamp', fix='trunc',
-                 not_equal='ne', less='lt', less_equal='le', greater='gt', greater_equal='ge', arctan2='atan2', threshold_='relu_',
+                 not_equal='ne', less='lt', less_equal='le', greater='gt', greater_equal='ge', arctan2='atan2',
                  special_expit='sigmoid', special_expm1='expm1', special_log1p='log1p', special_erf='erf', special_erfc='erfc', special_exp2='exp2',
                  special_logit='logit', special_round='round')
     alias.update({o[0] + o[3:]: o for o in one if o.startswith('arc')})
@@ -309,4 +309,3 @@ def dress():
         setattr(Value, f'__{k}__', _known(FUNCTIONS[name]))
     for k in ('and', 'or', 'xor'): setattr(Value, f'__i{k}__', _known(FUNCTIONS[f'bitwise_{k}_']))
     Value.__neg__, Value.__abs__, Value.__invert__, Value.__pos__ = FUNCTIONS['neg'], FUNCTIONS['abs'], invert, same
-

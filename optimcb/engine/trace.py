@@ -20,8 +20,6 @@ __all__ = ['DTYPES', 'FLOATS', 'FUNCTIONS', 'LOW', 'STANDS', 'Trace', 'Typed', '
 LOW = frozenset({torch.float16, torch.bfloat16})
 FLOATS = LOW | {torch.float32, torch.float64}
 DTYPES = FLOATS | {torch.bool, torch.int64}
-
-
 FUNCTIONS = {} # by torch's names for them; filled by `spelling`
 
 
@@ -65,10 +63,6 @@ class Trace:
         "Operand for a number."
         self.slots.append(number)
         return -len(self.slots)
-
-    def load(self, name, dtype, each=True) -> 'Value':
-        "Stand-in for what lies in memory under `name`."
-        return Value(self, self.emit('load', dtype, each, name), dtype, each, buffer=True)
 
     def operand(self, o) -> int:
         "What stands for `o`, a `Value`, a number, or a tensor of one number, in a node."
@@ -147,7 +141,7 @@ def _common(kinds):
     one = {bool: True, int: 1, float: 1.}
     res = [one[k] if k in one else torch.empty((1,)*k[1], dtype=k[0], device='meta') for k in kinds]
     acc = res[0]
-    for o in res[1:]: acc = torch.empty_like(acc, dtype=torch.result_type(acc, o)) if isinstance(acc, Tensor) and acc.dim() else _joined(acc, o)
+    for o in res[1:]: acc = _joined(acc, o)
     return acc.dtype if isinstance(acc, Tensor) else torch.result_type(torch.empty((), dtype=torch.bool), acc)
 
 
