@@ -9,6 +9,7 @@ import numpy as np
 from fastcore.meta import delegates
 
 from optimcb.composition import Composition
+from optimcb.editing import Composable
 from optimcb.hypers import NOT_NEGATIVE, check, from_torch, suggest
 from optimcb.lookahead import Lookahead
 from optimcb.optimizer import Optimizer
@@ -18,29 +19,32 @@ __all__ = ['Algorithm', 'algorithm', 'SGD', 'RMSProp', 'Adam', 'AdamW', 'AMSGrad
            'Adadelta', 'RAdam', 'QHAdam', 'Larc', 'Lamb', 'ranger']
 
 
-class Algorithm(partial):
+class Algorithm(partial, Composable):
     """A recipe: `Optimizer` with the steppers that a function of the options lists.
 
-    Called with `params`, `lr`, options and `engine` it makes an `Optimizer`. Options that are numbers become hyper-parameters,
+    Called with `params`, `lr`, options, `engine` and `check` it makes an `Optimizer`. Options that are numbers become hyper-parameters,
     those that are flags only choose steppers. Hyper-parameters that the steppers bring along are options too.
-    `.cbs` and `.hypers` are those of the defaults.
+    `.cbs` and `.hypers` are those of the defaults. What `replace`, `insert`, `remove` and `rename` return is another algorithm;
+    they are done to what the recipe lists for the options that are given.
 
     Raises `TypeError` for an option that the recipe doesn't have, `ValueError` for one that can't be.
     """
     def __new__(cls,
-        recipe # Function of the options, all with defaults, that returns a list of steppers
+        recipe, # Function of the options, all with defaults, that returns a list of steppers
+        edits=(), # Functions from that list to another, one after the other
+        base=None # The algorithm that was edited
     ):
         options = inspect.signature(recipe).parameters
-        cbs = recipe()
+        cbs = _with(recipe(), edits)
         own = {k: o.default for k, o in options.items() if not isinstance(o.default, bool)}
         self = super().__new__(cls, Optimizer, cbs=cbs, **{**Composition(cbs).defaults, **own})
-        self.recipe, self.options = recipe, list(options)
+        self.recipe, self.edits, self.base, self.options = recipe, edits, base, list(options)
         self.__name__ = self.__qualname__ = recipe.__name__
         self.__doc__, self.__module__ = recipe.__doc__, recipe.__module__
         first = [inspect.Parameter(o, inspect.Parameter.POSITIONAL_OR_KEYWORD) for o in ('params', 'lr')]
         others = [inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=v) for k, v in self.hypers.items() if k not in options]
-        engine = inspect.Parameter('engine', inspect.Parameter.KEYWORD_ONLY, default='auto')
-        self.__signature__ = inspect.Signature([*first, *options.values(), *others, engine])
+        for_all = [inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=v) for k, v in dict(engine='auto', check=True).items()]
+        self.__signature__ = inspect.Signature([*first, *options.values(), *others, *for_all])
         return self
 
     @property
@@ -62,14 +66,28 @@ class Algorithm(partial):
         except TypeError as e: raise TypeError(f"{self.__name__}: {e}. Call it as {self.__name__}{self.__signature__}.") from None
         given.apply_defaults()
         given = given.arguments
-        cbs = self.recipe(**{k: given[k] for k in self.options})
-        opt = Optimizer(given['params'], cbs, lr=given['lr'], engine=given['engine'], **{k: given[k] for k in self.hypers})
+        cbs = _with(self.recipe(**{k: given[k] for k in self.options}), self.edits)
+        hypers = {k: given[k] for k in ('lr', *self.hypers)}
+        opt = Optimizer(given['params'], cbs, engine=given['engine'], check=given['check'], **hypers)
         for h in opt.hypers:
             for k in self.hypers: check(k, h[k], NOT_NEGATIVE)
         return opt
 
-    def __reduce__(self): return self.__name__ # it is found by its name in its module
+    def _edited(self, edit): return Algorithm(self.recipe, (*self.edits, edit), self.base or self)
+
+    def __reduce__(self):
+        "It is found by its name in its module"
+        return (_again, (self.base, self.edits)) if self.edits else self.__name__
+
     def __repr__(self): return f"{self.__name__}{self.__signature__}: {', '.join(Composition(self.cbs).labels)}"
+
+
+def _with(cbs, edits) -> list:
+    for edit in edits: cbs = edit(cbs)
+    return cbs
+
+
+def _again(base, edits): return Algorithm(base.recipe, edits, base)
 
 
 def algorithm(

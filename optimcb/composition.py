@@ -8,7 +8,7 @@ from numbers import Real
 from types import GeneratorType
 
 from optimcb import steppers
-from optimcb.hypers import suggest
+from optimcb.hypers import nearest
 from optimcb.stepper import ONE_STEP, Stepper, once
 
 __all__ = ['Composition', 'MissingName']
@@ -76,7 +76,7 @@ class Composition:
                 if isinstance(new, GeneratorType): new = yield from new
             except Exception as e:
                 lacking = [k for k in stepper.required if k not in values] if isinstance(e, TypeError) else []
-                if lacking: raise MissingName(_lacking(stepper, lacking[0], values)) from e
+                if lacking: raise MissingName(_lacking(self, stepper, lacking, values)) from e
                 e.stepper = getattr(e, 'stepper', stepper) # for who tells the user
                 raise
             if not isinstance(new, dict): continue
@@ -94,9 +94,21 @@ def providers(name:str) -> list[str]:
     return [s.label for s in found if name in s.names] or [s.label for s in found] # those that keep it, or that speak of it at least
 
 
-def _lacking(stepper, name, values) -> str:
-    "What to do about a name that `stepper` needs and that is not among `values`"
-    made_by = providers(name)
-    way = (f" Put {' or '.join(f'`{o}`' for o in made_by)} before `{stepper}` in `cbs`." if made_by else
-           f"{suggest(name, values)} Pass it as a hyper-parameter, `Optimizer(…, {name}=…)`, or put a stepper that returns it before `{stepper}` in `cbs`.")
-    return f"stepper `{stepper}` needs `{name}`, which is no hyper-parameter, and no stepper before it made it.{way}"
+def _lacking(composition, stepper, names, values) -> str:
+    "What to do about names that `stepper` needs and that are not among `values`"
+    name, *others = sorted(names, key=lambda k: not providers(k))
+    said = f"stepper `{stepper}` needs `{name}`, which is no hyper-parameter, and no stepper before it made it."
+    if others: said += f" It lacks {', '.join(f'`{k}`' for k in others)}, too."
+    later = composition.steppers[[s.f for s in composition.steppers].index(stepper.f) + 1:]
+    late = [s for s in later if name in s.mentions and name not in s.required]
+    if late: return f"{said} Put `{late[0]}` before `{stepper}`, not after it."
+    made_by, meant = providers(name), None
+    if not made_by and name not in KNOWN: # a slip, perhaps
+        meant = nearest(name, {*values, *composition.reads, *KNOWN} - {name})
+        if meant and meant not in values: made_by = providers(meant)
+    near = f" Did you mean `{meant}`?" if meant else ''
+    if made_by: return f"{said}{near} Put {' or '.join(f'`{o}`' for o in made_by)} before `{stepper}` in `cbs`."
+    return f"{said}{near} Pass it as a hyper-parameter, `Optimizer(…, {name}=…)`, or put a stepper that returns it before `{stepper}` in `cbs`."
+
+
+KNOWN = frozenset(n for o in steppers.__all__ for n in Stepper(getattr(steppers, o)).names) # what the library's steppers take

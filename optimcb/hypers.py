@@ -10,7 +10,7 @@ from fastcore.basics import even_mults
 from fastcore.foundation import L
 from torch import Tensor
 
-__all__ = ['NOT_NEGATIVE', 'RANGES', 'TORCH_NAMES', 'check', 'spread', 'from_torch', 'suggest', 'HyperView', 'HyperViews']
+__all__ = ['NOT_NEGATIVE', 'RANGES', 'TORCH_NAMES', 'check', 'spread', 'from_torch', 'nearest', 'suggest', 'HyperView', 'HyperViews']
 
 NOT_NEGATIVE = (0, math.inf) # at least, less than
 RANGES = dict(lr=NOT_NEGATIVE, wd=NOT_NEGATIVE, eps=NOT_NEGATIVE, mom=(0, 1), sqr_mom=(0, 1))
@@ -86,8 +86,16 @@ def suggest(
     "A question that ends an error message: our name for the known one, ours or torch's, that `name` is nearest to."
     known = set(known)
     ours = {**{t: o for t, o in TORCH_NAMES.items() if known.issuperset(o)}, **{k: (k,) for k in known}}
-    near = difflib.get_close_matches(name, ours, n=1, cutoff=0.6)
-    return f" Did you mean {' and '.join(f'`{o}`' for o in ours[near[0]])}?" if near and ours[near[0]] != (name,) else ''
+    near = nearest(name, ours)
+    return f" Did you mean {' and '.join(f'`{o}`' for o in ours[near])}?" if near and ours[near] != (name,) else ''
+
+
+def nearest(
+    name:str, # A name that is not known
+    known:Iterable # Names that are
+) -> str|None:
+    "The known name that is most like `name`, if one is."
+    return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)), None)
 
 
 class HyperView(MutableMapping):

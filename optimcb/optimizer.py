@@ -10,9 +10,12 @@ from fastcore.foundation import L
 from torch import Tensor
 
 from optimcb.checkpoint import copied, pack, unpack
+from optimcb.checks import doubts
 from optimcb.composition import Composition
+from optimcb.editing import Composable
 from optimcb.engine import ENGINES, Runner, eager
 from optimcb.hypers import NOT_HYPERS, RANGES, HyperView, HyperViews, check, from_torch, spread, suggest
+from optimcb.warn import CompositionWarning, warn
 
 __all__ = ['Optimizer']
 
@@ -22,15 +25,15 @@ MADE_AGAIN = frozenset({'step', '_composition', '_tried', '_runner'}) # `step` i
 ALWAYS_WELCOME = frozenset({'lr', 'mom'}) # fastai passes and schedules these, whether or not a stepper reads them
 
 
-class Optimizer(torch.optim.Optimizer):
+class Optimizer(torch.optim.Optimizer, Composable):
     """An optimizer made of steppers.
 
     Each step calls every stepper of `cbs` on every parameter with a gradient, as `stepper(p, **names)`, the names that
     it takes being looked up in the hyper-parameters and in the parameter's state. What a stepper returns in a dict
     becomes state; `once(…)` and `update` last for the step only.
 
-    Raises `ValueError` or `TypeError` for parameters and hyper-parameters that can't be used, and
-    `MissingName` at the first step, before anything has changed, if a stepper lacks something.
+    Raises `ValueError` or `TypeError` for parameters and hyper-parameters that can't be used, and `MissingName` if a stepper
+    lacks something. Warns, with `CompositionWarning`, of steppers that can't be meant to be together.
     """
     _keep_on_clear = ('force_train', 'do_wd')
 
@@ -39,6 +42,7 @@ class Optimizer(torch.optim.Optimizer):
         cbs:Callable|Iterable, # Steppers, in the order in which they are called
         *,
         engine:str='auto', # 'eager', 'foreach', 'fused', or 'auto': the fastest that can run the steppers
+        check:bool=True, # Rehearse the steppers now? Else `MissingName` is raised at the first step, before anything has changed
         **hypers # Hyper-parameters: a value, one for each group, or a slice. They override the steppers' defaults
     ):
         if hypers.pop('train_bn', None) is not None:
@@ -55,6 +59,7 @@ class Optimizer(torch.optim.Optimizer):
                          {k: v[-1] for k, v in values.items()})
         if not any(g['params'] for g in self.param_groups): raise ValueError(NOTHING)
         self.frozen_idx = 0
+        if check: self._check(composition)
 
     # What is stepped, and how
 
@@ -171,6 +176,28 @@ class Optimizer(torch.optim.Optimizer):
                 if p.grad.grad_fn is None: p.grad.requires_grad_(False)
                 else: p.grad.detach_()
                 p.grad.zero_()
+
+    # Composing
+
+    def _check(self, composition):
+        "Rehearse `composition` for each group. Raises `MissingName`, warns of what is doubtful"
+        names, found = self.hyper_names | composition.reads, []
+        for g in self.param_groups:
+            example = next((p for p in g['params'] if isinstance(p, Tensor) and not torch.nn.parameter.is_lazy(p)), None)
+            hypers = {**composition.defaults, **{k: v for k, v in g.items() if k in names - NOT_HYPERS}}
+            if example is not None: found += doubts(composition, hypers, example, self.state.get(example))
+        for doubt in dict.fromkeys(found): warn(doubt, CompositionWarning)
+
+    def _edited(self, edit):
+        "Go on with other steppers, from the state that they can use"
+        cbs = L(edit(list(self.cbs)))
+        composition = Composition(cbs)
+        self._check(composition)
+        self.cbs = cbs
+        keep = self.composition.reads.union(self._keep_on_clear)
+        for state in self.state.values():
+            for k in state.keys() - keep: del state[k]
+        return self
 
     # Parameters and hyper-parameters
 

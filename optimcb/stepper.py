@@ -4,11 +4,11 @@ import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
 from numbers import Real
-from types import CodeType
+from types import CodeType, GeneratorType
 
 import torch
 
-__all__ = ['ONE_STEP', 'Stepper', 'code_of', 'label', 'once']
+__all__ = ['ONE_STEP', 'Stepper', 'code_of', 'label', 'once', 'renamed']
 
 ONE_STEP = frozenset({'update'})  # names that live for one step, whoever returns them
 TORCH_KEYWORDS = frozenset({'alpha', 'value', 'beta', 'dim', 'dtype', 'device', 'keepdim', 'memory_format', 'min', 'max', 'out'})  # of its functions
@@ -19,6 +19,34 @@ class once(dict):
 
     A stepper that returns `once(lr=lr/2)` shadows state and hyper-parameters of those names for the rest of the step.
     """
+
+
+class renamed(partial):
+    """A stepper that reads and writes under other names: `renamed(average_grad, grad_avg='slow_avg', mom='slow_mom')`.
+
+    So two of a kind can be side by side. Raises `ValueError` for a name that the stepper doesn't have.
+    """
+    def __new__(cls,
+        f:Callable, # A stepper
+        **names # By the name that it has, the name that it should have: of hyper-parameters and state
+    ):
+        s = Stepper(f)
+        for k in names:
+            if k not in s.mentions.union(s.names): raise ValueError(f"stepper `{s}` has no `{k}` that could be renamed. It has {', '.join(s.names)}.")
+        self = super().__new__(cls, f)
+        self.names = names
+        ps = inspect.signature(f).parameters.values()
+        self.__signature__ = inspect.Signature([p.replace(name=names.get(p.name, p.name)) for p in ps])
+        return self
+
+    def __call__(self, p, **values):
+        back = {v: k for k, v in self.names.items()}
+        new = self.func(p, **self.keywords | {back.get(k, k): v for k, v in values.items() if k not in self.names or k in back})
+        return self._later(new) if isinstance(new, GeneratorType) else self._renamed(new)
+
+    def _later(self, new): return self._renamed((yield from new))
+    def _renamed(self, new): return type(new)({self.names.get(k, k): v for k, v in new.items()}) if isinstance(new, dict) else new
+    def __reduce__(self): return partial(renamed, **self.names), (partial(self.func, **self.keywords),)
 
 
 class Stepper:
@@ -34,11 +62,13 @@ class Stepper:
         code = code_of(f)
         self.names = tuple(p.name for p in taken)
         self.required = tuple(p.name for p in taken if p.default is p.empty)
-        self.mentions = frozenset(_strings(code)) - TORCH_KEYWORDS
+        new_name = _new_names(f)
+        self.mentions = frozenset(map(new_name, frozenset(_strings(code)) - TORCH_KEYWORDS))
+        self.taps = frozenset(getattr(self.innermost, 'taps', ())) # state that only people read
         self.sums_over_all = inspect.isgeneratorfunction(self.innermost) or bool(code and code.co_flags & inspect.CO_GENERATOR)
         self.reads_all = self.takes_all and (code is None or _uses_kwargs(code))
         given = f.keywords if isinstance(f, partial) else {}
-        self.declared = {k: v for k, v in getattr(self.innermost, 'defaults', {}).items() if k not in given}
+        self.declared = {new_name(k): v for k, v in getattr(self.innermost, 'defaults', {}).items() if k not in given}
         self.numbers = {p.name: p.default for p in taken if isinstance(p.default, Real) and not isinstance(p.default, bool)}
 
     def __call__(self, p, values:dict):
@@ -53,8 +83,9 @@ def label(
 ) -> str:
     "A stepper's name, with what partials fix: `average_grad(dampening=True)`."
     name = getattr(_innermost(f), '__name__', type(f).__name__)
-    fixed = ', '.join(f'{k}={_shown(v)}' for k, v in f.keywords.items()) if isinstance(f, partial) else ''
-    return f'{name}({fixed})' if fixed else name
+    fixed = [f'{k}={_shown(v)}' for k, v in f.keywords.items()] if isinstance(f, partial) else []
+    others = [f'{k}→{v}' for r in _chain(f) if isinstance(r, renamed) for k, v in r.names.items()]
+    return f"{name}({', '.join(fixed + others)})" if fixed or others else name
 
 
 def _shown(v) -> str:
@@ -62,9 +93,22 @@ def _shown(v) -> str:
     return repr(v) if isinstance(v, (str, Real, bool, type(None))) else getattr(v, '__name__', type(v).__name__)
 
 
-def _innermost(f):
-    while isinstance(f, partial): f = f.func
-    return f
+def _chain(f) -> Iterator:
+    "`f` and, from the outside to the inside, what its partials hold"
+    yield f
+    while isinstance(f, partial): yield (f := f.func)
+
+
+def _innermost(f): return list(_chain(f))[-1]
+
+
+def _new_names(f) -> Callable:
+    "What becomes of the names that the innermost function has"
+    renames = [r.names for r in reversed(list(_chain(f))) if isinstance(r, renamed)]
+    def new(name):
+        for names in renames: name = names.get(name, name)
+        return name
+    return new
 
 
 def _parameters(f) -> tuple[list[inspect.Parameter], bool]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from optimcb.stepper import Stepper, code_of
 
-__all__ = ['asks_type', 'why_not']
+__all__ = ['asks_type', 'refusals', 'why_not']
 
 CONTAINERS = (MutableMapping, MutableSequence, MutableSet, deque)
 CHANGE = frozenset({'append', 'appendleft', 'extend', 'insert', 'add', 'update', 'setdefault', 'pop', 'popleft', 'popitem', 'remove', 'discard', 'clear',
@@ -55,6 +55,15 @@ def why_not(
         held = [n for n in (*code.co_names, *code.co_freevars, *code.co_varnames[:code.co_argcount]) if isinstance(known.get(n), CONTAINERS)]
         changes = CHANGE.intersection(code.co_names) or any(i.opname in ('STORE_SUBSCR', 'DELETE_SUBSCR') for i in instructions)
         if held and changes: return f"it may change `{held[0]}`, which lies outside of it"
+
+
+def refusals(
+    composition # Its steppers
+) -> Iterator[str]:
+    "A sentence for each stepper that must be run for each parameter."
+    for s in composition.steppers:
+        why = why_not(s)
+        if why: yield f"stepper `{s}` must be called for each parameter: {why}."
 
 
 def _codes(f) -> Iterator[tuple[CodeType, dict]]:

@@ -2,10 +2,7 @@
 
 What can't be traced, or has no kernel, is left to the eager engine, with one warning that says why.
 """
-import os
 import random
-import sys
-import warnings
 from collections.abc import Hashable
 from importlib import import_module
 
@@ -16,15 +13,15 @@ from optimcb.engine import cpu, foreach
 from optimcb.engine.build import CantBuild
 from optimcb.engine.plan import Changed, Plan
 from optimcb.engine.program import Program, Unsupported
-from optimcb.engine.reading import asks_type, why_not
+from optimcb.engine.reading import asks_type, refusals
 from optimcb.engine.record import NotRecorded, record
+from optimcb.warn import warn
 
 __all__ = ['CantRun', 'Runner']
 
 
 NOTHING = object() # what an attribute is that isn't there
 MANY = 100 # kernels that a composition may have: one for each combination of branches that it takes
-INSIDE = os.path.dirname(os.path.dirname(__file__)), os.path.dirname(torch.__file__)
 
 
 class CantRun(RuntimeError):
@@ -43,9 +40,7 @@ class Runner:
         self.refused, self.looked, self.programs, self.said = set(), set(), {}, set()
         self.kernels = True # have they been built for a GPU, so far?
         self.asks_type = any(map(asks_type, composition.steppers))
-        for s in composition.steppers:
-            why = why_not(s)
-            if why: self._refuse(None, f"stepper `{s}` must be called for each parameter: {why}.")
+        for reason in refusals(composition): self._refuse(None, reason)
         self.composition = composition
 
     def look(self, p) -> tuple:
@@ -62,7 +57,7 @@ class Runner:
         if self.engine != 'auto': raise CantRun(f"engine='{self.engine}' can't run this: {reason} `engine='auto'` falls back to what can.")
         self.refused.add(kind)
         place = reason.split(': ')[0] # the stepper and the line
-        if place not in self.said: _warn(f"the eager engine runs what the fused one can't: {reason}")
+        if place not in self.said: warn(f"the eager engine runs what the fused one can't: {reason}")
         self.said.add(place)
 
     def step(self,
@@ -120,7 +115,7 @@ class Runner:
             except (Unsupported, CantBuild) as e:
                 if self.engine == 'auto' and self.kernels and any(a.example.device.type != 'cpu' for a in plan.alike):
                     self.kernels = False
-                    _warn(f"the foreach engine runs what the fused one can't: {e}")
+                    warn(f"the foreach engine runs what the fused one can't: {e}")
                 else: self._refuse(None, f"{e}")
                 return None
         return recordings, plan.launches[key]
@@ -154,13 +149,6 @@ def _random(before=None):
     np.random.set_state(before[1])
     torch.set_rng_state(before[2])
     return True
-
-
-def _warn(message):
-    "A warning at the line outside of the library and of torch that called"
-    frame, level = sys._getframe(1), 2
-    while frame.f_back and frame.f_code.co_filename.startswith(INSIDE): frame, level = frame.f_back, level + 1
-    warnings.warn(message, stacklevel=level)
 
 
 def _added(a, b):

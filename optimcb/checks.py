@@ -1,0 +1,125 @@
+"""What can be told of a composition before its first step: what can't work is an error, what can't be meant a warning.
+
+All of it is read off a rehearsal. A composition that can't be rehearsed, because it prints or asks for a tensor's value,
+is only tried on a small tensor, for names that are missing.
+"""
+from itertools import chain
+
+import torch
+
+from optimcb import steppers
+from optimcb.composition import Composition, MissingName
+from optimcb.engine import eager
+from optimcb.engine.record import NotRecorded
+from optimcb.rehearsal import Rehearsal
+from optimcb.stepper import ONE_STEP, Stepper
+
+__all__ = ['doubts']
+
+PATIENCE = 100 # steps in which the gradient should reach the parameter
+WD = 0.01 # decay with which a composition is rehearsed that has none now
+
+
+def doubts(
+    composition:Composition, # Its steppers
+    hypers:dict, # Hyper-parameters of one group
+    example:torch.Tensor|None=None, # One of its parameters
+    state:dict|None=None # The state of that parameter
+) -> list[str]:
+    "What is doubtful about a composition, a sentence each. Raises `MissingName` for a name that is neither given nor made."
+    if isinstance(hypers.get('wd'), (int, float)): hypers = {**hypers, 'wd': hypers['wd'] or WD}
+    rehearsal = Rehearsal(composition, hypers, example, state)
+    try:
+        acts = [rehearsal.step().acts]
+        while not _steps(acts[-1]) and rehearsal.done < PATIENCE: acts.append(rehearsal.step().acts)
+    except NotRecorded:
+        if not rehearsal.refusals: _try(composition, hypers, rehearsal.example, state)
+        return []
+    return _doubts(acts)
+
+
+def _try(composition, hypers, example, state):
+    "A step on a small tensor, whatever else may come of it"
+    p = torch.nn.Parameter(torch.zeros((2,)*example.dim(), dtype=example.dtype))
+    p.grad = torch.ones_like(p)
+    before = torch.get_rng_state()
+    try:
+        with torch.no_grad(): eager.step(composition, [(p, dict(state or {}), hypers)])
+    except MissingName: raise
+    except Exception: pass # it may need larger tensors, or real ones
+    finally: torch.set_rng_state(before)
+
+
+def _doubts(steps) -> list[str]:
+    acts = list(chain(*steps))
+    return list(_unmoved(acts)) or [*_moved_twice(steps[-1]), *_decayed_twice(acts), *_unread(acts)]
+
+
+def _steps(acts) -> list:
+    "The acts that move the parameter along the gradient, or along what was worked out from gradients"
+    of_gradients, res = {'grad'}, []
+    for a in acts:
+        if a.reads & of_gradients:
+            of_gradients.update(a.writes.keys() - {'p'})
+            if 'p' in a.writes: res.append(a)
+    return res
+
+
+def _unmoved(acts):
+    if _steps(acts): return
+    made = [(a.stepper, k) for a in acts for k in a.writes if k in ONE_STEP]
+    if made: yield f"stepper `{made[-1][0]}` makes `{made[-1][1]}`, but no stepper after it applies it, so nothing is trained. Put `{_applies(acts)}` after it."
+    elif acts and not any('p' in a.writes for a in acts): yield f"no stepper changes the parameters. Put a step last, such as `{_applies(acts)}`."
+
+
+def _applies(acts) -> str:
+    "The library's stepper that takes most of what is there, and steps"
+    there = {'lr'}.union(*(a.given for a in acts), *(a.writes for a in acts), *(a.numbers for a in acts))
+    if there & ONE_STEP: return 'apply_update'
+    fit = [s for s in (Stepper(getattr(steppers, k)) for k in steppers.__all__ if k.endswith('_step')) if there.issuperset(s.required)]
+    return max(fit, key=lambda s: len(s.required)).label
+
+
+def _moved_twice(acts):
+    by = [a.stepper.label for a in _steps(acts)]
+    if len(by) > 1: yield f"the parameters are moved along their gradients more than once in a step, by {_listed(by)}. Keep one of them."
+
+
+def _decayed_twice(acts):
+    by = list(dict.fromkeys(a.stepper.label for a in acts if 'wd' in a.given and a.writes.keys() & {'p', 'grad', *ONE_STEP}))
+    if len(by) < 2: by = _repeated(a.stepper for a in acts if 'wd' in a.given and a.writes.keys() & {'p', 'grad'})
+    if len(by) > 1: yield f"`wd` is applied more than once, by {_listed(by)}. Keep one of them."
+
+
+def _repeated(steppers) -> list:
+    "The labels, twice, of those that are there twice in a step"
+    seen = {}
+    for s in steppers: seen.setdefault(s.label, set()).add(id(s))
+    return next(([label]*2 for label, ids in seen.items() if len(ids) > 1), [])
+
+
+def _unread(acts):
+    "Steppers of which nobody reads what they make. Those that make numbers may count for the user"
+    order = {id(a.stepper): i for i, a in reversed(list(enumerate(acts)))} # where it comes in a step
+    made, reads, steppers = {}, {}, {}
+    for a in acts:
+        s = id(a.stepper)
+        steppers[s] = a.stepper
+        made.setdefault(s, {}).update({k: k in a.kept for k in a.writes})
+        reads.setdefault(s, set()).update(a.reads, a.given, a.stepper.names)
+    alive = {s for s in made if 'p' in made[s] or not made[s] or steppers[s].sums_over_all or steppers[s].taps}
+    def read_by(s, k, kept): return [t for t in made if t != s and k in reads[t] and (kept or order[t] > order[s])]
+    while more := {s for s in made.keys() - alive if any(t in alive for k, kept in made[s].items() for t in read_by(s, k, kept))}: alive |= more
+    for s in sorted(made.keys() - alive, key=order.get):
+        names, label = made[s], steppers[s].label
+        if 'grad' in names:
+            reader = next((steppers[t].label for t in sorted(alive, key=order.get) if 'grad' in reads[t] and order[t] < order[s]), None)
+            yield f"stepper `{label}` changes the gradient, but no stepper after it reads it.{f' Put it before `{reader}`.' if reader else ''}"
+        else:
+            nobody = 'other stepper' if any(names.values()) else 'stepper after it'
+            yield f"stepper `{label}` makes {_listed(names)}, which no {nobody} reads. Leave it out, or put a stepper in that does."
+
+
+def _listed(names) -> str:
+    names = [f'`{o}`' for o in names]
+    return ' and '.join(filter(None, [', '.join(names[:-1]), names[-1]]))

@@ -1,0 +1,110 @@
+"""Changing a list of steppers by hand.
+
+Functions from a list of steppers to another, and `Composable`, whose methods they are. A stepper is named by itself, by
+the function inside of a `partial`, by its name, or by its place.
+"""
+from functools import partial
+
+from optimcb.hypers import nearest
+from optimcb.stepper import Stepper, renamed
+
+__all__ = ['Composable', 'inserted', 'place', 'removed', 'replaced', 'with_renamed']
+
+
+class Composable:
+    "What has a list of steppers that can be changed by hand."
+    def replace(self,
+        old, # The stepper to be replaced: itself, the function inside of its `partial`, its name, or its place
+        *new # What comes in its place: a stepper, or several
+    ):
+        "Put `new` in the place of `old`. Raises `ValueError` if there is no such stepper, or more than one."
+        return self._edited(partial(replaced, old=old, new=new))
+
+    def insert(self,
+        *new, # Steppers
+        before=None, # The stepper before which they come, or its place
+        after=None # The stepper after which they come, or its place: -1 is the last
+    ):
+        "Put `new` before or after a stepper. Raises `ValueError` if there is no such stepper, or more than one."
+        return self._edited(partial(inserted, new=new, before=before, after=after))
+
+    def remove(self,
+        *old # Steppers, each named as in `replace`
+    ):
+        "Leave steppers out. Raises `ValueError` if there is no such stepper, or more than one."
+        return self._edited(partial(removed, old=old))
+
+    def rename(self,
+        old, # The stepper, named as in `replace`
+        **names # By the name that it has, the name that it should have: of hyper-parameters and state
+    ):
+        "Let a stepper read and write under other names: see `renamed`. Raises `ValueError` if there is no such stepper or name."
+        return self._edited(partial(with_renamed, old=old, names=names))
+
+
+def place(
+    cbs:list, # Steppers
+    which # One of them: itself, the function inside of its `partial`, its name, or its place
+) -> int:
+    "Where a stepper is. Raises `ValueError` if there is no such stepper, or more than one."
+    labels = ', '.join(f'{i}: {Stepper(f).label}' for i, f in enumerate(cbs) if f is not None)
+    if isinstance(which, int):
+        if -len(cbs) <= which < len(cbs): return which % len(cbs)
+        raise ValueError(f"there is no stepper {which}. There are {labels}.")
+    found = [i for i, f in enumerate(cbs) if f is which] or [i for i, f in enumerate(cbs) if f is not None and _is(f, which)]
+    if len(found) == 1: return found[0]
+    name = which if isinstance(which, str) else Stepper(which).label
+    if found: raise ValueError(f"`{name}` is there {len(found)} times, at {found}. Say which by its place: {labels}.")
+    near = nearest(name, [Stepper(f).innermost.__name__ for f in cbs if hasattr(Stepper(f).innermost, '__name__')])
+    raise ValueError(f"there is no stepper `{name}`.{f' Did you mean `{near}`?' if near else ''} There are {labels}.")
+
+
+def _is(f, which) -> bool:
+    s = Stepper(f)
+    return s.innermost is which or which in (s.label, getattr(s.innermost, '__name__', None))
+
+
+def replaced(
+    cbs:list, # Steppers
+    old, # The one to be replaced
+    new:tuple # What comes in its place
+) -> list:
+    "`cbs` with `new` in the place of `old`. Raises `ValueError`."
+    i = place(cbs, old)
+    return [*cbs[:i], *map(_checked, new), *cbs[i+1:]]
+
+
+def inserted(
+    cbs:list, # Steppers
+    new:tuple, # More of them
+    before=None, # The one before which they come
+    after=None # The one after which they come
+) -> list:
+    "`cbs` with `new` before or after one of them. Raises `ValueError`."
+    if (before is None) == (after is None): raise ValueError("say where: `before=` a stepper, or `after=` one. `before=0` is the very first, `after=-1` the very last.")
+    i = place(cbs, before) if after is None else place(cbs, after) + 1
+    return [*cbs[:i], *map(_checked, new), *cbs[i:]]
+
+
+def removed(
+    cbs:list, # Steppers
+    old:tuple # Those that are left out
+) -> list:
+    "`cbs` without some of them. Raises `ValueError`."
+    out = {place(cbs, o) for o in old}
+    return [f for i, f in enumerate(cbs) if i not in out]
+
+
+def with_renamed(
+    cbs:list, # Steppers
+    old, # One of them
+    names:dict # By the name that it has, the name that it should have
+) -> list:
+    "`cbs` with one of them reading and writing under other names. Raises `ValueError`."
+    i = place(cbs, old)
+    return [*cbs[:i], renamed(cbs[i], **names), *cbs[i+1:]]
+
+
+def _checked(f):
+    Stepper(f) # or it says what is wrong with it
+    return f

@@ -1,0 +1,326 @@
+"""Algebra on formulas: built simplified, and written as Python or as LaTeX.
+
+An expression is a symbol, a number, a sum, a product of powers, or a function of expressions. `add`, `mul`, `power` and
+`call` make them; they flatten, collect and cancel, and keep the order in which things were written.
+"""
+import math
+from fractions import Fraction
+from numbers import Number
+from typing import NamedTuple
+
+__all__ = ['Add', 'Call', 'Mul', 'Num', 'Sym', 'ONE', 'add', 'call', 'div', 'latex', 'latex_name', 'mul', 'neg', 'number', 'power', 'sub', 'symbols', 'text']
+
+HALF = Fraction(1, 2)
+
+
+class Sym(NamedTuple):
+    "A name."
+    name: str
+    scalar: bool = True # A number, not a tensor?
+    value: Number|None = None # What it is now, if that is known: it tells the sign of a difference
+
+
+class Num(NamedTuple):
+    "A number."
+    value: Number
+    scalar = True
+
+
+class Add(NamedTuple):
+    "A sum of `(coefficient, expression)`."
+    terms: tuple
+    @property
+    def scalar(self): return all(e.scalar for _, e in self.terms)
+
+
+class Mul(NamedTuple):
+    "A product of `(base, exponent)`; exponents are expressions."
+    factors: tuple
+    @property
+    def scalar(self): return all(b.scalar for b, _ in self.factors)
+
+
+class Call(NamedTuple):
+    "A function of expressions."
+    name: str
+    args: tuple
+    @property
+    def scalar(self): return self.name in OVER_ALL or all(a.scalar for a in self.args)
+
+
+OVER_ALL = frozenset({'sum', 'mean', 'norm', 'rms', 'amax', 'amin', 'total', 'numel'})
+
+
+def number(
+    x:Number # A number
+) -> Num:
+    "`x` as an expression; whole numbers without a point."
+    if isinstance(x, Fraction): return Num(x if x.denominator != 1 else x.numerator)
+    whole = abs(x) < 1e15 and x == int(x)
+    return Num(int(x) if whole else float(x))
+
+
+ZERO, ONE = Num(0), Num(1)
+
+
+def _terms(e) -> list:
+    "`e` as `(coefficient, expression)` pairs; a number is a multiple of one"
+    if isinstance(e, Add): return list(e.terms)
+    if isinstance(e, Num): return [(e.value, ONE)]
+    if isinstance(e, Mul) and isinstance(e.factors[0][0], Num): return [(e.factors[0][0].value, _product(e.factors[1:]))]
+    return [(1, e)]
+
+
+def add(
+    *es # Expressions
+):
+    "Their sum."
+    found = {}
+    for e in es:
+        for c, x in _terms(e): found[x] = found.get(x, 0) + c
+    terms = tuple((c, x) for x, c in found.items() if c != 0)
+    if not terms: return ZERO
+    return _scaled(*terms[0]) if len(terms) == 1 else Add(terms)
+
+
+def _scaled(c, e): return e if c == 1 else number(c) if e == ONE else mul(number(c), e)
+
+
+def _product(factors):
+    return factors[0][0] if len(factors) == 1 and factors[0][1] == ONE else Mul(tuple(factors)) if factors else ONE
+
+
+def mul(
+    *es # Expressions
+):
+    "Their product. Equal bases are collected; the number comes first, then what is one number, then tensors."
+    coefficient, found = 1, {}
+    todo = [(e, ONE) for e in es]
+    while todo:
+        e, exponent = todo.pop(0)
+        if isinstance(e, Mul) and isinstance(exponent, Num) and isinstance(exponent.value, int):
+            todo[:0] = [(b, mul(x, exponent)) for b, x in e.factors]
+        elif isinstance(e, Num) and isinstance(exponent, Num) and (e.value != 0 or exponent.value > 0):
+            coefficient *= _number_power(e.value, exponent.value)
+        else:
+            sign, e = _positive(e) if exponent in (ONE, Num(-1)) else (1, e)
+            coefficient *= sign
+            found[e] = add(found[e], exponent) if e in found else exponent
+    factors = [(b, x) for b, x in found.items() if x != ZERO]
+    averaged = next((b for b, x in factors if isinstance(b, Call) and b.name == 'sum' and x == ONE), None)
+    if averaged and found.get(NUMEL) == Num(-1): # the mean
+        factors = [(Call('mean', b.args) if b is averaged else b, x) for b, x in factors if b != NUMEL]
+    if coefficient == 0: return ZERO
+    factors.sort(key=lambda f: not f[0].scalar)
+    if coefficient == 1: return _product(factors)
+    return _product([(number(coefficient), ONE), *factors])
+
+
+NUMEL = Call('numel', ())
+
+
+def _number_power(x, exponent): return Fraction(x)**exponent if isinstance(x, (int, Fraction)) and isinstance(exponent, int) else x**exponent
+
+
+def _positive(e):
+    "A sum that is negative, like `mom - 1`, as minus one times `1 - mom`"
+    return (-1, Add(tuple((-c, x) for c, x in e.terms))) if isinstance(e, Add) and (_value(e) or 0) < 0 else (1, e)
+
+
+def _value(e) -> Number|None:
+    "What a sum comes to, where that is known"
+    if isinstance(e, (Sym, Num)): return e.value
+    if isinstance(e, Add): parts = [(c, _value(x)) for c, x in e.terms]
+    elif isinstance(e, Mul): parts = [(_value(b), _value(x)) for b, x in e.factors]
+    else: return None
+    if any(v is None for o in parts for v in o): return None
+    try: return sum(c*v for c, v in parts) if isinstance(e, Add) else math.prod(b**x for b, x in parts)
+    except ArithmeticError: return None
+
+
+def neg(
+    e # An expression
+):
+    "Minus `e`."
+    return mul(Num(-1), e)
+
+
+def sub(
+    a, # An expression
+    b # Another
+):
+    "`a - b`."
+    return add(a, neg(b))
+
+
+def div(
+    a, # An expression
+    b # Another
+):
+    "`a / b`."
+    return mul(a, power(b, Num(-1)))
+
+
+def power(
+    base, # An expression
+    exponent # Another
+):
+    "`base ** exponent`; a root of a sum of squares is a norm."
+    if exponent == ONE: return base
+    if exponent == ZERO: return ONE
+    if isinstance(base, Num) and isinstance(exponent, Num) and isinstance(exponent.value, int) and (base.value or exponent.value > 0):
+        return number(_number_power(base.value, exponent.value))
+    if exponent == Num(HALF) and isinstance(base, Call) and base.name in ('sum', 'mean') and isinstance(base.args[0], Mul):
+        squares = base.args[0].factors
+        if all(x == Num(2) for _, x in squares): return Call('norm' if base.name == 'sum' else 'rms', (mul(*(b for b, _ in squares)),))
+    if isinstance(base, Mul) and isinstance(exponent, Num) and isinstance(exponent.value, int): return mul(*(power(b, mul(x, exponent)) for b, x in base.factors))
+    return Mul(((base, exponent),))
+
+
+def call(
+    name:str, # A function
+    *args # Expressions
+):
+    "A function of expressions."
+    return Call(name, args)
+
+
+def symbols(
+    e # An expression
+) -> set[str]:
+    "The names in it."
+    if isinstance(e, Sym): return {e.name}
+    if isinstance(e, Add): return set().union(*(symbols(x) for _, x in e.terms))
+    if isinstance(e, Mul): return set().union(*(symbols(b) | symbols(x) for b, x in e.factors))
+    return set().union(*map(symbols, e.args)) if isinstance(e, Call) else set()
+
+
+# Writing
+
+TRUTH, SUM, PRODUCT, POWER, ATOM = range(5) # how tightly parts hold together
+OPEN = frozenset({'sum', 'total'}) # in LaTeX, these have no brackets of their own
+BETWEEN = dict(eq=('==', SUM), ne=('!=', SUM), lt=('<', SUM), le=('<=', SUM), gt=('>', SUM), ge=('>=', SUM), # and how tightly what is beside them must hold
+               logical_and=('&', SUM), logical_or=('|', SUM), logical_xor=('^', SUM))
+
+
+class _Python:
+    over = PRODUCT # how tightly what is divided must hold together
+    def symbol(self, name): return name
+    def number(self, x): return f'{x.numerator}/{x.denominator}' if isinstance(x, Fraction) and x.denominator != 1 else f'{x}' if isinstance(x, int) else repr(_short(x))
+    def times(self, parts): return '*'.join(parts)
+    def fraction(self, over, under): return f'{over}/{under[0]}' if under[1] > PRODUCT else f'{over}/({under[0]})'
+    def power(self, base, exponent): return f'{base}**{exponent[0]}' if exponent[1] >= POWER else f'{base}**({exponent[0]})'
+    def root(self, x): return f'sqrt({x})'
+    def function(self, name, args): return f"{name}({', '.join(args)})"
+    def brackets(self, x): return f'({x})'
+
+
+class _Latex:
+    over = SUM
+    signs = dict(eq=' = ', ne=r' \ne ', le=r' \le ', ge=r' \ge ', logical_and=r' \wedge ', logical_or=r' \vee ', logical_xor=r' \oplus ')
+    def symbol(self, name): return latex_name(name)
+    def number(self, x):
+        if isinstance(x, Fraction) and x.denominator != 1: return rf'\frac{{{x.numerator}}}{{{x.denominator}}}'
+        if isinstance(x, float) and math.isinf(x): return r'\infty' if x > 0 else r'-\infty'
+        mantissa, _, exponent = f'{x}' .partition('e') if isinstance(x, int) else repr(_short(x)).partition('e')
+        return rf'{mantissa} \cdot 10^{{{int(exponent)}}}' if exponent else mantissa
+    def times(self, parts): return r' \cdot '.join(parts) if sum(p[0].isdigit() for p in parts) > 1 else r' \, '.join(parts)
+    def fraction(self, over, under): return rf'\frac{{{over}}}{{{under[0]}}}'
+    def power(self, base, exponent): return rf'{base}^{{{exponent[0]}}}'
+    def root(self, x): return rf'\sqrt{{{x}}}'
+    def function(self, name, args): return (TEX[name].format(*args) if name in TEX else
+                                            rf"\operatorname{{{name.replace('_', chr(92) + '_')}}}\left({', '.join(args)}\right)")
+    def brackets(self, x): return rf'\left({x}\right)'
+
+
+TEX = {'where': r'\begin{{cases}} {1} & \text{{if }} {0} \\ {2} & \text{{else}} \end{{cases}}', 'abs': r'\left|{}\right|', 'sum': r'\sum {}',
+       'logical_not': r'\neg\left({}\right)', 'norm': r'\left\lVert {} \right\rVert', 'mean': r'\overline{{{}}}', 'rms': r'\operatorname{{rms}}\left({}\right)',
+       'numel': 'n', 'total': r'\sum_{{\text{{all }} \theta}} {}', 'maximum': r'\max\left({}, {}\right)', 'minimum': r'\min\left({}, {}\right)',
+       'exp': r'e^{{{}}}', 'log': r'\ln\left({}\right)', 'floor': r'\left\lfloor {} \right\rfloor', 'ceil': r'\left\lceil {} \right\rceil'}
+
+TEX_NAMES = dict(p=r'\theta', grad='g', lr=r'\eta', mom=r'\beta_1', sqr_mom=r'\beta_2', wd=r'\lambda', eps=r'\epsilon', step='t', grad_avg='m', sqr_avg='v',
+                 update='u', sqr_max=r'v^{\max}', grad_max=r'g^{\max}', slow_avg=r'\phi', update_avg='b', delta_avg=r'\Delta', grad_center=r'\bar{g}')
+GREEK = frozenset('alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu rho sigma tau phi chi psi omega'.split())
+
+
+def latex_name(
+    name:str # Of state, of a hyper-parameter, `p`, or `grad`
+) -> str:
+    "The letter that papers have for a name, or the name."
+    if name.endswith('_hat'): return rf'\hat{{{latex_name(name[:-4])}}}'
+    if name.endswith('_old'): return rf'{latex_name(name[:-4])}^{{\text{{old}}}}'
+    if name in TEX_NAMES: return TEX_NAMES[name]
+    stem, _, index = name.rpartition('_')
+    if stem in GREEK and index: return rf'\{stem}_{{{index}}}'
+    return rf'\{name}' if name in GREEK else name if len(name) == 1 else rf"\mathrm{{{name.replace('_', chr(92) + '_')}}}"
+
+
+def _short(x):
+    "`x` without the dust of binary fractions"
+    return float(f'{x:.12g}')
+
+
+def _write(e, w) -> tuple[str, int]:
+    "`e` as written by `w`, and how tightly it holds together"
+    if isinstance(e, Sym): return w.symbol(e.name), ATOM
+    if isinstance(e, Num): return w.number(e.value), SUM if e.value < 0 else PRODUCT if isinstance(e.value, Fraction) else ATOM
+    if isinstance(e, Call): return _function(e, w)
+    if isinstance(e, Add):
+        out = ''
+        for c, x in sorted(e.terms, key=lambda o: o[0] < 0): # what is positive first
+            part = _inside(_scaled(abs(c), x), w, PRODUCT)
+            out += f' - {part}' if c < 0 and out else f'-{part}' if c < 0 else f' + {part}' if out else part
+        return out, SUM
+    (first, exponent), *others = e.factors
+    if isinstance(first, Num) and first.value < 0 and exponent == ONE: return f'-{_inside(_scaled(-first.value, _product(others)), w, PRODUCT)}', SUM
+    groups = [[f for f in e.factors if f[0].scalar], [f for f in e.factors if not f[0].scalar]]
+    if any(all(map(_divides, g)) for g in groups): groups = [e.factors] # one quotient, for there is nothing to divide in the other
+    parts = [_quotient(g, w) for g in groups]
+    if len(parts) == 1: return parts[0]
+    return w.times([_in(o, w, PRODUCT) for o in parts]), PRODUCT
+
+
+def _function(e, w):
+    if e.name in BETWEEN:
+        sign, least = BETWEEN[e.name]
+        return getattr(w, 'signs', {}).get(e.name, f' {sign} ').join(_inside(a, w, least) for a in e.args), TRUTH
+    args = [_inside(a, w, PRODUCT if e.name in OPEN and isinstance(w, _Latex) else TRUTH) for a in e.args]
+    return w.function(e.name, args), PRODUCT if e.name in OPEN and isinstance(w, _Latex) else ATOM
+
+
+def _divides(factor) -> bool: return isinstance(factor[1], Num) and factor[1].value < 0
+def _in(written, w, least) -> str: return written[0] if written[1] >= least else w.brackets(written[0])
+def _inside(e, w, least) -> str: return _in(_write(e, w), w, least)
+
+
+def _quotient(factors, w):
+    "A product, with what divides it under a line"
+    over, under = [f for f in factors if not _divides(f)], [(b, neg(x)) for b, x in factors if _divides((b, x))]
+    top = _powers(over, w) if over else (w.number(1), ATOM)
+    if not under: return top
+    return w.fraction(_in(top, w, w.over), _powers(under, w)), PRODUCT
+
+
+def _powers(factors, w):
+    if len(factors) == 1: return _power(*factors[0], w)
+    return w.times([_in(_power(b, x, w), w, PRODUCT) for b, x in factors]), PRODUCT
+
+
+def _power(base, exponent, w):
+    if exponent == ONE: return _write(base, w)
+    if exponent == Num(HALF): return w.root(_write(base, w)[0]), ATOM
+    return w.power(_inside(base, w, ATOM), _write(exponent, w)), POWER
+
+
+def text(
+    e # An expression
+) -> str:
+    "`e` in Python."
+    return _write(e, _Python())[0]
+
+
+def latex(
+    e # An expression
+) -> str:
+    "`e` in LaTeX."
+    return _write(e, _Latex())[0]

@@ -1,0 +1,149 @@
+"""A composition, rehearsed: its steppers run on stand-ins for tensors, to see who reads and writes what.
+
+Nothing is computed and nothing changes. From step to step the state goes on as kinds of tensors and as numbers, so
+that counters count, and steppers take the branches that they would take.
+"""
+from collections.abc import Callable, Iterator
+from copy import copy
+from numbers import Real
+from types import GeneratorType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from optimcb.composition import Composition
+from optimcb.engine.plan import Alike
+from optimcb.engine.program import LEAVES, Program
+from optimcb.engine.reading import asks_type, refusals
+from optimcb.engine.record import NotRecorded, Recording, record
+from optimcb.engine.trace import STANDS
+from optimcb.stepper import ONE_STEP, Stepper, once
+
+__all__ = ['Act', 'Rehearsal', 'Step']
+
+
+class Act(NamedTuple):
+    "What a stepper did in a step. The parameter's names here are `p` and `grad`."
+    stepper: Stepper
+    given: tuple # Names of state, hyper-parameters and one-step values that it was given
+    reads: frozenset # Names of tensors that what it wrote is worked out from
+    writes: dict # By name, the operand of each tensor that it wrote
+    numbers: dict # By name, the numbers that it returned
+    kept: frozenset # Names among both that are state
+    shown: dict # By name, the name to show: a one-step value that hides another has a hat
+
+
+class Step(NamedTuple):
+    "A step that was rehearsed."
+    recording: Recording
+    acts: list[Act]
+
+    @property
+    def program(self) -> Program:
+        "What an engine would run."
+        return Program(*self.recording.key)
+
+
+class Rehearsal:
+    "Steps of a composition on a stand-in for one parameter."
+    def __init__(self,
+        composition:Composition, # Its steppers
+        hypers:dict, # Hyper-parameters of the parameter's group
+        example:Tensor|None=None, # The parameter; default: a matrix in float32
+        state:dict|None=None # Its state
+    ):
+        self.composition, self.hypers = composition, dict(hypers)
+        self.example = torch.nn.Parameter(torch.zeros(2, 2)) if example is None else example
+        grad = getattr(self.example, 'grad', None)
+        self.grad_dtype = self.example.dtype if grad is None else grad.dtype
+        self.kinds, self.numbers = {}, {}
+        for name, v in (state or {}).items():
+            if isinstance(v, Tensor): self.kinds[name] = v.dtype, v.shape == self.example.shape
+            else: self.numbers[name] = v
+        self.typed, self.refusals = any(map(asks_type, composition.steppers)), list(refusals(composition))
+        self.done = 0
+
+    def look(self,
+        named:Callable|None=None # Puts something else in the place of a number: called with its name, the number, and whether it is to be kept
+    ) -> Step:
+        "The next step, which is not taken. Raises `MissingName`, and `NotRecorded` if it can't be rehearsed."
+        for reason in self.refusals: raise NotRecorded([], reason)
+        named = named or (lambda name, v, kept: v)
+        def all_named(values): return {k: named(k, v, True) if _is_number(v) else v for k, v in values.items()}
+        acts, p = [], self.example
+        watched = copy(self.composition)
+        watched.steppers = [_Watch(s, acts, named, {*self.hypers, *self.kinds, *self.numbers}) for s in self.composition.steppers]
+        kinds, numbers = tuple((k, *v) for k, v in self.kinds.items()), tuple(all_named(self.numbers).items())
+        alike = Alike((0, kinds, numbers, p.dtype, p.dim() == 0, self.grad_dtype, p.device, ()), 0, p)
+        alike.add(0, p, {})
+        return Step(record([alike], watched, [all_named(self.hypers)], set(), self.typed)[0], acts)
+
+    def step(self) -> Step:
+        "Take the next step. Raises what `look` does."
+        res = self.look()
+        tensors = {k: v for k, v in res.recording.state.items() if type(v) in STANDS}
+        self.kinds = {k: (v.dtype, v.each) for k, v in tensors.items()}
+        self.numbers = {k: v for k, v in res.recording.state.items() if k not in tensors}
+        self.done += 1
+        return res
+
+    def steps(self,
+        n:int # How many
+    ) -> Iterator[Step]:
+        "The next `n` steps."
+        for _ in range(n): yield self.step()
+
+
+def _is_number(v) -> bool: return isinstance(v, Real) and not isinstance(v, bool)
+
+
+class _Watch:
+    "A stepper that notes what it does"
+    def __init__(self, stepper, acts, named, there): self.stepper, self.acts, self.named, self.there = stepper, acts, named, there
+    def __getattr__(self, name): return getattr(self.stepper, name)
+    def __repr__(self): return repr(self.stepper)
+
+    def __call__(self, p, values):
+        before, known = _now(p, values), len(p.trace.nodes)
+        new = self.stepper(p, values)
+        return self._going(p, values, before, known, new) if isinstance(new, GeneratorType) else self._noted(p, values, before, known, new)
+
+    def _going(self, p, values, before, known, new):
+        new = yield from new
+        return self._noted(p, values, before, known, new)
+
+    def _noted(self, p, values, before, known, new):
+        made = new if isinstance(new, dict) else {}
+        kept = frozenset() if isinstance(new, once) else frozenset(made) - ONE_STEP
+        state = self.there.union(*(a.kept for a in self.acts))
+        shown = {k: f'{k}_hat' if k not in kept and k in state else k for k in made}
+        if made: new = type(new)({k: self.named(shown[k], v, k in kept) if _is_number(v) else v for k, v in made.items()})
+        after = _now(p, {**values, **made})
+        writes = {k: i for k, i in after.items() if before.get(k) != i}
+        nodes = p.trace.nodes
+        asked = [i for i in range(known, len(nodes)) if nodes[i][0] == 'total']
+        used = _until(nodes, [*writes.values(), *asked], set(before.values()))
+        given = tuple(k for k in (*self.stepper.names, *(sorted(self.stepper.mentions) if self.stepper.reads_all else ())) if k in values)
+        reads = frozenset(k for k, i in before.items() if i in used and (k in given or k in ('p', 'grad')))
+        numbers = {k: v for k, v in made.items() if _is_number(v)}
+        self.acts.append(Act(self.stepper, tuple(dict.fromkeys(given)), reads, writes, numbers, kept | (writes.keys() & self.there), shown))
+        return new
+
+
+def _now(p, values) -> dict:
+    "What the names of tensors stand for"
+    grad = p.trace.grad
+    return {'p': p.id, 'grad': None if grad is None else grad.id, **{k: v.id for k, v in values.items() if type(v) in STANDS}}
+
+
+def _until(nodes, operands, stop) -> set:
+    "The trace's nodes that `operands` depend on, as far back as those in `stop`"
+    todo, found = [o for o in operands if o is not None and o >= 0], set()
+    while todo:
+        i = todo.pop()
+        if i in found: continue
+        found.add(i)
+        op, _, _, *args = nodes[i]
+        if i not in stop and op not in LEAVES: todo += [a for a in (args[:1] if op == 'total' else args) if a >= 0]
+    return found

@@ -1,0 +1,24 @@
+"Warnings at the line of the user's code that led to them."
+import os
+import sys
+import warnings
+
+import torch
+
+__all__ = ['CompositionWarning', 'warn']
+
+INSIDE = os.path.dirname(__file__), os.path.dirname(torch.__file__)
+
+
+class CompositionWarning(UserWarning):
+    "A composition runs, but hardly does what is meant. `Optimizer(…, check=False)` or a filter of `warnings` turns it off."
+
+
+def warn(
+    message:str, # What to say
+    category:type=UserWarning # Class of the warning
+):
+    "A warning at the line outside of the library and of torch that called."
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_code.co_filename.startswith(INSIDE): frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
