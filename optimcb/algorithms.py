@@ -9,6 +9,7 @@ import numpy as np
 from fastcore.meta import delegates
 
 from optimcb.composition import Composition
+from optimcb.display import Explained, Group
 from optimcb.editing import Composable
 from optimcb.hypers import NOT_NEGATIVE, check, from_torch, suggest
 from optimcb.lookahead import Lookahead
@@ -19,7 +20,10 @@ __all__ = ['Algorithm', 'algorithm', 'SGD', 'RMSProp', 'Adam', 'AdamW', 'AMSGrad
            'Adadelta', 'RAdam', 'QHAdam', 'Larc', 'Lamb', 'ranger']
 
 
-class Algorithm(partial, Composable):
+LR = 1e-3 # what is explained without parameters is explained with this learning rate
+
+
+class Algorithm(partial, Composable, Explained):
     """A recipe: `Optimizer` with the steppers that a function of the options lists.
 
     Called with `params`, `lr`, options, `engine` and `check` it makes an `Optimizer`. Options that are numbers become hyper-parameters,
@@ -57,6 +61,15 @@ class Algorithm(partial, Composable):
         "The default hyper-parameters."
         return {k: v for k, v in self.keywords.items() if k != 'cbs'}
 
+    @property
+    def composition(self) -> Composition:
+        "What the steppers mean."
+        return Composition(self.cbs)
+
+    _title = property(lambda self: f"{self.__name__}{', edited' if self.edits else ''}")
+    _groups = property(lambda self: [Group({'lr': LR, **self.hypers}, [], [])])
+    _engine_wanted, _refused = 'auto', {}
+
     def __call__(self, *args, **kwargs) -> Optimizer:
         known = self.__signature__.parameters
         kwargs = from_torch(kwargs, known)
@@ -69,11 +82,16 @@ class Algorithm(partial, Composable):
         cbs = _with(self.recipe(**{k: given[k] for k in self.options}), self.edits)
         hypers = {k: given[k] for k in ('lr', *self.hypers)}
         opt = Optimizer(given['params'], cbs, engine=given['engine'], check=given['check'], **hypers)
+        opt.called = self._title
         for h in opt.hypers:
             for k in self.hypers: check(k, h[k], NOT_NEGATIVE)
         return opt
 
-    def _edited(self, edit): return Algorithm(self.recipe, (*self.edits, edit), self.base or self)
+    def edit(self,
+        f # Function from a list of steppers to another
+    ) -> 'Algorithm':
+        "The algorithm with other steppers: `f` of those that the recipe lists."
+        return Algorithm(self.recipe, (*self.edits, f), self.base or self)
 
     def __reduce__(self):
         "It is found by its name in its module"

@@ -38,10 +38,12 @@ def pack(
 ) -> dict:
     "The state dict of `opt`."
     groups, params = [], []
+    tapped = {k for s in opt.composition.steppers for k in s.taps} # what people look at is not needed to go on
     for g in opt.param_groups:
         groups.append({**copied({k: v for k, v in g.items() if k != 'params'}), 'params': list(range(len(params), len(params)+len(g['params'])))})
         params += g['params']
-    return dict(state=ParamStates({i: copied(opt.state.get(p, {})) for i, p in enumerate(params)}), param_groups=groups,
+    states = [{k: v for k, v in opt.state.get(p, {}).items() if k.partition('.')[0] not in tapped} for p in params]
+    return dict(state=ParamStates({i: copied(s) for i, s in enumerate(states)}), param_groups=groups,
                 hypers=[copied(dict(h)) for h in opt.hypers], steppers=opt.composition.labels, shapes=[_shape(p) for p in params])
 
 

@@ -18,7 +18,7 @@ class Composable:
         *new # What comes in its place: a stepper, or several
     ):
         "Put `new` in the place of `old`. Raises `ValueError` if there is no such stepper, or more than one."
-        return self._edited(partial(replaced, old=old, new=new))
+        return self.edit(partial(replaced, old=old, new=new))
 
     def insert(self,
         *new, # Steppers
@@ -26,20 +26,20 @@ class Composable:
         after=None # The stepper after which they come, or its place: -1 is the last
     ):
         "Put `new` before or after a stepper. Raises `ValueError` if there is no such stepper, or more than one."
-        return self._edited(partial(inserted, new=new, before=before, after=after))
+        return self.edit(partial(inserted, new=new, before=before, after=after))
 
     def remove(self,
         *old # Steppers, each named as in `replace`
     ):
         "Leave steppers out. Raises `ValueError` if there is no such stepper, or more than one."
-        return self._edited(partial(removed, old=old))
+        return self.edit(partial(removed, old=old))
 
     def rename(self,
         old, # The stepper, named as in `replace`
         **names # By the name that it has, the name that it should have: of hyper-parameters and state
     ):
         "Let a stepper read and write under other names: see `renamed`. Raises `ValueError` if there is no such stepper or name."
-        return self._edited(partial(with_renamed, old=old, names=names))
+        return self.edit(partial(with_renamed, old=old, names=names))
 
 
 def place(

@@ -235,7 +235,7 @@ class _Latex:
 
 TEX = {'where': r'\begin{{cases}} {1} & \text{{if }} {0} \\ {2} & \text{{else}} \end{{cases}}', 'abs': r'\left|{}\right|', 'sum': r'\sum {}',
        'logical_not': r'\neg\left({}\right)', 'norm': r'\left\lVert {} \right\rVert', 'mean': r'\overline{{{}}}', 'rms': r'\operatorname{{rms}}\left({}\right)',
-       'numel': 'n', 'total': r'\sum_{{\text{{all }} \theta}} {}', 'maximum': r'\max\left({}, {}\right)', 'minimum': r'\min\left({}, {}\right)',
+       'numel': 'n', 'float': r'\left[{}\right]', 'total': r'\sum_{{\text{{all }} \theta}} {}', 'maximum': r'\max\left({}, {}\right)', 'minimum': r'\min\left({}, {}\right)',
        'exp': r'e^{{{}}}', 'log': r'\ln\left({}\right)', 'floor': r'\left\lfloor {} \right\rfloor', 'ceil': r'\left\lceil {} \right\rceil'}
 
 TEX_NAMES = dict(p=r'\theta', grad='g', lr=r'\eta', mom=r'\beta_1', sqr_mom=r'\beta_2', wd=r'\lambda', eps=r'\epsilon', step='t', grad_avg='m', sqr_avg='v',

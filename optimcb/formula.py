@@ -5,18 +5,19 @@ are stand-ins already. What each stepper wrote is one line.
 """
 import math
 import operator
-from collections.abc import Callable
 from contextlib import contextmanager
 from copy import copy
 from fractions import Fraction
 from numbers import Real
 from threading import RLock
 
-from optimcb.engine.program import LEAVES, Node, operands
+import torch
+
+from optimcb.engine.program import LEAVES, Node, Program, operands
 from optimcb.expression import ONE, Num, Sym, add, call, div, latex, latex_name, mul, neg, number, power, sub, text
 from optimcb.rehearsal import Rehearsal, Step
 
-__all__ = ['Formula', 'formulas']
+__all__ = ['Formula', 'formulas', 'look', 'named', 'slots']
 
 TWO, HALF = number(2), number(Fraction(1, 2))
 
@@ -93,8 +94,18 @@ def _where(c, a, b):
 SMALLER = dict(lt='minimum', le='minimum', gt='maximum', ge='maximum') # `where(a < b, a, b)`
 
 
+def _cast(x, old, new):
+    "`x` in another type: rounding to fewer bits is not written down"
+    if old is torch.bool and new is not torch.bool: return call('float', x)
+    return call('trunc', x) if old.is_floating_point and not new.is_floating_point and new is not torch.bool else x
+
+
+def _extreme(name): return lambda x: x if x.scalar else call(name, x) # of one number for all elements, it is that
+
+
 OPS = dict(
-    neg=neg, add=add, sub=sub, mul=mul, div=div, cast=lambda x: x, where=_where,
+    sum=lambda x: mul(call('numel'), x) if x.scalar else call('sum', x), amax=_extreme('amax'), amin=_extreme('amin'),
+    neg=neg, add=add, sub=sub, mul=mul, div=div, where=_where,
     add_alpha=lambda x, y, alpha: add(x, mul(alpha, y)), sub_alpha=lambda x, y, alpha: sub(x, mul(alpha, y)),
     addcmul=lambda x, a, b, value: add(x, mul(value, a, b)), addcdiv=lambda x, a, b, value: add(x, div(mul(value, a), b)),
     lerp=lambda a, b, weight: add(mul(sub(ONE, weight), a), mul(weight, b)),
@@ -110,7 +121,7 @@ class _Reader:
         trace = self.trace = step.recording.trace
         self.nodes = [Node(n[0], n[1], n[2], n[3:]) for n in trace.nodes]
         self.now = {_name(n.args[0]): i for i, n in enumerate(self.nodes) if n.op == 'load'} # what names stand for
-        self.lines, self.old, self.stepper = [], [], None
+        self.lines, self.spare, self.old, self.stepper = [], {}, [], None
 
     def read(self, act):
         self.stepper, todo = act.stepper, {act.shown.get(k, k): v for k, v in act.writes.items() if v is not None}
@@ -121,8 +132,9 @@ class _Reader:
         for k, v in act.numbers.items(): self.write(act.shown[k], _expression(v), k in act.kept)
 
     def write(self, name, e, kept):
-        "A line. What only another name for something would be is none"
-        if kept and getattr(e, 'name', None) != name or not isinstance(e, (Sym, Num)): self.lines.append((name, e, self.stepper))
+        "A line. One that only gives something another name is shown if that name is needed later"
+        if isinstance(e, (Sym, Num)) and not kept: self.spare[name] = len(self.lines)
+        if getattr(e, 'name', None) != name: self.lines.append((name, e, self.stepper))
 
     def uses(self, operand):
         "Names of tensors that an operand would be written with"
@@ -137,11 +149,14 @@ class _Reader:
     def expression(self, operand):
         if operand < 0: return _expression(self.trace.slots[~operand])
         n, name = self.nodes[operand], self.known(operand)
-        if name: return Sym(name, not n.each)
+        if name:
+            self.spare.pop(name, None)
+            return Sym(name, not n.each)
         if n.op == 'load': return self.overwritten(_name(n.args[0]), not n.each)
         if n.op == 'external': return _expression(self.trace.externals[n.args[0]].item())
         if n.op == 'numel': return call('numel')
         args = [self.expression(a) for a in operands(n)]
+        if n.op == 'cast': return _cast(args[0], self.nodes[n.args[0]].gives if n.args[0] >= 0 else n.dtype, n.dtype)
         return OPS[n.op](*args) if n.op in OPS else call(n.op, *args)
 
     def overwritten(self, name, scalar):
@@ -162,7 +177,7 @@ class Formula:
         for act in step.acts: reader.read(act)
         tensors = {n.args[0]: n.each for n in reader.nodes if n.op == 'load'}
         before = [(f'{k}_old', Sym(k, not tensors.get(k, True)), None) for k in reader.old]
-        self.lines, self.when = before + reader.lines, when
+        self.lines, self.when = before + [o for i, o in enumerate(reader.lines) if i not in reader.spare.values()], when
 
     @property
     def text(self) -> str:
@@ -190,6 +205,21 @@ def named(
     return _as(_plain(value), Sym(name, True, _plain(value)))
 
 
+def look(
+    rehearsal:Rehearsal # A rehearsal
+) -> Step:
+    "Its next step, which is not taken, with numbers that know where they come from. Raises `NotRecorded`."
+    with _math_written(): return rehearsal.look(named)
+
+
+def slots(
+    step:Step, # From `look`
+    program:Program # Its program
+) -> list:
+    "What each number that the program is handed was worked out from."
+    return [_expression(step.recording.trace.slots[k]) for k in program.slots]
+
+
 def formulas(
     rehearsal:Rehearsal, # A rehearsal that hasn't begun
     steps:int=32, # How many steps to rehearse: what is done less often than that is not seen
@@ -202,8 +232,7 @@ def formulas(
         if key not in programs: programs[key] = step.program.key
         when, looks = found.setdefault(programs[key], ([], []))
         when.append(i)
-        if len(when) < 3:
-            with _math_written(): looks.append(before.look(named)) # the second one, if there is one: in the first one, averages may start from zero
+        if len(when) < 3: looks.append(look(before)) # the second one, if there is one: in the first one, averages may start from zero
     found = sorted(found.values(), key=lambda o: -len(o[0]))
     return [Formula(looks[-1], _when(when, steps) if len(found) > 1 else '') for when, looks in found]
 

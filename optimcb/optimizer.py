@@ -12,6 +12,7 @@ from torch import Tensor
 from optimcb.checkpoint import copied, pack, unpack
 from optimcb.checks import doubts
 from optimcb.composition import Composition
+from optimcb.display import Explained, Group
 from optimcb.editing import Composable
 from optimcb.engine import ENGINES, Runner, eager
 from optimcb.hypers import NOT_HYPERS, RANGES, HyperView, HyperViews, check, from_torch, spread, suggest
@@ -25,7 +26,7 @@ MADE_AGAIN = frozenset({'step', '_composition', '_tried', '_runner'}) # `step` i
 ALWAYS_WELCOME = frozenset({'lr', 'mom'}) # fastai passes and schedules these, whether or not a stepper reads them
 
 
-class Optimizer(torch.optim.Optimizer, Composable):
+class Optimizer(torch.optim.Optimizer, Composable, Explained):
     """An optimizer made of steppers.
 
     Each step calls every stepper of `cbs` on every parameter with a gradient, as `stepper(p, **names)`, the names that
@@ -188,16 +189,28 @@ class Optimizer(torch.optim.Optimizer, Composable):
             if example is not None: found += doubts(composition, hypers, example, self.state.get(example))
         for doubt in dict.fromkeys(found): warn(doubt, CompositionWarning)
 
-    def _edited(self, edit):
-        "Go on with other steppers, from the state that they can use"
-        cbs = L(edit(list(self.cbs)))
+    def edit(self,
+        f:Callable # From a list of steppers to another
+    ):
+        "Go on with other steppers, from the state that they can use. Returns the optimizer itself. Raises `MissingName`, and changes nothing, if they lack something."
+        cbs = L(f(list(self.cbs)))
         composition = Composition(cbs)
         self._check(composition)
         self.cbs = cbs
+        if 'called' in self.__dict__: self.called = f"{self.called.removesuffix(', edited')}, edited"
         keep = self.composition.reads.union(self._keep_on_clear)
         for state in self.state.values():
             for k in state.keys() - keep: del state[k]
         return self
+
+    _title = property(lambda self: self.__dict__.get('called', type(self).__name__))
+    _engine_wanted = property(lambda self: self.engine)
+    _groups = property(lambda self: [Group(dict(h), ps, [self.state.get(p, {}) for p in ps]) for ps, h in zip(self.param_lists, self.hypers)])
+
+    @property
+    def _refused(self):
+        runner = self.__dict__.get('_runner')
+        return {} if runner is None or runner.composition is not self.composition else runner.refused
 
     # Parameters and hyper-parameters
 

@@ -376,8 +376,10 @@ def qhadam_step(p,
 
 # A learning rate for each tensor
 
-def _precise(x):
-    "`x`, if need be in float32, for sums over a tensor of 16-bit numbers"
+def precise(
+    x # A tensor
+):
+    "`x`, if need be in float32, for sums over a tensor of 16-bit numbers."
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -391,7 +393,7 @@ def larc_layer_lr(p,
     """For this step, `local_lr` is in proportion to the norm of the tensor over that of its gradient.
 
     A tensor of zeros stays as it is (You et al. 2017, https://arxiv.org/abs/1708.03888, eq. 6)."""
-    p_norm, g_norm = (torch.linalg.vector_norm(_precise(x)) for x in (p.data, p.grad.data))
+    p_norm, g_norm = (torch.linalg.vector_norm(precise(x)) for x in (p.data, p.grad.data))
     local_lr = lr*trust_coeff * p_norm / (g_norm + p_norm*wd + eps)
     return once(local_lr=torch.where(local_lr < lr, local_lr, lr) if clip else local_lr)
 
@@ -410,7 +412,7 @@ def trust_ratio(p,
     max_trust=10., # Largest ratio
     **kwargs):
     "For this step, `lr` is in proportion to the norm of the tensor over that of its update (You et al. 2020, https://arxiv.org/abs/1904.00962, alg. 2)."
-    p_rms, u_rms = (_precise(x).pow(2).mean().sqrt() for x in (p.data, update))
+    p_rms, u_rms = (precise(x).pow(2).mean().sqrt() for x in (p.data, update))
     ratio = p_rms / u_rms
     scaled = torch.where(ratio > max_trust, lr*max_trust, lr*ratio)
     return once(lr=torch.where((p_rms == 0) | (u_rms == 0), lr, scaled))

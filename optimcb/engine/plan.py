@@ -14,7 +14,7 @@ from torch import Tensor
 from optimcb.engine.memory import Arena
 from optimcb.engine.trace import DTYPES, FLOATS
 
-__all__ = ['Alike', 'Changed', 'Plan', 'constant']
+__all__ = ['Alike', 'Changed', 'Plan', 'constant', 'misfit']
 
 data_ptr, numel, stride, dtype_of, is_neg = Tensor.data_ptr, Tensor.numel, Tensor.stride, Tensor.dtype.__get__, Tensor.is_neg
 
@@ -131,7 +131,7 @@ class Plan:
         work = [(k, *o) for k, o in enumerate(zip(self.params, grads, groups)) if o[1] is not None]
         fits = {k: _fit(p, g, opt.state[p]) for k, p, g, _ in work}
         tensors = [(k, t) for k, p, _, _ in work for t in ((p, *opt.state[p].values()) if fits[k] else (p,)) if isinstance(t, Tensor)]
-        shared = _sharing([(k, t) for k, t in tensors if fits[k] or _plain(t)])
+        shared = self.shared = _sharing([(k, t) for k, t in tensors if fits[k] or _plain(t)])
         known, self.eager, self.maybe = {}, [], [] # `maybe` are those that may fit another time
         for k, p, g, i in work:
             fit = None if k in shared else fits[k]
@@ -221,8 +221,21 @@ def _arenas(states) -> tuple[list, list]:
     return arenas, others
 
 
+def misfit(
+    p, # A parameter
+    g:Tensor|None=None # Its gradient, if it has one
+) -> str|None:
+    "Why no kernel can have this parameter, or None."
+    if not isinstance(p, Tensor): return "it is no tensor"
+    for what, t in (('it', p), ('its gradient', g)):
+        if t is None: continue
+        if t.dtype not in FLOATS: return f"{what} is of {t.dtype}"
+        if not _plain(t): return f"{what} is no plain tensor in memory"
+    if not _dense(p): return "it has gaps in its memory, or elements that share it"
+    if p.numel() == 0: return "it is empty"
+    if g is not None and (g.shape != p.shape or g.device != p.device): return "its gradient is of another shape or on another device"
+
+
 def _fit(p, g, state) -> tuple|None:
     "Kinds of state, and its numbers, if a kernel can have this parameter"
-    if not isinstance(p, Tensor) or p.dtype not in FLOATS or g.dtype not in FLOATS or not _plain(p) or not _plain(g) or not _dense(p): return None
-    if p.numel() == 0 or g.shape != p.shape or g.device != p.device: return None
-    return _kinds(p, state)
+    return None if misfit(p, g) else _kinds(p, state)

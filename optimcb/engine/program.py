@@ -125,6 +125,16 @@ class Program:
         return list(dict.fromkeys([*(n.args[0] for op in ('load', 'external') for n in self._leaves(op)), *(o.name for o in self.stores)]))
 
     @cached_property
+    def moved(self) -> int:
+        "Bytes that a step reads and writes for each element: each pass reads anew."
+        total = sum(s.dtype.itemsize for s in self.stores if s.each)
+        for k in range(self.last + 1):
+            wanted = [self.nodes[i].args[0] for i in self.at(k, self.sums)] + [s.value for s in self.stores if s.each and k == self.last]
+            loads = {n for n in (self.nodes[i] for i in self.needed(wanted)) if n.op == 'load' and n.each}
+            total += sum(n.dtype.itemsize for n in loads)
+        return total
+
+    @cached_property
     def sums(self) -> list[int]:
         "Nodes that reduce a tensor."
         return [i for i, n in enumerate(self.nodes) if n.op in REDUCTIONS]

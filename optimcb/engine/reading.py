@@ -76,8 +76,11 @@ def _codes(f) -> Iterator[tuple[CodeType, dict]]:
         known = _names(f)
         yield code, known
         todo += [(c, f) for c in code.co_consts if isinstance(c, CodeType)]
-        named = map(known.get, (*code.co_names, *code.co_freevars))
+        named = [o for n in (*code.co_names, *code.co_freevars) for o in _inside(known.get(n))]
         todo += [(g.__code__, g) for g in named if (inspect.isfunction(g) or inspect.ismethod(g)) and not (g.__module__ or '').startswith('torch.')]
+
+
+def _inside(o) -> list: return [*o.values()] if isinstance(o, dict) else [*o] if isinstance(o, (list, tuple)) else [o]
 
 
 def _may_change(o) -> bool:

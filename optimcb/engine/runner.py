@@ -37,7 +37,7 @@ class Runner:
 
     def _begin(self, composition):
         self.composition = self.plan = None
-        self.refused, self.looked, self.programs, self.said = set(), set(), {}, set()
+        self.refused, self.looked, self.programs, self.said = {}, set(), {}, set()
         self.kernels = True # have they been built for a GPU, so far?
         self.asks_type = any(map(asks_type, composition.steppers))
         for reason in refusals(composition): self._refuse(None, reason)
@@ -55,7 +55,7 @@ class Runner:
     def _refuse(self, kind, reason):
         "Leave a kind of parameters, or all, to the eager engine"
         if self.engine != 'auto': raise CantRun(f"engine='{self.engine}' can't run this: {reason} `engine='auto'` falls back to what can.")
-        self.refused.add(kind)
+        self.refused[kind] = reason
         place = reason.split(': ')[0] # the stepper and the line
         if place not in self.said: warn(f"the eager engine runs what the fused one can't: {reason}")
         self.said.add(place)

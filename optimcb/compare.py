@@ -1,0 +1,150 @@
+"One call trains the same Learner with several optimizers, on the same seeds, and compares: a table, and curves with their spread."
+import gc
+import random
+import time
+from collections.abc import Callable
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+
+from optimcb.hypers import suggest
+from optimcb.plots import _named, plot_curves
+
+__all__ = ['Comparison', 'compare']
+
+
+class Comparison:
+    """What `compare` found, shown as its table.
+
+    - `runs`: a row for each run and epoch, with `opt`, `seed`, `epoch`, `train_loss` (smoothed, as fastai has it), `valid_loss`, metrics and `seconds`.
+    - `losses`: for each optimizer the training loss of each batch, an array of seeds × steps. Where a run stopped early there is NaN.
+    - `table`: a row for each optimizer. Mean and standard deviation (`…_sd`) over seeds of the last epoch's figures, without the runs that `diverged`,
+      which had a loss that is not finite; the median `seconds` of an epoch; and `state_bytes`, for each element of the parameters, at the end.
+    """
+    def __init__(self,
+        done:list # A dict for each run: `opt`, `seed`, `rows`, `losses`, `diverged`, `state_bytes`
+    ):
+        import pandas as pd
+        whole = pd.DataFrame(done)
+        rows = [dict(opt=o['opt'], seed=o['seed'], epoch=i, **row) for o in done for i, row in enumerate(o['rows'])]
+        self.runs = pd.DataFrame(rows, columns=None if rows else ['opt', 'seed', 'epoch', 'seconds'])
+        self.figures = [k for k in self.runs if k not in ('opt', 'seed', 'epoch')]
+        last = self.runs.groupby(['opt', 'seed']).tail(1).merge(whole[~whole.diverged][['opt', 'seed']]).groupby('opt')
+        table = {k + end: f() for k in self.figures if k != 'seconds' for end, f in (('', last[k].mean), ('_sd', last[k].std))}
+        by_opt = whole.groupby('opt', sort=False)
+        table |= dict(seconds=self.runs.groupby('opt').seconds.median(), diverged=by_opt.diverged.sum(), state_bytes=by_opt.state_bytes.mean())
+        self.losses = {n: pd.DataFrame(list(o)).to_numpy() for n, o in by_opt.losses}
+        self.table = pd.DataFrame(table, list(self.losses))
+
+    def plot(self,
+        what:str='loss', # `'loss'`, that of each batch, or a column of `runs`
+        ax=None, # Axes of matplotlib; none: new ones
+        **kwargs # Other arguments of `plots.plot_curves`: `smooth`, `log`, …
+    ):
+        "Draw a curve for each optimizer with its spread over seeds. Returns the axes."
+        if what == 'loss': return plot_curves(self.losses, ax, **{'ylabel': 'training loss', **kwargs})
+        if what not in self.figures: raise ValueError(f"there is no `{what}` to plot. There are loss, {', '.join(self.figures)}.")
+        curves = {n: g.pivot(index='seed', columns='epoch', values=what).to_numpy() for n, g in self.runs.groupby('opt', sort=False)}
+        return plot_curves(curves, ax, **{'xlabel': 'epoch', 'ylabel': what, **kwargs})
+
+    def _shown(self):
+        pairs = {k: zip(self.table[k], self.table.get(f'{k}_sd', [np.nan]*len(self.table))) for k in self.figures}
+        shown = {k: [f'{m:#.4g} ± {s:.1g}'.removesuffix(' ± nan') for m, s in pair] for k, pair in pairs.items()}
+        return self.table.assign(**shown)[[*shown, 'diverged', 'state_bytes']]
+
+    def __repr__(self): return self._shown().to_string()
+    def _repr_html_(self): return self._shown().to_html()
+
+
+def compare(
+    make_learner:Callable, # Makes a new fastai `Learner`, model included, with the `opt_func` that it is given
+    opt_funcs:dict|list, # Name -> `opt_func`, or `(opt_func, dict of fit arguments of its own)`; or a list, which takes names from its functions
+    n_epoch:int=1, # Epochs of each run
+    seeds:int|list=3, # How many seeds, from 0 on, or which
+    fit:str|Callable='fit_one_cycle', # Name of a method of the Learner, or a function `fit(learn, n_epoch, **fit_kwargs)`
+    progress:bool=False, # Show one bar, over all runs?
+    **fit_kwargs # Other arguments of `fit`, for all optimizers
+) -> Comparison:
+    """Train with each optimizer on each seed, which decides on weights, batches and augmentation.
+
+    They are the same for all optimizers (but for what is drawn after one that draws random numbers itself). Global random numbers are
+    afterwards where they were. A run that diverges is counted. If one raises, so does `compare`, naming it: the runs that were done are
+    in the exception's `comparison`. Raises `ValueError` or `TypeError`, before training, for arguments that can't be.
+    """
+    try:
+        from fastai.callback.schedule import no_random  # and the ways to fit
+        from fastprogress.fastprogress import progress_bar
+    except ImportError as e: raise ImportError(f"compare trains fastai's Learners, but {e}. Install it: pip install 'optimcb[fastai]'.") from e
+    opts, seeds = _opts(opt_funcs), list(range(seeds) if isinstance(seeds, Integral) else seeds)
+    if not seeds or len(set(seeds)) < len(seeds): raise ValueError(f"`seeds` must be how many, 1 or more, or a list of ones that differ, but are {seeds}.")
+    done, weights, runs = [], {}, [(seed, name, *opts[name]) for seed in seeds for name in opts]
+    for seed, name, f, own in progress_bar(runs, leave=False) if progress else runs:
+        try:
+            with no_random(seed): done.append({'opt': name, 'seed': seed, **_run(make_learner, f, seed, fit, n_epoch, {**fit_kwargs, **own}, weights)})
+        except BaseException as e:
+            note = f"This was optimizer {name!r} with seed {seed}; {len(done)} of {len(runs)} runs were done."
+            if hasattr(e, 'add_note'): e.add_note(note)
+            else: e.args = (*e.args, note) # before Python 3.11
+            e.comparison = Comparison(done) if done else None
+            raise
+        if torch.cuda.is_available(): gc.collect() # a Learner is a cycle, and holds its model's memory
+    return Comparison(done)
+
+
+def _run(make_learner, f, seed, fit, n_epoch, kwargs, weights) -> dict:
+    "Train once; `weights` are the sums of those with which the runs of each seed start"
+    from fastai.basics import Learner, set_seed
+    learn = make_learner(f)
+    if not isinstance(learn, Learner): raise TypeError(f"`make_learner` must return a Learner, but returned {learn!r:.80} ({type(learn).__name__}).")
+    train = getattr(type(learn), fit, None) if isinstance(fit, str) else fit
+    if not callable(train): raise ValueError(f"a Learner has no `{fit}`.{suggest(str(fit), dir(Learner))} Pass the name of a method that fits, or a function.")
+    start = [v.double().sum().item() for v in learn.model.parameters()]
+    if weights.setdefault(seed, start) != start: raise ValueError("the model doesn't start as for the first optimizer. Make it inside of `make_learner`.")
+    getattr(learn.dls, 'n_inp', None) # fastai's loaders draw an item when they are first asked
+    set_seed(seed, reproducible=True)
+    for dl in getattr(learn.dls, 'loaders', ()): _seed_loader(dl, seed)
+    record = _record()
+    with learn.no_bar(), learn.no_logging(), learn.added_cbs(record): train(learn, n_epoch, **kwargs)
+    if not record.steps: raise ValueError("there was no batch to train on. Is the training set smaller than a batch, or doesn't `fit` train?")
+    losses = torch.stack(record.steps).double().cpu().numpy()
+    last = [v for row in record.rows[-1:] for k, v in row.items() if k.endswith('loss')]
+    return dict(rows=record.rows, losses=losses, diverged=not np.isfinite([*losses, *last]).all(), state_bytes=_state_bytes(learn.opt))
+
+
+def _record():
+    "A callback that keeps each batch's training loss and each epoch's figures, of all fits of a run but `lr_find`"
+    from fastai.callback.core import Callback
+    class Record(Callback):
+        order = 60 # after the Recorder
+        def __init__(self): self.steps, self.rows = [], []
+        def before_fit(self): self.run = not hasattr(self.learn, 'lr_finder')
+        def before_epoch(self): self.start = time.perf_counter()
+        def before_backward(self): self.steps.append(self.learn.loss.detach())
+        def after_epoch(self):
+            row = dict(zip(self.learn.recorder.metric_names[1:], self.learn.recorder.values[-1]))
+            self.rows.append({k: v for k, v in row.items() if isinstance(v, Real)} | {'seconds': time.perf_counter() - self.start})
+    return Record()
+
+
+def _seed_loader(dl, seed):
+    "fastai's loaders shuffle by a generator of their own, which goes on from fit to fit, and torch's may"
+    if isinstance(getattr(dl, 'rng', None), random.Random): dl.rng = random.Random(seed)
+    for o in (dl, getattr(dl, 'sampler', None)):
+        if isinstance(g := getattr(o, 'generator', None), torch.Generator): g.manual_seed(seed)
+
+
+def _state_bytes(opt) -> float:
+    "Bytes of the tensors in an optimizer's state, for each element of its parameters"
+    states = getattr(opt, 'opt', opt).state.values() # what is wrapped has it
+    used = sum(v.numel()*v.element_size() for s in states for v in s.values() if torch.is_tensor(v))
+    return used / sum(p.numel() for ps in opt.param_lists for p in ps)
+
+
+def _opts(opt_funcs) -> dict:
+    "Name -> (`opt_func`, fit arguments of its own)"
+    pairs = {k: o for k, o in opt_funcs.items() if isinstance(o, tuple)} if isinstance(opt_funcs, dict) else {}
+    for k, o in pairs.items():
+        if len(o) != 2 or not isinstance(o[1], dict): raise TypeError(f"'{k}' must be an `opt_func`, or a pair of one and a dict for `fit`, but is {o!r:.80}.")
+    named = _named({**opt_funcs, **{k: o[0] for k, o in pairs.items()}} if pairs else opt_funcs)
+    return {k: (f, pairs[k][1] if k in pairs else {}) for k, f in named.items()}

@@ -1,0 +1,311 @@
+"What a composition does and what it costs: in words, as a formula, and as the kernel that runs."
+import html
+import textwrap
+from collections import Counter
+from collections.abc import Callable
+from functools import cached_property
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from optimcb.checks import doubts
+from optimcb.composition import Composition
+from optimcb.engine import build, cpu
+from optimcb.engine.plan import misfit
+from optimcb.engine.program import Program, Unsupported
+from optimcb.engine.record import NotRecorded
+from optimcb.expression import text
+from optimcb.formula import Formula, formulas, look, slots
+from optimcb.rehearsal import Rehearsal
+
+__all__ = ['Explained', 'Explanation', 'Group', 'Source']
+
+STEPS = 2 # in the first one, state is made
+NOT_OURS = ('do_wd', 'force_train') # state that says what to do with a parameter
+
+
+class Group(NamedTuple):
+    "Parameters with the same hyper-parameters."
+    hypers: dict
+    params: list # Empty for an algorithm without parameters
+    states: list # Of each parameter its state
+
+
+class Kind:
+    "Parameters of one group that are alike in type and number of dimensions, rehearsed as one."
+    def __init__(self, composition, group, example, sizes):
+        self.sizes, self.count, self.example = sizes, len(sizes), example
+        self.rehearsal = lambda: Rehearsal(composition, group.hypers, example)
+        r = self.rehearsal()
+        try: self.steps, self.reason = [r.step() for _ in range(STEPS)], None
+        except NotRecorded as e: self.steps, self.reason = [], e.reason
+        self.kinds, self.numbers = r.kinds, r.numbers
+        self.program = self.steps[-1].program if self.steps else None
+
+    def is_one_of(self,
+        refused:tuple|None # Type, whether it is one number, type of the gradient, device and more; None for all
+    ) -> bool:
+        "Are these among the parameters that an engine has refused?"
+        p = self.example
+        return refused is None or p is not None and (p.dtype, p.dim() == 0, p.device) == (refused[0], refused[1], refused[3])
+
+
+class Explained:
+    "What can be explained: it has a `composition`, an `engine`, and groups of parameters."
+    def explain(self) -> 'Explanation':
+        "The pipeline, what it reads and writes, its cost, its engine and its formula. Shown as text, or as tables in a notebook."
+        return Explanation(self._title, self.composition, self._groups, self._engine_wanted, self._refused)
+
+    @property
+    def formula(self) -> Formula:
+        "What a step does, line by line, as LaTeX and as text; that of most steps, if there are several. Raises `NotRecorded`."
+        group = self._groups[0]
+        return formulas(Rehearsal(self.composition, group.hypers, _example(group)))[0]
+
+    def kernel(self,
+        device:str|None=None # 'cpu' for C, 'cuda' for Triton; default: where the parameters are
+    ) -> 'Source':
+        "The source of the kernel that does a step. Raises `NotRecorded` or `Unsupported` for a composition that no kernel can do."
+        group = self._groups[0]
+        example = _example(group)
+        r = Rehearsal(self.composition, group.hypers, example)
+        r.step()
+        device = device or ('cuda' if example is not None and example.is_cuda else 'cpu')
+        return Source.of(look(r), device)
+
+    def _repr_html_(self): return self.explain()._repr_html_()
+
+
+def _example(group): return next(filter(_is_real, group.params), None)
+def _is_real(p): return isinstance(p, Tensor) and not torch.nn.parameter.is_lazy(p)
+
+
+class Explanation:
+    "What a composition does and what it costs."
+    def __init__(self,
+        title:str, # What it is called
+        composition:Composition, # Its steppers
+        groups:list[Group], # Its parameters
+        engine:str='auto', # Engine that was asked for
+        refused=None # By kind of parameter, why the engine has left it to the eager one
+    ):
+        self.title, self.composition, self.groups, self.engine_wanted, self.refused = title, composition, groups, engine, refused or {}
+
+    @cached_property
+    def kinds(self) -> list[Kind]:
+        "The parameters, by group, type and number of dimensions."
+        res = []
+        for g in self.groups:
+            real = sorted(filter(_is_real, g.params), key=_alike)
+            for _, ps in groupby(real, key=_alike):
+                ps = list(ps)
+                res.append(Kind(self.composition, g, ps[0], [p.numel() for p in ps]))
+            if not g.params: res.append(Kind(self.composition, g, None, []))
+        return res
+
+    @cached_property
+    def steppers(self) -> list[dict]:
+        "Of each stepper its name, what it does, and the names that it reads and writes."
+        acts = [a for k in self.kinds for s in k.steps for a in s.acts]
+        return [_row(s, [a for a in acts if a.stepper is s]) for s in self.composition.steppers]
+
+    @cached_property
+    def state(self) -> dict[str, str]:
+        "What is kept for each parameter, by name."
+        res = {}
+        for k in self.kinds:
+            for name, (dtype, each) in k.kinds.items(): res[name] = f"{str(dtype)[6:]}{'' if each else ', one number'}"
+            for name in k.numbers.keys() - {*NOT_OURS}: res.setdefault(name, 'a number')
+        return res
+
+    @cached_property
+    def state_bytes(self) -> int:
+        "Bytes of state of all parameters: what is there, and what the first step will make of what is not."
+        there = sum(v.nbytes for g in self.groups for s in g.states for v in s.values() if isinstance(v, Tensor))
+        return max(there, sum(n*_each(k) + sum(d.itemsize for d, each in k.kinds.values() if not each) for k in self.kinds for n in k.sizes))
+
+    @cached_property
+    def moved_bytes(self) -> int|None:
+        "Bytes that a step must read and write, if it can be rehearsed."
+        return None if any(k.program is None for k in self.kinds) else sum(k.program.moved*sum(k.sizes) for k in self.kinds)
+
+    @cached_property
+    def bytes_each(self) -> tuple[str, str]:
+        "Bytes of state, and bytes that a step moves, for each element; a range where they differ."
+        return _range({_each(k) for k in self.kinds}), _range({k.program.moved for k in self.kinds if k.program})
+
+    @cached_property
+    def formulas(self) -> list[Formula]:
+        "One formula, or one for each kind of step and of parameter."
+        found = {}
+        for k in self.kinds:
+            if k.steps and k.program.key not in found: found[k.program.key] = formulas(k.rehearsal())
+        return list({f.text: f for fs in found.values() for f in fs}.values())
+
+    @cached_property
+    def engine(self) -> list[str]:
+        "Which engine runs what, and why not a faster one."
+        left, runs, kernels = Counter(), Counter(), {}
+        unfit = Counter(why for g in self.groups for p in g.params if (why := misfit(p, getattr(p, 'grad', None))))
+        for k in self.kinds:
+            name, why = _engine_for(k, self.engine_wanted, self.refused)
+            if why: left[why] += k.count
+            else:
+                runs[name] += k.count
+                kernels.setdefault(name, set()).add(k.program.key)
+        res = [f"{name}: {'' if name == 'foreach' else _some(len(kernels[name]), 'kernel') + ' for '}{_some(n, 'parameter') if n else 'any parameters'}"
+               for name, n in runs.items()]
+        res += [f"eager: {_some(n, 'parameter') if n else 'all parameters'}, for {why}" for why, n in left.items()]
+        return res + [f"eager: {_some(n, 'parameter')} of these, for {why}" for why, n in unfit.items() if self.engine_wanted != 'eager']
+
+    @cached_property
+    def doubts(self) -> list[str]:
+        "What is doubtful about the composition."
+        return list(dict.fromkeys(d for g in self.groups for d in doubts(self.composition, g.hypers, _example(g))))
+
+    def _parts(self):
+        "Titles and what is under them: tables of rows, or lines"
+        yield 'steppers', [('', 'stepper', 'reads', 'writes'), *((str(i), r['stepper'], ', '.join(r['reads']), ', '.join(r['writes'])) for i, r in enumerate(self.steppers))]
+        names = sorted(dict.fromkeys(n for g in self.groups for n in g.hypers), key=lambda n: n != 'lr') # it comes first
+        there = any(g.params for g in self.groups)
+        first = ('group', 'parameters', 'elements') if there else ()
+        yield 'hyper-parameters', [(*first, *names), *(
+            (*((str(i), f'{len(g.params):,}', f'{sum(p.numel() for p in g.params if _is_real(p)):,}') if there else ()), *(_shown(g.hypers.get(n, '')) for n in names))
+            for i, g in enumerate(self.groups))]
+        each, moved = self.bytes_each
+        yield 'state', [('name', 'kind'), *self.state.items()]
+        total = (lambda n: f', {_size(n)} in all') if there else lambda n: ''
+        cost = [f'state: {each} bytes an element{total(self.state_bytes)}']
+        if self.moved_bytes is not None: cost.append(f'a kernel moves {moved} bytes an element{total(self.moved_bytes)}')
+        yield 'cost', cost
+        yield 'engine', self.engine
+        if self.doubts: yield 'doubtful', self.doubts
+
+    def __str__(self):
+        out = [self.title]
+        for title, rows in self._parts():
+            if len(rows) > isinstance(rows[0], tuple): out += ['', title, *(f'  {line}' for line in (_aligned(rows) if isinstance(rows[0], tuple) else rows))]
+        for f in self.formulas: out += ['', f'formula {f.when}'.strip(), *(f'  {line}' for line in f.text.splitlines())]
+        return '\n'.join(out)
+
+    __repr__ = __str__
+
+    def _repr_html_(self):
+        docs = [r['doc'] for r in self.steppers]
+        out = [f'<details open class="optimcb"><summary><b>{html.escape(self.title)}</b></summary>', STYLE]
+        for title, rows in self._parts():
+            if isinstance(rows[0], tuple):
+                if len(rows) > 1: out += [f'<p><b>{title}</b></p>', _html_table(rows, docs if title == 'steppers' else ())]
+            else: out += [f'<p><b>{title}</b></p>', '<br>'.join(map(_code, rows))]
+        for f in self.formulas: out += [f'<p><b>formula</b> {html.escape(f.when)}</p>', html.escape(f._repr_latex_() or '')]
+        return '\n'.join([*out, '</details>'])
+
+
+STYLE = '''<style>
+.optimcb table { border-collapse: collapse; margin: 0 0 .5em; color: inherit; }
+.optimcb th, .optimcb td { text-align: left !important; padding: .15em .8em .15em 0; border: 0; background: none; color: inherit; }
+.optimcb tr { background: none !important; }
+.optimcb thead tr { border-bottom: 1px solid currentColor; }
+.optimcb p { margin: .6em 0 .2em; }
+</style>'''
+
+
+def _alike(p): return str(p.dtype), p.dim(), str(p.device)
+def _each(kind): return sum(d.itemsize for d, each in kind.kinds.values() if each)
+def _range(numbers): return '–'.join(map(str, sorted({min(numbers), max(numbers)}))) if numbers else '?'
+def _some(n, what): return f"{n:,} {what}{'s' if n != 1 else ''}"
+def _shown(v): return f'{v:g}' if isinstance(v, float) else str(v)
+
+
+def _size(n) -> str:
+    for unit in ('bytes', 'KiB', 'MiB'):
+        if n < 1024: return f'{n:.4g} {unit}'
+        n /= 1024
+    return f'{n:.4g} GiB'
+
+
+def _row(stepper, acts) -> dict:
+    "What a stepper reads and writes; if it was not rehearsed, what its signature tells"
+    def name(k): return 'p.grad' if k == 'grad' else k
+    if acts:
+        reads = [k for k in ('p', 'grad') if any(k in a.reads for a in acts)] + [k for a in acts for k in a.given]
+        writes = [k for a in acts for k in (*a.writes, *a.numbers)]
+    else: reads, writes = stepper.names, ['?']
+    doc = (getattr(stepper.innermost, '__doc__', None) or '').strip().split('\n')[0]
+    return dict(stepper=stepper.label, doc=doc, reads=list(dict.fromkeys(map(name, reads))), writes=list(dict.fromkeys(map(name, writes))))
+
+
+def _engine_for(kind, wanted, refused) -> tuple[str, str|None]:
+    "The engine that runs a kind of parameters, or why it is the eager one"
+    if wanted == 'eager': return 'eager', 'that is the one asked for'
+    refusal = next((why for who, why in refused.items() if kind.is_one_of(who)), None)
+    if kind.reason or refusal: return 'eager', kind.reason or refusal
+    device = kind.example.device.type if kind.example is not None else 'cpu'
+    if wanted == 'foreach' or device not in ('cpu', 'cuda'): return 'foreach', None
+    try:
+        if device == 'cpu': build.compiler()
+        _source(kind.program, device)
+    except (build.CantBuild, Unsupported) as e: return 'eager', str(e)
+    except ImportError as e: return 'foreach', f'there is no Triton ({e})'
+    return f"fused, in {'C' if device == 'cpu' else 'Triton'}", None
+
+
+def _source(program, device) -> tuple[str, str]:
+    "What all kernels begin with, and what this one goes on with"
+    if device == 'cpu': return cpu.PRELUDE, cpu.source(program).removeprefix(cpu.PRELUDE).strip()
+    if device != 'cuda': raise ValueError(f"there are kernels for 'cpu', in C, and for 'cuda', in Triton, but none for {device!r}.")
+    from optimcb.engine import cuda # Triton is loaded when it is needed
+    return cuda.PRELUDE, cuda.source(program).removeprefix(cuda.PRELUDE).strip()
+
+
+def _aligned(rows) -> list[str]:
+    "Rows of a table as lines of text"
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ['  '.join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
+
+
+def _code(s): return f'<code>{html.escape(s)}</code>'
+
+
+def _html_table(rows, docs) -> str:
+    head = ''.join(f'<th>{html.escape(c)}</th>' for c in rows[0])
+    body = ''.join(f'<tr title="{html.escape(docs[i]) if docs else ""}">{"".join(f"<td>{_code(c) if c else str()}</td>" for c in row)}</tr>'
+                   for i, row in enumerate(rows[1:]))
+    return f'<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+class Source(str):
+    """The source of a kernel, all of it. Shown without what all kernels begin with, but with what its memory and its numbers are.
+
+    `language` is 'c' or 'python', `shown` what is shown."""
+    @classmethod
+    def of(cls,
+        step, # A step, rehearsed with named numbers
+        device:str # 'cpu' or 'cuda'
+    ) -> 'Source':
+        "The source for a step. Raises `Unsupported`."
+        program = Program(*step.recording.key)
+        prelude, body = _source(program, device)
+        mark = '//' if device == 'cpu' else '#'
+        columns = {'.p': 'p', '.grad': 'p.grad'}
+        notes = [f'{"m" if device == "cpu" else "a"}{i}: {columns.get(c, c)}' for i, c in enumerate(program.columns)]
+        notes += [f'{"S[{}]" if device == "cpu" else "s{}"}: {text(e)}'.format(i) for i, e in enumerate(slots(step, program))]
+        self = cls('\n'.join([prelude, body]))
+        self.language, self.notes = 'c' if device == 'cpu' else 'python', notes
+        self.shown = '\n'.join([*(f'{mark} {n}' for n in notes), '', _indented(body) if device == 'cpu' else body])
+        return self
+
+    def __repr__(self): return self.shown
+    def _repr_markdown_(self): return f'```{self.language}\n{self.shown}\n```'
+
+
+def _indented(source) -> str:
+    "C, indented by its braces"
+    out, depth = [], 0
+    for line in source.splitlines():
+        depth -= line.startswith('}')
+        out.append(textwrap.indent(line, '    '*depth))
+        depth += line.count('{') - line.count('}') + line.startswith('}')
+    return '\n'.join(out)

@@ -1,0 +1,234 @@
+"Pictures, in the colours of matplotlib's current style: paths of optimizers, curves of losses, schedules."
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+
+from optimcb.problems import Problem, as_problem, path, rosenbrock
+
+__all__ = ['animate_paths', 'plot_curves', 'plot_layers', 'plot_paths', 'plot_sched']
+
+
+def plot_paths(
+    opt_funcs:dict|list, # Names and what makes an optimizer of parameters, with `lr` in it; or a list, to be named after its elements
+    problem:Problem|str=rosenbrock, # Where to go, or its name in `PROBLEMS`
+    steps:int=100, # How many steps
+    start:tuple|None=None, # Where from, x and y; default: the problem's start
+    ax=None, # Axes to draw on; default: a new figure's
+    figsize:tuple=(7, 4) # Size of a new figure
+):
+    "Draw the path of each optimizer on a problem's contours, with the last value in the legend. Returns the axes."
+    return _draw(opt_funcs, problem, steps, start, ax, figsize)[0]
+
+
+def animate_paths(
+    opt_funcs:dict|list, # Names and what makes an optimizer of parameters, with `lr` in it; or a list, to be named after its elements
+    problem:Problem|str=rosenbrock, # Where to go, or its name in `PROBLEMS`
+    steps:int=100, # How many steps
+    every:int|None=None, # Steps from frame to frame; default: as few as make no more than 50 frames
+    fps:float=10, # Frames a second
+    start:tuple|None=None, # Where from, x and y; default: the problem's start
+    figsize:tuple=(7, 4) # Size of the figure
+):
+    "`plot_paths` as matplotlib's `FuncAnimation`, which a notebook shows by itself. Its last frame is the whole path; `.save('x.gif', writer='pillow')` works."
+    plt = _pyplot()
+    from matplotlib.animation import FuncAnimation
+    Animation = type('Animation', (FuncAnimation,), dict(_repr_html_=FuncAnimation.to_jshtml))
+    if every is None: every = max(1, -(-steps//49))
+    if every < 1: raise ValueError(f"`every` must be 1 or more steps, but is {every}.")
+    problem = as_problem(problem)
+    ax, paths, lines = _draw(opt_funcs, problem, steps, start, None, figsize)
+
+    def show(i):
+        for xy, line in zip(paths, lines): line.set(data=xy[:i+1].T, markevery=[min(i, _finite(xy)-1)])
+        ax.set_title(f'{problem.name}, step {i}')
+        return lines
+
+    ax.figure.draw_without_rendering()
+    ax.figure.set_layout_engine('none') # what is laid out stays
+    plt.close(ax.figure) # or a notebook shows it as a still, too
+    ax.figure.set_dpi(80) # after `close`, which sets it; pages with animations are large
+    return Animation(ax.figure, show, frames=[*range(0, steps, every), steps], interval=1000/fps)
+
+
+def plot_curves(
+    curves:dict, # Names and values: an array of shape (steps,) or (seeds, steps), or a list of such curves of any lengths
+    ax=None, # Axes to draw on; default: a new figure's
+    smooth:float=0., # Coefficient of past values, 0 (as they are) to 1; each seed's curve is smoothed
+    log:bool=False, # Logarithmic values?
+    xlabel:str='step', # What is counted
+    ylabel:str='loss', # What the values are
+    figsize:tuple=(7, 4) # Size of a new figure
+):
+    """Draw the mean over seeds, and a band of one (sample) standard deviation on either side of it. Returns the axes.
+
+    What is NaN, infinite or past the end of a curve is left out, so that a mean is over the seeds that are left.
+    """
+    plt = _pyplot()
+    if not 0 <= smooth < 1: raise ValueError(f"`smooth` must be at least 0 and less than 1, but is {smooth}. 0 doesn't smooth.")
+    curves = {k: _smoothed(_padded(k, v), smooth) for k, v in _filled(curves, 'curves').items()}
+    if ax is None: ax = plt.figure(figsize=figsize, layout='constrained').subplots()
+    for k, seeds in curves.items():
+        there = np.ma.masked_invalid(seeds)
+        mean, sd = (o.filled(np.nan) for o in (there.mean(0), there.std(0, ddof=1)))
+        line, low = ax.plot(mean, label=k)[0], mean - sd
+        if log: low = np.where(low <= 0, np.fmin.reduce(seeds), low) # there is no zero on a logarithmic axis
+        if len(seeds) > 1: ax.fill_between(np.arange(len(mean)), low, mean+sd, color=line.get_color(), alpha=0.25, lw=0)
+    ax.set(xlabel=xlabel, ylabel=ylabel, yscale='log' if log else 'linear')
+    ax.legend()
+    return ax
+
+
+def plot_sched(
+    scheds:dict, # Hyper-parameters and schedules: functions of the position, 0 to 1, as fastai's `ParamScheduler` has, or lists of values
+    n:int=100, # At how many positions a function is drawn
+    axs=None # Axes to draw on, one a hyper-parameter; default: a new figure's
+) -> np.ndarray:
+    "Draw what each hyper-parameter will be during training. A value for each group of parameters makes a line for each. Returns the axes."
+    values = {k: _values(k, v, n) for k, v in _filled(scheds, 'scheds').items()}
+    axs = _axes(len(values), axs, (3.5, 2.5))
+    for ax, (k, v) in zip(axs, values.items()):
+        ax.plot(np.linspace(0, 1, len(v)), v)
+        ax.set(title=k, xlabel='position')
+    return axs
+
+
+def plot_layers(
+    values:dict, # Names and arrays of shape (steps, layers)
+    layers:list, # Names of the layers
+    every:int=1, # Steps from row to row
+    log:bool=True, # Logarithmic values?
+    axs=None # Axes to draw on, one a name; default: a new figure's
+) -> np.ndarray:
+    "Draw a number for each layer over time: as lines if there are few layers, else as a picture with a row for each. Returns the axes."
+    values = _filled(values, 'values')
+    few = len(layers) <= LINES
+    axs = _axes(len(values), axs, (4.2, 2.8))
+    for ax, (name, v) in zip(axs, values.items()):
+        v = np.where(v > 0, v, np.nan) if log else np.asarray(v, float)
+        steps = np.arange(len(v))*every + 1
+        if few:
+            for column, layer in zip(v.T, layers): ax.plot(steps, column, label=layer, lw=1)
+            ax.set_yscale('log' if log else 'linear')
+        else:
+            shown = ax.imshow(v.T, aspect='auto', interpolation='none', norm='log' if log and np.isfinite(v).any() else 'linear',
+                              extent=(1 - every/2, steps[-1] + every/2, len(layers) - 0.5, -0.5))
+            ax.figure.colorbar(shown, ax=ax)
+            ax.set_ylabel('parameter')
+        ax.set(title=name, xlabel='step')
+    if few: axs[-1].legend(loc='upper left', bbox_to_anchor=(1, 1), frameon=False, fontsize='small')
+    return axs
+
+
+LINES = 8 # layers that are drawn as lines
+
+
+def _axes(n, axs, size) -> np.ndarray:
+    "`axs`, or new axes for `n` pictures"
+    if axs is None:
+        cols = min(3, n)
+        rows = -(-n//cols)
+        axs = _pyplot().figure(figsize=(size[0]*cols, size[1]*rows), layout='constrained').subplots(rows, cols, squeeze=False).ravel()
+        for ax in axs[n:]: ax.remove()
+        axs = axs[:n]
+    axs = np.ravel(axs)
+    if len(axs) != n: raise ValueError(f"there are {len(axs)} axes for {n} pictures. Pass one for each, or none.")
+    return axs
+
+
+def _pyplot():
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as e: raise ImportError(f"pictures need matplotlib, which can't be imported ({e}). Install it: pip install 'optimcb[nbs]'.") from None
+    return plt
+
+
+def _draw(opt_funcs, problem, steps, start, ax, figsize) -> tuple:
+    "The axes, the paths, and the line of each path"
+    plt, problem, opt_funcs = _pyplot(), as_problem(problem), _named(opt_funcs)
+    ink, paper = plt.rcParams['text.color'], plt.rcParams['axes.facecolor']
+    paths = [path(o, problem, steps, start) for o in opt_funcs.values()]
+    beside = dict(loc='upper left', bbox_to_anchor=(1, 1), frameon=False) if ax is None else dict(fontsize='small') # beside new axes there is room
+    if ax is None: ax = plt.figure(figsize=figsize, layout='constrained').subplots()
+    _contours(ax, problem, ink)
+    lines = [ax.plot(*xy.T, 'o-', ms=7, mec=paper, markevery=[_finite(xy)-1], label=f'{k}: {_final(problem, xy)}')[0] for k, xy in zip(opt_funcs, paths)]
+    ax.plot(*paths[0][0], 'o', ms=7, mfc=paper, mec=ink, label='start', zorder=3)
+    if problem.minimum: ax.plot(*problem.minimum, '*', ms=17, mfc=ink, mec='none', label='minimum', zorder=1.9)
+    ax.set(title=problem.name, xlabel='x', ylabel='y', xlim=problem.xlim, ylim=problem.ylim)
+    ax.legend(**beside)
+    return ax, paths, lines
+
+
+def _contours(ax, problem, ink):
+    "Lines of equal height, and a shade that is denser the higher it is: of the logarithm, if heights span decades"
+    from matplotlib.colors import LinearSegmentedColormap, to_rgba
+    x, y = (torch.linspace(*lim, 200, dtype=torch.float64) for lim in (problem.xlim, problem.ylim))
+    z = np.ma.masked_invalid(problem.f(*torch.meshgrid(x, y, indexing='xy')).numpy())
+    z = z - z.min()
+    if not z.max() > 0: return
+    low = np.quantile(z.compressed(), 0.01)
+    if z.max() > 1000*low > 0: z = np.ma.log(np.ma.maximum(z, low))
+    levels = np.linspace(z.min(), z.max(), 16)
+    ax.contourf(x, y, z, levels, cmap=LinearSegmentedColormap.from_list('', [to_rgba(ink, 0), to_rgba(ink, 0.25)]))
+    ax.contour(x, y, z, levels[1:-1], colors=[ink], alpha=0.2, linewidths=0.8, linestyles='solid')
+
+
+def _finite(xy): return int(np.isfinite(xy).all(1).sum())
+
+
+def _final(problem, xy): return f'{problem.f(*torch.tensor(xy[-1])).item():.2g}' if np.isfinite(xy[-1]).all() else 'diverged'
+
+
+def _filled(d, name):
+    if not isinstance(d, dict): raise TypeError(f"`{name}` must be a dict of names and what to draw, but is {d!r:.80} ({type(d).__name__}).")
+    if not d: raise ValueError(f"`{name}` is empty: there is nothing to draw. Pass a name and what to draw, at least.")
+    return d
+
+
+def _named(opt_funcs) -> dict:
+    "`opt_funcs` as a dict"
+    if isinstance(opt_funcs, (list, tuple)):
+        names = [_name(o) for o in opt_funcs]
+        same = {k for k in names if names.count(k) > 1}
+        if same: raise ValueError(f"`opt_funcs` has more than one {' and '.join(sorted(same))}. Pass a dict, with a name for each.")
+        opt_funcs = dict(zip(names, opt_funcs))
+    for k, o in _filled(opt_funcs, 'opt_funcs').items():
+        if not callable(o): raise TypeError(f"'{k}' in `opt_funcs` must be called to make an optimizer, but is {o!r:.80}. Pass e.g. partial(SGD, lr=0.1).")
+    return opt_funcs
+
+
+def _name(o):
+    "A name to be read: `SGD(lr=0.1)`"
+    if hasattr(o, '__name__') or not isinstance(o, partial): return getattr(o, '__name__', type(o).__name__)
+    fixed = ', '.join(f'{k}={v}' for k, v in o.keywords.items() if not isinstance(v, (list, Callable)))
+    return f'{_name(o.func)}({fixed})' if fixed else _name(o.func)
+
+
+def _padded(name, curve) -> np.ndarray:
+    "A curve or a list of curves as (seeds, steps), where NaN is what isn't there"
+    rows = list(curve) if np.iterable(curve) else []
+    rows = [np.asarray(r, dtype=float) for r in ([rows] if rows and np.ndim(rows[0]) == 0 else rows)]
+    if not rows or any(r.ndim != 1 or not r.size for r in rows):
+        raise ValueError(f"'{name}' in `curves` must have the shape (steps,) or (seeds, steps), but is {curve!r:.80}. Reshape it.")
+    res = np.full((len(rows), max(map(len, rows))), np.nan)
+    for o, r in zip(res, rows): o[:len(r)] = np.where(np.isfinite(r), r, np.nan)
+    return res
+
+
+def _smoothed(seeds, beta) -> np.ndarray:
+    "Means of each seed's values so far, the weight of a value being less by `beta` for each step since; bias corrected as in Adam"
+    res, total, weight = seeds.copy(), 0., 0.
+    for i, x in enumerate(seeds.T):
+        there = ~np.isnan(x)
+        total, weight = beta*total + np.where(there, x, 0), beta*weight + there
+        res[there, i] = total[there] / weight[there]
+    return res
+
+
+def _values(name, sched, n) -> np.ndarray:
+    "The values of a schedule as (positions,) or (positions, groups)"
+    if not callable(sched) and not np.iterable(sched): raise TypeError(f"'{name}' in `scheds` must be a function or a list of values, but is {sched!r:.80}.")
+    res = np.array([np.asarray(o, dtype=float) for o in (map(sched, np.linspace(0, 1, n).tolist()) if callable(sched) else sched)])
+    if not res.size or res.ndim > 2: raise ValueError(f"'{name}' in `scheds` has shape {res.shape}, but must be a number, or one a group, at each position.")
+    return res

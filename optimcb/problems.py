@@ -1,0 +1,71 @@
+"Functions of two variables on which optimizers can be watched, and the path that an optimizer takes on them."
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from optimcb.hypers import suggest
+
+__all__ = ['PROBLEMS', 'Problem', 'as_problem', 'beale', 'path', 'ravine', 'rosenbrock', 'saddle']
+
+
+class Problem(NamedTuple):
+    "A function of two variables to make small, where to start, and what to show."
+    name:str
+    f:Callable # Takes two tensors, x and y, and returns a tensor, element by element
+    start:tuple
+    minimum:tuple|None=None # None if there is none, or more than one
+    xlim:tuple=(-2, 2)
+    ylim:tuple=(-2, 2)
+
+
+# A curved valley: getting to it is easy, following it is hard (Rosenbrock 1960)
+rosenbrock = Problem('rosenbrock', lambda x, y: (1-x)**2 + 100*(y-x**2)**2, (-1.2, 1.), (1., 1.), (-2, 2), (-1, 3))
+
+# Flat around its minimum, and steep at the corners (Beale 1958; start of Moré et al. 1981)
+beale = Problem('beale', lambda x, y: (1.5-x+x*y)**2 + (2.25-x+x*y**2)**2 + (2.625-x+x*y**3)**2, (1., 1.), (3., 0.5), (-0.5, 4.5), (-1, 1.5))
+
+# Curved 20 times as much across as along, where momentum helps (Polyak 1964; function and start of Saitoh 2016)
+ravine = Problem('ravine', lambda x, y: x**2/20 + y**2, (-7., 2.), (0., 0.), (-8, 4), (-3, 3))
+
+# x² - y² at the origin, where optimizers get stuck (Dauphin et al. 2014); y⁴/8 makes two minima, at y = ±2. It starts a little off the ridge
+saddle = Problem('saddle', lambda x, y: x**2 - y**2 + y**4/8, (-1.5, 0.01), None, (-2, 2), (-3, 3))
+
+PROBLEMS = {p.name: p for p in (rosenbrock, beale, ravine, saddle)}
+
+
+def as_problem(
+    problem:Problem|str # A problem, or its name in `PROBLEMS`
+) -> Problem:
+    "`problem`, found by its name if it is one. Raises `ValueError` for an unknown name, `TypeError` for what is neither."
+    if isinstance(problem, Problem): return problem
+    if not isinstance(problem, str): raise TypeError(f"a problem must be a `Problem` or a name, but is {problem!r:.80} ({type(problem).__name__}).")
+    if problem not in PROBLEMS: raise ValueError(f"there is no problem '{problem}'.{suggest(problem, PROBLEMS)} There are {', '.join(PROBLEMS)}.")
+    return PROBLEMS[problem]
+
+
+def path(
+    opt_func:Callable, # Makes an optimizer, of this library or another: called as `opt_func([p], **hypers)`
+    problem:Problem|str, # Where to go, or its name in `PROBLEMS`
+    steps:int=100, # How many steps
+    start:tuple|None=None, # Where from, x and y; default: the problem's start
+    **hypers # Hyper-parameters for `opt_func`, such as `lr`
+) -> np.ndarray:
+    """Where an optimizer goes, as an array of x and y of shape `(steps+1, 2)`, of which the first row is the start.
+
+    The parameter is one tensor of two float64 numbers. From where they are not finite any more, the path is NaN.
+    """
+    problem = as_problem(problem)
+    start = problem.start if start is None else start
+    if np.shape(start) != (2,) or not np.isfinite(start).all(): raise ValueError(f"`start` must be two finite numbers, x and y, but is {start!r:.80}.")
+    p = torch.tensor([float(o) for o in start], dtype=torch.float64, requires_grad=True)
+    opt = opt_func([p], **hypers)
+    res = np.full((steps+1, 2), np.nan)
+    res[0] = start
+    for i in range(steps):
+        p.grad, = torch.autograd.grad(problem.f(*p), p)
+        opt.step()
+        if not p.isfinite().all(): break
+        res[i+1] = p.detach()
+    return res

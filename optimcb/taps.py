@@ -1,0 +1,219 @@
+"""Taps: steppers that record a number for each parameter and leave everything as it is.
+
+What they measure is worked out in the kernel, with everything else, and stays on the device. `Record` keeps it over
+time without waiting for the device; `OptStats` puts the usual taps into an optimizer.
+"""
+import inspect
+from collections.abc import Callable
+from functools import partial
+from itertools import repeat
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from optimcb.stepper import Stepper, once
+from optimcb.steppers import precise
+
+__all__ = ['OptStats', 'Record', 'cosine', 'histogram', 'norm', 'tap']
+
+
+# What to measure. A name is `p`, `grad`, a state, or a value of the step such as `update`
+
+def tap(
+    **measures:Callable # By the name to record under, a function like a stepper that returns a number, or a list of them, for each parameter
+) -> Callable:
+    "A stepper that records what `measures` return, as state that is not saved: `tap(size=lambda p, update: update.norm())`. Raises `ValueError` if there are none."
+    if not measures: raise ValueError("a tap needs something to measure, as in `tap(grad_norm=norm('grad'))`.")
+    taken = {k: Stepper(f) for k, f in measures.items()}
+    functions, names = {k: s.f for k, s in taken.items()}, {k: s.names for k, s in taken.items()}
+
+    def tapped(p, **values):
+        return _flat({k: f(p, **{n: values[n] for n in names[k] if n in values}) for k, f in functions.items()})
+
+    tapped.taps = tuple(measures)
+    tapped.__name__ = tapped.__qualname__ = f"tap({', '.join(measures)})"
+    given = {p.name: p for s in taken.values() for p in list(inspect.signature(s.f).parameters.values())[1:] if p.name in s.names}
+    first = inspect.Parameter('p', inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    tapped.__signature__ = inspect.Signature([first, *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in given.values())])
+    return tapped
+
+
+def _flat(found) -> dict:
+    "One number for each name; a list goes under numbered names"
+    res = {}
+    for k, v in found.items():
+        for name, x in ((f'{k}.{i}', x) for i, x in enumerate(v)) if isinstance(v, (list, tuple)) else [(k, v)]:
+            if getattr(x, 'ndim', 0): raise TypeError(f"tap `{k}` measures a tensor of shape {tuple(x.shape)}, not a number. Reduce it: `.mean()`, `.norm()`, …")
+            res[name] = x
+    return res
+
+
+def _tensor(p, name, values): return precise(p.data if name == 'p' else p.grad.data if name == 'grad' else values[name])
+
+
+def _measure(f, *names):
+    "`f` of the tensors that `names` name, as a function whose parameters tell what it needs"
+    def measure(p, **values): return f(*(_tensor(p, n, values) for n in names))
+    needed = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in dict.fromkeys(names) if n not in ('p', 'grad')]
+    measure.__signature__ = inspect.Signature([inspect.Parameter('p', inspect.Parameter.POSITIONAL_OR_KEYWORD), *needed])
+    return measure
+
+
+def norm(
+    name:str # What to measure: 'p', 'grad', a state, or a value of the step
+) -> Callable:
+    "For `tap`: the root of the sum of the squares."
+    return _measure(torch.linalg.vector_norm, name)
+
+
+def cosine(
+    a:str, # What to measure: 'p', 'grad', a state, or a value of the step
+    b:str # Against what
+) -> Callable:
+    "For `tap`: the cosine of the angle between two tensors; NaN if one of them is zero."
+    return _measure(lambda x, y: (x*y).sum() / (torch.linalg.vector_norm(x)*torch.linalg.vector_norm(y)), a, b)
+
+
+def histogram(
+    name:str, # What to measure: 'p', 'grad', a state, or a value of the step
+    low:float=-10., # Exponent of ten at which the first bin begins
+    high:float=2., # Exponent of ten at which the last bin ends
+    bins:int=12 # How many bins
+) -> Callable:
+    "For `tap`: shares of the elements whose size is in each bin, on a logarithmic scale. The first bin takes what is smaller, the last one what is larger."
+    edges = [10.**e for e in np.linspace(low, high, bins + 1)[1:-1]]
+    def shares(x):
+        below = [0., *((x.abs() < e).to(x.dtype).mean() for e in edges), 1.]
+        return [b - a for a, b in zip(below, below[1:])]
+    return _measure(shares, name)
+
+
+# Over time
+
+class Record:
+    """What the taps of an optimizer measured in each step: `record['grad_norm']` is an array of shape (steps, parameters).
+
+    It is NaN where a parameter had no gradient. Nothing waits for the device before somebody looks. Raises `ValueError` if the
+    optimizer has no taps.
+    """
+    def __init__(self,
+        opt, # Optimizer with taps among its steppers
+        model:torch.nn.Module|None=None, # Whose parameters they are, for their names
+        every:int=1 # Record every so many steps
+    ):
+        if every < 1: raise ValueError(f"`every` must be 1 or more steps, but is {every}.")
+        if not any(s.taps for s in opt.composition.steppers):
+            raise ValueError("no stepper of this optimizer is a tap. Put one in: `opt.insert(tap(grad_norm=norm('grad')), before=0)`.")
+        known = {} if model is None else {id(p): k for k, p in model.named_parameters()}
+        given = {id(p): k for g in opt.param_groups for p, k in zip(g['params'], g.get('param_names', ()))}
+        self.params = [p for g in opt.param_groups for p in g['params']]
+        self.param_names = [known.get(id(p)) or given.get(id(p)) or str(i) for i, p in enumerate(self.params)]
+        self.every, self.steps, self.rows, self.hypers = every, 0, [], []
+        self.hook = opt.register_step_post_hook(self._note)
+
+    @torch.no_grad()
+    def _note(self, opt, *args):
+        self.steps += 1
+        if (self.steps - 1) % self.every: return
+        tapped = [k for s in opt.composition.steppers for k in s.taps]
+        row = {}
+        for name in dict.fromkeys(k for p in self.params for k in opt.state.get(p, ()) if k.partition('.')[0] in tapped):
+            found = [opt.state[p].get(name) if getattr(p, 'grad', None) is not None and p in opt.state else None for p in self.params]
+            row[name] = _stacked(found)
+        self.rows.append(row)
+        self.hypers.append([dict(h) for h in opt.hypers])
+
+    def stop(self):
+        "Record no more."
+        self.hook.remove()
+
+    @property
+    def names(self) -> list[str]:
+        "What was recorded."
+        return list(dict.fromkeys(k for row in self.rows for k in row))
+
+    def __getitem__(self, name) -> np.ndarray:
+        if name not in self.names: raise KeyError(f"there is no record of `{name}`. There are {', '.join(self.names) or 'none, for there was no step yet'}.")
+        none = torch.full((len(self.params),), torch.nan)
+        return torch.stack([row.get(name, none).cpu() for row in self.rows]).numpy()
+
+    def __len__(self): return len(self.rows)
+    def __repr__(self): return f"{type(self).__name__} of {', '.join(self.names) or 'nothing yet'}: {len(self)} steps, {len(self.params)} parameters"
+    def __getstate__(self): return {**{k: v for k, v in self.__dict__.items() if k != 'hook'}, 'params': [None for _ in self.params]}
+
+    def frame(self,
+        name:str # What was recorded
+    ):
+        "What was recorded under `name` as a pandas table: a row for each step, a column for each parameter."
+        import pandas as pd
+        steps = pd.Index(np.arange(len(self))*self.every + 1, name='step')
+        return pd.DataFrame(self[name], index=steps, columns=self.param_names)
+
+    def plot(self,
+        *names:str, # What to draw; default: all that was recorded
+        log:bool=True, # Logarithmic values?
+        axs=None # Axes to draw on, one a name; default: a new figure's
+    ):
+        "Draw what was recorded over time, for each parameter. Returns the axes."
+        from optimcb.plots import plot_layers
+        return plot_layers({k: self[k] for k in names or self.names}, self.param_names, every=self.every, log=log, axs=axs)
+
+    def plot_sched(self,
+        *names:str, # Hyper-parameters; default: all that are numbers
+        axs=None # Axes to draw on, one a name; default: a new figure's
+    ):
+        "Draw what the hyper-parameters were in each step, a line for each group. Returns the axes. Raises `KeyError`, or `ValueError` before the first step."
+        from optimcb.plots import plot_sched
+        if not self.hypers: raise ValueError("there was no step yet, so there is nothing to draw.")
+        for k in names:
+            if k not in self.hypers[0][0]: raise KeyError(f"there is no hyper-parameter `{k}`. There are {', '.join(self.hypers[0][0])}.")
+        names = names or [k for k, v in self.hypers[0][0].items() if np.isscalar(v) and not isinstance(v, (str, bool))]
+        return plot_sched({k: [[float(h[k]) for h in step] for step in self.hypers] for k in names}, axs=axs)
+
+
+def _stacked(found) -> Tensor:
+    "Numbers, on a device or not, as one tensor in float32; NaN where there is none"
+    first = next((x for x in found if isinstance(x, Tensor)), None)
+    if first is None: return torch.tensor([torch.nan if x is None else float(x) for x in found])
+    nan = torch.full((), torch.nan, device=first.device)
+    return torch.stack([nan if x is None else x.to(first.device, torch.float32) if isinstance(x, Tensor) else nan + x for x in found])
+
+
+def keep_start(p):
+    "For this step, `p_start` is the parameter as it was."
+    return once(p_start=p.data.clone())
+
+
+def _moved(p, p_start): return torch.linalg.vector_norm(precise(p.data) - precise(p_start))
+
+
+class OptStats(Record):
+    """How each parameter fares: `grad_norm`, `update_ratio` (length of the step over that of the weights), `effective_lr` (over that of the gradient).
+
+    Puts taps into the optimizer, first and last; `stop` takes them out again.
+    """
+    def __init__(self,
+        opt, # Optimizer to watch
+        model:torch.nn.Module|None=None, # Whose parameters they are, for their names
+        every:int=1 # Record every so many steps
+    ):
+        self.opt, self.taps = opt, (keep_start, tap(grad_norm=norm('grad')), tap(update_norm=_moved, weight_norm=norm('p')))
+        opt.edit(lambda cbs: [*self.taps[:2], *cbs, self.taps[2]])
+        super().__init__(opt, model, every)
+
+    def stop(self):
+        "Record no more, and take the taps out of the optimizer."
+        super().stop()
+        if self.opt is not None: self.opt.remove(*(t for t in self.taps if any(t is cb for cb in self.opt.cbs)))
+        self.opt = None
+
+    names = property(lambda self: ['grad_norm', 'update_ratio', 'effective_lr'] if self.rows else [])
+
+    def __getitem__(self, name) -> np.ndarray:
+        over = dict(update_ratio='weight_norm', effective_lr='grad_norm').get(name)
+        if not over or not self.rows: return super().__getitem__(name)
+        with np.errstate(divide='ignore', invalid='ignore'): return self._get('update_norm') / self._get(over)
+
+    def _get(self, name): return torch.stack([row[name].cpu() for row in self.rows]).numpy()
+    def __getstate__(self): return {**super().__getstate__(), 'opt': None, 'taps': ()}
