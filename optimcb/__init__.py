@@ -11,3 +11,4 @@ from optimcb.taps import OptStats, Record, tap
 from optimcb.warn import CompositionWarning
 
 __version__ = '0.1.0'
+__all__ = [k for k, v in globals().items() if k[0] != '_' and type(v).__name__ != 'module'] # without the modules, one of which is `display`

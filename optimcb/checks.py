@@ -105,7 +105,7 @@ def _unread(acts):
     for a in acts:
         s = id(a.stepper)
         steppers[s] = a.stepper
-        made.setdefault(s, {}).update({k: k in a.kept for k in a.writes})
+        made.setdefault(s, {}).update({k: k in a.kept for k in a.writes if k not in a.kept & a.single})
         reads.setdefault(s, set()).update(a.reads, a.given, a.stepper.names)
     alive = {s for s in made if 'p' in made[s] or not made[s] or steppers[s].sums_over_all or steppers[s].taps}
     def read_by(s, k, kept): return [t for t in made if t != s and k in reads[t] and (kept or order[t] > order[s])]

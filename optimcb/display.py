@@ -2,7 +2,6 @@
 import html
 import textwrap
 from collections import Counter
-from collections.abc import Callable
 from functools import cached_property
 from itertools import groupby
 from typing import NamedTuple
@@ -16,7 +15,7 @@ from optimcb.engine import build, cpu
 from optimcb.engine.plan import misfit
 from optimcb.engine.program import Program, Unsupported
 from optimcb.engine.record import NotRecorded
-from optimcb.expression import text
+from optimcb.expression import latex_name, text
 from optimcb.formula import Formula, formulas, look, slots
 from optimcb.rehearsal import Rehearsal
 
@@ -35,14 +34,16 @@ class Group(NamedTuple):
 
 class Kind:
     "Parameters of one group that are alike in type and number of dimensions, rehearsed as one."
-    def __init__(self, composition, group, example, sizes):
-        self.sizes, self.count, self.example = sizes, len(sizes), example
+    def __init__(self, composition, group, index, example, sizes):
+        self.index, self.sizes, self.count, self.example = index, sizes, len(sizes), example
         self.rehearsal = lambda: Rehearsal(composition, group.hypers, example)
         r = self.rehearsal()
         try: self.steps, self.reason = [r.step() for _ in range(STEPS)], None
         except NotRecorded as e: self.steps, self.reason = [], e.reason
         self.kinds, self.numbers = r.kinds, r.numbers
         self.program = self.steps[-1].program if self.steps else None
+
+    def __str__(self): return f"group {self.index}, {str(self.example.dtype)[6:]} with {_some(self.example.dim(), 'dimension')}"
 
     def is_one_of(self,
         refused:tuple|None # Type, whether it is one number, type of the gradient, device and more; None for all
@@ -97,12 +98,12 @@ class Explanation:
     def kinds(self) -> list[Kind]:
         "The parameters, by group, type and number of dimensions."
         res = []
-        for g in self.groups:
+        for i, g in enumerate(self.groups):
             real = sorted(filter(_is_real, g.params), key=_alike)
             for _, ps in groupby(real, key=_alike):
                 ps = list(ps)
-                res.append(Kind(self.composition, g, ps[0], [p.numel() for p in ps]))
-            if not g.params: res.append(Kind(self.composition, g, None, []))
+                res.append(Kind(self.composition, g, i, ps[0], [p.numel() for p in ps]))
+            if not g.params: res.append(Kind(self.composition, g, i, None, []))
         return res
 
     @cached_property
@@ -139,10 +140,19 @@ class Explanation:
     @cached_property
     def formulas(self) -> list[Formula]:
         "One formula, or one for each kind of step and of parameter."
-        found = {}
+        known, found = {}, {}
         for k in self.kinds:
-            if k.steps and k.program.key not in found: found[k.program.key] = formulas(k.rehearsal())
-        return list({f.text: f for fs in found.values() for f in fs}.values())
+            if not k.steps: continue
+            if k.program.key not in known: known[k.program.key] = formulas(k.rehearsal())
+            for f in known[k.program.key]: found.setdefault(f.text, (f, []))[1].append(k)
+        for f, ks in found.values():
+            if len(ks) < len(self.kinds): f.when = f'{f.when} of {self._who(ks)}'.strip()
+        return [f for f, _ in found.values()]
+
+    def _who(self, kinds) -> str:
+        "Whole groups, if these kinds are all of theirs"
+        whole = [i for i in dict.fromkeys(k.index for k in kinds) if all(k in kinds for k in self.kinds if k.index == i)]
+        return '; '.join([f'group {i}' for i in whole] + [str(k) for k in kinds if k.index not in whole])
 
     @cached_property
     def engine(self) -> list[str]:
@@ -167,16 +177,17 @@ class Explanation:
 
     def _parts(self):
         "Titles and what is under them: tables of rows, or lines"
-        yield 'steppers', [('', 'stepper', 'reads', 'writes'), *((str(i), r['stepper'], ', '.join(r['reads']), ', '.join(r['writes'])) for i, r in enumerate(self.steppers))]
-        names = sorted(dict.fromkeys(n for g in self.groups for n in g.hypers), key=lambda n: n != 'lr') # it comes first
+        rows = [(str(i), r['stepper'], ', '.join(r['reads']), ', '.join(r['writes'])) for i, r in enumerate(self.steppers)]
+        yield 'steppers', [('', 'stepper', 'reads', 'writes'), *rows]
         there = any(g.params for g in self.groups)
-        first = ('group', 'parameters', 'elements') if there else ()
-        yield 'hyper-parameters', [(*first, *names), *(
-            (*((str(i), f'{len(g.params):,}', f'{sum(p.numel() for p in g.params if _is_real(p)):,}') if there else ()), *(_shown(g.hypers.get(n, '')) for n in names))
-            for i, g in enumerate(self.groups))]
+        names = sorted(dict.fromkeys(n for g in self.groups for n in g.hypers), key=lambda n: n != 'lr') # it comes first
+        def sizes(i, g): return str(i), f'{len(g.params):,}', f'{sum(p.numel() for p in g.params if _is_real(p)):,}'
+        def values(g): return ('…' if n == 'lr' and not there else _shown(g.hypers.get(n, '')) for n in names) # an algorithm has none yet
+        rows = [(*(sizes(i, g) if there else ()), *values(g)) for i, g in enumerate(self.groups)]
+        yield 'hyper-parameters', [(*(('group', 'parameters', 'elements') if there else ()), *names), *rows]
         each, moved = self.bytes_each
         yield 'state', [('name', 'kind'), *self.state.items()]
-        total = (lambda n: f', {_size(n)} in all') if there else lambda n: ''
+        def total(n): return f', {_size(n)} in all' if there else ''
         cost = [f'state: {each} bytes an element{total(self.state_bytes)}']
         if self.moved_bytes is not None: cost.append(f'a kernel moves {moved} bytes an element{total(self.moved_bytes)}')
         yield 'cost', cost
@@ -200,11 +211,13 @@ class Explanation:
                 if len(rows) > 1: out += [f'<p><b>{title}</b></p>', _html_table(rows, docs if title == 'steppers' else ())]
             else: out += [f'<p><b>{title}</b></p>', '<br>'.join(map(_code, rows))]
         for f in self.formulas: out += [f'<p><b>formula</b> {html.escape(f.when)}</p>', html.escape(f._repr_latex_() or '')]
+        letters = {k: latex_name(k) for k in dict.fromkeys(k for f in self.formulas for k in f.names)}
+        out.append(', '.join(f'${tex}$ {_code(k)}' for k, tex in letters.items() if not tex.startswith(r'\mathrm')))
         return '\n'.join([*out, '</details>'])
 
 
 STYLE = '''<style>
-.optimcb table { border-collapse: collapse; margin: 0 0 .5em; color: inherit; }
+.optimcb table { border-collapse: collapse; margin: 0 0 .5em; color: inherit; font-size: inherit; }
 .optimcb th, .optimcb td { text-align: left !important; padding: .15em .8em .15em 0; border: 0; background: none; color: inherit; }
 .optimcb tr { background: none !important; }
 .optimcb thead tr { border-bottom: 1px solid currentColor; }
@@ -256,7 +269,7 @@ def _source(program, device) -> tuple[str, str]:
     "What all kernels begin with, and what this one goes on with"
     if device == 'cpu': return cpu.PRELUDE, cpu.source(program).removeprefix(cpu.PRELUDE).strip()
     if device != 'cuda': raise ValueError(f"there are kernels for 'cpu', in C, and for 'cuda', in Triton, but none for {device!r}.")
-    from optimcb.engine import cuda # Triton is loaded when it is needed
+    from optimcb.engine import cuda  # Triton is loaded when it is needed
     return cuda.PRELUDE, cuda.source(program).removeprefix(cuda.PRELUDE).strip()
 
 

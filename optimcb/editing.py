@@ -81,7 +81,8 @@ def inserted(
     after=None # The one after which they come
 ) -> list:
     "`cbs` with `new` before or after one of them. Raises `ValueError`."
-    if (before is None) == (after is None): raise ValueError("say where: `before=` a stepper, or `after=` one. `before=0` is the very first, `after=-1` the very last.")
+    if (before is None) == (after is None):
+        raise ValueError("say where: `before=` a stepper, or `after=` one. `before=0` is the very first, `after=-1` the very last.")
     i = place(cbs, before) if after is None else place(cbs, after) + 1
     return [*cbs[:i], *map(_checked, new), *cbs[i:]]
 

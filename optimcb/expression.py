@@ -173,7 +173,8 @@ def power(
     if exponent == Num(HALF) and isinstance(base, Call) and base.name in ('sum', 'mean') and isinstance(base.args[0], Mul):
         squares = base.args[0].factors
         if all(x == Num(2) for _, x in squares): return Call('norm' if base.name == 'sum' else 'rms', (mul(*(b for b, _ in squares)),))
-    if isinstance(base, Mul) and isinstance(exponent, Num) and isinstance(exponent.value, int): return mul(*(power(b, mul(x, exponent)) for b, x in base.factors))
+    if isinstance(base, Mul) and isinstance(exponent, Num) and isinstance(exponent.value, int):
+        return mul(*(power(b, mul(x, exponent)) for b, x in base.factors))
     return Mul(((base, exponent),))
 
 
@@ -205,8 +206,9 @@ BETWEEN = dict(eq=('==', SUM), ne=('!=', SUM), lt=('<', SUM), le=('<=', SUM), gt
 
 class _Python:
     over = PRODUCT # how tightly what is divided must hold together
+    signs = {} # other ones than in `BETWEEN`
     def symbol(self, name): return name
-    def number(self, x): return f'{x.numerator}/{x.denominator}' if isinstance(x, Fraction) and x.denominator != 1 else f'{x}' if isinstance(x, int) else repr(_short(x))
+    def number(self, x): return str(x) if isinstance(x, (int, Fraction)) else repr(_short(x))
     def times(self, parts): return '*'.join(parts)
     def fraction(self, over, under): return f'{over}/{under[0]}' if under[1] > PRODUCT else f'{over}/({under[0]})'
     def power(self, base, exponent): return f'{base}**{exponent[0]}' if exponent[1] >= POWER else f'{base}**({exponent[0]})'
@@ -220,7 +222,7 @@ class _Latex:
     signs = dict(eq=' = ', ne=r' \ne ', le=r' \le ', ge=r' \ge ', logical_and=r' \wedge ', logical_or=r' \vee ', logical_xor=r' \oplus ')
     def symbol(self, name): return latex_name(name)
     def number(self, x):
-        if isinstance(x, Fraction) and x.denominator != 1: return rf'\frac{{{x.numerator}}}{{{x.denominator}}}'
+        if isinstance(x, Fraction): return rf'\frac{{{x.numerator}}}{{{x.denominator}}}'
         if isinstance(x, float) and math.isinf(x): return r'\infty' if x > 0 else r'-\infty'
         mantissa, _, exponent = f'{x}' .partition('e') if isinstance(x, int) else repr(_short(x)).partition('e')
         return rf'{mantissa} \cdot 10^{{{int(exponent)}}}' if exponent else mantissa
@@ -234,9 +236,10 @@ class _Latex:
 
 
 TEX = {'where': r'\begin{{cases}} {1} & \text{{if }} {0} \\ {2} & \text{{else}} \end{{cases}}', 'abs': r'\left|{}\right|', 'sum': r'\sum {}',
-       'logical_not': r'\neg\left({}\right)', 'norm': r'\left\lVert {} \right\rVert', 'mean': r'\overline{{{}}}', 'rms': r'\operatorname{{rms}}\left({}\right)',
-       'numel': 'n', 'float': r'\left[{}\right]', 'total': r'\sum_{{\text{{all }} \theta}} {}', 'maximum': r'\max\left({}, {}\right)', 'minimum': r'\min\left({}, {}\right)',
-       'exp': r'e^{{{}}}', 'log': r'\ln\left({}\right)', 'floor': r'\left\lfloor {} \right\rfloor', 'ceil': r'\left\lceil {} \right\rceil'}
+       'logical_not': r'\neg\left({}\right)', 'float': r'\left[{}\right]', 'norm': r'\left\lVert {} \right\rVert', 'mean': r'\overline{{{}}}',
+       'rms': r'\operatorname{{rms}}\left({}\right)', 'numel': 'n', 'total': r'\sum_{{\text{{all }} \theta}} {}', 'exp': r'e^{{{}}}',
+       'log': r'\ln\left({}\right)', 'maximum': r'\max\left({}, {}\right)', 'minimum': r'\min\left({}, {}\right)',
+       'floor': r'\left\lfloor {} \right\rfloor', 'ceil': r'\left\lceil {} \right\rceil'}
 
 TEX_NAMES = dict(p=r'\theta', grad='g', lr=r'\eta', mom=r'\beta_1', sqr_mom=r'\beta_2', wd=r'\lambda', eps=r'\epsilon', step='t', grad_avg='m', sqr_avg='v',
                  update='u', sqr_max=r'v^{\max}', grad_max=r'g^{\max}', slow_avg=r'\phi', update_avg='b', delta_avg=r'\Delta', grad_center=r'\bar{g}')
@@ -283,7 +286,7 @@ def _write(e, w) -> tuple[str, int]:
 def _function(e, w):
     if e.name in BETWEEN:
         sign, least = BETWEEN[e.name]
-        return getattr(w, 'signs', {}).get(e.name, f' {sign} ').join(_inside(a, w, least) for a in e.args), TRUTH
+        return w.signs.get(e.name, f' {sign} ').join(_inside(a, w, least) for a in e.args), TRUTH
     args = [_inside(a, w, PRODUCT if e.name in OPEN and isinstance(w, _Latex) else TRUTH) for a in e.args]
     return w.function(e.name, args), PRODUCT if e.name in OPEN and isinstance(w, _Latex) else ATOM
 

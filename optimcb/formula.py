@@ -14,7 +14,7 @@ from threading import RLock
 import torch
 
 from optimcb.engine.program import LEAVES, Node, Program, operands
-from optimcb.expression import ONE, Num, Sym, add, call, div, latex, latex_name, mul, neg, number, power, sub, text
+from optimcb.expression import ONE, Num, Sym, add, call, div, latex, latex_name, mul, neg, number, power, sub, symbols, text
 from optimcb.rehearsal import Rehearsal, Step
 
 __all__ = ['Formula', 'formulas', 'look', 'named', 'slots']
@@ -178,6 +178,11 @@ class Formula:
         tensors = {n.args[0]: n.each for n in reader.nodes if n.op == 'load'}
         before = [(f'{k}_old', Sym(k, not tensors.get(k, True)), None) for k in reader.old]
         self.lines, self.when = before + [o for i, o in enumerate(reader.lines) if i not in reader.spare.values()], when
+
+    @property
+    def names(self) -> list[str]:
+        "The names in it, in their order."
+        return list(dict.fromkeys(k for name, e, _ in self.lines for k in (name, *sorted(symbols(e)))))
 
     @property
     def text(self) -> str:

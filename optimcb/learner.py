@@ -19,7 +19,7 @@ class OptStatsCallback(Callback):
         self.run = not hasattr(self.learn, 'lr_finder') and not hasattr(self, 'gather_preds')
         if not self.run: return
         if not isinstance(self.opt, Optimizer):
-            raise TypeError(f"OptStatsCallback watches an Optimizer of optimcb, but this Learner has {type(self.opt).__name__}. Pass e.g. `opt_func=optimcb.Adam`.")
+            raise TypeError(f"OptStatsCallback watches an optimcb Optimizer, but this Learner has {type(self.opt).__name__}. Pass `opt_func=optimcb.Adam`.")
         self.stats = self.learn.opt_stats = OptStats(self.opt, self.model, self.every)
 
     def after_fit(self):

@@ -180,22 +180,25 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     # Composing
 
-    def _check(self, composition):
-        "Rehearse `composition` for each group. Raises `MissingName`, warns of what is doubtful"
+    def _check(self, composition, made_before=frozenset()):
+        "Rehearse `composition` for each group, without the state that it must make itself. Raises `MissingName`, warns of what is doubtful"
         names, found = self.hyper_names | composition.reads, []
         for g in self.param_groups:
             example = next((p for p in g['params'] if isinstance(p, Tensor) and not torch.nn.parameter.is_lazy(p)), None)
             hypers = {**composition.defaults, **{k: v for k, v in g.items() if k in names - NOT_HYPERS}}
-            if example is not None: found += doubts(composition, hypers, example, self.state.get(example))
+            state = {k: v for k, v in self.state.get(example, {}).items() if k not in made_before}
+            if example is not None: found += doubts(composition, hypers, example, state)
         for doubt in dict.fromkeys(found): warn(doubt, CompositionWarning)
 
     def edit(self,
         f:Callable # From a list of steppers to another
     ):
-        "Go on with other steppers, from the state that they can use. Returns the optimizer itself. Raises `MissingName`, and changes nothing, if they lack something."
+        """Go on with other steppers, from the state that they can use. Returns the optimizer itself.
+
+        Raises `MissingName`, and changes nothing, if they lack something."""
         cbs = L(f(list(self.cbs)))
         composition = Composition(cbs)
-        self._check(composition)
+        self._check(composition, frozenset().union(*(s.mentions for s in self.composition.steppers)))
         self.cbs = cbs
         if 'called' in self.__dict__: self.called = f"{self.called.removesuffix(', edited')}, edited"
         keep = self.composition.reads.union(self._keep_on_clear)
@@ -244,7 +247,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         composition = self.composition
         unread = [] if composition.reads_all else [k for k in names if k not in composition.reads | ALWAYS_WELCOME | self.hyper_names]
         meant = ''.join(suggest(k, composition.reads) for k in unread)
-        if unread: warnings.warn(f"no stepper reads {' or '.join(f'`{k}`' for k in unread)}: {', '.join(composition.labels)} don't.{meant}", stacklevel=4)
+        if unread: warn(f"no stepper reads {' or '.join(f'`{k}`' for k in unread)}: {', '.join(composition.labels)} don't.{meant}")
 
     def set_hypers(self, **kwargs):
         "`set_hyper` for all `kwargs`."

@@ -31,6 +31,7 @@ class Act(NamedTuple):
     writes: dict # By name, the operand of each tensor that it wrote
     numbers: dict # By name, the numbers that it returned
     kept: frozenset # Names among both that are state
+    single: frozenset # Names of tensors among them that are one number for each parameter
     shown: dict # By name, the name to show: a one-step value that hides another has a hat
 
 
@@ -127,7 +128,9 @@ class _Watch:
         given = tuple(k for k in (*self.stepper.names, *(sorted(self.stepper.mentions) if self.stepper.reads_all else ())) if k in values)
         reads = frozenset(k for k, i in before.items() if i in used and (k in given or k in ('p', 'grad')))
         numbers = {k: v for k, v in made.items() if _is_number(v)}
-        self.acts.append(Act(self.stepper, tuple(dict.fromkeys(given)), reads, writes, numbers, kept | (writes.keys() & self.there), shown))
+        single = frozenset(k for k in writes if type(v := made.get(k, values.get(k))) in STANDS and not v.each)
+        kept |= {k for k in writes if k in state and k not in made} # what was written into
+        self.acts.append(Act(self.stepper, tuple(dict.fromkeys(given)), reads, writes, numbers, kept, single, shown))
         return new
 
 

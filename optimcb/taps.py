@@ -5,8 +5,6 @@ time without waiting for the device; `OptStats` puts the usual taps into an opti
 """
 import inspect
 from collections.abc import Callable
-from functools import partial
-from itertools import repeat
 
 import numpy as np
 import torch
@@ -23,7 +21,9 @@ __all__ = ['OptStats', 'Record', 'cosine', 'histogram', 'norm', 'tap']
 def tap(
     **measures:Callable # By the name to record under, a function like a stepper that returns a number, or a list of them, for each parameter
 ) -> Callable:
-    "A stepper that records what `measures` return, as state that is not saved: `tap(size=lambda p, update: update.norm())`. Raises `ValueError` if there are none."
+    """A stepper that records what `measures` return, as state that is not saved: `tap(size=lambda p, update: update.norm())`.
+
+    Raises `ValueError` if there is nothing to measure, and at the first step `TypeError` for what is not one number."""
     if not measures: raise ValueError("a tap needs something to measure, as in `tap(grad_norm=norm('grad'))`.")
     taken = {k: Stepper(f) for k, f in measures.items()}
     functions, names = {k: s.f for k, s in taken.items()}, {k: s.names for k, s in taken.items()}
@@ -44,7 +44,7 @@ def _flat(found) -> dict:
     res = {}
     for k, v in found.items():
         for name, x in ((f'{k}.{i}', x) for i, x in enumerate(v)) if isinstance(v, (list, tuple)) else [(k, v)]:
-            if getattr(x, 'ndim', 0): raise TypeError(f"tap `{k}` measures a tensor of shape {tuple(x.shape)}, not a number. Reduce it: `.mean()`, `.norm()`, …")
+            if getattr(x, 'ndim', 0): raise TypeError(f"tap `{k}` measures a tensor of shape {tuple(x.shape)}, not a number. Reduce it: `.mean()`, …")
             res[name] = x
     return res
 
@@ -81,7 +81,7 @@ def histogram(
     high:float=2., # Exponent of ten at which the last bin ends
     bins:int=12 # How many bins
 ) -> Callable:
-    "For `tap`: shares of the elements whose size is in each bin, on a logarithmic scale. The first bin takes what is smaller, the last one what is larger."
+    "For `tap`: shares of the elements whose size is in each bin of a logarithmic scale; the first one takes what is smaller, the last one what is larger."
     edges = [10.**e for e in np.linspace(low, high, bins + 1)[1:-1]]
     def shares(x):
         below = [0., *((x.abs() < e).to(x.dtype).mean() for e in edges), 1.]

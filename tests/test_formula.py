@@ -21,6 +21,7 @@ from optimcb.expression import ONE, Sym, add, call, div, latex, mul, neg, number
 from optimcb.formula import Formula, formulas, look
 from optimcb.rehearsal import Rehearsal
 
+
 def of_tensors(f): return lambda *xs: f(*(torch.as_tensor(x, dtype=None if isinstance(x, torch.Tensor) else torch.float64) for x in xs))
 
 

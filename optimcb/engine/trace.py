@@ -220,7 +220,11 @@ class Value:
 
     # Memory
 
-    data = property(lambda self: self, lambda self, new: self.trace.fail("it gives a tensor other memory", "Write into what it has: `p.data.copy_(…)`."))
+    @property
+    def data(self): return self
+    @data.setter
+    def data(self, new): # `p.data -= x` sets what it has written into
+        if new is not self: self.trace.fail("it gives a tensor other memory", "Write into what it has: `p.data.copy_(…)`.")
 
     @property
     def grad(self):

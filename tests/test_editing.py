@@ -1,0 +1,208 @@
+"Composing by hand: algorithms that are edited are other algorithms, optimizers that are edited go on from where they were."
+import copy
+import inspect
+import pickle
+import warnings
+from functools import partial
+
+import pytest
+import torch
+from helpers import params, set_grads
+
+import optimcb as oc
+from optimcb import (
+    SGD,
+    Adam,
+    AdamW,
+    Composition,
+    MissingName,
+    Optimizer,
+    RAdam,
+    adam_step,
+    average_grad,
+    average_sqr_grad,
+    l2_reg,
+    renamed,
+    sgd_step,
+    step_stat,
+    weight_decay,
+    yogi_sqr_grad,
+)
+
+
+def labels(o): return Composition(o.cbs).labels
+def own(p, lr, scale=2.): return oc.once(lr=lr*scale)
+
+
+def test_algorithms_are_edited_into_others():
+    before = labels(Adam)
+    yogi = Adam.replace(average_sqr_grad, yogi_sqr_grad)
+    assert labels(yogi) == ['weight_decay', 'average_grad(dampening=True)', 'yogi_sqr_grad', 'step_stat', 'adam_step']
+    assert labels(Adam.insert(own, before=adam_step)) == [*before[:-1], 'own', 'adam_step']
+    assert labels(Adam.insert(own, sgd_step, after='step_stat')) == [*before[:4], 'own', 'sgd_step', 'adam_step']
+    assert labels(Adam.insert(own, before=0)) == ['own', *before] and labels(Adam.insert(own, after=-1)) == [*before, 'own']
+    assert labels(Adam.remove(weight_decay)) == before[1:] and labels(Adam.remove('weight_decay', -1)) == before[1:-1]
+    assert labels(Adam.replace(adam_step, own, sgd_step)) == [*before[:-1], 'own', 'sgd_step']
+    assert labels(Adam.edit(lambda cbs: cbs[::-1])) == before[::-1]
+    assert labels(Adam) == before and isinstance(yogi, partial) and yogi.__doc__ == Adam.__doc__
+    assert labels(yogi.remove(weight_decay).insert(l2_reg, before=0)) == ['l2_reg', *labels(yogi)[1:]]
+
+
+def test_edited_algorithms_do_what_a_list_by_hand_does():
+    edited = AdamW.replace(average_sqr_grad, yogi_sqr_grad).insert(own, before=adam_step)
+    by_hand = partial(Optimizer, cbs=[weight_decay, partial(average_grad, dampening=True), yogi_sqr_grad, step_stat, own, adam_step], eps=1e-8, wd=0.01, scale=3.)
+    results = []
+    for make in (partial(edited, scale=3.), by_hand):
+        ps = params()
+        opt = make(ps, lr=0.1)
+        for i in range(5):
+            set_grads(ps, i)
+            opt.step()
+        results.append((ps, dict(opt.hypers[0])))
+    assert all(map(torch.equal, *(r[0] for r in results))) and results[0][1] == results[1][1]
+
+
+def test_edited_algorithms_keep_options_and_gain_new_ones():
+    edited = Adam.insert(own, after=0)
+    assert 'scale' in inspect.signature(edited).parameters and inspect.signature(edited).parameters['mom'].default == 0.9
+    opt = edited(params(), lr=0.1, decouple_wd=False, scale=4., betas=(0.8, 0.9))
+    assert labels(opt)[:2] == ['l2_reg', 'own'] and (opt.hypers[0]['scale'], opt.hypers[0]['mom']) == (4., 0.8)
+    with pytest.raises(TypeError, match='has no `scal`.* Did you mean `scale`'): edited(params(), lr=0.1, scal=1)
+    slow = SGD.replace(sgd_step, own, sgd_step)
+    with pytest.raises(ValueError, match='no stepper `sgd_step`'): slow(params(), lr=0.1, mom=0.9) # with momentum there is none
+
+
+@pytest.mark.parametrize('edit, said', [
+    (lambda a: a.remove(sgd_step), 'no stepper `sgd_step`.* There are 0: weight_decay, 1: average_grad'), (lambda a: a.remove('adm_step'), 'Did you mean `adam_step`'),
+    (lambda a: a.replace(7, own), 'no stepper 7'), (lambda a: a.insert(own), 'say where'), (lambda a: a.insert(own, before=0, after=1), 'say where'),
+    (lambda a: a.insert(average_grad, before=0).remove('average_grad(dampening=True)').insert(average_grad, before=0).remove('average_grad'), 'is there 2 times'),
+    (lambda a: a.rename(step_stat, stp='n'), '`step_stat` has no `stp`')], ids=range(7))
+def test_what_cannot_be_edited_is_said(edit, said):
+    for make in (lambda: Adam, lambda: Adam(params(), lr=0.1)):
+        with warnings.catch_warnings(), pytest.raises(ValueError, match=said):
+            warnings.simplefilter('ignore')
+            edit(make())
+    with pytest.raises(TypeError, match='must be callable'): Adam.insert('own', before=0)
+    with pytest.raises(TypeError, match='is an optimizer, not a stepper'): Adam.insert(SGD, before=0)
+
+
+def test_edited_algorithms_are_pickled_copied_and_printed():
+    edited = Adam.replace(average_sqr_grad, yogi_sqr_grad).rename(step_stat, step='n').replace(adam_step, renamed(adam_step, step='n')).insert(own, after=-1)
+    for again in (pickle.loads(pickle.dumps(edited)), copy.deepcopy(edited), copy.copy(edited)):
+        assert repr(again) == repr(edited) and again.hypers == edited.hypers
+    assert pickle.loads(pickle.dumps(Adam)) is Adam
+    opt = partial(pickle.loads(pickle.dumps(edited)), mom=0.5)(params(), lr=0.1)
+    assert opt.hypers[0]['mom'] == 0.5
+
+
+@pytest.mark.parametrize('engine', ['eager', 'foreach', 'fused'])
+def test_a_running_optimizer_goes_on_from_what_fits(engine):
+    "As one does that is made of the new steppers and is given the state that they read"
+    def run(opt, ps, steps):
+        for i in steps:
+            set_grads(ps, i)
+            opt.step()
+    ps, qs = params(), params()
+    opt = Adam(ps, lr=0.1, engine=engine)
+    run(opt, ps, range(4))
+    assert opt.edit(lambda cbs: [*cbs[:2], oc.momentum_step]) is opt
+    assert all(s.keys() == {'grad_avg'} for s in opt.state.values())
+    run(opt, ps, range(4, 8))
+
+    first = Adam(qs, lr=0.1, engine=engine)
+    run(first, qs, range(4))
+    second = Optimizer(qs, [weight_decay, partial(average_grad, dampening=True), oc.momentum_step], lr=0.1, mom=0.9, wd=0.01, engine=engine)
+    for q in qs: second.state[q]['grad_avg'] = first.state[q]['grad_avg']
+    run(second, qs, range(4, 8))
+    assert all(map(torch.equal, ps, qs))
+
+
+def test_an_edit_brings_its_hyper_parameters_and_keeps_those_that_are_set():
+    opt = Adam(ps := params(), lr=0.1, mom=0.5)
+    opt.insert(own, after=0)
+    assert opt.hypers[0]['scale'] == 2. and opt.hypers[0]['mom'] == 0.5
+    opt.set_hyper('scale', 3.)
+    set_grads(ps)
+    opt.step()
+    assert opt.explain().title == 'Adam, edited' and opt.remove(own).composition.labels == labels(Adam)
+
+
+def test_an_edit_that_cannot_be_changes_nothing():
+    opt = Adam(ps := params(), lr=0.1)
+    set_grads(ps)
+    opt.step()
+    before, state, composition = list(opt.cbs), {p: dict(s) for p, s in opt.state.items()}, opt.composition
+    with pytest.raises(MissingName, match='`adam_step` needs `step`'): opt.remove(step_stat)
+    with pytest.raises(ValueError): opt.remove('nobody')
+    assert list(opt.cbs) == before and opt.composition is composition and all(opt.state[p].keys() == s.keys() for p, s in state.items())
+    opt.step()
+
+
+def test_state_that_nobody_makes_any_more_is_missing_but_not_the_users_own():
+    def masked(p, mask): p.data.mul_(mask)
+    opt = Optimizer(ps := params(), [average_grad, oc.momentum_step], lr=0.1)
+    set_grads(ps)
+    opt.step()
+    with pytest.raises(MissingName, match='`momentum_step` needs `grad_avg`'): opt.remove(average_grad)
+    for p in ps: opt.state[p]['mask'] = torch.zeros_like(p)
+    opt.insert(masked, after=-1)
+    opt.step()
+    assert not any(p.any() for p in ps)
+
+
+# Other names
+
+def adamix(p, lr, grad_avg, slow_avg, alpha=2.): p.data.sub_(grad_avg + alpha*slow_avg, alpha=lr)
+
+
+@pytest.mark.parametrize('engine', ['eager', 'foreach', 'fused'])
+def test_two_of_a_kind_are_side_by_side_under_other_names(engine):
+    slow = renamed(partial(average_grad, dampening=True), grad_avg='slow_avg', mom='slow_mom')
+    assert Composition([slow]).labels == ['average_grad(dampening=True, grad_avg→slow_avg, mom→slow_mom)']
+    opt = Optimizer(ps := params(), [average_grad, slow, adamix], lr=0.1, mom=0.9, slow_mom=0.5, engine=engine)
+    m, s, p0 = 0., 0., ps[0].detach().clone()
+    for i in range(4):
+        set_grads(ps, i)
+        m, s = 0.9*m + ps[0].grad, 0.5*s + 0.5*ps[0].grad
+        p0 -= 0.1*(m + 2*s)
+        opt.step()
+    assert torch.allclose(ps[0], p0) and torch.allclose(opt.state[ps[0]]['slow_avg'], s) and opt.composition.reads >= {'slow_mom', 'slow_avg'}
+
+
+def test_renamed_is_a_stepper_like_any_other():
+    def clip(p, max_norm=1.):
+        total = yield (p.grad**2).sum()
+        p.grad = p.grad*(max_norm/total.sqrt()).clamp(max=1)
+    def loose(p, lr, **kwargs): return {'seen': lr, 'more': sorted(kwargs)}
+    generator = renamed(clip, max_norm='limit')
+    opt = Optimizer(ps := params(), [generator, sgd_step], lr=0.1, limit=0.)
+    set_grads(ps)
+    opt.step()
+    assert all(map(torch.equal, ps, params())) # everything was clipped away
+    opt = Optimizer(ps, [renamed(loose, lr='eta', seen='kept'), sgd_step], lr=0.1, eta=3, engine='eager')
+    opt.step()
+    assert opt.state[ps[0]]['kept'] == 3 and opt.state[ps[0]]['more'] == []
+    twice = renamed(renamed(average_grad, grad_avg='a'), a='b')
+    assert Composition([twice]).reads >= {'b', 'mom'} and not {'a', 'grad_avg'} & set(Composition([twice]).steppers[0].names)
+    assert Composition([pickle.loads(pickle.dumps(twice))]).labels == Composition([twice]).labels
+    with pytest.raises(ValueError, match='`average_grad` has no `grad_av`'): renamed(average_grad, grad_av='a')
+
+
+def test_fastais_defaults_are_renamed():
+    def f(p, beta): p.data.mul_(beta)
+    f.defaults = dict(beta=0.5)
+    opt = Optimizer(ps := params(), renamed(f, beta='gamma'), lr=0.1)
+    assert opt.hypers[0]['gamma'] == 0.5
+    set_grads(ps)
+    opt.step()
+    assert torch.equal(ps[0], params()[0]*0.5)
+
+
+def test_checkpoints_after_an_edit_say_what_they_are_of():
+    opt = Adam(ps := params(), lr=0.1).replace(adam_step, oc.radam_step)
+    set_grads(ps)
+    opt.step()
+    again = RAdam(params(), lr=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        again.load_state_dict(opt.state_dict())
