@@ -44,7 +44,7 @@ def pack(
         params += g['params']
     states = [{k: v for k, v in opt.state.get(p, {}).items() if k.partition('.')[0] not in tapped} for p in params]
     return dict(state=ParamStates({i: copied(s) for i, s in enumerate(states)}), param_groups=groups,
-                hypers=[copied(dict(h)) for h in opt.hypers], steppers=opt.composition.labels, shapes=[_shape(p) for p in params])
+                hypers=[copied(dict(h)) for h in opt.hypers], steppers=opt.composition.untapped, shapes=[_shape(p) for p in params])
 
 
 def unpack(
@@ -97,7 +97,7 @@ def _taken(opt, saved, sd) -> set:
     "Names of the state that `opt` can use. Says what it leaves, if `sd` is of other steppers; raises `ValueError` if it is of none that we know"
     mine, theirs = opt.composition, sd.get('steppers')
     there = {k for s in saved for k in s}
-    if theirs is not None and list(theirs) == mine.labels: return there
+    if theirs is not None and list(theirs) == mine.untapped: return there
     keep = {k for k in there if k in mine.reads or k in opt._keep_on_clear}
     tensors = {k for s in saved for k, v in s.items() if isinstance(v, Tensor) and v.dim()}
     if theirs is None and tensors <= keep: return there

@@ -60,7 +60,7 @@ def _steps(acts) -> list:
     of_gradients, res = {'grad'}, []
     for a in acts:
         if a.reads & of_gradients:
-            of_gradients.update(a.writes.keys() - {'p'})
+            of_gradients.update(a.writes.keys() - a.single - {'p'}) # a length of the step is no direction
             if 'p' in a.writes: res.append(a)
     return res
 

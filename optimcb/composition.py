@@ -49,6 +49,11 @@ class Composition:
         "The steppers' names, with what partials fix."
         return [s.label for s in self.steppers]
 
+    @property
+    def untapped(self) -> list[str]:
+        "The names of those that are not there only to record something."
+        return [s.label for s in self.steppers if not s.taps]
+
     def is_default(self,
         name:str, # Name of a hyper-parameter
         value # Its value
@@ -75,7 +80,7 @@ class Composition:
                 new = stepper(p, values)
                 if isinstance(new, GeneratorType): new = yield from new
             except Exception as e:
-                lacking = [k for k in stepper.required if k not in values] if isinstance(e, TypeError) else []
+                lacking = [k for k in stepper.required if k not in values] if isinstance(e, (TypeError, KeyError)) else []
                 if lacking: raise MissingName(_lacking(self, stepper, lacking, values)) from e
                 e.stepper = getattr(e, 'stepper', stepper) # for who tells the user
                 raise

@@ -185,6 +185,9 @@ def keep_start(p):
     return once(p_start=p.data.clone())
 
 
+keep_start.taps = ('p_start',)
+
+
 def _moved(p, p_start): return torch.linalg.vector_norm(precise(p.data) - precise(p_start))
 
 

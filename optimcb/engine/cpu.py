@@ -12,6 +12,7 @@ from optimcb.engine.program import KNOWN, Program, Unsupported
 __all__ = ['Launch', 'source']
 
 CHUNK = 16384 # elements that are worked on at a time
+MANY = 32768 # elements that are worth more than one thread
 BLOCK = 1024 # elements that are summed in the type of the tensor, before they are added up in double
 
 PRELUDE = (Path(__file__).parent/'kernel.h').read_text()
@@ -185,7 +186,7 @@ class Launch(KernelLaunch):
         self.tables = [chunk, first.astype(np.int64), np.array(sizes, np.int64), row, self.memory,
                        self.numbers, np.zeros((len(chunk), len(p.sums))), np.zeros((len(sizes), len(p.sums))), self.yields, self.totals]
         self.job = np.array([len(chunk), len(sizes), *(t.ctypes.data for t in self.tables), 1, *build.openmp()], np.int64)
-        self.address, self.threads = self.job.ctypes.data, 2 + len(self.tables)
+        self.address, self.threads, self.alone = self.job.ctypes.data, 2 + len(self.tables), sum(sizes) < MANY
 
     def start(self,
         recordings:list, # Of each member
@@ -193,7 +194,7 @@ class Launch(KernelLaunch):
     ):
         "Fill in what changes from step to step: gradients, numbers, threads."
         self._fill(recordings, plan)
-        self.job[self.threads] = build.threads()
+        self.job[self.threads] = 1 if self.alone else build.threads()
 
     def phase(self, i) -> dict[int, float]:
         "Run a phase; the sums of what it yields, by their round."

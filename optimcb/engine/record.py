@@ -71,9 +71,10 @@ class Recording:
         "What is to be stored for a state"
         old = self.loaded.get(name)
         is_new = old is None
-        if not is_new and (old.dtype, old.each) != (v.dtype, v.each):
+        each = v.each or not is_new and old.each and self.trace.no_dims # one number is all elements of a parameter without dimensions
+        if not is_new and (old.dtype, old.each) != (v.dtype, each):
             self.trace.fail(f"it makes `{name}` a tensor of another type", f"Keep it: `.to({old.dtype})`.")
-        return [(name, _written(v), v.dtype, v.each, is_new, v.born if is_new else None)] if is_new or v.id != self.before[name] else []
+        return [(name, _written(v), v.dtype, each, is_new, v.born if is_new else None)] if is_new or v.id != self.before[name] else []
 
 
 def _written(v) -> int: return v.id if v.exact is None else v.exact
