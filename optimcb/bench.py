@@ -37,7 +37,6 @@ import torch
 from torch import Tensor
 
 import optimcb
-from optimcb.stepper import label
 
 __all__ = ['Bench', 'SETS', 'environment', 'find', 'floor_bytes', 'main', 'table']
 
@@ -57,9 +56,6 @@ PEERS = {
 MODULES = dict(torch='torch.optim', fastai='fastai.optimizer') # where they are, if not in a module of that name
 WAYS = dict(fused=dict(fused=True), foreach=dict(foreach=True), loop=dict(foreach=False)) # of torch's
 SLOW = 'heavyball', 'torch_compile' # these compile for half a minute and more, for each set: only if asked for
-
-# Steppers that need a norm before the step can be taken: how often they read the parameter, the gradient and the states again
-SECOND_PASS = dict(trust_ratio=(1, 1, 1), lamb_step=(1, 1, 1), larc_layer_lr=(1, 1, 0))
 
 
 # The parameters
@@ -218,17 +214,12 @@ def floor_bytes(
 ) -> int:
     """Bytes that a step must move: parameters and states are read and written, gradients are read.
 
-    States are the tensors of a parameter's shape in `opt.state`. Of the library's steppers those that need a norm first add what must be read again.
-    Lookahead's slow weights count nothing: most steps, and so the median one, leave them alone.
-    """
-    names = [label(f).partition('(')[0] for f in getattr(opt, 'cbs', ()) if f]
-    passes = [(2, 1, 2), *(SECOND_PASS[k] for k in names if k in SECOND_PASS)]
-    total = 0
-    for p in params:
-        states = [v for k, v in getattr(opt, 'state', {}).get(p, {}).items() if isinstance(v, Tensor) and v.shape == p.shape and k != 'slow_avg']
-        sizes = p.nbytes, p.grad.nbytes, sum(v.nbytes for v in states)
-        total += sum(n*size for times in passes for n, size in zip(times, sizes))
-    return total
+    Of optimizers that can be explained it is what their kernel moves: those that need a norm first read more. Of others, states are the tensors of
+    a parameter's shape in `opt.state`."""
+    moved = opt.explain().moved_bytes if isinstance(opt, optimcb.Optimizer) else None
+    if moved is not None: return moved
+    states = [[v for v in getattr(opt, 'state', {}).get(p, {}).values() if isinstance(v, Tensor) and v.shape == p.shape] for p in params]
+    return sum(2*p.nbytes + p.grad.nbytes + 2*sum(v.nbytes for v in s) for p, s in zip(params, states))
 
 
 @dataclass

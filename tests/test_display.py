@@ -122,7 +122,10 @@ def test_the_kernel_for_a_gpu_can_be_seen_without_one():
 
 class Tags(HTMLParser):
     "What opens and is not closed"
-    def __init__(self): super().__init__(); self.open = []
+    def __init__(self):
+        super().__init__()
+        self.open = []
+
     def handle_starttag(self, tag, attrs): self.open += [tag] if tag not in ('br', 'hr') else []
     def handle_endtag(self, tag): assert self.open.pop() == tag
 

@@ -25,7 +25,7 @@ def table():
 def test_every_python_block_runs(capsys):
     pytest.importorskip('fastai')
     found, names = blocks('python'), {}
-    assert len(found) == 8
+    assert len(found) == 11
     for block in found: exec(compile(block, 'README.md', 'exec'), names)
     out = capsys.readouterr().out
     for said in re.findall(r'#  ?(\w+ has no .*?|stepper .*?)(?: …|$)', '\n'.join(found), re.MULTILINE): assert said in out

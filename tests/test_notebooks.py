@@ -1,0 +1,39 @@
+"The notebooks run from their first cell to their last, and are kept clean, with what they show."
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT/'nbs').glob('*.ipynb'))
+RUN = 'import sys; from nbdev.test import test_nb; sys.exit(not test_nb(sys.argv[1])[0])'
+each = pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+
+
+@each
+def test_notebooks_run(path, tmp_path):
+    for module in ('nbdev', 'fastai', 'matplotlib', 'sklearn'): pytest.importorskip(module)
+    env = {**os.environ, 'MPLBACKEND': 'agg', 'PYTHONWARNINGS': 'ignore', 'IPYTHONDIR': str(tmp_path)}
+    done = subprocess.run([sys.executable, '-c', RUN, str(path)], cwd=path.parent, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@each
+def test_notebooks_are_kept_with_their_output_and_nothing_else(path):
+    nb = json.loads(path.read_text())
+    code = [c for c in nb['cells'] if c['cell_type'] == 'code']
+    assert any(c['outputs'] for c in code) and not any(c['execution_count'] for c in code)
+    assert nb['cells'][0]['cell_type'] == 'markdown' and re.match(r'# .+\n+> .+', ''.join(nb['cells'][0]['source']))
+    outputs = [o for c in code for o in c['outputs']]
+    assert not any(o['output_type'] == 'error' or o.get('name') == 'stderr' for o in outputs)
+    assert not re.search(r'(/tmp|/home|/root|/Users)/', json.dumps([o for o in outputs if 'image/png' not in o.get('data', {})]))
+
+
+def test_notebooks_are_linked_from_the_index():
+    index = (ROOT/'nbs'/'index.ipynb').read_text()
+    for path in NOTEBOOKS: assert path.stem == 'index' or f'({path.name})' in index
+    for target in re.findall(r'\]\((\w+\.ipynb)\)', ''.join(p.read_text() for p in NOTEBOOKS)): assert (ROOT/'nbs'/target).is_file()
