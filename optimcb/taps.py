@@ -135,6 +135,9 @@ class Record:
 
     def __getitem__(self, name) -> np.ndarray:
         if name not in self.names: raise KeyError(f"there is no record of `{name}`. There are {', '.join(self.names) or 'none, for there was no step yet'}.")
+        return self._column(name)
+
+    def _column(self, name):
         none = torch.full((len(self.params),), torch.nan)
         return torch.stack([row.get(name, none).cpu() for row in self.rows]).numpy()
 
@@ -191,6 +194,9 @@ keep_start.taps = ('p_start',)
 def _moved(p, p_start): return torch.linalg.vector_norm(precise(p.data) - precise(p_start))
 
 
+RATIOS = dict(grad_norm=None, update_ratio='weight_norm', effective_lr='grad_norm') # and what the length of the step is divided by
+
+
 class OptStats(Record):
     """How each parameter fares: `grad_norm`, `update_ratio` (length of the step over that of the weights), `effective_lr` (over that of the gradient).
 
@@ -211,12 +217,14 @@ class OptStats(Record):
         if self.opt is not None: self.opt.remove(*(t for t in self.taps if any(t is cb for cb in self.opt.cbs)))
         self.opt = None
 
-    names = property(lambda self: ['grad_norm', 'update_ratio', 'effective_lr'] if self.rows else [])
+    @property
+    def names(self) -> list[str]:
+        "What was recorded, by other taps too."
+        return [*RATIOS, *(k for k in super().names if k not in ('grad_norm', 'update_norm', 'weight_norm'))] if self.rows else []
 
-    def __getitem__(self, name) -> np.ndarray:
-        over = dict(update_ratio='weight_norm', effective_lr='grad_norm').get(name)
-        if not over or not self.rows: return super().__getitem__(name)
-        with np.errstate(divide='ignore', invalid='ignore'): return self._get('update_norm') / self._get(over)
+    def _column(self, name):
+        over = RATIOS.get(name)
+        if not over: return super()._column(name)
+        with np.errstate(divide='ignore', invalid='ignore'): return super()._column('update_norm') / super()._column(over)
 
-    def _get(self, name): return torch.stack([row[name].cpu() for row in self.rows]).numpy()
     def __getstate__(self): return {**super().__getstate__(), 'opt': None, 'taps': ()}

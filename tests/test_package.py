@@ -7,11 +7,32 @@ import pytest
 from fastcore.docments import docments
 
 import optimcb
-from optimcb import Algorithm, algorithms, checkpoint, composition, hypers, lookahead, optimizer, stepper, steppers
+from optimcb import (
+    Algorithm,
+    algorithms,
+    checkpoint,
+    checks,
+    composition,
+    display,
+    editing,
+    expression,
+    formula,
+    hypers,
+    lookahead,
+    optimizer,
+    plots,
+    problems,
+    rehearsal,
+    stepper,
+    steppers,
+    taps,
+    warn,
+)
 from optimcb.engine import build, cpu, eager, foreach, launch, memory, ops, plan, program, reading, record, runner, trace
 from optimcb.stepper import Stepper
 
-MODULES = [algorithms, checkpoint, composition, hypers, lookahead, optimizer, stepper, steppers,
+MODULES = [algorithms, checkpoint, checks, composition, display, editing, expression, formula, hypers, lookahead, optimizer, plots, problems, rehearsal, stepper,
+           steppers, taps, warn, sys.modules['optimcb.compare'],
            build, cpu, eager, foreach, launch, memory, ops, plan, program, reading, record, runner, trace]
 PUBLIC = {(m.__name__, k): getattr(m, k) for m in MODULES for k in m.__all__}
 FASTAI = ['sgd_step', 'weight_decay', 'l2_reg', 'average_grad', 'average_sqr_grad', 'momentum_step', 'rms_prop_step', 'step_stat', 'debias', 'adam_step',
@@ -44,7 +65,8 @@ def test_every_public_name_is_documented(where):
 
 
 def test_methods_are_documented():
-    for cls in (optimcb.Optimizer, optimcb.Lookahead, optimcb.Composition, optimcb.Algorithm, hypers.HyperView):
+    for cls in (optimcb.Optimizer, optimcb.Lookahead, optimcb.Composition, optimcb.Algorithm, hypers.HyperView, editing.Composable, display.Explained,
+                display.Explanation, formula.Formula, taps.Record, taps.OptStats, optimcb.Comparison):
         for k, v in vars(cls).items():
             if not k.startswith('_') and (callable(v) or isinstance(v, property)): assert v.__doc__, f'{cls.__name__}.{k}'
 
