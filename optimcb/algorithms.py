@@ -40,8 +40,11 @@ class Algorithm(partial, Composable, Explained):
     ):
         options = inspect.signature(recipe).parameters
         cbs = _with(recipe(), edits)
+        composition = Composition(cbs)
+        gone = Composition(recipe()).reads - composition.reads if edits and not composition.reads_all else () # what only steppers read that are left out
+        options = {k: o for k, o in options.items() if k not in gone}
         own = {k: o.default for k, o in options.items() if not isinstance(o.default, bool)}
-        self = super().__new__(cls, Optimizer, cbs=cbs, **{**Composition(cbs).defaults, **own})
+        self = super().__new__(cls, Optimizer, cbs=cbs, **{**composition.defaults, **own})
         self.recipe, self.edits, self.base, self.options = recipe, edits, base, list(options)
         self.__name__ = self.__qualname__ = recipe.__name__
         self.__doc__, self.__module__ = recipe.__doc__, recipe.__module__
@@ -79,7 +82,9 @@ class Algorithm(partial, Composable, Explained):
         except TypeError as e: raise TypeError(f"{self.__name__}: {e}. Call it as {self.__name__}{self.__signature__}.") from None
         given.apply_defaults()
         given = given.arguments
-        cbs = _with(self.recipe(**{k: given[k] for k in self.options}), self.edits)
+        cbs = self.recipe(**{k: given[k] for k in self.options})
+        try: cbs = _with(cbs, self.edits)
+        except ValueError as e: raise ValueError(f"with these options {self.__name__} can't be edited like that: {e} Edit the optimizer instead.") from None
         hypers = {k: given[k] for k in ('lr', *self.hypers)}
         opt = Optimizer(given['params'], cbs, engine=given['engine'], check=given['check'], **hypers)
         opt.called = self._title

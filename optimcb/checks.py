@@ -3,6 +3,7 @@
 All of it is read off a rehearsal. A composition that can't be rehearsed, because it prints or asks for a tensor's value,
 is only tried on a small tensor, for names that are missing.
 """
+import dis
 from itertools import chain
 
 import torch
@@ -10,13 +11,14 @@ import torch
 from optimcb import steppers
 from optimcb.composition import Composition, MissingName
 from optimcb.engine import eager
+from optimcb.engine.chance import Chance
 from optimcb.engine.record import NotRecorded
 from optimcb.rehearsal import Rehearsal
-from optimcb.stepper import ONE_STEP, Stepper
+from optimcb.stepper import ONE_STEP, Stepper, code_of
 
 __all__ = ['doubts']
 
-PATIENCE = 100 # steps in which the gradient should reach the parameter
+PATIENCE = 24 # steps in which the gradient should reach the parameter
 WD = 0.01 # decay with which a composition is rehearsed that has none now
 
 
@@ -33,26 +35,45 @@ def doubts(
         acts = [rehearsal.step().acts]
         while not _steps(acts[-1]) and rehearsal.done < PATIENCE: acts.append(rehearsal.step().acts)
     except NotRecorded:
-        if not rehearsal.refusals: _try(composition, hypers, rehearsal.example, state)
+        if not rehearsal.refusals: _try(composition, hypers, rehearsal.example, state or {})
         return []
     return _doubts(acts)
 
 
 def _try(composition, hypers, example, state):
-    "A step on a small tensor, whatever else may come of it"
+    "A step on a small tensor with a small copy of the state, whatever else may come of it"
     p = torch.nn.Parameter(torch.zeros((2,)*example.dim(), dtype=example.dtype))
     p.grad = torch.ones_like(p)
-    before = torch.get_rng_state()
+    def small(v): return v if not isinstance(v, torch.Tensor) else torch.zeros_like(p, dtype=v.dtype) if v.shape == example.shape else v.clone()
+    before = Chance()
     try:
-        with torch.no_grad(): eager.step(composition, [(p, dict(state or {}), hypers)])
+        with torch.no_grad(): eager.step(composition, [(p, {k: small(v) for k, v in state.items()}, hypers)])
     except MissingName: raise
     except Exception: pass # it may need larger tensors, or real ones
-    finally: torch.set_rng_state(before)
+    finally: before.undone()
 
 
 def _doubts(steps) -> list[str]:
     acts = list(chain(*steps))
-    return list(_unmoved(acts)) or [*_moved_twice(steps[-1]), *_decayed_twice(acts), *_unread(acts)]
+    odd = [*_idle(acts), *_made_twice(steps[-1])]
+    if not _steps(acts) and any(_waits(s.stepper, steps) for s in steps[0]): return odd
+    return odd + (list(_unmoved(acts)) or [*_moved_twice(steps[-1]), *_decayed_twice(acts), *_unread(acts)])
+
+
+def _idle(acts):
+    for s, k in dict.fromkeys((a.stepper, k) for a in acts for k in a.idle):
+        do = {'p': "Change the parameter in place: `p.data.copy_(…)`.", 'grad': "Set it: `p.grad = …`."}.get(k)
+        yield (f"stepper `{s}` returns `{k}`, which becomes state of that name and changes nothing. {do}" if do else
+               f"stepper `{s}` returns `{k}`, but a hyper-parameter comes before state of its name. For a value of this step, return `once({k}=…)`.")
+
+
+def _made_twice(acts):
+    made = {}
+    for a in acts:
+        for k in (*a.writes, *a.numbers):
+            if k in a.kept: made.setdefault((k, a.stepper.innermost), []).append(a.stepper.label)
+    for (k, _), by in made.items():
+        if len(by) > 1: yield f"`{k}` is made more than once in a step, by {_listed(by)}. Keep one of them, or give one another name with `renamed`."
 
 
 def _steps(acts) -> list:
@@ -72,6 +93,16 @@ def _unmoved(acts):
     elif acts and not any('p' in a.writes for a in acts): yield f"no stepper changes the parameters. Put a step last, such as `{_applies(acts)}`."
 
 
+def _waits(stepper, steps) -> bool:
+    "Does it take a number that changes, and branch? It may do something later on"
+    seen = {}
+    for act in chain(*steps):
+        for k, v in act.numbers.items(): seen.setdefault(k, set()).add(v)
+    code = code_of(stepper.f)
+    changing = {k for k in stepper.names if len(seen.get(k, ())) > 1}
+    return bool(changing and code) and any(i.opname.startswith('POP_JUMP') and 'NONE' not in i.opname for i in dis.get_instructions(code))
+
+
 def _applies(acts) -> str:
     "The library's stepper that takes most of what is there, and steps"
     there = {'lr'}.union(*(a.given for a in acts), *(a.writes for a in acts), *(a.numbers for a in acts))
@@ -82,7 +113,7 @@ def _applies(acts) -> str:
 
 def _moved_twice(acts):
     by = [a.stepper.label for a in _steps(acts)]
-    if len(by) > 1: yield f"the parameters are moved along their gradients more than once in a step, by {_listed(by)}. Keep one of them."
+    if len(by) > 1: yield f"the parameters are moved along their gradients more than once in a step, by {_listed(by)}. Keep one of them, unless that is meant."
 
 
 def _decayed_twice(acts):
@@ -101,13 +132,15 @@ def _repeated(steppers) -> list:
 def _unread(acts):
     "Steppers of which nobody reads what they make. Those that make numbers may count for the user"
     order = {id(a.stepper): i for i, a in reversed(list(enumerate(acts)))} # where it comes in a step
-    made, reads, steppers = {}, {}, {}
+    made, reads, steppers, outputs = {}, {}, {}, set()
     for a in acts:
         s = id(a.stepper)
         steppers[s] = a.stepper
         made.setdefault(s, {}).update({k: k in a.kept for k in a.writes if k not in a.kept & a.single})
+        made[s].update({k: False for k in a.numbers if k not in a.kept})
+        if 'p' in a.reads and a.kept & a.writes.keys(): outputs.add(s) # means of weights and the like
         reads.setdefault(s, set()).update(a.reads, a.given, a.stepper.names)
-    alive = {s for s in made if 'p' in made[s] or not made[s] or steppers[s].sums_over_all or steppers[s].taps}
+    alive = outputs | {s for s in made if 'p' in made[s] or not made[s] or steppers[s].sums_over_all or steppers[s].taps}
     def read_by(s, k, kept): return [t for t in made if t != s and k in reads[t] and (kept or order[t] > order[s])]
     while more := {s for s in made.keys() - alive if any(t in alive for k, kept in made[s].items() for t in read_by(s, k, kept))}: alive |= more
     for s in sorted(made.keys() - alive, key=order.get):

@@ -8,7 +8,7 @@ from numbers import Real
 from types import GeneratorType
 
 from optimcb import steppers
-from optimcb.hypers import nearest
+from optimcb.hypers import TORCH_NAMES, nearest
 from optimcb.stepper import ONE_STEP, Stepper, once
 
 __all__ = ['Composition', 'MissingName']
@@ -25,7 +25,8 @@ class Composition:
     those of fastai's `.defaults` (the last one counts), and numbers in signatures that the steppers agree on. `assumed`
     are the latter alone: as long as such a number keeps its default, state of that name comes first.
     `reads_all` tells that some stepper may read any name, `sums_over_all` that some stepper yields what is to be summed
-    over all parameters, `spares_grads` that none writes into a gradient.
+    over all parameters, `spares_grads` that none writes into a gradient. `makes` are the names that some stepper speaks of.
+    Raises `ValueError` for a tap that would overwrite something.
     """
     def __init__(self,
         cbs # Callables; `None` is passed over
@@ -33,6 +34,8 @@ class Composition:
         self.cbs = tuple(cbs)
         self.steppers = [Stepper(f) for f in self.cbs if f is not None]
         self.reads = frozenset().union(*(s.mentions.union(s.names) for s in self.steppers))
+        self.makes = frozenset().union(*(s.mentions for s in self.steppers))
+        self._check_taps()
         self.reads_all = any(s.reads_all for s in self.steppers)
         self.sums_over_all = any(s.sums_over_all for s in self.steppers)
         self.spares_grads = all(any(s.innermost is o for o in vars(steppers).values()) for s in self.steppers)
@@ -43,6 +46,14 @@ class Composition:
         returned = {k for s in self.steppers for k in s.numbers if k in s.mentions} # like `step` in `step_stat`
         self.assumed = {k: min(vs) for k, vs in numbers.items() if len(vs) == 1 and k not in returned and k not in declared}
         self.defaults = {**self.assumed, **declared}
+
+    def _check_taps(self):
+        known = {k: s for s in self.steppers if not s.taps for k in (*s.names, *s.mentions)}
+        for s in self.steppers:
+            for k in s.taps:
+                whose = f'of `{known[k]}`' if k in known else 'which lives for one step'
+                if k in known or k in ONE_STEP: raise ValueError(f"`{s}` would overwrite `{k}`, {whose}. Record under another name.")
+                known[k] = s
 
     @property
     def labels(self) -> list[str]:
@@ -80,7 +91,7 @@ class Composition:
                 new = stepper(p, values)
                 if isinstance(new, GeneratorType): new = yield from new
             except Exception as e:
-                lacking = [k for k in stepper.required if k not in values] if isinstance(e, (TypeError, KeyError)) else []
+                lacking = [k for k in _asked(stepper, e) if k not in values]
                 if lacking: raise MissingName(_lacking(self, stepper, lacking, values)) from e
                 e.stepper = getattr(e, 'stepper', stepper) # for who tells the user
                 raise
@@ -92,10 +103,16 @@ class Composition:
                     if name not in is_set: values[name] = value
 
 
+def _asked(stepper, error) -> tuple:
+    "Names that a stepper may have failed for"
+    if isinstance(error, KeyError) and stepper.takes_all and error.args and error.args[0] in stepper.mentions: return *stepper.required, error.args[0]
+    return stepper.required if isinstance(error, (TypeError, KeyError)) else ()
+
+
 def providers(name:str) -> list[str]:
     "The library's steppers that make `name`."
     found = [Stepper(getattr(steppers, o)) for o in steppers.__all__ if o not in steppers.FORMULAS]
-    found = [s for s in found if name in s.mentions and name not in s.required]
+    found = [s for s in found if name in s.mentions and name not in s.required and not (name in ONE_STEP and s.label.endswith('_step'))]
     return [s.label for s in found if name in s.names] or [s.label for s in found] # those that keep it, or that speak of it at least
 
 
@@ -103,17 +120,23 @@ def _lacking(composition, stepper, names, values) -> str:
     "What to do about names that `stepper` needs and that are not among `values`"
     name, *others = sorted(names, key=lambda k: not providers(k))
     said = f"stepper `{stepper}` needs `{name}`, which is no hyper-parameter, and no stepper before it made it."
+    if name == 'p': return f"{said} The first argument of a stepper is the parameter: put `p` first."
     if others: said += f" It lacks {', '.join(f'`{k}`' for k in others)}, too."
     later = composition.steppers[[s.f for s in composition.steppers].index(stepper.f) + 1:]
     late = [s for s in later if name in s.mentions and name not in s.required]
     if late: return f"{said} Put `{late[0]}` before `{stepper}`, not after it."
+    earlier = composition.steppers[:composition.steppers.index(next(s for s in composition.steppers if s.f is stepper.f))]
+    slip = nearest(name, {k for s in earlier for k in s.mentions - set(s.names)} - KNOWN - {name}, 0.8)
+    if slip: return f"{said} `{next(s for s in earlier if slip in s.mentions)}` makes `{slip}`. Did you mean that?"
     made_by, meant = providers(name), None
     if not made_by and name not in KNOWN: # a slip, perhaps
-        meant = nearest(name, {*values, *composition.reads, *KNOWN} - {name})
+        meant = nearest(name, {*values, *composition.reads, *KNOWN, *TORCH_NAMES} - {name})
+        meant = TORCH_NAMES.get(meant, (meant,))[0]
         if meant and meant not in values: made_by = providers(meant)
     near = f" Did you mean `{meant}`?" if meant else ''
     if made_by: return f"{said}{near} Put {' or '.join(f'`{o}`' for o in made_by)} before `{stepper}` in `cbs`."
-    return f"{said}{near} Pass it as a hyper-parameter, `Optimizer(…, {name}=…)`, or put a stepper that returns it before `{stepper}` in `cbs`."
+    own = '' if near or name in KNOWN else " If you put it into `opt.state` yourself, give it a default of None, or pass `check=False`."
+    return f"{said}{near} Pass it as a hyper-parameter, `Optimizer(…, {name}=…)`, or put a stepper that returns it before `{stepper}` in `cbs`.{own}"
 
 
 KNOWN = frozenset(n for o in steppers.__all__ for n in Stepper(getattr(steppers, o)).names) # what the library's steppers take

@@ -92,10 +92,11 @@ def suggest(
 
 def nearest(
     name:str, # A name that is not known
-    known:Iterable # Names that are
+    known:Iterable, # Names that are
+    alike:float=0.6 # How much they must be alike, 0 to 1
 ) -> str|None:
     "The known name that is most like `name`, if one is."
-    return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)), None)
+    return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=alike)), None)
 
 
 class HyperView(MutableMapping):

@@ -86,8 +86,8 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         if known is None or known.cbs != tuple(self.cbs):
             known = self._composition = Composition(self.cbs)
             self.hyper_names |= known.reads
-            for g in self.__dict__.get('param_groups', ()):
-                for k, v in known.defaults.items(): g.setdefault(k, v)
+            for d in (*self.__dict__.get('param_groups', ()), *([self.defaults] if 'defaults' in self.__dict__ else [])):
+                for k, v in known.defaults.items(): d.setdefault(k, v)
         return known
 
     @property
@@ -182,28 +182,35 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     def _check(self, composition, made_before=frozenset()):
         "Rehearse `composition` for each group, without the state that it must make itself. Raises `MissingName`, warns of what is doubtful"
-        names, found = self.hyper_names | composition.reads, []
+        names, found = (self.hyper_names | composition.reads) - NOT_HYPERS, {}
         for g in self.param_groups:
-            example = next((p for p in g['params'] if isinstance(p, Tensor) and not torch.nn.parameter.is_lazy(p)), None)
-            hypers = {**composition.defaults, **{k: v for k, v in g.items() if k in names - NOT_HYPERS}}
-            state = {k: v for k, v in self.state.get(example, {}).items() if k not in made_before}
-            if example is not None: found += doubts(composition, hypers, example, state)
-        for doubt in dict.fromkeys(found): warn(doubt, CompositionWarning)
+            hypers = {**composition.defaults, **{k: v for k, v in g.items() if k in names}}
+            alike = frozenset((k, type(v), isinstance(v, Real) and v == 0) for k, v in hypers.items()) # groups that differ in numbers do the same
+            for p in g['params']:
+                key = isinstance(p, Tensor) and not torch.nn.parameter.is_lazy(p) and (alike, p.dtype, p.dim())
+                if not key or key in found: continue
+                found[key] = doubts(composition, hypers, p, {k: v for k, v in self.state.get(p, {}).items() if k not in made_before})
+        everywhere = [d for ds in found.values() for d in ds if all(d in o for o in found.values())]
+        for doubt in dict.fromkeys(everywhere): warn(doubt, CompositionWarning)
 
     def edit(self,
         f:Callable # From a list of steppers to another
     ):
         """Go on with other steppers, from the state that they can use. Returns the optimizer itself.
 
-        Raises `MissingName`, and changes nothing, if they lack something."""
+        State that only those steppers speak of that are gone is dropped. Raises `MissingName`, and changes nothing, if the new ones lack something."""
         cbs = L(f(list(self.cbs)))
         composition = Composition(cbs)
-        self._check(composition, frozenset().union(*(s.mentions for s in self.composition.steppers)))
+        old = self.composition
+        self._check(composition, old.makes)
         self.cbs = cbs
+        composition = self.composition # with it come its hyper-parameters
         if 'called' in self.__dict__: self.called = f"{self.called.removesuffix(', edited')}, edited"
-        keep = self.composition.reads.union(self._keep_on_clear)
+        out = [s for s in old.steppers if not any(s.f is f for f in cbs)]
+        taps = {k for s in out for k in s.taps}
+        unread = frozenset() if composition.reads_all else frozenset().union(*(s.mentions for s in out)) - composition.reads - set(self._keep_on_clear)
         for state in self.state.values():
-            for k in state.keys() - keep: del state[k]
+            for k in [k for k in state if k in unread or k.partition('.')[0] in taps]: del state[k]
         return self
 
     _title = property(lambda self: self.__dict__.get('called', type(self).__name__))

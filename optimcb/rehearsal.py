@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from optimcb.composition import Composition
-from optimcb.engine.plan import Alike
+from optimcb.engine.chance import Chance
+from optimcb.engine.plan import Alike, constant
 from optimcb.engine.program import LEAVES, Program
 from optimcb.engine.reading import asks_type, refusals
 from optimcb.engine.record import NotRecorded, Recording, record
@@ -32,6 +33,7 @@ class Act(NamedTuple):
     numbers: dict # By name, the numbers that it returned
     kept: frozenset # Names among both that are state
     single: frozenset # Names of tensors among them that are one number for each parameter
+    idle: frozenset # Names that it returned to no effect: of hyper-parameters, which come first, or of the parameter and its gradient
     shown: dict # By name, the name to show: a one-step value that hides another has a hat
 
 
@@ -39,6 +41,7 @@ class Step(NamedTuple):
     "A step that was rehearsed."
     recording: Recording
     acts: list[Act]
+    hypers: dict # As they were handed to the steppers
 
     @property
     def program(self) -> Program:
@@ -58,11 +61,9 @@ class Rehearsal:
         self.example = torch.nn.Parameter(torch.zeros(2, 2)) if example is None else example
         grad = getattr(self.example, 'grad', None)
         self.grad_dtype = self.example.dtype if grad is None else grad.dtype
-        self.kinds, self.numbers = {}, {}
-        for name, v in (state or {}).items():
-            if isinstance(v, Tensor): self.kinds[name] = v.dtype, v.shape == self.example.shape
-            else: self.numbers[name] = v
+        self.kinds, self.numbers = _kinds(state or {}, self.example)
         self.typed, self.refusals = any(map(asks_type, composition.steppers)), list(refusals(composition))
+        self.refusals += [f"`{k}` among the state is {type(v).__name__}." for k, v in self.numbers.items() if not constant(v)]
         self.done = 0
 
     def look(self,
@@ -74,18 +75,20 @@ class Rehearsal:
         def all_named(values): return {k: named(k, v, True) if _is_number(v) else v for k, v in values.items()}
         acts, p = [], self.example
         watched = copy(self.composition)
-        watched.steppers = [_Watch(s, acts, named, {*self.hypers, *self.kinds, *self.numbers}) for s in self.composition.steppers]
+        there = {*self.hypers, *self.kinds, *self.numbers}
+        fixed = {k for k, v in self.hypers.items() if not self.composition.is_default(k, v)}
+        watched.steppers = [_Watch(s, acts, named, there, fixed) for s in self.composition.steppers]
         kinds, numbers = tuple((k, *v) for k, v in self.kinds.items()), tuple(all_named(self.numbers).items())
         alike = Alike((0, kinds, numbers, p.dtype, p.dim() == 0, self.grad_dtype, p.device, ()), 0, p)
         alike.add(0, p, {})
-        return Step(record([alike], watched, [all_named(self.hypers)], set(), self.typed)[0], acts)
+        hypers, before = all_named(self.hypers), Chance()
+        try: return Step(record([alike], watched, [hypers], set(), self.typed)[0], acts, hypers)
+        finally: before.undone()
 
     def step(self) -> Step:
         "Take the next step. Raises what `look` does."
         res = self.look()
-        tensors = {k: v for k, v in res.recording.state.items() if type(v) in STANDS}
-        self.kinds = {k: (v.dtype, v.each) for k, v in tensors.items()}
-        self.numbers = {k: v for k, v in res.recording.state.items() if k not in tensors}
+        self.kinds, self.numbers = _kinds(res.recording.state, self.example)
         self.done += 1
         return res
 
@@ -96,12 +99,21 @@ class Rehearsal:
         for _ in range(n): yield self.step()
 
 
+def _kinds(state, example) -> tuple[dict, dict]:
+    "Of the tensors among a state their types, and whether they have an element for each; and the rest of it"
+    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor) or type(v) in STANDS}
+    each = {k: v.each if type(v) in STANDS else v.shape == example.shape for k, v in tensors.items()}
+    return {k: (v.dtype, each[k]) for k, v in tensors.items()}, {k: v for k, v in state.items() if k not in tensors}
+
+
 def _is_number(v) -> bool: return isinstance(v, Real) and not isinstance(v, bool)
 
 
 class _Watch:
     "A stepper that notes what it does"
-    def __init__(self, stepper, acts, named, there): self.stepper, self.acts, self.named, self.there = stepper, acts, named, there
+    def __init__(self, stepper, acts, named, there, fixed):
+        self.stepper, self.acts, self.named, self.there, self.fixed = stepper, acts, named, there, fixed
+
     def __getattr__(self, name): return getattr(self.stepper, name)
     def __repr__(self): return repr(self.stepper)
 
@@ -117,9 +129,12 @@ class _Watch:
     def _noted(self, p, values, before, known, new):
         made = new if isinstance(new, dict) else {}
         kept = frozenset() if isinstance(new, once) else frozenset(made) - ONE_STEP
+        idle = frozenset(made) & {'p', 'grad'} | kept & self.fixed
+        made = {k: v for k, v in made.items() if k not in idle}
+        kept -= idle
         state = self.there.union(*(a.kept for a in self.acts))
         shown = {k: f'{k}_hat' if k not in kept and k in state else k for k in made}
-        if made: new = type(new)({k: self.named(shown[k], v, k in kept) if _is_number(v) else v for k, v in made.items()})
+        if made: new = type(new)({**new, **{k: self.named(shown[k], v, k in kept) for k, v in made.items() if _is_number(v)}})
         after = _now(p, {**values, **made})
         writes = {k: i for k, i in after.items() if before.get(k) != i}
         nodes = p.trace.nodes
@@ -130,7 +145,7 @@ class _Watch:
         numbers = {k: v for k, v in made.items() if _is_number(v)}
         single = frozenset(k for k in writes if type(v := made.get(k, values.get(k))) in STANDS and not v.each)
         kept |= {k for k in writes if k in state and k not in made} # what was written into
-        self.acts.append(Act(self.stepper, tuple(dict.fromkeys(given)), reads, writes, numbers, kept, single, shown))
+        self.acts.append(Act(self.stepper, tuple(dict.fromkeys(given)), reads, writes, numbers, kept, single, idle, shown))
         return new
 
 

@@ -33,10 +33,12 @@ class renamed(partial):
         s = Stepper(f)
         for k in names:
             if k not in s.mentions.union(s.names): raise ValueError(f"stepper `{s}` has no `{k}` that could be renamed. It has {', '.join(s.names)}.")
+            if names[k] in ONE_STEP and k not in ONE_STEP: raise ValueError(f"`{k}` of stepper `{s}` can't be `{names[k]}`, which lives for one step.")
+        ps = [p.replace(name=names.get(p.name, p.name)) for p in inspect.signature(f).parameters.values()]
+        same = {p.name for p in ps if [o.name for o in ps].count(p.name) > 1}
+        if same: raise ValueError(f"stepper `{s}` would have two names `{same.pop()}`. Take another one.")
         self = super().__new__(cls, f)
-        self.names = names
-        ps = inspect.signature(f).parameters.values()
-        self.__signature__ = inspect.Signature([p.replace(name=names.get(p.name, p.name)) for p in ps])
+        self.names, self.__signature__ = names, inspect.Signature(ps)
         return self
 
     def __call__(self, p, **values):
@@ -45,7 +47,11 @@ class renamed(partial):
         return self._later(new) if isinstance(new, GeneratorType) else self._renamed(new)
 
     def _later(self, new): return self._renamed((yield from new))
-    def _renamed(self, new): return type(new)({self.names.get(k, k): v for k, v in new.items()}) if isinstance(new, dict) else new
+    def _renamed(self, new):
+        if not isinstance(new, dict): return new
+        kind = once if new.keys() <= ONE_STEP else type(new) # what lives for one step does so under another name, too
+        return kind({self.names.get(k, k): v for k, v in new.items()})
+
     def __reduce__(self): return partial(renamed, **self.names), (partial(self.func, **self.keywords),)
 
 
@@ -63,11 +69,12 @@ class Stepper:
         self.names = tuple(p.name for p in taken)
         self.required = tuple(p.name for p in taken if p.default is p.empty)
         new_name = _new_names(f)
-        self.mentions = frozenset(map(new_name, frozenset(_strings(code)) - TORCH_KEYWORDS))
+        given = f.keywords if isinstance(f, partial) else {}
+        said = {*_strings(code), *(v for v in given.values() if isinstance(v, str))}
+        self.mentions = frozenset(map(new_name, said - TORCH_KEYWORDS))
         self.taps = frozenset(getattr(self.innermost, 'taps', ())) # state that only people read
         self.sums_over_all = inspect.isgeneratorfunction(self.innermost) or bool(code and code.co_flags & inspect.CO_GENERATOR)
         self.reads_all = self.takes_all and (code is None or _uses_kwargs(code))
-        given = f.keywords if isinstance(f, partial) else {}
         self.declared = {new_name(k): v for k, v in getattr(self.innermost, 'defaults', {}).items() if k not in given}
         self.numbers = {p.name: p.default for p in taken if isinstance(p.default, Real) and not isinstance(p.default, bool)}
 

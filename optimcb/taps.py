@@ -5,6 +5,7 @@ time without waiting for the device; `OptStats` puts the usual taps into an opti
 """
 import inspect
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,25 +19,28 @@ __all__ = ['OptStats', 'Record', 'cosine', 'histogram', 'norm', 'tap']
 
 # What to measure. A name is `p`, `grad`, a state, or a value of the step such as `update`
 
-def tap(
-    **measures:Callable # By the name to record under, a function like a stepper that returns a number, or a list of them, for each parameter
-) -> Callable:
+class tap:
     """A stepper that records what `measures` return, as state that is not saved: `tap(size=lambda p, update: update.norm())`.
 
-    Raises `ValueError` if there is nothing to measure, and at the first step `TypeError` for what is not one number."""
-    if not measures: raise ValueError("a tap needs something to measure, as in `tap(grad_norm=norm('grad'))`.")
-    taken = {k: Stepper(f) for k, f in measures.items()}
-    functions, names = {k: s.f for k, s in taken.items()}, {k: s.names for k, s in taken.items()}
+    Raises `ValueError` if there is nothing to measure, and at the first step `TypeError` for what is not one number.
+    """
+    def __init__(self,
+        **measures:Callable # By the name to record under, a function like a stepper that returns a number, or a list of them, for each parameter
+    ):
+        if not measures: raise ValueError("a tap needs something to measure, as in `tap(grad_norm=norm('grad'))`.")
+        self.measures, self.taken = measures, {k: Stepper(f).names for k, f in measures.items()}
+        self.taps, self.__name__ = tuple(measures), f"tap({', '.join(measures)})"
+        given = {p.name: p for k, f in measures.items() for p in inspect.signature(f).parameters.values() if p.name in self.taken[k]}
+        self.__signature__ = inspect.Signature([P, *(p.replace(kind=p.KEYWORD_ONLY) for p in given.values())])
 
-    def tapped(p, **values):
-        return _flat({k: f(p, **{n: values[n] for n in names[k] if n in values}) for k, f in functions.items()})
+    def __call__(self, p, **values):
+        return _flat({k: f(p, **{n: values[n] for n in self.taken[k] if n in values}) for k, f in self.measures.items()})
 
-    tapped.taps = tuple(measures)
-    tapped.__name__ = tapped.__qualname__ = f"tap({', '.join(measures)})"
-    given = {p.name: p for s in taken.values() for p in list(inspect.signature(s.f).parameters.values())[1:] if p.name in s.names}
-    first = inspect.Parameter('p', inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    tapped.__signature__ = inspect.Signature([first, *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in given.values())])
-    return tapped
+    def __reduce__(self): return partial(tap, **self.measures), ()
+    def __repr__(self): return self.__name__
+
+
+P = inspect.Parameter('p', inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def _flat(found) -> dict:
@@ -52,19 +56,30 @@ def _flat(found) -> dict:
 def _tensor(p, name, values): return precise(p.data if name == 'p' else p.grad.data if name == 'grad' else values[name])
 
 
-def _measure(f, *names):
-    "`f` of the tensors that `names` name, as a function whose parameters tell what it needs"
-    def measure(p, **values): return f(*(_tensor(p, n, values) for n in names))
-    needed = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in dict.fromkeys(names) if n not in ('p', 'grad')]
-    measure.__signature__ = inspect.Signature([inspect.Parameter('p', inspect.Parameter.POSITIONAL_OR_KEYWORD), *needed])
-    return measure
+class _Measure:
+    "`f` of the tensors that `names` name, with a signature that tells what it needs"
+    def __init__(self, f, *names):
+        self.f, self.names = f, names
+        needed = [n for n in dict.fromkeys(names) if n not in ('p', 'grad')]
+        self.__signature__ = inspect.Signature([P, *(inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in needed)])
+
+    def __call__(self, p, **values): return self.f(*(_tensor(p, n, values) for n in self.names))
+
+
+def _norm(x): return torch.linalg.vector_norm(x)
+def _cosine(x, y): return (x*y).sum() / (_norm(x)*_norm(y))
+
+
+def _shares(x, edges):
+    below = [0., *((x.abs() < e).to(x.dtype).mean() for e in edges), 1.]
+    return [b - a for a, b in zip(below, below[1:])]
 
 
 def norm(
     name:str # What to measure: 'p', 'grad', a state, or a value of the step
 ) -> Callable:
     "For `tap`: the root of the sum of the squares."
-    return _measure(torch.linalg.vector_norm, name)
+    return _Measure(_norm, name)
 
 
 def cosine(
@@ -72,7 +87,7 @@ def cosine(
     b:str # Against what
 ) -> Callable:
     "For `tap`: the cosine of the angle between two tensors; NaN if one of them is zero."
-    return _measure(lambda x, y: (x*y).sum() / (torch.linalg.vector_norm(x)*torch.linalg.vector_norm(y)), a, b)
+    return _Measure(_cosine, a, b)
 
 
 def histogram(
@@ -82,14 +97,13 @@ def histogram(
     bins:int=12 # How many bins
 ) -> Callable:
     "For `tap`: shares of the elements whose size is in each bin of a logarithmic scale; the first one takes what is smaller, the last one what is larger."
-    edges = [10.**e for e in np.linspace(low, high, bins + 1)[1:-1]]
-    def shares(x):
-        below = [0., *((x.abs() < e).to(x.dtype).mean() for e in edges), 1.]
-        return [b - a for a, b in zip(below, below[1:])]
-    return _measure(shares, name)
+    return _Measure(partial(_shares, edges=[10.**e for e in np.linspace(low, high, bins + 1)[1:-1]]), name)
 
 
 # Over time
+
+EVERY = "`every` must be 1 or more steps, but is {}."
+
 
 class Record:
     """What the taps of an optimizer measured in each step: `record['grad_norm']` is an array of shape (steps, parameters).
@@ -102,7 +116,7 @@ class Record:
         model:torch.nn.Module|None=None, # Whose parameters they are, for their names
         every:int=1 # Record every so many steps
     ):
-        if every < 1: raise ValueError(f"`every` must be 1 or more steps, but is {every}.")
+        if every < 1: raise ValueError(EVERY.format(every))
         if not any(s.taps for s in opt.composition.steppers):
             raise ValueError("no stepper of this optimizer is a tap. Put one in: `opt.insert(tap(grad_norm=norm('grad')), before=0)`.")
         known = {} if model is None else {id(p): k for k, p in model.named_parameters()}
@@ -191,7 +205,7 @@ def keep_start(p):
 keep_start.taps = ('p_start',)
 
 
-def _moved(p, p_start): return torch.linalg.vector_norm(precise(p.data) - precise(p_start))
+def _moved(p, p_start): return _norm(precise(p.data) - precise(p_start))
 
 
 RATIOS = dict(grad_norm=None, update_ratio='weight_norm', effective_lr='grad_norm') # and what the length of the step is divided by
@@ -200,13 +214,14 @@ RATIOS = dict(grad_norm=None, update_ratio='weight_norm', effective_lr='grad_nor
 class OptStats(Record):
     """How each parameter fares: `grad_norm`, `update_ratio` (length of the step over that of the weights), `effective_lr` (over that of the gradient).
 
-    Puts taps into the optimizer, first and last; `stop` takes them out again.
+    Puts taps into the optimizer, first and last; `stop` takes them out again. They are worked out in each step, whatever `every` is.
     """
     def __init__(self,
         opt, # Optimizer to watch
         model:torch.nn.Module|None=None, # Whose parameters they are, for their names
         every:int=1 # Record every so many steps
     ):
+        if every < 1: raise ValueError(EVERY.format(every))
         self.opt, self.taps = opt, (keep_start, tap(grad_norm=norm('grad')), tap(update_norm=_moved, weight_norm=norm('p')))
         opt.edit(lambda cbs: [*self.taps[:2], *cbs, self.taps[2]])
         super().__init__(opt, model, every)
@@ -214,7 +229,7 @@ class OptStats(Record):
     def stop(self):
         "Record no more, and take the taps out of the optimizer."
         super().stop()
-        if self.opt is not None: self.opt.remove(*(t for t in self.taps if any(t is cb for cb in self.opt.cbs)))
+        if self.opt is not None: self.opt.edit(lambda cbs: [f for f in cbs if not any(f is t for t in self.taps)])
         self.opt = None
 
     @property

@@ -48,7 +48,7 @@ def own_name(p, lr, my_mean): p.data.add_(my_mean, alpha=-lr)
     ([trust_ratio, sgd_step], {}, r"`trust_ratio` needs `update`"),
     ([lambda p, sqr_avg: print('never')], {}, None),
     ([lambda p: {'a': p.grad.abs().max().item()}, lambda p, a, lr, b: p.data.mul_(a*lr)], {}, r"`<lambda>` needs `b`"), # can't be traced, is tried
-], ids=str)
+], ids=lambda o: None)
 def test_what_is_missing_is_an_error_that_says_what_to_do(cbs, hypers, said, capsys):
     hypers = {k: v for k, v in {'lr': 0.1, **hypers}.items() if v is not None}
     if said:
@@ -75,7 +75,7 @@ def test_what_is_missing_is_an_error_that_says_what_to_do(cbs, hypers, said, cap
     ([weight_decay, average_grad], "`average_grad` makes `grad_avg`, which no other stepper reads"),
     ([average_grad, l2_reg, momentum_step], "`l2_reg` changes the gradient, but no stepper after it reads it. Put it before `average_grad`"),
     ([average_grad, momentum_step, lambda p, lr: once(lr=p.grad.norm())], "`<lambda>` makes `lr`, which no stepper after it reads"),
-], ids=str)
+], ids=lambda o: None)
 def test_what_can_hardly_be_meant_is_a_warning(cbs, said):
     hypers = dict(lr=0.1, **({'wd': 0.} if 'wd' in oc.Composition(cbs).reads else {}))
     with pytest.warns(CompositionWarning) as seen: Optimizer(params(), cbs, **hypers)
@@ -131,7 +131,7 @@ class Counts:
     [fastais], [accumulate], [ema, use_ema, sgd_step], [lion], [clip, sgd_step], [Counts()], [step_stat, sgd_step], [sgd_step, lambda p: {'size': p.data.norm()}],
     [lambda p, lr: print('hello') or sgd_step(p, lr)], [lambda p, lr: p.data.sub_(torch.randn_like(p), alpha=lr)], [lambda p, lr: p.data.sub_(p.grad @ p.grad.T @ p.grad, alpha=lr)],
     [None], [], [oc.tap(size=lambda p: p.grad.norm()), sgd_step], [lambda p, mask=None: None if mask is None else p.data.mul_(mask), sgd_step],
-    [oc.renamed(average_grad, grad_avg='slow'), average_grad, lambda p, lr, slow, grad_avg: p.data.sub_(slow + grad_avg, alpha=lr)]], ids=str)
+    [oc.renamed(average_grad, grad_avg='slow'), average_grad, lambda p, lr, slow, grad_avg: p.data.sub_(slow + grad_avg, alpha=lr)]], ids=lambda o: None)
 def test_nothing_is_said_of_what_is_right(cbs, capsys):
     "And nothing has happened: no output, no random number drawn, nothing counted"
     state = torch.get_rng_state(), np.random.get_state()[1].tolist()

@@ -150,6 +150,9 @@ def test_what_cannot_be_tapped_is_said():
     trained(stats.opt, ps, 1)
     with pytest.raises(KeyError, match='There are grad_norm'): stats['norm']
     with pytest.raises(KeyError, match='no hyper-parameter `lrr`'): stats.plot_sched('lrr')
+    with pytest.raises(ValueError, match=r'`tap\(step\)` would overwrite `step`, of `step_stat`'): Adam.insert(tap(step=norm('p')), before=0)
+    with pytest.raises(ValueError, match='would overwrite `update`'): Adam.insert(tap(update=norm('p')), before=0)
+    with pytest.raises(ValueError, match='would overwrite `p_start`'): OptStats(stats.opt)
     with pytest.raises(ValueError, match='`every`'): OptStats(Adam(params(), lr=0.1), every=0)
 
 
@@ -191,17 +194,29 @@ def learn():
 
 
 def test_learners_have_stats(learn):
-    with pytest.raises(ValueError, match='nothing was recorded yet'): learn.opt_stats.plot()
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(2, 1e-2)
-        stats = learn.opt_stats.stats
+        stats, lrs = learn.opt_stats, list(learn.recorder.lrs)
+        learn.validate()
+        assert learn.opt_stats is stats
         steps = len(stats)
         assert steps == 2*len(learn.dls.train) and stats.param_names == [k for k, _ in learn.model.named_parameters()]
-        assert [h[-1]['lr'] for h in stats.hypers] == pytest.approx(learn.recorder.lrs) and learn.opt_stats['grad_norm'].shape == (steps, 2)
+        assert [h[-1]['lr'] for h in stats.hypers] == pytest.approx(lrs) and learn.opt_stats['grad_norm'].shape == (steps, 2)
         assert learn.opt.composition.labels == oc.Composition(Adam.cbs).labels
         learn.fit(1)
-        assert learn.opt_stats.stats is not stats and len(stats) == steps and len(learn.opt_stats.stats) == len(learn.dls.train)
+        assert learn.opt_stats is not stats and len(stats) == steps and len(learn.opt_stats) == len(learn.dls.train)
     assert pickle.loads(pickle.dumps(stats))['grad_norm'].shape == (steps, 2)
+
+
+def test_a_callback_of_one_fit_leaves_its_stats(learn):
+    from optimcb.learner import OptStatsCallback
+    learn.remove_cb(OptStatsCallback)
+    with learn.no_bar(), learn.no_logging():
+        learn.validate()
+        learn.fit(1, cbs=OptStatsCallback())
+        learn.fit(1)
+    assert len(learn.opt_stats) == len(learn.dls.train)
+    pickle.dumps(Adam.insert(tap(a=norm('grad'), b=cosine('p', 'grad'), c=histogram('p')), before=0))
 
 
 def test_a_fit_that_is_broken_off_leaves_a_learner_that_trains(learn):
@@ -211,15 +226,15 @@ def test_a_fit_that_is_broken_off_leaves_a_learner_that_trains(learn):
     with learn.no_bar(), learn.no_logging():
         with pytest.raises(RuntimeError): learn.fit(1, cbs=Stop())
         learn.fit(1)
-    assert len(learn.opt_stats.stats) == len(learn.dls.train) and len(learn.opt.cbs) == 5
+    assert len(learn.opt_stats) == len(learn.dls.train) and len(learn.opt.cbs) == 5
 
 
 def test_lr_find_is_not_watched(learn):
     with learn.no_bar(), learn.no_logging():
         learn.lr_find(show_plot=False, num_it=5)
-        assert learn.opt_stats.stats is None and len(learn.opt.cbs) == 5
+        assert not hasattr(learn, 'opt_stats') and len(learn.opt.cbs) == 5
         learn.fit(1)
-    assert len(learn.opt_stats.stats) == len(learn.dls.train)
+    assert len(learn.opt_stats) == len(learn.dls.train)
 
 
 def test_other_optimizers_are_refused():

@@ -38,6 +38,7 @@ def why_not(
     stepper:Stepper # A stepper
 ) -> str|None:
     "Why it must be run for each parameter, or None."
+    if getattr(stepper.innermost, '__module__', None) == 'optimcb.steppers': return None
     for code, known in _codes(stepper.f):
         for name in code.co_names:
             if name in ACT: return f"it {ACT[name]}"
@@ -52,7 +53,7 @@ def why_not(
             outside = i.opname in ('STORE_GLOBAL', 'DELETE_GLOBAL') or i.opname == 'STORE_DEREF' and i.argval in code.co_freevars
             if outside: return f"it sets `{i.argval}`, which lies outside of it"
             if i.opname == 'STORE_ATTR' and i.argval not in OWN: return f"it sets the attribute `{i.argval}`"
-        held = [n for n in (*code.co_names, *code.co_freevars, *code.co_varnames[:code.co_argcount]) if isinstance(known.get(n), CONTAINERS)]
+        held = [n for n, o in known.items() if isinstance(o, CONTAINERS)]
         changes = CHANGE.intersection(code.co_names) or any(i.opname in ('STORE_SUBSCR', 'DELETE_SUBSCR') for i in instructions)
         if held and changes: return f"it may change `{held[0]}`, which lies outside of it"
 
@@ -73,11 +74,28 @@ def _codes(f) -> Iterator[tuple[CodeType, dict]]:
         code, f = todo.pop()
         if code is None or code in seen: continue
         seen.add(code)
-        known = _names(f)
+        known = _meant(code, *_names(f))
         yield code, known
         todo += [(c, f) for c in code.co_consts if isinstance(c, CodeType)]
-        named = [o for n in (*code.co_names, *code.co_freevars) for o in _inside(known.get(n))]
-        todo += [(g.__code__, g) for g in named if (inspect.isfunction(g) or inspect.ismethod(g)) and not (g.__module__ or '').startswith('torch.')]
+        named = [o for k in known for o in _inside(known[k])]
+        todo += [(g.__code__, g) for g in named if (inspect.isfunction(g) or inspect.ismethod(g)) and (g.__module__ or '').partition('.')[0] not in KNOWN]
+
+
+KNOWN = frozenset({'torch', 'numpy'}) # what these do is known
+
+
+def _meant(code, outside, own, held) -> dict:
+    "What names in a function mean: those that it loads from outside, attributes of modules and of its own object, and defaults"
+    known, last = {n: outside[n] for n in code.co_freevars if n in outside} | held, None
+    for i in dis.get_instructions(code):
+        name = i.argval
+        if i.opname in ('LOAD_GLOBAL', 'LOAD_NAME') and name in outside and name[0] != '@': known[name] = outside[name] # `@` is pytest's
+        elif i.opname in ('LOAD_ATTR', 'LOAD_METHOD'):
+            owner = known.get(last.argval) if last is not None and isinstance(last.argval, str) else None
+            if isinstance(owner, ModuleType): known.setdefault(name, getattr(owner, name, None))
+            elif name in own: known[name] = own[name]
+        last = i
+    return known
 
 
 def _inside(o) -> list: return [*o.values()] if isinstance(o, dict) else [*o] if isinstance(o, (list, tuple)) else [o]
@@ -88,18 +106,17 @@ def _may_change(o) -> bool:
     return not isinstance(o, (ModuleType, type, Tensor, Number, str, tuple, *CONTAINERS)) and hasattr(o, '__dict__') and not callable(o)
 
 
-def _names(f) -> dict:
-    "What the names in a function mean: globals, what it closes over, and attributes of the object that it belongs to"
+def _names(f) -> tuple[dict, dict, dict]:
+    "Globals and what a function closes over, the attributes of the object that it belongs to, and defaults that can be changed"
     while hasattr(f, 'func'): f = f.func
     f = inspect.unwrap(f)
-    known = {}
+    known, own = {}, {}
     owner = getattr(f, '__self__', None if inspect.isroutine(f) else f)
-    if owner is not None and not isinstance(owner, ModuleType): known.update({k: getattr(owner, k) for k in dir(owner) if not k.startswith('__')})
+    if owner is not None and not isinstance(owner, ModuleType): own.update({k: getattr(owner, k) for k in dir(owner) if not k.startswith('__')})
     f = getattr(f, '__func__', f) if inspect.isroutine(f) else type(f).__call__
     known.update(getattr(f, '__globals__', {}))
     for name, cell in zip(getattr(getattr(f, '__code__', None), 'co_freevars', ()), getattr(f, '__closure__', None) or ()):
         try: known[name] = cell.cell_contents
         except ValueError: pass # not yet bound
     held = inspect.signature(f).parameters.values() if inspect.isfunction(f) else ()
-    known.update({p.name: p.default for p in held if isinstance(p.default, CONTAINERS)})
-    return known
+    return known, own, {p.name: p.default for p in held if isinstance(p.default, CONTAINERS)}

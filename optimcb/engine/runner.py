@@ -2,15 +2,14 @@
 
 What can't be traced, or has no kernel, is left to the eager engine, with one warning that says why.
 """
-import random
 from collections.abc import Hashable
 from importlib import import_module
 
-import numpy as np
 import torch
 
 from optimcb.engine import cpu, foreach
 from optimcb.engine.build import CantBuild
+from optimcb.engine.chance import Chance
 from optimcb.engine.plan import Changed, Plan
 from optimcb.engine.program import Program, Unsupported
 from optimcb.engine.reading import asks_type, refusals
@@ -90,7 +89,7 @@ class Runner:
     def _prepared(self, hypers) -> tuple[list, list]|None:
         "A recording for each who are alike, and the launches; None if the plan must be made again"
         plan, looked = self.plan, set(self.looked)
-        before = _random() if not self.programs else None
+        before = Chance() if not self.programs else None
         try: recordings = record(plan.alike, self.composition, hypers, looked, self.asks_type)
         except NotRecorded as e:
             if looked != self.looked: self.looked = looked # then fewer are alike
@@ -99,7 +98,7 @@ class Runner:
         if looked != self.looked:
             self.looked = looked
             return None
-        if before and _random(before) and recordings:
+        if before and before.undone() and recordings:
             self._refuse(None, "the steppers draw random numbers, other ones for each parameter.")
             return None
         for r in recordings:
@@ -138,17 +137,6 @@ class Runner:
             except ImportError as e: raise Unsupported(f"there is no Triton ({e}).") from e
         if self.engine == 'fused': raise Unsupported(f"there is no kernel for {device.type}.")
         return foreach
-
-
-def _random(before=None):
-    "The states of the random number generators; or whether they have changed since, which is undone"
-    now = random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state()
-    if before is None: return now
-    if now[0] == before[0] and repr(now[1]) == repr(before[1]) and torch.equal(now[2], before[2]): return False
-    random.setstate(before[0])
-    np.random.set_state(before[1])
-    torch.set_rng_state(before[2])
-    return True
 
 
 def _added(a, b):
