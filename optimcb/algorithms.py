@@ -20,6 +20,23 @@ __all__ = ['Algorithm', 'algorithm', 'SGD', 'RMSProp', 'Adam', 'AdamW', 'AMSGrad
            'Adadelta', 'RAdam', 'QHAdam', 'Larc', 'Lamb', 'ranger']
 
 
+def _for_all(
+    params, # Tensors, `(name, tensor)` pairs, dicts with `params`, or a list of lists: one group each
+    lr, # Learning rate
+    *,
+    engine='auto', # 'eager', 'foreach', 'fused', or 'auto': the fastest that can run the steppers
+    check=True # Rehearse the steppers now, and say what is missing or doubtful?
+): "What every algorithm takes, beside its options"
+
+
+def _documented(algorithm):
+    "A function with an algorithm's signature, for who shows signatures and comments: a partial would be shown as what it is of"
+    def call(*args, **kwargs): return algorithm(*args, **kwargs)
+    for k in ('__name__', '__qualname__', '__doc__', '__module__'): setattr(call, k, getattr(algorithm, k))
+    call.__wrapped__, call.__signature__, call.__delwrap__ = algorithm.recipe, algorithm.signature, _for_all
+    return call
+
+
 LR = 1e-3 # what is explained without parameters is explained with this learning rate
 
 
@@ -36,8 +53,10 @@ class Algorithm(partial, Composable, Explained):
     def __new__(cls,
         recipe, # Function of the options, all with defaults, that returns a list of steppers
         edits=(), # Functions from that list to another, one after the other
-        base=None # The algorithm that was edited
+        base=None, # The algorithm that was edited
+        name=None # What it is called; default: as the recipe
     ):
+        "Make an algorithm of a recipe; `algorithm` is the decorator that does."
         options = inspect.signature(recipe).parameters
         cbs = _with(recipe(), edits)
         composition = Composition(cbs)
@@ -46,12 +65,12 @@ class Algorithm(partial, Composable, Explained):
         own = {k: o.default for k, o in options.items() if not isinstance(o.default, bool)}
         self = super().__new__(cls, Optimizer, cbs=cbs, **{**composition.defaults, **own})
         self.recipe, self.edits, self.base, self.options = recipe, edits, base, list(options)
-        self.__name__ = self.__qualname__ = recipe.__name__
+        self.__name__ = self.__qualname__ = name or recipe.__name__
         self.__doc__, self.__module__ = recipe.__doc__, recipe.__module__
-        first = [inspect.Parameter(o, inspect.Parameter.POSITIONAL_OR_KEYWORD) for o in ('params', 'lr')]
+        params, lr, *for_all = inspect.signature(_for_all).parameters.values()
         others = [inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=v) for k, v in self.hypers.items() if k not in options]
-        for_all = [inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=v) for k, v in dict(engine='auto', check=True).items()]
-        self.__signature__ = inspect.Signature([*first, *options.values(), *others, *for_all])
+        self.signature = inspect.Signature([params, lr, *options.values(), *others, *for_all])
+        self.__wrapped__ = _documented(self)
         return self
 
     @property
@@ -69,17 +88,17 @@ class Algorithm(partial, Composable, Explained):
         "What the steppers mean."
         return Composition(self.cbs)
 
-    _title = property(lambda self: f"{self.__name__}{', edited' if self.edits else ''}")
+    _title = property(lambda self: f"{self.__name__}{', edited' if self.edits and self.__name__ == self.recipe.__name__ else ''}")
     _groups = property(lambda self: [Group({'lr': LR, **self.hypers}, [], [])])
-    _engine_wanted, _refused = 'auto', {}
+    _engine_wanted, _runs = 'auto', None
 
     def __call__(self, *args, **kwargs) -> Optimizer:
-        known = self.__signature__.parameters
+        known = self.signature.parameters
         kwargs = from_torch(kwargs, known)
         for k in kwargs:
             if k not in known: raise TypeError(f"{self.__name__} has no `{k}`.{suggest(k, known)} It has {', '.join(known)}.")
-        try: given = self.__signature__.bind(*args, **kwargs)
-        except TypeError as e: raise TypeError(f"{self.__name__}: {e}. Call it as {self.__name__}{self.__signature__}.") from None
+        try: given = self.signature.bind(*args, **kwargs)
+        except TypeError as e: raise TypeError(f"{self.__name__}: {e}. Call it as {self.__name__}{self.signature}.") from None
         given.apply_defaults()
         given = given.arguments
         cbs = self.recipe(**{k: given[k] for k in self.options})
@@ -96,13 +115,19 @@ class Algorithm(partial, Composable, Explained):
         f # Function from a list of steppers to another
     ) -> 'Algorithm':
         "The algorithm with other steppers: `f` of those that the recipe lists."
-        return Algorithm(self.recipe, (*self.edits, f), self.base or self)
+        return Algorithm(self.recipe, (*self.edits, f), self.base or self, self.__name__)
+
+    def named(self,
+        name:str # What it is called from now on
+    ) -> 'Algorithm':
+        "The algorithm under another name, for tables and pictures."
+        return Algorithm(self.recipe, self.edits, self.base or self, name)
 
     def __reduce__(self):
         "It is found by its name in its module"
-        return (_again, (self.base, self.edits)) if self.edits else self.__name__
+        return (_again, (self.base, self.edits, self.__name__)) if self.base else self.__name__
 
-    def __repr__(self): return f"{self.__name__}{self.__signature__}: {', '.join(Composition(self.cbs).labels)}"
+    def __repr__(self): return f"{self.__name__}{self.signature}: {', '.join(Composition(self.cbs).labels)}"
 
 
 def _with(cbs, edits) -> list:
@@ -110,7 +135,7 @@ def _with(cbs, edits) -> list:
     return cbs
 
 
-def _again(base, edits): return Algorithm(base.recipe, edits, base)
+def _again(base, edits, name): return Algorithm(base.recipe, edits, base, name)
 
 
 def algorithm(

@@ -140,7 +140,7 @@ def _unread(acts):
         made[s].update({k: False for k in a.numbers if k not in a.kept})
         if 'p' in a.reads and a.kept & a.writes.keys(): outputs.add(s) # means of weights and the like
         reads.setdefault(s, set()).update(a.reads, a.given, a.stepper.names)
-    alive = outputs | {s for s in made if 'p' in made[s] or not made[s] or steppers[s].sums_over_all or steppers[s].taps}
+    alive = outputs | {s for s in made if 'p' in made[s] or not made[s] or steppers[s].taps}
     def read_by(s, k, kept): return [t for t in made if t != s and k in reads[t] and (kept or order[t] > order[s])]
     while more := {s for s in made.keys() - alive if any(t in alive for k, kept in made[s].items() for t in read_by(s, k, kept))}: alive |= more
     for s in sorted(made.keys() - alive, key=order.get):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from optimcb.checks import doubts
-from optimcb.composition import Composition
-from optimcb.engine import build, cpu
-from optimcb.engine.plan import misfit
+from optimcb.composition import Composition, MissingName
+from optimcb.engine import Runner, build, cpu
+from optimcb.engine.plan import misfit, sharing
 from optimcb.engine.program import Program, Unsupported
 from optimcb.engine.record import NotRecorded
 from optimcb.expression import latex_name, text
@@ -33,45 +33,46 @@ class Group(NamedTuple):
 
 
 class Kind:
-    "Parameters of one group that are alike in type and number of dimensions, rehearsed as one."
-    def __init__(self, composition, group, index, example, sizes):
-        self.index, self.sizes, self.count, self.example = index, sizes, len(sizes), example
-        self.rehearsal = lambda: Rehearsal(composition, group.hypers, example)
+    "Parameters of one group that are alike in type, device and number of dimensions, rehearsed as one."
+    def __init__(self, composition, group, index, params):
+        self.index, self.params, self.sizes = index, params, [p.numel() for p in params]
+        self.example = params[0] if params else None
+        self.rehearsal = lambda: _rehearsal(composition, group, self.example)
         r = self.rehearsal()
         try: self.steps, self.reason = [r.step() for _ in range(STEPS)], None
-        except NotRecorded as e: self.steps, self.reason = [], e.reason
+        except (NotRecorded, MissingName) as e: self.steps, self.reason = [], str(e)
         self.kinds, self.numbers = r.kinds, r.numbers
         self.program = self.steps[-1].program if self.steps else None
 
     def __str__(self): return f"group {self.index}, {str(self.example.dtype)[6:]} with {_some(self.example.dim(), 'dimension')}"
 
-    def is_one_of(self,
-        refused:tuple|None # Type, whether it is one number, type of the gradient, device and more; None for all
-    ) -> bool:
-        "Are these among the parameters that an engine has refused?"
-        p = self.example
-        return refused is None or p is not None and (p.dtype, p.dim() == 0, p.device) == (refused[0], refused[1], refused[3])
+
+def _rehearsal(composition, group, example) -> Rehearsal:
+    "From before the first step, but with state that somebody has put there"
+    state = next((s for p, s in zip(group.params, group.states) if p is example), {})
+    return Rehearsal(composition, group.hypers, example, {k: v for k, v in state.items() if k not in composition.makes})
 
 
 class Explained:
     "What can be explained: it has a `composition`, an `engine`, and groups of parameters."
     def explain(self) -> 'Explanation':
         "The pipeline, what it reads and writes, its cost, its engine and its formula. Shown as text, or as tables in a notebook."
-        return Explanation(self._title, self.composition, self._groups, self._engine_wanted, self._refused)
+        return Explanation(self._title, self.composition, self._groups, self._engine_wanted, self._runs)
 
     @property
     def formula(self) -> Formula:
-        "What a step does, line by line, as LaTeX and as text; that of most steps, if there are several. Raises `NotRecorded`."
+        "What a step does, line by line, as LaTeX and as text: for the first parameter, in most steps. `explain().formulas` has all. Raises `NotRecorded`."
         group = self._groups[0]
-        return formulas(Rehearsal(self.composition, group.hypers, _example(group)))[0]
+        return formulas(_rehearsal(self.composition, group, _example(group)))[0]
 
     def kernel(self,
-        device:str|None=None # 'cpu' for C, 'cuda' for Triton; default: where the parameters are
+        device:str|None=None, # 'cpu' for C, 'cuda' for Triton; default: where the parameters are
+        group:int=0 # Group of parameters: its first one counts
     ) -> 'Source':
         "The source of the kernel that does a step. Raises `NotRecorded` or `Unsupported` for a composition that no kernel can do."
-        group = self._groups[0]
+        group = self._groups[group]
         example = _example(group)
-        r = Rehearsal(self.composition, group.hypers, example)
+        r = _rehearsal(self.composition, group, example)
         r.step()
         device = device or ('cuda' if example is not None and example.is_cuda else 'cpu')
         return Source.of(look(r), device)
@@ -83,6 +84,11 @@ def _example(group): return next(filter(_is_real, group.params), None)
 def _is_real(p): return isinstance(p, Tensor) and not torch.nn.parameter.is_lazy(p)
 
 
+class lazy(cached_property):
+    "A property that is worked out once. What it is worked out by is what is shown of it."
+    __wrapped__ = property(lambda self: self.func)
+
+
 class Explanation:
     "What a composition does and what it costs."
     def __init__(self,
@@ -90,29 +96,27 @@ class Explanation:
         composition:Composition, # Its steppers
         groups:list[Group], # Its parameters
         engine:str='auto', # Engine that was asked for
-        refused=None # By kind of parameter, why the engine has left it to the eager one
+        runner:Runner|None=None # What has run its steps so far
     ):
-        self.title, self.composition, self.groups, self.engine_wanted, self.refused = title, composition, groups, engine, refused or {}
+        self.title, self.composition, self.groups, self.engine_wanted, self.runner = title, composition, groups, engine, runner
 
-    @cached_property
+    @lazy
     def kinds(self) -> list[Kind]:
         "The parameters, by group, type and number of dimensions."
         res = []
         for i, g in enumerate(self.groups):
             real = sorted(filter(_is_real, g.params), key=_alike)
-            for _, ps in groupby(real, key=_alike):
-                ps = list(ps)
-                res.append(Kind(self.composition, g, i, ps[0], [p.numel() for p in ps]))
-            if not g.params: res.append(Kind(self.composition, g, i, None, []))
+            res += [Kind(self.composition, g, i, list(ps)) for _, ps in groupby(real, key=_alike)]
+            if not g.params: res.append(Kind(self.composition, g, i, []))
         return res
 
-    @cached_property
+    @lazy
     def steppers(self) -> list[dict]:
         "Of each stepper its name, what it does, and the names that it reads and writes."
         acts = [a for k in self.kinds for s in k.steps for a in s.acts]
         return [_row(s, [a for a in acts if a.stepper is s]) for s in self.composition.steppers]
 
-    @cached_property
+    @lazy
     def state(self) -> dict[str, str]:
         "What is kept for each parameter, by name."
         res = {}
@@ -121,23 +125,23 @@ class Explanation:
             for name in k.numbers.keys() - {*NOT_OURS}: res.setdefault(name, 'a number')
         return res
 
-    @cached_property
+    @lazy
     def state_bytes(self) -> int:
         "Bytes of state of all parameters: what is there, and what the first step will make of what is not."
         there = sum(v.nbytes for g in self.groups for s in g.states for v in s.values() if isinstance(v, Tensor))
         return max(there, sum(n*_each(k) + sum(d.itemsize for d, each in k.kinds.values() if not each) for k in self.kinds for n in k.sizes))
 
-    @cached_property
+    @lazy
     def moved_bytes(self) -> int|None:
         "Bytes that a step must read and write, if it can be rehearsed."
         return None if any(k.program is None for k in self.kinds) else sum(k.program.moved*sum(k.sizes) for k in self.kinds)
 
-    @cached_property
+    @lazy
     def bytes_each(self) -> tuple[str, str]:
         "Bytes of state, and bytes that a step moves, for each element; a range where they differ."
         return _range({_each(k) for k in self.kinds}), _range({k.program.moved for k in self.kinds if k.program})
 
-    @cached_property
+    @lazy
     def formulas(self) -> list[Formula]:
         "One formula, or one for each kind of step and of parameter."
         known, found = {}, {}
@@ -154,26 +158,39 @@ class Explanation:
         whole = [i for i in dict.fromkeys(k.index for k in kinds) if all(k in kinds for k in self.kinds if k.index == i)]
         return '; '.join([f'group {i}' for i in whole] + [str(k) for k in kinds if k.index not in whole])
 
-    @cached_property
+    @lazy
     def engine(self) -> list[str]:
-        "Which engine runs what, and why not a faster one."
-        left, runs, kernels = Counter(), Counter(), {}
-        unfit = Counter(why for g in self.groups for p in g.params if (why := misfit(p, getattr(p, 'grad', None))))
+        "Which engine runs what, and why not a faster one: as in the last step, or as it is to be expected."
+        runs, left, kernels = Counter(), Counter(), {}
+        plan = getattr(self.runner, 'plan', None)
+        shared = sharing([(id(p), p) for k in self.kinds for p in k.params if not misfit(p)]) if plan is None else ()
         for k in self.kinds:
-            name, why = _engine_for(k, self.engine_wanted, self.refused)
-            if why: left[why] += k.count
-            else:
-                runs[name] += k.count
-                kernels.setdefault(name, set()).add(k.program.key)
-        res = [f"{name}: {'' if name == 'foreach' else _some(len(kernels[name]), 'kernel') + ' for '}{_some(n, 'parameter') if n else 'any parameters'}"
-               for name, n in runs.items()]
-        res += [f"eager: {_some(n, 'parameter') if n else 'all parameters'}, for {why}" for why, n in left.items()]
-        return res + [f"eager: {_some(n, 'parameter')} of these, for {why}" for why, n in unfit.items() if self.engine_wanted != 'eager']
+            name, why = _engine_for(k, self.engine_wanted)
+            for p in k.params or [None]:
+                refusal = self._refusal(p, plan, shared) if p is not None and self.engine_wanted != 'eager' else None
+                if refusal or why: left[refusal or why] += p is not None
+                else:
+                    runs[name] += p is not None
+                    kernels.setdefault(name, set()).add(k.program.key)
+        def who(n): return _some(n, 'parameter') if n else 'any parameters'
+        res = [f"{name}: {who(n) if name == 'foreach' else _some(len(kernels[name]), 'kernel') + ' for ' + who(n)}" for name, n in runs.items()]
+        forced = self.engine_wanted in ('fused', 'foreach') and any(k.reason for k in self.kinds)
+        return res + [f"{'none' if forced else 'eager'}: {who(n)}, for {why}" for why, n in left.items()]
 
-    @cached_property
+    def _refusal(self, p, plan, shared) -> str|None:
+        "Why this parameter is left to the eager engine"
+        grad = getattr(p, 'grad', None)
+        why = misfit(p, grad)
+        if not why and (id(p) in shared or plan is not None and grad is not None and not any(p is o for o in plan.flat)): why = 'it shares memory with another'
+        if self.runner is None or not self.runner.refused: return why
+        kind = p.dtype, p.dim() == 0, p.dtype if grad is None else grad.dtype, p.device, self.runner.look(p)
+        return self.runner.refused.get(None) or self.runner.refused.get(kind) or why
+
+    @lazy
     def doubts(self) -> list[str]:
         "What is doubtful about the composition."
-        return list(dict.fromkeys(d for g in self.groups for d in doubts(self.composition, g.hypers, _example(g))))
+        try: return list(dict.fromkeys(d for g in self.groups for d in doubts(self.composition, g.hypers, _example(g))))
+        except MissingName: return [] # the engine says so
 
     def _parts(self):
         "Titles and what is under them: tables of rows, or lines"
@@ -197,7 +214,8 @@ class Explanation:
     def __str__(self):
         out = [self.title]
         for title, rows in self._parts():
-            if len(rows) > isinstance(rows[0], tuple): out += ['', title, *(f'  {line}' for line in (_aligned(rows) if isinstance(rows[0], tuple) else rows))]
+            table = bool(rows) and isinstance(rows[0], tuple)
+            if len(rows) > table: out += ['', title, *(f'  {line}' for line in (_aligned(rows) if table else rows))]
         for f in self.formulas: out += ['', f'formula {f.when}'.strip(), *(f'  {line}' for line in f.text.splitlines())]
         return '\n'.join(out)
 
@@ -207,7 +225,7 @@ class Explanation:
         docs = [r['doc'] for r in self.steppers]
         out = [f'<details open class="optimcb"><summary><b>{html.escape(self.title)}</b></summary>', STYLE]
         for title, rows in self._parts():
-            if isinstance(rows[0], tuple):
+            if rows and isinstance(rows[0], tuple):
                 if len(rows) > 1: out += [f'<p><b>{title}</b></p>', _html_table(rows, docs if title == 'steppers' else ())]
             else: out += [f'<p><b>{title}</b></p>', '<br>'.join(map(_code, rows))]
         for f in self.formulas: out += [f'<p><b>formula</b> {html.escape(f.when)}</p>', html.escape(f._repr_latex_() or '')]
@@ -250,11 +268,10 @@ def _row(stepper, acts) -> dict:
     return dict(stepper=stepper.label, doc=doc, reads=list(dict.fromkeys(map(name, reads))), writes=list(dict.fromkeys(map(name, writes))))
 
 
-def _engine_for(kind, wanted, refused) -> tuple[str, str|None]:
-    "The engine that runs a kind of parameters, or why it is the eager one"
+def _engine_for(kind, wanted) -> tuple[str, str|None]:
+    "The engine that can run a kind of parameters, or why it is the eager one"
     if wanted == 'eager': return 'eager', 'that is the one asked for'
-    refusal = next((why for who, why in refused.items() if kind.is_one_of(who)), None)
-    if kind.reason or refusal: return 'eager', kind.reason or refusal
+    if kind.reason: return 'eager', kind.reason
     device = kind.example.device.type if kind.example is not None else 'cpu'
     if wanted == 'foreach' or device not in ('cpu', 'cuda'): return 'foreach', None
     try:

@@ -8,7 +8,8 @@ from fractions import Fraction
 from numbers import Number
 from typing import NamedTuple
 
-__all__ = ['Add', 'Call', 'Mul', 'Num', 'Sym', 'ONE', 'add', 'call', 'div', 'latex', 'latex_name', 'mul', 'neg', 'number', 'power', 'sub', 'symbols', 'text']
+__all__ = ['Add', 'Call', 'Mul', 'Num', 'Sym', 'ONE', 'add', 'call', 'common', 'div', 'latex', 'latex_name', 'mul', 'neg', 'number', 'power', 'sub',
+           'symbols', 'text']
 
 HALF = Fraction(1, 2)
 
@@ -18,6 +19,10 @@ class Sym(NamedTuple):
     name: str
     scalar: bool = True # A number, not a tensor?
     value: Number|None = None # What it is now, if that is known: it tells the sign of a difference
+
+    def __eq__(self, other): return isinstance(other, Sym) and self[:2] == other[:2]
+    def __ne__(self, other): return not self == other
+    def __hash__(self): return hash(self[:2])
 
 
 class Num(NamedTuple):
@@ -196,6 +201,37 @@ def symbols(
     return set().union(*map(symbols, e.args)) if isinstance(e, Call) else set()
 
 
+def common(
+    a, # An expression
+    b # Another
+):
+    "What both are, with `f(…)` for numbers that are worked out in different ways, of what they are worked out from."
+    if a == b: return a
+    if _minus(a) and _minus(b): return neg(common(neg(a), neg(b)))
+    if a.scalar and b.scalar:
+        if type(a) is type(b) is Mul and len(a.factors) == len(b.factors):
+            return mul(*(power(common(x, y), common(m, n)) for (x, m), (y, n) in zip(a.factors, b.factors)))
+        return Call('f', tuple(map(Sym, sorted(symbols(a) | symbols(b)))))
+    if type(a) is type(b) is Mul:
+        (s, t), (u, v) = (_split(e) for e in (a, b))
+        if len(t) == len(v): return mul(common(s, u), *(common(_product([x]), _product([y])) for x, y in zip(t, v)))
+    if type(a) is type(b) is Add and len(a.terms) == len(b.terms): return add(*(common(_scaled(*x), _scaled(*y)) for x, y in zip(a.terms, b.terms)))
+    if type(a) is type(b) is Call and a.name == b.name and len(a.args) == len(b.args): return Call(a.name, tuple(map(common, a.args, b.args)))
+    if Mul in (type(a), type(b)): # one of them has a factor more
+        (s, t), (u, v) = (_split(e) for e in (a, b))
+        if t == v: return mul(common(s, u), *(_product([x]) for x in t))
+    return Call('f', tuple(Sym(k, False) for k in sorted(symbols(a) | symbols(b))))
+
+
+def _minus(e) -> bool: return isinstance(e, Num) and e.value < 0 or isinstance(e, Mul) and _minus(e.factors[0][0])
+
+
+def _split(e):
+    "The number in a product, and the other factors"
+    factors = e.factors if isinstance(e, Mul) else ((e, ONE),)
+    return _product([f for f in factors if f[0].scalar]), [f for f in factors if not f[0].scalar]
+
+
 # Writing
 
 TRUTH, SUM, PRODUCT, POWER, ATOM = range(5) # how tightly parts hold together
@@ -242,7 +278,7 @@ TEX = {'where': r'\begin{{cases}} {1} & \text{{if }} {0} \\ {2} & \text{{else}} 
        'floor': r'\left\lfloor {} \right\rfloor', 'ceil': r'\left\lceil {} \right\rceil'}
 
 TEX_NAMES = dict(p=r'\theta', grad='g', lr=r'\eta', mom=r'\beta_1', sqr_mom=r'\beta_2', wd=r'\lambda', eps=r'\epsilon', step='t', grad_avg='m', sqr_avg='v',
-                 update='u', sqr_max=r'v^{\max}', grad_max=r'g^{\max}', slow_avg=r'\phi', update_avg='b', delta_avg=r'\Delta', grad_center=r'\bar{g}')
+                 update='u', sqr_max=r'v^{\max}', grad_max=r'g^{\max}', slow_avg=r'\phi', update_avg=r'\bar{u}', delta_avg=r'\Delta', grad_center=r'\bar{g}')
 GREEK = frozenset('alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu rho sigma tau phi chi psi omega'.split())
 
 
@@ -255,7 +291,8 @@ def latex_name(
     if name in TEX_NAMES: return TEX_NAMES[name]
     stem, _, index = name.rpartition('_')
     if stem in GREEK and index: return rf'\{stem}_{{{index}}}'
-    return rf'\{name}' if name in GREEK else name if len(name) == 1 else rf"\mathrm{{{name.replace('_', chr(92) + '_')}}}"
+    letter = name if len(name) == 1 else rf'\{name}' if name in GREEK else None
+    return letter if letter and letter not in TEX_NAMES.values() else rf"\mathrm{{{name.replace('_', chr(92) + '_')}}}"
 
 
 def _short(x):

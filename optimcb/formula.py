@@ -14,7 +14,7 @@ from threading import RLock
 import torch
 
 from optimcb.engine.program import LEAVES, Node, Program, operands
-from optimcb.expression import ONE, Num, Sym, add, call, div, latex, latex_name, mul, neg, number, power, sub, symbols, text
+from optimcb.expression import ONE, Num, Sym, add, call, common, div, latex, latex_name, mul, neg, number, power, sub, symbols, text
 from optimcb.rehearsal import Rehearsal, Step
 
 __all__ = ['Formula', 'formulas', 'look', 'named', 'slots']
@@ -65,14 +65,19 @@ class _Float(_Symbolic, float): pass
 class _Int(_Symbolic, int): pass
 
 
+def _named_call(name): return lambda x: call(name, x)
+
+
 LOCK = RLock()
-OF_MATH = dict(sqrt=lambda x: power(x, HALF), pow=power) | {k: lambda *xs, k=k: call(k, *xs) for k in ('exp', 'log', 'expm1', 'log1p', 'sin', 'cos', 'tanh')}
+OF_MATH = dict(sqrt=lambda x: power(x, HALF), pow=power) | {k: _named_call(k) for k in ('exp', 'log', 'expm1', 'log1p', 'sin', 'cos', 'tanh')}
 
 
 @contextmanager
 def _math_written():
     "`math`'s functions write down what they do to our numbers; to others they do what they always do"
-    def written(f, build): return lambda *xs: _as(f(*xs), build(*map(_expression, xs))) if any(isinstance(x, _Symbolic) for x in xs) else f(*xs)
+    def written(f, build):
+        count = build.__code__.co_argcount # `log` of another base is not written down
+        return lambda *xs: _as(f(*xs), build(*map(_expression, xs))) if len(xs) == count and any(isinstance(x, _Symbolic) for x in xs) else f(*xs)
     with LOCK:
         before = {k: getattr(math, k) for k in OF_MATH}
         try:
@@ -112,13 +117,14 @@ OPS = dict(
     reciprocal=lambda x: div(ONE, x), square=lambda x: power(x, TWO), cube=lambda x: power(x, number(3)), pow=power,
     sqrt=lambda x: power(x, HALF), rsqrt=lambda x: div(ONE, power(x, HALF)),
     clamp_min=lambda x, y: call('maximum', x, y), clamp_max=lambda x, y: call('minimum', x, y),
-    softplus=lambda x, beta, threshold: call('softplus', x, beta))
+    softplus=lambda x, beta, threshold: call('softplus', x, beta, *([] if threshold == number(20) else [threshold])))
 
 
 class _Reader:
     "Writes down what a step did, one name after the other"
     def __init__(self, step):
-        trace = self.trace = step.recording.trace
+        trace, self.hypers = step.recording.trace, step.hypers
+        self.trace = trace
         self.nodes = [Node(n[0], n[1], n[2], n[3:]) for n in trace.nodes]
         self.now = {_name(n.args[0]): i for i, n in enumerate(self.nodes) if n.op == 'load'} # what names stand for
         self.lines, self.spare, self.old, self.stepper = [], {}, [], None
@@ -153,7 +159,10 @@ class _Reader:
             self.spare.pop(name, None)
             return Sym(name, not n.each)
         if n.op == 'load': return self.overwritten(_name(n.args[0]), not n.each)
-        if n.op == 'external': return _expression(self.trace.externals[n.args[0]].item())
+        if n.op == 'external':
+            x = self.trace.externals[n.args[0]]
+            name = next((k for k, v in self.hypers.items() if v is x), None)
+            return Sym(name) if name else _expression(x.item())
         if n.op == 'numel': return call('numel')
         args = [self.expression(a) for a in operands(n)]
         if n.op == 'cast': return _cast(args[0], self.nodes[n.args[0]].gives if n.args[0] >= 0 else n.dtype, n.dtype)
@@ -178,6 +187,14 @@ class Formula:
         tensors = {n.args[0]: n.each for n in reader.nodes if n.op == 'load'}
         before = [(f'{k}_old', Sym(k, not tensors.get(k, True)), None) for k in reader.old]
         self.lines, self.when = before + [o for i, o in enumerate(reader.lines) if i not in reader.spare.values()], when
+
+    def like(self,
+        other:'Formula' # That of another step that does the same to tensors
+    ) -> 'Formula':
+        "What both are: a number that Python works out in different ways is `f(…)` of what it is worked out from."
+        if [o[0] for o in self.lines] == [o[0] for o in other.lines]:
+            self.lines = [(k, common(a, b), s) for (k, a, s), (_, b, _) in zip(self.lines, other.lines)]
+        return self
 
     @property
     def names(self) -> list[str]:
@@ -237,9 +254,16 @@ def formulas(
         if key not in programs: programs[key] = step.program.key
         when, looks = found.setdefault(programs[key], ([], []))
         when.append(i)
-        if len(when) < 3: looks.append(look(before)) # the second one, if there is one: in the first one, averages may start from zero
+        if len(when) < 4 or i in (7, 16, steps): looks.append(look(before))
     found = sorted(found.values(), key=lambda o: -len(o[0]))
-    return [Formula(looks[-1], _when(when, steps) if len(found) > 1 else '') for when, looks in found]
+    return [_of(looks, _when(when, steps) if len(found) > 1 else '') for when, looks in found]
+
+
+def _of(looks, when) -> Formula:
+    "The formula of several steps. The first one counts if it is alone: in it, averages may start from zero"
+    res = Formula(looks[1] if len(looks) > 1 else looks[0], when)
+    for o in looks[2:]: res.like(Formula(o))
+    return res
 
 
 def _when(steps, last) -> str:
@@ -249,4 +273,4 @@ def _when(steps, last) -> str:
     if steps == list(range(first, last + 1)): return f'from step {first} on'
     if steps == list(range(first, steps[-1] + 1)): return f'in steps {first} to {steps[-1]}'
     if steps == list(range(first, last + 1, every)): return f'in every {every}th step' if first == every else f'in step {first} and every {every}th after it'
-    return 'in other steps'
+    return 'in most steps'

@@ -218,9 +218,9 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     _groups = property(lambda self: [Group(dict(h), ps, [self.state.get(p, {}) for p in ps]) for ps, h in zip(self.param_lists, self.hypers)])
 
     @property
-    def _refused(self):
+    def _runs(self):
         runner = self.__dict__.get('_runner')
-        return {} if runner is None or runner.composition is not self.composition else runner.refused
+        return runner if runner is not None and runner.composition is self.composition else None
 
     # Parameters and hyper-parameters
 

@@ -5,14 +5,14 @@ from functools import partial
 import numpy as np
 import torch
 
-from optimcb.problems import Problem, as_problem, path, rosenbrock
+from optimcb.problems import Problem, as_problem, path
 
 __all__ = ['animate_paths', 'plot_curves', 'plot_layers', 'plot_paths', 'plot_sched']
 
 
 def plot_paths(
     opt_funcs:dict|list, # Names and what makes an optimizer of parameters, with `lr` in it; or a list, to be named after its elements
-    problem:Problem|str=rosenbrock, # Where to go, or its name in `PROBLEMS`
+    problem:Problem|str='rosenbrock', # Where to go, or its name in `PROBLEMS`
     steps:int=100, # How many steps
     start:tuple|None=None, # Where from, x and y; default: the problem's start
     ax=None, # Axes to draw on; default: a new figure's
@@ -24,7 +24,7 @@ def plot_paths(
 
 def animate_paths(
     opt_funcs:dict|list, # Names and what makes an optimizer of parameters, with `lr` in it; or a list, to be named after its elements
-    problem:Problem|str=rosenbrock, # Where to go, or its name in `PROBLEMS`
+    problem:Problem|str='rosenbrock', # Where to go, or its name in `PROBLEMS`
     steps:int=100, # How many steps
     every:int|None=None, # Steps from frame to frame; default: as few as make no more than 50 frames
     fps:float=10, # Frames a second

@@ -30,6 +30,7 @@ class renamed(partial):
         f:Callable, # A stepper
         **names # By the name that it has, the name that it should have: of hyper-parameters and state
     ):
+        "A stepper with the names of `f`, but for those that are given another one."
         s = Stepper(f)
         for k in names:
             if k not in s.mentions.union(s.names): raise ValueError(f"stepper `{s}` has no `{k}` that could be renamed. It has {', '.join(s.names)}.")

@@ -32,6 +32,11 @@ from optimcb import (
 mean_grad = partial(average_grad, dampening=True)
 
 
+def clip(p, max_norm=1.):
+    total = yield p.grad.square().sum()
+    p.grad = p.grad * (max_norm/total.sqrt()).clamp(max=1)
+
+
 def misspelt(p, lr, grad_av): p.data.add_(grad_av, alpha=-lr)
 def own_name(p, lr, my_mean): p.data.add_(my_mean, alpha=-lr)
 
@@ -47,6 +52,10 @@ def own_name(p, lr, my_mean): p.data.add_(my_mean, alpha=-lr)
     ([mean_grad, debias_grad_avg, momentum_step], {}, r"`debias_grad_avg` needs `step`.* Put `step_stat` before `debias_grad_avg`"),
     ([trust_ratio, sgd_step], {}, r"`trust_ratio` needs `update`"),
     ([lambda p, sqr_avg: print('never')], {}, None),
+    ([lambda p, lr: p.data.sub_(p.grad, alpha=lr), lambda lr, p: None], {}, r"`<lambda>` needs `p`.* The first argument of a stepper is the parameter"),
+    ([lambda p: {'updates': p.grad*2}, apply_update], {}, r"`apply_update` needs `update`.* `<lambda>` makes `updates`. Did you mean that\?"),
+    ([lambda p, lr, **kw: p.data.sub_(kw['grad_avg'], alpha=lr)], {}, r"`<lambda>` needs `grad_avg`"),
+    ([lambda p, momentun, lr: p.data.mul_(momentun)], {}, r"Did you mean `mom`\?"),
     ([lambda p: {'a': p.grad.abs().max().item()}, lambda p, a, lr, b: p.data.mul_(a*lr)], {}, r"`<lambda>` needs `b`"), # can't be traced, is tried
 ], ids=lambda o: None)
 def test_what_is_missing_is_an_error_that_says_what_to_do(cbs, hypers, said, capsys):
@@ -74,6 +83,11 @@ def test_what_is_missing_is_an_error_that_says_what_to_do(cbs, hypers, said, cap
     ([average_sqr_grad, sgd_step], "`average_sqr_grad` makes `sqr_avg`, which no other stepper reads"),
     ([weight_decay, average_grad], "`average_grad` makes `grad_avg`, which no other stepper reads"),
     ([average_grad, l2_reg, momentum_step], "`l2_reg` changes the gradient, but no stepper after it reads it. Put it before `average_grad`"),
+    ([sgd_step, clip], "`clip` changes the gradient, but no stepper after it reads it. Put it before `sgd_step`"),
+    ([step_stat, *Adam.cbs], "`step` is made more than once in a step, by `step_stat` and `step_stat`"),
+    ([lambda p, lr: {'p': p - lr*p.grad}], "returns `p`, which becomes state of that name and changes nothing. Change the parameter in place"),
+    ([step_stat, lambda p, lr, step: {'lr': lr/step}, sgd_step], "returns `lr`, but a hyper-parameter comes before state of its name. For a value of this step, return `once(lr=…)`"),
+    ([step_stat, sgd_step, oc.decay_lr], "`decay_lr` makes `lr`, which no stepper after it reads"),
     ([average_grad, momentum_step, lambda p, lr: once(lr=p.grad.norm())], "`<lambda>` makes `lr`, which no stepper after it reads"),
 ], ids=lambda o: None)
 def test_what_can_hardly_be_meant_is_a_warning(cbs, said):
@@ -109,15 +123,18 @@ def use_ema(p, ema_avg, count=0):
     return {'count': count + 1}
 
 
+def late(p, lr, step):
+    if step > 500: p.data.sub_(p.grad, alpha=lr)
+
+
+def by_shape(p, lr):
+    if p.ndim > 1: p.data.sub_(p.grad, alpha=lr)
+
+
 def lion(p, lr, mom=0.9, sqr_mom=0.99, grad_avg=None):
     if grad_avg is None: grad_avg = torch.zeros_like(p.grad)
     p.data.sub_(torch.lerp(p.grad, grad_avg, mom).sign(), alpha=lr)
     return {'grad_avg': grad_avg.lerp_(p.grad, 1-sqr_mom)}
-
-
-def clip(p, max_norm=1.):
-    total = yield p.grad.square().sum()
-    p.grad = p.grad * (max_norm/total.sqrt()).clamp(max=1)
 
 
 class Counts:
@@ -128,7 +145,8 @@ class Counts:
 
 
 @pytest.mark.parametrize('cbs', [
-    [fastais], [accumulate], [ema, use_ema, sgd_step], [lion], [clip, sgd_step], [Counts()], [step_stat, sgd_step], [sgd_step, lambda p: {'size': p.data.norm()}],
+    [fastais], [accumulate], [step_stat, late], [by_shape], [sgd_step, ema], [lambda p, lr: once(lr=torch.where(torch.isfinite(p.grad).all(), lr, 0.)), *Adam.cbs[1:]],
+    [lambda p, lr: p.data.sub_(p.grad, alpha=lr*float(torch.bernoulli(torch.tensor(0.5))))], [ema, use_ema, sgd_step], [lion], [clip, sgd_step], [Counts()], [step_stat, sgd_step], [sgd_step, lambda p: {'size': p.data.norm()}],
     [lambda p, lr: print('hello') or sgd_step(p, lr)], [lambda p, lr: p.data.sub_(torch.randn_like(p), alpha=lr)], [lambda p, lr: p.data.sub_(p.grad @ p.grad.T @ p.grad, alpha=lr)],
     [None], [], [oc.tap(size=lambda p: p.grad.norm()), sgd_step], [lambda p, mask=None: None if mask is None else p.data.mul_(mask), sgd_step],
     [oc.renamed(average_grad, grad_avg='slow'), average_grad, lambda p, lr, slow, grad_avg: p.data.sub_(slow + grad_avg, alpha=lr)]], ids=lambda o: None)
@@ -137,7 +155,7 @@ def test_nothing_is_said_of_what_is_right(cbs, capsys):
     state = torch.get_rng_state(), np.random.get_state()[1].tolist()
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        Optimizer(ps := params(), cbs, lr=0.1)
+        Optimizer(ps := params(), cbs, lr=0.1, **{k: v for k, v in Adam.hypers.items() if k in oc.Composition(cbs).reads - oc.Composition(cbs).defaults.keys()})
     assert capsys.readouterr().out == '' and not any(getattr(f, 'n', 0) for f in cbs)
     assert torch.equal(state[0], torch.get_rng_state()) and state[1] == np.random.get_state()[1].tolist()
     assert all(map(torch.equal, ps, params())) and all(p.grad is None for p in ps)

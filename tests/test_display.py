@@ -89,7 +89,33 @@ def test_the_engine_is_named_and_why_it_is_not_a_faster_one():
     with pytest.warns(UserWarning, match='it makes a number of a tensor'): stepped(opt, ps)
     assert engine(opt) == said
     odd = Adam([torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3, dtype=torch.complex64)), torch.nn.Parameter(torch.ones(0))], lr=0.1)
-    assert 'eager: 1 parameter of these, for it is of torch.complex64' in engine(odd) and 'for it is empty' in engine(odd)
+    assert engine(odd).splitlines() == ['fused, in C: 1 kernel for 1 parameter', 'eager: 1 parameter, for it is of torch.complex64', 'eager: 1 parameter, for it is empty']
+    def by_shape(p, lr): p.data.sub_(p.grad if p.dim() < 2 else p.grad @ p.grad.T @ p.grad, alpha=lr)
+    some = Optimizer(ps := params([(3, 3), (2, 2), (4,)]), by_shape, lr=0.1)
+    before = engine(some)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        stepped(some, ps, 3)
+    assert engine(some) == before and 'fused, in C: 1 kernel for 1 parameter\neager: 2 parameters, for stepper `by_shape`' in before
+    whole = torch.ones(6)
+    alike = Adam([torch.nn.Parameter(whole[:4]), torch.nn.Parameter(whole[2:])], lr=0.1)
+    assert engine(alike) == 'eager: 2 parameters, for it shares memory with another'
+    assert engine(Optimizer(params(), asks, lr=0.1, engine='fused')).startswith('none: 4 parameters, for stepper `asks`')
+
+
+def test_state_that_the_user_put_there_is_known():
+    def masked(p, mask): p.grad = p.grad*mask
+    opt = Optimizer(ps := params(), [masked, sgd_step], lr=0.1, check=False)
+    assert 'needs `mask`' in str(opt.explain()) and 'needs `mask`' in opt._repr_html_()
+    for p in ps: opt.state[p]['mask'] = torch.ones_like(p)
+    stepped(opt, ps)
+    assert opt.formula.text == 'grad = grad*mask\np = p - lr*grad' and 'fused' in opt.explain().engine[0] and opt.kernel()
+
+
+def test_lazy_parameters_are_explained(): assert 'Adam' in str(Adam(torch.nn.LazyLinear(3).parameters(), lr=0.1).explain())
+
+
+def test_optimizers_of_numbers_are_explained(): assert 'sgd_step' in str(Optimizer([1, 2], sgd_step, lr=0.1).explain())
 
 
 def test_without_a_compiler_that_is_said(monkeypatch):

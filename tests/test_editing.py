@@ -206,3 +206,67 @@ def test_checkpoints_after_an_edit_say_what_they_are_of():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         again.load_state_dict(opt.state_dict())
+
+
+def test_nothing_is_lost_that_was_not_left_out():
+    "State that a stepper keeps under names that its code doesn't have, or that the user put there"
+    def whole_adam(p, **kwargs):
+        for f in (average_grad, average_sqr_grad, step_stat): kwargs.update(f(p, **kwargs))
+        adam_step(p, **kwargs)
+        return {k: kwargs[k] for k in ('grad_avg', 'sqr_avg', 'step')}
+    def named(p, **kwargs): return {f'buf{i}': p.grad.clone() for i in range(2)}
+    opt = Optimizer(ps := params(), [whole_adam, named], lr=0.1, mom=0.9, sqr_mom=0.99, check=False)
+    set_grads(ps)
+    opt.state[ps[0]]['mine'] = torch.ones(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        opt.step()
+        before = set(opt.state[ps[0]])
+        opt.insert(own, before=0).remove(own)
+        oc.OptStats(opt).stop()
+    assert set(opt.state[ps[0]]) == before >= {'grad_avg', 'buf1', 'mine'}
+
+
+@pytest.mark.parametrize('cbs', [[average_grad, lambda p, lr, grad_avg: p.data.sub_(grad_avg/grad_avg.norm().item(), alpha=lr)],
+                                 [lambda p, past=None: {'past': [*(past or [])[-2:], p.grad.clone()]}, sgd_step], [lambda p, memo=None: {'memo': {'n': (memo or {'n': 0})['n'] + 1}}, sgd_step]])
+def test_an_edit_of_what_cannot_be_rehearsed_leaves_state_as_it_is(cbs):
+    opt = Optimizer(ps := params(), cbs, lr=0.1, engine='eager', check=False)
+    for i in range(3):
+        set_grads(ps, i)
+        opt.step()
+    before = copy.deepcopy([opt.state[p] for p in ps])
+    opt.insert(lambda p: None, before=0)
+    str(opt.explain())
+    for p, want in zip(ps, before): assert str(opt.state[p]) == str(want)
+    opt.step()
+
+
+def test_options_of_what_was_left_out_are_gone():
+    plain = Adam.remove(weight_decay)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        opt = plain(params(), lr=0.1)
+    assert 'wd' not in opt.hypers[0] and 'wd' not in plain.hypers and 'wd' not in inspect.signature(plain).parameters
+    with pytest.raises(ValueError, match='with these options Adam can.t be edited like that: there is no stepper `weight_decay`'): Adam.replace(weight_decay, l2_reg)(params(), lr=0.1, decouple_wd=False)
+
+
+def test_groups_that_are_added_after_an_edit_have_its_hyper_parameters():
+    opt = SGD(params(), lr=0.1).insert(own, before=0)
+    opt.add_param_group({'params': params()})
+    assert [h['scale'] for h in opt.hypers] == [2., 2.]
+
+
+def test_algorithms_get_names():
+    mine = Adam.remove(weight_decay).named('Mine')
+    assert repr(mine).startswith('Mine(params') and mine.explain().title == 'Mine' and mine(params(), lr=0.1).explain().title == 'Mine'
+    assert pickle.loads(pickle.dumps(mine)).insert(own, before=0).__name__ == 'Mine' and Adam.remove(weight_decay).explain().title == 'Adam, edited'
+
+
+def test_one_step_values_are_so_under_other_names():
+    other = [average_sqr_grad, renamed(oc.rms_update, update='u'), renamed(oc.apply_update, update='u')]
+    opt = Optimizer(ps := params(), other, lr=0.1)
+    set_grads(ps)
+    opt.step()
+    assert opt.state[ps[0]].keys() == {'sqr_avg'}
+    with pytest.raises(ValueError, match="can't be `update`, which lives for one step"): renamed(average_grad, grad_avg='update')
+    with pytest.raises(ValueError, match='would have two names `sqr_avg`'): renamed(adam_step, grad_avg='sqr_avg')

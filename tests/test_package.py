@@ -83,3 +83,12 @@ def test_library_steppers_take_their_names_from_what_others_make():
     made = {n for s in all_steppers for n in s.mentions}
     given = {n for o in vars(optimcb).values() if isinstance(o, Algorithm) for n in o.hypers} | {'lr'}
     for s in all_steppers: assert set(s.required) <= made | given, s.label
+
+
+def test_show_doc_works_on_all_of_them():
+    showdoc = pytest.importorskip('nbdev.showdoc')
+    for name in optimcb.__all__:
+        shown = showdoc.show_doc(getattr(optimcb, name))._repr_markdown_()
+        assert shown.startswith(f'---\n\n### {name}\n') and ' at 0x' not in shown, name
+    shown = showdoc.show_doc(optimcb.Adam)._repr_markdown_()
+    assert 'def Adam(' in shown and 'mom:float=0.9, # Coefficient of past gradients' in shown and 'lr, # Learning rate' in shown and 'Kingma' in shown

@@ -14,7 +14,7 @@ from torch import Tensor
 from optimcb.engine.memory import Arena
 from optimcb.engine.trace import DTYPES, FLOATS
 
-__all__ = ['Alike', 'Changed', 'Plan', 'constant', 'misfit']
+__all__ = ['Alike', 'Changed', 'Plan', 'constant', 'misfit', 'sharing']
 
 data_ptr, numel, stride, dtype_of, is_neg = Tensor.data_ptr, Tensor.numel, Tensor.stride, Tensor.dtype.__get__, Tensor.is_neg
 
@@ -100,8 +100,10 @@ def _dense(t) -> bool:
     return True
 
 
-def _sharing(tensors) -> set:
-    "Of `(owner, tensor)`, the owners that share memory with another tensor"
+def sharing(
+    tensors:list # Pairs of an owner and a tensor
+) -> set:
+    "The owners that share memory with another tensor."
     ends = [1 + sum((n - 1)*s for n, s in zip(t.shape, t.stride())) if t.numel() else 0 for _, t in tensors] # gaps counted
     spans = sorted((t.data_ptr(), t.data_ptr() + end*t.element_size(), k) for end, (k, t) in zip(ends, tensors))
     found, end, last = set(), 0, None
@@ -131,7 +133,7 @@ class Plan:
         work = [(k, *o) for k, o in enumerate(zip(self.params, grads, groups)) if o[1] is not None]
         fits = {k: _fit(p, g, opt.state[p]) for k, p, g, _ in work}
         tensors = [(k, t) for k, p, _, _ in work for t in ((p, *opt.state[p].values()) if fits[k] else (p,)) if isinstance(t, Tensor)]
-        shared = self.shared = _sharing([(k, t) for k, t in tensors if fits[k] or _plain(t)])
+        shared = sharing([(k, t) for k, t in tensors if fits[k] or _plain(t)])
         known, self.eager, self.maybe = {}, [], [] # `maybe` are those that may fit another time
         for k, p, g, i in work:
             fit = None if k in shared else fits[k]
