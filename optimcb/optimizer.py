@@ -16,6 +16,7 @@ from optimcb.display import Explained, Group
 from optimcb.editing import Composable
 from optimcb.engine import ENGINES, Runner, eager
 from optimcb.hypers import NOT_HYPERS, RANGES, HyperView, HyperViews, check, from_torch, spread, suggest
+from optimcb.stepper import ONE_STEP
 from optimcb.warn import CompositionWarning, warn
 
 __all__ = ['Optimizer']
@@ -209,9 +210,19 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         out = [s for s in old.steppers if not any(s.f is f for f in cbs)]
         taps = {k for s in out for k in s.taps}
         unread = frozenset() if composition.reads_all else frozenset().union(*(s.mentions for s in out)) - composition.reads - set(self._keep_on_clear)
+        self._say_what_is_late(composition)
         for state in self.state.values():
             for k in [k for k in state if k in unread or k.partition('.')[0] in taps]: del state[k]
         return self
+
+    def _say_what_is_late(self, composition):
+        "Warn of state that starts now, where a stepper takes it for as old as the count of steps"
+        old = next((s for s in self.state.values() if s.get('step', 0) > 0), None)
+        for s in composition.steppers if old else ():
+            late = [k for k in s.required if k in composition.makes and k not in old and k not in self.hyper_names - composition.makes and k not in ONE_STEP]
+            if 'step' in s.names and late:
+                warn(f"`{late[0]}` starts now, but `step` goes on from {old['step']}, by which `{s}` corrects its bias. To count anew: "
+                     f"`for s in opt.state.values(): s.pop('step', None)`.", CompositionWarning)
 
     _title = property(lambda self: self.__dict__.get('called', type(self).__name__))
     _engine_wanted = property(lambda self: self.engine)

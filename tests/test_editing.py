@@ -241,6 +241,19 @@ def test_an_edit_of_what_cannot_be_rehearsed_leaves_state_as_it_is(cbs):
     opt.step()
 
 
+def test_an_average_that_starts_late_is_said():
+    opt = Optimizer(ps := params(), [step_stat, partial(average_grad, dampening=True), oc.debias_grad_avg, oc.momentum_step], lr=0.1)
+    set_grads(ps)
+    opt.step()
+    with pytest.warns(oc.CompositionWarning, match='`sqr_avg` starts now, but `step` goes on from 1, by which `adam_step` corrects its bias'):
+        opt.edit(lambda cbs: [cbs[1], average_sqr_grad, step_stat, adam_step])
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        Adam(params(), lr=0.1).replace(average_sqr_grad, yogi_sqr_grad)
+        opt.step()
+        opt.replace(average_sqr_grad, yogi_sqr_grad)
+
+
 def test_options_of_what_was_left_out_are_gone():
     plain = Adam.remove(weight_decay)
     with warnings.catch_warnings():

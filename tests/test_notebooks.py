@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import optimcb
+
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT/'nbs').glob('*.ipynb'))
 RUN = 'import sys; from nbdev.test import test_nb; sys.exit(not test_nb(sys.argv[1])[0])'
@@ -31,6 +33,21 @@ def test_notebooks_are_kept_with_their_output_and_nothing_else(path):
     outputs = [o for c in code for o in c['outputs']]
     assert not any(o['output_type'] == 'error' or o.get('name') == 'stderr' for o in outputs)
     assert not re.search(r'(/tmp|/home|/root|/Users)/', json.dumps([o for o in outputs if 'image/png' not in o.get('data', {})]))
+
+
+def test_every_public_name_is_in_the_api():
+    shown = set(re.findall(r'show_doc\((\w+)\)', (ROOT/'nbs'/'api.ipynb').read_text()))
+    assert set(optimcb.__all__) <= shown
+
+
+def test_notebooks_are_clean(tmp_path):
+    "nbdev-clean has nothing to do"
+    clean = pytest.importorskip('nbdev.clean')
+    for path in NOTEBOOKS:
+        copy = tmp_path/path.name
+        copy.write_text(path.read_text())
+        clean.nbdev_clean(copy)
+        assert copy.read_text() == path.read_text(), path.name
 
 
 def test_notebooks_are_linked_from_the_index():
