@@ -230,7 +230,7 @@ class Explanation:
             else: out += [f'<p><b>{title}</b></p>', '<br>'.join(map(_code, rows))]
         for f in self.formulas: out += [f'<p><b>formula</b> {html.escape(f.when)}</p>', html.escape(f._repr_latex_() or '')]
         letters = {k: latex_name(k) for k in dict.fromkeys(k for f in self.formulas for k in f.names)}
-        out.append(', '.join(f'${tex}$ {_code(k)}' for k, tex in letters.items() if not tex.startswith(r'\mathrm')))
+        out.append(', '.join(rf'\({html.escape(tex)}\) {_code(k)}' for k, tex in letters.items() if not tex.startswith(r'\mathrm')))
         return '\n'.join([*out, '</details>'])
 
 
@@ -238,6 +238,7 @@ STYLE = '''<style>
 .optimcb table { border-collapse: collapse; margin: 0 0 .5em; color: inherit; font-size: inherit; }
 .optimcb th, .optimcb td { text-align: left !important; padding: .15em .8em .15em 0; border: 0; background: none; color: inherit; }
 .optimcb tr { background: none !important; }
+details.optimcb code { background: none; color: inherit; padding: 0; font-size: inherit; }
 .optimcb thead tr { border-bottom: 1px solid currentColor; }
 .optimcb p { margin: .6em 0 .2em; }
 </style>'''

@@ -289,7 +289,7 @@ def test_schedules_on_axes_of_ones_own():
     _, axs = plt.subplots(1, 2)
     assert list(plot_sched({'lr': [1, 2], 'mom': [3, 4]}, axs=axs)) == list(axs)
     assert plot_sched({'lr': [1, 2]}, axs=axs[0])[0] is axs[0]
-    with pytest.raises(ValueError, match='there are 2 axes for 1 schedules'): plot_sched({'lr': [1, 2]}, axs=axs)
+    with pytest.raises(ValueError, match='there are 2 axes for 1 pictures'): plot_sched({'lr': [1, 2]}, axs=axs)
 
 
 @pytest.mark.parametrize('scheds, error', [
