@@ -122,10 +122,10 @@ def _lacking(composition, stepper, names, values) -> str:
     said = f"stepper `{stepper}` needs `{name}`, which is no hyper-parameter, and no stepper before it made it."
     if name == 'p': return f"{said} The first argument of a stepper is the parameter: put `p` first."
     if others: said += f" It lacks {', '.join(f'`{k}`' for k in others)}, too."
-    later = composition.steppers[[s.f for s in composition.steppers].index(stepper.f) + 1:]
-    late = [s for s in later if name in s.mentions and name not in s.required]
+    here = next(i for i, s in enumerate(composition.steppers) if s.f is stepper.f)
+    late = [s for s in composition.steppers[here+1:] if name in s.mentions and name not in s.required]
     if late: return f"{said} Put `{late[0]}` before `{stepper}`, not after it."
-    earlier = composition.steppers[:composition.steppers.index(next(s for s in composition.steppers if s.f is stepper.f))]
+    earlier = composition.steppers[:here]
     slip = nearest(name, {k for s in earlier for k in s.mentions - set(s.names)} - KNOWN - {name}, 0.8)
     if slip: return f"{said} `{next(s for s in earlier if slip in s.mentions)}` makes `{slip}`. Did you mean that?"
     made_by, meant = providers(name), None

@@ -47,21 +47,20 @@ def place(
     which # One of them: itself, the function inside of its `partial`, its name, or its place
 ) -> int:
     "Where a stepper is. Raises `ValueError` if there is no such stepper, or more than one."
-    labels = ', '.join(f'{i}: {Stepper(f).label}' for i, f in enumerate(cbs) if f is not None)
-    if isinstance(which, int):
+    known = {i: Stepper(f) for i, f in enumerate(cbs) if f is not None}
+    labels = ', '.join(f'{i}: {s}' for i, s in known.items())
+    if isinstance(which, int) and not isinstance(which, bool):
         if -len(cbs) <= which < len(cbs): return which % len(cbs)
         raise ValueError(f"there is no stepper {which}. There are {labels}.")
-    found = [i for i, f in enumerate(cbs) if f is which] or [i for i, f in enumerate(cbs) if f is not None and _is(f, which)]
+    found = [i for i, s in known.items() if s.f is which] or [i for i, s in known.items() if _is(s, which)]
     if len(found) == 1: return found[0]
     name = which if isinstance(which, str) else Stepper(which).label
     if found: raise ValueError(f"`{name}` is there {len(found)} times, at {found}. Say which by its place: {labels}.")
-    near = nearest(name, [Stepper(f).innermost.__name__ for f in cbs if hasattr(Stepper(f).innermost, '__name__')])
+    near = nearest(name, [n for s in known.values() if (n := getattr(s.innermost, '__name__', None))])
     raise ValueError(f"there is no stepper `{name}`.{f' Did you mean `{near}`?' if near else ''} There are {labels}.")
 
 
-def _is(f, which) -> bool:
-    s = Stepper(f)
-    return s.innermost is which or which in (s.label, getattr(s.innermost, '__name__', None))
+def _is(s, which) -> bool: return s.innermost is which or which in (s.label, getattr(s.innermost, '__name__', None))
 
 
 def replaced(

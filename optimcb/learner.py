@@ -16,20 +16,19 @@ class OptStatsCallback(Callback):
 
     def __init__(self,
         every:int=1 # Record every so many steps
-    ): self.every, self.stats = every, None
+    ): self.every = every
 
     def before_train(self):
         "Put the taps in. Raises `TypeError` if the optimizer is not one of ours."
-        if self.stats is not None and self.stats.opt is self.opt or hasattr(self.learn, 'lr_finder'): return
+        stats = getattr(self.learn, 'opt_stats', None)
+        if hasattr(self.learn, 'lr_finder') or stats is not None and stats.opt is self.opt: return
         if not isinstance(self.opt, Optimizer):
             raise TypeError(f"OptStatsCallback watches an optimcb Optimizer, but this Learner has {type(self.opt).__name__}. Pass `opt_func=optimcb.Adam`.")
-        self.stats = self.learn.opt_stats = OptStats(self.opt, self.model, self.every)
-
-    def before_fit(self):
-        "End what a fit has left that was broken off."
-        self.after_fit()
+        self.learn.opt_stats = OptStats(self.opt, self.model, self.every)
 
     def after_fit(self):
-        "Take the taps out."
-        if self.stats is not None: self.stats.stop()
-        self.stats = None
+        "Take the taps out, also those of a fit that was broken off."
+        stats = getattr(self.learn, 'opt_stats', None)
+        if stats is not None: stats.stop()
+
+    before_fit = after_fit

@@ -61,6 +61,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
                          {k: v[-1] for k, v in values.items()})
         if not any(g['params'] for g in self.param_groups): raise ValueError(NOTHING)
         self.frozen_idx = 0
+        self._checked = check
         if check: self._check(composition)
 
     # What is stepped, and how
@@ -200,26 +201,27 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         """Go on with other steppers, from the state that they can use. Returns the optimizer itself.
 
         State that only those steppers speak of that are gone is dropped. Raises `MissingName`, and changes nothing, if the new ones lack something."""
-        cbs = L(f(list(self.cbs)))
+        if 'cbs' not in self.__dict__: raise TypeError(f"{type(self).__name__} wraps an optimizer that has the steppers. Edit that one.")
+        cbs, old = L(f(list(self.cbs))), self.composition
         composition = Composition(cbs)
-        old = self.composition
-        self._check(composition, old.makes)
+        if self.__dict__.get('_checked', True) and composition.untapped != old.untapped:
+            self._check(composition, old.makes)
+            self._say_what_is_late(composition, composition.makes - old.makes)
         self.cbs = cbs
         composition = self.composition # with it come its hyper-parameters
         if 'called' in self.__dict__: self.called = f"{self.called.removesuffix(', edited')}, edited"
         out = [s for s in old.steppers if not any(s.f is f for f in cbs)]
         taps = {k for s in out for k in s.taps}
         unread = frozenset() if composition.reads_all else frozenset().union(*(s.mentions for s in out)) - composition.reads - set(self._keep_on_clear)
-        self._say_what_is_late(composition)
         for state in self.state.values():
             for k in [k for k in state if k in unread or k.partition('.')[0] in taps]: del state[k]
         return self
 
-    def _say_what_is_late(self, composition):
+    def _say_what_is_late(self, composition, started):
         "Warn of state that starts now, where a stepper takes it for as old as the count of steps"
-        old = next((s for s in self.state.values() if s.get('step', 0) > 0), None)
+        old = next((s for s in self.state.values() if isinstance(s.get('step'), Real) and s['step'] > 0), None)
         for s in composition.steppers if old else ():
-            late = [k for k in s.required if k in composition.makes and k not in old and k not in self.hyper_names - composition.makes and k not in ONE_STEP]
+            late = [k for k in s.required if k in started and k not in old and k not in self.param_groups[0] and k not in ONE_STEP]
             if 'step' in s.names and late:
                 warn(f"`{late[0]}` starts now, but `step` goes on from {old['step']}, by which `{s}` corrects its bias. To count anew: "
                      f"`for s in opt.state.values(): s.pop('step', None)`.", CompositionWarning)

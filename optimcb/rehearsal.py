@@ -3,7 +3,7 @@
 Nothing is computed and nothing changes. From step to step the state goes on as kinds of tensors and as numbers, so
 that counters count, and steppers take the branches that they would take.
 """
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import copy
 from numbers import Real
 from types import GeneratorType
@@ -91,12 +91,6 @@ class Rehearsal:
         self.kinds, self.numbers = _kinds(res.recording.state, self.example)
         self.done += 1
         return res
-
-    def steps(self,
-        n:int # How many
-    ) -> Iterator[Step]:
-        "The next `n` steps."
-        for _ in range(n): yield self.step()
 
 
 def _kinds(state, example) -> tuple[dict, dict]:

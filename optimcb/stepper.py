@@ -150,4 +150,4 @@ def _strings(code:CodeType|None) -> Iterator[str]:
 def _uses_kwargs(code:CodeType) -> bool:
     "Does a function do anything with its `**kwargs`?"
     name = code.co_varnames[code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & inspect.CO_VARARGS)]
-    return any(i.argval == name and i.opname.startswith('LOAD') for i in dis.get_instructions(code))
+    return any('LOAD' in i.opname and name in (i.argval if isinstance(i.argval, tuple) else (i.argval,)) for i in dis.get_instructions(code))

@@ -140,7 +140,8 @@ class Record:
 
     def stop(self):
         "Record no more."
-        self.hook.remove()
+        if self.hook: self.hook.remove()
+        self.hook = None
 
     @property
     def names(self) -> list[str]:
@@ -157,7 +158,7 @@ class Record:
 
     def __len__(self): return len(self.rows)
     def __repr__(self): return f"{type(self).__name__} of {', '.join(self.names) or 'nothing yet'}: {len(self)} steps, {len(self.params)} parameters"
-    def __getstate__(self): return {**{k: v for k, v in self.__dict__.items() if k != 'hook'}, 'params': [None for _ in self.params]}
+    def __getstate__(self): return {**self.__dict__, 'hook': None, 'params': [None for _ in self.params]}
 
     def frame(self,
         name:str # What was recorded
@@ -222,6 +223,7 @@ class OptStats(Record):
         every:int=1 # Record every so many steps
     ):
         if every < 1: raise ValueError(EVERY.format(every))
+        if any(f is keep_start for f in opt.cbs): raise ValueError("this optimizer has an OptStats already. Call its `stop()` first.")
         self.opt, self.taps = opt, (keep_start, tap(grad_norm=norm('grad')), tap(update_norm=_moved, weight_norm=norm('p')))
         opt.edit(lambda cbs: [*self.taps[:2], *cbs, self.taps[2]])
         super().__init__(opt, model, every)

@@ -152,7 +152,7 @@ def test_what_cannot_be_tapped_is_said():
     with pytest.raises(KeyError, match='no hyper-parameter `lrr`'): stats.plot_sched('lrr')
     with pytest.raises(ValueError, match=r'`tap\(step\)` would overwrite `step`, of `adam_step`'): Adam.insert(tap(step=norm('p')), before=0)
     with pytest.raises(ValueError, match='would overwrite `update`'): Adam.insert(tap(update=norm('p')), before=0)
-    with pytest.raises(ValueError, match='would overwrite `p_start`'): OptStats(stats.opt)
+    with pytest.raises(ValueError, match='has an OptStats already'): OptStats(stats.opt)
     with pytest.raises(ValueError, match='`every`'): OptStats(Adam(params(), lr=0.1), every=0)
 
 

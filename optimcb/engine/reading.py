@@ -6,17 +6,19 @@ for each parameter would: it must not print, count, draw random numbers, or writ
 import dis
 import inspect
 from collections import deque
-from collections.abc import Iterator, MutableMapping, MutableSequence, MutableSet
+from collections.abc import Iterator as Iterating
+from collections.abc import MutableMapping, MutableSequence, MutableSet
 from numbers import Number
 from types import CodeType, ModuleType
 
+import numpy as np
 from torch import Tensor
 
 from optimcb.stepper import Stepper, code_of
 
 __all__ = ['asks_type', 'refusals', 'why_not']
 
-CONTAINERS = (MutableMapping, MutableSequence, MutableSet, deque)
+CONTAINERS = (MutableMapping, MutableSequence, MutableSet, deque, np.ndarray)
 CHANGE = frozenset({'append', 'appendleft', 'extend', 'insert', 'add', 'update', 'setdefault', 'pop', 'popleft', 'popitem', 'remove', 'discard', 'clear',
                     'write'})
 ACT = {'print': 'prints', 'id': 'asks which object it was given', 'next': 'takes from an iterator',
@@ -49,6 +51,7 @@ def why_not(
             if i.opname == 'IS_OP' and last and not last.opname.startswith('LOAD_CONST'): return "it asks whether this is that object"
             method = i.opname == 'LOAD_METHOD' or i.opname == 'LOAD_ATTR' and 'self' in i.argrepr
             owner = known.get(last.argval) if method and last and isinstance(last.argval, str) else None
+            if method and isinstance(owner, Tensor) and i.argval.endswith('_'): return f"it writes into `{last.argval}`"
             if owner is not None and _may_change(owner): return f"it calls `{last.argval}.{i.argval}`"
             outside = i.opname in ('STORE_GLOBAL', 'DELETE_GLOBAL') or i.opname == 'STORE_DEREF' and i.argval in code.co_freevars
             if outside: return f"it sets `{i.argval}`, which lies outside of it"
@@ -60,14 +63,14 @@ def why_not(
 
 def refusals(
     composition # Its steppers
-) -> Iterator[str]:
+) -> Iterating[str]:
     "A sentence for each stepper that must be run for each parameter."
     for s in composition.steppers:
         why = why_not(s)
         if why: yield f"stepper `{s}` must be called for each parameter: {why}."
 
 
-def _codes(f) -> Iterator[tuple[CodeType, dict]]:
+def _codes(f) -> Iterating[tuple[CodeType, dict]]:
     "The code of a stepper and of the functions that it names, and what their names mean"
     todo, seen = [(code_of(f), f)], set()
     while todo:
@@ -93,6 +96,7 @@ def _meant(code, outside, own, held) -> dict:
         elif i.opname in ('LOAD_ATTR', 'LOAD_METHOD'):
             owner = known.get(last.argval) if last is not None and isinstance(last.argval, str) else None
             if isinstance(owner, ModuleType): known.setdefault(name, getattr(owner, name, None))
+            elif owner is not None and name in getattr(owner, '__dict__', ()): known.setdefault(name, vars(owner)[name])
             elif name in own: known[name] = own[name]
         last = i
     return known
@@ -103,7 +107,8 @@ def _inside(o) -> list: return [*o.values()] if isinstance(o, dict) else [*o] if
 
 def _may_change(o) -> bool:
     "Is this an object of somebody's own, which a method may change?"
-    return not isinstance(o, (ModuleType, type, Tensor, Number, str, tuple, *CONTAINERS)) and hasattr(o, '__dict__') and not callable(o)
+    known = isinstance(o, (ModuleType, type, Tensor, Number, str, tuple, *CONTAINERS)) or inspect.isroutine(o)
+    return not known and (hasattr(o, '__dict__') or isinstance(o, (Iterating, np.random.Generator, np.random.RandomState)))
 
 
 def _names(f) -> tuple[dict, dict, dict]:
