@@ -9,11 +9,12 @@ import numpy as np
 from fastcore.meta import delegates
 
 from optimcb.composition import Composition
-from optimcb.display import Explained, Group
+from optimcb.display import Explained
 from optimcb.editing import Composable
 from optimcb.hypers import NOT_NEGATIVE, check, from_torch, suggest
 from optimcb.lookahead import Lookahead
 from optimcb.optimizer import Optimizer
+from optimcb.rehearsal import Group
 from optimcb.steppers import *
 
 __all__ = ['Algorithm', 'algorithm', 'SGD', 'RMSProp', 'Adam', 'AdamW', 'AMSGrad', 'Yogi', 'NAdam', 'Adamax', 'Adagrad',

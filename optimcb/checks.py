@@ -5,6 +5,7 @@ is only tried on a small tensor, for names that are missing.
 """
 import dis
 from itertools import chain
+from numbers import Real
 
 import torch
 
@@ -13,13 +14,29 @@ from optimcb.composition import Composition, MissingName
 from optimcb.engine import eager
 from optimcb.engine.chance import Chance
 from optimcb.engine.record import NotRecorded
-from optimcb.rehearsal import Rehearsal
+from optimcb.rehearsal import Group, Rehearsal
 from optimcb.stepper import ONE_STEP, Stepper, code_of
 
-__all__ = ['doubts']
+__all__ = ['doubts', 'doubts_of']
 
 PATIENCE = 24 # steps in which the gradient should reach the parameter
 WD = 0.01 # decay with which a composition is rehearsed that has none now
+
+
+def doubts_of(
+    composition:Composition, # Its steppers
+    groups:list[Group], # The parameters
+    own:frozenset=frozenset() # Names of state that the composition must make itself, though it may be there
+) -> list[str]:
+    "What is doubtful about a composition for all of some parameters. Raises `MissingName`."
+    found = {}
+    for g in groups:
+        alike = frozenset((k, type(v), isinstance(v, Real) and v == 0) for k, v in g.hypers.items()) # groups that differ in numbers do the same
+        for p, state in zip(g.params, g.states):
+            key = isinstance(p, torch.Tensor) and not torch.nn.parameter.is_lazy(p) and (alike, p.dtype, p.dim())
+            if key and key not in found: found[key] = doubts(composition, g.hypers, p, {k: v for k, v in state.items() if k not in own})
+        if not g.params: found[alike] = doubts(composition, g.hypers)
+    return list(dict.fromkeys(d for ds in found.values() for d in ds if all(d in o for o in found.values())))
 
 
 def doubts(

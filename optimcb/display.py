@@ -4,12 +4,11 @@ import textwrap
 from collections import Counter
 from functools import cached_property
 from itertools import groupby
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from optimcb.checks import doubts
+from optimcb.checks import doubts_of
 from optimcb.composition import Composition, MissingName
 from optimcb.engine import Runner, build, cpu
 from optimcb.engine.plan import misfit, sharing
@@ -17,19 +16,12 @@ from optimcb.engine.program import Program, Unsupported
 from optimcb.engine.record import NotRecorded
 from optimcb.expression import latex_name, text
 from optimcb.formula import Formula, formulas, look, slots
-from optimcb.rehearsal import Rehearsal
+from optimcb.rehearsal import Group, Rehearsal
 
-__all__ = ['Explained', 'Explanation', 'Group', 'Source']
+__all__ = ['Explained', 'Explanation', 'Source']
 
 STEPS = 2 # in the first one, state is made
 NOT_OURS = ('do_wd', 'force_train') # state that says what to do with a parameter
-
-
-class Group(NamedTuple):
-    "Parameters with the same hyper-parameters."
-    hypers: dict
-    params: list # Empty for an algorithm without parameters
-    states: list # Of each parameter its state
 
 
 class Kind:
@@ -82,6 +74,7 @@ class Explained:
 
 def _example(group): return next(filter(_is_real, group.params), None)
 def _is_real(p): return isinstance(p, Tensor) and not torch.nn.parameter.is_lazy(p)
+def _is_live(p): return _is_real(p) and (p.requires_grad or p.grad is not None)
 
 
 class lazy(cached_property):
@@ -105,7 +98,7 @@ class Explanation:
         "The parameters, by group, type and number of dimensions."
         res = []
         for i, g in enumerate(self.groups):
-            real = sorted(filter(_is_real, g.params), key=_alike)
+            real = sorted(filter(_is_live, g.params), key=_alike)
             res += [Kind(self.composition, g, i, list(ps)) for _, ps in groupby(real, key=_alike)]
             if not g.params: res.append(Kind(self.composition, g, i, []))
         return res
@@ -128,8 +121,10 @@ class Explanation:
     @lazy
     def state_bytes(self) -> int:
         "Bytes of state of all parameters: what is there, and what the first step will make of what is not."
-        there = sum(v.nbytes for g in self.groups for s in g.states for v in s.values() if isinstance(v, Tensor))
-        return max(there, sum(n*_each(k) + sum(d.itemsize for d, each in k.kinds.values() if not each) for k in self.kinds for n in k.sizes))
+        there = {id(p): state for g in self.groups for p, state in zip(g.params, g.states)}
+        expected = ((k, p) for k in self.kinds for p in k.params if not k.kinds.keys() & there[id(p)].keys())
+        sizes = (p.numel()*_each(k) + sum(d.itemsize for d, each in k.kinds.values() if not each) for k, p in expected)
+        return sum(v.nbytes for state in there.values() for v in state.values() if isinstance(v, Tensor)) + sum(sizes)
 
     @lazy
     def moved_bytes(self) -> int|None:
@@ -168,14 +163,14 @@ class Explanation:
             name, why = _engine_for(k, self.engine_wanted)
             for p in k.params or [None]:
                 refusal = self._refusal(p, plan, shared) if p is not None and self.engine_wanted != 'eager' else None
-                if refusal or why: left[refusal or why] += p is not None
+                if refusal or why: left['eager' if refusal else name, refusal or why] += p is not None
                 else:
                     runs[name] += p is not None
                     kernels.setdefault(name, set()).add(k.program.key)
         def who(n): return _some(n, 'parameter') if n else 'any parameters'
         res = [f"{name}: {who(n) if name == 'foreach' else _some(len(kernels[name]), 'kernel') + ' for ' + who(n)}" for name, n in runs.items()]
         forced = self.engine_wanted in ('fused', 'foreach') and any(k.reason for k in self.kinds)
-        return res + [f"{'none' if forced else 'eager'}: {who(n)}, for {why}" for why, n in left.items()]
+        return res + [f"{'none' if forced else name}: {who(n)}, for {why}" for (name, why), n in left.items()]
 
     def _refusal(self, p, plan, shared) -> str|None:
         "Why this parameter is left to the eager engine"
@@ -189,7 +184,7 @@ class Explanation:
     @lazy
     def doubts(self) -> list[str]:
         "What is doubtful about the composition."
-        try: return list(dict.fromkeys(d for g in self.groups for d in doubts(self.composition, g.hypers, _example(g))))
+        try: return doubts_of(self.composition, self.groups, self.composition.makes)
         except MissingName: return [] # the engine says so
 
     def _parts(self):
@@ -198,7 +193,9 @@ class Explanation:
         yield 'steppers', [('', 'stepper', 'reads', 'writes'), *rows]
         there = any(g.params for g in self.groups)
         names = sorted(dict.fromkeys(n for g in self.groups for n in g.hypers), key=lambda n: n != 'lr') # it comes first
-        def sizes(i, g): return str(i), f'{len(g.params):,}', f'{sum(p.numel() for p in g.params if _is_real(p)):,}'
+        def frozen(g): return sum(_is_real(p) and not _is_live(p) for p in g.params)
+        def sizes(i, g):
+            return str(i), f'{len(g.params):,}' + (f' ({n:,} frozen)' if (n := frozen(g)) else ''), f'{sum(p.numel() for p in g.params if _is_real(p)):,}'
         def values(g): return ('…' if n == 'lr' and not there else _shown(g.hypers.get(n, '')) for n in names) # an algorithm has none yet
         rows = [(*(sizes(i, g) if there else ()), *values(g)) for i, g in enumerate(self.groups)]
         yield 'hyper-parameters', [(*(('group', 'parameters', 'elements') if there else ()), *names), *rows]
@@ -278,7 +275,7 @@ def _engine_for(kind, wanted) -> tuple[str, str|None]:
     try:
         if device == 'cpu': build.compiler()
         _source(kind.program, device)
-    except (build.CantBuild, Unsupported) as e: return 'eager', str(e)
+    except (build.CantBuild, Unsupported) as e: return 'eager' if device == 'cpu' else 'foreach', str(e)
     except ImportError as e: return 'foreach', f'there is no Triton ({e})'
     return f"fused, in {'C' if device == 'cpu' else 'Triton'}", None
 

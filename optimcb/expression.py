@@ -203,27 +203,38 @@ def symbols(
 
 def common(
     a, # An expression
-    b # Another
+    b, # Another
+    also=() # Names that both may depend on, though they are not in them
 ):
     "What both are, with `f(…)` for numbers that are worked out in different ways, of what they are worked out from."
     if a == b: return a
-    if _minus(a) and _minus(b): return neg(common(neg(a), neg(b)))
+    if _minus(a) and _minus(b): return neg(common(neg(a), neg(b), also))
+    def unknown(scalar): return Call('f', tuple(Sym(k, scalar) for k in sorted(symbols(a) | symbols(b) | set(also))))
     if a.scalar and b.scalar:
-        if type(a) is type(b) is Mul and len(a.factors) == len(b.factors):
-            return mul(*(power(common(x, y), common(m, n)) for (x, m), (y, n) in zip(a.factors, b.factors)))
-        return Call('f', tuple(map(Sym, sorted(symbols(a) | symbols(b)))))
-    if type(a) is type(b) is Mul:
-        (s, t), (u, v) = (_split(e) for e in (a, b))
-        if len(t) == len(v): return mul(common(s, u), *(common(_product([x]), _product([y])) for x, y in zip(t, v)))
-    if type(a) is type(b) is Add and len(a.terms) == len(b.terms): return add(*(common(_scaled(*x), _scaled(*y)) for x, y in zip(a.terms, b.terms)))
-    if type(a) is type(b) is Call and a.name == b.name and len(a.args) == len(b.args): return Call(a.name, tuple(map(common, a.args, b.args)))
-    if Mul in (type(a), type(b)): # one of them has a factor more
-        (s, t), (u, v) = (_split(e) for e in (a, b))
-        if t == v: return mul(common(s, u), *(_product([x]) for x in t))
-    return Call('f', tuple(Sym(k, False) for k in sorted(symbols(a) | symbols(b))))
+        if not (type(a) is type(b) is Mul and len(a.factors) == len(b.factors)): return unknown(True)
+        return mul(*(power(common(x, y, also), common(m, n, also)) for (x, m), (y, n) in zip(a.factors, b.factors)))
+    x, y = _by_tensors(a), _by_tensors(b)
+    if x.keys() <= y.keys() or y.keys() <= x.keys(): # the same tensors, with other numbers before them
+        return add(*(mul(common(x.get(t, ZERO), y.get(t, ZERO), also), _product(list(t))) for t in {**x, **y}))
+    if type(a) is type(b) is Call and a.name == b.name and len(a.args) == len(b.args):
+        return Call(a.name, tuple(common(m, n, also) for m, n in zip(a.args, b.args)))
+    if type(a) is type(b) is Add and len(a.terms) == len(b.terms): return add(*(common(_scaled(*m), _scaled(*n), also) for m, n in zip(a.terms, b.terms)))
+    (s, t), (u, v) = _split(a), _split(b)
+    if max(len(t), len(v)) > 1 and len(t) == len(v):
+        return mul(common(s, u, also), *(common(_product([m]), _product([n]), also) for m, n in zip(t, v)))
+    return unknown(False)
 
 
 def _minus(e) -> bool: return isinstance(e, Num) and e.value < 0 or isinstance(e, Mul) and _minus(e.factors[0][0])
+
+
+def _by_tensors(e) -> dict:
+    "The terms of a sum: by the tensors in each, the number before them"
+    res = {}
+    for c, x in _terms(e):
+        s, t = (x, []) if x.scalar else _split(x)
+        res[tuple(t)] = add(res.get(tuple(t), ZERO), _scaled(c, s))
+    return res
 
 
 def _split(e):
@@ -275,7 +286,8 @@ TEX = {'where': r'\begin{{cases}} {1} & \text{{if }} {0} \\ {2} & \text{{else}} 
        'logical_not': r'\neg\left({}\right)', 'float': r'\left[{}\right]', 'norm': r'\left\lVert {} \right\rVert', 'mean': r'\overline{{{}}}',
        'rms': r'\operatorname{{rms}}\left({}\right)', 'numel': 'n', 'total': r'\sum_{{\text{{all }} \theta}} {}', 'exp': r'e^{{{}}}',
        'log': r'\ln\left({}\right)', 'maximum': r'\max\left({}, {}\right)', 'minimum': r'\min\left({}, {}\right)',
-       'floor': r'\left\lfloor {} \right\rfloor', 'ceil': r'\left\lceil {} \right\rceil'}
+       'floor': r'\left\lfloor {} \right\rfloor', 'ceil': r'\left\lceil {} \right\rceil',
+       'mod': r'\left({} \bmod {}\right)'}
 
 TEX_NAMES = dict(p=r'\theta', grad='g', lr=r'\eta', mom=r'\beta_1', sqr_mom=r'\beta_2', wd=r'\lambda', eps=r'\epsilon', step='t', grad_avg='m', sqr_avg='v',
                  update='u', sqr_max=r'v^{\max}', grad_max=r'g^{\max}', slow_avg=r'\phi', update_avg=r'\bar{u}', delta_avg=r'\Delta', grad_center=r'\bar{g}')
@@ -313,8 +325,12 @@ def _write(e, w) -> tuple[str, int]:
         return out, SUM
     (first, exponent), *others = e.factors
     if isinstance(first, Num) and first.value < 0 and exponent == ONE: return f'-{_inside(_scaled(-first.value, _product(others)), w, PRODUCT)}', SUM
-    groups = [[f for f in e.factors if f[0].scalar], [f for f in e.factors if not f[0].scalar]]
-    if any(all(map(_divides, g)) for g in groups): groups = [e.factors] # one quotient, for there is nothing to divide in the other
+    factors = e.factors
+    if isinstance(first, Num) and isinstance(first.value, Fraction): # `x/2`, not `1/2*x`
+        over, under = first.value.as_integer_ratio()
+        factors = [*([(Num(over), ONE)] if over != 1 else []), *others, (Num(under), Num(-1))]
+    groups = [[f for f in factors if f[0].scalar], [f for f in factors if not f[0].scalar]]
+    if any(all(map(_divides, g)) for g in groups): groups = [factors] # one quotient, for there is nothing to divide in the other
     parts = [_quotient(g, w) for g in groups]
     if len(parts) == 1: return parts[0]
     return w.times([_in(o, w, PRODUCT) for o in parts]), PRODUCT

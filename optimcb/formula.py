@@ -14,6 +14,7 @@ from threading import RLock
 import torch
 
 from optimcb.engine.program import LEAVES, Node, Program, operands
+from optimcb.engine.record import NotRecorded
 from optimcb.expression import ONE, Num, Sym, add, call, common, div, latex, latex_name, mul, neg, number, power, sub, symbols, text
 from optimcb.rehearsal import Rehearsal, Step
 
@@ -30,13 +31,13 @@ class _Symbolic:
 
 def _as(value, e):
     "`value` as a number that is worked out by `e`"
-    res = (_Int if isinstance(value, int) else _Float)(value)
+    res = (_Symbolic.whole if isinstance(value, int) else _Float)(value)
     res.e = e
     return res
 
 
 def _expression(x): return x.e if isinstance(x, _Symbolic) else number(x)
-def _plain(x): return int(x) if isinstance(x, int) else float(x)
+def _plain(x): return int(x) if isinstance(x, (int, _Count)) else float(x)
 
 
 def _operators(cls):
@@ -50,10 +51,15 @@ def _operators(cls):
             return _written(f(_plain(other), _plain(self)), lambda: build(_expression(other), _expression(self)))
         setattr(cls, f'__{name}__', forward)
         setattr(cls, f'__r{name}__', backward)
-    for name, build in dict(add=add, sub=sub, mul=mul, truediv=div, pow=power).items(): both(name, getattr(operator, name), build)
+    for name, build in dict(add=add, sub=sub, mul=mul, truediv=div, pow=power, floordiv=_floored, mod=_rest).items(): both(name, getattr(operator, name), build)
     cls.__neg__ = lambda self: _as(-_plain(self), neg(self.e))
     cls.__abs__ = lambda self: _as(abs(_plain(self)), call('abs', self.e))
+    cls.__pos__ = lambda self: self
     return cls
+
+
+def _floored(a, b): return call('floor', div(a, b))
+def _rest(a, b): return call('mod', a, b)
 
 
 def _written(value, build): return _as(value, build()) if isinstance(value, (int, float)) else value
@@ -63,6 +69,10 @@ def _written(value, build): return _as(value, build()) if isinstance(value, (int
 class _Float(_Symbolic, float): pass
 @_operators
 class _Int(_Symbolic, int): pass
+@_operators
+class _Count(_Float):
+    "A whole number that is a float, so that a float beside it leaves the operator to us"
+    def __index__(self): return int(float(self))
 
 
 def _named_call(name): return lambda x: call(name, x)
@@ -187,13 +197,21 @@ class Formula:
         tensors = {n.args[0]: n.each for n in reader.nodes if n.op == 'load'}
         before = [(f'{k}_old', Sym(k, not tensors.get(k, True)), None) for k in reader.old]
         self.lines, self.when = before + [o for i, o in enumerate(reader.lines) if i not in reader.spare.values()], when
+        self.counters = {k for act in step.acts for k in act.numbers}
 
     def like(self,
         other:'Formula' # That of another step that does the same to tensors
     ) -> 'Formula':
         "What both are: a number that Python works out in different ways is `f(…)` of what it is worked out from."
-        if [o[0] for o in self.lines] == [o[0] for o in other.lines]:
-            self.lines = [(k, common(a, b), s) for (k, a, s), (_, b, _) in zip(self.lines, other.lines)]
+        mine, theirs = ([o[0] for o in f.lines] for f in (self, other))
+        if mine != theirs: # a line may be missing: one that says that something stays as it is
+            if max(map(len, (mine, theirs))) > len({*mine, *theirs}): return self
+            mine, theirs = ({o[0]: o for o in f.lines} for f in (self, other))
+            def line(known, k, o): return known.get(k, (k, Sym(k, o[1].scalar), o[2]))
+            both = {**mine, **theirs}
+            pairs = [(line(mine, k, o), line(theirs, k, o)) for k, o in (both if len(mine) >= len(theirs) else {**theirs, **mine}).items()]
+        else: pairs = zip(self.lines, other.lines)
+        self.lines = [(k, common(a, b, self.counters.intersection(s.names) if s else ()), s) for (k, a, s), (_, b, _) in pairs]
         return self
 
     @property
@@ -228,10 +246,17 @@ def named(
 
 
 def look(
-    rehearsal:Rehearsal # A rehearsal
+    rehearsal:Rehearsal, # A rehearsal
+    key:tuple|None=None # Of the step's recording, if it is known
 ) -> Step:
     "Its next step, which is not taken, with numbers that know where they come from. Raises `NotRecorded`."
-    with _math_written(): return rehearsal.look(named)
+    key = key or rehearsal.look().recording.key
+    with _math_written():
+        for _Symbolic.whole in (_Count, _Int): # the first one knows more, if it does what whole numbers do
+            try: res = rehearsal.look(named)
+            except NotRecorded: continue
+            if res.recording.key == key: break
+    return res
 
 
 def slots(
@@ -247,6 +272,7 @@ def formulas(
     steps:int=32, # How many steps to rehearse: what is done less often than that is not seen
 ) -> list[Formula]:
     "The formulas of a composition: one, or one for each kind of step, that of most steps first. Raises `NotRecorded`."
+    rehearsal.hypers = {k: v.item() if isinstance(v, torch.Tensor) and v.numel() == 1 else v for k, v in rehearsal.hypers.items()} # numbers have names
     programs, found = {}, {}
     for i in range(1, steps + 1):
         before, step = copy(rehearsal), rehearsal.step()
@@ -254,7 +280,7 @@ def formulas(
         if key not in programs: programs[key] = step.program.key
         when, looks = found.setdefault(programs[key], ([], []))
         when.append(i)
-        if len(when) < 4 or i in (7, 16, steps): looks.append(look(before))
+        if len(when) < 4 or i in (7, 16, steps): looks.append(look(before, key))
     found = sorted(found.values(), key=lambda o: -len(o[0]))
     return [_of(looks, _when(when, steps) if len(found) > 1 else '') for when, looks in found]
 

@@ -10,12 +10,13 @@ from fastcore.foundation import L
 from torch import Tensor
 
 from optimcb.checkpoint import copied, pack, unpack
-from optimcb.checks import doubts
+from optimcb.checks import doubts_of
 from optimcb.composition import Composition
-from optimcb.display import Explained, Group
+from optimcb.display import Explained
 from optimcb.editing import Composable
 from optimcb.engine import ENGINES, Runner, eager
 from optimcb.hypers import NOT_HYPERS, RANGES, HyperView, HyperViews, check, from_torch, spread, suggest
+from optimcb.rehearsal import Group
 from optimcb.stepper import ONE_STEP
 from optimcb.warn import CompositionWarning, warn
 
@@ -184,16 +185,10 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     def _check(self, composition, made_before=frozenset()):
         "Rehearse `composition` for each group, without the state that it must make itself. Raises `MissingName`, warns of what is doubtful"
-        names, found = (self.hyper_names | composition.reads) - NOT_HYPERS, {}
-        for g in self.param_groups:
-            hypers = {**composition.defaults, **{k: v for k, v in g.items() if k in names}}
-            alike = frozenset((k, type(v), isinstance(v, Real) and v == 0) for k, v in hypers.items()) # groups that differ in numbers do the same
-            for p in g['params']:
-                key = isinstance(p, Tensor) and not torch.nn.parameter.is_lazy(p) and (alike, p.dtype, p.dim())
-                if not key or key in found: continue
-                found[key] = doubts(composition, hypers, p, {k: v for k, v in self.state.get(p, {}).items() if k not in made_before})
-        everywhere = [d for ds in found.values() for d in ds if all(d in o for o in found.values())]
-        for doubt in dict.fromkeys(everywhere): warn(doubt, CompositionWarning)
+        names = (self.hyper_names | composition.reads) - NOT_HYPERS
+        hypers = [{**composition.defaults, **{k: v for k, v in g.items() if k in names}} for g in self.param_groups]
+        groups = [g._replace(hypers=h) for g, h in zip(self._groups, hypers)]
+        for doubt in doubts_of(composition, groups, made_before): warn(doubt, CompositionWarning)
 
     def edit(self,
         f:Callable # From a list of steppers to another

@@ -21,7 +21,14 @@ from optimcb.engine.record import NotRecorded, Recording, record
 from optimcb.engine.trace import STANDS
 from optimcb.stepper import ONE_STEP, Stepper, once
 
-__all__ = ['Act', 'Rehearsal', 'Step']
+__all__ = ['Act', 'Group', 'Rehearsal', 'Step']
+
+
+class Group(NamedTuple):
+    "Parameters with the same hyper-parameters."
+    hypers: dict
+    params: list # Empty for an algorithm without parameters
+    states: list # Of each parameter its state
 
 
 class Act(NamedTuple):

@@ -187,3 +187,18 @@ def test_explaining_changes_nothing():
     str(opt.explain()), opt._repr_html_(), opt.kernel(), opt.formula
     assert all(map(torch.equal, ps, before)) and torch.equal(rng, torch.get_rng_state())
     assert all(opt.state[p].keys() == s.keys() and all(opt.state[p][k] is v for k, v in s.items()) for p, s in state.items())
+
+
+def test_frozen_parameters_cost_nothing():
+    ps = [torch.nn.Parameter(torch.ones(1000), requires_grad=False), torch.nn.Parameter(torch.ones(9))]
+    opt = Adam(ps, lr=0.1)
+    ps[1].grad = torch.ones(9)
+    for _ in range(2):
+        e = opt.explain()
+        assert (e.state_bytes, e.moved_bytes, e.engine) == (72, 252, ['fused, in C: 1 kernel for 1 parameter']) and '2 (1 frozen)' in str(e)
+        opt.step()
+
+
+def test_wrapped_optimizers_say_so():
+    assert Lookahead(Adam(params(), lr=0.1)).explain().title == 'Lookahead of Adam' and oc.ranger(params(), lr=0.1).explain().title == 'Lookahead of RAdam'
+    assert not Optimizer(params([(3,), (2, 2)]), lambda p, lr: p.data.sub_(p.grad, alpha=lr) if p.dim() > 1 else None, lr=0.1).explain().doubts

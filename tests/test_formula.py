@@ -123,6 +123,21 @@ def test_kinds_of_steps_have_formulas_of_their_own():
     assert [f.when for f in formulas(Rehearsal(Adam.composition, {**Adam.hypers, 'lr': 0.1}))] == ['']
 
 
+@pytest.mark.parametrize('scale, text', [
+    (lambda lr, step: lr/float(step), 'p - f(step)*lr*grad'), (lambda lr, step: lr*min(1, step/5), 'p - f(lr, step)*grad'), (lambda lr, step: lr*min(1, step/500), 'p - lr*step/500*grad'),
+    (lambda lr, step: lr*max(0, step-5), 'p + f(lr, step)*grad'), (lambda lr, step: lr if step < 3 else 2*lr, 'p - f(lr, step)*grad'),
+    (lambda lr, step: lr*math.sqrt(1 - 0.9**step), 'p - lr*sqrt(1 - 0.9**step)*grad'), (lambda lr, step: lr*(step//10 + 1), 'p - lr*(floor(step/10) + 1)*grad'),
+    (lambda lr, step: +lr*(1 + step % 10), 'p - lr*(1 + mod(step, 10))*grad'), (lambda lr, step: sum([lr for _ in range(step)]), 'p - f(step)*lr*grad'),
+    (lambda lr, step: [lr, lr/2][step % 2], 'p - f(lr, step)*grad')], ids=range(10))
+def test_what_python_works_out_in_another_way_from_step_to_step_is_no_constant(scale, text):
+    opt = Optimizer(params(), [step_stat, lambda p, lr, step: p.data.sub_(p.grad, alpha=scale(lr, step))], lr=0.1)
+    assert opt.formula.text == f'step = step + 1\np = {text}'
+
+
+def test_a_learning_rate_on_a_device_has_its_name():
+    assert Optimizer(params(), sgd_step, lr=torch.tensor(0.1)).formula.text == 'p = p - lr*grad'
+
+
 def test_math_is_left_as_it_was():
     before = math.sqrt
     assert Adam.formula and math.sqrt is before
