@@ -219,6 +219,22 @@ def test_a_callback_of_one_fit_leaves_its_stats(learn):
     pickle.dumps(Adam.insert(tap(a=norm('grad'), b=cosine('p', 'grad'), c=histogram('p')), before=0))
 
 
+def test_a_fit_with_its_own_callback_that_is_broken_off_leaves_a_learner_that_trains(learn):
+    from fastai.callback.core import Callback
+
+    from optimcb.learner import OptStatsCallback
+    class Stop(Callback):
+        def after_step(self): raise KeyboardInterrupt
+    learn.remove_cb(OptStatsCallback)
+    with learn.no_bar(), learn.no_logging():
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt): learn.fit(1, cbs=[OptStatsCallback(), Stop()])
+        learn.fit(1, cbs=[OptStatsCallback(), OptStatsCallback()])
+    assert len(learn.opt_stats) == len(learn.dls.train) and len(learn.opt.cbs) == 5
+    again = copy.deepcopy(learn.opt_stats)
+    again.stop()
+
+
 def test_a_fit_that_is_broken_off_leaves_a_learner_that_trains(learn):
     from fastai.callback.core import Callback
     class Stop(Callback):
