@@ -122,9 +122,9 @@ class Explanation:
     def state_bytes(self) -> int:
         "Bytes of state of all parameters: what is there, and what the first step will make of what is not."
         there = {id(p): state for g in self.groups for p, state in zip(g.params, g.states)}
-        expected = ((k, p) for k in self.kinds for p in k.params if not k.kinds.keys() & there[id(p)].keys())
-        sizes = (p.numel()*_each(k) + sum(d.itemsize for d, each in k.kinds.values() if not each) for k, p in expected)
-        return sum(v.nbytes for state in there.values() for v in state.values() if isinstance(v, Tensor)) + sum(sizes)
+        expected = sum((p.numel() if each else 1)*dtype.itemsize
+                       for k in self.kinds for p in k.params for name, (dtype, each) in k.kinds.items() if name not in there[id(p)])
+        return sum(v.nbytes for state in there.values() for v in state.values() if isinstance(v, Tensor)) + expected
 
     @lazy
     def moved_bytes(self) -> int|None:

@@ -108,6 +108,8 @@ def test_state_that_the_user_put_there_is_known():
     opt = Optimizer(ps := params(), [masked, sgd_step], lr=0.1, check=False)
     assert 'needs `mask`' in str(opt.explain()) and 'needs `mask`' in opt._repr_html_()
     for p in ps: opt.state[p]['mask'] = torch.ones_like(p)
+    masks = sum(p.nbytes for p in ps)
+    assert opt.explain().state_bytes == masks and Adam.insert(masked, before=0)(params(), lr=0.1, check=False).explain()
     stepped(opt, ps)
     assert opt.formula.text == 'grad = grad*mask\np = p - lr*grad' and 'fused' in opt.explain().engine[0] and opt.kernel()
 
