@@ -4,7 +4,9 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -16,11 +18,23 @@ RUN = 'import sys; from nbdev.test import test_nb; sys.exit(not test_nb(sys.argv
 each = pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
 
 
+def run(path):
+    with TemporaryDirectory() as folder:
+        env = {**os.environ, 'MPLBACKEND': 'agg', 'PYTHONWARNINGS': 'ignore', 'IPYTHONDIR': folder}
+        return subprocess.run([sys.executable, '-c', RUN, str(path)], cwd=path.parent, env=env, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope='module')
+def running(request):
+    "Notebooks, two at a time; where tests run in several processes, each when it is its turn"
+    wanted = [i.callspec.params['path'] for i in request.session.items if getattr(i, 'originalname', '') == 'test_notebooks_run']
+    with ThreadPoolExecutor(2) as pool: yield {} if 'PYTEST_XDIST_WORKER' in os.environ else {path: pool.submit(run, path) for path in wanted}
+
+
 @each
-def test_notebooks_run(path, tmp_path):
+def test_notebooks_run(path, running):
     for module in ('nbdev', 'fastai', 'matplotlib', 'sklearn'): pytest.importorskip(module)
-    env = {**os.environ, 'MPLBACKEND': 'agg', 'PYTHONWARNINGS': 'ignore', 'IPYTHONDIR': str(tmp_path)}
-    done = subprocess.run([sys.executable, '-c', RUN, str(path)], cwd=path.parent, env=env, capture_output=True, text=True, timeout=600)
+    done = running[path].result() if path in running else run(path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
