@@ -41,8 +41,9 @@ def follow(opt, p, steps, close=1e-12):
         exec(formula.text, names)
         opt.step()
         for k, want in {'p': p.data, **opt.state[p]}.items():
-            got = torch.as_tensor(names[k], dtype=torch.float64)
-            assert torch.allclose(got, torch.as_tensor(want, dtype=torch.float64), rtol=close, atol=close, equal_nan=True), (i, k, formula)
+            want = torch.as_tensor(want, dtype=torch.float64)
+            got = torch.as_tensor(names[k], dtype=torch.float64).broadcast_to(want.shape)
+            assert torch.allclose(got, want, rtol=close, atol=close, equal_nan=True), (i, k, formula)
 
 
 @pytest.mark.parametrize('name, ours', [c[:2] for c in CASES], ids=[c[0] for c in CASES])
