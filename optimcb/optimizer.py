@@ -3,6 +3,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, contextmanager
+from inspect import unwrap
 from numbers import Real
 
 import torch
@@ -15,6 +16,7 @@ from optimcb.composition import Composition
 from optimcb.display import Explained
 from optimcb.editing import Composable
 from optimcb.engine import ENGINES, Runner, eager
+from optimcb.engine.scaling import Scaling
 from optimcb.hypers import NOT_HYPERS, RANGES, HyperView, HyperViews, check, from_torch, spread, suggest
 from optimcb.rehearsal import Group
 from optimcb.stepper import ONE_STEP
@@ -94,6 +96,21 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         return known
 
     @property
+    def state(self) -> dict:
+        "The state of each parameter. Waits for a step that a GPU may have skipped."
+        runner = self.__dict__.get('_runner')
+        if runner is not None and runner.doubt: runner.settle()
+        try: return self.__dict__['state']
+        except KeyError: raise AttributeError(f"{type(self).__name__} has no state of its own.") from None # a wrapper that delegates
+    @state.setter
+    def state(self, v): self.__dict__['state'] = v
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        "Does `step` unscale gradients itself? torch's GradScaler asks. A wrapper with a step of its own would not know"
+        return unwrap(type(self).step) is unwrap(Optimizer.step) and 'cbs' in self.__dict__
+
+    @property
     def param_lists(self) -> L:
         "The parameters of each group: live, and what is assigned here is in `param_groups`."
         return L(L(g['params']) for g in self.param_groups)
@@ -129,6 +146,8 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         loss = None
         if closure is not None:
             with torch.enable_grad(): loss = closure()
+        scaling = Scaling(getattr(self, 'grad_scale', None), getattr(self, 'found_inf', 0.)) # a GradScaler puts them here
+        if not scaling.in_doubt and scaling.skips(): return loss
         composition = self.composition
         names = self.hyper_names - NOT_HYPERS
         hypers = [{k: v for k, v in g.items() if k in names} for g in self.param_groups]
@@ -136,20 +155,20 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             work = [(p, self.state[p], h) for g, h in zip(self.param_groups, hypers) for p in g['params'] if _has_grad(p)]
             stepped = []
         else:
-            work, made, stepped = self._running.step(self, composition, hypers)
+            work, made, stepped = self._running.step(self, composition, hypers, scaling)
             if made: self._not_hypers(made)
-        if work: self._step_eagerly(composition, work, hypers)
+        if work and not scaling.skips(): self._step_eagerly(composition, work, hypers, scaling)
         torch.autograd.graph.increment_version([p for p, *_ in work] + stepped)
         return loss
 
-    def _step_eagerly(self, composition, work, hypers):
+    def _step_eagerly(self, composition, work, hypers, scaling):
         setup = composition, [h.keys() for h in hypers]
         if self.__dict__.get('_tried') != setup:
-            work = self._try(composition, work)
+            work = self._try(composition, work, scaling)
             self._tried = setup
-        eager.step(composition, work)
+        eager.step(composition, work, scaling)
 
-    def _try(self, composition, work):
+    def _try(self, composition, work, scaling):
         """Step the first parameter, and that of each group which lacks a name that its group has; if that fails, nothing has changed.
 
         Returns the work that is left."""
@@ -160,7 +179,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         before = [set(state) for _, state, _ in firsts]
         with ExitStack() as stack:
             for p, state, _ in firsts: stack.enter_context(_unharmed(p, state))
-            eager.step(composition, firsts)
+            eager.step(composition, firsts, scaling)
         self._not_hypers({k for (_, state, _), old in zip(firsts, before) for k in state.keys() - old})
         return [o for o in work if not any(o is f for f in firsts)]
 
@@ -338,7 +357,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     def __getstate__(self):
         "Everything but hooks, as in torch, and what is made again when needed"
-        return {k: v for k, v in self.__dict__.items() if not k.endswith('_hooks') and k not in MADE_AGAIN}
+        return {k: v for k, v in {**self.__dict__, 'state': self.state}.items() if not k.endswith('_hooks') and k not in MADE_AGAIN}
 
     def __setstate__(self, state):
         super().__setstate__(state)

@@ -12,8 +12,9 @@ from engines import stepped, ulps
 from helpers import params, set_grads
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
+import optimcb as oc
 from optimcb import Optimizer
-from optimcb.engine import cuda, foreach, triton_ops
+from optimcb.engine import cuda, foreach, scaling, triton_ops
 from optimcb.engine.runner import Runner
 
 # What a GPU has and the interpreter lacks
@@ -140,3 +141,22 @@ def test_real_tensors_of_one_number():
     def scaled(p, lr): p.data.add_(p.grad*scale, alpha=-lr)
     (_, want, _), (_, got, _) = (stepped(e, ps, [gs], [scaled], steps=2, lr=0.1) for e in ('eager', 'fused'))
     assert all(ulps(a, b) <= 1 for a, b in zip(got, want))
+
+
+def test_a_step_that_the_device_skips(monkeypatch):
+    "As if it had not been; gradients are unscaled by a number that only the device knows"
+    monkeypatch.setattr(scaling, '_known', lambda x: x)
+    res = []
+    for skipped in (False, True):
+        ps = params(SIZES)
+        opt = oc.Yogi(ps, lr=0.01)
+        for i in range(4):
+            if not skipped and i in (0, 2): continue
+            set_grads(ps, i)
+            for p in ps: p.grad.mul_(1024)
+            opt.grad_scale, opt.found_inf = torch.tensor(1024.), torch.tensor(float(i in (0, 2)))
+            if i in (0, 2): ps[1].grad[5] = float('nan')
+            opt.step()
+        res.append([*(p.detach() for p in ps), *(v for s in opt.state_dict()['state'].values() for k, v in s.items() if k != 'step')])
+        assert {s['step'] for s in opt.state.values()} == {2}
+    assert all(ulps(a, b) == 0 for a, b in zip(*res))

@@ -2,46 +2,72 @@
 import torch
 from torch import Tensor
 
+from optimcb.engine.rows import Rows
+from optimcb.engine.scaling import NOT_SCALED, Scaling
+
 __all__ = ['step']
 
 
 def step(
     composition, # `Composition` to run
-    work:list # `(p, state, hypers)` of each parameter that has a gradient
+    work:list, # `(p, state, hypers)` of each parameter that has a gradient
+    scaling:Scaling=NOT_SCALED # What the gradients were multiplied by
 ) -> None:
     """Run the composition on each parameter. What steppers do to a gradient is undone after the parameter's step.
 
-    A complex parameter is seen as a real one with a last dimension of 2, as in torch."""
-    if composition.sums_over_all: return _together(composition, work)
+    A complex parameter is seen as a real one with a last dimension of 2, as in torch. Of one with a sparse gradient, the rows are
+    seen that the gradient has."""
+    if composition.sums_over_all: return _together(composition, work, scaling)
     for p, state, hypers in work:
-        real, grad = _opened(p, composition)
+        seen = _Seen(p, state, composition, scaling)
         try:
-            for _ in composition.run(real, state, hypers): raise TypeError("a stepper that yields must be a generator function, or a partial of one.")
-        finally: real.grad = grad
+            for _ in composition.run(seen.p, seen.state, hypers): raise TypeError("a stepper that yields must be a generator function, or a partial of one.")
+            seen.done(composition, hypers)
+        finally: seen.close()
 
 
-def _opened(p, composition) -> tuple[Tensor, Tensor]:
-    "What the steppers see of `p`, with a gradient that they may change, and the gradient to put back"
-    real, grad = (torch.view_as_real(p.data), torch.view_as_real(p.grad)) if p.is_complex() else (p, p.grad)
-    if composition.spares_grads: real.grad = grad
-    else:
-        with torch.set_grad_enabled(grad.requires_grad): real.grad = grad.clone() # steppers may differentiate it again
-    return real, grad
+class _Seen:
+    "What the steppers see of a parameter: `p`, with a gradient that they may change, and its `state`"
+    def __init__(self, p, state, composition, scaling):
+        self.rows, grad = None, p.grad
+        self.p, self.state = torch.view_as_real(p.data) if p.is_complex() else p, state
+        if grad.layout is torch.sparse_coo: self._see_rows(scaling.unscaled(grad))
+        else:
+            if p.is_complex(): grad = torch.view_as_real(grad)
+            self.grad = grad
+            own = scaling.unscaled(grad)
+            if composition.spares_grads or own is not grad: self.p.grad = own
+            else:
+                with torch.set_grad_enabled(grad.requires_grad): self.p.grad = grad.clone() # steppers may differentiate it again
+
+    def _see_rows(self, grad):
+        self.rows = Rows(self.p, torch.view_as_real(grad) if grad.is_complex() else grad, self.state)
+        self.p, self.state = self.rows.p, self.rows.state
+
+    def done(self, composition, hypers):
+        "All steppers have run"
+        if self.rows: self.rows.done(composition, hypers)
+
+    def close(self):
+        "Let the parameter have its gradient again"
+        if not self.rows: self.p.grad = self.grad
 
 
-def _together(composition, work):
+def _together(composition, work, scaling):
     "All parameters, from sum to sum; what a step yields is summed in float32 at least"
-    opened = [_opened(p, composition) for p, *_ in work]
+    seen = []
     try:
-        waiting = [(composition.run(real, state, hypers), None) for (real, _), (_, state, hypers) in zip(opened, work)]
+        for p, state, _ in work: seen.append(_Seen(p, state, composition, scaling))
+        waiting = [(composition.run(s.p, s.state, hypers), None) for s, (_, _, hypers) in zip(seen, work)]
         while waiting:
             yielded = []
             for run, total in waiting:
                 try: yielded.append((run, run.send(total)))
                 except StopIteration: pass
             waiting = _summed(yielded)
+        for s, (_, _, hypers) in zip(seen, work): s.done(composition, hypers)
     finally:
-        for real, grad in opened: real.grad = grad
+        for s in seen: s.close()
 
 
 def _summed(yielded) -> list:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from optimcb.composition import Composition, MissingName
 from optimcb.engine.plan import constant
+from optimcb.engine.scaling import NOT_SCALED, Scaling
 from optimcb.engine.spelling import dress
-from optimcb.engine.trace import STANDS, Trace, Typed, Untraceable, Value
+from optimcb.engine.trace import STANDS, Trace, Typed, Untraceable, Value, as_value
 
 __all__ = ['NotRecorded', 'Recording', 'record']
 
@@ -26,13 +27,16 @@ class Recording:
     def __init__(self,
         alike, # Who are alike
         looked:set, # Takes names of attributes of parameters that the steppers look at
-        typed:bool # Should stand-ins say that they are tensors?
+        typed:bool, # Should stand-ins say that they are tensors?
+        scaling:Scaling # What the gradients were multiplied by, and whether to skip the step
     ):
         t = self.trace = Trace(alike.example, looked)
         kind = Typed if typed else Value
         p = t.param = kind(t, t.emit('load', alike.example.dtype, True, '.p'), alike.example.dtype, True, True)
         grad = alike.grad_dtype
         t.grad = kind(t, t.emit('load', grad, True, '.grad'), grad, True)
+        if scaling.scale is not None: t.grad = kind(t, t.cast(t.apply('div', (t.grad, scaling.scale)), grad), grad, True)
+        self.skipped = t.apply('ne', (as_value(t, scaling.found), 0.)).id if scaling.in_doubt else None
         self.loaded = {name: kind(t, t.emit('load', dtype, each, name), dtype, each, True) for name, dtype, each in alike.kinds}
         self.state = {**alike.numbers, **self.loaded}
         self.p, self.start, self.before = p, p.id, {name: v.id for name, v in self.loaded.items()}
@@ -59,7 +63,14 @@ class Recording:
                 raise
         if any(x._version != version for x, version in zip(t.externals, t.versions)): t.fail("it writes into a tensor that it computed with", "Make a new one.")
         if sys.getrefcount(self.p) > KEPT: t.fail("it keeps the parameter that it is given", "Keep copies of its numbers, as state.")
+        if self.skipped is not None: outputs = [self._unless_skipped(*o) for o in outputs]
         self.key = tuple(t.nodes), tuple(outputs)
+
+    def _unless_skipped(self, name, new, dtype, each, is_new, born) -> tuple:
+        "An output that stays what it was in a step that is skipped"
+        t = self.trace
+        old = self.start if name == '.p' else self.before[name] if not is_new else born if born is not None else t.slot(0.)
+        return name, t.emit('where', dtype, each, self.skipped, old, new), dtype, each, is_new, born
 
     def _number(self, name, v) -> Value:
         "A stand-in for a real tensor that a stepper made: one number can be had for each parameter"
@@ -95,7 +106,8 @@ def record(
     composition, # What they do
     hypers:list[dict], # Hyper-parameters of each group
     looked:set, # Takes names of attributes of parameters that the steppers look at
-    typed:bool=False # Should stand-ins say that they are tensors?
+    typed:bool=False, # Should stand-ins say that they are tensors?
+    scaling:Scaling=NOT_SCALED # What the gradients were multiplied by, and whether to skip the step
 ) -> list[Recording]:
     "A recording for each of `all_alike`; those for which nothing differs share one. Raises `NotRecorded` or `MissingName`."
     done, res = [], []
@@ -104,7 +116,7 @@ def record(
         known = next((r for k, g, r in done if k == key and _equal(g, h)), None)
         if known is None:
             with _explained(all_alike if composition.sums_over_all else [a], composition):
-                known = Recording(a, looked, typed)
+                known = Recording(a, looked, typed, scaling)
                 known.run = composition.run(known.p, known.state, h)
                 if not composition.sums_over_all:
                     for _ in known.run: known.trace.fail("it yields, but is no generator function", "Make it one, or a partial of one.")
@@ -134,9 +146,8 @@ def _explained(alike, composition):
 
 
 def _equal(a, b):
-    if a is b: return True
-    try: return bool(a == b) and list(map(type, a.values())) == list(map(type, b.values()))
-    except RuntimeError: return False # tensors of several elements
+    "Are these the same names with the same values, of the same types? Tensors are not looked into: that might be to wait for a device"
+    return a is b or a.keys() == b.keys() and all(x is b[k] or type(x) is type(b[k]) and not isinstance(x, Tensor) and x == b[k] for k, x in a.items())
 
 
 def _go_on(recordings):

@@ -14,6 +14,7 @@ from optimcb.engine.plan import Changed, Plan
 from optimcb.engine.program import Program, Unsupported
 from optimcb.engine.reading import asks_type, refusals
 from optimcb.engine.record import NotRecorded, record
+from optimcb.engine.scaling import Doubt, Scaling
 from optimcb.warn import warn
 
 __all__ = ['CantRun', 'Runner']
@@ -32,7 +33,7 @@ class Runner:
     def __init__(self,
         engine:str # 'auto', 'fused' or 'foreach'
     ):
-        self.engine, self.composition = engine, None
+        self.engine, self.composition, self.doubt = engine, None, None
 
     def _begin(self, composition):
         self.composition = self.plan = None
@@ -62,23 +63,28 @@ class Runner:
     def step(self,
         opt, # Optimizer
         composition, # Its composition
-        hypers:list[dict] # Hyper-parameters of each group
+        hypers:list[dict], # Hyper-parameters of each group
+        scaling:Scaling # What the gradients were multiplied by, and whether to skip the step
     ) -> tuple[list, set, list]:
         """One step of what can be traced. Returns the work that is left to the eager engine, the names of new state, and the parameters that were stepped.
 
         Raises `MissingName`, and `CantRun` for an engine that was asked for by name, before anything has changed.
         """
+        self.settle()
         if composition is not self.composition: self._begin(composition)
         try:
             if self.plan is None: raise Changed
             self.plan.refresh(opt, composition)
         except Changed: self.plan = Plan(opt, composition, self)
-        while (prepared := self._prepared(hypers)) is None: self.plan = Plan(opt, composition, self)
+        while (prepared := self._prepared(hypers, scaling)) is None: self.plan = Plan(opt, composition, self)
         plan, (recordings, launches), made = self.plan, prepared, set()
         for launch, of in launches: launch.start([recordings[i] for i in of], plan)
         _run([launch for launch, _ in launches])
+        self.doubt = Doubt(scaling.found) if scaling.in_doubt else None
         for a, r in zip(plan.alike, recordings):
-            made.update(r.program.fresh, r.numbers.keys() - a.numbers.keys())
+            new = {*r.program.fresh, *r.numbers} - a.numbers.keys()
+            made |= new
+            if self.doubt: self.doubt.note(a.states, new, dict(a.numbers))
             for name, v in r.numbers.items():
                 a.numbers[name] = v
                 for s in a.states: s[name] = v
@@ -86,11 +92,16 @@ class Runner:
         if any(r.program.fresh for r in recordings): self.plan = None # there is state that wasn't there
         return [(p, state, hypers[i]) for p, state, i in plan.eager], made, plan.flat
 
-    def _prepared(self, hypers) -> tuple[list, list]|None:
+    def settle(self):
+        "Find out whether the last step was skipped, if only a device knew."
+        doubt, self.doubt = self.doubt, None
+        if doubt and doubt.settle(): self.plan = None
+
+    def _prepared(self, hypers, scaling) -> tuple[list, list]|None:
         "A recording for each who are alike, and the launches; None if the plan must be made again"
         plan, looked = self.plan, set(self.looked)
         before = Chance() if not self.programs else None
-        try: recordings = record(plan.alike, self.composition, hypers, looked, self.asks_type)
+        try: recordings = record(plan.alike, self.composition, hypers, looked, self.asks_type, scaling)
         except NotRecorded as e:
             if looked != self.looked: self.looked = looked # then fewer are alike
             else: self._refuse(None if self.composition.sums_over_all else e.alike[0].key[3:], e.reason)

@@ -1,0 +1,67 @@
+"""Gradients that were scaled so that 16 bits hold them, and steps that are not to be taken: what `torch.amp.GradScaler` says.
+
+On the CPU the host knows at once. On a GPU it would have to wait, so kernels are told where it says whether to skip: they then leave all as
+it was. The host counts on as if the step were taken, and finds out when it next needs to know: at the next step, when that is long done.
+"""
+import torch
+from torch import Tensor
+
+__all__ = ['Doubt', 'NOT_SCALED', 'Scaling']
+
+
+class Scaling:
+    "What a GradScaler says of a step. `scale` and `found` are numbers where the host knows them, else tensors on a device."
+    def __init__(self,
+        scale:Tensor|float|None=None, # What the gradients were multiplied by; None: they are as they should be
+        found:Tensor|float=0. # Not 0 if a gradient is infinite or NaN
+    ):
+        self.scale, self.found = _known(scale), _known(found)
+
+    @property
+    def in_doubt(self) -> bool:
+        "Does only the device know whether to skip the step?"
+        return isinstance(self.found, Tensor)
+
+    def unscaled(self, grad:Tensor) -> Tensor:
+        "The gradient as it should be."
+        if self.scale is None: return grad
+        return (grad / (self.scale.to(grad.device) if isinstance(self.scale, Tensor) else self.scale)).to(grad.dtype)
+
+    def skips(self) -> bool:
+        "Is the step to be skipped? Waits for a device, then it is known."
+        if self.in_doubt: self.found = self.found.item()
+        return bool(self.found)
+
+
+def _known(x): return x.item() if isinstance(x, Tensor) and x.is_cpu else x
+
+
+NOT_SCALED = Scaling()
+
+
+class Doubt:
+    "A step that a device may have skipped."
+    def __init__(self,
+        found:Tensor # Where the device says so
+    ):
+        self.found = found.to('cpu', non_blocking=True) # in pinned memory
+        self.event = torch.cuda.current_stream(found.device).record_event() if found.is_cuda else None
+        self.steps = []
+
+    def note(self,
+        states:list, # States of parameters
+        made:set, # Names that the step has put into them
+        numbers:dict # What is no tensor among them, as it was
+    ):
+        "Note what the host has counted."
+        self.steps.append((states, made, numbers))
+
+    def settle(self) -> bool:
+        "Wait until the device knows; if it skipped the step, take back what was counted. Was it skipped?"
+        if self.event: self.event.synchronize()
+        skipped = bool(self.found.item())
+        for states, made, numbers in self.steps if skipped else ():
+            for s in states:
+                for k in made: s.pop(k, None)
+                s.update(numbers)
+        return skipped
