@@ -8,6 +8,7 @@ from optimcb.engine import build
 from optimcb.engine.launch import KernelLaunch
 from optimcb.engine.ops import OPS, REDUCTIONS
 from optimcb.engine.program import KNOWN, Program, Unsupported
+from optimcb.engine.shards import whole
 
 __all__ = ['Launch', 'source']
 
@@ -174,17 +175,17 @@ class Launch(KernelLaunch):
         super().__init__(members, at)
         text = source(self.program)
         self.kernel = [build.function(text, f'phase{k}') for k in range(len(self.program.phases))]
-        sizes = [p.numel() for a, _ in members for p in a.params]
+        sizes, wholes = ([f(p).numel() for a, _ in members for p in a.params] for f in (lambda p: p, whole))
         first = np.cumsum([0, *(-(-n//CHUNK) for n in sizes)])
-        chunk = np.array([(t, o, min(CHUNK, n-o)) for t, n in enumerate(sizes) for o in range(0, n, CHUNK)], np.int64)
+        chunk = np.array([(t, o, min(CHUNK, n-o)) for t, n in enumerate(sizes) for o in range(0, n, CHUNK)], np.int64).reshape(-1, 3)
         self.memory = np.zeros((len(sizes), len(self.columns)), np.int64)
         self._place_all()
         p = self.program
         self.numbers = np.zeros((len(members), len(p.slots)))
-        self.yields, self.totals = np.zeros((len(sizes), len(p.totals))), np.zeros(len(p.totals))
+        self.sums, self.yields, self.totals = np.zeros((len(sizes), len(p.sums))), np.zeros((len(sizes), len(p.totals))), np.zeros(len(p.totals))
         row = np.repeat(np.arange(len(members)), np.diff(self.rows)).astype(np.int64)
-        self.tables = [chunk, first.astype(np.int64), np.array(sizes, np.int64), row, self.memory,
-                       self.numbers, np.zeros((len(chunk), len(p.sums))), np.zeros((len(sizes), len(p.sums))), self.yields, self.totals]
+        self.tables = [chunk, first.astype(np.int64), np.array(wholes, np.int64), row, self.memory,
+                       self.numbers, np.zeros((len(chunk), len(p.sums))), self.sums, self.yields, self.totals]
         self.job = np.array([len(chunk), len(sizes), *(t.ctypes.data for t in self.tables), 1, *build.openmp()], np.int64)
         self.address, self.threads, self.alone = self.job.ctypes.data, 2 + len(self.tables), sum(sizes) < MANY
 
@@ -199,6 +200,7 @@ class Launch(KernelLaunch):
     def phase(self, i) -> dict[int, float]:
         "Run a phase; the sums of what it yields, by their round."
         self.kernel[i](self.address)
+        self._gather(i, torch.from_numpy(self.sums))
         return self._yielded(i)
 
     def take(self, totals):

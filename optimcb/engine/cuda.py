@@ -20,6 +20,7 @@ from optimcb.engine.build import CantBuild
 from optimcb.engine.launch import KernelLaunch
 from optimcb.engine.ops import OPS
 from optimcb.engine.program import KNOWN, Program, Unsupported
+from optimcb.engine.shards import whole
 
 __all__ = ['ARGUMENTS', 'OPTIONS', 'Launch', 'functions', 'source']
 
@@ -197,10 +198,10 @@ def _upload(array, device) -> torch.Tensor:
 
 
 def _tables(parts, columns, slots) -> tuple[np.ndarray, np.ndarray]:
-    "`chunks` and `tensors`, for parameters of some sizes, a list for each member"
-    member, sizes = np.repeat(np.arange(len(parts)), list(map(len, parts))), np.concatenate(parts)
+    "`chunks` and `tensors`, for parameters of some sizes, here and in all processes; a list of pairs for each member"
+    member, (sizes, wholes) = np.repeat(np.arange(len(parts)), list(map(len, parts))), np.concatenate(parts).T
     each, ends = np.arange(len(sizes)), np.cumsum(-(-sizes//CHUNK))
-    tensors = np.stack([len(parts)*slots + each*columns, member*slots, sizes, np.append(0, ends[:-1]), ends], 1)
+    tensors = np.stack([len(parts)*slots + each*columns, member*slots, wholes, np.append(0, ends[:-1]), ends], 1)
     of = np.repeat(each, np.diff(ends, prepend=0))
     start = (np.arange(ends[-1]) - tensors[of, 3])*CHUNK
     return np.stack([of, start, np.minimum(CHUNK, sizes[of] - start), tensors[of, 0], tensors[of, 1]], 1), tensors
@@ -221,7 +222,8 @@ class Launch(KernelLaunch):
         self.host = np.zeros(numbers + self.rows[-1]*len(columns), np.int64)
         self.numbers, self.memory = self.host[:numbers].view(np.float64).reshape(len(members), -1), self.host[numbers:].reshape(self.rows[-1], -1)
         self._place_all()
-        tables = dict(zip(('chunks', 'tensors'), _tables([[p.numel() for p in a.params] for a, _ in members], len(columns), len(self.program.slots))))
+        sizes = [[(p.numel(), whole(p).numel()) for p in a.params] for a, _ in members]
+        tables = dict(zip(('chunks', 'tensors'), _tables(sizes, len(columns), len(self.program.slots))))
         self.count = {k: len(t) for k, t in tables.items()}
         with self._here() as stream:
             self.tables, self.stream = [_upload(t, self.device) for t in tables.values()], stream
@@ -258,13 +260,14 @@ class Launch(KernelLaunch):
         sums, totals = len(self.program.sums), len(self.program.totals)
         def room(rows, columns): return torch.empty(rows, columns, dtype=torch.float64, device=self.device) if columns else None
         self.yields, self.totals = room(self.count['tensors'], totals), room(1, totals)
-        partial = room(self.count['chunks'], sums), room(self.count['tensors'], sums)
-        self.arguments = *self.tables, _upload(self.host, self.device), *partial, self.yields, self.totals
+        partial, self.sums = room(self.count['chunks'], sums), room(self.count['tensors'], sums)
+        self.arguments = *self.tables, _upload(self.host, self.device), partial, self.sums, self.yields, self.totals
 
     def phase(self, i) -> dict[int, torch.Tensor]:
         "Launch a phase; the sums of what it yields, by their round, on the device."
         with self._here():
             for kernel, count in self.kernels[i]: kernel[(count,)](*self.arguments, **OPTIONS)
+            self._gather(i, self.sums)
             return self._yielded(i)
 
     def take(self, totals):
@@ -275,4 +278,4 @@ class Launch(KernelLaunch):
     def finish(self):
         "Hand out the state that was made."
         super().finish()
-        self.made = self.held = self.arguments = self.yields = self.totals = None
+        self.made = self.held = self.arguments = self.sums = self.yields = self.totals = None

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from optimcb.engine.rows import Rows
 from optimcb.engine.scaling import NOT_SCALED, Scaling
+from optimcb.engine.shards import on_all, whole_of
 
 __all__ = ['step']
 
@@ -76,5 +77,5 @@ def _summed(yielded) -> list:
     if not tensors: return [(run, sum(x for _, x in yielded)) for run, _ in yielded]
     dtype = torch.float32
     for x in tensors: dtype = torch.promote_types(dtype, x.dtype)
-    total = torch.stack([torch.as_tensor(x, dtype=dtype).to(tensors[0].device) for _, x in yielded]).sum()
-    return [(run, total.to(x.device, torch.promote_types(x.dtype, torch.float32)) if isinstance(x, Tensor) else total) for run, x in yielded]
+    total = torch.stack([torch.as_tensor(whole_of(x), dtype=dtype).to(tensors[0].device) for _, x in yielded]).sum()
+    return [(run, on_all(total.to(x.device, torch.promote_types(x.dtype, torch.float32)), x) if isinstance(x, Tensor) else total) for run, x in yielded]

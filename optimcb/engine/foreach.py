@@ -4,8 +4,11 @@ import torch
 from optimcb.engine import launch, memory
 from optimcb.engine.ops import OPS, REDUCTIONS
 from optimcb.engine.program import LEAVES, operands
+from optimcb.engine.shards import whole
 
 __all__ = ['Launch']
+
+EMPTY = {'sum': 0., 'amax': -torch.inf, 'amin': torch.inf} # of an empty shard
 
 
 class Launch(launch.Launch):
@@ -17,7 +20,8 @@ class Launch(launch.Launch):
         super().__init__(members, at)
         p = self.program
         self.read = [operands(n) if n.op not in LEAVES else () for n in p.nodes]
-        self.last_use = {a: i for i, args in enumerate(self.read) for a in args if a >= 0}
+        order = [k for levels in p.phases for k in range(len(p.nodes)) if p.levels[k] in levels] # as they are worked out
+        self.last_use = {a: k for k in order for a in self.read[k] if a >= 0}
         for a in (*(s.value for s in p.stores), *(p.nodes[i].args[0] for i in p.totals)): self.last_use.pop(a, None) # kept to the end
 
     def start(self,
@@ -48,15 +52,23 @@ class Launch(launch.Launch):
                 res[round] = res.get(round, 0) + torch.stack([o.double() for o in x]).sum()
         return res
 
+    def _reduced(self, op, tensors):
+        "What reductions of tensors come to, in all processes that have parts of them"
+        res = [REDUCTIONS[op].run(x) if x.numel() else torch.full((), EMPTY[op], dtype=x.dtype, device=x.device) for x in tensors]
+        if not self.spread: return res
+        table = torch.stack([x.double() for x in res])[:, None]
+        self.spread.gather(table, [op])
+        return list(table[:, 0].to(res[0].dtype))
+
     def _value(self, n, a, lists, slots, externals, values):
         "A list with the result of node `n` for each parameter"
         if n.op == 'load': return lists[n.args[0]]
         if n.op == 'external': return [externals[n.args[0]].detach().to(a.example.device)]*len(a.params)
-        if n.op == 'numel': return [torch.tensor(p.numel(), dtype=n.dtype, device=p.device) for p in a.params]
+        if n.op == 'numel': return [torch.tensor(whole(p).numel(), dtype=n.dtype, device=p.device) for p in a.params]
         args = [values[o] if o >= 0 else slots[~o] for o in operands(n)]
         if n.op in REDUCTIONS:
-            whole = args[0] if isinstance(args[0], list) else [torch.full_like(p, args[0], dtype=n.dtype) for p in a.params]
-            return [REDUCTIONS[n.op].run(x if x.shape == p.shape else x.expand(p.shape)) for x, p in zip(whole, a.params)]
+            given = args[0] if isinstance(args[0], list) else [torch.full_like(p, args[0], dtype=n.dtype) for p in a.params]
+            return self._reduced(n.op, [x if x.shape == p.shape else x.expand(p.shape) for x, p in zip(given, a.params)])
         op = OPS[n.op]
         if n.op == 'cast':
             if not isinstance(args[0], list): return [torch.full(p.shape if n.each else (), args[0], dtype=n.dtype, device=p.device) for p in a.params]

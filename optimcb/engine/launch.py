@@ -2,6 +2,7 @@
 import numpy as np
 
 from optimcb.engine import memory
+from optimcb.engine.shards import spread_of
 
 __all__ = ['Launch', 'KernelLaunch']
 
@@ -14,6 +15,7 @@ class Launch:
     ):
         self.members, self.program = members, members[0][1]
         self.parts = [slice(i, i + len(a.params)) for i, (a, _) in zip(at, members)]
+        self.spread = spread_of(members[0][0].example)
 
     def finish(self):
         "Hand out the state that was made."
@@ -56,6 +58,15 @@ class KernelLaunch(Launch):
                 self.held.append([_moved(o.detach(), a.example.device) for o in r.trace.externals])
                 self._place(i, {k: [o]*len(a.params) for k, o in enumerate(self.held[-1])})
         self.grads = plan.grad_ptrs
+
+    def _gather(self, i, table):
+        "Let `table`, which has a row for each tensor and a column for each reduction, have what those of phase `i` came to in all processes"
+        p = self.program
+        sums = [j for j, k in enumerate(p.sums) if p.levels[k] - 1 in p.phases[i]] if self.spread else []
+        if not sums: return
+        part = table[:, sums]
+        self.spread.gather(part, [p.nodes[p.sums[j]].op for j in sums])
+        table[:, sums] = part
 
     def _yielded(self, i) -> dict:
         "What phase `i` yielded, summed over the parameters, by its round"

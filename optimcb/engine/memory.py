@@ -41,6 +41,7 @@ class Arena:
         dtype:torch.dtype # Type
     ) -> Tensor:
         "The next tensor, with the shape and layout of a parameter."
+        if like.numel() == 0: return torch.empty_strided(like.shape, like.stride(), dtype=dtype)
         t = torch.frombuffer(self.pages(), dtype=dtype, count=like.numel(), offset=self.at).as_strided(like.shape, like.stride())
         self.at += _room(like, dtype)
         self.keep = None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from optimcb.engine.memory import Arena
+from optimcb.engine.shards import spread_of
 from optimcb.engine.trace import DTYPES, FLOATS
 
 __all__ = ['Alike', 'Changed', 'Plan', 'constant', 'misfit', 'sharing']
@@ -118,7 +119,7 @@ class Plan:
 
     `alike` are those that are traced, `eager` the work that is left to the eager engine. Of the parameters in `alike`,
     one after the other, there are lists: `flat`, and for the present step `grads` and their addresses, `grad_ptrs`.
-    `launches` is for what is prepared for them.
+    `launches` is for what is prepared for them. `is_spread` tells whether other processes have parts of some parameters.
     """
     def __init__(self,
         opt, # Optimizer
@@ -144,6 +145,7 @@ class Plan:
                 continue
             known.setdefault(key, Alike(key, i, p)).add(k, p, opt.state[p])
         self.alike = list(known.values())
+        self.is_spread = any(spread_of(a.example) for a in self.alike)
         self._note(opt, grads)
 
     def _note(self, opt, grads):
@@ -234,7 +236,7 @@ def misfit(
         if t.dtype not in FLOATS: return f"{what} is of {t.dtype}"
         if not _plain(t): return f"{what} is no plain tensor in memory"
     if not _dense(p): return "it has gaps in its memory, or elements that share it"
-    if p.numel() == 0: return "it is empty"
+    if p.numel() == 0 and not spread_of(p): return "it is empty" # an empty shard is asked for sums like the others
     if g is not None and (g.shape != p.shape or g.device != p.device): return "its gradient is of another shape or on another device"
 
 

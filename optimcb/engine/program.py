@@ -81,12 +81,14 @@ class Program:
     """What one step does, for parameters of any number and size.
 
     `slots` tells which of the trace's numbers are used, `fresh` the states that the step makes and the slot of what
-    they start from, None if they are only written.
+    they start from, None if they are only written. `is_spread` tells that sums over a tensor need other processes: a phase ends where one is made.
     """
     def __init__(self,
         nodes, # The trace's
-        outputs # `(name, operand, dtype, each, is it new?, node that filled it with a number at first)` of each tensor that changed
+        outputs, # `(name, operand, dtype, each, is it new?, node that filled it with a number at first)` of each tensor that changed
+        is_spread:bool=False # Do other processes have parts of some parameters?
     ):
+        self.is_spread = is_spread
         nodes, renamed, self.fresh = [Node(n[0], n[1], n[2], n[3:]) for n in nodes], {}, {}
         for name, _, dtype, each, is_new, born in outputs:
             if not is_new: continue
@@ -156,11 +158,11 @@ class Program:
 
     @cached_property
     def phases(self) -> list[list[int]]:
-        "The levels, cut where a total over all parameters is needed before one can go on."
+        "The levels, cut where the host is needed before one can go on: for a total over all parameters, or for other processes' sums."
         res = [[]]
         for level in range(self.last + 1):
             res[-1].append(level)
-            if self.at(level, self.totals): res.append([])
+            if self.at(level, self.totals) or self.is_spread and self.at(level, self.sums): res.append([])
         return res
 
     @cached_property

@@ -11,6 +11,7 @@ from torch import Tensor
 from optimcb.composition import Composition, MissingName
 from optimcb.engine.plan import constant
 from optimcb.engine.scaling import NOT_SCALED, Scaling
+from optimcb.engine.shards import whole
 from optimcb.engine.spelling import dress
 from optimcb.engine.trace import STANDS, Trace, Typed, Untraceable, Value, as_value
 
@@ -30,7 +31,7 @@ class Recording:
         typed:bool, # Should stand-ins say that they are tensors?
         scaling:Scaling # What the gradients were multiplied by, and whether to skip the step
     ):
-        t = self.trace = Trace(alike.example, looked)
+        t = self.trace = Trace(whole(alike.example), looked)
         kind = Typed if typed else Value
         p = t.param = kind(t, t.emit('load', alike.example.dtype, True, '.p'), alike.example.dtype, True, True)
         grad = alike.grad_dtype

@@ -15,6 +15,7 @@ from optimcb.engine.program import Program, Unsupported
 from optimcb.engine.reading import asks_type, refusals
 from optimcb.engine.record import NotRecorded, record
 from optimcb.engine.scaling import Doubt, Scaling
+from optimcb.engine.shards import Shards, spread_of, whole
 from optimcb.warn import warn
 
 __all__ = ['CantRun', 'Runner']
@@ -33,7 +34,7 @@ class Runner:
     def __init__(self,
         engine:str # 'auto', 'fused' or 'foreach'
     ):
-        self.engine, self.composition, self.doubt = engine, None, None
+        self.engine, self.composition, self.doubt, self.shards = engine, None, None, Shards()
 
     def _begin(self, composition):
         self.composition = self.plan = None
@@ -45,7 +46,8 @@ class Runner:
 
     def look(self, p) -> tuple:
         "What the steppers look at, of `p`."
-        seen = [(k, getattr(p, k, NOTHING)) for k in sorted(self.looked)]
+        p, spread = whole(p), spread_of(p)
+        seen = [(k, getattr(p, k, NOTHING)) for k in sorted(self.looked)] + ([('', spread)] if spread else [])
         return tuple((k, v if isinstance(v, Hashable) else id(v)) for k, v in seen)
 
     def is_refused(self, kind) -> bool:
@@ -72,6 +74,7 @@ class Runner:
         """
         self.settle()
         if composition is not self.composition: self._begin(composition)
+        opt = self.shards.open(opt)
         try:
             if self.plan is None: raise Changed
             self.plan.refresh(opt, composition)
@@ -90,7 +93,9 @@ class Runner:
                 for s in a.states: s[name] = v
         plan.release()
         if any(r.program.fresh for r in recordings): self.plan = None # there is state that wasn't there
-        return [(p, state, hypers[i]) for p, state, i in plan.eager], made, plan.flat
+        if opt is not self.shards: return [(p, state, hypers[i]) for p, state, i in plan.eager], made, plan.flat
+        self.shards.close()
+        return [(whole(p), opt.opt.state[whole(p)], hypers[i]) for p, _, i in plan.eager], made, list(map(whole, plan.flat))
 
     def settle(self):
         "Find out whether the last step was skipped, if only a device knew."
@@ -113,8 +118,9 @@ class Runner:
             self._refuse(None, "the steppers draw random numbers, other ones for each parameter.")
             return None
         for r in recordings:
-            r.program = self.programs.get(r.key)
-            if r.program is None: r.program = self.programs[r.key] = Program(*r.key)
+            key = *r.key, plan.is_spread
+            r.program = self.programs.get(key)
+            if r.program is None: r.program = self.programs[key] = Program(*key)
         if recordings and len(self.programs) > MANY:
             self._refuse(None, f"the operations differ from step to step, and would be compiled {MANY} times and more. Loop a fixed number of times.")
             return None
@@ -136,9 +142,9 @@ class Runner:
             raise Unsupported("some parameters can't be summed over with the others, by one kernel.")
         together, at = {}, 0
         for i, (a, p) in enumerate(zip(plan.alike, programs)):
-            together.setdefault((p.key, a.example.device), []).append((i, (a, p), at))
+            together.setdefault((p.key, a.example.device, spread_of(a.example)), []).append((i, (a, p), at))
             at += len(a.params)
-        return [(self._lowering(device).Launch([m for _, m, _ in o], [at for _, _, at in o]), [i for i, _, _ in o]) for (_, device), o in together.items()]
+        return [(self._lowering(device).Launch([m for _, m, _ in o], [at for _, _, at in o]), [i for i, _, _ in o]) for (_, device, _), o in together.items()]
 
     def _lowering(self, device):
         if self.engine == 'foreach': return foreach

@@ -6,6 +6,8 @@ it was. The host counts on as if the step were taken, and finds out when it next
 import torch
 from torch import Tensor
 
+from optimcb.engine.shards import whole_of
+
 __all__ = ['Doubt', 'NOT_SCALED', 'Scaling']
 
 
@@ -33,7 +35,9 @@ class Scaling:
         return bool(self.found)
 
 
-def _known(x): return x.item() if isinstance(x, Tensor) and x.is_cpu else x
+def _known(x):
+    x = whole_of(x)
+    return x.item() if isinstance(x, Tensor) and x.is_cpu else x
 
 
 NOT_SCALED = Scaling()

@@ -1,0 +1,114 @@
+"""Parameters that are spread over processes, as DTensors (`fully_shard`, `distribute_tensor`): engines work on the shards that lie here.
+
+Elements are stepped where they are. What is asked of a whole parameter, its size or a sum over it, is asked of all processes: one collective for
+all parameters of a launch, where a pass ends with sums.
+"""
+import sys
+from collections import defaultdict
+from typing import Any, NamedTuple
+
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ['Shards', 'Spread', 'on_all', 'spread_of', 'whole', 'whole_of']
+
+ALL = {'sum': 'SUM', 'amax': 'MAX', 'amin': 'MIN'} # what becomes of the processes' sums, by the name of the reduction
+
+
+class Spread(NamedTuple):
+    "How a DTensor lies on the processes."
+    mesh: Any
+    placements: tuple
+
+    def gather(self,
+        table:Tensor, # Of each tensor, what each reduction came to in this process; takes what it comes to in all of them
+        ops:list # The names of the reductions
+    ):
+        "Reduce over the processes that have other parts."
+        for i in [i for i, o in enumerate(self.placements) if o.is_shard()]:
+            for op in dict.fromkeys(ops):
+                columns = [j for j, o in enumerate(ops) if o == op]
+                part = table[:, columns].contiguous()
+                dist.all_reduce(part, getattr(dist.ReduceOp, ALL[op]), group=self.mesh.get_group(i))
+                table[:, columns] = part
+
+
+def whole(
+    p:Tensor # A parameter, as an engine sees it
+) -> Tensor:
+    "The parameter that it is a shard of, if it is one."
+    return getattr(p, '_whole', p)
+
+
+def spread_of(
+    p:Tensor # A parameter, as an engine sees it
+) -> Spread|None:
+    "How the parameter that it is a shard of is spread over processes, if it is one."
+    p = getattr(p, '_whole', None)
+    return None if p is None else Spread(p.device_mesh, p.placements)
+
+
+def whole_of(
+    x # A tensor, perhaps a DTensor
+):
+    "`x`, with what other processes have of it."
+    return x.full_tensor() if hasattr(x, 'full_tensor') else x
+
+
+def on_all(
+    total:Tensor, # The same number in all processes
+    x # What it goes together with
+) -> Tensor:
+    "`total` as a DTensor on the processes that `x` is on, if that is one."
+    if not hasattr(x, 'full_tensor'): return total
+    from torch.distributed.tensor import DTensor, Replicate
+    return DTensor.from_local(total, x.device_mesh, [Replicate()]*x.device_mesh.ndim, run_check=False)
+
+
+class Shards:
+    "An optimizer as an engine sees it: `param_groups`, with shards in the place of DTensors, and their `state`."
+    def __init__(self): self.state, self.shards, self.param_groups = defaultdict(dict), {}, []
+
+    def open(self,
+        opt # Optimizer
+    ):
+        "The optimizer as it is now; the optimizer itself, if it has no DTensors."
+        module = sys.modules.get('torch.distributed.tensor') # without it there are none
+        if module is None or not any(isinstance(p, module.DTensor) for g in opt.param_groups for p in g['params']): return opt
+        self.kind, self.opt, self.sharded = module.DTensor, opt, []
+        self.param_groups = [{**g, 'params': [self._shard(p) for p in g['params']]} for g in opt.param_groups]
+        return self
+
+    def _shard(self, p):
+        "What the engine has in the place of `p`"
+        state = self.opt.state[p]
+        if not isinstance(p, self.kind) or any(o.is_partial() for o in p.placements):
+            if self.state.get(p) is not state: self.state[p] = state
+            return p
+        local, q = p._local_tensor, self.shards.get(p)
+        if q is None or q.data_ptr() != local.data_ptr() or q.shape != local.shape:
+            self.state.pop(q, None)
+            q = self.shards[p] = local.detach()
+            q._whole = p
+        g = p.grad
+        if isinstance(g, self.kind) and g.placements != p.placements: g = g.redistribute(p.device_mesh, p.placements)
+        q.grad = g._local_tensor if isinstance(g, self.kind) else g
+        mine = {k: v._local_tensor if isinstance(v, self.kind) else v for k, v in state.items()}
+        known = self.state[q]
+        if known.keys() != mine.keys() or any(known[k] is not v for k, v in mine.items()):
+            known.clear()
+            known.update(mine)
+        self.sharded.append((p, q))
+        return q
+
+    def close(self):
+        "Give the DTensors their new state, and forget the gradients."
+        for p, q in self.sharded:
+            q.grad, state = None, self.opt.state[p]
+            for k, v in self.state[q].items():
+                old = state.get(k)
+                if not isinstance(v, Tensor): state[k] = v
+                elif not isinstance(old, self.kind) or old._local_tensor is not v:
+                    if v.shape == q.shape: new = self.kind.from_local(v, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride())
+                    else: new = on_all(v, p)
+                    state[k] = new
