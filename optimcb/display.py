@@ -14,6 +14,7 @@ from optimcb.engine import Runner, build, cpu
 from optimcb.engine.plan import misfit, sharing
 from optimcb.engine.program import Program, Unsupported
 from optimcb.engine.record import NotRecorded
+from optimcb.engine.shards import shard_of, whole
 from optimcb.expression import latex_name, text
 from optimcb.formula import Formula, formulas, look, slots
 from optimcb.rehearsal import Group, Rehearsal
@@ -158,7 +159,7 @@ class Explanation:
         "Which engine runs what, and why not a faster one: as in the last step, or as it is to be expected."
         runs, left, kernels = Counter(), Counter(), {}
         plan = getattr(self.runner, 'plan', None)
-        shared = sharing([(id(p), p) for k in self.kinds for p in k.params if not misfit(p)]) if plan is None else ()
+        shared = sharing([(id(p), shard_of(p)) for k in self.kinds for p in k.params if not misfit(shard_of(p))]) if plan is None else ()
         for k in self.kinds:
             name, why = _engine_for(k, self.engine_wanted)
             for p in k.params or [None]:
@@ -174,11 +175,13 @@ class Explanation:
 
     def _refusal(self, p, plan, shared) -> str|None:
         "Why this parameter is left to the eager engine"
-        grad = getattr(p, 'grad', None)
-        why = misfit(p, grad)
-        if not why and (id(p) in shared or plan is not None and grad is not None and not any(p is o for o in plan.flat)): why = 'it shares memory with another'
+        seen = shard_of(p)
+        grad = getattr(seen, 'grad', None)
+        why = misfit(seen, grad)
+        left = plan is not None and grad is not None and not any(p is whole(o) for o in plan.flat)
+        if not why and (id(p) in shared or left): why = 'it shares memory with another'
         if self.runner is None or not self.runner.refused: return why
-        kind = p.dtype, p.dim() == 0, p.dtype if grad is None else grad.dtype, p.device, self.runner.look(p)
+        kind = p.dtype, p.dim() == 0, p.dtype if grad is None else grad.dtype, p.device, self.runner.look(seen)
         return self.runner.refused.get(None) or self.runner.refused.get(kind) or why
 
     @lazy

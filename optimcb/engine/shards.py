@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ['Shards', 'Spread', 'on_all', 'spread_of', 'whole', 'whole_of']
+__all__ = ['Shards', 'Spread', 'on_all', 'shard_of', 'spread_of', 'whole', 'whole_of']
 
 ALL = {'sum': 'SUM', 'amax': 'MAX', 'amin': 'MIN'} # what becomes of the processes' sums, by the name of the reduction
 
@@ -31,6 +31,19 @@ class Spread(NamedTuple):
                 part = table[:, columns].contiguous()
                 dist.all_reduce(part, getattr(dist.ReduceOp, ALL[op]), group=self.mesh.get_group(i))
                 table[:, columns] = part
+
+
+def shard_of(
+    p # A parameter
+):
+    "What lies here of a DTensor; another parameter itself. It shares memory with the parameter, and has its gradient."
+    module = sys.modules.get('torch.distributed.tensor') # without it there are no DTensors
+    if module is None or not isinstance(p, module.DTensor) or any(o.is_partial() for o in p.placements): return p
+    q, g = p._local_tensor.detach(), p.grad
+    q._whole = p
+    if isinstance(g, module.DTensor) and g.placements != p.placements: g = g.redistribute(p.device_mesh, p.placements)
+    q.grad = g._local_tensor if isinstance(g, module.DTensor) else g
+    return q
 
 
 def whole(
@@ -73,7 +86,7 @@ class Shards:
         opt # Optimizer
     ):
         "The optimizer as it is now; the optimizer itself, if it has no DTensors."
-        module = sys.modules.get('torch.distributed.tensor') # without it there are none
+        module = sys.modules.get('torch.distributed.tensor')
         if module is None or not any(isinstance(p, module.DTensor) for g in opt.param_groups for p in g['params']): return opt
         self.kind, self.opt, self.sharded = module.DTensor, opt, []
         self.param_groups = [{**g, 'params': [self._shard(p) for p in g['params']]} for g in opt.param_groups]
@@ -81,18 +94,14 @@ class Shards:
 
     def _shard(self, p):
         "What the engine has in the place of `p`"
-        state = self.opt.state[p]
-        if not isinstance(p, self.kind) or any(o.is_partial() for o in p.placements):
+        state, new, q = self.opt.state[p], shard_of(p), self.shards.get(p)
+        if new is p:
             if self.state.get(p) is not state: self.state[p] = state
             return p
-        local, q = p._local_tensor, self.shards.get(p)
-        if q is None or q.data_ptr() != local.data_ptr() or q.shape != local.shape:
+        if q is None or q.data_ptr() != new.data_ptr() or q.shape != new.shape: # else the one that is known goes on
             self.state.pop(q, None)
-            q = self.shards[p] = local.detach()
-            q._whole = p
-        g = p.grad
-        if isinstance(g, self.kind) and g.placements != p.placements: g = g.redistribute(p.device_mesh, p.placements)
-        q.grad = g._local_tensor if isinstance(g, self.kind) else g
+            q = self.shards[p] = new
+        q.grad = new.grad
         mine = {k: v._local_tensor if isinstance(v, self.kind) else v for k, v in state.items()}
         known = self.state[q]
         if known.keys() != mine.keys() or any(known[k] is not v for k, v in mine.items()):
