@@ -149,8 +149,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         scaling = Scaling(getattr(self, 'grad_scale', None), getattr(self, 'found_inf', 0.)) # a GradScaler puts them here
         if not scaling.in_doubt and scaling.skips(): return loss
         composition = self.composition
-        names = self.hyper_names - NOT_HYPERS
-        hypers = [{k: v for k, v in g.items() if k in names} for g in self.param_groups]
+        hypers = self._hypers_of_groups()
         if self.engine == 'eager':
             work = [(p, self.state[p], h) for g, h in zip(self.param_groups, hypers) for p in g['params'] if _has_grad(p)]
             stepped = []
@@ -160,6 +159,18 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         if work and not scaling.skips(): self._step_eagerly(composition, work, hypers, scaling)
         torch.autograd.graph.increment_version([p for p, *_ in work] + stepped)
         return loss
+
+    @torch.no_grad()
+    def before_replay(self):
+        """Make a step that a CUDA graph has captured the next one: send learning rate, step count and the like. Call it before each `graph.replay()`.
+
+        Raises `RuntimeError` if no step was captured, or if the next one takes another branch.
+        """
+        self._running.renew(self._hypers_of_groups())
+
+    def _hypers_of_groups(self):
+        names = self.hyper_names - NOT_HYPERS
+        return [{k: v for k, v in g.items() if k in names} for g in self.param_groups]
 
     def _step_eagerly(self, composition, work, hypers, scaling):
         setup = composition, [h.keys() for h in hypers]

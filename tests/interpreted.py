@@ -14,7 +14,7 @@ from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 import optimcb as oc
 from optimcb import Optimizer
-from optimcb.engine import cuda, foreach, scaling, triton_ops
+from optimcb.engine import cuda, foreach, runner, scaling, triton_ops
 from optimcb.engine.runner import Runner
 
 # What a GPU has and the interpreter lacks
@@ -160,3 +160,61 @@ def test_a_step_that_the_device_skips(monkeypatch):
         res.append([*(p.detach() for p in ps), *(v for s in opt.state_dict()['state'].values() for k, v in s.items() if k != 'step')])
         assert {s['step'] for s in opt.state.values()} == {2}
     assert all(ulps(a, b) == 0 for a, b in zip(*res))
+
+
+class Graph:
+    "What `torch.cuda.CUDAGraph` does: takes kernels down, instead of running them, and runs them later with what then lies in memory"
+    def __init__(self, monkeypatch): self.m, self.kernels = monkeypatch, []
+    def __enter__(self):
+        self.m.setattr(runner, '_capturing', lambda: True)
+        self.m.setattr(cuda.Launch, 'phase', self.phase(cuda.Launch.phase))
+    def __exit__(self, *args): self.m.undo()
+    def phase(self, run):
+        def phase(launch, i):
+            for kernel, count in launch.kernels[i]: self.kernels.append((kernel, count, launch.arguments))
+            return {}
+        return phase
+    def replay(self):
+        for kernel, count, arguments in self.kernels: kernel[(count,)](*arguments, **cuda.OPTIONS)
+
+
+@pytest.mark.parametrize('make', [oc.Adam, oc.Lamb, oc.NAdam], ids=['Adam', 'Lamb', 'NAdam'])
+def test_a_captured_step_is_replayed_with_other_numbers(make, monkeypatch):
+    res, lrs = [], [0.01, 0.02, 0.005, 0.03]
+    for captured in (False, True):
+        ps = params(SIZES)
+        opt = make(ps, lr=0.01)
+        set_grads(ps, 0)
+        for _ in range(3): opt.step()
+        graph = Graph(monkeypatch)
+        if captured:
+            with graph: opt.step()
+            assert opt.state[ps[0]]['step'] == 3
+        for i, lr in enumerate(lrs):
+            opt.set_hyper('lr', lr)
+            for p, g in zip(ps, params(SIZES, seed=i)): p.grad.copy_(g)
+            if captured:
+                opt.before_replay()
+                graph.replay()
+            else: opt.step()
+        opt.set_hyper('wd', 0.3)
+        opt.step() # an ordinary one
+        res.append([*(p.detach() for p in ps), *(torch.as_tensor(v) for s in opt.state_dict()['state'].values() for v in s.values())])
+    assert all(ulps(a, b) == 0 for a, b in zip(*res))
+
+
+def test_what_a_graph_cant_have(monkeypatch):
+    ps = params(SIZES)
+    opt = oc.RAdam(ps, lr=0.01, sqr_mom=0.9)
+    set_grads(ps, 0)
+    graph = Graph(monkeypatch)
+    with pytest.raises(RuntimeError, match='take some steps before'), graph: opt.step()
+    assert not opt.state[ps[0]].get('step')
+    with pytest.raises(RuntimeError, match='no step was captured'): opt.before_replay()
+    for _ in range(2): opt.step()
+    with graph: opt.step()
+    with pytest.raises(RuntimeError, match='another branch'):
+        for _ in range(9): opt.before_replay() # rectified from a certain step on
+    steps = opt.state[ps[0]]['step']
+    opt.step()
+    assert opt.state[ps[0]]['step'] == steps + 1

@@ -297,3 +297,62 @@ def test_nothing_is_compiled_for_other_numbers(monkeypatch):
         if i == 3: monkeypatch.setattr(triton.knobs.runtime, 'jit_cache_hook', lambda **kwargs: seen.append(kwargs['key']))
     on_gpu(oc.Adam, steps=100, each=changed)
     assert not seen
+
+
+@gpu
+@pytest.mark.parametrize('make', [oc.Adam, oc.Lamb], ids=['Adam', 'Lamb'])
+def test_a_cuda_graph_with_other_learning_rates(make):
+    "Forward, backward and step are captured; each replay has the numbers of its own step"
+    res, x = [], torch.randn(32, 20, device='cuda')
+    for captured in (False, True):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(20, 50), torch.nn.Tanh(), torch.nn.Linear(50, 1)).cuda()
+        opt, graph = make(model.parameters(), lr=0.01), torch.cuda.CUDAGraph()
+        def train(model=model, opt=opt):
+            opt.zero_grad(set_to_none=True)
+            F.mse_loss(model(x), x.sum(1, keepdim=True)).backward()
+            opt.step()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3): train()
+        torch.cuda.current_stream().wait_stream(stream)
+        if captured:
+            with torch.cuda.graph(graph): train()
+        torch.cuda.set_sync_debug_mode('error')
+        try:
+            for i in range(20):
+                opt.set_hyper('lr', 0.01/(i + 1))
+                if captured:
+                    opt.before_replay()
+                    graph.replay()
+                else: train()
+        finally: torch.cuda.set_sync_debug_mode('default')
+        res.append([p.detach().clone() for p in model.parameters()])
+        assert opt.state[model[0].weight]['step'] == 23
+    for p, q in zip(*res): torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+@gpu
+def test_a_scaler_on_the_gpu():
+    "As torch's fused AdamW, steps that are skipped included; nothing waits but for a step that is done"
+    res = []
+    for make in (oc.AdamW, lambda ps, lr: torch.optim.AdamW(ps, lr, fused=True)):
+        ps = [torch.nn.Parameter(p.detach().cuda()) for p in params()]
+        opt, scaler = make(ps, lr=0.01), torch.amp.GradScaler('cuda', init_scale=2.**10, growth_interval=2)
+        scaler.scale(torch.zeros((), device='cuda'))
+        scaled = []
+        for i in range(9):
+            set_grads(ps, i)
+            if i in (0, 4): ps[1].grad.view(-1)[-1] = float('inf')
+            scaled.append([p.grad.clone() for p in ps])
+        torch.cuda.set_sync_debug_mode('error')
+        try:
+            for gs in scaled:
+                for p, g in zip(ps, gs): p.grad = g*scaler._scale
+                scaler.step(opt)
+                scaler.update()
+        finally: torch.cuda.set_sync_debug_mode('default')
+        res.append([p.detach() for p in ps])
+        assert all(s['step'] == 7 for s in opt.state.values())
+    for p, q in zip(*res): torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)

@@ -247,21 +247,34 @@ class Launch(KernelLaunch):
 
     def start(self,
         recordings:list, # Of each member
-        plan # Where the gradients are
+        plan, # Where the gradients are
+        capturing:bool=False # Is the step for a CUDA graph? Then `renew` sends its numbers
     ):
         "Send what changes from step to step: gradients and numbers."
         with self._here() as stream:
             self._fill(recordings, plan)
-            self._send(stream)
+            table = torch.empty(len(self.host), dtype=torch.int64, device=self.device) if capturing else None
+            if capturing: self.captured = table
+            self._send(stream, table)
 
-    def _send(self, stream):
+    def renew(self,
+        recordings:list, # Of each member
+        plan # Where the gradients are
+    ):
+        "Send other numbers to kernels that a CUDA graph has captured."
+        with self._here():
+            self._fill(recordings, plan)
+            self.captured.copy_(_upload(self.host, self.device))
+
+    def _send(self, stream, table=None):
         "Make the arguments of a step's kernels, in memory that belongs to the current stream"
         for t in self.tables if stream != self.stream else (): t.record_stream(stream)
         sums, totals = len(self.program.sums), len(self.program.totals)
         def room(rows, columns): return torch.empty(rows, columns, dtype=torch.float64, device=self.device) if columns else None
         self.yields, self.totals = room(self.count['tensors'], totals), room(1, totals)
         partial, self.sums = room(self.count['chunks'], sums), room(self.count['tensors'], sums)
-        self.arguments = *self.tables, _upload(self.host, self.device), partial, self.sums, self.yields, self.totals
+        table = _upload(self.host, self.device) if table is None else table
+        self.arguments = *self.tables, table, partial, self.sums, self.yields, self.totals
 
     def phase(self, i) -> dict[int, torch.Tensor]:
         "Launch a phase; the sums of what it yields, by their round, on the device."

@@ -14,7 +14,7 @@ from optimcb.engine.plan import Changed, Plan
 from optimcb.engine.program import Program, Unsupported
 from optimcb.engine.reading import asks_type, refusals
 from optimcb.engine.record import NotRecorded, record
-from optimcb.engine.scaling import Doubt, Scaling
+from optimcb.engine.scaling import NOT_SCALED, Doubt, Scaling
 from optimcb.engine.shards import Shards, spread_of, whole
 from optimcb.warn import warn
 
@@ -34,7 +34,7 @@ class Runner:
     def __init__(self,
         engine:str # 'auto', 'fused' or 'foreach'
     ):
-        self.engine, self.composition, self.doubt, self.shards = engine, None, None, Shards()
+        self.engine, self.composition, self.doubt, self.captured, self.shards = engine, None, None, None, Shards()
 
     def _begin(self, composition):
         self.composition = self.plan = None
@@ -79,23 +79,54 @@ class Runner:
             if self.plan is None: raise Changed
             self.plan.refresh(opt, composition)
         except Changed: self.plan = Plan(opt, composition, self)
+        before = self.plan, len(self.plan.launches)
         while (prepared := self._prepared(hypers, scaling)) is None: self.plan = Plan(opt, composition, self)
-        plan, (recordings, launches), made = self.plan, prepared, set()
-        for launch, of in launches: launch.start([recordings[i] for i in of], plan)
+        plan, (recordings, launches) = self.plan, prepared
+        capturing = _capturing()
+        if capturing: self._capture(before == (plan, len(plan.launches)), launches, scaling)
+        for launch, of in launches: launch.start([recordings[i] for i in of], plan, capturing)
         _run([launch for launch, _ in launches])
         self.doubt = Doubt(scaling.found) if scaling.in_doubt else None
-        for a, r in zip(plan.alike, recordings):
+        made = set() if capturing else self._count(recordings) # what is captured is not done
+        plan.release()
+        if any(r.program.fresh for r in recordings): self.plan = None # there is state that wasn't there
+        if opt is not self.shards: return [(p, state, hypers[i]) for p, state, i in plan.eager], made, plan.flat
+        self.shards.close()
+        return [(whole(p), opt.opt.state[whole(p)], hypers[i]) for p, _, i in plan.eager], made, list(map(whole, plan.flat))
+
+    def _count(self, recordings) -> set:
+        "Let states have the numbers that a step has made. Names of what is new"
+        made = set()
+        for a, r in zip(self.plan.alike, recordings):
             new = {*r.program.fresh, *r.numbers} - a.numbers.keys()
             made |= new
             if self.doubt: self.doubt.note(a.states, new, dict(a.numbers))
             for name, v in r.numbers.items():
                 a.numbers[name] = v
                 for s in a.states: s[name] = v
-        plan.release()
-        if any(r.program.fresh for r in recordings): self.plan = None # there is state that wasn't there
-        if opt is not self.shards: return [(p, state, hypers[i]) for p, state, i in plan.eager], made, plan.flat
-        self.shards.close()
-        return [(whole(p), opt.opt.state[whole(p)], hypers[i]) for p, _, i in plan.eager], made, list(map(whole, plan.flat))
+        return made
+
+    def _capture(self, was_ready, launches, scaling):
+        "Note what a CUDA graph captures"
+        why = ("a part of it is run by the eager engine" if self.plan.eager else "a GradScaler may skip it" if scaling.in_doubt else
+               "it makes state or kernels: take some steps before" if not was_ready else
+               "its numbers are not on the device, with the foreach engine" if any(not hasattr(o, 'renew') for o, _ in launches) else None)
+        if why: raise CantRun(f"a CUDA graph can't have this step, since {why}.")
+        self.captured = self.plan, launches, self.plan.grad_ptrs
+
+    def renew(self,
+        hypers:list[dict] # Hyper-parameters of each group
+    ):
+        "Let the step that a CUDA graph has captured be the next one. Raises `CantRun`."
+        plan, launches, grads = self.captured or (None, None, None)
+        if plan is None or plan is not self.plan:
+            raise CantRun("no step was captured in a CUDA graph, or parameters or state have changed since. Capture `opt.step()` after some steps.")
+        recordings, launches_now = self._prepared(hypers, NOT_SCALED) or (None, None)
+        if self.plan is not plan or launches_now is not launches:
+            raise CantRun("the next step takes another branch than the one that was captured. Capture `opt.step()` again.")
+        plan.grad_ptrs = grads # where they were then
+        for launch, of in launches: launch.renew([recordings[i] for i in of], plan)
+        self._count(recordings)
 
     def settle(self):
         "Find out whether the last step was skipped, if only a device knew."
@@ -154,6 +185,11 @@ class Runner:
             except ImportError as e: raise Unsupported(f"there is no Triton ({e}).") from e
         if self.engine == 'fused': raise Unsupported(f"there is no kernel for {device.type}.")
         return foreach
+
+
+def _capturing() -> bool:
+    "Does a CUDA graph capture what is launched now?"
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 def _added(a, b):
