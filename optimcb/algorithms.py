@@ -96,7 +96,8 @@ class Algorithm(partial, Composable, Explained):
     def __call__(self, *args, **kwargs) -> Optimizer:
         known = self.signature.parameters
         kwargs = from_torch(kwargs, known)
-        flags = {k: kwargs.pop(k) for k in TORCH_FLAGS if k in kwargs and k not in known}
+        flags = {k: kwargs.pop(k) for k in TORCH_FLAGS if k in kwargs and k not in known and (k != 'dampening' or not kwargs[k])}
+        flags.pop('dampening', None) # `average_grad` takes it
         for k in kwargs:
             if k not in known: raise TypeError(f"{self.__name__} has no `{k}`.{suggest(k, known)} It has {', '.join(known)}.")
         if len(args) > 2 and isinstance(args[2], tuple) and 'sqr_mom' in known: raise TypeError(

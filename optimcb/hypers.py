@@ -126,10 +126,12 @@ def without_flags(
     """`hypers` without torch's options that are no numbers, and the engine that they ask for.
 
     What is off, or None, or what the steppers do, is passed over. Raises `TypeError` for what can't be had, `ValueError` for engines that contradict."""
-    flags = {k: v for k, v in hypers.items() if k in TORCH_FLAGS and k not in composition.reads and v is not None}
-    rest = {k: v for k, v in hypers.items() if k not in TORCH_FLAGS or k in composition.reads}
+    known = frozenset().union(*(s.mentions.union(s.names) for s in composition.steppers if getattr(s.innermost, '__module__', '') != 'optimcb.steppers'))
+    def meant(k, v): return k not in TORCH_FLAGS or k in known or k in composition.reads and isinstance(v, bool) # `dampening` of `average_grad`
+    rest = {k: v for k, v in hypers.items() if meant(k, v)}
+    flags = {k: v for k, v in hypers.items() if k not in rest and v is not None}
     does = {getattr(s.innermost, '__name__', None) for s in composition.steppers}
-    if 'decoupled_weight_decay' in flags and not (does & {'weight_decay', 'l2_reg'} and np.any(rest.get('wd', 0))): del flags['decoupled_weight_decay']
+    if 'decoupled_weight_decay' in flags and not (does & {'weight_decay', 'l2_reg'} and np.any(rest.get('wd', 1))): del flags['decoupled_weight_decay']
     for k, v in flags.items():
         by, instead = TORCH_FLAGS[k]
         if k not in ENGINE_FLAGS and bool(v) != (by in does):
@@ -171,12 +173,7 @@ class TorchNames(dict):
 
     A name is answered if steppers read all that it stands for, and if it isn't one that they take themselves. What is stored, and seen when
     going through the dict, is each thing once, under our name."""
-    __slots__ = ('reads',) # names that the steppers read
-
-    def __new__(cls, *args, **kwargs):
-        self = super().__new__(cls)
-        self.reads = frozenset() # so that copies and pickles are filled with what is stored
-        return self
+    reads = frozenset() # names that the steppers read; none while a copy is filled
 
     def know(self,
         reads:frozenset # Names that the steppers read from now on

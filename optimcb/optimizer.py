@@ -373,6 +373,9 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     def __setstate__(self, state):
         super().__setstate__(state)
         self.defaults.pop('differentiable', None) # torch's default for its own algorithms
+        def named(d): return d if isinstance(d, TorchNames) else TorchNames(d).know(self.composition.reads)
+        self.param_groups[:] = map(named, self.param_groups)
+        self.defaults = named(self.defaults)
 
 
 def _not_compiled() -> Callable:
