@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 from fastcore.meta import delegates
+from torch import Tensor
 
 from optimcb.composition import Composition
 from optimcb.display import Explained
@@ -100,14 +101,16 @@ class Algorithm(partial, Composable, Explained):
         flags.pop('dampening', None) # `average_grad` takes it
         for k in kwargs:
             if k not in known: raise TypeError(f"{self.__name__} has no `{k}`.{suggest(k, known)} It has {', '.join(known)}.")
-        if len(args) > 2 and isinstance(args[2], tuple) and 'sqr_mom' in known: raise TypeError(
-            f"the third argument of {self.__name__} is `{list(known)[2]}`, but is {args[2]!r}. Pass betas={args[2]!r} by name; one for each group goes by name, too.")
+        if len(args) > 2 and isinstance(args[2], tuple) and 'sqr_mom' in known:
+            third = list(known)[2]
+            raise TypeError(f"the third argument of {self.__name__} is `{third}`, but is {args[2]!r}. "
+                            f"Pass betas={args[2]!r}; one `{third}` for each group goes by name, too.")
         try: given = self.signature.bind(*args, **kwargs)
         except TypeError as e: raise TypeError(f"{self.__name__}: {e}. Call it as {self.__name__}{self.signature}.") from None
         given.apply_defaults()
         given = given.arguments
         self._set_flags(given)
-        cbs = self.recipe(**{k: given[k] for k in self.options})
+        cbs = self.recipe(**{k: _numbers(given[k]) for k in self.options})
         try: cbs = _with(cbs, self.edits)
         except ValueError as e: raise ValueError(f"with these options {self.__name__} can't be edited like that: {e} Edit the optimizer instead.") from None
         hypers = {k: given[k] for k in ('lr', *self.hypers)}
@@ -142,6 +145,12 @@ class Algorithm(partial, Composable, Explained):
         return (_again, (self.base, self.edits, self.__name__)) if self.base else self.__name__
 
     def __repr__(self): return f"{self.__name__}{self.signature}: {', '.join(Composition(self.cbs).labels)}"
+
+
+def _numbers(v):
+    "`v` for a recipe, which chooses steppers by numbers, not by tensors"
+    if isinstance(v, (list, tuple)): return [_numbers(o) for o in v]
+    return v.item() if isinstance(v, Tensor) and v.numel() == 1 and not v.is_meta else v
 
 
 def _with(cbs, edits) -> list:

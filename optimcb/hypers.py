@@ -25,14 +25,15 @@ TORCH_FLAGS = dict( # options of torch.optim that are no numbers: the stepper th
     foreach=(None, ''), fused=(None, ''),
     capturable=(None, "Numbers such as `lr` are arguments of the kernels, which Python passes in each step: a graph would keep those of one step. "
                       "Leave it out; `engine='fused'` launches few kernels anyway."),
-    differentiable=(None, "A step changes parameters in place, where autograd doesn't look. Write the update as an expression, for `torch.func.functional_call`."),
+    differentiable=(None, "A step changes parameters in place, where autograd doesn't look. "
+                          "Write the update as an expression, for `torch.func.functional_call`."),
     maximize=(None, "Negate the loss, or put this stepper before the others in `cbs`: `def ascend(p): p.grad = -p.grad`."),
     amsgrad=('max_sqr_avg', "Use `AMSGrad`, or put `max_sqr_avg` and `use_sqr_max` after `average_sqr_grad`."),
     nesterov=('nesterov_update', "Use `SGD(…, nesterov=True)` or `NAdam`, or put `nesterov_update` and `apply_update` in the place of `momentum_step`."),
     centered=('center_sqr_avg', "Use `RMSProp(…, centered=True)`, or put `average_center` and `center_sqr_avg` after `average_sqr_grad`."),
-    dampening=(None, "torch starts from the first gradient and weighs the others by `1-dampening`. `SGD(…, dampening=True)` starts from zero and weighs by `1-mom`. "
-                     "For torch's, put a stepper in the place of `average_grad`: "
-                     "`def damped(p, mom, damp=0.5, grad_avg=None): return {'grad_avg': p.grad.clone() if grad_avg is None else mom*grad_avg + (1-damp)*p.grad}`."),
+    dampening=(None, "torch starts from the first gradient and weighs the others by `1-dampening`. `SGD(…, dampening=True)` starts from zero and weighs "
+                     "by `1-mom`. For torch's, put a stepper in the place of `average_grad`: `def damped(p, mom, damp=0.5, grad_avg=None): "
+                     "return {'grad_avg': p.grad.clone() if grad_avg is None else mom*grad_avg + (1-damp)*p.grad}`."),
     decoupled_weight_decay=('weight_decay', "`weight_decay` in `cbs` is decoupled, `l2_reg` in its place is not: algorithms choose it by `decouple_wd`."))
 
 NOT_HYPERS = frozenset({'params', 'param_names'})

@@ -13,7 +13,6 @@ from torch import tensor
 
 import optimcb as oc
 from optimcb import Optimizer, average_grad, momentum_step, sgd_step, weight_decay
-from optimcb.engine import cpu
 
 STEPS = 18
 ENGINES = ['eager', 'foreach', 'fused']
@@ -72,7 +71,7 @@ def scheduled(make, schedule, resume=False, lr=0.05):
         set_grads(ps, i)
         opt.step()
         sched.step(*([1.] if isinstance(sched, ls.ReduceLROnPlateau) else []))
-        seen.append([(g['lr'], g['betas'][0] if 'betas' in g else g.get('momentum', 0.)) for g in opt.param_groups])
+        seen.append([(float(g['lr']), g['betas'][0] if 'betas' in g else g.get('momentum', 0.)) for g in opt.param_groups])
     return [p.data for p in ps], seen, opt
 
 
@@ -285,3 +284,163 @@ def test_steppers_that_messages_offer():
                          (Optimizer(params(dtype=torch.float64), [ascend, oc.l2_reg, sgd_step], lr=0.1, **wd), partial(torch.optim.SGD, maximize=True, **wd)),
                          (oc.SGD(params(dtype=torch.float64), lr=0.1, mom=0.9).replace(average_grad, damped), partial(torch.optim.SGD, momentum=0.9, dampening=0.5))):
         assert difference(run(ours), run(theirs(params(dtype=torch.float64), lr=0.1))) < 1e-12
+
+
+# Hyper-parameters that are tensors
+
+def lambdas(opt): return ls.LambdaLR(opt, lambda i: 0.9**i)
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize('engine', ENGINES)
+def test_learning_rates_that_are_tensors(engine, dtype):
+    "One for all, or one each; schedulers fill them"
+    want, _, _ = scheduled(partial(oc.AdamW, engine='eager'), lambdas)
+    def make(ps, lr):
+        given = [{**g, **{k: tensor(v, dtype=dtype) for k, v in g.items() if k == 'lr'}} for g in ps]
+        return oc.AdamW(given, lr=tensor(lr, dtype=dtype), engine=engine)
+    got, _, opt = scheduled(make, lambdas)
+    assert difference(got, want) < (1e-12 if dtype == torch.float64 else 1e-6)
+    rates = [g['lr'] for g in opt.param_groups]
+    assert all(type(lr) is torch.Tensor and lr.dtype == dtype and lr.shape == () for lr in rates) and len({id(lr) for lr in (*rates, opt.defaults['lr'])}) == 4
+    if engine != 'eager': assert len(opt._running.programs) <= 2
+
+
+@pytest.mark.parametrize('engine', ENGINES)
+@pytest.mark.parametrize('algo', [oc.SGD, oc.Adam, oc.AMSGrad, oc.NAdam, oc.Adamax, oc.Adagrad, oc.Adadelta, oc.RAdam, oc.QHAdam, oc.Larc, oc.Lamb, oc.RMSProp],
+                         ids=lambda a: a.__name__)
+def test_every_hyper_parameter_may_be_a_tensor(algo, engine):
+    "Values are changed in place, anew, and by `set_hyper`, and nothing is compiled again"
+    def steps(number):
+        options = {k: number(v or 0.1) for k, v in algo.hypers.items() if k not in ('step', 'k')}
+        opt = algo([{'params': (ps := params(dtype=torch.float64))[:2]}, {'params': ps[2:], 'lr': number(0.02)}], lr=number(0.01), engine=engine, **options)
+        run(opt, 3)
+        for g in opt.param_groups: g['lr'] = number(0.03)
+        run(opt, 1, 3)
+        known = len(opt._running.programs) if engine != 'eager' else 0
+        opt.set_hyper('lr', number(0.04))
+        opt.set_hyper('wd', [number(0.2), number(0.3)])
+        run(opt, 1, 4)
+        if isinstance(opt.hypers[0]['lr'], torch.Tensor): opt.hypers[0]['lr'].fill_(0.05)
+        else: opt.hypers[0]['lr'] = 0.05
+        res = run(opt, 7, 5)
+        assert not known or algo is oc.RAdam or len(opt._running.programs) == known
+        return res, opt
+    (got, opt), (want, _) = steps(partial(tensor, dtype=torch.float64)), steps(float)
+    assert difference(got, want) < 1e-12
+    assert opt.hypers[1]['lr'] == 0.04 and opt.hypers[0]['lr'] == 0.05
+
+
+def test_tensors_are_shown_checked_saved_and_copied():
+    opt = oc.Adam(in_groups(params(), 0.1), lr=tensor(0.1), betas=(tensor(0.9), tensor(0.99)), wd=tensor([0.1]))
+    run(opt, 2)
+    assert 'lr: 0.1' in repr(opt) and str(opt.formula) == str(oc.Adam(params(), lr=0.1, wd=0.1).formula)
+    assert 'lr' in str(opt.explain()) and opt._repr_html_() and opt.kernel()
+    sd = opt.state_dict()
+    file = io.BytesIO()
+    torch.save(sd, file)
+    file.seek(0)
+    new = oc.Adam(in_groups([torch.nn.Parameter(p.detach().clone()) for g in opt.param_groups for p in g['params']], 0.1), lr=0.5)
+    new.load_state_dict(torch.load(file, weights_only=True))
+    assert new.hypers[0]['lr'] == tensor(0.1) and new.hypers[0]['lr'] is not opt.hypers[0]['lr'] is not sd['param_groups'][0]['lr']
+    other = copy.deepcopy(opt)
+    other.hypers[0]['lr'].fill_(1.)
+    assert opt.hypers[0]['lr'] == tensor(0.1)
+    other = copy.deepcopy(opt)
+    assert same(run(opt), run(new)) and same(run(other), run(new, 0))
+    mine = tensor(1)
+    opt = oc.SGD(params(), lr=mine) # whole numbers would stay whole when a scheduler writes into them
+    ls.ExponentialLR(opt, 0.5)
+    opt.param_groups[0]['lr'].fill_(0.25)
+    assert opt.hypers[0]['lr'] == 0.25 and mine == 1
+    opt.add_param_group({'params': params(seed=1)})
+    opt.param_groups[1]['lr'].fill_(0.5)
+    assert opt.hypers[0]['lr'] == 0.25 and opt.defaults['lr'] == 1
+
+
+@pytest.mark.parametrize('value, error', [
+    (tensor(0.1, requires_grad=True), 'requires a gradient'), (torch.nn.Parameter(tensor(0.1)), 'requires a gradient'), (tensor([[0.1, 0.2]]), 'one number'),
+    (tensor(-0.1), 'at least 0'), (tensor(float('nan')), 'NaN'), (tensor(1j), 'one number'), (tensor(True), 'one number'), (torch.zeros(0), 'values')], ids=str)
+def test_tensors_that_cannot_be(value, error):
+    with pytest.raises((TypeError, ValueError), match=f'`lr`.*{error}'): oc.Adam(params(), lr=value)
+    opt = oc.Adam(params(), lr=0.1)
+    with pytest.raises((TypeError, ValueError), match=f'`lr`.*{error}'): opt.set_hyper('lr', value)
+    if 'values' not in error:
+        with pytest.raises((TypeError, ValueError), match=f'`lr`.*{error}'): opt.add_param_group({'params': params(seed=1), 'lr': value})
+        with pytest.raises((TypeError, ValueError), match=f'`mom`.*{error}'): opt.param_groups[0]['betas'] = (value, 0.9)
+    assert len(opt.param_groups) == 1 and opt.hypers[0]['lr'] == 0.1
+
+
+def test_one_cycle_on_tensors():
+    def cycle(opt): return ls.OneCycleLR(opt, 0.1, total_steps=STEPS+2)
+    want, numbers, _ = scheduled(partial(oc.Adam, engine='eager'), cycle)
+    def make(ps, lr): return oc.Adam(ps, lr=tensor(lr, dtype=torch.float64), betas=(tensor(0.9, dtype=torch.float64), tensor(0.99, dtype=torch.float64)))
+    got, seen, opt = scheduled(make, cycle)
+    assert difference(got, want) < 1e-12 and seen == numbers and len(opt._running.programs) <= 4 # `lr` is a tensor in one group, and in the others a number
+
+
+# Complex parameters
+
+def complex_params(dtype):
+    "Of several shapes and layouts, with a real one among them"
+    g = torch.Generator().manual_seed(0)
+    def randn(*shape): return torch.randn(shape, generator=g, dtype=dtype)
+    ps = [randn(3, 4), randn(), randn(4, 5).t(), randn(2, 6, 4)[:, ::2], randn(3).double() if dtype == torch.complex128 else randn(3).float()]
+    return [torch.nn.Parameter(p) for p in ps]
+
+
+def run_complex(opt, steps, start=0):
+    ps = [p for g in opt.param_groups for p in g['params']]
+    for i in range(start, start + steps):
+        g = torch.Generator().manual_seed(100 + i)
+        for p in ps: p.grad = torch.randn(p.shape, generator=g, dtype=p.dtype)
+        opt.step()
+    return [torch.view_as_real(p.detach()).clone() if p.is_complex() else p.detach().clone() for p in ps]
+
+
+COMPLEX = [*TORCHS, (oc.RAdam, torch.optim.RAdam, dict(eps=1e-16)),
+           (partial(oc.RMSProp, divide_first=True), torch.optim.RMSprop, dict(momentum=0.9, eps=1e-3))]
+
+
+@pytest.mark.filterwarnings('ignore:Casting complex')
+@pytest.mark.parametrize('ours, theirs, options', COMPLEX, ids=lambda o: getattr(o, '__name__', None))
+@pytest.mark.parametrize('dtype', [torch.complex128, torch.complex64], ids=str)
+def test_complex_parameters_are_torchs(ours, theirs, options, dtype, in_doubles):
+    "Also where they go on from a state dict; their state is complex, as torch's is"
+    want = theirs(complex_params(dtype), lr=0.05, **options)
+    result = run_complex(want, 10)
+    algo = partial(ours, **{k: v for k, v in want.defaults.items() if k in ('betas', 'momentum', 'nesterov', 'centered', 'eps', 'weight_decay')})
+    for engine in ('auto', 'eager'):
+        opt = algo(complex_params(dtype), lr=0.05, engine=engine)
+        assert difference(run_complex(opt, 10), result) < (1e-12 if dtype == torch.complex128 else 5e-6)
+    first = algo(complex_params(dtype), lr=0.05)
+    run_complex(first, 5)
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    ps = [torch.nn.Parameter(p.detach().clone(memory_format=torch.contiguous_format)) for p in first.param_groups[0]['params']]
+    second = algo(ps, lr=0.05)
+    second.load_state_dict(torch.load(file, weights_only=True))
+    assert difference(run_complex(second, 5, 5), result) < (1e-12 if dtype == torch.complex128 else 5e-6)
+    for p, q in zip(ps, want.param_groups[0]['params']):
+        mine, theirs = ([v for k, v in opt.state[p].items() if isinstance(v, torch.Tensor) and k not in ('step', 'mu_product')] for opt, p in ((second, p), (want, q)))
+        assert len(mine) == len(theirs) and all(v.shape == p.shape and v.dtype == p.dtype for v in (*mine, *theirs) if dtype == torch.complex128)
+    assert str(second.explain())
+
+
+def test_complex_state_keeps_its_memory_and_may_be_real():
+    "State from before it was complex is taken, what is summed over all is, too"
+    def clip_norm(p, max_norm=1.):
+        total = yield p.grad.pow(2).sum()
+        p.grad = p.grad * (max_norm / total.sqrt()).clamp(max=1)
+    p, q = (torch.nn.Parameter(torch.tensor([1+2j, 3-1j], dtype=torch.complex128)) for _ in range(2))
+    opt = Optimizer([p], [clip_norm, average_grad, momentum_step], lr=0.1, mom=0.9)
+    want = torch.optim.SGD([q], lr=0.1, momentum=0.9)
+    for i in range(4):
+        p.grad, q.grad = (torch.tensor([1j, 2-1j], dtype=torch.complex128)*(i+1) for _ in range(2))
+        torch.nn.utils.clip_grad_norm_([q], 1.)
+        opt.step(), want.step()
+        if i == 2: opt.state[p]['grad_avg'] = torch.view_as_real(opt.state[p]['grad_avg']).clone()
+        if i == 0: avg = opt.state[p]['grad_avg']
+        if i == 1: assert opt.state[p]['grad_avg'] is avg
+    assert torch.allclose(p, q, rtol=1e-5) and torch.allclose(opt.state[p]['grad_avg'], want.state[q]['momentum_buffer'], rtol=1e-5)
