@@ -34,7 +34,7 @@ class _Seen:
         self.p, self.state, self.kept = p, state, None
         if p.is_complex():
             self.p, self.kept = torch.view_as_real(p.data), state
-            self.state = {k: torch.view_as_real(v) if isinstance(v, Tensor) and v.is_complex() else v for k, v in state.items()}
+            self.state = {k: torch.view_as_real(v) if isinstance(v, Tensor) and v.is_complex() and v.shape == p.shape else v for k, v in state.items()}
         self.whole, self.like = self.state, self.p
         if grad.layout is torch.sparse_coo: self._see_rows(scaling.unscaled(grad))
         else:
@@ -65,7 +65,8 @@ class _Seen:
 
 def _paired(v) -> Tensor:
     "`v` with the two parts of each complex number side by side"
-    return v if v.stride(-1) == 1 and v.storage_offset() % 2 == 0 and not any(s % 2 for s in v.stride()[:-1]) else v.clone(memory_format=torch.contiguous_format)
+    even = v.storage_offset() % 2 == 0 and not any(s % 2 for s in v.stride()[:-1])
+    return v if even and v.stride(-1) == 1 else v.clone(memory_format=torch.contiguous_format)
 
 
 def _together(composition, work, scaling):
