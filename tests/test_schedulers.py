@@ -371,6 +371,15 @@ def test_tensors_that_cannot_be(value, error):
     assert len(opt.param_groups) == 1 and opt.hypers[0]['lr'] == 0.1
 
 
+def test_what_is_recorded_of_tensors_stays():
+    opt = oc.SGD.insert(oc.tap(size=oc.taps.norm('grad')), before=sgd_step)(params(), lr=tensor(1., dtype=torch.float64))
+    record, sched = oc.Record(opt), ls.ExponentialLR(opt, 0.5)
+    for _ in range(3):
+        run(opt, 1)
+        sched.step()
+    assert [float(h[0]['lr']) for h in record.hypers] == [1., 0.5, 0.25]
+
+
 def test_one_cycle_on_tensors():
     def cycle(opt): return ls.OneCycleLR(opt, 0.1, total_steps=STEPS+2)
     want, numbers, _ = scheduled(partial(oc.Adam, engine='eager'), cycle)
