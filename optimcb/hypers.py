@@ -132,7 +132,8 @@ def without_flags(
     rest = {k: v for k, v in hypers.items() if meant(k, v)}
     flags = {k: v for k, v in hypers.items() if k not in rest and v is not None}
     does = {getattr(s.innermost, '__name__', None) for s in composition.steppers}
-    if 'decoupled_weight_decay' in flags and not (does & {'weight_decay', 'l2_reg'} and np.any(rest.get('wd', 1))): del flags['decoupled_weight_decay']
+    wd = rest.get('wd')
+    if not does & {'weight_decay', 'l2_reg'} or isinstance(wd, Real) and wd == 0: flags.pop('decoupled_weight_decay', None) # nothing decays
     for k, v in flags.items():
         by, instead = TORCH_FLAGS[k]
         if k not in ENGINE_FLAGS and bool(v) != (by in does):

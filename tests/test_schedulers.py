@@ -264,6 +264,9 @@ def test_options_of_algorithms_as_torch_has_them():
     with pytest.raises(TypeError, match='amsgrad=False'): oc.AMSGrad(params(), lr=0.1, amsgrad=False)
     assert 'l2_reg' in repr(oc.Adam(params(), lr=0.1, decoupled_weight_decay=False)) and 'l2_reg' not in repr(oc.Adam(params(), lr=0.1, decouple_wd=None))
     with pytest.raises(TypeError, match='decouple_wd'): oc.AdamW(params(), lr=0.1, decoupled_weight_decay=False)
+    for wd in (0.1, [0., 0.1], tensor(0.1)):
+        with pytest.raises(TypeError, match='decouple_wd'): oc.AdamW([params(), params(seed=1)], lr=0.1, wd=wd, decoupled_weight_decay=False)
+    assert oc.AdamW(params(), lr=0.1, wd=0., decoupled_weight_decay=False)
     with pytest.raises(TypeError, match='decouple_wd'): oc.Adam([{'params': params(), 'decoupled_weight_decay': False}], lr=0.1)
     with pytest.raises(TypeError, match='`dampening` of SGD must be True or False, but is 0.5.*damped'): oc.SGD(params(), lr=0.1, momentum=0.9, dampening=0.5)
     with pytest.raises(TypeError, match='`decouple_wd` of SGD must be True or False, but is 0.0001'): oc.SGD(params(), 0.1, 0.9, 0, 1e-4)
