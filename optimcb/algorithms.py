@@ -7,11 +7,12 @@ from functools import partial
 
 import numpy as np
 from fastcore.meta import delegates
+from torch import Tensor
 
 from optimcb.composition import Composition
 from optimcb.display import Explained
 from optimcb.editing import Composable
-from optimcb.hypers import NOT_NEGATIVE, check, from_torch, suggest
+from optimcb.hypers import NOT_NEGATIVE, TORCH_FLAGS, check, from_torch, suggest
 from optimcb.lookahead import Lookahead
 from optimcb.optimizer import Optimizer
 from optimcb.rehearsal import Group
@@ -96,21 +97,36 @@ class Algorithm(partial, Composable, Explained):
     def __call__(self, *args, **kwargs) -> Optimizer:
         known = self.signature.parameters
         kwargs = from_torch(kwargs, known)
+        flags = {k: kwargs.pop(k) for k in TORCH_FLAGS if k in kwargs and k not in known and (k != 'dampening' or not kwargs[k])}
+        flags.pop('dampening', None) # `average_grad` takes it
         for k in kwargs:
             if k not in known: raise TypeError(f"{self.__name__} has no `{k}`.{suggest(k, known)} It has {', '.join(known)}.")
+        if len(args) > 2 and isinstance(args[2], tuple) and 'sqr_mom' in known:
+            third = list(known)[2]
+            raise TypeError(f"the third argument of {self.__name__} is `{third}`, but is {args[2]!r}. "
+                            f"Pass betas={args[2]!r}; one `{third}` for each group goes by name, too.")
         try: given = self.signature.bind(*args, **kwargs)
         except TypeError as e: raise TypeError(f"{self.__name__}: {e}. Call it as {self.__name__}{self.signature}.") from None
         given.apply_defaults()
         given = given.arguments
-        cbs = self.recipe(**{k: given[k] for k in self.options})
+        self._set_flags(given)
+        cbs = self.recipe(**{k: _numbers(given[k]) for k in self.options})
         try: cbs = _with(cbs, self.edits)
         except ValueError as e: raise ValueError(f"with these options {self.__name__} can't be edited like that: {e} Edit the optimizer instead.") from None
         hypers = {k: given[k] for k in ('lr', *self.hypers)}
-        opt = Optimizer(given['params'], cbs, engine=given['engine'], check=given['check'], **hypers)
+        opt = Optimizer(given['params'], cbs, engine=given['engine'], check=given['check'], **hypers, **flags)
         opt.called = self._title
         for h in opt.hypers:
             for k in self.hypers: check(k, h[k], NOT_NEGATIVE)
         return opt
+
+    def _set_flags(self, given):
+        "Options that choose steppers are True or False; None is the default, and 0, which torch has for no dampening, is False"
+        for k, o in inspect.signature(self.recipe).parameters.items():
+            if not isinstance(o.default, bool) or k not in given: continue
+            if given[k] is None: given[k] = o.default
+            elif isinstance(given[k], (bool, np.bool_)) or given[k] == 0: given[k] = bool(given[k])
+            else: raise TypeError(f"`{k}` of {self.__name__} must be True or False, but is {given[k]!r}. {TORCH_FLAGS.get(k, ('', ''))[1]}".rstrip())
 
     def edit(self,
         f # Function from a list of steppers to another
@@ -129,6 +145,12 @@ class Algorithm(partial, Composable, Explained):
         return (_again, (self.base, self.edits, self.__name__)) if self.base else self.__name__
 
     def __repr__(self): return f"{self.__name__}{self.signature}: {', '.join(Composition(self.cbs).labels)}"
+
+
+def _numbers(v):
+    "`v` for a recipe, which chooses steppers by numbers, not by tensors"
+    if isinstance(v, (list, tuple)): return [_numbers(o) for o in v]
+    return v.item() if isinstance(v, Tensor) and v.numel() == 1 and not v.is_meta else v
 
 
 def _with(cbs, edits) -> list:

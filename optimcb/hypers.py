@@ -6,17 +6,35 @@ from copy import deepcopy
 from numbers import Real
 
 import numpy as np
+import torch
 from fastcore.basics import even_mults
 from fastcore.foundation import L
 from torch import Tensor
 
-__all__ = ['NOT_NEGATIVE', 'RANGES', 'TORCH_NAMES', 'check', 'spread', 'from_torch', 'nearest', 'suggest', 'HyperView', 'HyperViews']
+__all__ = ['NOT_NEGATIVE', 'RANGES', 'TORCH_NAMES', 'TORCH_FLAGS', 'check', 'own', 'spread', 'from_torch', 'without_flags', 'nearest', 'suggest',
+           'TorchNames', 'HyperView', 'HyperViews']
 
 NOT_NEGATIVE = (0, math.inf) # at least, less than
 RANGES = dict(lr=NOT_NEGATIVE, wd=NOT_NEGATIVE, eps=NOT_NEGATIVE, mom=(0, 1), sqr_mom=(0, 1))
 
 TORCH_NAMES = dict(momentum=('mom',), betas=('mom', 'sqr_mom'), weight_decay=('wd',), alpha=('sqr_mom',), rho=('sqr_mom',),
-                   momentum_decay=('mom_decay',), initial_accumulator_value=('init_sum',))
+                   momentum_decay=('mom_decay',), initial_accumulator_value=('init_sum',), decoupled_weight_decay=('decouple_wd',))
+
+ENGINE_FLAGS = ('foreach', 'fused')
+TORCH_FLAGS = dict( # options of torch.optim that are no numbers: the stepper that does it, if there is one, and what to do instead
+    foreach=(None, ''), fused=(None, ''),
+    capturable=(None, "Numbers such as `lr` are arguments of the kernels, which Python passes in each step: a graph would keep those of one step. "
+                      "Leave it out; `engine='fused'` launches few kernels anyway."),
+    differentiable=(None, "A step changes parameters in place, where autograd doesn't look. "
+                          "Write the update as an expression, for `torch.func.functional_call`."),
+    maximize=(None, "Negate the loss, or put this stepper before the others in `cbs`: `def ascend(p): p.grad = -p.grad`."),
+    amsgrad=('max_sqr_avg', "Use `AMSGrad`, or put `max_sqr_avg` and `use_sqr_max` after `average_sqr_grad`."),
+    nesterov=('nesterov_update', "Use `SGD(…, nesterov=True)` or `NAdam`, or put `nesterov_update` and `apply_update` in the place of `momentum_step`."),
+    centered=('center_sqr_avg', "Use `RMSProp(…, centered=True)`, or put `average_center` and `center_sqr_avg` after `average_sqr_grad`."),
+    dampening=(None, "torch starts from the first gradient and weighs the others by `1-dampening`. `SGD(…, dampening=True)` starts from zero and weighs "
+                     "by `1-mom`. For torch's, put a stepper in the place of `average_grad`: `def damped(p, mom, damp=0.5, grad_avg=None): "
+                     "return {'grad_avg': p.grad.clone() if grad_avg is None else mom*grad_avg + (1-damp)*p.grad}`."),
+    decoupled_weight_decay=('weight_decay', "`weight_decay` in `cbs` is decoupled, `l2_reg` in its place is not: algorithms choose it by `decouple_wd`."))
 
 NOT_HYPERS = frozenset({'params', 'param_names'})
 
@@ -28,17 +46,39 @@ def check(
 ):
     """`value`, if `name` can have it: the common names have a range, and nothing may be NaN.
 
-    Raises `TypeError` for what is no number, `ValueError` for a number that is out of range.
+    Raises `TypeError` for what is no number, `ValueError` for a number that is out of range. A tensor of one number is a number.
     """
     if isinstance(value, np.ndarray) and value.ndim == 0: value = value.item()
     within = RANGES.get(name, within)
     if not isinstance(value, Real):
-        if not within or isinstance(value, Tensor) and value.numel() == 1: return value # a device is not waited for
+        if not within: return value
+        if isinstance(value, Tensor): return _check_tensor(name, value, within)
         raise TypeError(f"`{name}` must be a number, but is {value!r} ({type(value).__name__}).")
     if math.isnan(value): raise ValueError(f"`{name}` is NaN. Set it to a number.")
     if within and not within[0] <= value < within[1]:
         raise ValueError(f"`{name}` must be at least {within[0]} and {'finite' if within[1] == math.inf else f'less than {within[1]}'}, but is {value}.")
     return value
+
+
+def _check_tensor(name, value, within):
+    "`value`, if it is one real number that nobody differentiates"
+    if value.numel() != 1 or value.is_complex() or value.dtype == torch.bool:
+        raise TypeError(f"`{name}` must be one number, but is a tensor of shape {tuple(value.shape)} and {value.dtype}. "
+                        "Pass a tensor without dimensions, or a list with one for each group.")
+    if value.requires_grad: raise ValueError(f"`{name}` is a tensor that requires a gradient, but no step is differentiated. Pass `{name}.detach()`.")
+    if type(value) is Tensor and value.device.type == 'cpu': check(name, value.item(), within) # a device would be waited for
+    return value
+
+
+def own(
+    name:str, # Name of a hyper-parameter
+    value # Its value
+):
+    "`value` for one group alone: a tensor of one number is copied, and where a real number is meant it has no dimensions, and fractions."
+    if not isinstance(value, Tensor) or value.numel() != 1 or value.requires_grad: return value
+    value = value.clone()
+    if name not in RANGES: return value
+    return value.reshape(()) if value.is_floating_point() else value.reshape(()).to(torch.get_default_dtype())
 
 
 def spread(
@@ -56,7 +96,7 @@ def spread(
     values = [value] if value is None or getattr(value, 'ndim', None) == 0 else list(L(value, use_list=None))
     if len(values) == 1: values = values*n
     if len(values) != n: raise ValueError(f"`{name}` has {len(values)} values, but there are {n} parameter groups. Pass one value, or one for each group.")
-    return [check(name, v) for v in values]
+    return [own(name, check(name, v)) for v in values]
 
 
 def from_torch(
@@ -79,6 +119,37 @@ def from_torch(
     return res
 
 
+def without_flags(
+    hypers:dict, # Hyper-parameters under our names, some of `TORCH_FLAGS` perhaps among them
+    composition, # The steppers, which decide what can be had
+    engine:str # The engine that was asked for
+) -> tuple[dict, str]:
+    """`hypers` without torch's options that are no numbers, and the engine that they ask for.
+
+    What is off, or None, or what the steppers do, is passed over. Raises `TypeError` for what can't be had, `ValueError` for engines that contradict."""
+    known = frozenset().union(*(s.mentions.union(s.names) for s in composition.steppers if getattr(s.innermost, '__module__', '') != 'optimcb.steppers'))
+    def meant(k, v): return k not in TORCH_FLAGS or k in known or k in composition.reads and isinstance(v, bool) # `dampening` of `average_grad`
+    rest = {k: v for k, v in hypers.items() if meant(k, v)}
+    flags = {k: v for k, v in hypers.items() if k not in rest and v is not None}
+    does = {getattr(s.innermost, '__name__', None) for s in composition.steppers}
+    wd = rest.get('wd')
+    if not does & {'weight_decay', 'l2_reg'} or isinstance(wd, Real) and wd == 0: flags.pop('decoupled_weight_decay', None) # nothing decays
+    for k, v in flags.items():
+        by, instead = TORCH_FLAGS[k]
+        if k not in ENGINE_FLAGS and bool(v) != (by in does):
+            raise TypeError(f"`{k}={v!r}` can't be had with {', '.join(composition.labels)}. {instead}")
+    return rest, _engine(engine, {k: bool(flags[k]) for k in ENGINE_FLAGS if k in flags})
+
+
+def _engine(engine, flags) -> str:
+    "The engine that `foreach` and `fused` ask for"
+    wanted = {k for k, v in flags.items() if v}
+    if len(wanted) > 1: raise ValueError("`foreach` and `fused` can't be True together. Pass one of them, or `engine=`.")
+    if wanted - {engine} and engine != 'auto' or flags.get(engine) is False:
+        raise ValueError(f"engine='{engine}' contradicts {' and '.join(f'{k}={v}' for k, v in flags.items())}. Pass one of them.")
+    return next(iter(wanted), engine)
+
+
 def suggest(
     name:str, # A name that is not known
     known:Iterable # Names that are
@@ -99,6 +170,63 @@ def nearest(
     return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=alike)), None)
 
 
+class TorchNames(dict):
+    """A dict of hyper-parameters that answers torch's names, too: `group['betas']` is `(group['mom'], group['sqr_mom'])`, to be read and written.
+
+    A name is answered if steppers read all that it stands for, and if it isn't one that they take themselves. What is stored, and seen when
+    going through the dict, is each thing once, under our name."""
+    reads = frozenset() # names that the steppers read; none while a copy is filled
+
+    def know(self,
+        reads:frozenset # Names that the steppers read from now on
+    ) -> 'TorchNames':
+        "Answer the names that stand for some of `reads`. Returns the dict itself."
+        if reads != self.reads:
+            before, self.reads = self.reads, reads
+            for k in [k for k in self.keys() & TORCH_NAMES.keys() if self._ours(k) and k not in before]: self[k] = self.pop(k)
+        return self
+
+    def _ours(self, k) -> tuple:
+        "What `k` stands for, where it isn't itself"
+        ours = TORCH_NAMES.get(k, ())
+        return ours if ours and k not in self.reads and self.reads.issuperset(ours) else ()
+
+    def _there(self, k) -> tuple:
+        "What `k` stands for, if all of it is there"
+        ours = self._ours(k)
+        return ours if all(map(super().__contains__, ours)) else ()
+
+    def __contains__(self, k): return super().__contains__(k) or bool(self._there(k))
+    def __missing__(self, k):
+        ours = self._there(k)
+        if not ours: raise KeyError(k)
+        return self[ours[0]] if len(ours) == 1 else tuple(self[o] for o in ours)
+    def __setitem__(self, k, v):
+        if super().__contains__(k) or not self._ours(k): super().__setitem__(k, v)
+        else: super().update({o: check(o, x) for o, x in from_torch({k: v}, self.reads).items()})
+    def __delitem__(self, k):
+        for o in (k,) if super().__contains__(k) else self._there(k) or (k,): super().__delitem__(o)
+    def get(self, k, default=None): return self[k] if k in self else default
+    def setdefault(self, k, default=None):
+        if k not in self: self[k] = default
+        return self[k]
+    def update(self, *others, **more):
+        for k, v in dict(*others, **more).items(): self[k] = v
+    def pop(self, k, *default):
+        if not (super().__contains__(k) or self._there(k)): return super().pop(k, *default)
+        v = self[k]
+        del self[k]
+        return v
+    def copy(self): return TorchNames(self).know(self.reads)
+    def __or__(self, other):
+        new = self.copy()
+        new.update(other)
+        return new
+    def __ior__(self, other):
+        self.update(other)
+        return self
+
+
 class HyperView(MutableMapping):
     "The hyper-parameters of one of `param_groups`, live: what is written here is in the group, and the other way round."
     def __init__(self,
@@ -106,7 +234,7 @@ class HyperView(MutableMapping):
         names:set # Names that are hyper-parameters; other keys of the group are somebody else's, a scheduler's say
     ): self.group, self.names = group, names
 
-    def __contains__(self, k): return k in self.names and k in self.group and k not in NOT_HYPERS
+    def __contains__(self, k): return k in self.names and k in self.group.keys() and k not in NOT_HYPERS
     def __iter__(self): return (k for k in self.group if k in self)
     def __len__(self): return sum(1 for _ in self)
     def __getitem__(self, k):
@@ -115,7 +243,7 @@ class HyperView(MutableMapping):
     def __setitem__(self, k, v):
         if k in NOT_HYPERS: raise KeyError(f"`{k}` is no hyper-parameter. Set it in `param_groups`.")
         self.group[k] = check(k, v)
-        self.names.add(k)
+        if k in self.group.keys(): self.names.add(k)
     def __delitem__(self, k):
         if k not in self: raise KeyError(k)
         del self.group[k]

@@ -17,7 +17,7 @@ from optimcb.display import Explained
 from optimcb.editing import Composable
 from optimcb.engine import ENGINES, Runner, eager
 from optimcb.engine.scaling import Scaling
-from optimcb.hypers import NOT_HYPERS, RANGES, HyperView, HyperViews, check, from_torch, spread, suggest
+from optimcb.hypers import NOT_HYPERS, RANGES, HyperView, HyperViews, TorchNames, check, from_torch, own, spread, suggest, without_flags
 from optimcb.rehearsal import Group
 from optimcb.stepper import ONE_STEP
 from optimcb.warn import CompositionWarning, warn
@@ -55,13 +55,13 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         self.cbs, self.engine = L(list(L(cbs))), engine
         self.hyper_names = set()
         composition = self.composition
-        hypers = {**composition.defaults, **from_torch(hypers, composition.reads)}
+        hypers, self.engine = without_flags({**composition.defaults, **from_torch(hypers, composition.reads)}, composition, engine)
         self._warn_unread(hypers)
         groups = _as_groups(params)
         values = {k: spread(k, v, len(groups)) for k, v in hypers.items()}
         self.hyper_names.update(values)
         super().__init__([{**{k: v[i] for k, v in values.items()}, **self._own(g)} for i, g in enumerate(groups)],
-                         {k: v[-1] for k, v in values.items()})
+                         TorchNames({k: own(k, v[-1]) for k, v in values.items()}).know(composition.reads))
         if not any(g['params'] for g in self.param_groups): raise ValueError(NOTHING)
         self.frozen_idx = 0
         self._checked = check
@@ -92,6 +92,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             known = self._composition = Composition(self.cbs)
             self.hyper_names |= known.reads
             for d in (*self.__dict__.get('param_groups', ()), *([self.defaults] if 'defaults' in self.__dict__ else [])):
+                if isinstance(d, TorchNames): d.know(known.reads)
                 for k, v in known.defaults.items(): d.setdefault(k, v)
         return known
 
@@ -275,7 +276,8 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         _check_params(group['params'], [p for g in self.param_groups for p in g['params']])
         if any(('param_names' in g) != ('param_names' in group) for g in self.param_groups):
             raise ValueError(NAMES_FOR_ALL)
-        self.param_groups.append({**self.defaults, **group})
+        group = {**{k: own(k, v) for k, v in self.defaults.items()}, **group}
+        self.param_groups.append(TorchNames(group).know(self.composition.reads))
 
     def _own(self, group):
         "`group` with checked hyper-parameters under our names"
@@ -283,10 +285,17 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         if 'params' not in group: raise ValueError(f"a parameter group needs `params`, but this one has {sorted(group)}.")
         composition = self.composition
         values = from_torch({k: v for k, v in group.items() if k not in NOT_HYPERS}, composition.reads)
+        values = self._without_flags(values)
         known = composition.reads | ALWAYS_WELCOME | self.hyper_names
         self._warn_unread(k for k in values if k in RANGES or suggest(k, composition.reads)) # others are somebody's notes: a name, an `initial_lr`
         self.hyper_names.update(k for k in values if k in known)
-        return {**{k: group[k] for k in NOT_HYPERS if k in group}, **{k: check(k, v) if k in known else v for k, v in values.items()}}
+        return {**{k: group[k] for k in NOT_HYPERS if k in group}, **{k: own(k, check(k, v)) if k in known else v for k, v in values.items()}}
+
+    def _without_flags(self, group):
+        "`group` without torch's options that are no numbers. Raises what `without_flags` does, and `ValueError` for an engine of its own"
+        values, engine = without_flags(group, self.composition, self.engine)
+        if engine != self.engine: raise ValueError(f"a group can't have an engine of its own. Pass engine='{engine}' to the optimizer.")
+        return values
 
     def _warn_unread(self, names):
         composition = self.composition
@@ -303,7 +312,9 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         v # A value, one for each group, or a slice
     ):
         "Set hyper-parameter `k` in every group. Raises `ValueError` or `TypeError`, and sets nothing, for a value that can't be."
-        for h, v_ in zip(self.hypers, spread(k, v, len(self.param_lists))): h[k] = v_
+        values = {o: spread(o, x, len(self.param_lists)) for o, x in from_torch({k: v}, self.composition.reads).items()}
+        for o, vs in values.items():
+            for h, x in zip(self.hypers, vs): h[o] = x
 
     # Freezing
 
@@ -373,6 +384,9 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     def __setstate__(self, state):
         super().__setstate__(state)
         self.defaults.pop('differentiable', None) # torch's default for its own algorithms
+        def named(d): return d if isinstance(d, TorchNames) else TorchNames(d).know(self.composition.reads)
+        self.param_groups[:] = map(named, self.param_groups)
+        self.defaults = named(self.defaults)
 
 
 def _not_compiled() -> Callable:

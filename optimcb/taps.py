@@ -136,7 +136,7 @@ class Record:
             found = [opt.state[p].get(name) if getattr(p, 'grad', None) is not None and p in opt.state else None for p in self.params]
             row[name] = _stacked(found)
         self.rows.append(row)
-        self.hypers.append([dict(h) for h in opt.hypers])
+        self.hypers.append([{k: v.clone() if isinstance(v, Tensor) else v for k, v in h.items()} for h in opt.hypers]) # schedulers write into tensors
 
     def stop(self):
         "Record no more."
@@ -186,7 +186,8 @@ class Record:
         if not self.hypers: raise ValueError("there was no step yet, so there is nothing to draw.")
         for k in names:
             if k not in self.hypers[0][0]: raise KeyError(f"there is no hyper-parameter `{k}`. There are {', '.join(self.hypers[0][0])}.")
-        names = names or [k for k, v in self.hypers[0][0].items() if np.isscalar(v) and not isinstance(v, (str, bool))]
+        def is_number(v): return v.numel() == 1 if isinstance(v, Tensor) else np.isscalar(v) and not isinstance(v, (str, bool))
+        names = names or [k for k, v in self.hypers[0][0].items() if is_number(v)]
         return plot_sched({k: [[float(h[k]) for h in step] for step in self.hypers] for k in names}, axs=axs)
 
 

@@ -225,6 +225,47 @@ def test_steppers_of_ones_own_in_a_learner(tmp_path):
         for way in (one_cycle, save_and_load, export_and_go_on, find_lr): same(way, tmp_path/f'{i}{way.__name__}', ours, theirs)
 
 
+def sharpened(p, lr, power, grad_avg, limit=2.): p.data.sub_(lr * grad_avg.sign() * grad_avg.abs().clamp(max=limit).pow(power))
+
+
+def hypers_by_hand(learn, n_steps, **sched):
+    "Train as a Learner does, and set hyper-parameters before each step"
+    opt, i = learn.opt, 0
+    for xb, yb in learn.dls.train:
+        opt.set_hypers(**{k: f(i/n_steps) for k, f in sched.items()})
+        learn.loss_func(learn.model(xb), yb).backward()
+        opt.step()
+        opt.zero_grad()
+        i += 1
+
+
+@pytest.mark.parametrize('engine', ['eager', 'foreach', 'fused'])
+def test_any_hyper_parameter_of_a_stepper_of_ones_own_is_scheduled(engine, tmp_path):
+    "`power` has no default and `limit` has one: both take what fastai's schedules say, and what is set by hand gives the same weights"
+    sched = {'lr': SchedCos(1e-2, 1e-3), 'power': SchedCos(0.5, 1.), 'limit': SchedLin(2., 0.1), 'mom': SchedCos(0.95, 0.8)}
+    func = partial(oc.Optimizer, cbs=[oc.average_grad, sharpened], power=1., mom=0.9, engine=engine)
+    a, b = (learner(func, tmp_path/n) for n in 'ab')
+    n_steps = len(a.dls.train)
+    set_seed(7)
+    a.fit(1, cbs=ParamScheduler(sched))
+    assert a.recorder.hps['power'] == [pytest.approx(sched['power'](i/n_steps)) for i in range(n_steps)] and a.opt.hypers[0]['limit'] < 0.5
+    assert engine == 'eager' or len(a.opt._running.programs) <= 2
+    set_seed(7)
+    b.create_opt()
+    b.model.train()
+    hypers_by_hand(b, n_steps, **sched)
+    assert all(torch.equal(x, y) for x, y in zip(a.model.parameters(), b.model.parameters()))
+
+
+@pytest.mark.parametrize('way', [one_cycle, flat_cos, sgdr, find_lr], ids=lambda f: f.__name__)
+def test_schedules_of_fastai_on_the_fused_engine_compile_once(way, tmp_path):
+    "Learning rate and momentum change in each step; `lr_find` loads its state and goes on with the same kernels"
+    ours = Record(partial(oc.Optimizer, cbs=[oc.average_grad, sharpened], power=1., mom=0.9, engine='fused'), way, tmp_path/'fused')
+    eager = Record(partial(oc.Optimizer, cbs=[oc.average_grad, sharpened], power=1., mom=0.9, engine='eager'), way, tmp_path/'eager')
+    assert ours.losses[:20] == pytest.approx(eager.losses[:20], rel=1e-3) and len(ours.losses) == len(eager.losses)
+    assert len(ours.opt._running.programs) <= 2
+
+
 def test_non_native_mixed_precision(tmp_path):
     "fastai asks for a GPU here by the name of the device only: 16-bit parameters train on the CPU too"
     def way(learn, note):

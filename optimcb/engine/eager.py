@@ -16,7 +16,7 @@ def step(
 ) -> None:
     """Run the composition on each parameter. What steppers do to a gradient is undone after the parameter's step.
 
-    A complex parameter is seen as a real one with a last dimension of 2, as in torch. Of one with a sparse gradient, the rows are
+    A complex parameter, and its state, is seen as real with a last dimension of 2, as in torch. Of one with a sparse gradient, the rows are
     seen that the gradient has."""
     if composition.sums_over_all: return _together(composition, work, scaling)
     for p, state, hypers in work:
@@ -31,7 +31,11 @@ class _Seen:
     "What the steppers see of a parameter: `p`, with a gradient that they may change, and its `state`"
     def __init__(self, p, state, composition, scaling):
         self.rows, grad = None, p.grad
-        self.p, self.state = torch.view_as_real(p.data) if p.is_complex() else p, state
+        self.p, self.state, self.kept = p, state, None
+        if p.is_complex():
+            self.p, self.kept = torch.view_as_real(p.data), state
+            self.state = {k: torch.view_as_real(v) if isinstance(v, Tensor) and v.is_complex() and v.shape == p.shape else v for k, v in state.items()}
+        self.whole, self.like = self.state, self.p
         if grad.layout is torch.sparse_coo: self._see_rows(scaling.unscaled(grad))
         else:
             if p.is_complex(): grad = torch.view_as_real(grad)
@@ -50,8 +54,19 @@ class _Seen:
         if self.rows: self.rows.done(composition, hypers)
 
     def close(self):
-        "Let the parameter have its gradient again"
+        "Let the parameter have its gradient again, and its state, which is complex if it is"
         if not self.rows: self.p.grad = self.grad
+        if self.kept is None: return
+        for k, v in self.whole.items():
+            old = self.kept.get(k)
+            if not isinstance(v, Tensor) or v.shape != self.like.shape or v.dtype != self.like.dtype: self.kept[k] = v
+            elif not (isinstance(old, Tensor) and old.is_complex() and old.data_ptr() == v.data_ptr()): self.kept[k] = torch.view_as_complex(_paired(v))
+
+
+def _paired(v) -> Tensor:
+    "`v` with the two parts of each complex number side by side"
+    even = v.storage_offset() % 2 == 0 and not any(s % 2 for s in v.stride()[:-1])
+    return v if even and v.stride(-1) == 1 else v.clone(memory_format=torch.contiguous_format)
 
 
 def _together(composition, work, scaling):
