@@ -343,9 +343,9 @@ def test_a_scaler_on_the_gpu():
         scaler.scale(torch.zeros((), device='cuda'))
         scaled = []
         for i in range(9):
-            set_grads(ps, i)
-            if i in (0, 4): ps[1].grad.view(-1)[-1] = float('inf')
-            scaled.append([p.grad.clone() for p in ps])
+            set_grads(there := params(), i)
+            if i in (0, 4): there[1].grad.view(-1)[-1] = float('inf')
+            scaled.append([p.grad.cuda() for p in there])
         torch.cuda.set_sync_debug_mode('error')
         try:
             for gs in scaled:
