@@ -2,9 +2,9 @@
 import torch
 from torch import Tensor
 
-from optimcb.engine.rows import Rows
 from optimcb.engine.scaling import NOT_SCALED, Scaling
 from optimcb.engine.shards import on_all, whole_of
+from optimcb.engine.views import AsReal, Rows
 
 __all__ = ['step']
 
@@ -30,43 +30,23 @@ def step(
 class _Seen:
     "What the steppers see of a parameter: `p`, with a gradient that they may change, and its `state`"
     def __init__(self, p, state, composition, scaling):
-        self.rows, grad = None, p.grad
-        self.p, self.state, self.kept = p, state, None
-        if p.is_complex():
-            self.p, self.kept = torch.view_as_real(p.data), state
-            self.state = {k: torch.view_as_real(v) if isinstance(v, Tensor) and v.is_complex() and v.shape == p.shape else v for k, v in state.items()}
-        self.whole, self.like = self.state, self.p
-        if grad.layout is torch.sparse_coo: self._see_rows(scaling.unscaled(grad))
+        self.p, self.state, self.given, self.views = p, state, p.grad, []
+        grad = scaling.unscaled(p.grad)
+        for view, needed in ((AsReal, p.is_complex()), (Rows, grad.layout is torch.sparse_coo)):
+            if not needed: continue
+            self.views.append(o := view(self.p, grad, self.state))
+            self.p, grad, self.state = o.p, o.grad, o.state
+        if composition.spares_grads or scaling.scale is not None: self.p.grad = grad
         else:
-            if p.is_complex(): grad = torch.view_as_real(grad)
-            self.grad = grad
-            own = scaling.unscaled(grad)
-            if composition.spares_grads or own is not grad: self.p.grad = own
-            else:
-                with torch.set_grad_enabled(grad.requires_grad): self.p.grad = grad.clone() # steppers may differentiate it again
-
-    def _see_rows(self, grad):
-        self.rows = Rows(self.p, torch.view_as_real(grad) if grad.is_complex() else grad, self.state)
-        self.p, self.state = self.rows.p, self.rows.state
+            with torch.set_grad_enabled(grad.requires_grad): self.p.grad = grad.clone() # steppers may differentiate it again
 
     def done(self, composition, hypers):
         "All steppers have run"
-        if self.rows: self.rows.done(composition, hypers)
+        for view in reversed(self.views): view.done(composition, hypers)
 
     def close(self):
-        "Let the parameter have its gradient again, and its state, which is complex if it is"
-        if not self.rows: self.p.grad = self.grad
-        if self.kept is None: return
-        for k, v in self.whole.items():
-            old = self.kept.get(k)
-            if not isinstance(v, Tensor) or v.shape != self.like.shape or v.dtype != self.like.dtype: self.kept[k] = v
-            elif not (isinstance(old, Tensor) and old.is_complex() and old.data_ptr() == v.data_ptr()): self.kept[k] = torch.view_as_complex(_paired(v))
-
-
-def _paired(v) -> Tensor:
-    "`v` with the two parts of each complex number side by side"
-    even = v.storage_offset() % 2 == 0 and not any(s % 2 for s in v.stride()[:-1])
-    return v if even and v.stride(-1) == 1 else v.clone(memory_format=torch.contiguous_format)
+        "Let the parameter have its gradient again"
+        if not self.views: self.p.grad = self.given
 
 
 def _together(composition, work, scaling):

@@ -1,4 +1,7 @@
-"A sparse gradient: the rows that it touches are a parameter of their own for a step, and no other is looked at (lazy, as `torch.optim.SparseAdam`)."
+"""Parameters that steppers see as others: complex ones, as pairs of real numbers; of those with a sparse gradient, the rows that it touches.
+
+A view has `p`, its `grad`, and its `state`; `done` puts back what became of them.
+"""
 import torch
 from torch import Tensor
 
@@ -6,13 +9,37 @@ from optimcb.composition import MissingName
 from optimcb.engine.record import NotRecorded
 from optimcb.rehearsal import Rehearsal
 
-__all__ = ['Rows']
+__all__ = ['AsReal', 'Rows']
+
+
+class AsReal:
+    "A complex parameter as a real one with a last dimension of 2, as in torch. Its state is complex where it is of that shape."
+    def __init__(self,
+        p:Tensor, # Parameter, complex
+        grad:Tensor, # Its gradient
+        state:dict # Its state
+    ):
+        self.whole, self.p, self.grad = state, torch.view_as_real(p.data), torch.view_as_real(grad)
+        self.state = {k: torch.view_as_real(v) if isinstance(v, Tensor) and v.is_complex() and v.shape == p.shape else v for k, v in state.items()}
+
+    def done(self, composition, hypers):
+        "Let the state be complex again."
+        for k, v in self.state.items():
+            old = self.whole.get(k)
+            if not isinstance(v, Tensor) or v.shape != self.p.shape or v.dtype != self.p.dtype: self.whole[k] = v
+            elif not (isinstance(old, Tensor) and old.is_complex() and old.data_ptr() == v.data_ptr()): self.whole[k] = torch.view_as_complex(_paired(v))
+
+
+def _paired(v) -> Tensor:
+    "`v` with the two parts of each complex number side by side"
+    even = v.storage_offset() % 2 == 0 and not any(s % 2 for s in v.stride()[:-1])
+    return v if even and v.stride(-1) == 1 else v.clone(memory_format=torch.contiguous_format)
 
 
 class Rows:
-    "The rows of a parameter for which there is a gradient: `p`, with its `.grad`, and its `state`. What becomes of them is put back by `done`."
+    "The rows of a parameter that a sparse gradient touches; no other is looked at: a lazy update, as in `torch.optim.SparseAdam`."
     def __init__(self,
-        p:Tensor, # Parameter; seen as a real one, if it is complex
+        p:Tensor, # Parameter
         grad:Tensor, # Its gradient, sparse; rows that are there twice are summed
         state:dict # Its state; tensors of the parameter's shape have rows, too
     ):
@@ -20,7 +47,7 @@ class Rows:
         self.all, self.at, self.whole = p.data, tuple(grad.indices()), state
         self.p = torch.nn.Parameter(self.all[self.at], p.requires_grad)
         self.p.__dict__.update(p.__dict__) # attributes that somebody gave it
-        self.p.grad = grad.values().clone()
+        self.grad = grad.values()
         self.state = {k: v[self.at] if isinstance(v, Tensor) and v.shape == p.shape else v for k, v in state.items()}
 
     def done(self,
