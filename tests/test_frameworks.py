@@ -249,12 +249,24 @@ def fit(pl, model, epochs=2, precision='64-true', path=None, weights_only=True, 
 @pytest.mark.parametrize('precision, tol, kwargs', [
     ('64-true', None, {}), ('64-true', None, dict(gradient_clip_val=0.1, accumulate_grad_batches=3)),
     ('64-true', None, dict(gradient_clip_val=0.05, gradient_clip_algorithm='value')), ('32-true', None, {}),
-    ('16-mixed', 1e-5, dict(gradient_clip_val=0.5)), ('bf16-mixed', 1e-5, {})], ids=str)
+    ('bf16-mixed', 1e-5, {})], ids=str)
 def test_lightning(lightning, precision, tol, kwargs):
     dtype = torch.float64 if precision == '64-true' else torch.float32
     theirs, ours = same_as_torch(lambda make: fit(lightning, module(lightning, make, dtype), precision=precision, **kwargs), tol)
     assert ours.tested == pytest.approx(theirs.tested, abs=tol or 1e-6) and ours.trainer.global_step == theirs.trainer.global_step == 12 // kwargs.get('accumulate_grad_batches', 1)
     assert apart(weights(ours), weights(net(dtype))) > 1e-3
+
+
+def test_lightning_with_a_scaler_that_skips_steps(lightning):
+    def run(make):
+        scaler = torch.amp.GradScaler('cpu', init_scale=2.**20)
+        model = module(lightning, make, torch.float32)
+        model.optimizer_step = lambda epoch, i, opt, closure: [opt.step(closure=closure), model.seen.append((scaler.get_scale(), weights(model)[0][0, 0].item()))]
+        return fit(lightning, model, precision=None, plugins=[lightning.plugins.MixedPrecision('16-mixed', 'cpu', scaler)], gradient_clip_val=0.5)
+    theirs, ours = same_as_torch(run, 1e-4)
+    scales, values = zip(*ours.seen)
+    assert scales == tuple(s for s, _ in theirs.seen) and scales[0] == scales[-1]*2**(len(set(scales))-1) and 2 < len(set(scales)) < 8
+    assert len(set(values)) == 12 - len(set(scales)) + 1 # those that are skipped leave the weights
 
 
 def test_lightning_sends_the_closures_loss_and_calls_hooks(lightning):
@@ -348,6 +360,27 @@ def test_lightning_where_a_layer_is_not_always_used(lightning, drop):
     _, ours = same_as_torch(run)
     rests = fit(lightning, module(lightning, OURS))
     assert apart(weights(ours), weights(rests)) > 1e-4
+
+
+def test_fabric(lightning, tmp_path):
+    from lightning.fabric import Fabric
+    def run(make):
+        fabric, model = Fabric(accelerator='cpu', devices=1, precision='64-true'), net()
+        opt = make(model.parameters())
+        state = dict(zip(('model', 'opt'), fabric.setup(model, opt)))
+        for i, (x, y) in enumerate(fabric.setup_dataloaders(batches())):
+            state['opt'].zero_grad()
+            fabric.backward(mse_loss(state['model'](x), y))
+            fabric.clip_gradients(state['model'], state['opt'], max_norm=0.5)
+            state['opt'].step()
+            if i == 3:
+                fabric.save(tmp_path/'state.ckpt', state)
+                model = net()
+                state = dict(zip(('model', 'opt'), fabric.setup(model, make(model.parameters()))))
+                fabric.load(tmp_path/'state.ckpt', state)
+        return model
+    _, ours = same_as_torch(run)
+    assert apart(weights(ours), weights(net())) > 1e-3
 
 
 # accelerate
