@@ -4,6 +4,7 @@ Each run is done with torch's AdamW and with ours, from the same weights on the 
 """
 import copy
 import logging
+import os
 import pickle
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def equal(a, b): return len(a) == len(b) and all(torch.equal(x, y) for x, y in z
 
 
 def same_as_torch(run, tol=None):
-    "What `run` returns, with torch's optimizer and with ours; the weights of both must be the same, and other than before"
+    "What `run` returns, with torch's optimizer and with ours; the weights of both must be the same"
     theirs, ours = run(THEIRS), run(OURS)
     a, b = weights(theirs), weights(ours)
     assert len(a) == len(b) and apart(a, b) < (tol or TOLERANCE[a[0].dtype]), apart(a, b)
@@ -143,7 +144,7 @@ LOOPS = {
 def test_loops(run):
     _, ours = same_as_torch(run)
     assert apart(weights(ours), weights(net())) > 1e-3
-    if run is not loop and run.__class__ is partial and 'multi_avg_fn' not in run.keywords: assert apart(weights(ours), weights(loop(OURS))) > 1e-6
+    assert (apart(weights(ours), weights(loop(OURS))) > 1e-6) == (run not in (loop, in_checkpoints)), 'the tool did something'
 
 
 @pytest.mark.parametrize('backend', ['eager', 'aot_eager'])
@@ -163,7 +164,6 @@ def test_hooks_of_one_and_of_all_optimizers():
         opt = of(ps)
         opt.register_step_pre_hook(note('before'))
         opt.register_step_post_hook(note('after'))
-        # a hook may change the gradients, and what step is called with
         opt.register_step_pre_hook(lambda opt, args, kwargs: [p.grad.mul_(0.5) for g in opt.param_groups for p in g['params']] and None)
         return opt
     try: same_as_torch(lambda of: loop(partial(make, of=of), epochs=1))
@@ -365,22 +365,22 @@ def test_lightning_where_a_layer_is_not_always_used(lightning, drop):
 def test_fabric(lightning, tmp_path):
     from lightning.fabric import Fabric
     def run(make):
-        fabric, model = Fabric(accelerator='cpu', devices=1, precision='64-true'), net()
+        fabric, model = Fabric(accelerator='cpu', devices=1), net(torch.float32)
         opt = make(model.parameters())
         state = dict(zip(('model', 'opt'), fabric.setup(model, opt)))
-        for i, (x, y) in enumerate(fabric.setup_dataloaders(batches())):
+        for i, (x, y) in enumerate(fabric.setup_dataloaders(batches(torch.float32))):
             state['opt'].zero_grad()
             fabric.backward(mse_loss(state['model'](x), y))
             fabric.clip_gradients(state['model'], state['opt'], max_norm=0.5)
             state['opt'].step()
             if i == 3:
                 fabric.save(tmp_path/'state.ckpt', state)
-                model = net()
+                model = net(torch.float32)
                 state = dict(zip(('model', 'opt'), fabric.setup(model, make(model.parameters()))))
                 fabric.load(tmp_path/'state.ckpt', state)
         return model
     _, ours = same_as_torch(run)
-    assert apart(weights(ours), weights(net())) > 1e-3
+    assert apart(weights(ours), weights(net(torch.float32))) > 1e-3
 
 
 # accelerate
@@ -433,7 +433,8 @@ def in_process(folder):
 
 def test_accelerate_with_two_processes(tmp_path):
     pytest.importorskip('accelerate')
-    done = subprocess.run([sys.executable, '-W', 'ignore', __file__, tmp_path], capture_output=True, text=True)
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run([sys.executable, '-W', 'ignore', __file__, tmp_path], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     first, second = torch.load(tmp_path/'0.pt'), torch.load(tmp_path/'1.pt')
     assert equal(first, second) and apart(first, weights(accelerated(OURS, accumulate=2, drop=0))) < 1e-10
