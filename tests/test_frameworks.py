@@ -210,7 +210,7 @@ def lightning():
         yield pl
 
 
-def one_cycle(opt): return lr_scheduler.OneCycleLR(opt, 0.02, total_steps=50, cycle_momentum=False)
+def one_cycle(opt): return lr_scheduler.OneCycleLR(opt, 0.02, total_steps=50) # cycles momentum, too
 
 
 def module(pl, make, dtype=torch.float64):
@@ -325,13 +325,14 @@ def test_lightning_averages_weights_and_monitors_rates(lightning, tmp_path):
         def grouped(ps):
             ps = list(ps)
             return make([dict(params=ps[:2], name='body'), dict(params=ps[2:], lr=0.02)])
-        monitor = lightning.callbacks.LearningRateMonitor(logging_interval='step')
+        monitor = lightning.callbacks.LearningRateMonitor(logging_interval='step', log_momentum=True, log_weight_decay=True)
         average = lightning.callbacks.StochasticWeightAveraging([0.03, 0.05], swa_epoch_start=2, annealing_epochs=2)
         logger = lightning.loggers.CSVLogger(tmp_path)
         model = fit(lightning, module(lightning, grouped), epochs=5, logger=logger, log_every_n_steps=1, callbacks=[monitor, average])
         model.monitor = monitor
         return model
     theirs, ours = same_as_torch(run)
+    for last in ('last_momentum_values', 'last_weight_decay_values'): assert [*getattr(ours.monitor, last).values()] == pytest.approx([*getattr(theirs.monitor, last).values()])
     theirs, ours = theirs.monitor.lrs, ours.monitor.lrs
     assert list(ours) == ['lr-Optimizer/body', 'lr-Optimizer/pg2'] and list(ours.values()) == list(theirs.values())
     assert ours['lr-Optimizer/pg2'][0] == pytest.approx(0.02/25) and ours['lr-Optimizer/pg2'][-1] == 0.05
