@@ -108,8 +108,13 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        "Does `step` unscale gradients itself? torch's GradScaler asks. A wrapper with a step of its own would not know"
-        return unwrap(type(self).step) is unwrap(Optimizer.step) and 'cbs' in self.__dict__
+        """Does `step` unscale gradients itself? torch's GradScaler asks. Who else asks, as Lightning does, means: must nobody else unscale and clip them?
+        They may.
+
+        A wrapper with a step of its own would not know, nor would accelerate, which puts one into the instance to see whether GradScaler calls it."""
+        asks = sys._getframe(1).f_globals.get('__name__')
+        step = getattr(self.step, '__func__', self.step)
+        return asks == torch.amp.GradScaler.__module__ and unwrap(step) is unwrap(Optimizer.step) and 'cbs' in self.__dict__
 
     @property
     def param_lists(self) -> L:

@@ -121,12 +121,32 @@ def test_what_no_kernel_runs_waits(known_by):
         assert same(*(train(lambda ps, lr, e=e: Optimizer(ps, [odd], lr=lr, engine=e))[1] for e in ('auto', 'eager')))
 
 
+def supports(opt): return eval('opt._step_supports_amp_scaling', dict(opt=opt, __name__=torch.amp.GradScaler.__module__)) # as GradScaler sees it
+
+
 def test_a_wrapper_with_a_step_of_its_own_is_unscaled_by_the_scaler():
     class Wrapper(Optimizer):
         def step(self, closure=None): return super().step(closure)
-    assert not Wrapper(params(), oc.sgd_step, lr=0.1)._step_supports_amp_scaling
-    assert oc.Adam(params(), lr=0.1)._step_supports_amp_scaling and oc.Lookahead(oc.Adam(params(), lr=0.1))._step_supports_amp_scaling
+    assert not supports(Wrapper(params(), oc.sgd_step, lr=0.1))
+    opt = oc.Adam(params(), lr=0.1)
+    assert supports(opt) and supports(oc.Lookahead(oc.Adam(params(), lr=0.1)))
+    torch.optim.lr_scheduler.StepLR(opt, 1) # puts a step that calls the optimizer's into the instance
+    assert 'step' in opt.__dict__ and supports(opt)
     assert same(train(lambda ps, lr: Wrapper(ps, oc.sgd_step, lr=lr))[1], train(partial(oc.SGD))[1])
+
+
+def test_who_counts_steps_sees_which_are_skipped():
+    "As accelerate does, with a step in the instance; and who else asks may unscale and clip gradients, as Lightning does"
+    opt = oc.Adam(params(), lr=0.1)
+    assert not opt._step_supports_amp_scaling
+    called = []
+    def counted(ps, lr):
+        opt, step = oc.Adam(ps, lr=lr), oc.Adam.func.step
+        opt.step = lambda *args, **kwargs: [called.append(1), step(opt, *args, **kwargs)] and None
+        return opt
+    _, got, scale = train(counted)
+    _, want, theirs = train(oc.Adam)
+    assert len(called) == 5 and scale == theirs and same(got, want)
 
 
 def test_gradients_are_left_as_backward_made_them():
