@@ -15,6 +15,9 @@ TABLE = re.compile(r'(<!-- table: .*? -->\n)(.*?)(<!-- end of table -->)', re.DO
 def blocks(language): return re.findall(rf'```{language}\n(.*?)```', README, re.DOTALL)
 
 
+FRAMEWORK = re.compile(r'^(?:from|import) (lightning|transformers|accelerate)\b', re.MULTILINE)
+
+
 def table():
     algorithms = [o for o in vars(optimcb).values() if isinstance(o, Algorithm)]
     rows = [f"| `{o.__name__}` | {' → '.join(f'`{s}`' for s in Composition(o.cbs).labels)} | {o.__doc__.rstrip('.')} |" for o in algorithms]
@@ -24,11 +27,20 @@ def table():
 @pytest.mark.filterwarnings('ignore')
 def test_every_python_block_runs(capsys):
     pytest.importorskip('fastai')
-    found, names = blocks('python'), {}
+    found, names = [b for b in blocks('python') if not FRAMEWORK.search(b)], {}
     assert len(found) == 11
     for block in found: exec(compile(block, 'README.md', 'exec'), names)
     out = capsys.readouterr().out
     for said in re.findall(r'#  ?(\w+ has no .*?|stepper .*?)(?: …|$)', '\n'.join(found), re.MULTILINE): assert said in out
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_blocks_in_other_frameworks_run(tmp_path, monkeypatch):
+    found, names = [b for b in blocks('python') if FRAMEWORK.search(b)], {}
+    for b in found: pytest.importorskip(FRAMEWORK.search(b)[1])
+    assert len(found) == 3
+    monkeypatch.chdir(tmp_path)
+    for block in found: exec(compile(block, 'README.md', 'exec'), names)
 
 
 def test_the_table_is_that_of_the_code(): assert TABLE.search(README)[2] == table(), 'run `python tests/test_readme.py` to write it'
