@@ -9,7 +9,7 @@ from torch import Tensor
 
 from optimcb.hypers import NOT_HYPERS, check, from_torch
 
-__all__ = ['ParamStates', 'copied', 'pack', 'unpack']
+__all__ = ['ParamStates', 'is_note', 'copied', 'pack', 'unpack']
 
 
 class ParamStates(dict):
@@ -18,6 +18,13 @@ class ParamStates(dict):
     def __ne__(self, other): return not self == other
     __hash__ = None
     def __reduce__(self): return OrderedDict, (), None, None, iter(self.items())
+
+
+def is_note(
+    k # A key of an optimizer's state
+) -> bool:
+    "Is what it stands for of the whole optimizer? torch, too, saves what people put there under a name."
+    return isinstance(k, str)
 
 
 def copied(
@@ -37,14 +44,16 @@ def pack(
     opt # Optimizer to save
 ) -> dict:
     "The state dict of `opt`."
-    groups, params = [], []
+    groups, places, params = [], {}, []
     tapped = {k for s in opt.composition.steppers for k in s.taps} # what people look at is not needed to go on
     for g in opt.param_groups:
-        groups.append({**copied({k: v for k, v in g.items() if k != 'params'}), 'params': list(range(len(params), len(params)+len(g['params'])))})
-        params += g['params']
+        for p in g['params']:
+            if places.setdefault(id(p), len(params)) == len(params): params.append(p) # a parameter that is there twice is one, as in torch
+        groups.append({**copied({k: v for k, v in g.items() if k != 'params'}), 'params': [places[id(p)] for p in g['params']]})
     states = [{k: v for k, v in opt.state.get(p, {}).items() if k.partition('.')[0] not in tapped} for p in params]
-    return dict(state=ParamStates({i: copied(s) for i, s in enumerate(states)}), param_groups=groups,
-                hypers=[copied(dict(h)) for h in opt.hypers], steppers=opt.composition.untapped, shapes=[_shape(p) for p in params])
+    states = {**dict(enumerate(states)), **{k: v for k, v in opt.state.items() if is_note(k)}}
+    return dict(state=ParamStates({k: copied(s) for k, s in states.items()}), param_groups=groups,
+                hypers=[copied(dict(h)) for h in opt.hypers], steppers=opt.composition.untapped, shapes=[_shape(p) for g in opt.param_groups for p in g['params']])
 
 
 def unpack(
@@ -66,17 +75,24 @@ def unpack(
             if len(g['params']) != len(ps): raise ValueError(_other(f"{len(g['params'])} parameters in group {i}", len(ps)))
         ids = [i for g in groups for i in g['params']]
     saved = dict(enumerate(sd['state'])) if isinstance(sd['state'], (list, L)) else sd['state']
+    notes = {k: copied(v) for k, v in saved.items() if is_note(k)}
+    saved = {k: v for k, v in saved.items() if k not in notes}
     if not set(saved) <= set(ids): raise ValueError(_other(f"state for {len(saved)} parameters", len(params)))
     saved = [saved.get(i, {}) for i in ids]
     if not all(isinstance(s, dict) for s in saved): raise ValueError("not an optimizer's state dict: a parameter's state in it is no dict.")
     _check_shapes(params, saved, sd.get('shapes'))
     keep = _taken(opt, saved, sd)
     states = {p: copied({k: v for k, v in s.items() if k in keep}, getattr(p, 'device', None)) for p, s in zip(params, saved)}
-    groups = [copied({k: v for k, v in dict(g).items() if k not in NOT_HYPERS}) for g in groups]
+    groups = [{**_names(g, mine), **copied({k: v for k, v in dict(g).items() if k not in NOT_HYPERS})} for g, mine in zip(groups, opt.param_groups)]
     if not {'steppers', 'hypers'} & set(sd): groups = [from_torch(g, opt.composition.reads) for g in groups]
     for g in groups:
         for k, v in g.items(): check(k, v)
-    return groups, {k for h in sd.get('hypers', []) for k in h}, states
+    return groups, {k for h in sd.get('hypers', []) for k in h}, {**states, **notes}
+
+
+def _names(saved, mine):
+    "The parameters' names, if only the checkpoint has them"
+    return {'param_names': list(saved['param_names'])} if 'param_names' in saved and 'param_names' not in mine else {}
 
 
 def _check_shapes(params, saved, shapes):

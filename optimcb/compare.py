@@ -137,7 +137,7 @@ def _seed_loader(dl, seed):
 def _state_bytes(opt) -> float:
     "Bytes of the tensors in an optimizer's state, for each element of its parameters"
     states = getattr(opt, 'opt', opt).state.values() # what is wrapped has it
-    used = sum(v.numel()*v.element_size() for s in states for v in s.values() if torch.is_tensor(v))
+    used = sum(v.numel()*v.element_size() for s in states if isinstance(s, dict) for v in s.values() if torch.is_tensor(v))
     return used / sum(p.numel() for ps in opt.param_lists for p in ps)
 
 

@@ -46,7 +46,7 @@ class Lookahead(Optimizer):
     @property
     def count(self) -> int:
         "Fast steps done, by the parameter that has done most."
-        return max((s.get('count', 0) for s in self.state.values()), default=0)
+        return max((s.get('count', 0) for s in self._states), default=0)
 
     @property
     def slow_weights(self) -> L|None:

@@ -10,7 +10,7 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor
 
-from optimcb.checkpoint import copied, pack, unpack
+from optimcb.checkpoint import copied, is_note, pack, unpack
 from optimcb.checks import doubts_of
 from optimcb.composition import Composition
 from optimcb.display import Explained
@@ -244,13 +244,13 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         out = [s for s in old.steppers if not any(s.f is f for f in cbs)]
         taps = {k for s in out for k in s.taps}
         unread = frozenset() if composition.reads_all else frozenset().union(*(s.mentions for s in out)) - composition.reads - set(self._keep_on_clear)
-        for state in self.state.values():
+        for state in self._states:
             for k in [k for k in state if k in unread or k.partition('.')[0] in taps]: del state[k]
         return self
 
     def _say_what_is_late(self, composition, started):
         "Warn of state that starts now, where a stepper takes it for as old as the count of steps"
-        old = next((s for s in self.state.values() if isinstance(s.get('step'), Real) and s['step'] > 0), None)
+        old = next((s for s in self._states if isinstance(s.get('step'), Real) and s['step'] > 0), None)
         for s in composition.steppers if old else ():
             late = [k for k in s.required if k in started and k not in old and k not in self.param_groups[0] and k not in ONE_STEP]
             if 'step' in s.names and late:
@@ -260,6 +260,9 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     _title = property(lambda self: self.__dict__.get('called', type(self).__name__))
     _engine_wanted = property(lambda self: self.engine)
     _groups = property(lambda self: [Group(dict(h), ps, [self.state.get(p, {}) for p in ps]) for ps, h in zip(self.param_lists, self.hypers)])
+
+    @property
+    def _states(self): return [state for k, state in self.state.items() if not is_note(k)]
 
     @property
     def _runs(self):

@@ -1,0 +1,234 @@
+"""PyTorch's own tests of optimizers, schedulers and averaged models, run on optimcb's optimizers.
+
+    python tests/suites/torch_optim.py pytorch/test                   # a checkout's folder `test`, best of the version that is installed
+    python tests/suites/torch_optim.py pytorch/test --engine eager -k state_dict
+    python tests/suites/torch_optim.py pytorch/test --baseline        # torch's optimizers, for what fails whatever is tested
+
+Here are torch's optimizers as compositions under torch's names, defaults and flags. `foreach=True` and `fused=True` choose the engines of
+these names, so that torch's comparisons of its implementations are ones of engines. Needs `expecttest`, as torch's tests do.
+"""
+import argparse
+import copy
+import re
+import sys
+import time
+import unittest
+import warnings
+from collections import Counter
+from functools import partial
+from math import sqrt
+from pathlib import Path
+
+import torch
+from torch.testing._internal import common_optimizers
+
+import optimcb
+from optimcb import (Optimizer, adadelta_update, adam_step, adamax_update, apply_update, average_center, average_grad, average_sqr_grad, average_update, center_sqr_avg,
+                     debias, debias_grad_avg, debias_sqr_avg, decay_lr, l2_reg, max_abs_grad, max_sqr_avg, momentum_step, nadam_avg, nadam_schedule,
+                     nesterov_update, rectification, rms_prop_step, rms_update, sgd_step, step_stat, sum_sqr_grad, use_sqr_max, weight_decay)
+from optimcb.hypers import from_torch
+
+FLAGS = {'maximize', 'amsgrad', 'nesterov', 'centered', 'decoupled_weight_decay', 'foreach', 'fused', 'capturable', 'differentiable'}
+ENGINE = 'auto'
+
+
+# Steppers that the library has not, because they are torch's own conventions
+
+def ascend(p, **kwargs): p.grad = -p.grad.data
+
+
+def dampened_grad(p, mom, dampening=0., grad_avg=None, **kwargs):
+    "torch's momentum: the first gradient isn't dampened"
+    if grad_avg is None: return {'grad_avg': p.grad.data.clone()}
+    return {'grad_avg': grad_avg.mul_(mom).add_(p.grad.data, alpha=1-dampening)}
+
+
+def torch_radam_step(p, lr, mom, sqr_mom, step, grad_avg, sqr_avg, eps=1e-8, **kwargs):
+    "torch adds `eps` before it debiases"
+    scale, debias1, debias2 = rectification(sqr_mom, step), debias(mom, 1-mom, step), debias(sqr_mom, 1-sqr_mom, step)
+    if scale is None: p.data.add_(grad_avg, alpha=-lr/debias1)
+    else: p.data.addcdiv_(grad_avg, sqr_avg.sqrt() + eps, value=-lr*scale*sqrt(debias2)/debias1)
+
+
+# torch's optimizers
+
+class TorchNamed(Optimizer):
+    "A composition with a torch optimizer's arguments. Flags are the optimizer's, not a group's; other options can be a group's"
+    options = {} # torch's, in order
+
+    def __init__(self, params, *args, **kwargs):
+        if not isinstance(params, (torch.Tensor, set, type(None))): params = list(params)
+        groups = [g for g in params if isinstance(g, dict)] if isinstance(params, list) else []
+        given = {**dict(zip(self.options, args)), **kwargs}
+        unknown = given.keys() - self.options.keys() - FLAGS
+        if unknown: raise TypeError(f"{type(self).__name__} has no {', '.join(unknown)}")
+        flags = {k: v for d in (*groups, given) for k, v in d.items() if k in FLAGS}
+        if flags.get('foreach') and flags.get('fused'): raise RuntimeError("`fused` and `foreach` cannot be `True` together")
+        hypers = {**self.options, **{k: v for k, v in given.items() if k not in FLAGS}}
+        cbs = self.recipe(flags, any(d.get('momentum') for d in (hypers, *groups)))
+        if flags.get('maximize'): cbs = [ascend, *cbs]
+        read = optimcb.Composition(cbs).reads
+        hypers = {k: v for k, v in hypers.items() if k not in ('momentum', 'dampening', 'initial_accumulator_value') or v or from_torch({k: v}, read).keys() & read}
+        if groups: params = [{k: v for k, v in g.items() if k not in FLAGS} for g in params]
+        super().__init__(params, cbs, engine='foreach' if flags.get('foreach') else 'fused' if flags.get('fused') else ENGINE, **hypers)
+
+    def recipe(self, flags, momentum): raise NotImplementedError
+
+
+def adam_avgs(decay, sqr=average_sqr_grad): return [decay, partial(average_grad, dampening=True), sqr, step_stat]
+def amsgrad(flags): return [max_sqr_avg, use_sqr_max]*bool(flags.get('amsgrad'))
+
+
+class SGD(TorchNamed):
+    options = dict(lr=1e-3, momentum=0, dampening=0, weight_decay=0)
+    def recipe(self, flags, momentum):
+        if not momentum: return [l2_reg, sgd_step]
+        return [l2_reg, dampened_grad, *([nesterov_update, apply_update] if flags.get('nesterov') else [momentum_step])]
+
+class Adam(TorchNamed):
+    options = dict(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0)
+    def recipe(self, flags, momentum): return [*adam_avgs(l2_reg), *amsgrad(flags), adam_step]
+
+class AdamW(TorchNamed):
+    options = dict(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2)
+    def recipe(self, flags, momentum): return [*adam_avgs(weight_decay), *amsgrad(flags), adam_step]
+
+class NAdam(TorchNamed):
+    options = dict(lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, momentum_decay=4e-3)
+    def recipe(self, flags, momentum):
+        decay = weight_decay if flags.get('decoupled_weight_decay') else l2_reg
+        return [*adam_avgs(decay), nadam_schedule, nadam_avg, debias_sqr_avg, rms_update, apply_update]
+
+class RAdam(TorchNamed):
+    options = dict(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0)
+    def recipe(self, flags, momentum): return [*adam_avgs(weight_decay if flags.get('decoupled_weight_decay') else l2_reg), torch_radam_step]
+
+class Adamax(TorchNamed):
+    options = dict(lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0)
+    def recipe(self, flags, momentum): return [*adam_avgs(l2_reg, max_abs_grad), debias_grad_avg, adamax_update, apply_update]
+
+class Adagrad(TorchNamed):
+    options = dict(lr=1e-2, lr_decay=0, weight_decay=0, initial_accumulator_value=0, eps=1e-10)
+    def recipe(self, flags, momentum): return [l2_reg, step_stat, decay_lr, sum_sqr_grad, rms_update, apply_update]
+
+class Adadelta(TorchNamed):
+    options = dict(lr=1., rho=0.9, eps=1e-6, weight_decay=0)
+    def recipe(self, flags, momentum): return [l2_reg, average_sqr_grad, adadelta_update, apply_update]
+
+class RMSprop(TorchNamed):
+    options = dict(lr=1e-2, alpha=0.99, eps=1e-8, weight_decay=0, momentum=0)
+    def recipe(self, flags, momentum):
+        sqr = [average_sqr_grad, *([average_center, center_sqr_avg] if flags.get('centered') else [])]
+        return [l2_reg, *sqr, *([rms_update, average_update, apply_update] if momentum else [rms_prop_step])]
+
+OURS = {o.__name__: o for o in (SGD, Adam, AdamW, NAdam, RAdam, Adamax, Adagrad, Adadelta, RMSprop)}
+
+
+# What torch asks for that optimcb answers in another way, on purpose
+
+OTHER_ERRORS = {
+    "invalid param type": "a bare tensor is one parameter, as in fastai",
+    "a param group cannot have duplicate parameters": "a ValueError, where torch warns",
+    "warn on a bare unordered set of params": "a TypeError, where torch warns",
+}
+NOT_HERE = {
+    'test_optim_infos_do_not_specify_global_cliquey_kwargs': "about torch's list of tests",
+    'test_fused_error_on_params_on_meta': "torch's message for its kernels",
+}
+
+
+def ours(info):
+    "torch's description of an optimizer, with ours in the place of torch's"
+    info = copy.copy(info)
+    info.optim_cls = OURS[info.optim_cls.__name__]
+    info.supported_impls, info.supports_fused_on, info.has_capturable_arg = ('foreach', 'fused'), ('cpu',), False
+    errors = info.optim_error_inputs_func
+    info.optim_error_inputs_func = lambda device, dtype: [_any_message(e) for e in errors(device, dtype) if _is_expected(info, e)]
+    return info
+
+
+def _is_expected(info, e):
+    why = OTHER_ERRORS.get(e.optimizer_error_input.desc)
+    if why: DIFFERENT[f"test_errors: {e.optimizer_error_input.desc}: {why}"] += 1
+    return not why
+
+
+def _any_message(e):
+    "An error of the same type is asked for; the words are optimcb's"
+    e.error_regex = ''
+    return e
+
+
+class Tracker(common_optimizers.TensorTracker):
+    "Takes the numbers among the state, too, which are tensors in torch's"
+    def add(self, x): super().add(torch.as_tensor(x))
+    def pop_check_set(self, x, case, *args, **kwargs):
+        if isinstance(x, torch.Tensor): super().pop_check_set(x, case, *args, **kwargs)
+        else: case.assertEqual(self.tensors.pop(0), torch.as_tensor(x))
+
+
+class Result(unittest.TestResult):
+    def __init__(self):
+        super().__init__()
+        self.passed = []
+    def addSuccess(self, test): self.passed.append(test)
+
+
+DIFFERENT = Counter()
+
+
+def load(folder, baseline):
+    "The test modules, made for our optimizers"
+    sys.path.insert(0, str(folder))
+    db = common_optimizers.optim_db
+    db[:] = [info if baseline else ours(info) for info in db if info.optim_cls.__name__ in OURS]
+    common_optimizers.TensorTracker = Tracker
+    theirs = {k: getattr(torch.optim, k) for k in OURS}
+    if not baseline:
+        for k, o in OURS.items(): setattr(torch.optim, k, o)
+    try:
+        import optim.test_lrscheduler as schedulers
+        import test_optim as optimizers
+    finally:
+        for k, o in theirs.items(): setattr(torch.optim, k, o)
+    return {'optimizers': [o for k, o in vars(optimizers).items() if k.startswith('TestOptimRenewed') and isinstance(o, type)],
+            'schedulers': [schedulers.TestLRScheduler]}
+
+
+def reason(text): # of a traceback, with torch's advice on how to run the test
+    return next((line.strip() for line in text.splitlines() if re.match(r'^[\w.]*(Error|Exception|Warning|Name)\b', line)), text.strip())[:200]
+
+
+def run(name, classes, words):
+    "Runs a suite, prints what failed, returns a row of the table"
+    tests = [t for c in classes for t in unittest.defaultTestLoader.loadTestsFromTestCase(c) if all(w in t.id() for w in words)]
+    result, left_out, start = Result(), Counter(), time.time()
+    for t in tests:
+        why = next((why for k, why in NOT_HERE.items() if k in t.id()), None)
+        if why: left_out[why] += 1
+        else: t.run(result)
+    failed = [*result.failures, *result.errors, *((t, 'unexpected success') for t in result.unexpectedSuccesses)]
+    for t, text in failed: print(f"FAILED {t.id().split('.')[-1]}: {reason(text)}", *(['\n' + text] if VERBOSE else []))
+    for t, why in result.skipped: left_out[why] += 1
+    for why, n in left_out.most_common(): print(f"  skipped {n}: {why[:160]}")
+    print(f"{name}: {len(result.passed) + len(result.expectedFailures)} passed, {len(failed)} failed, {left_out.total()} skipped, "
+          f"of {len(tests)}, in {time.time()-start:.0f} s")
+    return failed
+
+
+VERBOSE = False
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('folder', type=Path, help="folder with test_optim.py and optim/test_lrscheduler.py")
+    parser.add_argument('--engine', default='auto', help="where neither foreach nor fused is asked for")
+    parser.add_argument('-k', action='append', default=[], help="only tests with this in their name")
+    parser.add_argument('--baseline', action='store_true', help="torch's optimizers")
+    parser.add_argument('-v', action='store_true', help="show tracebacks")
+    args = parser.parse_args()
+    ENGINE, VERBOSE = args.engine, args.v
+    warnings.simplefilter('ignore')
+    suites = load(args.folder, args.baseline)
+    failed = [f for name, classes in suites.items() for f in run(name, classes, args.k)]
+    for k, n in DIFFERENT.most_common(): print(f"  known difference, {n}: {k}")
+    sys.exit(bool(failed))
