@@ -53,7 +53,8 @@ def pack(
     states = [{k: v for k, v in opt.state.get(p, {}).items() if k.partition('.')[0] not in tapped} for p in params]
     states = {**dict(enumerate(states)), **{k: v for k, v in opt.state.items() if is_note(k)}}
     return dict(state=ParamStates({k: copied(s) for k, s in states.items()}), param_groups=groups,
-                hypers=[copied(dict(h)) for h in opt.hypers], steppers=opt.composition.untapped, shapes=[_shape(p) for g in opt.param_groups for p in g['params']])
+                hypers=[copied(dict(h)) for h in opt.hypers], steppers=opt.composition.untapped,
+                shapes=[_shape(p) for g in opt.param_groups for p in g['params']])
 
 
 def unpack(

@@ -14,7 +14,7 @@ from optimcb.composition import Composition, MissingName
 from optimcb.engine import eager
 from optimcb.engine.chance import Chance
 from optimcb.engine.record import NotRecorded
-from optimcb.rehearsal import Group, Rehearsal
+from optimcb.rehearsal import Group, Rehearsal, can_step
 from optimcb.stepper import ONE_STEP, Stepper, code_of
 
 __all__ = ['doubts', 'doubts_of']
@@ -33,7 +33,7 @@ def doubts_of(
     for g in groups:
         alike = frozenset((k, type(v), isinstance(v, Real) and v == 0) for k, v in g.hypers.items()) # groups that differ in numbers do the same
         for p, state in zip(g.params, g.states):
-            key = isinstance(p, torch.Tensor) and not torch.nn.parameter.is_lazy(p) and (alike, p.dtype, p.dim())
+            key = can_step(p) and (alike, p.dtype, p.dim())
             if key and key not in found: found[key] = doubts(composition, g.hypers, p, {k: v for k, v in state.items() if k not in own})
         if not g.params: found[alike] = doubts(composition, g.hypers)
     return list(dict.fromkeys(d for ds in found.values() for d in ds if all(d in o for o in found.values())))

@@ -3,7 +3,7 @@ import html
 import textwrap
 from collections import Counter
 from functools import cached_property
-from itertools import groupby
+from itertools import chain, groupby
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from optimcb.engine.record import NotRecorded
 from optimcb.engine.shards import shard_of, whole
 from optimcb.expression import latex_name, text
 from optimcb.formula import Formula, formulas, look, slots
-from optimcb.rehearsal import Group, Rehearsal
+from optimcb.rehearsal import Group, Rehearsal, can_step
 
 __all__ = ['Explained', 'Explanation', 'Source']
 
@@ -73,7 +73,7 @@ class Explained:
     def _repr_html_(self): return self.explain()._repr_html_()
 
 
-def _example(group): return next(filter(_is_real, group.params), None)
+def _example(group): return next(chain(filter(_is_live, group.params), filter(can_step, group.params)), None)
 def _is_real(p): return isinstance(p, Tensor) and not torch.nn.parameter.is_lazy(p)
 def _is_live(p): return _is_real(p) and (p.requires_grad or p.grad is not None)
 

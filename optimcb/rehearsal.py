@@ -21,7 +21,7 @@ from optimcb.engine.record import NotRecorded, Recording, record
 from optimcb.engine.trace import STANDS
 from optimcb.stepper import ONE_STEP, Stepper, once
 
-__all__ = ['Act', 'Group', 'Rehearsal', 'Step']
+__all__ = ['Act', 'Group', 'Rehearsal', 'Step', 'can_step']
 
 
 class Group(NamedTuple):
@@ -29,6 +29,13 @@ class Group(NamedTuple):
     hypers: dict
     params: list # Empty for an algorithm without parameters
     states: list # Of each parameter its state
+
+
+def can_step(
+    p # A parameter
+) -> bool:
+    "Can it be stepped? It can't before a lazy layer has given it a shape, and whole numbers, a quantized layer's say, never have a gradient."
+    return isinstance(p, Tensor) and not torch.nn.parameter.is_lazy(p) and (p.is_floating_point() or p.is_complex())
 
 
 class Act(NamedTuple):
