@@ -17,7 +17,6 @@ sys.path.insert(0, str(EXAMPLES))
 import distributed  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason='torch was built without gloo')
-SHARDED_BY = ['eager'] # engines that run what is sharded. Add 'fused' when it does: then what it can run must not be left to eager
 PATIENCE = 200 # seconds, with which a process that hangs is ended
 
 
@@ -36,8 +35,8 @@ def torchrun(n, script, *args, cwd=None, **env):
 
 @pytest.mark.parametrize('n, checks, engines', [
     (2, 'ddp accumulated unused zero zero_resumed', ['auto']),
-    (2, 'fsdp partly mixed clipped tensor_parallel failed watched resumed', SHARDED_BY),
-    (4, 'ddp fsdp two_meshes partly zero', SHARDED_BY)], ids=['2, data parallel', '2, sharded', '4'])
+    (2, 'fsdp partly mixed clipped tensor_parallel failed watched resumed', ['eager', 'fused']),
+    (4, 'ddp fsdp two_meshes partly zero', ['fused'])], ids=['2, data parallel', '2, sharded', '4'])
 def test_many_processes_do_what_one_does(n, checks, engines):
     assert 'all is well' in torchrun(n, HERE/'distributed_worker.py', *checks.split(), '--engines', *engines)
 
