@@ -83,7 +83,7 @@ def unpack(
     if not all(isinstance(s, dict) for s in saved): raise ValueError("not an optimizer's state dict: a parameter's state in it is no dict.")
     _check_shapes(params, saved, sd.get('shapes'))
     keep = _taken(opt, saved, sd)
-    states = {p: copied({k: v for k, v in s.items() if k in keep}, getattr(p, 'device', None)) for p, s in zip(params, saved)}
+    states = {p: {k: _placed(copied(v, getattr(p, 'device', None)), p, i) for k, v in s.items() if k in keep} for i, (p, s) in enumerate(zip(params, saved))}
     groups = [{**_names(g, mine), **copied({k: v for k, v in dict(g).items() if k not in NOT_HYPERS})} for g, mine in zip(groups, opt.param_groups)]
     if not {'steppers', 'hypers'} & set(sd): groups = [from_torch(g, opt.composition.reads) for g in groups]
     for g in groups:
@@ -104,6 +104,19 @@ def _check_shapes(params, saved, shapes):
                   [list(v.shape) for v in s.values() if isinstance(v, Tensor) and mine and v.dim() == len(mine)])
         for shape in theirs:
             if shape != mine: raise ValueError(_other(f"shape {shape} for parameter {i}", mine))
+
+
+def _placed(v, p, i):
+    "A state, over the processes as its parameter is: what is saved whole is cut up, what is cut up otherwise goes from one to another"
+    if not isinstance(v, Tensor) or v.shape != getattr(p, 'shape', None): return v
+    ours, theirs = (hasattr(type(t), 'full_tensor') for t in (p, v))
+    if theirs and not ours:
+        raise ValueError(f"the state dict has a sharded state for parameter {i}, which is not sharded. Save it whole, with `get_optimizer_state_dict(…, "
+                         "options=StateDictOptions(full_state_dict=True))` of `torch.distributed.checkpoint.state_dict`.")
+    if not ours or theirs and (v.device_mesh, v.placements) == (p.device_mesh, p.placements): return v
+    if theirs: return v.redistribute(p.device_mesh, p.placements)
+    from torch.distributed.tensor import distribute_tensor
+    return distribute_tensor(v, p.device_mesh, p.placements, src_data_rank=None) # every process has it whole
 
 
 def _shape(p) -> list: return list(getattr(p, 'shape', ()))

@@ -1,7 +1,7 @@
 "The generic `Optimizer`: a `torch.optim.Optimizer` that runs a list of steppers and speaks fastai's protocol."
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from inspect import unwrap
 from numbers import Real
@@ -26,6 +26,8 @@ __all__ = ['Optimizer']
 
 NOTHING = "`params` is empty: there is nothing to optimize. Is it a generator that was used up, or is the whole model frozen?"
 NAMES_FOR_ALL = "some parameters have names and some have not. Pass (name, tensor) pairs for all of them, or for none."
+PART = ("`ZeroRedundancyOptimizer` gives each process some of the parameters only, but {} yields what is to be summed over all of them, which would be wrong. "
+        "Leave it out, and call `torch.nn.utils.clip_grad_norm_` or the like before `step`; or shard with `torch.distributed.fsdp.fully_shard`.")
 MADE_AGAIN = frozenset({'step', '_composition', '_tried', '_runner'}) # `step` is in an instance where a scheduler has put it
 ALWAYS_WELCOME = frozenset({'lr', 'mom'}) # fastai passes and schedules these, whether or not a stepper reads them
 
@@ -54,6 +56,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             warnings.warn("`train_bn` has no effect in `Optimizer`. Pass it to `Learner`.", stacklevel=2)
         self.cbs, self.engine = L(list(L(cbs))), engine
         self.hyper_names = set()
+        self._has_part = _made_by_zero()
         composition = self.composition
         hypers, self.engine = without_flags({**composition.defaults, **from_torch(hypers, composition.reads)}, composition, engine)
         self._warn_unread(hypers)
@@ -62,7 +65,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         self.hyper_names.update(values)
         super().__init__([{**{k: v[i] for k, v in values.items()}, **self._own(g)} for i, g in enumerate(groups)],
                          TorchNames({k: own(k, v[-1]) for k, v in values.items()}).know(composition.reads))
-        if not any(g['params'] for g in self.param_groups): raise ValueError(NOTHING)
+        if not any(g['params'] for g in self.param_groups) and not _may_be_empty(groups): raise ValueError(NOTHING)
         self.frozen_idx = 0
         self._checked = check
         if check: self._check(composition)
@@ -89,12 +92,18 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         "What `cbs` mean now; `cbs` may be changed between steps."
         known = self.__dict__.get('_composition')
         if known is None or known.cbs != tuple(self.cbs):
-            known = self._composition = Composition(self.cbs)
+            known = self._composition = self._understood(self.cbs)
             self.hyper_names |= known.reads
             for d in (*self.__dict__.get('param_groups', ()), *([self.defaults] if 'defaults' in self.__dict__ else [])):
                 if isinstance(d, TorchNames): d.know(known.reads)
                 for k, v in known.defaults.items(): d.setdefault(k, v)
         return known
+
+    def _understood(self, cbs):
+        composition = Composition(cbs)
+        if composition.sums_over_all and self.__dict__.get('_has_part'):
+            raise ValueError(PART.format(' and '.join(f'`{s}`' for s in composition.steppers if s.sums_over_all)))
+        return composition
 
     @property
     def state(self) -> dict:
@@ -234,7 +243,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         State that only those steppers speak of that are gone is dropped. Raises `MissingName`, and changes nothing, if the new ones lack something."""
         if 'cbs' not in self.__dict__: raise TypeError(f"{type(self).__name__} wraps an optimizer that has the steppers. Edit that one.")
         cbs, old = L(f(list(self.cbs))), self.composition
-        composition = Composition(cbs)
+        composition = self._understood(cbs)
         if self.__dict__.get('_checked', True) and composition.untapped != old.untapped:
             self._check(composition, old.makes)
             self._say_what_is_late(composition, composition.makes - old.makes)
@@ -428,13 +437,27 @@ def _unharmed(p, state):
         raise
 
 
+def _may_be_empty(groups) -> bool:
+    "May other processes have all parameters of these groups? An iterator that is used up is a mistake all the same"
+    return torch.distributed.is_available() and torch.distributed.is_initialized() and not any(isinstance(g['params'], Iterator) for g in groups)
+
+
+def _made_by_zero() -> bool:
+    "Is this the optimizer of one process in torch's `ZeroRedundancyOptimizer`? It has some of the parameters, perhaps none"
+    zero = sys.modules.get('torch.distributed.optim.zero_redundancy_optimizer')
+    makes = zero and getattr(zero.ZeroRedundancyOptimizer, '_init_local_optimizer', None)
+    frame = sys._getframe() if makes else None
+    while frame and frame.f_code is not makes.__code__: frame = frame.f_back
+    return frame is not None
+
+
 def _as_groups(params) -> list[dict]:
     "`params`, in any of the forms that torch and fastai have for it, as a list of torch's dicts"
     if isinstance(params, torch.nn.Module) and not isinstance(params, torch.nn.ParameterList):
         raise TypeError("`params` is a model. Pass its parameters: `model.parameters()`.")
     _check_order(params)
     params = L(params)
-    if not params: raise ValueError(NOTHING)
+    if not params or all(isinstance(ps, (L, list)) and not ps for ps in params): raise ValueError(NOTHING)
     if isinstance(params[0], dict): return list(params)
     if isinstance(params[0], (L, list)): return [{'params': ps} for ps in params]
     return [{'params': params}]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from optimcb.engine.shards import whole_of
 from optimcb.stepper import Stepper, once
 from optimcb.steppers import precise
 
@@ -192,7 +193,8 @@ class Record:
 
 
 def _stacked(found) -> Tensor:
-    "Numbers, on a device or not, as one tensor in float32; NaN where there is none"
+    "Numbers, on a device or not, as one tensor in float32; NaN where there is none. Sharded ones are put together now: who looks later may be one process"
+    found = [whole_of(x) for x in found]
     first = next((x for x in found if isinstance(x, Tensor)), None)
     if first is None: return torch.tensor([torch.nan if x is None else float(x) for x in found])
     nan = torch.full((), torch.nan, device=first.device)

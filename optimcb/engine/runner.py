@@ -15,7 +15,7 @@ from optimcb.engine.program import Program, Unsupported
 from optimcb.engine.reading import asks_type, refusals
 from optimcb.engine.record import NotRecorded, record
 from optimcb.engine.scaling import NOT_SCALED, Doubt, Scaling
-from optimcb.engine.shards import Shards, spread_of, whole
+from optimcb.engine.shards import Shards, agreed, spread_of, whole
 from optimcb.warn import warn
 
 __all__ = ['CantRun', 'Runner']
@@ -158,12 +158,16 @@ class Runner:
         programs = [r.program for r in recordings]
         key = tuple(map(id, programs))
         if key not in plan.launches:
-            try: plan.launches[key] = self._launches(plan, programs)
-            except (Unsupported, CantBuild) as e:
+            launches, failure = None, None
+            try: launches = self._launches(plan, programs)
+            except (Unsupported, CantBuild) as e: failure = e
+            if plan.is_spread: failure = agreed(failure, [spread_of(a.example) for a in plan.alike])
+            if not failure: plan.launches[key] = launches
+            else:
                 if self.engine == 'auto' and self.kernels and any(a.example.device.type != 'cpu' for a in plan.alike):
                     self.kernels = False
-                    warn(f"the foreach engine runs what the fused one can't: {e}")
-                else: self._refuse(None, f"{e}")
+                    warn(f"the foreach engine runs what the fused one can't: {failure}")
+                else: self._refuse(None, f"{failure}")
                 return None
         return recordings, plan.launches[key]
 

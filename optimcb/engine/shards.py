@@ -5,12 +5,16 @@ all parameters of a launch, where a pass ends with sums.
 """
 import sys
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ['Shards', 'Spread', 'on_all', 'shard_of', 'spread_of', 'whole', 'whole_of']
+from optimcb.engine.program import Unsupported
+
+__all__ = ['Shards', 'Spread', 'agreed', 'on_all', 'shard_of', 'spread_of', 'whole', 'whole_of']
 
 ALL = {'sum': 'SUM', 'amax': 'MAX', 'amin': 'MIN'} # what becomes of the processes' sums, by the name of the reduction
 
@@ -31,6 +35,18 @@ class Spread(NamedTuple):
                 part = table[:, columns].contiguous()
                 dist.all_reduce(part, getattr(dist.ReduceOp, ALL[op]), group=self.mesh.get_group(i))
                 table[:, columns] = part
+
+
+def agreed(
+    failure:Exception|None, # Why this process can't do what all have to do in the same way, if it can't
+    spreads:Iterable # How parameters are spread over processes; None for those that aren't
+) -> Exception|None:
+    "The failure, if one process has one: else they would wait for each other."
+    for spread in dict.fromkeys(o for o in spreads if o):
+        failed = torch.tensor(float(failure is not None), device=spread.mesh.device_type)
+        for i in range(spread.mesh.ndim): dist.all_reduce(failed, dist.ReduceOp.MAX, group=spread.mesh.get_group(i))
+        if failed.item() and not failure: failure = Unsupported("another process can't run its kernel.")
+    return failure
 
 
 def shard_of(
