@@ -23,8 +23,7 @@ TORCH_NAMES = dict(momentum=('mom',), betas=('mom', 'sqr_mom'), weight_decay=('w
 ENGINE_FLAGS = ('foreach', 'fused')
 TORCH_FLAGS = dict( # options of torch.optim that are no numbers: the stepper that does it, if there is one, and what to do instead
     foreach=(None, ''), fused=(None, ''),
-    capturable=(None, "Numbers such as `lr` are arguments of the kernels, which Python passes in each step: a graph would keep those of one step. "
-                      "Leave it out; `engine='fused'` launches few kernels anyway."),
+    capturable=(None, "Leave it out: a CUDA graph can have any step that kernels run. `opt.before_replay()` sends it the numbers of the next one."),
     differentiable=(None, "A step changes parameters in place, where autograd doesn't look. "
                           "Write the update as an expression, for `torch.func.functional_call`."),
     maximize=(None, "Negate the loss, or put this stepper before the others in `cbs`: `def ascend(p): p.grad = -p.grad`."),
@@ -134,6 +133,7 @@ def without_flags(
     does = {getattr(s.innermost, '__name__', None) for s in composition.steppers}
     wd = rest.get('wd')
     if not does & {'weight_decay', 'l2_reg'} or isinstance(wd, Real) and wd == 0: flags.pop('decoupled_weight_decay', None) # nothing decays
+    if 'mom' not in composition.reads: flags.pop('dampening', None) # nothing to dampen
     for k, v in flags.items():
         by, instead = TORCH_FLAGS[k]
         if k not in ENGINE_FLAGS and bool(v) != (by in does):

@@ -246,7 +246,7 @@ def test_foreach_and_fused_choose_the_engine():
 
 
 @pytest.mark.parametrize('option, message', [
-    (dict(capturable=True), 'arguments of the kernels'), (dict(differentiable=True), 'functional_call'), (dict(maximize=True), 'Negate the loss'),
+    (dict(capturable=True), 'before_replay'), (dict(differentiable=True), 'functional_call'), (dict(maximize=True), 'Negate the loss'),
     (dict(amsgrad=True), 'Use `AMSGrad`'), (dict(nesterov=True), '`NAdam`'), (dict(centered=True), '`RMSProp'), (dict(dampening=0.5), 'damped')], ids=str)
 def test_what_cannot_be_had_says_what_to_do(option, message):
     name = next(iter(option))

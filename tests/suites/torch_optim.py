@@ -133,7 +133,6 @@ OTHER_ERRORS = {
 }
 KNOWN = { # by name of the test and what it says
     (r'test_non_empty_state_SGD', r'0 not greater than 0'): "SGD without momentum keeps no state",
-    (r'test_rosenbrock_sparse', r'[Ss]parse'): "not every step can be sparse",
     (r'.', r'cycle_momentum'): "SGD without momentum has none that OneCycleLR and CyclicLR could cycle",
     (r'test_cycle_lr_with_adam', r'`mom` must be'): "a momentum of 22 is an error",
     (r'test_cycle_lr_triangular_mode_one_lr_no_momentum', r"KeyError: 'momentum"): "groups have our names",
