@@ -1,6 +1,7 @@
 "Steps inside of `backward`: each parameter is stepped as soon as its gradient is there, and the gradient is freed."
 import inspect
 import threading
+import weakref
 from operator import is_
 
 import torch
@@ -17,6 +18,8 @@ SCALED = ("these gradients were scaled by a GradScaler, and the parameters have 
           "Go back to a checkpoint, and train in bfloat16 without a scaler, or without `step_in_backward`.")
 TWICE = ("a parameter got gradients twice between two calls of `opt.step()`, and was stepped twice. Gradients can't be accumulated over several backward "
          "passes if each is freed at once: put the batches into one pass, or do without `step_in_backward`.")
+GONE = ("an optimizer that stepped parameters in backward is gone, so they are not stepped any more. Keep a reference to it while it is to work, "
+        "or call `remove()` of what `step_in_backward` returned before you let go of it.")
 
 
 def step_in_backward(
@@ -25,7 +28,8 @@ def step_in_backward(
     """Step each parameter as soon as `backward` has accumulated its gradient, and free the gradient: they never all are there at once.
 
     Gives what `loss.backward(); opt.step(); opt.zero_grad(set_to_none=True)` gives, with step counts, state, schedules, freezing, groups that are
-    added and steppers that are edited as they are there. It lasts until `.remove()` of the result, or to the end of a `with` block.
+    added and steppers that are edited as they are there. It lasts until `.remove()` of the result, or to the end of a `with` block,
+    and only as long as somebody keeps the optimizer or the result.
 
     `opt.step()` may still be called after each backward pass, and does no harm: it runs closures and hooks, tells schedulers that a step was done, and
     steps those parameters whose gradients didn't come from `backward`. Call it where something waits for it: `Record` and `OptStats` do.
@@ -59,6 +63,7 @@ class InBackward:
             raise ValueError("parameters of this optimizer are stepped in backward already. Call `remove()` of what `step_in_backward` returned first.")
         self.opt, self.parts, self.stepped = opt, {}, set() # `stepped` since the last call of `opt.step()`, by id
         self.called = self.ended = False # was `opt.step()` ever called; and since the last backward pass?
+        self.hook = Hook(self)
         self.runner, self.graph, self.lock = None, None, threading.RLock() # devices have threads of their own in backward
         self.before = opt.register_step_pre_hook(self._before_step)
         opt._in_backward, opt._step_supports_amp_scaling = self, True # else a scaler would only say that it found no gradients
@@ -98,7 +103,7 @@ class InBackward:
         self.called = self.ended = True
 
     def _step(self, p):
-        "What the hook of a parameter calls"
+        "What the hook does"
         if p.grad is None: return # another hook has taken it
         with self.lock, torch.no_grad():
             part = self._part(p)
@@ -140,13 +145,25 @@ class InBackward:
         self.stepped.add(id(p))
 
 
+class Hook:
+    "What parameters call. It doesn't keep the optimizer alive, which keeps them: torch's hooks are out of the garbage collector's sight."
+    def __init__(self, inside): self.inside, self.warned = weakref.ref(inside), False
+
+    def __call__(self, p):
+        inside = self.inside()
+        if inside is not None: inside._step(p)
+        elif not self.warned:
+            self.warned = True
+            warn(GONE)
+
+
 class Part:
     "One parameter, its hook, and what an optimizer that had only this one would be to an engine: `param_groups` and `state`."
     def __init__(self,
         p:Tensor, # The parameter
-        inside:InBackward # Whose `_step` its hook calls
+        inside:InBackward # Whose hook it gets
     ):
-        self.p, self.state, self.plan, self.hook = p, {}, None, _hooked(p, inside._step)
+        self.p, self.state, self.plan, self.hook = p, {}, None, _hooked(p, inside.hook)
 
     def is_in(self,
         opt:Optimizer # Optimizer, whose groups may have been changed
@@ -184,4 +201,4 @@ def _hooked(p, f):
 
 def _is_ours(p) -> bool:
     hooks = getattr(p, '_post_accumulate_grad_hooks', None) or {}
-    return any(isinstance(getattr(f, '__self__', None), InBackward) for f in hooks.values())
+    return any(isinstance(f, Hook) and f.inside() is not None for f in hooks.values())

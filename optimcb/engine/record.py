@@ -114,7 +114,7 @@ def record(
     "A recording for each of `all_alike`; those for which nothing differs share one. Raises `NotRecorded` or `MissingName`."
     done, res = [] if done is None else done, []
     for a in all_alike:
-        key, h = a.key[1:], hypers[a.group]
+        key, h = (a.key[1], tuple(a.numbers.items()), *a.key[3:]), hypers[a.group] # the numbers of now: others may have been alike at another time
         known = next((r for k, g, r in done if k == key and _equal(g, h)), None)
         if known is None:
             with _explained(all_alike if composition.sums_over_all else [a], composition):
