@@ -185,7 +185,7 @@ def test_a_folder_that_is_a_link_is_not_used(cache, tmp_path):
 
 def coming_and_going(opt, ps, steps, seed=0):
     "Steps in which a part of the parameters has gradients"
-    rng, grads = random.Random(seed), [torch.randn(p.shape, generator=torch.Generator().manual_seed(i)) for i, p in enumerate(ps)]
+    rng, grads = random.Random(seed), [torch.randn(p.shape, generator=torch.Generator().manual_seed(i), dtype=p.dtype) for i, p in enumerate(ps)]
     for i in range(steps):
         for p, g in zip(ps, grads): p.grad = g * (1 + i % 3) if rng.random() < 0.7 else None
         opt.step()
