@@ -66,7 +66,7 @@ class InBackward:
         self.hook = Hook(self)
         self.runner, self.graph, self.lock = None, None, threading.RLock() # devices have threads of their own in backward
         self.before = opt.register_step_pre_hook(self._before_step)
-        opt._in_backward, opt._step_supports_amp_scaling = self, True # else a scaler would only say that it found no gradients
+        opt._in_backward = self
         self.attach()
 
     def attach(self):
@@ -88,7 +88,7 @@ class InBackward:
             for part in self.parts.values(): part.detach()
             self.parts = {}
             self.before.remove()
-            for k in ('_in_backward', '_step_supports_amp_scaling'): del self.opt.__dict__[k]
+            del self.opt.__dict__['_in_backward']
 
     def __enter__(self): return self
     def __exit__(self, *error): self.remove()

@@ -350,7 +350,7 @@ def test_removed():
     opt, other = adam(a), adam(b)
     with step_in_backward(opt) as inside:
         for i in range(2): loss_of(a, i).backward()
-    assert not any(p._post_accumulate_grad_hooks for p in a.parameters()) and '_step_supports_amp_scaling' not in vars(opt)
+    assert not any(p._post_accumulate_grad_hooks for p in a.parameters()) and '_in_backward' not in vars(opt)
     inside.remove()
     for i in range(2, 4):
         loss_of(a, i).backward()
