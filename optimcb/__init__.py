@@ -1,5 +1,6 @@
 "Optimizers composed of plain Python callbacks, for fastai and PyTorch."
 from optimcb.algorithms import *
+from optimcb.backward import InBackward, step_in_backward
 from optimcb.compare import Comparison, compare
 from optimcb.composition import Composition, MissingName
 from optimcb.lookahead import Lookahead

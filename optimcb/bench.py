@@ -3,6 +3,7 @@
     python -m optimcb.bench                              # AdamW, on four sets of parameters
     python -m optimcb.bench Lamb mymodule:MyAlgorithm --on resnet34 --json times.json
     python -m optimcb.bench --python --train             # Python's share, and a whole training step
+    python -m optimcb.bench --backward                   # memory and time of training, without and with `step_in_backward`
 
 All take turns, on parameters and gradients of their own, in an order that is drawn anew for each round.
 
@@ -12,12 +13,15 @@ All take turns, on parameters and gradients of their own, in an order that is dr
 - first step: the first `step()` of a new optimizer. What it compiles may come from a cache on the disk, unless `--cold` starts with
   an empty one. The first set of parameters shows it: those that follow may find in memory what that one has compiled.
 - extra MiB: the most that torch's allocator holds during a later step, beyond what it held before.
+- gradients MiB: the most that gradients take at one time. peak MiB: the most that training takes beyond what was there before the model: of the process's
+  memory (Linux), or of torch's allocator on a GPU. Each is measured in a process of its own.
 """
 import argparse
 import difflib
 import importlib
 import inspect
 import json
+import multiprocessing
 import os
 import platform
 import random
@@ -292,6 +296,19 @@ class Bench:
         interleave(runs, self.repeats, self.warmup)
         return dict(algorithm=self.algorithm, title=f'training step, {arch}, {bs} pictures of {size} pixels', rows=self._rows(runs))
 
+    def backward(self,
+        model:str='mlp' # Of `MODELS`
+    ) -> dict:
+        "Training steps as usual, and with `step_in_backward`: their memory, and the median of their times from the batch to `zero_grad`."
+        os.environ.setdefault('MALLOC_MMAP_THRESHOLD_', str(1 << 20)) # glibc would keep much of what is freed, and the peak would tell nothing
+        rows = []
+        for name, inside in {'step after backward': False, 'step in backward': True}.items():
+            with multiprocessing.get_context('spawn').Pool(1) as alone: # what another one has taken must not be counted
+                args = self.algorithm, model, inside, self.dtype, self.device, self.repeats, self.warmup, torch.get_num_threads()
+                rows.append(dict(name=name, **alone.apply(trained, args)))
+        title = [r.pop('title') for r in rows][0]
+        return dict(algorithm=self.algorithm, title=f'training, {model}, {title}', rows=rows)
+
     def _rows(self, contenders, **others):
         fused = next((c for c in contenders if c.fused), None)
         return [c.row(fused=fused, **others) for c in contenders]
@@ -313,10 +330,66 @@ def _training(opt_func, arch, batch, params, lr):
     return SimpleNamespace(step=partial(learn.one_batch, 0, batch))
 
 
+# Training with and without gradients that stay
+
+def mlp() -> tuple:
+    "32 layers of 1024 on 16 inputs: little but parameters."
+    return torch.nn.Sequential(*(o for _ in range(32) for o in (torch.nn.Linear(1024, 1024), torch.nn.ReLU()))), torch.randn(16, 1024)
+
+
+def resnet() -> tuple:
+    "torchvision's ResNet-34 on 4 pictures of 64 pixels."
+    import torchvision
+    return torchvision.models.resnet34(num_classes=10), torch.randn(4, 3, 64, 64)
+
+
+MODELS = dict(mlp=mlp, resnet34=resnet)
+
+
+def held(device, reset=False) -> int|None:
+    "Bytes that are held, or with the peak forgotten from now on. On the CPU those of the process, on Linux; else None."
+    if device == 'cuda':
+        torch.cuda.synchronize()
+        if reset: torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated() if reset else torch.cuda.max_memory_allocated()
+    try:
+        if reset: Path('/proc/self/clear_refs').write_text('5')
+        lines = dict(o.split(':', 1) for o in Path('/proc/self/status').read_text().splitlines())
+    except OSError: return None
+    return int(lines['VmRSS' if reset else 'VmHWM'].split()[0])*1024
+
+
+def trained(algorithm, model, inside, dtype, device, repeats, warmup, threads) -> dict:
+    "Train in this process: the median time of a step, and the most memory, after the first steps."
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    if device == 'cuda': torch.zeros(1, device=device)
+    start = held(device, reset=True)
+    model, x = (o.to(device, getattr(torch, dtype)) for o in MODELS[model]())
+    opt, now, most = find(algorithm)(model.parameters(), lr=1e-4), {}, 0
+    def count(p):
+        nonlocal most
+        now[p] = p.grad.nbytes
+        most = max(most, sum(n for q, n in now.items() if q.grad is not None))
+    for p in model.parameters(): p.register_post_accumulate_grad_hook(count)
+    if inside: opt.keep = optimcb.step_in_backward(opt)
+    def step():
+        model(x).square().mean().backward()
+        opt.step()
+        opt.zero_grad(set_to_none=True)
+    for _ in range(max(2, warmup)): step() # state is made in the first one
+    held(device, reset=True)
+    times = [timed(step) for _ in range(repeats)]
+    peak, ps = held(device), list(model.parameters())
+    return dict(title=f'{len(ps)} tensors, {sum(p.numel() for p in ps)/1e6:.1f} M elements, {dtype}', median=statistics.median(times), grads=most,
+                peak=None if start is None else peak - start)
+
+
 # What is shown
 
 COLUMNS = dict(median=('median ms', 1e3, '.3f'), over_fused=('× torch fused', 1, '.2f'), over_floor=('× floor', 1, '.2f'),
-               first=('first step s', 1, '.3f'), extra=('extra MiB', 2**-20, '.1f')) # header, factor, format
+               first=('first step s', 1, '.3f'), extra=('extra MiB', 2**-20, '.1f'), grads=('gradients MiB', 2**-20, '.1f'),
+               peak=('peak MiB', 2**-20, '.1f')) # header, factor, format
 
 
 def table(
@@ -365,6 +438,8 @@ def _arguments(argv):
     p.add_argument('--warmup', type=int, default=3, help='rounds before them (default: 3)')
     p.add_argument('--python', action='store_true', help="measure Python's share, on tensors of one element, instead of the sets")
     p.add_argument('--train', action='store_true', help='measure a training step of fastai, instead of the sets')
+    p.add_argument('--backward', nargs='*', choices=MODELS, metavar='MODEL',
+                   help=f"measure the memory of training {' or '.join(MODELS)} (default: mlp), without and with `step_in_backward`, instead of the sets")
     p.add_argument('--cold', action='store_true', help='start with an empty cache of compiled kernels')
     p.add_argument('--markdown', action='store_true', help='print tables in Markdown')
     p.add_argument('--json', metavar='FILE', help='write all numbers there, or with - to the standard output in place of the tables')
@@ -385,7 +460,8 @@ def _results(a):
         b = Bench(name, a.against, a.engines, a.like, a.dtype, a.device, a.repeats, a.warmup)
         if a.python: yield b.python()
         if a.train: yield b.train()
-        for o in [] if a.python or a.train else a.on: yield {'set': o, **b.step(SETS[o])}
+        for o in a.backward if a.backward else ['mlp'] if a.backward == [] else []: yield b.backward(o)
+        for o in [] if a.python or a.train or a.backward is not None else a.on: yield {'set': o, **b.step(SETS[o])}
 
 
 def main(

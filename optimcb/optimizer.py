@@ -16,7 +16,7 @@ from optimcb.composition import Composition
 from optimcb.display import Explained
 from optimcb.editing import Composable
 from optimcb.engine import ENGINES, Runner, eager
-from optimcb.engine.scaling import Scaling
+from optimcb.engine.scaling import NOT_SCALED, Scaling
 from optimcb.hypers import NOT_HYPERS, RANGES, HyperView, HyperViews, TorchNames, check, from_torch, own, spread, suggest, without_flags
 from optimcb.rehearsal import Group
 from optimcb.stepper import ONE_STEP
@@ -28,7 +28,7 @@ NOTHING = "`params` is empty: there is nothing to optimize. Is it a generator th
 NAMES_FOR_ALL = "some parameters have names and some have not. Pass (name, tensor) pairs for all of them, or for none."
 PART = ("`ZeroRedundancyOptimizer` gives each process some of the parameters only, but {} yields what is to be summed over all of them, which would be wrong. "
         "Leave it out, and call `torch.nn.utils.clip_grad_norm_` or the like before `step`; or shard with `torch.distributed.fsdp.fully_shard`.")
-MADE_AGAIN = frozenset({'step', '_composition', '_tried', '_runner'}) # `step` is in an instance where a scheduler has put it
+MADE_AGAIN = frozenset({'step', '_composition', '_tried', '_runner', '_in_backward'}) # `step` is there where a scheduler put it
 ALWAYS_WELCOME = frozenset({'lr', 'mom'}) # fastai passes and schedules these, whether or not a stepper reads them
 
 
@@ -162,18 +162,21 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         if closure is not None:
             with torch.enable_grad(): loss = closure()
         scaling = Scaling(getattr(self, 'grad_scale', None), getattr(self, 'found_inf', 0.)) # a GradScaler puts them here
-        if not scaling.in_doubt and scaling.skips(): return loss
+        if scaling.in_doubt or not scaling.skips(): self._step_of(self, None if self.engine == 'eager' else self._running, scaling)
+        return loss
+
+    def _step_of(self, part, runner, scaling=NOT_SCALED):
+        "Step the parameters of `part`, which has `param_groups` and `state`: the optimizer, or what stands for some of its parameters"
         composition = self.composition
-        hypers = self._hypers_of_groups()
-        if self.engine == 'eager':
-            work = [(p, self.state[p], h) for g, h in zip(self.param_groups, hypers) for p in g['params'] if _has_grad(p)]
+        hypers = self._hypers_of_groups(part.param_groups)
+        if runner is None:
+            work = [(p, part.state[p], h) for g, h in zip(part.param_groups, hypers) for p in g['params'] if _has_grad(p)]
             stepped = []
         else:
-            work, made, stepped = self._running.step(self, composition, hypers, scaling)
+            work, made, stepped = runner.step(part, composition, hypers, scaling)
             if made: self._not_hypers(made)
         if work and not scaling.skips(): self._step_eagerly(composition, work, hypers, scaling)
         torch.autograd.graph.increment_version([p for p, *_ in work] + stepped)
-        return loss
 
     @torch.no_grad()
     def before_replay(self):
@@ -181,11 +184,11 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
         Raises `RuntimeError` if no step was captured, or if the next one takes another branch.
         """
-        self._running.renew(self._hypers_of_groups())
+        self._running.renew(self._hypers_of_groups(self.param_groups))
 
-    def _hypers_of_groups(self):
+    def _hypers_of_groups(self, groups):
         names = self.hyper_names - NOT_HYPERS
-        return [{k: v for k, v in g.items() if k in names} for g in self.param_groups]
+        return [{k: v for k, v in g.items() if k in names} for g in groups]
 
     def _step_eagerly(self, composition, work, hypers, scaling):
         setup = composition, [h.keys() for h in hypers]
@@ -275,7 +278,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     @property
     def _runs(self):
-        runner = self.__dict__.get('_runner')
+        runner = None if '_in_backward' in self.__dict__ else self.__dict__.get('_runner')
         return runner if runner is not None and runner.composition is self.composition else None
 
     # Parameters and hyper-parameters
@@ -295,6 +298,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             raise ValueError(NAMES_FOR_ALL)
         group = {**{k: own(k, v) for k, v in self.defaults.items()}, **group}
         self.param_groups.append(TorchNames(group).know(self.composition.reads))
+        if '_in_backward' in self.__dict__: self._in_backward.attach()
 
     def _own(self, group):
         "`group` with checked hyper-parameters under our names"

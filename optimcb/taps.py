@@ -132,9 +132,11 @@ class Record:
         self.steps += 1
         if (self.steps - 1) % self.every: return
         tapped = [k for s in opt.composition.steppers for k in s.taps]
+        inside = opt.__dict__.get('_in_backward') # then gradients are gone by now
+        was = [getattr(p, 'grad', None) is not None or inside is not None and id(p) in inside.stepped for p in self.params]
         row = {}
         for name in dict.fromkeys(k for p in self.params for k in opt.state.get(p, ()) if k.partition('.')[0] in tapped):
-            found = [opt.state[p].get(name) if getattr(p, 'grad', None) is not None and p in opt.state else None for p in self.params]
+            found = [opt.state[p].get(name) if stepped and p in opt.state else None for p, stepped in zip(self.params, was)]
             row[name] = _stacked(found)
         self.rows.append(row)
         self.hypers.append([{k: v.clone() if isinstance(v, Tensor) else v for k, v in h.items()} for h in opt.hypers]) # schedulers write into tensors

@@ -196,3 +196,11 @@ def test_importing_optimcb_does_not_import_it():
     code = 'import sys, optimcb; assert "optimcb.bench" not in sys.modules'
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0
     assert not hasattr(optimcb, 'ALGORITHMS') and all(hasattr(bench, k) for k in bench.__all__)
+
+
+def test_memory_of_training(monkeypatch):
+    monkeypatch.setitem(bench.MODELS, 'tiny', lambda: (torch.nn.Sequential(*[torch.nn.Linear(8, 8) for _ in range(5)]), torch.randn(2, 8)))
+    usual, inside = (bench.trained('SGD', 'tiny', o, 'float32', 'cpu', 2, 1, 1) for o in (False, True))
+    assert usual['grads'] == 5*72*4 and inside['grads'] == 64*4 and usual['title'] == '10 tensors, 0.0 M elements, float32'
+    text = bench.table(dict(rows=[dict(usual, name='a'), dict(inside, name='b')]))
+    assert 'gradients MiB' in text and ('peak MiB' in text) == (usual['peak'] is not None)

@@ -142,7 +142,7 @@ def _private(path) -> bool:
 
 def _intact(path) -> bool:
     "Is this the file that somebody whom I trust wrote, all of it?"
-    try: return _private(path) and hashlib.sha256((b := path.read_bytes())[:-DIGEST]).digest() == b[-DIGEST:]
+    try: return _private(path) and path.is_file() and hashlib.sha256((b := path.read_bytes())[:-DIGEST]).digest() == b[-DIGEST:]
     except OSError: return False
 
 

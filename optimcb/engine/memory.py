@@ -66,7 +66,7 @@ def new_states(
 ) -> dict[str, list[Tensor]]:
     "New state for each of the parameters, by name."
     each = [name for name, (_, each, _) in fresh.items() if each]
-    tensors = iter(_zeros([(p, fresh[name][0]) for name in each for p in alike.params]))
+    tensors = iter(_zeros([(p, fresh[name][0]) for name in each for p in alike.params], alone=len(alike.params) == 1))
     made = {name: [next(tensors) for _ in alike.params] for name in each}
     for name, (dtype, each, born) in fresh.items():
         if not each: made[name] = [torch.zeros((), dtype=dtype, device=p.device) for p in alike.params]
@@ -87,10 +87,11 @@ def hand_out(
 def _room(p, dtype) -> int: return -(-p.numel()*dtype.itemsize // ALIGN)*ALIGN
 
 
-def _zeros(wanted) -> list[Tensor]:
-    "Tensors of zeros with the shapes and layouts of parameters"
-    if wanted and wanted[0][0].is_cpu and hasattr(mmap, 'MAP_PRIVATE'):
-        try: arena = Arena(sum(_room(p, dtype) for p, dtype in wanted))
+def _zeros(wanted, alone) -> list[Tensor]:
+    "Tensors of zeros with the shapes and layouts of parameters. For a small one `alone` an arena has no advantage, and there may be thousands of those"
+    size = sum(_room(p, dtype) for p, dtype in wanted)
+    if wanted and wanted[0][0].is_cpu and hasattr(mmap, 'MAP_PRIVATE') and not (alone and size < HUGE):
+        try: arena = Arena(size)
         except OSError: pass # no more maps for this process
         else: return [arena.tensor(p, dtype) for p, dtype in wanted]
     return [torch.empty_strided(p.shape, p.stride(), dtype=dtype, device=p.device).zero_() for p, dtype in wanted]

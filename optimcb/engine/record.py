@@ -108,12 +108,13 @@ def record(
     hypers:list[dict], # Hyper-parameters of each group
     looked:set, # Takes names of attributes of parameters that the steppers look at
     typed:bool=False, # Should stand-ins say that they are tensors?
-    scaling:Scaling=NOT_SCALED # What the gradients were multiplied by, and whether to skip the step
+    scaling:Scaling=NOT_SCALED, # What the gradients were multiplied by, and whether to skip the step
+    done:list|None=None # What was recorded for others in this step, and takes what is recorded now: `(key, hypers, recording)`
 ) -> list[Recording]:
     "A recording for each of `all_alike`; those for which nothing differs share one. Raises `NotRecorded` or `MissingName`."
-    done, res = [], []
+    done, res = [] if done is None else done, []
     for a in all_alike:
-        key, h = a.key[1:], hypers[a.group]
+        key, h = (a.key[1], tuple(a.numbers.items()), *a.key[3:]), hypers[a.group] # the numbers of now: others may have been alike at another time
         known = next((r for k, g, r in done if k == key and _equal(g, h)), None)
         if known is None:
             with _explained(all_alike if composition.sums_over_all else [a], composition):

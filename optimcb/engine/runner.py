@@ -40,6 +40,7 @@ class Runner:
         self.composition = self.plan = None
         self.refused, self.looked, self.programs, self.said = {}, set(), {}, set()
         self.kernels = True # have they been built for a GPU, so far?
+        self.recorded = None # a list, where a step is made of several calls, which share recordings
         self.asks_type = any(map(asks_type, composition.steppers))
         for reason in refusals(composition): self._refuse(None, reason)
         self.composition = composition
@@ -137,7 +138,7 @@ class Runner:
         "A recording for each who are alike, and the launches; None if the plan must be made again"
         plan, looked = self.plan, set(self.looked)
         before = Chance() if not self.programs else None
-        try: recordings = record(plan.alike, self.composition, hypers, looked, self.asks_type, scaling)
+        try: recordings = record(plan.alike, self.composition, hypers, looked, self.asks_type, scaling, self.recorded)
         except NotRecorded as e:
             if looked != self.looked: self.looked = looked # then fewer are alike
             else: self._refuse(None if self.composition.sums_over_all else e.alike[0].key[3:], e.reason)
