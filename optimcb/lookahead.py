@@ -1,4 +1,5 @@
 "fastai's `Lookahead`, which wraps an optimizer: here it is the same optimizer with two more steppers."
+from inspect import unwrap
 from numbers import Integral
 
 from fastcore.foundation import L
@@ -21,7 +22,7 @@ class Lookahead(Optimizer):
         k:int=6, # Fast steps for one slow step, at least 1
         alpha:float=0.5 # Length of the slow step, a share of the way, 0 to 1
     ):
-        if not isinstance(opt, Optimizer) or type(opt).step is not Optimizer.step:
+        if not isinstance(opt, Optimizer) or unwrap(type(opt).step) is not unwrap(Optimizer.step): # torch wraps it
             raise TypeError(f"Lookahead adds steppers to an Optimizer, but {type(opt).__name__} has a step of its own. Put its steppers in an Optimizer.")
         if isinstance(opt, Lookahead): raise TypeError("this optimizer looks ahead already, and it can have one set of slow weights only.")
         if '_in_backward' in opt.__dict__: raise ValueError("this optimizer steps in backward. Wrap it first, then call `step_in_backward` on the Lookahead.")

@@ -165,3 +165,14 @@ def test_the_first_step_of_many_parameters_costs_no_more_compiling(cache):
             opt.step()
     finally: build._run = run
     assert len(calls) == 2, 'one with weight decay and one without'
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path, monkeypatch):
+    "But not what another one may be building now"
+    monkeypatch.setattr(build, 'folder', lambda: tmp_path)
+    for name, age in (('build-old', 2*build.DAY), ('build-new', 60)):
+        (tmp_path/name).mkdir()
+        (tmp_path/name/'k.c').write_text('')
+        os.utime(tmp_path/name, (time.time() - age,)*2)
+    build._load(f'int f(void) {{ return {os.getpid()}; }}')
+    assert not (tmp_path/'build-old').exists() and (tmp_path/'build-new').exists()

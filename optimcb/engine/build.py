@@ -16,6 +16,8 @@ import stat
 import subprocess
 import tempfile
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -24,6 +26,7 @@ __all__ = ['CantBuild', 'function', 'openmp']
 
 FLAGS = ['-O3', '-march=native', '-std=gnu11', '-fPIC', '-shared', '-w', '-ffp-contract=off', '-fno-math-errno', '-fno-trapping-math', '-fopenmp-simd']
 PATIENCE = 60 # seconds that a compiler has
+DAY = 24*60*60 # seconds
 DIGEST = 32 # bytes at the end of a file in the cache
 
 _lock, _loaded = threading.Lock(), {}
@@ -66,6 +69,9 @@ def _load(source):
 
 def _build(source, kept) -> Path:
     "Compile beside `kept`, then put it in its place at once: others see all of it or nothing"
+    for left in kept.parent.glob('build-*'): # by a process that was killed
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > DAY: shutil.rmtree(left, ignore_errors=True)
     try: work = Path(tempfile.mkdtemp(prefix='build-', dir=kept.parent))
     except OSError as e: raise CantBuild(f"can't write to {kept.parent} ({e}). Set OPTIMCB_CACHE_DIR to a folder that can be written.") from e
     try:
