@@ -1,8 +1,11 @@
 "Optimizers composed of plain Python callbacks, for fastai and PyTorch."
 from optimcb.algorithms import *
 from optimcb.backward import InBackward, step_in_backward
+from optimcb.checkpoint import named_state
 from optimcb.compare import Comparison, compare
 from optimcb.composition import Composition, MissingName
+from optimcb.files import load_state, save_state
+from optimcb.interop import to_torch
 from optimcb.lookahead import Lookahead
 from optimcb.optimizer import Optimizer
 from optimcb.plots import *

@@ -1,5 +1,4 @@
 "State dicts: torch's shape with fastai's keys beside it, always copies, checked whole before anything is loaded."
-import warnings
 from collections import OrderedDict
 from copy import deepcopy
 
@@ -8,8 +7,9 @@ from fastcore.foundation import L
 from torch import Tensor
 
 from optimcb.hypers import NOT_HYPERS, check, from_torch
+from optimcb.warn import warn
 
-__all__ = ['ParamStates', 'is_note', 'copied', 'pack', 'unpack']
+__all__ = ['ParamStates', 'by_name', 'copied', 'in_torchs_shape', 'is_note', 'named_state', 'names_of', 'pack', 'unpack']
 
 
 class ParamStates(dict):
@@ -45,65 +45,143 @@ def pack(
 ) -> dict:
     "The state dict of `opt`."
     groups, places, params = [], {}, []
-    tapped = {k for s in opt.composition.steppers for k in s.taps} # what people look at is not needed to go on
     for g in opt.param_groups:
         for p in g['params']:
             if places.setdefault(id(p), len(params)) == len(params): params.append(p) # a parameter that is there twice is one, as in torch
         groups.append({**copied({k: v for k, v in g.items() if k != 'params'}), 'params': [places[id(p)] for p in g['params']]})
-    states = [{k: v for k, v in opt.state.get(p, {}).items() if k.partition('.')[0] not in tapped} for p in params]
-    states = {**dict(enumerate(states)), **{k: v for k, v in opt.state.items() if is_note(k)}}
-    return dict(state=ParamStates({k: copied(s) for k, s in states.items()}), param_groups=groups,
+    notes = {k: copied(v) for k, v in opt.state.items() if is_note(k)}
+    return dict(state=ParamStates({**{i: _kept(opt, p) for i, p in enumerate(params)}, **notes}), param_groups=groups,
                 hypers=[copied(dict(h)) for h in opt.hypers], steppers=opt.composition.untapped,
                 shapes=[_shape(p) for g in opt.param_groups for p in g['params']])
 
 
+def _kept(opt, p) -> dict:
+    "A copy of the state of `p`, without what people look at, which is not needed to go on"
+    tapped = {k for s in opt.composition.steppers for k in s.taps}
+    return copied({k: v for k, v in opt.state.get(p, {}).items() if k.partition('.')[0] not in tapped})
+
+
+# Names of parameters
+
+def names_of(
+    opt, # Optimizer
+    model=None # Model that has the parameters; default: the names that `opt` was made with
+) -> list[list[str]]|None:
+    "The names of each group's parameters, or None if they have none. Raises `ValueError` for a parameter that is not in `model`."
+    if model is None: return _named(opt.param_groups)
+    known = {id(p): k for k, p in model.named_parameters()}
+    for i, p in enumerate(p for g in opt.param_groups for p in g['params']):
+        if id(p) not in known: raise ValueError(f"parameter {i} of the optimizer, of shape {_shape(p)}, is not in the model: it can't be named after it.")
+    return [[known[id(p)] for p in g['params']] for g in opt.param_groups]
+
+
+def named_state(
+    opt, # Optimizer
+    model=None # Model that has the parameters; default: the names that `opt` was made with
+) -> dict[str, dict]:
+    "A copy of the state of each parameter, by its name. Raises `ValueError` if it has none."
+    names = names_of(opt, model)
+    if names is None: raise ValueError("the parameters have no names. Pass `model`, or make the optimizer of `model.named_parameters()`.")
+    return {k: _kept(opt, p) for g, ks in zip(opt.param_groups, names) for k, p in zip(ks, g['params'])}
+
+
+def by_name(
+    opt, # Optimizer that is to go on from `sd`
+    sd:dict, # A state dict in torch's shape
+    names:list|None # Names of each group's parameters in `opt`
+) -> dict:
+    """`sd` with the groups and the parameters that `opt` has, found by name where both sides have names; else as it is.
+
+    What is on one side only is said in one warning. If no name is on both it is the order that counts, as in torch; that is said, too."""
+    theirs = _named(sd['param_groups'])
+    if not (names and theirs) or names == theirs: return sd
+    mine = [[_plain(k) for k in ks] for ks in names]
+    flat = [k for ks in mine for k in ks]
+    saved = {_plain(k): (g, i) for g, ks in zip(sd['param_groups'], theirs) for k, i in zip(ks, g['params'])}
+    if len({*flat}) < len(flat) or len(saved) < sum(map(len, theirs)): return sd # names that are there twice say nothing
+    if saved.keys().isdisjoint(flat):
+        if not all(map(_by_id, sd['param_groups'])): warn(f"the state dict has other names, as `{next(iter(saved))}` and `{flat[0]}`: it goes by the order.")
+        return sd
+    said = [f'{what}: {_list(ks)}.' for what, ks in (('Not there, and started afresh', {*flat} - {*saved}), ('Left', {*saved} - {*flat})) if ks]
+    groups = []
+    for i, ks in enumerate(mine):
+        there = [{k: v for k, v in saved[name][0].items() if k not in NOT_HYPERS} for name in ks if name in saved]
+        if any(g != there[0] for g in there): said.append(f"Group {i} is of several groups there, and has the hyper-parameters of the first parameter's.")
+        groups.append({**(there[0] if there else {}), 'params': ks})
+    if said: warn(f"the state dict is loaded by the parameters' names. {' '.join(said)}")
+    state = {k: sd['state'].get(saved[k][1], {}) for k in flat if k in saved}
+    shapes = {**{k: _shape(p) for ks, g in zip(mine, opt.param_groups) for k, p in zip(ks, g['params'])}, **dict(zip(saved, sd.get('shapes') or ()))}
+    return {**sd, 'param_groups': groups, 'state': state, 'shapes': [shapes[k] for k in flat] if sd.get('shapes') else None}
+
+
+def _named(groups) -> list[list[str]]|None:
+    "Names of each group's parameters"
+    names = [g['params'] if _by_id(g) else g.get('param_names') for g in groups]
+    return [list(ks) for ks in names] if all(ks is not None and len(ks) == len(g['params']) for ks, g in zip(names, groups)) else None
+
+
+def _by_id(group) -> bool: return all(isinstance(k, str) for k in group['params']) # `torch.distributed.checkpoint` has names in the place of indices
+def _plain(name) -> str: return name.replace('_orig_mod.', '').removeprefix('module.') # as it was before `torch.compile` and data parallelism
+
+
+# Loading
+
 def unpack(
     opt, # Optimizer that is to go on from `sd`
-    sd:dict # A state dict, ours or fastai's
+    sd:dict # A state dict: ours, fastai's, or of an optimizer of torch
 ) -> tuple[list[dict], set, dict]:
     "Each group's keys, the names of the hyper-parameters among them, and each parameter's state, all of them copies; raises `ValueError`."
+    from optimcb.interop import from_torch_optim  # which is made of recipes, and those of optimizers
     lists = [g['params'] for g in opt.param_groups]
     params = [p for ps in lists for p in ps]
-    if 'state' not in sd or not {'param_groups', 'hypers'} & set(sd):
-        raise ValueError(f"not an optimizer's state dict: it has {sorted(map(str, sd))}, not `state` and `param_groups` (torch) or `hypers` (fastai).")
-    groups = list(sd.get('param_groups', sd.get('hypers')))
-    if not all(hasattr(g, 'keys') and ('params' in g or 'param_groups' not in sd) for g in groups):
-        raise ValueError("not an optimizer's state dict: its parameter groups are no dicts with `params`.")
+    sd = by_name(opt, from_torch_optim(opt, in_torchs_shape(opt, sd)), names_of(opt))
+    groups = sd['param_groups']
     if len(groups) != len(lists): raise ValueError(_other(f"{len(groups)} parameter groups", len(lists)))
-    ids = list(range(len(params)))
-    if 'param_groups' in sd:
-        for i, (g, ps) in enumerate(zip(groups, lists)):
-            if len(g['params']) != len(ps): raise ValueError(_other(f"{len(g['params'])} parameters in group {i}", len(ps)))
-        ids = [i for g in groups for i in g['params']]
-    saved = dict(enumerate(sd['state'])) if isinstance(sd['state'], (list, L)) else sd['state']
-    notes = {k: copied(v) for k, v in saved.items() if is_note(k)}
-    saved = {k: v for k, v in saved.items() if k not in notes}
-    if not set(saved) <= set(ids): raise ValueError(_other(f"state for {len(saved)} parameters", len(params)))
-    saved = [saved.get(i, {}) for i in ids]
-    if not all(isinstance(s, dict) for s in saved): raise ValueError("not an optimizer's state dict: a parameter's state in it is no dict.")
-    _check_shapes(params, saved, sd.get('shapes'))
+    for i, (g, ps) in enumerate(zip(groups, lists)):
+        if len(g['params']) != len(ps): raise ValueError(_other(f"{len(g['params'])} parameters in group {i}", len(ps)))
+    ids = [i for g in groups for i in g['params']]
+    if not set(sd['state']) <= set(ids): raise ValueError(_other(f"state for {len(sd['state'])} parameters", len(params)))
+    saved = [sd['state'].get(i, {}) for i in ids]
+    _check_shapes(params, saved, sd.get('shapes'), ids)
     keep = _taken(opt, saved, sd)
-    states = {p: {k: _placed(copied(v, getattr(p, 'device', None)), p, i) for k, v in s.items() if k in keep} for i, (p, s) in enumerate(zip(params, saved))}
-    groups = [{**_names(g, mine), **copied({k: v for k, v in dict(g).items() if k not in NOT_HYPERS})} for g, mine in zip(groups, opt.param_groups)]
+    states = {p: {k: _placed(copied(v, getattr(p, 'device', None)), p, i) for k, v in s.items() if k in keep} for i, p, s in zip(ids, params, saved)}
+    groups = [{**_brought(g, mine), **copied({k: v for k, v in g.items() if k not in NOT_HYPERS})} for g, mine in zip(groups, opt.param_groups)]
     if not {'steppers', 'hypers'} & set(sd): groups = [from_torch(g, opt.composition.reads) for g in groups]
     for g in groups:
         for k, v in g.items(): check(k, v)
-    return groups, {k for h in sd.get('hypers', []) for k in h}, {**states, **notes}
+    return groups, {k for h in sd.get('hypers', []) for k in h}, {**states, **copied(sd['notes'])}
 
 
-def _names(saved, mine):
+def _brought(saved, mine) -> dict:
     "The parameters' names, if only the checkpoint has them"
-    return {'param_names': list(saved['param_names'])} if 'param_names' in saved and 'param_names' not in mine else {}
+    return {'param_names': list(saved['param_names'])} if 'param_names' in saved and 'param_names' not in mine and not _by_id(saved) else {}
 
 
-def _check_shapes(params, saved, shapes):
-    "Ours record the parameters' shapes; in others' a state with as many dimensions as its parameter must have its shape"
-    for i, (p, s) in enumerate(zip(params, saved)):
-        mine = _shape(p)
-        theirs = ([list(shapes[i])] if shapes else
-                  [list(v.shape) for v in s.values() if isinstance(v, Tensor) and mine and v.dim() == len(mine)])
-        for shape in theirs:
-            if shape != mine: raise ValueError(_other(f"shape {shape} for parameter {i}", mine))
+def in_torchs_shape(
+    opt, # Optimizer that is to go on from `sd`
+    sd:dict # A state dict: ours, fastai's or torch's
+) -> dict:
+    "`sd` with `param_groups` and `{index: state}`, and what isn't of a parameter in `notes`; raises `ValueError` if it is no state dict."
+    groups, states = sd.get('param_groups', sd.get('hypers')), sd.get('state')
+    if groups is None or states is None: wrong = f"it has {sorted(map(str, sd))}, not `state` and `param_groups` (torch) or `hypers` (fastai)."
+    elif not _are_groups(groups, 'param_groups' in sd): wrong = "its parameter groups are no dicts with `params`."
+    else:
+        if isinstance(states, (list, L)): states = dict(enumerate(states))
+        if 'param_groups' not in sd: # fastai's have one state for each parameter, in order
+            if len(groups) != len(opt.param_groups): raise ValueError(_other(f"{len(groups)} parameter groups", len(opt.param_groups)))
+            ids = iter(range(sum(len(g['params']) for g in opt.param_groups)))
+            groups = [{**h, 'params': [next(ids) for _ in g['params']]} for h, g in zip(groups, opt.param_groups)]
+        ids = {i for g in groups for i in g['params']}
+        notes = {k: v for k, v in states.items() if is_note(k) and k not in ids} if isinstance(states, dict) else {}
+        if isinstance(states, dict) and all(isinstance(s, dict) for k, s in states.items() if k not in notes):
+            states = {k: s for k, s in states.items() if k not in notes}
+            return {**sd, 'param_groups': list(groups), 'state': states, 'notes': {**sd.get('notes', {}), **notes}}
+        wrong = "a parameter's state in it is no dict."
+    raise ValueError(f"not an optimizer's state dict: {wrong}")
+
+
+def _are_groups(groups, of_torch):
+    return isinstance(groups, (list, tuple, L)) and all(hasattr(g, 'keys') and (not of_torch or isinstance(g.get('params'), (list, tuple))) for g in groups)
 
 
 def _placed(v, p, i):
@@ -117,6 +195,16 @@ def _placed(v, p, i):
     if theirs: return v.redistribute(p.device_mesh, p.placements)
     from torch.distributed.tensor import distribute_tensor
     return distribute_tensor(v, p.device_mesh, p.placements, src_data_rank=None) # every process has it whole
+
+
+def _check_shapes(params, saved, shapes, ids):
+    "Ours record the parameters' shapes; in others' a state with as many dimensions as its parameter must have its shape"
+    for i, (p, s) in enumerate(zip(params, saved)):
+        mine = _shape(p)
+        theirs = ([list(shapes[i])] if shapes else
+                  [list(v.shape) for v in s.values() if isinstance(v, Tensor) and mine and v.dim() == len(mine)])
+        for shape in theirs:
+            if shape != mine: raise ValueError(_other(f"shape {shape} for parameter {ids[i]}", mine))
 
 
 def _shape(p) -> list: return list(getattr(p, 'shape', ()))
@@ -135,8 +223,8 @@ def _taken(opt, saved, sd) -> set:
         raise ValueError(f"the state dict is of another optimizer, with state {_list(there)}, which these steppers don't read: {', '.join(mine.labels)}.")
     kept = {k for s in mine.steppers for k in s.mentions if k in s.names}
     lacks = kept - there - set(opt.hypers[0]) if there - set(opt._keep_on_clear) else set()
-    warnings.warn(f"the state dict is of other steppers ({', '.join(theirs or ['unknown'])}). Taken: {_list(keep)}; left: {_list(there - keep)}; "
-                  f"not there, and started afresh: {_list(lacks)}.", stacklevel=4)
+    warn(f"the state dict is of other steppers ({sd.get('of', '')}{', '.join(theirs or ['unknown'])}). Taken: {_list(keep)}; left: {_list(there - keep)}; "
+         f"not there, and started afresh: {_list(lacks)}.")
     return keep
 
 

@@ -362,7 +362,9 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     def clear_state(self):
         "Forget the state of all parameters, but for `do_wd` and `force_train`."
-        for p, _, state, _ in self.all_params(): self.state[p] = {k: state[k] for k in self._keep_on_clear if k in state}
+        kept = {p: s if is_note(p) else {k: s[k] for k in self._keep_on_clear if k in s} for p, s in self.state.items()}
+        self.state.clear()
+        self.state.update({p: s for p, s in kept.items() if s or is_note(p)}) # torch makes state for a checkpoint where there is none
         self.__dict__.pop('_runner', None)
 
     def state_dict(self) -> dict:
@@ -376,12 +378,13 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     @torch.no_grad()
     def load_state_dict(self,
-        state_dict:dict # From `state_dict`, or from fastai's `Optimizer`
+        state_dict:dict # From `state_dict`, from fastai's `Optimizer`, or from an optimizer of `torch.optim`
     ):
         """Go on from a copy of `state_dict`, each state keeping its dtype, on its parameter's device.
 
-        Raises `ValueError`, and changes nothing, if it is of other parameters.
-        Warns if it is of other steppers: then what these ones can use is taken.
+        Where parameters have names on both sides, it is found by name, whatever the order and the groups; else by the order.
+        Raises `ValueError`, and changes nothing, if it is of other parameters, or of an optimizer that no steppers do.
+        Warns if it is of other steppers, or of other names: then what fits is taken.
         """
         if not isinstance(state_dict, dict): raise ValueError(f"a state dict must be a dict, but is {state_dict!r:.80} ({type(state_dict).__name__}).")
         sd = dict(state_dict)
@@ -392,7 +395,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         for g, new in zip(self.param_groups, groups): g.update(new)
         self.hyper_names |= hyper_names
         self.state.clear()
-        self.state.update(states)
+        self.state.update({p: s for p, s in states.items() if s or is_note(p)})
         self.__dict__.pop('_runner', None)
         for hook in self._optimizer_load_state_dict_post_hooks.values(): hook(self)
 

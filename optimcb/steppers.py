@@ -14,7 +14,7 @@ from optimcb.stepper import once
 
 __all__ = ['apply_update', 'sgd_step', 'weight_decay', 'l2_reg', 'average_grad', 'momentum_step', 'nesterov_update',
            'average_sqr_grad', 'rms_update', 'rms_prop_step', 'average_update', 'average_center', 'center_sqr_avg',
-           'eps_in_root', 'step_stat', 'debias', 'debias_grad_avg', 'debias_sqr_avg', 'adam_step', 'yogi_sqr_grad',
+           'eps_in_root', 'step_stat', 'debias', 'debias_grad_avg', 'debias_sqr_avg', 'debias_eps', 'adam_step', 'yogi_sqr_grad',
            'start_avgs', 'max_sqr_avg', 'use_sqr_max', 'sum_sqr_grad', 'decay_lr', 'adadelta_update', 'max_abs_grad',
            'adamax_update', 'nadam_mom', 'nadam_schedule', 'nadam_avg', 'rectification', 'radam_step', 'qhadam_step',
            'larc_layer_lr', 'larc_step', 'trust_ratio', 'lamb_step', 'slow_start', 'lookahead_step']
@@ -193,6 +193,15 @@ def debias_sqr_avg(p,
     **kwargs):
     "For this step, `sqr_avg` is corrected for its start from zero."
     return once(sqr_avg=sqr_avg / debias(sqr_mom, 1-sqr_mom, step))
+
+
+def debias_eps(p,
+    sqr_mom, # Coefficient of the past of `sqr_avg`, 0 to 1
+    step, # State: steps done
+    eps=1e-8, # Added to the root
+    **kwargs):
+    "For this step, `eps` is as if it were added to the root before its correction, as `torch.optim.RAdam` has it (Kingma & Ba 2015, end of sec. 2)."
+    return once(eps=eps / math.sqrt(debias(sqr_mom, 1-sqr_mom, step)))
 
 
 def adam_step(p,

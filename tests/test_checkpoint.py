@@ -107,22 +107,141 @@ def test_each_state_keeps_its_dtype_and_layout():
     assert other.state[q]['sqr_avg'].is_contiguous(memory_format=torch.channels_last)
 
 
-def test_takes_what_fastai_saved():
+FASTAIS = {
+    'Adam': lambda m, ps, lr: m.Adam(ps, lr=lr), 'Adam, l2': lambda m, ps, lr: m.Adam(ps, lr=lr, wd=0.1, decouple_wd=False),
+    'SGD': lambda m, ps, lr: m.SGD(ps, lr=lr, wd=0.1), 'momentum': lambda m, ps, lr: m.SGD(ps, lr=lr, mom=0.9),
+    'RMSProp': lambda m, ps, lr: m.RMSProp(ps, lr=lr), 'RMSProp, momentum': lambda m, ps, lr: m.RMSProp(ps, lr=lr, mom=0.9),
+    'RAdam': lambda m, ps, lr: m.RAdam(ps, lr=lr), 'QHAdam': lambda m, ps, lr: m.QHAdam(ps, lr=lr),
+    'Larc': lambda m, ps, lr: m.Larc(ps, lr=lr, wd=0.1), 'Lars': lambda m, ps, lr: m.Larc(ps, lr=lr, clip=False), 'Lamb': lambda m, ps, lr: m.Lamb(ps, lr=lr),
+    'Lookahead': lambda m, ps, lr: m.Lookahead(m.Adam(ps, lr=lr), k=2), 'ranger': lambda m, ps, lr: m.ranger(ps, lr=lr)}
+
+
+@pytest.mark.parametrize('steps', [0, 3])
+@pytest.mark.parametrize('make', FASTAIS.values(), ids=FASTAIS)
+def test_takes_what_fastai_saved(make, steps):
     fo = pytest.importorskip('fastai.optimizer')
-    for make in (lambda m, ps, lr: m.Adam([ps[:1], ps[1:]], lr=lr), lambda m, ps, lr: m.SGD(ps, lr=lr, mom=0.9),
-                 lambda m, ps, lr: m.Lookahead(m.Adam(ps, lr=lr), k=2)):
-        ps = params()
-        theirs = make(fo, ps, 0.1)
-        advance(theirs, ps, 0, 3)
-        sd, others = theirs.state_dict(), copies(ps)
-        keys = set(sd)
-        ours = make(oc, others, 0.5)
-        ours.engine = 'eager'
+    ps, split = params(), lambda ps: [ps[:1], ps[1:]]
+    theirs = make(fo, split(ps), 0.1)
+    theirs.set_hyper('lr', slice(0.01, 0.02))
+    advance(theirs, ps, 0, steps)
+    sd, others = theirs.state_dict(), copies(ps)
+    keys = set(sd)
+    ours = make(oc, split(others), 0.5)
+    ours.engine = 'eager'
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
         ours.load_state_dict(sd)
-        assert set(sd) == keys
-        advance(theirs, ps, 3, 4)
-        advance(ours, others, 3, 4)
-        assert all(torch.equal(a, b) for a, b in zip(ps, others))
+    assert set(sd) == keys
+    advance(theirs, ps, steps, 8)
+    advance(ours, others, steps, 8)
+    assert all(torch.equal(a, b) for a, b in zip(ps, others))
+
+
+NAMES = 'abcd'
+def named(ps, names=NAMES): return list(zip(names, ps))
+
+
+def start(ps, n=3):
+    "An optimizer of named parameters that has gone some steps"
+    opt = oc.Adam(named(ps), lr=0.1, engine='eager')
+    advance(opt, ps, 0, n)
+    return opt
+
+
+def go_on(opt, ps, other, qs):
+    "The same steps with both"
+    advance(opt, ps, 3, 5)
+    advance(other, qs, 3, 5)
+    return all(torch.equal(a, b) for a, b in zip(ps, qs))
+
+
+@pytest.mark.parametrize('split', [lambda o: o[::-1], lambda o: [o[2:], o[:2]], lambda o: [o[:1], [o[3], o[1]], [o[2]]]], ids=['order', 'groups', 'both'])
+@pytest.mark.parametrize('names', [NAMES, [f'module.{k}' for k in NAMES], [f'_orig_mod.{k}' for k in NAMES]], ids=lambda o: o[0])
+def test_names_decide_not_the_order(split, names):
+    ps = params()
+    opt = start(ps)
+    qs = copies(ps)
+    other = oc.Adam(split(named(qs, names)), lr=0.5, engine='eager')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        other.load_state_dict(through_a_file(opt.state_dict()))
+    assert other.state[qs[0]]['step'] == 3 and set(other.hypers.itemgot('lr')) == {0.1}
+    assert {k: id(p) for g in other.param_groups for k, p in zip(g['param_names'], g['params'])} == {k: id(q) for k, q in named(qs, names)}
+    assert go_on(opt, ps, other, qs)
+
+
+def test_groups_are_joined_by_name():
+    ps = params()
+    opt = oc.Adam([named(ps)[:2], named(ps)[2:]], lr=[0.1, 0.2], engine='eager')
+    advance(opt, ps, 0, 3)
+    qs = copies(ps)
+    other = oc.Adam(named(qs), lr=0.5, engine='eager')
+    with pytest.warns(UserWarning, match="Group 0 is of several groups there, and has the hyper-parameters of the first parameter's"): other.load_state_dict(opt.state_dict())
+    assert other.hypers[0]['lr'] == 0.1 and torch.equal(other.state[qs[3]]['sqr_avg'], opt.state[ps[3]]['sqr_avg'])
+    again = oc.Adam([named(ps)[3:], named(ps)[:1], named(ps)[1:3]], lr=0.5, engine='eager')
+    with pytest.warns(UserWarning, match='Group 2 is of several'): again.load_state_dict(opt.state_dict())
+    assert list(again.hypers.itemgot('lr')) == [0.2, 0.1, 0.1]
+
+
+def test_what_is_on_one_side_only_is_said_once():
+    ps = params()
+    opt = start(ps)
+    qs = [*copies(ps)[:2], *params([(7,), (2, 2)])]
+    other = oc.Adam([named(qs, 'abxc')[:2], named(qs, 'abxy')[2:]], lr=0.5, engine='eager')
+    with pytest.warns(UserWarning) as said: other.load_state_dict(opt.state_dict())
+    assert [str(w.message) for w in said] == ["the state dict is loaded by the parameters' names. Not there, and started afresh: x, y. Left: c, d."]
+    assert said[0].filename == __file__ and not other.state.get(qs[2]) and other.state[qs[1]]['step'] == 3
+    assert list(other.hypers.itemgot('lr')) == [0.1, 0.5]
+    advance(other, qs, 3, 2)
+    assert other.state[qs[1]]['step'] == 5 and other.state[qs[2]]['step'] == 2
+
+
+def test_names_are_not_shapes():
+    ps = params()
+    opt = start(ps)
+    other = oc.Adam(named(params([(4, 3), (5,)]), 'ab'), lr=0.5)
+    advance(other, other.param_lists[0], 0, 1)
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match=r'shape \[3, 4\] for parameter a'): other.load_state_dict(opt.state_dict())
+    assert other.hypers[0]['lr'] == 0.5 and all(s['step'] == 1 for s in other.state.values())
+    strange = oc.Adam(named(params(), 'wxyz'), lr=0.5)
+    with pytest.warns(UserWarning, match="as `a` and `w`: it goes by the order"): strange.load_state_dict(opt.state_dict())
+    assert [k['step'] for k in strange.state.values()] == [3]*4
+
+
+def test_without_names_on_both_sides_it_is_the_order():
+    ps = params()
+    opt, qs = start(ps), copies(ps)
+    other = oc.Adam(qs, lr=0.5, engine='eager')
+    other.load_state_dict(opt.state_dict())
+    assert other.param_groups[0]['param_names'] == list(NAMES) and go_on(opt, ps, other, qs)
+    twice = oc.Adam(named(ps, 'aabb'), lr=0.5)
+    twice.load_state_dict(opt.state_dict())
+    assert twice.state[ps[1]]['step'] == 8
+
+
+def test_torchs_state_goes_by_name_too():
+    ps = params()
+    theirs = torch.optim.AdamW(named(ps), lr=0.1)
+    advance(theirs, ps, 0, 3)
+    qs = copies(ps)
+    ours = oc.AdamW(named(qs)[::-1], lr=0.5, engine='eager')
+    ours.load_state_dict(theirs.state_dict())
+    advance(theirs, ps, 3, 5)
+    advance(ours, qs, 3, 5)
+    assert all(torch.allclose(a, b, rtol=1e-5) for a, b in zip(ps, qs)) and ours.hypers[0]['lr'] == 0.1
+
+
+def test_state_by_name():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    opt = oc.Adam(model.parameters(), lr=0.1)
+    advance(opt, list(model.parameters()), 0, 1)
+    with pytest.raises(ValueError, match='no names'): oc.named_state(opt)
+    state = oc.named_state(opt, model)
+    assert list(state) == [k for k, _ in model.named_parameters()] and torch.equal(state['1.bias']['grad_avg'], opt.state[model[1].bias]['grad_avg'])
+    state['1.bias']['grad_avg'].fill_(9)
+    assert not (opt.state[model[1].bias]['grad_avg'] == 9).any()
+    with pytest.raises(ValueError, match=r'parameter 2 .* of shape \[1, 3\], is not in the model'): oc.named_state(opt, model[0])
+    assert list(oc.named_state(oc.Adam(model.named_parameters(), lr=0.1))) == list(state)
 
 
 def test_of_another_model_is_refused_and_changes_nothing():
@@ -162,15 +281,6 @@ def test_of_other_steppers_gives_what_fits_and_says_so():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         oc.Adam(copies(ps), lr=0.1).load_state_dict(adam.state_dict())
-
-
-def test_of_torchs_own_optimizer_is_refused_not_misread():
-    ps = params()
-    for theirs, ours in ((torch.optim.AdamW(ps, lr=0.1), oc.AdamW), (torch.optim.SGD(ps, lr=0.1, momentum=0.9), partial(oc.SGD, mom=0.9))):
-        advance(theirs, ps, 0, 2)
-        opt = ours(ps, lr=0.5)
-        with pytest.raises(ValueError, match='of another optimizer, with state .*exp_avg|momentum_buffer'): opt.load_state_dict(theirs.state_dict())
-        assert opt.hypers[0]['lr'] == 0.5 and not any(opt.state.values())
 
 
 def test_only_torchs_keys_and_entries_of_ones_own():

@@ -16,8 +16,10 @@ from optimcb import (
     display,
     editing,
     expression,
+    files,
     formula,
     hypers,
+    interop,
     lookahead,
     optimizer,
     plots,
@@ -31,7 +33,7 @@ from optimcb import (
 from optimcb.engine import build, cpu, eager, foreach, launch, memory, ops, plan, program, reading, record, runner, trace
 from optimcb.stepper import Stepper
 
-MODULES = [algorithms, checkpoint, checks, composition, display, editing, expression, formula, hypers, lookahead, optimizer, plots, problems, rehearsal, stepper,
+MODULES = [algorithms, checkpoint, checks, composition, display, editing, expression, files, formula, hypers, interop, lookahead, optimizer, plots, problems, rehearsal, stepper,
            steppers, taps, warn, sys.modules['optimcb.compare'],
            build, cpu, eager, foreach, launch, memory, ops, plan, program, reading, record, runner, trace]
 PUBLIC = {(m.__name__, k): getattr(m, k) for m in MODULES for k in m.__all__}
