@@ -25,10 +25,11 @@ def table():
 
 
 @pytest.mark.filterwarnings('ignore')
-def test_every_python_block_runs(capsys):
-    pytest.importorskip('fastai')
+def test_every_python_block_runs(capsys, tmp_path, monkeypatch):
+    for module in ('fastai', 'safetensors'): pytest.importorskip(module)
+    monkeypatch.chdir(tmp_path)
     found, names = [b for b in blocks('python') if not FRAMEWORK.search(b)], {}
-    assert len(found) == 11
+    assert len(found) == 12
     for block in found: exec(compile(block, 'README.md', 'exec'), names)
     out = capsys.readouterr().out
     for said in re.findall(r'#  ?(\w+ has no .*?|stepper .*?)(?: …|$)', '\n'.join(found), re.MULTILINE): assert said in out
