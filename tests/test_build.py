@@ -176,3 +176,9 @@ def test_what_a_killed_process_left_is_removed(tmp_path, monkeypatch):
         os.utime(tmp_path/name, (time.time() - age,)*2)
     build._load(f'int f(void) {{ return {os.getpid()}; }}')
     assert not (tmp_path/'build-old').exists() and (tmp_path/'build-new').exists()
+
+
+def test_a_folder_that_was_removed_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, 'folder', lambda: tmp_path/'gone')
+    build._load(f'int g(void) {{ return {os.getpid()}; }}')
+    assert stat.S_IMODE((tmp_path/'gone').stat().st_mode) == 0o700

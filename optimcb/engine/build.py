@@ -4,6 +4,7 @@ Kernels are kept in a folder of the user's own, `OPTIMCB_CACHE_DIR` or `~/.cache
 source, compiler and processor, each with a hash of itself at its end: what was damaged, or could have been written
 by somebody else, is not loaded.
 """
+import atexit
 import ctypes
 import functools
 import hashlib
@@ -72,7 +73,10 @@ def _build(source, kept) -> Path:
     for left in kept.parent.glob('build-*'): # by a process that was killed
         with suppress(OSError):
             if time.time() - left.stat().st_mtime > DAY: shutil.rmtree(left, ignore_errors=True)
-    try: work = Path(tempfile.mkdtemp(prefix='build-', dir=kept.parent))
+    try:
+        kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True) # somebody may have removed it
+        if not _private(kept.parent): raise PermissionError('others can write to it')
+        work = Path(tempfile.mkdtemp(prefix='build-', dir=kept.parent))
     except OSError as e: raise CantBuild(f"can't write to {kept.parent} ({e}). Set OPTIMCB_CACHE_DIR to a folder that can be written.") from e
     try:
         (work/'k.c').write_text(source)
@@ -132,12 +136,16 @@ def folder() -> Path:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         if _private(home) and os.access(home, os.W_OK | os.X_OK): return home
     except (OSError, RuntimeError): pass
-    try: return Path(_temporary().name)
+    try: return _temporary()
     except OSError as e: raise CantBuild(f"neither {home} nor a temporary folder can be written ({e}). Set OPTIMCB_CACHE_DIR to one that can.") from e
 
 
 @functools.cache
-def _temporary(): return tempfile.TemporaryDirectory(prefix='optimcb-', ignore_cleanup_errors=True)
+def _temporary() -> Path:
+    "A folder for as long as this process lives; one that it forks doesn't remove it"
+    path, owner = tempfile.mkdtemp(prefix='optimcb-'), os.getpid()
+    atexit.register(lambda: os.getpid() == owner and shutil.rmtree(path, ignore_errors=True))
+    return Path(path)
 
 
 def _private(path) -> bool:
