@@ -161,6 +161,8 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         loss = None
         if closure is not None:
             with torch.enable_grad(): loss = closure()
+        for i, g in enumerate(self.param_groups):
+            if type(g) is dict: self.param_groups[i] = TorchNames(g).know(self.composition.reads) # somebody has put another one there
         scaling = Scaling(getattr(self, 'grad_scale', None), getattr(self, 'found_inf', 0.)) # a GradScaler puts them here
         if scaling.in_doubt or not scaling.skips(): self._step_of(self, None if self.engine == 'eager' else self._running, scaling)
         return loss

@@ -456,3 +456,11 @@ def test_complex_state_keeps_its_memory_and_may_be_real():
         if i == 0: avg = opt.state[p]['grad_avg']
         if i == 1: assert opt.state[p]['grad_avg'] is avg
     assert torch.allclose(p, q, rtol=1e-5) and torch.allclose(opt.state[p]['grad_avg'], want.state[q]['momentum_buffer'], rtol=1e-5)
+
+
+@pytest.mark.parametrize('engine', ['eager', 'auto'])
+def test_a_group_that_is_replaced_by_a_dict(engine):
+    "torch's names in it are heard at the next step"
+    one, other = oc.Adam(params(), lr=0.1, engine=engine), oc.Adam(params(), lr=0.1, betas=(0.5, 0.7), engine=engine)
+    one.param_groups[0] = {**one.param_groups[0], 'betas': (0.5, 0.7)}
+    assert difference(run(one), run(other)) == 0 and one.param_groups[0]['betas'] == (0.5, 0.7)
