@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from optimcb.engine import Runner
+from optimcb.engine.shards import Shards
 from optimcb.optimizer import Optimizer
 from optimcb.warn import warn
 
@@ -131,7 +132,7 @@ class InBackward:
             self.runner = runner
             for o in self.parts.values(): o.plan = None
         if this != self.graph or this < 0: self.graph, runner.recorded = this, []
-        runner.plan = part.plan
+        runner.plan, runner.shards = part.plan, part.shards
         self.opt._step_of(part, runner)
         part.plan = runner.plan
 
@@ -163,7 +164,7 @@ class Part:
         p:Tensor, # The parameter
         inside:InBackward # Whose hook it gets
     ):
-        self.p, self.state, self.plan, self.hook = p, {}, None, _hooked(p, inside.hook)
+        self.p, self.state, self.plan, self.shards, self.hook = p, {}, None, Shards(), _hooked(p, inside.hook)
 
     def is_in(self,
         opt:Optimizer # Optimizer, whose groups may have been changed

@@ -26,7 +26,7 @@ class Lookahead(Optimizer):
             raise TypeError(f"Lookahead adds steppers to an Optimizer, but {type(opt).__name__} has a step of its own. Put its steppers in an Optimizer.")
         if isinstance(opt, Lookahead): raise TypeError("this optimizer looks ahead already, and it can have one set of slow weights only.")
         if '_in_backward' in opt.__dict__: raise ValueError("this optimizer steps in backward. Wrap it first, then call `step_in_backward` on the Lookahead.")
-        self.__dict__.update({k: v for k, v in opt.__dict__.items() if k not in MADE_AGAIN})
+        self.__dict__.update({k: v for k, v in {**opt.__dict__, 'state': opt.state}.items() if k not in MADE_AGAIN})
         self.called = f'Lookahead of {opt._title}'
         self.opt, self.cbs = opt, L(slow_start, *opt.cbs, lookahead_step)
         self.set_hypers(k=k, alpha=alpha)

@@ -29,6 +29,7 @@ NAMES_FOR_ALL = "some parameters have names and some have not. Pass (name, tenso
 PART = ("`ZeroRedundancyOptimizer` gives each process some of the parameters only, but {} yields what is to be summed over all of them, which would be wrong. "
         "Leave it out, and call `torch.nn.utils.clip_grad_norm_` or the like before `step`; or shard with `torch.distributed.fsdp.fully_shard`.")
 MADE_AGAIN = frozenset({'step', '_composition', '_tried', '_runner', '_in_backward'}) # `step` is there where a scheduler put it
+SCALER = frozenset({'grad_scale', 'found_inf'}) # what a GradScaler puts into an optimizer for a step
 ALWAYS_WELCOME = frozenset({'lr', 'mom'}) # fastai passes and schedules these, whether or not a stepper reads them
 
 
@@ -80,12 +81,16 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     def engine(self, name):
         if name not in ENGINES: raise ValueError(f"there is no engine {name!r}. There are {', '.join(ENGINES)}.")
         self._engine = name
-        self.__dict__.pop('_runner', None)
+        self._forget_runner()
 
     @property
     def _running(self) -> Runner:
         if '_runner' not in self.__dict__: self._runner = Runner(self.engine)
         return self._runner
+
+    def _forget_runner(self):
+        runner = self.__dict__.pop('_runner', None)
+        if runner is not None: runner.settle() # what it has counted may have to be taken back
 
     @property
     def composition(self) -> Composition:
@@ -163,8 +168,13 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             with torch.enable_grad(): loss = closure()
         for i, g in enumerate(self.param_groups):
             if type(g) is dict: self.param_groups[i] = TorchNames(g).know(self.composition.reads) # somebody has put another one there
-        scaling = Scaling(getattr(self, 'grad_scale', None), getattr(self, 'found_inf', 0.)) # a GradScaler puts them here
-        if scaling.in_doubt or not scaling.skips(): self._step_of(self, None if self.engine == 'eager' else self._running, scaling)
+        runner = None if self.engine == 'eager' else self._running
+        try:
+            scaling = Scaling(getattr(self, 'grad_scale', None), getattr(self, 'found_inf', 0.)) if self.__dict__.keys() & SCALER else NOT_SCALED
+            if scaling.in_doubt or not scaling.skips(): self._step_of(self, runner, scaling)
+        except BaseException:
+            for k in SCALER: self.__dict__.pop(k, None) # it takes them away after a step that doesn't fail
+            raise
         return loss
 
     def _step_of(self, part, runner, scaling=NOT_SCALED):
@@ -172,7 +182,8 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         composition = self.composition
         hypers = self._hypers_of_groups(part.param_groups)
         if runner is None:
-            work = [(p, part.state[p], h) for g, h in zip(part.param_groups, hypers) for p in g['params'] if _has_grad(p)]
+            state = part.state
+            work = [(p, state[p], h) for g, h in zip(part.param_groups, hypers) for p in g['params'] if _has_grad(p)]
             stepped = []
         else:
             work, made, stepped = runner.step(part, composition, hypers, scaling)
@@ -193,10 +204,11 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         return [{k: v for k, v in g.items() if k in names} for g in groups]
 
     def _step_eagerly(self, composition, work, hypers, scaling):
-        setup = composition, [h.keys() for h in hypers]
-        if self.__dict__.get('_tried') != setup:
+        known, tried = self.__dict__.get('_tried', (None, frozenset()))
+        names = {frozenset(h) for h in hypers}
+        if known is not composition or not names <= tried:
             work = self._try(composition, work, scaling)
-            self._tried = setup
+            self._tried = composition, names | (tried if known is composition else frozenset())
         eager.step(composition, work, scaling)
 
     def _try(self, composition, work, scaling):
@@ -367,7 +379,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         kept = {p: s if is_note(p) else {k: s[k] for k in self._keep_on_clear if k in s} for p, s in self.state.items()}
         self.state.clear()
         self.state.update({p: s for p, s in kept.items() if s or is_note(p)}) # torch makes state for a checkpoint where there is none
-        self.__dict__.pop('_runner', None)
+        self._forget_runner()
 
     def state_dict(self) -> dict:
         "A copy of the state in torch's shape, with fastai's `hypers`, the steppers' names and the parameters' shapes beside it."
@@ -398,7 +410,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         self.hyper_names |= hyper_names
         self.state.clear()
         self.state.update({p: s for p, s in states.items() if s or is_note(p)})
-        self.__dict__.pop('_runner', None)
+        self._forget_runner()
         for hook in self._optimizer_load_state_dict_post_hooks.values(): hook(self)
 
     def __repr__(self): return f"{', '.join(self.composition.labels)}\n{super().__repr__()}"

@@ -26,6 +26,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel as DDP
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -272,6 +273,65 @@ def two_meshes(engine):
         fully_shard(model) # over all 4
         opt = make(model.parameters(), lr=0.01, engine=engine)
         close(f'two meshes, {engine}, {name}', train(model, opt, batch=my_batch), alone(make))
+
+
+@check
+def shards_of_shards(engine):
+    "4 processes: layers cut over two of them, and each of their parts over two others"
+    mesh = init_device_mesh('cpu', (2, 2), mesh_dim_names=('data', 'layer'))
+    warnings.simplefilter('ignore') # torch's, of its own collectives
+    def net():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(32, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    for name, make in MAKERS.items():
+        model, one = net(), net()
+        parallelize_module(model, mesh['layer'], {'1': ColwiseParallel(), '3': RowwiseParallel()})
+        fully_shard(model, mesh=mesh['data'])
+        x = batch(0)[0]
+        for m, engine_ in ((model, engine), (one, 'eager')):
+            opt = make(m.parameters(), lr=0.01, engine=engine_)
+            for _ in range(STEPS):
+                m(x).square().mean().backward()
+                opt.step()
+                opt.zero_grad()
+        close(f'shards of shards, {engine}, {name}', model, one)
+
+
+def by_largest(p, lr, largest=None):
+    "Shards may be empty; the largest of none is none"
+    now = p.grad.abs().max()
+    largest = now.clone() if largest is None else torch.maximum(largest, now)
+    p.data.add_(p.grad/largest*p.numel(), alpha=-lr)
+    return {'largest': largest}
+
+
+@check
+def scaled(engine):
+    "A GradScaler, whose every process may find that a step is to be skipped; and reductions of empty shards, where kernels are asked for them"
+    def run(model, opt, batch):
+        scaler = torch.amp.GradScaler('cpu', init_scale=64.)
+        for i in range(STEPS):
+            loss = mse(model, *batch(i))
+            scaler.scale(loss*float('inf') if i in (0, 3) else loss).backward()
+            scaler.step(opt)
+            scaler.update()
+            opt.zero_grad()
+        assert {s.get('step', STEPS - 2) for s in opt.state.values()} == {STEPS - 2} and scaler.get_scale() == 16
+        return model
+    for name, make in {'lamb': Lamb, **({} if engine == 'eager' else {'largest': partial(Optimizer, cbs=[by_largest])})}.items():
+        model, one = sharded(), Net()
+        run(model, make(model.parameters(), lr=0.01, engine=engine), my_batch)
+        close(f'scaled, {engine}, {name}', model, run(one, make(one.parameters(), lr=0.01, engine='eager'), batch))
+
+
+@check
+def noted(engine):
+    "What one process alone notes in the state makes it tell parameters apart otherwise, but it neither waits for the others nor takes one sum for another"
+    model = sharded()
+    opt = Lamb(model.parameters(), lr=0.01, engine=engine)
+    def note():
+        if not dist.get_rank(): opt.state[list(model.parameters())[2]]['note'] = 1.
+    close(f'noted, {engine}', train(model, opt, batch=my_batch, before_step=note), alone(Lamb))
 
 
 @check

@@ -185,3 +185,25 @@ def test_autocast(dtype):
         return torch.tensor(losses), scaler.get_scale()
     (mine, scale), (theirs, their_scale) = run(oc.AdamW), run(to.AdamW)
     assert scale == their_scale and torch.allclose(mine, theirs, rtol=2e-2) and mine[-1] < mine[0]/2
+
+
+def test_a_step_that_fails_doesnt_leave_the_scale_behind():
+    fail = [True]
+    def fails(p):
+        if fail[0]: raise ZeroDivisionError
+    p = nn.Parameter(torch.ones(()))
+    opt, scaler = Optimizer([p], [fails, oc.sgd_step], lr=0.1, check=False), torch.amp.GradScaler('cpu', init_scale=8.)
+    scaler.scale(p).backward()
+    with pytest.raises(ZeroDivisionError): scaler.step(opt)
+    fail[0], p.grad = False, torch.ones(())
+    opt.step()
+    assert p.item() == pytest.approx(0.9)
+
+
+def test_what_is_in_doubt_is_settled_before_the_engine_changes(monkeypatch):
+    monkeypatch.setattr(scaling, '_known', lambda x: x)
+    for change in (lambda o: setattr(o, 'engine', 'eager'), lambda o: oc.Lookahead(o), lambda o: o.clear_state() or o):
+        opt, *_ = train(partial(oc.Adam, engine='fused'), steps=3, bad=(2,))
+        kept = opt.__dict__['state'][opt.param_lists[0][0]]
+        change(opt)
+        assert kept['step'] == 2

@@ -171,3 +171,36 @@ def test_an_error_leaves_all_as_it_was():
     opt = Optimizer([p], [oc.average_grad, oc.momentum_step, fails], lr=0.1, check=False)
     with pytest.raises(ZeroDivisionError): opt.step()
     assert torch.equal(p, before) and not opt.state[p] and p.grad.is_sparse
+
+
+@pytest.mark.parametrize('engine', ENGINES)
+def test_state_that_starts_from_the_parameter(engine):
+    "Slow weights and averages of weights, of rows that no gradient has touched, too"
+    def mean(p, ema=None): return {'ema': p.data.clone() if ema is None else 0.9*ema + 0.1*p.data}
+    p = start((4, 2))
+    opt = oc.Lookahead(Optimizer([p], [oc.sgd_step, mean], lr=0., engine=engine), k=2)
+    before = p.detach().clone()
+    for at in ([0], [0, 1], [1, 2]):
+        p.grad = torch.sparse_coo_tensor([at], torch.ones(len(at), 2, dtype=torch.float64), (4, 2))
+        opt.step()
+    assert torch.equal(p, before) and torch.allclose(opt.state[p]['ema'], before, rtol=1e-14) and torch.equal(opt.state[p]['slow_avg'], before)
+
+
+def test_a_number_of_the_shape_of_the_rows_is_no_row():
+    "Where it was there before"
+    p = start((4,))
+    opt = Optimizer([p], [lambda p, lr, seen=None: p.data.add_(p.grad, alpha=-lr)], lr=0.1)
+    opt.state[p]['seen'] = torch.ones(1)
+    p.grad = torch.sparse_coo_tensor([[2]], torch.ones(1, dtype=torch.float64), (4,))
+    opt.step()
+    assert opt.state[p]['seen'].tolist() == [1]
+
+
+@pytest.mark.parametrize('engine', ENGINES)
+def test_complex_parameters_that_get_other_memory_and_conjugate_gradients(engine):
+    def assigned(p, lr): p.data = p.data - lr*p.grad
+    p = nn.Parameter(torch.ones(3, dtype=torch.complex128))
+    opt = Optimizer([p], assigned, lr=0.5, engine=engine)
+    p.grad = torch.full((3,), 1 + 1j, dtype=torch.complex128).conj()
+    opt.step()
+    assert p.tolist() == [0.5 + 0.5j]*3

@@ -8,7 +8,11 @@ from optimcb.engine.shards import whole
 
 __all__ = ['Launch']
 
-EMPTY = {'sum': 0., 'amax': -torch.inf, 'amin': torch.inf} # of an empty shard
+
+def _of_nothing(op, dtype):
+    "What a reduction of an empty shard comes to"
+    return 0 if op == 'sum' else op == 'amin' if dtype is torch.bool else torch.inf if op == 'amin' else -torch.inf
+
 
 
 class Launch(launch.Launch):
@@ -39,12 +43,16 @@ class Launch(launch.Launch):
     def phase(self, i) -> dict:
         "Run a phase; the sums of what it yields, by their round."
         p, res = self.program, {}
-        for (a, _), (lists, slots, externals, values) in zip(self.members, self.known):
+        known = [(a, *o) for (a, _), o in zip(self.members, self.known)]
+        for members in [known] if self.spread else [[o] for o in known]: # other processes are asked for all at once
             for k, n in enumerate(p.nodes):
                 if p.levels[k] not in p.phases[i] or n.op == 'total': continue
-                values[k] = self._value(n, a, lists, slots, externals, values)
+                for *o, values in members: values[k] = self._value(n, *o, values)
+                if self.spread and n.op in REDUCTIONS: self._gather_values(k, [values for *_, values in members])
                 for arg in self.read[k]:
-                    if self.last_use.get(arg) == k: values.pop(arg, None)
+                    if self.last_use.get(arg) != k: continue
+                    for *_, values in members: values.pop(arg, None)
+        for a, lists, slots, _, values in known:
             if p.last in p.phases[i]: self._store(a, lists, slots, values)
             for j, (round, level) in enumerate(p.rounds):
                 if level != p.phases[i][-1]: continue
@@ -53,13 +61,12 @@ class Launch(launch.Launch):
                 res[round] = res.get(round, 0) + torch.stack([o.double() for o in x]).sum()
         return res
 
-    def _reduced(self, op, tensors):
-        "What reductions of tensors come to, in all processes that have parts of them"
-        res = [REDUCTIONS[op].run(x) if x.numel() else torch.full((), EMPTY[op], dtype=x.dtype, device=x.device) for x in tensors]
-        if not self.spread: return res
-        table = torch.stack([x.double() for x in res])[:, None]
-        self.spread.gather(table, [op])
-        return list(table[:, 0].to(res[0].dtype))
+    def _gather_values(self, k, members):
+        "Let the reductions of node `k` be what they come to in all processes"
+        table = torch.stack([x.double() for values in members for x in values[k]])[:, None]
+        self._gather(table, [self.program.nodes[k].op])
+        done = iter(table[:, 0].to(members[0][k][0].dtype))
+        for values in members: values[k] = [next(done) for _ in values[k]]
 
     def _value(self, n, a, lists, slots, externals, values):
         "A list with the result of node `n` for each parameter"
@@ -69,7 +76,8 @@ class Launch(launch.Launch):
         args = [values[o] if o >= 0 else slots[~o] for o in operands(n)]
         if n.op in REDUCTIONS:
             given = args[0] if isinstance(args[0], list) else [torch.full_like(p, args[0], dtype=n.dtype) for p in a.params]
-            return self._reduced(n.op, [x if x.shape == p.shape else x.expand(p.shape) for x, p in zip(given, a.params)])
+            whole_shape = (x if x.shape == p.shape else x.expand(p.shape) for x, p in zip(given, a.params))
+            return [REDUCTIONS[n.op].run(x) if x.numel() else torch.full((), _of_nothing(n.op, x.dtype), dtype=x.dtype, device=x.device) for x in whole_shape]
         op = OPS[n.op]
         if n.op == 'cast':
             if not isinstance(args[0], list): return [torch.full(p.shape if n.each else (), args[0], dtype=n.dtype, device=p.device) for p in a.params]

@@ -1,5 +1,6 @@
 "What the engines that run a program have in common: whose step it is, and the tables that a kernel finds their memory by."
 import numpy as np
+import torch
 
 from optimcb.engine import memory
 from optimcb.engine.shards import spread_of
@@ -16,6 +17,15 @@ class Launch:
         self.members, self.program = members, members[0][1]
         self.parts = [slice(i, i + len(a.params)) for i, (a, _) in zip(at, members)]
         self.spread = spread_of(members[0][0].example)
+        places = [k for a, _ in members for k in a.places]
+        self.order = sorted(range(len(places)), key=places.__getitem__) # in which all processes have the parameters, however they tell them apart
+
+    def _gather(self, table, ops):
+        "Let `table`, which has a row for each tensor and a column for each reduction, have what they came to in all processes"
+        order = torch.tensor(self.order, device=table.device)
+        part = table[order]
+        self.spread.gather(part, ops)
+        table[order] = part
 
     def finish(self):
         "Hand out the state that was made."
@@ -59,13 +69,13 @@ class KernelLaunch(Launch):
                 self._place(i, {k: [o]*len(a.params) for k, o in enumerate(self.held[-1])})
         self.grads = plan.grad_ptrs
 
-    def _gather(self, i, table):
-        "Let `table`, which has a row for each tensor and a column for each reduction, have what those of phase `i` came to in all processes"
+    def _gather_sums(self, i, table):
+        "Let `table` of all sums have what those of phase `i` came to in all processes"
         p = self.program
         sums = [j for j, k in enumerate(p.sums) if p.levels[k] - 1 in p.phases[i]] if self.spread else []
         if not sums: return
         part = table[:, sums]
-        self.spread.gather(part, [p.nodes[p.sums[j]].op for j in sums])
+        self._gather(part, [p.nodes[p.sums[j]].op for j in sums])
         table[:, sums] = part
 
     def _yielded(self, i) -> dict:

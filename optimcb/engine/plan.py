@@ -119,7 +119,7 @@ class Plan:
 
     `alike` are those that are traced, `eager` the work that is left to the eager engine. Of the parameters in `alike`,
     one after the other, there are lists: `flat`, and for the present step `grads` and their addresses, `grad_ptrs`.
-    `launches` is for what is prepared for them. `is_spread` tells whether other processes have parts of some parameters.
+    `launches` is for what is prepared for them. `spreads` tells how parameters are spread over processes.
     """
     def __init__(self,
         opt, # Optimizer
@@ -145,7 +145,7 @@ class Plan:
                 continue
             known.setdefault(key, Alike(key, i, p)).add(k, p, opt.state[p])
         self.alike = list(known.values())
-        self.is_spread = any(spread_of(a.example) for a in self.alike)
+        self.spreads = list(dict.fromkeys(o for _, p, *_ in work if (o := spread_of(p)))) # also of what is eager here: processes must agree
         self._note(opt, grads)
 
     def _note(self, opt, grads):

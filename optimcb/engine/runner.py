@@ -38,7 +38,7 @@ class Runner:
 
     def _begin(self, composition):
         self.composition = self.plan = None
-        self.refused, self.looked, self.programs, self.said = {}, set(), {}, set()
+        self.refused, self.looked, self.programs, self.said, self.agreed = {}, set(), {}, set(), set()
         self.kernels = True # have they been built for a GPU, so far?
         self.recorded = None # a list, where a step is made of several calls, which share recordings
         self.asks_type = any(map(asks_type, composition.steppers))
@@ -91,9 +91,11 @@ class Runner:
         made = set() if capturing else self._count(recordings) # what is captured is not done
         plan.release()
         if any(r.program.fresh for r in recordings): self.plan = None # there is state that wasn't there
-        if opt is not self.shards: return [(p, state, hypers[i]) for p, state, i in plan.eager], made, plan.flat
+        work = [(p, state, hypers[i]) for p, state, i in plan.eager]
+        if opt is not self.shards: return work, made, plan.flat
         self.shards.close()
-        return [(whole(p), opt.opt.state[whole(p)], hypers[i]) for p, _, i in plan.eager], made, list(map(whole, plan.flat))
+        states = opt.opt.state if work else {}
+        return [(whole(p), states[whole(p)], h) for p, _, h in work], made, list(map(whole, plan.flat))
 
     def _count(self, recordings) -> set:
         "Let states have the numbers that a step has made. Names of what is new"
@@ -101,7 +103,7 @@ class Runner:
         for a, r in zip(self.plan.alike, recordings):
             new = {*r.program.fresh, *r.numbers} - a.numbers.keys()
             made |= new
-            if self.doubt: self.doubt.note(a.states, new, dict(a.numbers))
+            if self.doubt: self.doubt.note([*a.states, *self.shards.of_optimizer(a.params)], new, dict(a.numbers))
             for name, v in r.numbers.items():
                 a.numbers[name] = v
                 for s in a.states: s[name] = v
@@ -119,6 +121,7 @@ class Runner:
         hypers:list[dict] # Hyper-parameters of each group
     ):
         "Let the step that a CUDA graph has captured be the next one. Raises `CantRun`."
+        self.settle()
         plan, launches, grads = self.captured or (None, None, None)
         if plan is None or plan is not self.plan:
             raise CantRun("no step was captured in a CUDA graph, or parameters or state have changed since. Capture `opt.step()` after some steps.")
@@ -150,7 +153,7 @@ class Runner:
             self._refuse(None, "the steppers draw random numbers, other ones for each parameter.")
             return None
         for r in recordings:
-            key = *r.key, plan.is_spread
+            key = *r.key, bool(plan.spreads)
             r.program = self.programs.get(key)
             if r.program is None: r.program = self.programs[key] = Program(*key)
         if recordings and len(self.programs) > MANY:
@@ -162,7 +165,9 @@ class Runner:
             launches, failure = None, None
             try: launches = self._launches(plan, programs)
             except (Unsupported, CantBuild) as e: failure = e
-            if plan.is_spread: failure = agreed(failure, [spread_of(a.example) for a in plan.alike])
+            if plan.spreads and not self.agreed.issuperset(key): # one that makes another plan of the same programs doesn't ask
+                failure = agreed(failure, plan.spreads)
+                self.agreed.update(key)
             if not failure: plan.launches[key] = launches
             else:
                 if self.engine == 'auto' and self.kernels and any(a.example.device.type != 'cpu' for a in plan.alike):

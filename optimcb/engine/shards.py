@@ -29,7 +29,7 @@ class Spread(NamedTuple):
         ops:list # The names of the reductions
     ):
         "Reduce over the processes that have other parts."
-        for i in [i for i, o in enumerate(self.placements) if o.is_shard()]:
+        for i in [i for i, o in enumerate(self.placements) if not o.is_replicate()]: # `is_shard` doesn't know of shards of shards
             for op in dict.fromkeys(ops):
                 columns = [j for j, o in enumerate(ops) if o == op]
                 part = table[:, columns].contiguous()
@@ -39,10 +39,10 @@ class Spread(NamedTuple):
 
 def agreed(
     failure:Exception|None, # Why this process can't do what all have to do in the same way, if it can't
-    spreads:Iterable # How parameters are spread over processes; None for those that aren't
+    spreads:Iterable # How parameters are spread over processes
 ) -> Exception|None:
     "The failure, if one process has one: else they would wait for each other."
-    for spread in dict.fromkeys(o for o in spreads if o):
+    for spread in spreads:
         failed = torch.tensor(float(failure is not None), device=spread.mesh.device_type)
         for i in range(spread.mesh.ndim): dist.all_reduce(failed, dist.ReduceOp.MAX, group=spread.mesh.get_group(i))
         if failed.item() and not failure: failure = Unsupported("another process can't run its kernel.")
@@ -96,22 +96,25 @@ def on_all(
 
 class Shards:
     "An optimizer as an engine sees it: `param_groups`, with shards in the place of DTensors, and their `state`."
-    def __init__(self): self.state, self.shards, self.param_groups = defaultdict(dict), {}, []
+    def __init__(self): self.state, self.shards, self.param_groups, self.sharded = defaultdict(dict), {}, [], []
 
     def open(self,
         opt # Optimizer
     ):
         "The optimizer as it is now; the optimizer itself, if it has no DTensors."
         module = sys.modules.get('torch.distributed.tensor')
-        if module is None or not any(isinstance(p, module.DTensor) for g in opt.param_groups for p in g['params']): return opt
+        if module is None or not any(isinstance(p, module.DTensor) for g in opt.param_groups for p in g['params']):
+            self.sharded = []
+            return opt
         self.kind, self.opt, self.sharded = module.DTensor, opt, []
+        for gone in self.shards.keys() - {p for g in opt.param_groups for p in g['params']}: self.state.pop(self.shards.pop(gone), None)
         self.param_groups = [{**g, 'params': [self._shard(p) for p in g['params']]} for g in opt.param_groups]
         return self
 
     def _shard(self, p):
         "What the engine has in the place of `p`"
         state, new, q = self.opt.state[p], shard_of(p), self.shards.get(p)
-        if new is p:
+        if new is p or not all(self._fits(v, p) for v in state.values()): # then it is left to the eager engine, in all processes
             if self.state.get(p) is not state: self.state[p] = state
             return p
         if q is None or q.data_ptr() != new.data_ptr() or q.shape != new.shape: # else the one that is known goes on
@@ -126,10 +129,24 @@ class Shards:
         self.sharded.append((p, q))
         return q
 
+    def _fits(self, v, p) -> bool:
+        "Is this state one that lies as the parameter, or one number in all processes?"
+        if not isinstance(v, Tensor): return True
+        if not isinstance(v, self.kind): return v.dim() == 0
+        return v.dim() == 0 and all(o.is_replicate() for o in v.placements) or v.shape == p.shape and v.placements == p.placements
+
+    def of_optimizer(self,
+        shards:list # Parameters, as the engine sees them
+    ) -> list[dict]:
+        "Their states in the optimizer, where these are others. Nothing waits for a GPU."
+        states = self.opt.__dict__['state'] if self.sharded else {}
+        return [states[q._whole] for q in shards if hasattr(q, '_whole')] if states else []
+
     def close(self):
-        "Give the DTensors their new state, and forget the gradients."
+        "Give the DTensors their new state, and forget the gradients. Nothing waits for a GPU."
+        states = self.opt.__dict__['state']
         for p, q in self.sharded:
-            q.grad, state = None, self.opt.state[p]
+            q.grad, state = None, states[p]
             for k, v in self.state[q].items():
                 old = state.get(k)
                 if not isinstance(v, Tensor): state[k] = v

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from optimcb.composition import MissingName
+from optimcb.engine.chance import Chance
 from optimcb.engine.record import NotRecorded
 from optimcb.rehearsal import Rehearsal
 
@@ -19,11 +20,12 @@ class AsReal:
         grad:Tensor, # Its gradient
         state:dict # Its state
     ):
-        self.whole, self.p, self.grad = state, torch.view_as_real(p.data), torch.view_as_real(grad)
+        self.whole, self.original, self.p, self.grad = state, p, torch.view_as_real(p.data), torch.view_as_real(grad.resolve_conj())
         self.state = {k: torch.view_as_real(v) if isinstance(v, Tensor) and v.is_complex() and v.shape == p.shape else v for k, v in state.items()}
 
     def done(self, composition, hypers):
-        "Let the state be complex again."
+        "Let the state be complex again, and the parameter be what it was given, if that is other memory."
+        if self.p.data_ptr() != self.original.data_ptr(): torch.view_as_real(self.original.data).copy_(self.p)
         for k, v in self.state.items():
             old = self.whole.get(k)
             if not isinstance(v, Tensor) or v.shape != self.p.shape or v.dtype != self.p.dtype: self.whole[k] = v
@@ -45,29 +47,39 @@ class Rows:
     ):
         grad = grad.coalesce()
         self.all, self.at, self.whole = p.data, tuple(grad.indices()), state
+        self.rows = {k for k, v in state.items() if isinstance(v, Tensor) and v.shape == p.shape}
         self.p = torch.nn.Parameter(self.all[self.at], p.requires_grad)
         self.p.__dict__.update(p.__dict__) # attributes that somebody gave it
         self.grad = grad.values()
-        self.state = {k: v[self.at] if isinstance(v, Tensor) and v.shape == p.shape else v for k, v in state.items()}
+        self.state = {k: v[self.at] if k in self.rows else v for k, v in state.items()}
 
     def done(self,
         composition, # What was run on the rows
         hypers:dict # Hyper-parameters
     ):
-        "Put the rows back. State that is new starts, in other rows, from what the steppers start it from; from zero, if that can't be told."
-        self.all[self.at] = self.p.data
-        starts = None
+        "Put the rows back. State that is new has, in other rows, what the steppers start it from."
+        rows = {k: v for k, v in self.state.items() if isinstance(v, Tensor) and v.shape == self.p.shape and (k in self.rows or k not in self.whole)}
+        starts = self._starts(composition, hypers) if rows.keys() - self.rows else {}
         for k, v in self.state.items():
-            if not (isinstance(v, Tensor) and v.shape == self.p.shape): self.whole[k] = v
+            if k not in rows: self.whole[k] = v
             else:
-                known = self.whole.get(k)
-                if not isinstance(known, Tensor) or known.shape != self.all.shape or known.dtype != v.dtype:
-                    if starts is None: starts = self._starts(composition, hypers)
-                    known = self.whole[k] = torch.full_like(self.all, starts.get(k, 0), dtype=v.dtype)
+                known = self.whole[k] if k in self.rows else starts.get(k, 0)
+                self.whole[k] = known = known.to(v.dtype) if isinstance(known, Tensor) else torch.full_like(self.all, known, dtype=v.dtype)
                 known[self.at] = v
+        self.all[self.at] = self.p.data
 
     def _starts(self, composition, hypers) -> dict:
+        "What new state starts from: numbers, where a rehearsal tells them; else what a step of the whole parameter makes of it, with a gradient of zeros"
+        p, state = torch.nn.Parameter(self.all.clone(), self.p.requires_grad), {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.whole.items()}
+        p.__dict__.update(self.p.__dict__)
+        p.grad = torch.zeros_like(p)
+        before, run, total = Chance(), composition.run(p, state, hypers), None
+        try:
+            while True: total = run.send(total)
+        except StopIteration: pass
+        finally: before.undone()
         numbers = {k: v for k, v in self.whole.items() if not isinstance(v, Tensor)}
+        starts = {k: v for k, v in state.items() if isinstance(v, Tensor) and v.shape == p.shape}
         try: step = Rehearsal(composition, hypers, self.p, numbers).look()
-        except (NotRecorded, MissingName): return {}
-        return {k: step.recording.trace.slots[born] for k, (_, _, born) in step.program.fresh.items() if born is not None}
+        except (NotRecorded, MissingName): return starts
+        return {**starts, **{k: step.recording.trace.slots[born] for k, (_, _, born) in step.program.fresh.items() if born is not None}}
