@@ -103,6 +103,9 @@ def histogram(
 
 # Over time
 
+def _itself(opt): return opt if hasattr(opt, 'cbs') else getattr(opt, 'optimizer', opt) # accelerate wraps it
+
+
 EVERY = "`every` must be 1 or more steps, but is {}."
 
 
@@ -118,6 +121,7 @@ class Record:
         every:int=1 # Record every so many steps
     ):
         if every < 1: raise ValueError(EVERY.format(every))
+        opt = _itself(opt)
         if not any(s.taps for s in opt.composition.steppers):
             raise ValueError("no stepper of this optimizer is a tap. Put one in: `opt.insert(tap(grad_norm=norm('grad')), before=0)`.")
         known = {} if model is None else {id(p): k for k, p in model.named_parameters()}
@@ -135,8 +139,9 @@ class Record:
         inside = opt.__dict__.get('_in_backward') # then gradients are gone by now
         was = [getattr(p, 'grad', None) is not None or inside is not None and id(p) in inside.stepped for p in self.params]
         row = {}
-        for name in dict.fromkeys(k for p in self.params for k in opt.state.get(p, ()) if k.partition('.')[0] in tapped):
-            found = [opt.state[p].get(name) if stepped and p in opt.state else None for p, stepped in zip(self.params, was)]
+        states = opt.__dict__['state'] # `opt.state` would wait for a GPU, if a GradScaler may skip the step
+        for name in dict.fromkeys(k for p in self.params for k in states.get(p, ()) if k.partition('.')[0] in tapped):
+            found = [states[p].get(name) if stepped and p in states else None for p, stepped in zip(self.params, was)]
             row[name] = _stacked(found)
         self.rows.append(row)
         self.hypers.append([{k: v.clone() if isinstance(v, Tensor) else v for k, v in h.items()} for h in opt.hypers]) # schedulers write into tensors
@@ -228,6 +233,7 @@ class OptStats(Record):
         every:int=1 # Record every so many steps
     ):
         if every < 1: raise ValueError(EVERY.format(every))
+        opt = _itself(opt)
         if any(f is keep_start for f in opt.cbs): raise ValueError("this optimizer has an OptStats already. Call its `stop()` first.")
         self.opt, self.taps = opt, (keep_start, tap(grad_norm=norm('grad')), tap(update_norm=_moved, weight_norm=norm('p')))
         opt.edit(lambda cbs: [*self.taps[:2], *cbs, self.taps[2]])
