@@ -308,6 +308,8 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         group['params'], names = _split_names(group['params'])
         if names: group['param_names'] = names
         _check_params(group['params'], [p for g in self.param_groups for p in g['params']])
+        if 'param_names' not in group and self.__dict__.pop('_names_brought', False): # by a state dict: nobody else has given any
+            for g in self.param_groups: g.pop('param_names', None)
         if any(('param_names' in g) != ('param_names' in group) for g in self.param_groups):
             raise ValueError(NAMES_FOR_ALL)
         group = {**{k: own(k, v) for k, v in self.defaults.items()}, **group}
@@ -383,8 +385,12 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     def state_dict(self) -> dict:
         "A copy of the state in torch's shape, with fastai's `hypers`, the steppers' names and the parameters' shapes beside it."
+        return self._state_dict_on(None)
+
+    def _state_dict_on(self, device):
+        "`state_dict`, copied to `device`; None: where things are"
         for hook in self._optimizer_state_dict_pre_hooks.values(): hook(self)
-        sd = pack(self)
+        sd = pack(self, device)
         for hook in self._optimizer_state_dict_post_hooks.values():
             new = hook(self, sd)
             if new is not None: sd = new
@@ -407,6 +413,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             if new is not None: sd = new
         groups, hyper_names, states = unpack(self, sd)
         for g, new in zip(self.param_groups, groups): g.update(new)
+        if any('param_names' in g for g in groups): self._names_brought = True
         self.hyper_names |= hyper_names
         self.state.clear()
         self.state.update({p: s for p, s in states.items() if s or is_note(p)})
