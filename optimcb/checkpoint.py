@@ -271,7 +271,7 @@ def _differ(theirs, mine, decays) -> str:
     alone, ours_alone = [k for k in theirs if k not in mine], [k for k in mine if k not in theirs]
     if not alone and not ours_alone: return f"in another order: {', '.join(theirs)}"
     said = [f"{whose} alone: {', '.join(ks)}" for whose, ks in (('theirs', alone), ('ours', ours_alone)) if ks]
-    return '; '.join(said + [f"to have `{k}`: {TO_HAVE[k]}" for k in alone if k in TO_HAVE])
+    return '; '.join(said + [f"to have `{k}`: {TO_HAVE[k]}" for k in alone if TO_HAVE.keys() >= {*alone}])
 
 
 def _list(names): return ', '.join(sorted(names)) or 'nothing'

@@ -37,7 +37,7 @@ def save_state(
     `ImportError` if safetensors is not there, `OSError` if the file can't be written."""
     path = Path(path)
     write, _ = _format(path)
-    sd = opt._state_dict_on('cpu') if getattr(type(opt), 'state_dict', None) is Optimizer.state_dict else opt.state_dict()
+    sd = opt._state_dict_on('cpu') if getattr(opt.state_dict, '__func__', None) is Optimizer.state_dict else opt.state_dict()
     for g, names in zip(sd['param_groups'], names_of(opt, model) or ()): g['param_names'] = names
     try:
         if extra is not None: sd['saved_extra'] = copied(extra, 'cpu')

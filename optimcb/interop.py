@@ -138,7 +138,7 @@ def _recognized(sd) -> Counterpart|None:
 def _refuse_torchs(sd) -> dict:
     "`sd`, if it isn't of an optimizer of torch that has not stepped yet, which only its options tell"
     options = {k for g in sd['param_groups'] for k in g}
-    if {'steppers', 'hypers'} & set(sd) or not {'foreach', 'maximize'} <= options or any(sd['state'].values()): return sd
+    if {'steppers', 'hypers'} & set(sd) or 'maximize' not in options or any(sd['state'].values()): return sd
     options = ', '.join(sorted(options - SWITCHES - NOT_HYPERS))
     raise ValueError(f"the state dict is of another optimizer of torch, with options {options}: no steppers do what it does.")
 

@@ -404,7 +404,8 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
         Where parameters have names on both sides, it is found by name, whatever the order and the groups; else by the order.
         Raises `ValueError`, and changes nothing, if it is of other parameters, or of an optimizer that no steppers do.
-        Warns if it is of other steppers, or of other names: then what fits is taken.
+        Warns if it is of other steppers, or of other names: then what fits is taken. A group that is a part of one there keeps what of its hyper-parameters
+        isn't the optimizer's default, and warns, too. `do_wd` and `force_train` stay where the state dict says nothing of a parameter, or is torch's.
         """
         if not isinstance(state_dict, dict): raise ValueError(f"a state dict must be a dict, but is {state_dict!r:.80} ({type(state_dict).__name__}).")
         sd = dict(state_dict)
