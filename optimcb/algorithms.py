@@ -7,12 +7,11 @@ from functools import partial
 
 import numpy as np
 from fastcore.meta import delegates
-from torch import Tensor
 
 from optimcb.composition import Composition
 from optimcb.display import Explained
 from optimcb.editing import Composable
-from optimcb.hypers import NOT_NEGATIVE, TORCH_FLAGS, check, from_torch, suggest
+from optimcb.hypers import NOT_NEGATIVE, TORCH_FLAGS, check, from_torch, numbers, suggest
 from optimcb.lookahead import Lookahead
 from optimcb.optimizer import Optimizer
 from optimcb.rehearsal import Group
@@ -110,7 +109,7 @@ class Algorithm(partial, Composable, Explained):
         given.apply_defaults()
         given = given.arguments
         self._set_flags(given)
-        cbs = self.recipe(**{k: _numbers(given[k]) for k in self.options})
+        cbs = self.recipe(**{k: numbers(given[k]) for k in self.options})
         try: cbs = _with(cbs, self.edits)
         except ValueError as e: raise ValueError(f"with these options {self.__name__} can't be edited like that: {e} Edit the optimizer instead.") from None
         hypers = {k: given[k] for k in ('lr', *self.hypers)}
@@ -145,12 +144,6 @@ class Algorithm(partial, Composable, Explained):
         return (_again, (self.base, self.edits, self.__name__)) if self.base else self.__name__
 
     def __repr__(self): return f"{self.__name__}{self.signature}: {', '.join(Composition(self.cbs).labels)}"
-
-
-def _numbers(v):
-    "`v` for a recipe, which chooses steppers by numbers, not by tensors"
-    if isinstance(v, (list, tuple)): return [_numbers(o) for o in v]
-    return v.item() if isinstance(v, Tensor) and v.numel() == 1 and not v.is_meta else v
 
 
 def _with(cbs, edits) -> list:

@@ -1,4 +1,4 @@
-"State dicts: torch's shape with fastai's keys beside it, always copies, checked whole before anything is loaded."
+"State dicts: torch's shape with fastai's keys beside it, always copies. Groups, shapes of parameters and values are checked before anything is loaded."
 from collections import OrderedDict
 from copy import deepcopy
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from optimcb.hypers import NOT_HYPERS, check, from_torch
 from optimcb.warn import warn
 
-__all__ = ['ParamStates', 'by_name', 'copied', 'in_torchs_shape', 'is_note', 'named_state', 'names_of', 'pack', 'unpack']
+__all__ = ['ParamStates', 'by_name', 'copied', 'in_torchs_shape', 'is_note', 'named_state', 'names_of', 'ours', 'pack', 'unpack']
 
 
 class ParamStates(dict):
@@ -40,25 +40,34 @@ def copied(
     return deepcopy(o)
 
 
+def ours(
+    opt # What should be an `Optimizer`
+):
+    "`opt`, which has steppers. Raises `TypeError` if it has none."
+    if hasattr(opt, 'composition'): return opt
+    raise TypeError(f"{type(opt).__name__} is no optimcb `Optimizer`. If it wraps one, pass that, as `opt.optimizer` of accelerate's.")
+
+
 def pack(
-    opt # Optimizer to save
+    opt, # Optimizer to save
+    device=None # Where copies of tensors go; default: where they are
 ) -> dict:
     "The state dict of `opt`."
     groups, places, params = [], {}, []
     for g in opt.param_groups:
         for p in g['params']:
             if places.setdefault(id(p), len(params)) == len(params): params.append(p) # a parameter that is there twice is one, as in torch
-        groups.append({**copied({k: v for k, v in g.items() if k != 'params'}), 'params': [places[id(p)] for p in g['params']]})
-    notes = {k: copied(v) for k, v in opt.state.items() if is_note(k)}
-    return dict(state=ParamStates({**{i: _kept(opt, p) for i, p in enumerate(params)}, **notes}), param_groups=groups,
-                hypers=[copied(dict(h)) for h in opt.hypers], steppers=opt.composition.untapped,
+        groups.append({**copied({k: v for k, v in g.items() if k != 'params'}, device), 'params': [places[id(p)] for p in g['params']]})
+    notes = {k: copied(v, device) for k, v in opt.state.items() if is_note(k)}
+    return dict(state=ParamStates({**{i: _kept(opt, p, device) for i, p in enumerate(params)}, **notes}), param_groups=groups,
+                hypers=[copied(dict(h), device) for h in opt.hypers], steppers=opt.composition.untapped,
                 shapes=[_shape(p) for g in opt.param_groups for p in g['params']])
 
 
-def _kept(opt, p) -> dict:
+def _kept(opt, p, device=None) -> dict:
     "A copy of the state of `p`, without what people look at, which is not needed to go on"
     tapped = {k for s in opt.composition.steppers for k in s.taps}
-    return copied({k: v for k, v in opt.state.get(p, {}).items() if k.partition('.')[0] not in tapped})
+    return copied({k: v for k, v in opt.state.get(p, {}).items() if k.partition('.')[0] not in tapped}, device)
 
 
 # Names of parameters
@@ -79,10 +88,12 @@ def named_state(
     opt, # Optimizer
     model=None # Model that has the parameters; default: the names that `opt` was made with
 ) -> dict[str, dict]:
-    "A copy of the state of each parameter, by its name. Raises `ValueError` if it has none."
-    names = names_of(opt, model)
+    "A copy of the state of each parameter, by its name. Raises `ValueError` if it has none, or has another one's, and `TypeError` for no `Optimizer`."
+    names = names_of(ours(opt), model)
     if names is None: raise ValueError("the parameters have no names. Pass `model`, or make the optimizer of `model.named_parameters()`.")
-    return {k: _kept(opt, p) for g, ks in zip(opt.param_groups, names) for k, p in zip(ks, g['params'])}
+    pairs = [(k, p) for g, ks in zip(opt.param_groups, names) for k, p in zip(ks, g['params'])]
+    if len(dict(pairs)) < len({id(p) for _, p in pairs}): raise ValueError("several parameters have the same name. Pass `model`, whose names differ.")
+    return {k: _kept(opt, p) for k, p in pairs}
 
 
 def by_name(
@@ -98,20 +109,33 @@ def by_name(
     mine = [[_plain(k) for k in ks] for ks in names]
     flat = [k for ks in mine for k in ks]
     saved = {_plain(k): (g, i) for g, ks in zip(sd['param_groups'], theirs) for k, i in zip(ks, g['params'])}
-    if len({*flat}) < len(flat) or len(saved) < sum(map(len, theirs)): return sd # names that are there twice say nothing
+    if len({*flat}) < len(flat) or len(saved) < sum(map(len, theirs)):
+        warn("several parameters have the same name: the state dict goes by the order.")
+        return sd
     if saved.keys().isdisjoint(flat):
         if not all(map(_by_id, sd['param_groups'])): warn(f"the state dict has other names, as `{next(iter(saved))}` and `{flat[0]}`: it goes by the order.")
         return sd
     said = [f'{what}: {_list(ks)}.' for what, ks in (('Not there, and started afresh', {*flat} - {*saved}), ('Left', {*saved} - {*flat})) if ks]
-    groups = []
-    for i, ks in enumerate(mine):
-        there = [{k: v for k, v in saved[name][0].items() if k not in NOT_HYPERS} for name in ks if name in saved]
-        if any(g != there[0] for g in there): said.append(f"Group {i} is of several groups there, and has the hyper-parameters of the first parameter's.")
-        groups.append({**(there[0] if there else {}), 'params': ks})
+    groups = [_regrouped(opt, i, ks, mine, saved, said) for i, ks in enumerate(mine)]
     if said: warn(f"the state dict is loaded by the parameters' names. {' '.join(said)}")
     state = {k: sd['state'].get(saved[k][1], {}) for k in flat if k in saved}
     shapes = {**{k: _shape(p) for ks, g in zip(mine, opt.param_groups) for k, p in zip(ks, g['params'])}, **dict(zip(saved, sd.get('shapes') or ()))}
     return {**sd, 'param_groups': groups, 'state': state, 'shapes': [shapes[k] for k in flat] if sd.get('shapes') else None}
+
+
+def _regrouped(opt, i, ks, mine, saved, said) -> dict:
+    "Group `i` as the state dict has it. If other parameters are together there, it keeps what it has of its own. Adds to what is `said`"
+    there = [saved[k][0] for k in ks if k in saved]
+    if not there: return {'params': ks}
+    new = {k: v for k, v in there[0].items() if k not in NOT_HYPERS}
+    if any({k: v for k, v in g.items() if k not in NOT_HYPERS} != new for g in there):
+        said.append(f"Group {i} is of several groups there, and has the hyper-parameters of the first parameter's.")
+    if any(saved[k][0] is there[0] for other in mine if other is not ks for k in other if k in saved): # which is split here
+        g = opt.param_groups[i]
+        own = {k: g[k] for k, v in new.items() if k in opt.hyper_names and k in g.keys() & opt.defaults.keys() and g[k] != opt.defaults[k] and g[k] != v}
+        if own: said.append(f"Group {i} is a part of one there, and keeps its own {_list(own)}: set what should be as it is there.")
+        new.update(own)
+    return {**new, 'params': ks}
 
 
 def _named(groups) -> list[list[str]]|None:
@@ -134,7 +158,7 @@ def unpack(
     from optimcb.interop import from_torch_optim  # which is made of recipes, and those of optimizers
     lists = [g['params'] for g in opt.param_groups]
     params = [p for ps in lists for p in ps]
-    sd = by_name(opt, from_torch_optim(opt, in_torchs_shape(opt, sd)), names_of(opt))
+    sd = by_name(opt, from_torch_optim(opt, in_torchs_shape(opt, sd)), sd.get('names_here') or names_of(opt))
     groups = sd['param_groups']
     if len(groups) != len(lists): raise ValueError(_other(f"{len(groups)} parameter groups", len(lists)))
     for i, (g, ps) in enumerate(zip(groups, lists)):
@@ -142,14 +166,21 @@ def unpack(
     ids = [i for g in groups for i in g['params']]
     if not set(sd['state']) <= set(ids): raise ValueError(_other(f"state for {len(sd['state'])} parameters", len(params)))
     saved = [sd['state'].get(i, {}) for i in ids]
-    _check_shapes(params, saved, sd.get('shapes'), ids)
     keep = _taken(opt, saved, sd)
-    states = {p: {k: _placed(copied(v, getattr(p, 'device', None)), p, i) for k, v in s.items() if k in keep} for i, p, s in zip(ids, params, saved)}
+    _check_shapes(params, saved, sd.get('shapes'), ids)
+    states = {p: {**_marks(opt, p, s, sd), **{k: _placed(copied(v, getattr(p, 'device', None)), p, i) for k, v in s.items() if k in keep}}
+              for i, p, s in zip(ids, params, saved)}
     groups = [{**_brought(g, mine), **copied({k: v for k, v in g.items() if k not in NOT_HYPERS})} for g, mine in zip(groups, opt.param_groups)]
     if not {'steppers', 'hypers'} & set(sd): groups = [from_torch(g, opt.composition.reads) for g in groups]
     for g in groups:
         for k, v in g.items(): check(k, v)
     return groups, {k for h in sd.get('hypers', []) for k in h}, {**states, **copied(sd['notes'])}
+
+
+def _marks(opt, p, saved, sd) -> dict:
+    "What was said of `p` before it had a state, as `do_wd`, if the state dict says nothing of it, or is torch's, which can't"
+    mine = opt.state.get(p, {}) if not saved or 'hypers' not in sd else {}
+    return {k: mine[k] for k in opt._keep_on_clear if k in mine}
 
 
 def _brought(saved, mine) -> dict:
@@ -163,7 +194,8 @@ def in_torchs_shape(
 ) -> dict:
     "`sd` with `param_groups` and `{index: state}`, and what isn't of a parameter in `notes`; raises `ValueError` if it is no state dict."
     groups, states = sd.get('param_groups', sd.get('hypers')), sd.get('state')
-    if groups is None or states is None: wrong = f"it has {sorted(map(str, sd))}, not `state` and `param_groups` (torch) or `hypers` (fastai)."
+    if groups is None or states is None: wrong = f"it has {sorted(map(str, sd))}, not `state` and `param_groups` (torch) or `hypers` (fastai)." + (
+        " Is it of `Learner.save`? Pass what is under 'opt', as `torch.load(…)['opt']`, to `load_state_dict`." if 'opt' in sd else '')
     elif not _are_groups(groups, 'param_groups' in sd): wrong = "its parameter groups are no dicts with `params`."
     else:
         if isinstance(states, (list, L)): states = dict(enumerate(states))
@@ -215,17 +247,31 @@ def _taken(opt, saved, sd) -> set:
     "Names of the state that `opt` can use. Says what it leaves, if `sd` is of other steppers; raises `ValueError` if it is of none that we know"
     mine, theirs = opt.composition, sd.get('steppers')
     there = {k for s in saved for k in s}
-    if theirs is not None and list(theirs) == mine.untapped: return there
+    alone = None if theirs is None else _differ(theirs, mine.untapped, any('wd' not in g or g['wd'] != 0 for g in sd['param_groups']))
+    if alone == '': return there
     keep = {k for k in there if k in mine.reads or k in opt._keep_on_clear}
     tensors = {k for s in saved for k, v in s.items() if isinstance(v, Tensor) and v.dim()}
     if theirs is None and tensors <= keep: return there
     if theirs is None and not tensors & keep:
         raise ValueError(f"the state dict is of another optimizer, with state {_list(there)}, which these steppers don't read: {', '.join(mine.labels)}.")
-    kept = {k for s in mine.steppers for k in s.mentions if k in s.names}
-    lacks = kept - there - set(opt.hypers[0]) if there - set(opt._keep_on_clear) else set()
-    warn(f"the state dict is of other steppers ({sd.get('of', '')}{', '.join(theirs or ['unknown'])}). Taken: {_list(keep)}; left: {_list(there - keep)}; "
+    kept = {k for s in mine.steppers for k in s.mentions if k in s.names} - set(opt.hypers[0])
+    lacks = {k for s in saved if s.keys() - set(opt._keep_on_clear) for k in kept - s.keys()}
+    warn(f"the state dict is of other steppers ({sd.get('of', '')}{alone or 'unknown'}). Taken: {_list(keep)}; left: {_list(there - keep)}; "
          f"not there, and started afresh: {_list(lacks)}.")
     return keep
+
+
+TO_HAVE = dict(l2_reg="`decouple_wd=False`", weight_decay="`decouple_wd=True`", debias_eps="`insert` it before `adam_step` or `radam_step`")
+
+
+def _differ(theirs, mine, decays) -> str:
+    "In which steppers, by their labels, and how ours could be as theirs. Nothing is decayed if not `decays`"
+    theirs, mine = ([k for k in ks if decays or k not in ('l2_reg', 'weight_decay')] for ks in (theirs, mine))
+    if theirs == mine: return ''
+    alone, ours_alone = [k for k in theirs if k not in mine], [k for k in mine if k not in theirs]
+    if not alone and not ours_alone: return f"in another order: {', '.join(theirs)}"
+    said = [f"{whose} alone: {', '.join(ks)}" for whose, ks in (('theirs', alone), ('ours', ours_alone)) if ks]
+    return '; '.join(said + [f"to have `{k}`: {TO_HAVE[k]}" for k in alone if TO_HAVE.keys() >= {*alone}])
 
 
 def _list(names): return ', '.join(sorted(names)) or 'nothing'

@@ -3,40 +3,47 @@ import json
 import math
 import os
 import secrets
+import shutil
+import zipfile
 import zlib
 from contextlib import suppress
 from functools import cache
-from io import BytesIO
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
 from fastcore.foundation import L
 from torch import Tensor
 
-from optimcb.checkpoint import by_name, copied, in_torchs_shape, names_of
+from optimcb.checkpoint import copied, names_of, ours
+from optimcb.optimizer import Optimizer
 
 __all__ = ['load_state', 'save_state']
 
 
 def save_state(
     opt, # Optimizer
-    path, # File that is written or replaced: `.pt`, in torch's format, or `.safetensors`
+    path, # File that is written or replaced: `.pt` or `.pth`, in torch's format, or `.safetensors`
     *,
     model=None, # Model whose names of the parameters are saved with the state; default: the names that `opt` was made with
     extra=None # What else to save: tensors, numbers, strings, None, in dicts, lists and tuples, as `dict(model=model.state_dict(), step=step)`
 ):
     """Save the state of `opt`. The old file stays whole until all of the new one is on the disk; a kill may leave a hidden `.tmp` file beside it.
 
-    Raises `ValueError` for another kind of file and for sharded state, `TypeError` for what a file can't hold, `ImportError` if safetensors is not there,
-    `OSError` if the file can't be written."""
+    The state is copied once, to the CPU; for `.safetensors` there is all of the file in memory, too. Of `extra` the values are saved, not what is hung on
+    them, as `_metadata` on the state dict of a model.
+    Raises `ValueError` for another kind of file, for sharded state and for what is in itself, `TypeError` for what a file can't hold,
+    `ImportError` if safetensors is not there, `OSError` if the file can't be written."""
     path = Path(path)
-    to_bytes, _ = _format(path)
-    sd = opt.state_dict()
+    write, _ = _format(path)
+    sd = opt._state_dict_on('cpu') if getattr(opt.state_dict, '__func__', None) is Optimizer.state_dict else opt.state_dict()
     for g, names in zip(sd['param_groups'], names_of(opt, model) or ()): g['param_names'] = names
-    if extra is not None: sd['saved_extra'] = copied(extra)
-    _check_plain(sd, 'state')
-    _write(path, to_bytes({**sd, 'saved_crc32': _crc32(sd)}))
+    try:
+        if extra is not None: sd['saved_extra'] = copied(extra, 'cpu')
+        _check_plain(sd, 'state')
+    except RecursionError: raise ValueError("what is to be saved is nested too deep. Is there something in itself?") from None
+    _write(path, write, {**sd, 'saved_crc32': _crc32(sd)})
 
 
 def load_state(
@@ -53,11 +60,12 @@ def load_state(
     try:
         if not isinstance(sd, dict): raise ValueError(f"it holds {type(sd).__name__}, not a state dict.")
         crc = sd.pop('saved_crc32', None)
-        if crc is not None and crc != _crc32(sd): raise ValueError("the file is damaged: its checksum is another one. Load an older one.")
+        if crc != _crc32(sd) if crc is not None else 'saved_extra' in sd:
+            raise ValueError("the file is damaged: its checksum is another one. Load an older one.")
         extra = sd.pop('saved_extra', None)
-        if model is not None and 'param_groups' in sd: sd = by_name(opt, in_torchs_shape(opt, sd), names_of(opt, model))
+        if model is not None: sd['names_here'] = names_of(ours(getattr(opt, 'optimizer', opt)), model) # for `unpack`
         opt.load_state_dict(sd)
-    except ValueError as e: raise ValueError(f"{path}: {e}") from e
+    except (TypeError, ValueError) as e: raise ValueError(f"{path}: {e}") from e
     return extra
 
 
@@ -70,24 +78,26 @@ def _format(path):
 
 def _read(path):
     _, from_file = _format(path)
-    with open(path, 'rb') as f: f.read(1) # raises what there is against it
-    try: return from_file(path)
-    except ImportError: raise
-    except Exception as e: raise ValueError(f"{path} is damaged, or no state was saved in it ({e if type(e) is ValueError else type(e).__name__}).") from e
+    with open(path, 'rb') as f: # once: the next moment it may be another one
+        try: return from_file(f)
+        except ImportError: raise
+        except Exception as e: raise ValueError(f"{path} is damaged, or no state was saved in it ({e if type(e) is ValueError else type(e).__name__}).") from e
 
 
-def _write(path, data):
+def _write(path, write, content):
     "Write beside the old file, and take its place when everything is on the disk"
-    path = Path(os.path.realpath(path))
+    named, path = path, Path(os.path.realpath(path))
     new = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')
     try:
         with open(new, 'xb') as f:
-            f.write(data)
+            write(content, f)
             f.flush()
             os.fsync(f.fileno())
+        with suppress(OSError): shutil.copymode(path, new) # there is perhaps no old one
         os.replace(new, path)
-    except BaseException:
+    except BaseException as e:
         new.unlink(missing_ok=True)
+        if isinstance(e, OSError) and e.filename == str(new): e.filename = str(named)
         raise
     if os.name == 'posix':
         with suppress(OSError): # some file systems have no such thing
@@ -110,7 +120,8 @@ def _check_plain(o, where):
     elif type(o) in (list, tuple):
         for i, v in enumerate(o): _check_plain(v, f'{where}[{i}]')
     elif type(o) not in (str, bool, int, float, type(None)):
-        raise TypeError(f"{where} is {o!r:.80} ({type(o).__name__}). A file holds tensors, numbers, strings, None, dicts, lists and tuples.")
+        raise TypeError(f"{where} is {o!r:.80} ({type(o).__name__}). A file holds tensors, numbers, strings, None, dicts, lists and tuples."
+                        f"{' Take `torch.from_numpy` of it.' if isinstance(o, np.ndarray) else ''}")
 
 
 def _crc32(o, crc=0) -> int:
@@ -131,17 +142,24 @@ def _strides(t) -> list|None: return None if t.stride() == torch.empty(t.shape, 
 
 # torch's format
 
-def _to_pt(content):
-    f = BytesIO()
-    torch.save(content, f)
-    return f.getbuffer()
+def _to_pt(content, f):
+    try: torch.save(content, f)
+    except RuntimeError as e:
+        if e.__context__ is None: raise
+        raise e.__context__ from None # an error in writing, which torch's own hides
 
 
 FASTAIS = [L, np.float64().__reduce__()[0], np.dtype, *(getattr(np.dtypes, k) for k in np.dtypes.__all__)] # types in what fastai saves, which run no code
 
 
-def _from_pt(path):
-    with torch.serialization.safe_globals(FASTAIS): return torch.load(path, map_location='cpu', weights_only=True)
+def _from_pt(f):
+    try:
+        with torch.serialization.safe_globals(FASTAIS): sd = torch.load(f, map_location='cpu', weights_only=True)
+    except UnpicklingError as e: raise ValueError("it holds other objects than a state dict does. Save `opt.state_dict()`") from e
+    if not (isinstance(sd, dict) and 'saved_crc32' in sd) and zipfile.is_zipfile(f): # torch doesn't look at the checksums that it writes
+        with zipfile.ZipFile(f) as z: bad = z.testzip()
+        if bad: raise ValueError(f"the checksum of {bad} is another one, as it is, too, if it was saved under `torch.serialization.set_crc32_options(False)`")
+    return sd
 
 
 # safetensors: tensors under flat names, and all else as JSON, in which what JSON doesn't have is a dict with one key that begins with an exclamation mark
@@ -152,17 +170,18 @@ def _library():
     return safetensors
 
 
-def _to_safetensors(content) -> bytes:
+def _to_safetensors(content, f):
     library, tensors = _library(), {}
     names = {i: k for g in content['param_groups'] for i, k in zip(g['params'], g.get('param_names', map(str, g['params'])))}
     states = [[_as_json(i, '', tensors), _as_json(s, names.get(i, f'state.{i}'), tensors)] for i, s in content['state'].items()]
     tree = {'state': {'!dict': states}, **{k: _as_json(v, k, tensors) for k, v in content.items() if k != 'state'}}
-    return library.torch.save(tensors, {'optimcb': json.dumps(tree, allow_nan=False)})
+    f.write(library.torch.save(tensors, {'optimcb': json.dumps(tree, allow_nan=False)}))
 
 
-def _from_safetensors(path):
-    with _library().safe_open(path, 'pt') as f:
-        tree, tensors = (f.metadata() or {}).get('optimcb'), {k: f.get_tensor(k) for k in f.keys()}
+def _from_safetensors(f):
+    library, data = _library(), f.read()
+    tensors = library.torch.load(data)
+    tree = json.loads(data[8:8 + int.from_bytes(data[:8], 'little')]).get('__metadata__', {}).get('optimcb')
     if tree is None: raise ValueError("it has no `optimcb` in its metadata")
     return {'saved_crc32': -1, **_from_json(json.loads(tree), tensors)}
 
@@ -201,8 +220,8 @@ def _laid_out(t, strides, dtype=None, shape=None) -> Tensor:
 
 @cache
 def _is_native(dtype) -> bool:
-    "Does safetensors know this type?"
-    try: return bool(_library().torch.save({'t': torch.empty(0, dtype=dtype)}))
+    "Does safetensors know this type, both ways?"
+    try: return bool(_library().torch.load(_library().torch.save({'t': torch.empty(0, dtype=dtype)})))
     except Exception: return False
 
 

@@ -11,7 +11,7 @@ from fastcore.basics import even_mults
 from fastcore.foundation import L
 from torch import Tensor
 
-__all__ = ['NOT_NEGATIVE', 'RANGES', 'TORCH_NAMES', 'TORCH_FLAGS', 'check', 'own', 'spread', 'from_torch', 'without_flags', 'nearest', 'suggest',
+__all__ = ['NOT_NEGATIVE', 'RANGES', 'TORCH_NAMES', 'TORCH_FLAGS', 'check', 'own', 'numbers', 'spread', 'from_torch', 'without_flags', 'nearest', 'suggest',
            'TorchNames', 'HyperView', 'HyperViews']
 
 NOT_NEGATIVE = (0, math.inf) # at least, less than
@@ -78,6 +78,14 @@ def own(
     value = value.clone()
     if name not in RANGES: return value
     return value.reshape(()) if value.is_floating_point() else value.reshape(()).to(torch.get_default_dtype())
+
+
+def numbers(
+    v # A value, or some in a list or tuple
+):
+    "`v` with numbers for tensors of one number, by which steppers can be chosen; of several, a tuple."
+    if isinstance(v, (list, tuple)): return tuple(map(numbers, v))
+    return v.item() if isinstance(v, Tensor) and v.numel() == 1 and not v.is_meta else v
 
 
 def spread(

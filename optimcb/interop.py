@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from optimcb.algorithms import SGD, Adadelta, Adagrad, Adam, Adamax, AMSGrad, NAdam, RAdam, RMSProp
-from optimcb.checkpoint import is_note, pack
+from optimcb.checkpoint import is_note, ours, pack
 from optimcb.composition import Composition
-from optimcb.hypers import NOT_HYPERS, TORCH_NAMES, from_torch
+from optimcb.hypers import NOT_HYPERS, TORCH_NAMES, from_torch, numbers
 from optimcb.steppers import (
     adam_step,
     apply_update,
@@ -109,7 +109,7 @@ def from_torch_optim(
 
     Raises `ValueError` for options that no composition does. Of other steppers than those of `opt`, it says of which."""
     found = _recognized(sd)
-    if found is None: return sd
+    if found is None: return _refuse_torchs(sd)
     mine, groups, steppers = opt.composition, [], opt.composition.untapped
     for g in sd['param_groups']:
         options = _options(found, g, mine)
@@ -135,18 +135,21 @@ def _recognized(sd) -> Counterpart|None:
     return next((c for c in COUNTERPARTS if states <= set(c.state) and all(fits(c.options, g) for g in sd['param_groups'])), None)
 
 
+def _refuse_torchs(sd) -> dict:
+    "`sd`, if it isn't of an optimizer of torch that has not stepped yet, which only its options tell"
+    options = {k for g in sd['param_groups'] for k in g}
+    if {'steppers', 'hypers'} & set(sd) or 'maximize' not in options or any(sd['state'].values()): return sd
+    options = ', '.join(sorted(options - SWITCHES - NOT_HYPERS))
+    raise ValueError(f"the state dict is of another optimizer of torch, with options {options}: no steppers do what it does.")
+
+
 def _options(found, g, mine) -> dict:
     "A group's options, all of them, and numbers where they are tensors"
-    options = {k: _number(v) for k, v in {**found.options, **g}.items()}
+    options = {k: numbers(v) for k, v in {**found.options, **g}.items()}
     if options.get('maximize'): raise ValueError("no stepper does torch's `maximize=True`. Negate the loss, and set it to False in the state dict's groups.")
     if 'decoupled_weight_decay' in found.flags and 'decoupled_weight_decay' not in g: # AdamW of older torch doesn't say that it is
         options['decoupled_weight_decay'] = any(s.innermost is weight_decay for s in mine.steppers)
     return options
-
-
-def _number(v):
-    if isinstance(v, (tuple, list)): return tuple(map(_number, v))
-    return v.item() if isinstance(v, Tensor) and v.numel() == 1 else v
 
 
 def _does(found, options, mine) -> tuple[Composition, bool]:
@@ -171,8 +174,9 @@ def to_torch(
 ) -> dict:
     """A state dict with which an optimizer of `torch.optim`, made of the same parameters, goes on as `opt` would.
 
-    It is for the class that does what the steppers do: `torch.optim.AdamW` for `AdamW`, and so on by `COUNTERPARTS`. Raises `ValueError` if there is none."""
-    mine = opt.composition
+    It is for the class that does what the steppers do: `torch.optim.AdamW` for `AdamW`, and so on by `COUNTERPARTS`. All of it is a copy.
+    Raises `ValueError` if there is none, `TypeError` if `opt` is no `Optimizer`."""
+    mine = ours(opt).composition
     decays = 'wd' in mine.reads and any(h['wd'] != 0 for h in opt.hypers)
     found = [(c, flags, theirs) for c in COUNTERPARTS for flags, theirs in _variants(c) if _same(mine, theirs, decays)]
     if not found: raise ValueError(f"no optimizer of torch.optim does what these steppers do: {', '.join(mine.labels)}.")
@@ -180,9 +184,10 @@ def to_torch(
     sd = pack(opt)
     notes = {k: v for k, v in sd['state'].items() if is_note(k)}
     if decays and any(s.get('do_wd') is False for k, s in sd['state'].items() if k not in notes):
-        raise ValueError("some parameters are not decayed (`do_wd` in their state), which torch's optimizers can't tell. Put them in a group with `wd=0`.")
+        raise ValueError("some parameters are not decayed (`do_wd` in their state), which torch's optimizers can't tell. Put them in a group with `wd=0`; "
+                         "in fastai, `Learner(…, wd_bn_bias=True)` or a `splitter` that puts them in a group of their own.")
     groups, state = [], {}
-    for g, h, ps in zip(sd['param_groups'], opt.hypers, opt.param_lists):
+    for g, h, ps in zip(sd['param_groups'], sd['hypers'], opt.param_lists):
         hypers = {k: v for k, v in h.items() if k in mine.reads or k == 'lr'}
         groups.append({**_torchs_options(c, flags, theirs, hypers), **{k: v for k, v in g.items() if k not in opt.hyper_names}})
         starts = {'step': 0, 'mom_prod': 1., 'sqr_avg': h.get('init_sum', 0.)} # of others, zero

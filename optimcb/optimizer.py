@@ -308,6 +308,8 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         group['params'], names = _split_names(group['params'])
         if names: group['param_names'] = names
         _check_params(group['params'], [p for g in self.param_groups for p in g['params']])
+        if 'param_names' not in group and self.__dict__.pop('_names_brought', False): # by a state dict: nobody else has given any
+            for g in self.param_groups: g.pop('param_names', None)
         if any(('param_names' in g) != ('param_names' in group) for g in self.param_groups):
             raise ValueError(NAMES_FOR_ALL)
         group = {**{k: own(k, v) for k, v in self.defaults.items()}, **group}
@@ -383,8 +385,12 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     def state_dict(self) -> dict:
         "A copy of the state in torch's shape, with fastai's `hypers`, the steppers' names and the parameters' shapes beside it."
+        return self._state_dict_on(None)
+
+    def _state_dict_on(self, device):
+        "`state_dict`, copied to `device`; None: where things are"
         for hook in self._optimizer_state_dict_pre_hooks.values(): hook(self)
-        sd = pack(self)
+        sd = pack(self, device)
         for hook in self._optimizer_state_dict_post_hooks.values():
             new = hook(self, sd)
             if new is not None: sd = new
@@ -398,7 +404,8 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
         Where parameters have names on both sides, it is found by name, whatever the order and the groups; else by the order.
         Raises `ValueError`, and changes nothing, if it is of other parameters, or of an optimizer that no steppers do.
-        Warns if it is of other steppers, or of other names: then what fits is taken.
+        Warns if it is of other steppers, or of other names: then what fits is taken. A group that is a part of one there keeps what of its hyper-parameters
+        isn't the optimizer's default, and warns, too. `do_wd` and `force_train` stay where the state dict says nothing of a parameter, or is torch's.
         """
         if not isinstance(state_dict, dict): raise ValueError(f"a state dict must be a dict, but is {state_dict!r:.80} ({type(state_dict).__name__}).")
         sd = dict(state_dict)
@@ -407,6 +414,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             if new is not None: sd = new
         groups, hyper_names, states = unpack(self, sd)
         for g, new in zip(self.param_groups, groups): g.update(new)
+        if any('param_names' in g for g in groups): self._names_brought = True
         self.hyper_names |= hyper_names
         self.state.clear()
         self.state.update({p: s for p, s in states.items() if s or is_note(p)})

@@ -85,6 +85,14 @@ def test_is_a_copy_both_ways():
     assert opt.hypers[0]['lr'] == 0.1 and not (opt.state[ps[0]]['grad_avg'] == 9).any()
 
 
+def test_a_save_copies_at_once_to_where_it_goes():
+    ps = params()
+    opt = oc.Adam(ps, lr=torch.tensor(0.1))
+    advance(opt, ps, 0, 1)
+    sd = opt._state_dict_on('meta')
+    assert all(v.is_meta for s in sd['state'].values() for v in s.values() if isinstance(v, torch.Tensor)) and sd['hypers'][0]['lr'].is_meta
+
+
 def test_each_state_keeps_its_dtype_and_layout():
     def precise_avg(p, grad_avg=None, seen=None):
         if grad_avg is None: grad_avg = torch.zeros(p.shape, dtype=torch.float64)
@@ -215,7 +223,7 @@ def test_without_names_on_both_sides_it_is_the_order():
     other.load_state_dict(opt.state_dict())
     assert other.param_groups[0]['param_names'] == list(NAMES) and go_on(opt, ps, other, qs)
     twice = oc.Adam(named(ps, 'aabb'), lr=0.5)
-    twice.load_state_dict(opt.state_dict())
+    with pytest.warns(UserWarning, match='same name: the state dict goes by the order'): twice.load_state_dict(opt.state_dict())
     assert twice.state[ps[1]]['step'] == 8
 
 
@@ -242,6 +250,7 @@ def test_state_by_name():
     assert not (opt.state[model[1].bias]['grad_avg'] == 9).any()
     with pytest.raises(ValueError, match=r'parameter 2 .* of shape \[1, 3\], is not in the model'): oc.named_state(opt, model[0])
     assert list(oc.named_state(oc.Adam(model.named_parameters(), lr=0.1))) == list(state)
+    with pytest.raises(ValueError, match='the same name'): oc.named_state(oc.Adam([('w', p) for p in model.parameters()], lr=0.1))
 
 
 def test_of_another_model_is_refused_and_changes_nothing():
@@ -342,3 +351,55 @@ def test_state_goes_to_the_device_of_its_parameter():
     other = oc.Adam([nn.Parameter(p.detach().cuda()) for p in ps], lr=0.1)
     other.load_state_dict(opt.state_dict())
     assert all(s['grad_avg'].is_cuda for s in other.state.values())
+
+
+def test_marks_stay_where_the_state_dict_says_nothing():
+    ps, qs = params(), params()
+    opt = start(ps[:3])
+    other = oc.Adam(named(qs), lr=0.5)
+    for i, mark in ((0, 'do_wd'), (3, 'do_wd'), (3, 'force_train')): other.state[qs[i]][mark] = False
+    with pytest.warns(UserWarning, match='afresh: d'): other.load_state_dict(opt.state_dict())
+    assert other.state[qs[3]] == {'do_wd': False, 'force_train': False} # a new head
+    assert other.state[qs[0]]['step'] == 3 and 'do_wd' not in other.state[qs[0]] # it is said that it has none
+
+
+def test_marks_stay_where_the_state_dict_is_torchs():
+    ps, qs = params(), params()
+    theirs = torch.optim.AdamW([{'params': ps[:2]}, {'params': ps[2:]}], lr=0.1)
+    opt = oc.AdamW([qs[:2], qs[2:]], lr=0.5)
+    opt.state[qs[0]]['force_train'], opt.state[qs[2]]['do_wd'] = True, False
+    for steps in (0, 2):
+        advance(theirs, ps, 0, steps)
+        opt.load_state_dict(theirs.state_dict())
+        assert opt.state[qs[0]]['force_train'] is True and opt.state[qs[2]]['do_wd'] is False and ('grad_avg' in opt.state[qs[0]]) == bool(steps)
+    opt.freeze()
+    assert [q.requires_grad for q in qs] == [True, False, True, True]
+
+
+def test_a_group_that_is_split_off_keeps_its_own_hypers():
+    ps = params()
+    opt = oc.AdamW(named(ps), lr=0.1, wd=0.05)
+    advance(opt, ps, 0, 2)
+    qs = named(copies(ps))
+    other = oc.AdamW([{'params': qs[:2]}, {'params': qs[2:], 'wd': 0.}], lr=0.5, wd=0.01)
+    with pytest.warns(UserWarning, match='Group 1 is a part of one there, and keeps its own wd') as said: other.load_state_dict(opt.state_dict())
+    assert len(said) == 1 and list(other.hypers.itemgot('wd')) == [0.05, 0.] and list(other.hypers.itemgot('lr')) == [0.1, 0.1]
+    other.set_hyper('wd', 0.3)
+    back = oc.AdamW([{'params': qs[2:][::-1], 'wd': 0.7}, {'params': qs[:2]}], lr=0.5, wd=0.01)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        back.load_state_dict(other.state_dict()) # the same groups, in another order
+    assert list(back.hypers.itemgot('wd')) == [0.3, 0.3]
+
+
+def test_names_that_only_a_state_dict_has_given_are_no_bother():
+    ps, qs, new = params(), params(), params([(2,), (2,)])
+    opt, other = start(ps), oc.Adam(qs, lr=0.5)
+    other.load_state_dict(opt.state_dict())
+    other.add_param_group({'params': new[:1]})
+    assert not any('param_names' in g for g in other.param_groups) and other.state[qs[0]]['step'] == 3
+    with pytest.raises(ValueError, match='some parameters have names'): opt.add_param_group({'params': new[1:]})
+    other = oc.Adam(qs, lr=0.5)
+    other.load_state_dict(opt.state_dict())
+    other.add_param_group({'params': [('new', new[0])]})
+    assert [g['param_names'] for g in other.param_groups] == [list(NAMES), ['new']]

@@ -285,3 +285,112 @@ def test_training_that_is_killed_again_and_again_goes_on_bit_for_bit(path):
     done = subprocess.run([sys.executable, str(Path(__file__).with_name('interrupted.py')), str(path.parent), path.suffix], capture_output=True, text=True,
                           env={**os.environ, 'PYTHONPATH': str(Path(oc.__file__).parents[1]), 'OMP_NUM_THREADS': '1'})
     assert done.returncode == 0 and 'kills' in done.stdout, done.stdout + done.stderr
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_one_of_both(path, monkeypatch):
+    "The old file, to its end, whatever takes its name after it was opened"
+    ps = params([(3,), (2, 2)])
+    opt = oc.SGD(ps, lr=0.1, mom=0.9)
+    save_state(opt, path, extra=dict(which='old', t=torch.ones(50)))
+    old, real = path.read_bytes(), open
+    def replaced(p, *args, **kwargs):
+        f = real(p, *args, **kwargs)
+        monkeypatch.undo() # for the save
+        save_state(oc.SGD(ps, lr=0.2, mom=0.9), path, extra=dict(which='new, and longer', t=torch.ones(5), u=torch.ones(500)))
+        return f
+    monkeypatch.setattr(files, 'open', replaced, raising=False)
+    assert load_state(opt, path)['which'] == 'old' and opt.hypers[0]['lr'] == 0.1 and path.read_bytes() != old
+    assert load_state(opt, path)['which'] == 'new, and longer' and opt.hypers[0]['lr'] == 0.2
+
+
+def test_a_damaged_file_of_torch_is_refused(tmp_path):
+    running, path = Running(), tmp_path/'a.pt'
+    torch.save(running.before, path)
+    data, at = path.read_bytes(), running.before['state'][1]['sqr_avg'].numpy().tobytes()
+    i = data.find(at)
+    assert 'checksum of' in refused(running, path, data[:i] + bytes([data[i] ^ 1]) + data[i+1:])
+    data = saved(path)
+    for key, other in ((b'saved_crc32', b'saved_crc33'), (b'saved_crc32', b'taved_crc32')): refused(running, path, data.replace(key, other))
+    torch.save({**running.before, 'saved_extra': 1}, path)
+    assert 'checksum' in refused(running, path, path.read_bytes())
+
+
+@pytest.mark.parametrize('named', [False, True])
+def test_torchs_file_goes_by_the_models_names(tmp_path, named):
+    class Model(nn.Module):
+        def __init__(self, **more):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 2)
+            for k, m in more.items(): self.add_module(k, m)
+    model, other = Model(), Model(head=nn.Linear(2, 1))
+    theirs = torch.optim.AdamW(model.named_parameters(), lr=0.1)
+    advance(theirs, list(model.parameters()), range(2))
+    torch.save(theirs.state_dict(), tmp_path/'a.pt')
+    split = [[(k, p) if named else p for k, p in other.named_parameters() if k.startswith('head') == of_head] for of_head in (True, False)]
+    opt = oc.AdamW([{'params': split[0], 'lr': 0.5}, {'params': split[1]}], lr=0.3)
+    with pytest.warns(UserWarning, match=r'started afresh: head.bias, head.weight') as said: load_state(opt, tmp_path/'a.pt', model=other)
+    assert len(said) == 1 and list(opt.hypers.itemgot('lr')) == [0.5, 0.1] and not opt.state.get(other.head.weight)
+    assert all(torch.equal(opt.state[q]['grad_avg'], theirs.state[p]['exp_avg']) for p, q in zip(model.parameters(), other.parameters()))
+
+
+def test_after_loading_a_file_with_names_a_group_without_can_be_added(path):
+    model = nn.Linear(2, 3)
+    save_state(oc.Adam(model.parameters(), lr=0.1), path, model=model)
+    for m in (None, model):
+        opt = oc.Adam(model.parameters(), lr=0.5)
+        load_state(opt, path, model=m)
+        opt.add_param_group({'params': params([(2,)])})
+        assert len(opt.param_groups) == 2 and opt.hypers[0]['lr'] == 0.1
+
+
+def test_a_file_with_strange_values_is_named(tmp_path):
+    running, path = Running(), tmp_path/'a.pt'
+    for lr in ('abc', (None, 1e-3)):
+        sd = running.opt.state_dict()
+        sd['param_groups'][0]['lr'] = lr
+        torch.save(sd, path)
+        assert 'must be a number' in refused(running, path, path.read_bytes())
+
+
+def test_what_else_was_saved_is_said(tmp_path):
+    running, path = Running(), tmp_path/'a.pt'
+    torch.save({'model': {}, 'opt': running.before}, path)
+    assert "torch.load(…)['opt']" in refused(running, path, path.read_bytes())
+    torch.save(nn.Linear(1, 1), path)
+    assert 'Save `opt.state_dict()`' in refused(running, path, path.read_bytes())
+
+
+def test_what_cant_be_saved_is_said(path):
+    opt, loop = oc.SGD(params(), lr=0.1), []
+    loop.append(loop)
+    with pytest.raises(ValueError, match='in itself'): save_state(opt, path, extra=loop)
+    with pytest.raises(TypeError, match='torch.from_numpy'): save_state(opt, path, extra=np.ones(2))
+    with pytest.raises(FileNotFoundError) as e: save_state(opt, path.parent/'none'/path.name)
+    assert e.value.filename == str(path.parent/'none'/path.name) and '.tmp' not in str(e.value)
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='needs file modes')
+def test_a_replaced_file_keeps_its_mode(path):
+    opt = oc.SGD(params(), lr=0.1)
+    save_state(opt, path)
+    path.chmod(0o640)
+    save_state(opt, path)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_an_error_in_writing_is_what_is_raised(path, monkeypatch):
+    class Full:
+        def __init__(self, *args): self.f, self.left = open(*args), 500
+        def __enter__(self): return self
+        def __exit__(self, *args): self.f.close()
+        def __getattr__(self, k): return getattr(self.f, k)
+        def write(self, data):
+            self.left -= len(data)
+            if self.left < 0: raise OSError(28, 'No space left on device')
+            return self.f.write(data)
+    opt = oc.SGD(params(), lr=0.1)
+    save_state(opt, path)
+    before = path.read_bytes()
+    monkeypatch.setattr(files, 'open', Full, raising=False)
+    with pytest.raises(OSError, match='No space'): save_state(opt, path, extra=torch.ones(1000))
+    assert path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == [path.name]

@@ -2,6 +2,7 @@
 import warnings
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.optim as to
@@ -127,16 +128,16 @@ def test_the_table_has_the_options_and_the_state_of_torch(counterpart):
 
 
 OTHER = [
-    (to.Adam, dict(weight_decay=0.1), oc.Adam, 'torch.optim.Adam: l2_reg, average_grad.* left: nothing'),
-    (to.AdamW, dict(weight_decay=0.1), partial(oc.Adam, decouple_wd=False), 'torch.optim.Adam: weight_decay'),
-    (to.Adam, dict(amsgrad=True), oc.AdamW, 'max_sqr_avg, use_sqr_max.* left: sqr_max'),
+    (to.Adam, dict(weight_decay=0.1), oc.Adam, 'torch.optim.Adam: theirs alone: l2_reg; ours alone: weight_decay; to have `l2_reg`: `decouple_wd=False`.* left: nothing'),
+    (to.AdamW, dict(weight_decay=0.1), partial(oc.Adam, decouple_wd=False), 'theirs alone: weight_decay; ours alone: l2_reg; to have `weight_decay`: `decouple_wd=True`'),
+    (to.Adam, dict(amsgrad=True), oc.AdamW, r'torch.optim.Adam: theirs alone: max_sqr_avg, use_sqr_max\)\..* left: sqr_max'),
     (to.Adam, {}, oc.AMSGrad, 'Taken: grad_avg, sqr_avg, step; .* started afresh: sqr_max'),
     (to.SGD, dict(momentum=0.9, nesterov=True), partial(oc.SGD, mom=0.9), 'nesterov_update'),
     (to.SGD, dict(momentum=0.9), partial(oc.SGD, mom=0.9, nesterov=True), 'momentum_step'),
     (to.SGD, dict(momentum=0.9), oc.SGD, 'left: grad_avg'),
-    (to.SGD, dict(momentum=0.9), partial(oc.SGD, mom=0.9, dampening=True), 'average_grad, momentum_step'),
+    (to.SGD, dict(momentum=0.9), partial(oc.SGD, mom=0.9, dampening=True), r'theirs alone: average_grad; ours alone: average_grad\(dampening=True\)'),
     (to.SGD, dict(weight_decay=0.1), oc.SGD, 'l2_reg'),
-    (to.RAdam, {}, oc.RAdam, 'debias_eps, radam_step'),
+    (to.RAdam, {}, oc.RAdam, r'theirs alone: debias_eps; to have `debias_eps`: `insert` it before `adam_step` or `radam_step`\)'),
     (to.RMSprop, dict(momentum=0.9), partial(oc.RMSProp, mom=0.9), 'left: update_avg.*afresh: grad_avg'),
     (to.RMSprop, dict(centered=True), oc.RMSProp, 'left: grad_center'),
     (to.Adam, {}, oc.Lamb, 'adam_step'),
@@ -225,7 +226,7 @@ def test_parameters_that_are_not_decayed_are_not_given_to_torch():
     ps = params()
     opt = oc.AdamW(ps, lr=0.1)
     opt.state[ps[0]]['do_wd'] = False
-    with pytest.raises(ValueError, match='do_wd'): to_torch(opt)
+    with pytest.raises(ValueError, match='do_wd.*wd_bn_bias=True'): to_torch(opt)
     opt.set_hyper('wd', 0.)
     assert to_torch(opt)['param_groups'][0]['weight_decay'] == 0
 
@@ -241,3 +242,55 @@ def test_what_torch_is_given_is_a_copy_with_names_and_without_taps():
     theirs = to.AdamW(model.parameters(), lr=1.)
     theirs.load_state_dict(to_torch(opt))
     assert theirs.state[model.weight]['step'] == 2 and theirs.param_groups[0]['lr'] == 0.1
+
+
+@pytest.mark.parametrize('theirs', [to.ASGD, to.Rprop, to.Adafactor], ids=lambda o: o.__name__)
+def test_another_optimizer_is_refused_before_its_first_step_too(theirs):
+    ps, qs = two()
+    with pytest.raises(ValueError, match='of another optimizer of torch, with options .*no steppers do'): oc.AdamW(qs, lr=0.5).load_state_dict(theirs(ps, lr=0.1).state_dict())
+    a = theirs(ps, lr=0.1)
+    advance([a], [ps], range(2))
+    with pytest.raises(ValueError, match='of another optimizer, with state'): oc.AdamW(qs, lr=0.5).load_state_dict(a.state_dict())
+
+
+def test_decay_that_is_zero_is_no_difference():
+    ps, qs = two()
+    a, b = oc.Adam(ps, lr=0.1, wd=0., decouple_wd=False), oc.Adam(qs, lr=0.5, wd=0.)
+    advance([a], [ps], range(2))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        b.load_state_dict(a.state_dict())
+    a.set_hyper('wd', 0.1)
+    with pytest.warns(UserWarning, match='theirs alone: l2_reg'): b.load_state_dict(a.state_dict())
+
+
+def test_what_is_lacking_is_looked_for_in_each_parameter():
+    ps, qs = two()
+    a, b = oc.AMSGrad(ps, lr=0.1), oc.AMSGrad(qs, lr=0.1)
+    advance([a], [ps], range(2))
+    sd = a.state_dict()
+    sd['steppers'] = [*sd['steppers'], 'another']
+    del sd['state'][2]['sqr_max']
+    with pytest.warns(UserWarning, match='theirs alone: another.* afresh: sqr_max'): b.load_state_dict(sd)
+
+
+@pytest.mark.parametrize('lr', [torch.tensor(0.1), np.float64(0.1)], ids=['tensor', 'numpy'])
+def test_what_torch_is_given_goes_through_a_file(lr, tmp_path):
+    ps, qs = two()
+    opt = oc.AdamW(ps, lr=0.5)
+    opt.param_groups[0]['lr'] = lr # as schedulers do
+    advance([opt], [ps], range(2))
+    sd = to_torch(opt)
+    assert sd['param_groups'][0]['lr'] is not lr and sd['param_groups'][0]['lr'] == 0.1
+    torch.save(sd, tmp_path/'a.pt')
+    theirs = to.AdamW(qs, lr=1.)
+    theirs.load_state_dict(torch.load(tmp_path/'a.pt', weights_only=True))
+    copy_(qs, ps)
+    advance([opt, theirs], [ps, qs], range(2, 9))
+    assert difference(ps, qs) < 1e-7
+
+
+def test_only_an_optimizer_with_steppers_is_given_to_torch():
+    opt = to.AdamW(params(), lr=0.1)
+    for f in (to_torch, oc.named_state):
+        with pytest.raises(TypeError, match='AdamW is no optimcb `Optimizer`.*opt.optimizer'): f(opt)
