@@ -201,7 +201,7 @@ class Launch(KernelLaunch):
     def phase(self, i) -> dict[int, float]:
         "Run a phase; the sums of what it yields, by their round."
         self.kernel[i](self.address)
-        self._gather_sums(i, torch.from_numpy(self.sums))
+        if self.spread: self._gather_sums(i, torch.from_numpy(self.sums))
         return self._yielded(i)
 
     def take(self, totals):

@@ -280,7 +280,7 @@ class Launch(KernelLaunch):
         "Launch a phase; the sums of what it yields, by their round, on the device."
         with self._here():
             for kernel, count in self.kernels[i]: kernel[(count,)](*self.arguments, **OPTIONS)
-            self._gather_sums(i, self.sums)
+            if self.spread: self._gather_sums(i, self.sums)
             return self._yielded(i)
 
     def take(self, totals):

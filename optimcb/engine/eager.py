@@ -31,14 +31,17 @@ class _Seen:
     "What the steppers see of a parameter: `p`, with a gradient that they may change, and its `state`"
     def __init__(self, p, state, composition, scaling):
         self.p, self.state, self.given, self.views = p, state, p.grad, []
-        grad = scaling.unscaled(p.grad)
-        for view, needed in ((AsReal, p.is_complex()), (Rows, grad.layout is torch.sparse_coo)):
-            if not needed: continue
-            self.views.append(o := view(self.p, grad, self.state))
-            self.p, grad, self.state = o.p, o.grad, o.state
+        grad = self.given if scaling.scale is None else scaling.unscaled(self.given)
+        if p.is_complex(): grad = self._see(AsReal, grad)
+        if grad.layout is torch.sparse_coo: grad = self._see(Rows, grad)
         if composition.spares_grads or scaling.scale is not None: self.p.grad = grad
         else:
             with torch.set_grad_enabled(grad.requires_grad): self.p.grad = grad.clone() # steppers may differentiate it again
+
+    def _see(self, view, grad):
+        self.views.append(o := view(self.p, grad, self.state))
+        self.p, self.state = o.p, o.state
+        return o.grad
 
     def done(self, composition, hypers):
         "All steppers have run"

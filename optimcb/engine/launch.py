@@ -72,7 +72,7 @@ class KernelLaunch(Launch):
     def _gather_sums(self, i, table):
         "Let `table` of all sums have what those of phase `i` came to in all processes"
         p = self.program
-        sums = [j for j, k in enumerate(p.sums) if p.levels[k] - 1 in p.phases[i]] if self.spread else []
+        sums = [j for j, k in enumerate(p.sums) if p.levels[k] - 1 in p.phases[i]]
         if not sums: return
         part = table[:, sums]
         self._gather(part, [p.nodes[p.sums[j]].op for j in sums])

@@ -26,7 +26,6 @@ class Scaling:
 
     def unscaled(self, grad:Tensor) -> Tensor:
         "The gradient as it should be."
-        if self.scale is None: return grad
         return (grad / (self.scale.to(grad.device) if isinstance(self.scale, Tensor) else self.scale)).to(grad.dtype)
 
     def skips(self) -> bool:
