@@ -1,11 +1,24 @@
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import settings
+
+from optimcb.engine import build
 
 sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1) # tensors are small here, and threads that wait for each other are slow on a busy machine
 torch.manual_seed(0)
 settings.register_profile('repeatable', derandomize=True)
 settings.load_profile('repeatable')
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    "A cache of one's own, and nothing built yet"
+    monkeypatch.setenv('OPTIMCB_CACHE_DIR', str(tmp_path/'cache'))
+    build.forget()
+    yield tmp_path/'cache'
+    monkeypatch.undo()
+    build.forget()

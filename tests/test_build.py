@@ -28,16 +28,6 @@ print(len(built), time.perf_counter() - t)
 """
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    "A cache of one's own, and nothing built yet"
-    monkeypatch.setenv('OPTIMCB_CACHE_DIR', str(tmp_path/'cache'))
-    build.forget()
-    yield tmp_path/'cache'
-    monkeypatch.undo()
-    build.forget()
-
-
 def step(engine='auto'):
     "One step of SGD; the warnings"
     p = torch.nn.Parameter(torch.ones(5))

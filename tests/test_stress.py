@@ -28,16 +28,6 @@ needs_root = pytest.mark.skipif(getattr(os, 'geteuid', lambda: 1)() != 0, reason
 NOBODY = 65534
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    "A cache of one's own, and nothing built yet"
-    monkeypatch.setenv('OPTIMCB_CACHE_DIR', str(tmp_path/'cache'))
-    build.forget()
-    yield tmp_path/'cache'
-    monkeypatch.undo()
-    build.forget()
-
-
 def trained(make, steps=20, engine='fused'):
     ps = params([(30, 20), (7,), ()])
     opt = make(ps, lr=0.01, engine=engine)
