@@ -33,7 +33,7 @@ def doubts_of(
     for g in groups:
         alike = frozenset((k, type(v), isinstance(v, Real) and v == 0) for k, v in g.hypers.items()) # groups that differ in numbers do the same
         for p, state in zip(g.params, g.states):
-            key = can_step(p) and (alike, p.dtype, p.dim())
+            key = can_step(p) and (alike, p.dtype, p.dim(), _is_flat(p))
             if key and key not in found: found[key] = doubts(composition, g.hypers, p, {k: v for k, v in state.items() if k not in own})
         if not g.params: found[alike] = doubts(composition, g.hypers)
     return list(dict.fromkeys(d for ds in found.values() for d in ds if all(d in o for o in found.values())))
@@ -45,16 +45,26 @@ def doubts(
     example:torch.Tensor|None=None, # One of its parameters
     state:dict|None=None # The state of that parameter
 ) -> list[str]:
-    "What is doubtful about a composition, a sentence each. Raises `MissingName` for a name that is neither given nor made."
+    """What is doubtful about a composition, a sentence each.
+
+    Raises `MissingName` for a name that is neither given nor made, `ValueError` for sums over a tensor of which only a piece is there."""
     if isinstance(hypers.get('wd'), (int, float)): hypers = {**hypers, 'wd': hypers['wd'] or WD}
     rehearsal = Rehearsal(composition, hypers, example, state)
     try:
-        acts = [rehearsal.step().acts]
-        while not _steps(acts[-1]) and rehearsal.done < PATIENCE: acts.append(rehearsal.step().acts)
+        steps = [rehearsal.step()]
+        while not _steps(steps[-1].acts) and rehearsal.done < PATIENCE: steps.append(rehearsal.step())
     except NotRecorded:
         if not rehearsal.refusals: _try(composition, hypers, rehearsal.example, state or {})
         return []
-    return _doubts(acts)
+    if _is_flat(example) and any(s.program.sums for s in steps): raise ValueError(FLAT)
+    return _doubts([s.acts for s in steps])
+
+
+FLAT = ("some stepper sums over a parameter, of which `FullyShardedDataParallel` has put a piece together with others. "
+        "Shard the model with `torch.distributed.fsdp.fully_shard`: then such sums are over the whole parameter.")
+
+
+def _is_flat(p) -> bool: return getattr(p, '_fsdp_flattened', False)
 
 
 def _try(composition, hypers, example, state):

@@ -197,3 +197,12 @@ def test_algorithms_take_check_too():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         odd(params(), lr=0.1, check=False)
+
+
+def test_pieces_of_parameters_cant_be_summed():
+    "torch's first FSDP marks its parameters"
+    p = torch.nn.Parameter(torch.ones(7))
+    p._fsdp_flattened = True
+    oc.Adam([p], lr=0.1)
+    for cbs in (oc.Lamb.cbs, [clip, *oc.Adam.cbs]):
+        with pytest.raises(ValueError, match='fully_shard'): Optimizer([torch.nn.Parameter(torch.ones(7)), p], cbs, lr=0.1)
