@@ -37,7 +37,7 @@ def test_digits(capsys, tmp_path):
 def test_a_folder_and_a_found_learning_rate(capsys, tmp_path):
     data = imagenette.digits_folder(tmp_path/'data')
     assert sum(1 for _ in data.rglob('*.png')) == 1797
-    out = run(capsys, *SMALL, '--data', data, '--opts', 'momentum', '--lr', 'find', '--plot', tmp_path/'losses.png')
+    out = run(capsys, *SMALL, '--data', data, '--opts', 'momentum', '--lr', 'find', '--bs', '16', '--plot', tmp_path/'losses.png')
     assert 1e-7 < float(rows(out)[0][1]) < 10
 
 
