@@ -1,5 +1,4 @@
 "Steps inside of `backward`: each parameter is stepped as soon as its gradient is there, and the gradient is freed."
-import inspect
 import threading
 import weakref
 from operator import is_
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from optimcb.engine import Runner
 from optimcb.engine.shards import Shards
-from optimcb.optimizer import Optimizer
+from optimcb.optimizer import Optimizer, runs_steppers
 from optimcb.warn import warn
 
 __all__ = ['InBackward', 'step_in_backward']
@@ -56,7 +55,7 @@ class InBackward:
     def __init__(self,
         opt:Optimizer # Optimizer whose parameters are stepped
     ):
-        if not isinstance(opt, Optimizer) or inspect.unwrap(type(opt).step) is not inspect.unwrap(Optimizer.step):
+        if not runs_steppers(opt):
             raise TypeError(f"step_in_backward runs the steppers of an optimcb Optimizer, but {type(opt).__name__} has a step of its own. "
                             "Put its steppers in an Optimizer.")
         _refuse_sums(opt.composition)

@@ -6,6 +6,7 @@ import numpy as np
 from fastcore.foundation import L
 from torch import Tensor
 
+from optimcb.engine.shards import is_dtensor
 from optimcb.hypers import NOT_HYPERS, check, from_torch
 from optimcb.warn import warn
 
@@ -219,7 +220,7 @@ def _are_groups(groups, of_torch):
 def _placed(v, p, i):
     "A state, over the processes as its parameter is: what is saved whole is cut up, what is cut up otherwise goes from one to another"
     if not isinstance(v, Tensor) or v.shape != getattr(p, 'shape', None): return v
-    ours, theirs = (hasattr(type(t), 'full_tensor') for t in (p, v))
+    ours, theirs = is_dtensor(p), is_dtensor(v)
     if theirs and not ours:
         raise ValueError(f"the state dict has a sharded state for parameter {i}, which is not sharded. Save it whole, with `get_optimizer_state_dict(…, "
                          "options=StateDictOptions(full_state_dict=True))` of `torch.distributed.checkpoint.state_dict`.")

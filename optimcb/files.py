@@ -17,6 +17,7 @@ from fastcore.foundation import L
 from torch import Tensor
 
 from optimcb.checkpoint import copied, names_of, ours
+from optimcb.engine.shards import is_dtensor
 from optimcb.optimizer import Optimizer
 
 __all__ = ['load_state', 'save_state']
@@ -111,7 +112,7 @@ def _write(path, write, content):
 def _check_plain(o, where):
     "Raise an error for what can't be read again"
     if isinstance(o, Tensor):
-        if hasattr(o, 'full_tensor'): raise ValueError(f"{where} is sharded over processes. Save it with torch.distributed.checkpoint.")
+        if is_dtensor(o): raise ValueError(f"{where} is sharded over processes. Save it with torch.distributed.checkpoint.")
         if o.layout is not torch.strided: raise TypeError(f"{where} is a tensor of layout {o.layout}, which a file can't hold. Make it dense.")
     elif isinstance(o, dict):
         for k, v in o.items():

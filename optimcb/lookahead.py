@@ -1,11 +1,10 @@
 "fastai's `Lookahead`, which wraps an optimizer: here it is the same optimizer with two more steppers."
-from inspect import unwrap
 from numbers import Integral
 
 from fastcore.foundation import L
 
 from optimcb.hypers import spread
-from optimcb.optimizer import MADE_AGAIN, Optimizer
+from optimcb.optimizer import MADE_AGAIN, Optimizer, runs_steppers
 from optimcb.steppers import lookahead_step, slow_start
 
 __all__ = ['Lookahead']
@@ -22,7 +21,7 @@ class Lookahead(Optimizer):
         k:int=6, # Fast steps for one slow step, at least 1
         alpha:float=0.5 # Length of the slow step, a share of the way, 0 to 1
     ):
-        if not isinstance(opt, Optimizer) or unwrap(type(opt).step) is not unwrap(Optimizer.step): # torch wraps it
+        if not runs_steppers(opt):
             raise TypeError(f"Lookahead adds steppers to an Optimizer, but {type(opt).__name__} has a step of its own. Put its steppers in an Optimizer.")
         if isinstance(opt, Lookahead): raise TypeError("this optimizer looks ahead already, and it can have one set of slow weights only.")
         if '_in_backward' in opt.__dict__: raise ValueError("this optimizer steps in backward. Wrap it first, then call `step_in_backward` on the Lookahead.")

@@ -435,6 +435,13 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         self.defaults = named(self.defaults)
 
 
+def runs_steppers(
+    opt # Some optimizer
+) -> bool:
+    "Is it an `Optimizer` without a step of its own? torch wraps the method once for each class."
+    return isinstance(opt, Optimizer) and unwrap(type(opt).step) is unwrap(Optimizer.step)
+
+
 def _not_compiled() -> Callable:
     "`Optimizer._step`, which `torch.compile` leaves as it is where it is there"
     if 'torch._dynamo' not in sys.modules: return Optimizer._step

@@ -191,8 +191,7 @@ class Launch(KernelLaunch):
 
     def start(self,
         recordings:list, # Of each member
-        plan, # Where the gradients are
-        capturing:bool=False # Never so, here
+        plan # Where the gradients are
     ):
         "Fill in what changes from step to step: gradients, numbers, threads."
         self._fill(recordings, plan)

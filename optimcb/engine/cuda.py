@@ -247,15 +247,22 @@ class Launch(KernelLaunch):
 
     def start(self,
         recordings:list, # Of each member
-        plan, # Where the gradients are
-        capturing:bool=False # Is the step for a CUDA graph? Then `renew` sends its numbers
+        plan # Where the gradients are
     ):
         "Send what changes from step to step: gradients and numbers."
         with self._here() as stream:
             self._fill(recordings, plan)
-            table = torch.empty(len(self.host), dtype=torch.int64, device=self.device) if capturing else None
-            if capturing: self.captured = table
-            self._send(stream, table)
+            self._send(stream)
+
+    def capture(self,
+        recordings:list, # Of each member
+        plan # Where the gradients are
+    ):
+        "`start` for a CUDA graph: `renew` sends the numbers."
+        with self._here() as stream:
+            self._fill(recordings, plan)
+            self.captured = torch.empty(len(self.host), dtype=torch.int64, device=self.device)
+            self._send(stream, self.captured)
 
     def renew(self,
         recordings:list, # Of each member

@@ -30,8 +30,7 @@ class Launch(launch.Launch):
 
     def start(self,
         recordings:list, # Of each member
-        plan, # Where the gradients are
-        capturing:bool=False # Never so, here
+        plan # Where the gradients are
     ):
         "Fill in what changes from step to step: gradients and numbers."
         self.made = [memory.new_states(a, program.fresh, r.trace.slots) for (a, program), r in zip(self.members, recordings)]

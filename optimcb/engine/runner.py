@@ -85,7 +85,7 @@ class Runner:
         plan, (recordings, launches) = self.plan, prepared
         capturing = _capturing()
         if capturing: self._capture(before == (plan, len(plan.launches)), launches, scaling)
-        for launch, of in launches: launch.start([recordings[i] for i in of], plan, capturing)
+        for launch, of in launches: (launch.capture if capturing else launch.start)([recordings[i] for i in of], plan)
         _run([launch for launch, _ in launches])
         self.doubt = Doubt(scaling.found) if scaling.in_doubt else None
         made = set() if capturing else self._count(recordings) # what is captured is not done
@@ -113,7 +113,7 @@ class Runner:
         "Note what a CUDA graph captures"
         why = ("a part of it is run by the eager engine" if self.plan.eager else "a GradScaler may skip it" if scaling.in_doubt else
                "it makes state or kernels: take some steps before" if not was_ready else
-               "its numbers are not on the device, with the foreach engine" if any(not hasattr(o, 'renew') for o, _ in launches) else None)
+               "its numbers are not on the device, with the foreach engine" if any(not hasattr(o, 'capture') for o, _ in launches) else None)
         if why: raise CantRun(f"a CUDA graph can't have this step, since {why}.")
         self.captured = self.plan, launches, self.plan.grad_ptrs
 

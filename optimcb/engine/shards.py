@@ -14,7 +14,7 @@ from torch import Tensor
 
 from optimcb.engine.program import Unsupported
 
-__all__ = ['Shards', 'Spread', 'agreed', 'on_all', 'shard_of', 'spread_of', 'whole', 'whole_of']
+__all__ = ['Shards', 'Spread', 'agreed', 'is_dtensor', 'on_all', 'shard_of', 'spread_of', 'whole', 'whole_of']
 
 ALL = {'sum': 'SUM', 'amax': 'MAX', 'amin': 'MIN'} # what becomes of the processes' sums, by the name of the reduction
 
@@ -49,16 +49,22 @@ def agreed(
     return failure
 
 
+def is_dtensor(
+    x # Anything
+) -> bool:
+    "Is it a DTensor? To ask doesn't load what they are made of, which takes its time."
+    return hasattr(type(x), 'full_tensor')
+
+
 def shard_of(
     p # A parameter
 ):
     "What lies here of a DTensor; another parameter itself. It shares memory with the parameter, and has its gradient."
-    module = sys.modules.get('torch.distributed.tensor') # without it there are no DTensors
-    if module is None or not isinstance(p, module.DTensor) or any(o.is_partial() for o in p.placements): return p
+    if not is_dtensor(p) or any(o.is_partial() for o in p.placements): return p
     q, g = p._local_tensor.detach(), p.grad
     q._whole = p
-    if isinstance(g, module.DTensor) and g.placements != p.placements: g = g.redistribute(p.device_mesh, p.placements)
-    q.grad = g._local_tensor if isinstance(g, module.DTensor) else g
+    if is_dtensor(g) and g.placements != p.placements: g = g.redistribute(p.device_mesh, p.placements)
+    q.grad = g._local_tensor if is_dtensor(g) else g
     return q
 
 
@@ -81,7 +87,7 @@ def whole_of(
     x # A tensor, perhaps a DTensor
 ):
     "`x`, with what other processes have of it."
-    return x.full_tensor() if hasattr(x, 'full_tensor') else x
+    return x.full_tensor() if is_dtensor(x) else x
 
 
 def on_all(
@@ -89,7 +95,7 @@ def on_all(
     x # What it goes together with
 ) -> Tensor:
     "`total` as a DTensor on the processes that `x` is on, if that is one."
-    if not hasattr(x, 'full_tensor'): return total
+    if not is_dtensor(x): return total
     from torch.distributed.tensor import DTensor, Replicate
     return DTensor.from_local(total, x.device_mesh, [Replicate()]*x.device_mesh.ndim, run_check=False)
 
@@ -102,11 +108,8 @@ class Shards:
         opt # Optimizer
     ):
         "The optimizer as it is now; the optimizer itself, if it has no DTensors."
-        module = sys.modules.get('torch.distributed.tensor')
-        if module is None or not any(isinstance(p, module.DTensor) for g in opt.param_groups for p in g['params']):
-            self.sharded = []
-            return opt
-        self.kind, self.opt, self.sharded = module.DTensor, opt, []
+        self.opt, self.sharded = opt, []
+        if 'torch.distributed.tensor' not in sys.modules or not any(is_dtensor(p) for g in opt.param_groups for p in g['params']): return opt
         for gone in self.shards.keys() - {p for g in opt.param_groups for p in g['params']}: self.state.pop(self.shards.pop(gone), None)
         self.param_groups = [{**g, 'params': [self._shard(p) for p in g['params']]} for g in opt.param_groups]
         return self
@@ -121,7 +124,7 @@ class Shards:
             self.state.pop(q, None)
             q = self.shards[p] = new
         q.grad = new.grad
-        mine = {k: v._local_tensor if isinstance(v, self.kind) else v for k, v in state.items()}
+        mine = {k: v._local_tensor if is_dtensor(v) else v for k, v in state.items()}
         known = self.state[q]
         if known.keys() != mine.keys() or any(known[k] is not v for k, v in mine.items()):
             known.clear()
@@ -132,7 +135,7 @@ class Shards:
     def _fits(self, v, p) -> bool:
         "Is this state one that lies as the parameter, or one number in all processes?"
         if not isinstance(v, Tensor): return True
-        if not isinstance(v, self.kind): return v.dim() == 0
+        if not is_dtensor(v): return v.dim() == 0
         return v.dim() == 0 and all(o.is_replicate() for o in v.placements) or v.shape == p.shape and v.placements == p.placements
 
     def of_optimizer(self,
@@ -150,7 +153,7 @@ class Shards:
             for k, v in self.state[q].items():
                 old = state.get(k)
                 if not isinstance(v, Tensor): state[k] = v
-                elif not isinstance(old, self.kind) or old._local_tensor is not v:
-                    if v.shape == q.shape: new = self.kind.from_local(v, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride())
+                elif not is_dtensor(old) or old._local_tensor is not v:
+                    if v.shape == q.shape: new = type(p.data).from_local(v, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride())
                     else: new = on_all(v, p)
                     state[k] = new
