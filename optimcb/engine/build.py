@@ -30,7 +30,7 @@ PATIENCE = 60 # seconds that a compiler has
 DAY = 24*60*60 # seconds
 DIGEST = 32 # bytes at the end of a file in the cache
 
-_lock, _loaded = threading.Lock(), {}
+_lock, _loaded = threading.RLock(), {} # one that an interrupt left locked doesn't lock its own thread out
 
 
 class CantBuild(Exception):
@@ -189,7 +189,7 @@ _forked = False
 
 def _note_fork():
     global _forked, _lock
-    _forked, _lock = True, threading.Lock() # another thread of the parent may have held it
+    _forked, _lock = True, threading.RLock() # another thread of the parent may have held it
 
 
 if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_note_fork)

@@ -22,7 +22,7 @@ class Arena:
 
     Since its storages hold on to its pages, their number tells whether all of them are still there: that is asked in
     each step, instead of every tensor where its numbers are."""
-    _known, _lock = weakref.WeakSet(), threading.Lock()
+    _known, _lock = weakref.WeakSet(), threading.RLock()
 
     def __init__(self,
         size:int # Bytes

@@ -85,10 +85,14 @@ class Runner:
         plan, (recordings, launches) = self.plan, prepared
         capturing = _capturing()
         if capturing: self._capture(before == (plan, len(plan.launches)), launches, scaling)
-        for launch, of in launches: (launch.capture if capturing else launch.start)([recordings[i] for i in of], plan)
-        _run([launch for launch, _ in launches])
-        self.doubt = Doubt(scaling.found) if scaling.in_doubt else None
-        made = set() if capturing else self._count(recordings) # what is captured is not done
+        try:
+            for launch, of in launches: (launch.capture if capturing else launch.start)([recordings[i] for i in of], plan)
+            _run([launch for launch, _ in launches])
+            self.doubt = Doubt(scaling.found) if scaling.in_doubt else None
+            made = set() if capturing else self._count(recordings) # what is captured is not done
+        except BaseException:
+            self.plan = None # it was broken off on the way: only the state itself tells how far it came
+            raise
         plan.release()
         if any(r.program.fresh for r in recordings): self.plan = None # there is state that wasn't there
         work = [(p, state, hypers[i]) for p, state, i in plan.eager]
