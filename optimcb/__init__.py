@@ -1,4 +1,5 @@
 "Optimizers composed of plain Python callbacks, for fastai and PyTorch."
+from optimcb.algorithm import Algorithm, algorithm
 from optimcb.algorithms import *
 from optimcb.backward import InBackward, step_in_backward
 from optimcb.checkpoint import named_state

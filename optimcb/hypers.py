@@ -134,7 +134,7 @@ def without_flags(
     """`hypers` without torch's options that are no numbers, and the engine that they ask for.
 
     What is off, or None, or what the steppers do, is passed over. Raises `TypeError` for what can't be had, `ValueError` for engines that contradict."""
-    known = frozenset().union(*(s.mentions.union(s.names) for s in composition.steppers if getattr(s.innermost, '__module__', '') != 'optimcb.steppers'))
+    known = frozenset().union(*(s.mentions.union(s.names) for s in composition.steppers if not s.is_ours))
     def meant(k, v): return k not in TORCH_FLAGS or k in known or k in composition.reads and isinstance(v, bool) # `dampening` of `average_grad`
     rest = {k: v for k, v in hypers.items() if meant(k, v)}
     flags = {k: v for k, v in hypers.items() if k not in rest and v is not None}

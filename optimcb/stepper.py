@@ -8,7 +8,7 @@ from types import CodeType, GeneratorType
 
 import torch
 
-__all__ = ['ONE_STEP', 'Stepper', 'code_of', 'label', 'once', 'renamed']
+__all__ = ['ONE_STEP', 'Stepper', 'by_torch', 'code_of', 'label', 'once', 'renamed']
 
 ONE_STEP = frozenset({'update'})  # names that live for one step, whoever returns them
 TORCH_KEYWORDS = frozenset({'alpha', 'value', 'beta', 'dim', 'dtype', 'device', 'keepdim', 'memory_format', 'min', 'max', 'out'})  # of its functions
@@ -19,6 +19,13 @@ class once(dict):
 
     A stepper that returns `once(lr=lr/2)` shadows state and hyper-parameters of those names for the rest of the step.
     """
+
+
+def by_torch(
+    f:Callable # A function of tensors and numbers that returns new tensors, and writes into none
+) -> Callable:
+    "Let steppers call `f` on whole tensors: products of matrices, means over some dimensions, state of other shapes than the parameter's."
+    return f
 
 
 class renamed(partial):
@@ -63,6 +70,7 @@ class Stepper:
     ):
         if not callable(f): raise TypeError(f"a stepper must be callable, but {f!r} is not. Pass functions of a parameter in `cbs`.")
         self.f, self.innermost, self.label = f, _innermost(f), label(f)
+        self.is_ours = (getattr(self.innermost, '__module__', None) or '').startswith('optimcb.steppers')
         if isinstance(self.innermost, type) and issubclass(self.innermost, torch.optim.Optimizer):
             raise TypeError(f"{getattr(f, '__name__', self.label)} is an optimizer, not a stepper. Call it with parameters, or pass its steppers, `.cbs`.")
         taken, self.takes_all = _parameters(f)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from optimcb.engine.shards import whole_of
 from optimcb.stepper import Stepper, once
-from optimcb.steppers import precise
+from optimcb.steppers.classic import precise
 
 __all__ = ['OptStats', 'Record', 'cosine', 'histogram', 'norm', 'tap']
 

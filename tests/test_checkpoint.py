@@ -13,7 +13,7 @@ from torch import nn
 
 import optimcb as oc
 from optimcb import Optimizer, average_grad, momentum_step
-from optimcb.algorithms import Algorithm
+from optimcb.algorithm import Algorithm
 
 ALGORITHMS = [o for o in vars(oc).values() if isinstance(o, Algorithm)] + [oc.ranger]
 

@@ -40,7 +40,7 @@ def why_not(
     stepper:Stepper # A stepper
 ) -> str|None:
     "Why it must be run for each parameter, or None."
-    if getattr(stepper.innermost, '__module__', None) == 'optimcb.steppers': return None
+    if stepper.is_ours: return None
     for code, known in _codes(stepper.f):
         for name in code.co_names:
             if name in ACT: return f"it {ACT[name]}"

@@ -1,7 +1,5 @@
-"""The mathematics: every formula of the library, once.
+"""The mathematics of fastai's and torch's algorithms.
 
-A stepper takes a parameter `p`, then names of hyper-parameters and state, and returns a dict of new state, or None.
-Tensors among the state have the shape of `p`, hyper-parameters are numbers. None of them writes into a gradient.
 First come steps and statistics, then the parts of which longer rules are made, then those rules. A rule either makes
 an `update`, which other steppers may change before `apply_update` takes it, or is a `…_step` that does all of it.
 """
@@ -18,8 +16,6 @@ __all__ = ['apply_update', 'sgd_step', 'weight_decay', 'l2_reg', 'average_grad',
            'start_avgs', 'max_sqr_avg', 'use_sqr_max', 'sum_sqr_grad', 'decay_lr', 'adadelta_update', 'max_abs_grad',
            'adamax_update', 'nadam_mom', 'nadam_schedule', 'nadam_avg', 'rectification', 'radam_step', 'qhadam_step',
            'larc_layer_lr', 'larc_step', 'trust_ratio', 'lamb_step', 'slow_start', 'lookahead_step']
-
-FORMULAS = frozenset({'debias', 'nadam_mom', 'rectification'}) # functions of numbers, not steppers
 
 
 # Steps and decay

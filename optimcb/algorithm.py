@@ -1,0 +1,154 @@
+"An algorithm: a `partial` of `Optimizer` whose steppers are listed by a function of its options, a recipe."
+import inspect
+from functools import partial
+
+import numpy as np
+
+from optimcb.composition import Composition
+from optimcb.display import Explained
+from optimcb.editing import Composable
+from optimcb.hypers import NOT_NEGATIVE, TORCH_FLAGS, check, from_torch, numbers, suggest
+from optimcb.optimizer import Optimizer
+from optimcb.rehearsal import Group
+
+__all__ = ['Algorithm', 'algorithm']
+
+
+def _for_all(
+    params, # Tensors, `(name, tensor)` pairs, dicts with `params`, or a list of lists: one group each
+    lr, # Learning rate
+    *,
+    engine='auto', # 'eager', 'foreach', 'fused', or 'auto': the fastest that can run the steppers
+    check=True # Rehearse the steppers now, and say what is missing or doubtful?
+): "What every algorithm takes, beside its options"
+
+
+def _documented(algorithm):
+    "A function with an algorithm's signature, for who shows signatures and comments: a partial would be shown as what it is of"
+    def call(*args, **kwargs): return algorithm(*args, **kwargs)
+    for k in ('__name__', '__qualname__', '__doc__', '__module__'): setattr(call, k, getattr(algorithm, k))
+    call.__wrapped__, call.__signature__, call.__delwrap__ = algorithm.recipe, algorithm.signature, _for_all
+    return call
+
+
+LR = 1e-3 # what is explained without parameters is explained with this learning rate
+
+
+class Algorithm(partial, Composable, Explained):
+    """A recipe: `Optimizer` with the steppers that a function of the options lists.
+
+    Called with `params`, `lr`, options, `engine` and `check` it makes an `Optimizer`. Options that are numbers become hyper-parameters,
+    those that are flags only choose steppers. Hyper-parameters that the steppers bring along are options too.
+    `.cbs` and `.hypers` are those of the defaults. What `replace`, `insert`, `remove` and `rename` return is another algorithm;
+    they are done to what the recipe lists for the options that are given.
+
+    Raises `TypeError` for an option that the recipe doesn't have, `ValueError` for one that can't be.
+    """
+    def __new__(cls,
+        recipe, # Function of the options, all with defaults, that returns a list of steppers
+        edits=(), # Functions from that list to another, one after the other
+        base=None, # The algorithm that was edited
+        name=None # What it is called; default: as the recipe
+    ):
+        "Make an algorithm of a recipe; `algorithm` is the decorator that does."
+        options = inspect.signature(recipe).parameters
+        cbs = _with(recipe(), edits)
+        composition = Composition(cbs)
+        gone = Composition(recipe()).reads - composition.reads if edits and not composition.reads_all else () # what only steppers read that are left out
+        options = {k: o for k, o in options.items() if k not in gone}
+        own = {k: o.default for k, o in options.items() if not isinstance(o.default, bool)}
+        self = super().__new__(cls, Optimizer, cbs=cbs, **{**composition.defaults, **own})
+        self.recipe, self.edits, self.base, self.options = recipe, edits, base, list(options)
+        self.__name__ = self.__qualname__ = name or recipe.__name__
+        self.__doc__, self.__module__ = recipe.__doc__, recipe.__module__
+        params, lr, *for_all = inspect.signature(_for_all).parameters.values()
+        others = [inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=v) for k, v in self.hypers.items() if k not in options]
+        self.signature = inspect.Signature([params, lr, *options.values(), *others, *for_all])
+        self.__wrapped__ = _documented(self)
+        return self
+
+    @property
+    def cbs(self) -> list:
+        "The steppers, with the default options."
+        return list(self.keywords['cbs'])
+
+    @property
+    def hypers(self) -> dict:
+        "The default hyper-parameters."
+        return {k: v for k, v in self.keywords.items() if k != 'cbs'}
+
+    @property
+    def composition(self) -> Composition:
+        "What the steppers mean."
+        return Composition(self.cbs)
+
+    _title = property(lambda self: f"{self.__name__}{', edited' if self.edits and self.__name__ == self.recipe.__name__ else ''}")
+    _groups = property(lambda self: [Group({'lr': LR, **self.hypers}, [], [])])
+    _engine_wanted, _runs = 'auto', None
+
+    def __call__(self, *args, **kwargs) -> Optimizer:
+        known = self.signature.parameters
+        kwargs = from_torch(kwargs, known)
+        flags = {k: kwargs.pop(k) for k in TORCH_FLAGS if k in kwargs and k not in known and (k != 'dampening' or not kwargs[k])}
+        flags.pop('dampening', None) # `average_grad` takes it
+        for k in kwargs:
+            if k not in known: raise TypeError(f"{self.__name__} has no `{k}`.{suggest(k, known)} It has {', '.join(known)}.")
+        if len(args) > 2 and isinstance(args[2], tuple) and 'sqr_mom' in known:
+            third = list(known)[2]
+            raise TypeError(f"the third argument of {self.__name__} is `{third}`, but is {args[2]!r}. "
+                            f"Pass betas={args[2]!r}; one `{third}` for each group goes by name, too.")
+        try: given = self.signature.bind(*args, **kwargs)
+        except TypeError as e: raise TypeError(f"{self.__name__}: {e}. Call it as {self.__name__}{self.signature}.") from None
+        given.apply_defaults()
+        given = given.arguments
+        self._set_flags(given)
+        cbs = self.recipe(**{k: numbers(given[k]) for k in self.options})
+        try: cbs = _with(cbs, self.edits)
+        except ValueError as e: raise ValueError(f"with these options {self.__name__} can't be edited like that: {e} Edit the optimizer instead.") from None
+        hypers = {k: given[k] for k in ('lr', *self.hypers)}
+        opt = Optimizer(given['params'], cbs, engine=given['engine'], check=given['check'], **hypers, **flags)
+        opt.called = self._title
+        for h in opt.hypers:
+            for k in self.hypers: check(k, h[k], NOT_NEGATIVE)
+        return opt
+
+    def _set_flags(self, given):
+        "Options that choose steppers are True or False; None is the default, and 0, which torch has for no dampening, is False"
+        for k, o in inspect.signature(self.recipe).parameters.items():
+            if not isinstance(o.default, bool) or k not in given: continue
+            if given[k] is None: given[k] = o.default
+            elif isinstance(given[k], (bool, np.bool_)) or given[k] == 0: given[k] = bool(given[k])
+            else: raise TypeError(f"`{k}` of {self.__name__} must be True or False, but is {given[k]!r}. {TORCH_FLAGS.get(k, ('', ''))[1]}".rstrip())
+
+    def edit(self,
+        f # Function from a list of steppers to another
+    ) -> 'Algorithm':
+        "The algorithm with other steppers: `f` of those that the recipe lists."
+        return Algorithm(self.recipe, (*self.edits, f), self.base or self, self.__name__)
+
+    def named(self,
+        name:str # What it is called from now on
+    ) -> 'Algorithm':
+        "The algorithm under another name, for tables and pictures."
+        return Algorithm(self.recipe, self.edits, self.base or self, name)
+
+    def __reduce__(self):
+        "It is found by its name in its module"
+        return (_again, (self.base, self.edits, self.__name__)) if self.base else self.__name__
+
+    def __repr__(self): return f"{self.__name__}{self.signature}: {', '.join(Composition(self.cbs).labels)}"
+
+
+def _with(cbs, edits) -> list:
+    for edit in edits: cbs = edit(cbs)
+    return cbs
+
+
+def _again(base, edits, name): return Algorithm(base.recipe, edits, base, name)
+
+
+def algorithm(
+    recipe # Function of the options, all with defaults, that returns a list of steppers
+) -> Algorithm:
+    "Make a function from options to a list of steppers into an `Algorithm`."
+    return Algorithm(recipe)
