@@ -34,6 +34,7 @@ def test_digits(capsys, tmp_path):
     assert rows(again)[0][1:5] == rows(out)[1][1:5] # the seed fixes weights, batches and augmentation, whoever trained before
 
 
+@pytest.mark.slow
 def test_a_folder_and_a_found_learning_rate(capsys, tmp_path):
     data = imagenette.digits_folder(tmp_path/'data')
     assert sum(1 for _ in data.rglob('*.png')) == 1797

@@ -15,7 +15,9 @@ import optimcb
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT/'nbs').glob('*.ipynb'))
 RUN = 'import sys; from nbdev.test import test_nb; sys.exit(not test_nb(sys.argv[1])[0])'
-each = pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+LONG = {'04_engines', '10_from_sgd_to_adam', '12_airfoil', '13_weight_decay'} # they train, or measure, for minutes
+each = pytest.mark.parametrize('path', [pytest.param(p, marks=[pytest.mark.slow]*(p.stem in LONG)) for p in NOTEBOOKS], ids=[p.stem for p in NOTEBOOKS])
+all_of_them = pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
 
 
 def run(path):
@@ -38,7 +40,7 @@ def test_notebooks_run(path, running):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
-@each
+@all_of_them
 def test_notebooks_are_kept_with_their_output_and_nothing_else(path):
     nb = json.loads(path.read_text())
     code = [c for c in nb['cells'] if c['cell_type'] == 'code']
