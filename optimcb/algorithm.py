@@ -99,17 +99,19 @@ class Algorithm(partial, Composable, Explained):
                             f"Pass betas={args[2]!r}; one `{third}` for each group goes by name, too.")
         try: given = self.signature.bind(*args, **kwargs)
         except TypeError as e: raise TypeError(f"{self.__name__}: {e}. Call it as {self.__name__}{self.signature}.") from None
+        asked = set(given.arguments)
         given.apply_defaults()
         given = given.arguments
         self._set_flags(given)
         cbs = self.recipe(**{k: numbers(given[k]) for k in self.options})
         try: cbs = _with(cbs, self.edits)
         except ValueError as e: raise ValueError(f"with these options {self.__name__} can't be edited like that: {e} Edit the optimizer instead.") from None
-        hypers = {k: given[k] for k in ('lr', *self.hypers)}
+        reads = Composition(cbs).reads # a number that came with a stepper is gone with it
+        hypers = {k: given[k] for k in ('lr', *self.hypers) if k in self.options or k in asked or k in reads}
         opt = Optimizer(given['params'], cbs, engine=given['engine'], check=given['check'], **hypers, **flags)
         opt.called = self._title
         for h in opt.hypers:
-            for k in self.hypers: check(k, h[k], NOT_NEGATIVE)
+            for k in hypers: check(k, h[k], NOT_NEGATIVE)
         return opt
 
     def _set_flags(self, given):

@@ -2,7 +2,8 @@
 
 A file here has the recipes whose mathematics is in the file of the same name in `optimcb.steppers`.
 """
-from optimcb.algorithms import classic
+from optimcb.algorithms import adaptive, classic
+from optimcb.algorithms.adaptive import *
 from optimcb.algorithms.classic import *
 
-__all__ = [*classic.__all__]
+__all__ = [*classic.__all__, *adaptive.__all__]

@@ -123,11 +123,12 @@ def rms_prop_step(p,
 def average_update(p,
     mom, # Coefficient of the past, 0 to 1
     update, # The step's own update
-    update_avg=None, # State: sum of updates
+    dampening=False, # Weigh the update by `1-mom`, which makes it a mean?
+    update_avg=None, # State: the average
     **kwargs):
     "Momentum of the updates, where `average_grad` has that of the gradients: `torch.optim.RMSprop` divides first."
     if update_avg is None: update_avg = torch.zeros_like(update)
-    update_avg.mul_(mom).add_(update)
+    update_avg.mul_(mom).add_(update, alpha=1-mom if dampening else 1.)
     return {'update_avg': update_avg, 'update': update_avg.clone()}
 
 
