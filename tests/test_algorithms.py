@@ -112,6 +112,13 @@ def test_options_that_were_flags_are_no_hypers():
     assert oc.SGD(params(), 1e-3).hypers[0]['mom'] == 0.
 
 
+@pytest.mark.filterwarnings('error')
+def test_what_an_option_leaves_out_takes_its_numbers_along():
+    assert oc.ADOPT(params(), 1e-3).hypers[0]['clip_power'] == 0.25
+    assert 'clip_power' not in oc.ADOPT(params(), 1e-3, clip=False).hypers[0]
+    with pytest.warns(UserWarning, match='no stepper reads `clip_power`'): oc.ADOPT(params(), 1e-3, clip=False, clip_power=0.5)
+
+
 fastai_names = ['SGD', 'RMSProp', 'Adam', 'RAdam', 'QHAdam', 'Larc', 'Lamb', 'ranger']
 
 

@@ -83,7 +83,9 @@ def test_library_steppers_take_their_names_from_what_others_make():
     "Each name that a stepper needs is a hyper-parameter of some algorithm, or made by another stepper"
     all_steppers = [Stepper(getattr(steppers, k)) for k in steppers.__all__ if k not in steppers.FORMULAS]
     made = {n for s in all_steppers for n in s.mentions}
-    given = {n for o in vars(optimcb).values() if isinstance(o, Algorithm) for n in o.hypers} | {'lr'}
+    recipes = [o for o in vars(optimcb).values() if isinstance(o, Algorithm)]
+    made |= {n for o in recipes for s in o.composition.steppers for n in s.mentions} # under names that recipes give
+    given = {n for o in recipes for n in o.hypers} | {'lr'}
     for s in all_steppers: assert set(s.required) <= made | given, s.label
 
 

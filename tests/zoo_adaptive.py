@@ -22,7 +22,7 @@ def largest(s, v):
 
 
 def adabelief(p, g, s, t, lr, mom, sqr_mom, eps, wd=0., amsgrad=False, rectify=False):
-    "The authors' adabelief-pytorch 0.2; what is rectified leaves `eps` to the root alone there"
+    "The authors' adabelief-pytorch 0.2, but for what is rectified there, whose `eps` in the root is not debiased"
     p = p - lr*wd*p
     m = ema(s, 'm', g, mom)
     s['v'] = v = sqr_mom*s.get('v', 0) + (1-sqr_mom)*(g - m)**2 + eps
@@ -162,3 +162,6 @@ CASES = [
     pair('mars', oc.MARS, mars),
     pair('mars, amsgrad', oc.MARS, mars, sqr_mom=0.9, **flags(amsgrad=True)),
 ]
+
+LRS = {'AdaBelief': 0.01, 'Adan': 0.03, 'ADOPT': 0.01, 'LaProp': 0.01, 'AdEMAMix': 0.01, 'NovoGrad': 0.01, 'AdaBound': 0.01, 'AdaMod': 0.1,
+       'DiffGrad': 0.03, 'PAdam': 0.1, 'StableAdamW': 0.01, 'MARS': 0.03} # for a small network on digits

@@ -182,7 +182,7 @@ def rms_rate(p,
     eps=1e-8, # Added to the root
     **kwargs):
     "For this step, `rate` is by how much Adam multiplies each element's `lr` (Luo et al. 2019, https://arxiv.org/abs/1902.09843, alg. 2)."
-    return once(rate=1 / sqr_avg.sqrt().add_(eps))
+    return once(rate=1 / precise(sqr_avg).sqrt().add_(eps))
 
 
 def bound_rate(p,
