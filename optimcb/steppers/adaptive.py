@@ -63,7 +63,7 @@ def average_diff(p,
     diff_mom=0.92, # Coefficient of past differences, 0 to 1
     diff_avg=None, # State: the mean
     **kwargs):
-    "Exponentially weighted mean of the differences of gradients, in `diff_avg` (Xie et al. 2022, https://arxiv.org/abs/2208.06677, alg. 1 line 4)."
+    "Exponentially weighted mean of the differences of gradients, in `diff_avg` (Xie et al. 2022, https://arxiv.org/abs/2208.06677, alg. 1)."
     return {'diff_avg': _mean(diff_avg, grad_diff, diff_mom)}
 
 
@@ -71,7 +71,7 @@ def look_ahead_grad(p,
     grad_diff, # This step's difference of gradients
     diff_mom=0.92, # How far to look ahead, 0 to 1
     **kwargs):
-    "For this step, the gradient is that of Nesterov's point, estimated (Xie et al. 2022, https://arxiv.org/abs/2208.06677, alg. 1 line 5)."
+    "For this step, the gradient is that of Nesterov's point, estimated (Xie et al. 2022, https://arxiv.org/abs/2208.06677, alg. 1)."
     p.grad = p.grad.data.add(grad_diff, alpha=diff_mom)
 
 
@@ -89,7 +89,7 @@ def proximal_decay(p,
     wd=0., # Weight decay
     do_wd=True, # State: is this parameter decayed?
     **kwargs):
-    "Divide the weights by `1 + lr*wd`: a proximal step, which comes last (Xie et al. 2022, https://arxiv.org/abs/2208.06677, alg. 1 line 7)."
+    "Divide the weights by `1 + lr*wd`: a proximal step, which comes last (Xie et al. 2022, https://arxiv.org/abs/2208.06677, alg. 1)."
     if do_wd and wd != 0: p.data.div_(1 + lr*wd)
 
 
@@ -98,7 +98,7 @@ def proximal_decay(p,
 def rest_at_first(p,
     step, # State: steps done, this one counted
     **kwargs):
-    "For the first step, `lr` is 0: it only starts the averages (Taniguchi et al. 2024, https://arxiv.org/abs/2411.02853, alg. 2)."
+    "For the first step, `lr` is 0: it only starts the averages (Taniguchi et al. 2024, https://arxiv.org/abs/2411.02853)."
     if step == 1: return once(lr=0.)
 
 
@@ -106,14 +106,14 @@ def past_rms_update(p,
     eps=1e-6, # Least root
     sqr_avg=None, # State: mean of the squared gradients before this one
     **kwargs):
-    "The gradient over the root mean square of those before it, zero for the first one (Taniguchi et al. 2024, https://arxiv.org/abs/2411.02853, alg. 2)."
+    "The gradient over the root mean square of those before it, zero for the first one (Taniguchi et al. 2024, https://arxiv.org/abs/2411.02853)."
     return {'update': torch.zeros_like(p.grad.data) if sqr_avg is None else p.grad.data / sqr_avg.sqrt().clamp_(min=eps)}
 
 
 def start_sqr_avg(p,
     sqr_avg=None, # State: mean of squared gradients
     **kwargs):
-    "Start the mean of the squares from the first of them; comes before it (Taniguchi et al. 2024, https://arxiv.org/abs/2411.02853, alg. 2)."
+    "Start the mean of the squares from the first of them; comes before it (Taniguchi et al. 2024, https://arxiv.org/abs/2411.02853)."
     if sqr_avg is None: return {'sqr_avg': p.grad.data.pow(2)}
 
 
@@ -132,7 +132,7 @@ def debias_update(p,
     step, # State: steps done
     update, # Mean of updates
     **kwargs):
-    "The update, corrected for a start of its mean from zero (Ziyin et al. 2020, https://arxiv.org/abs/2002.04839, alg. 1)."
+    "The update, corrected for a start of its mean from zero (Ziyin et al. 2020, https://arxiv.org/abs/2002.04839)."
     return {'update': debias_grad_avg(p, mom, step, update)['grad_avg']}
 
 
@@ -191,7 +191,7 @@ def bound_rate(p,
     final_rate=100., # What multiplies `lr` in the end: SGD's learning rate over `lr`
     gamma=1e-3, # How fast the bounds close in
     **kwargs):
-    "For this step, `rate` is between bounds that close in on `final_rate` (Luo et al. 2019, https://arxiv.org/abs/1902.09843, sec. 4)."
+    "For this step, `rate` is between bounds that close in on `final_rate` (Luo et al. 2019, https://arxiv.org/abs/1902.09843)."
     return once(rate=rate.clamp(final_rate * (1 - 1/(gamma*step + 1)), final_rate * (1 + 1/(gamma*step))))
 
 
@@ -228,7 +228,7 @@ def friction_update(p,
     update, # This step's update
     grad_diff, # This step's difference of gradients
     **kwargs):
-    "The update, as little as half of it where the gradient hardly changes (Dubey et al. 2019, https://arxiv.org/abs/1909.11015, eq. 12)."
+    "The update, as little as half of it where the gradient hardly changes (Dubey et al. 2019, https://arxiv.org/abs/1909.11015)."
     return {'update': update * grad_diff.abs().sigmoid()}
 
 
@@ -239,7 +239,9 @@ def power_update(p,
     power=0.125, # Of the mean of the squares: 1/2 for Adam's root, 0 for momentum
     **kwargs):
     "The average gradient over a power of the average square (Chen et al. 2018, https://arxiv.org/abs/1806.06763, alg. 1)."
-    return {'update': grad_avg / sqr_avg.sqrt().add_(eps).pow(2*power)}
+    root = sqr_avg.sqrt().add_(eps)
+    quick = isinstance(power, float) and power == 0.125 # roots instead of a library call
+    return {'update': grad_avg / (root.sqrt().sqrt() if quick else root.pow(2*power))}
 
 
 def clip_lr_by_rms(p,
@@ -257,6 +259,6 @@ def mars_grad(p,
     grad_diff, # This step's difference of gradients
     gamma=0.025, # How much of the difference is added
     **kwargs):
-    "For this step, the gradient has less variance, and a norm of at most 1 (Yuan et al. 2024, https://arxiv.org/abs/2411.10438, alg. 2)."
+    "For this step, the gradient has less variance, and a norm of at most 1 (Yuan et al. 2024, https://arxiv.org/abs/2411.10438)."
     grad = p.grad.data.add(grad_diff, alpha=gamma * mom/(1-mom))
     p.grad = (grad / torch.linalg.vector_norm(precise(grad)).clamp(min=1)).to(grad.dtype)
