@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from helpers import difference, params, set_grads, trajectory
 from zoo import ALGORITHMS, LRS, ROWS, ZOO, algorithm_of, apart
 
-import optimcb as oc
 from optimcb.engine.runner import CantRun
 
 rows = pytest.mark.parametrize('name, ours, theirs, tol', ZOO, ids=[c[0] for c in ZOO])
@@ -82,7 +81,7 @@ def test_learns_to_read_digits(algo):
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
     opt, worst = algo(model.named_parameters(), lr=LRS[algo.__name__]), 0.
-    for epoch in range(5):
+    for _ in range(5):
         for idx in torch.randperm(1500).split(64):
             loss = F.cross_entropy(model(x[idx]), y[idx])
             loss.backward()
