@@ -2,8 +2,9 @@
 
 A file here has the recipes whose mathematics is in the file of the same name in `optimcb.steppers`.
 """
-from optimcb.algorithms import adaptive, classic
+from optimcb.algorithms import adaptive, classic, momentum
 from optimcb.algorithms.adaptive import *
 from optimcb.algorithms.classic import *
+from optimcb.algorithms.momentum import *
 
-__all__ = [*classic.__all__, *adaptive.__all__]
+__all__ = [*classic.__all__, *adaptive.__all__, *momentum.__all__]
