@@ -63,15 +63,6 @@ def sophia(p, g, s, t, lr, mom, sqr_mom, rho, eps, wd, scale=0.):
     return p - lr*torch.clamp(m/torch.clamp(rho*h, min=eps), -1, 1)
 
 
-class ASGD(to.ASGD):
-    "torch's, with `eta` and `mu` in float64, where it has them in the default type"
-    def step(self):
-        default = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)
-        try: super().step()
-        finally: torch.set_default_dtype(default)
-
-
 bounded = oc.Fromage.insert(oc.keep_bound, before=0).insert(oc.bound_norm, after=oc.apply_update)
 fisher = oc.Sophia.insert(renamed(average_sqr_grad, sqr_avg='hess_avg'), before=newton_update) # the newest gradients as an estimate
 
@@ -82,8 +73,8 @@ CASES = [
     ('tiger', oc.Tiger, partial(Naive, formula=tiger, beta=0.965, wd=0.01)),
     ('rprop', oc.Rprop, to.Rprop),
     ('rprop, options', partial(oc.Rprop, eta_minus=0.3, eta_plus=1.5, min_step=0.004, max_step=0.02), partial(to.Rprop, etas=(0.3, 1.5), step_sizes=(0.004, 0.02))),
-    ('asgd', partial(oc.ASGD, wd=0.1, decouple_wd=False), partial(ASGD, weight_decay=0.1)),
-    ('asgd, averaging', partial(oc.ASGD, lambd=0.1, power=0.6, t0=5), partial(ASGD, lambd=0.1, alpha=0.6, t0=5)),
+    ('asgd', partial(oc.ASGD, wd=0.1, decouple_wd=False), partial(to.ASGD, weight_decay=0.1)),
+    ('asgd, averaging', partial(oc.ASGD, lambd=0.1, power=0.6, t0=5), partial(to.ASGD, lambd=0.1, alpha=0.6, t0=5)),
     ('qhm', partial(oc.QHM, wd=0.1, decouple_wd=False), partial(Naive, formula=qhm, mom=0.999, nu=0.7, wd=0.1)),
     ('aggmo', partial(oc.AggMo, wd=0.1, decouple_wd=False), partial(Naive, formula=aggmo, moms=(0., 0.9, 0.99), wd=0.1)),
     ('madgrad', partial(oc.MADGRAD, wd=0.1), partial(Naive, formula=madgrad, mom=0.9, eps=1e-6, wd=0.1, decouple=False)),

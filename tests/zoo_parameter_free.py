@@ -90,11 +90,15 @@ def dadapt_sgd(work, a, t, mom=0., wd=0., d0=1e-6, growth_rate=math.inf):
     for p, _, s, _ in work: p.data.copy_(mom*p.data + (1-mom)*(s['start'] - s['s']))
 
 
+# `d` starts larger than its default: a step of 1e-6 is a difference of weights of which rounding leaves ten digits
+prodigy_options = partial(oc.Prodigy, wd=0.1, decouple_wd=False, bias_correction=True, safeguard_warmup=True, d_coef=2., growth_rate=1.5, d0=1e-3, d_mom=0.9)
+adam_options = partial(oc.DAdaptAdam, wd=0.1, decouple_wd=True, bias_correction=True, growth_rate=2., d0=1e-3)
+
 CASES = [
-    ('prodigy', partial(oc.Prodigy, wd=0.1), partial(Together, formula=prodigy, wd=0.1)),
-    ('prodigy, options', partial(oc.Prodigy, wd=0.1, decouple_wd=False, bias_correction=True, safeguard_warmup=True, d_coef=2., growth_rate=1.5, d0=1e-4, d_mom=0.9),
-     partial(Together, formula=prodigy, wd=0.1, decouple=False, bias_correction=True, safeguard=True, d_coef=2., growth_rate=1.5, d0=1e-4, beta3=0.9)),
-    ('dadapt adam', partial(oc.DAdaptAdam, wd=0.1), partial(Together, formula=dadapt_adam, wd=0.1)),
-    ('dadapt adam, options', partial(oc.DAdaptAdam, wd=0.1, decouple_wd=True, bias_correction=True, growth_rate=2.), partial(Together, formula=dadapt_adam, wd=0.1, decouple=True, bias_correction=True, growth_rate=2.)),
-    ('dadapt sgd', partial(oc.DAdaptSGD, mom=0.9, wd=0.1), partial(Together, formula=dadapt_sgd, mom=0.9, wd=0.1)),
+    ('prodigy', partial(oc.Prodigy, wd=0.1, d0=1e-2), partial(Together, formula=prodigy, wd=0.1, d0=1e-2)),
+    ('prodigy, options', prodigy_options, partial(Together, formula=prodigy, wd=0.1, decouple=False, bias_correction=True, safeguard=True, d_coef=2.,
+                                                  growth_rate=1.5, d0=1e-3, beta3=0.9)),
+    ('dadapt adam', partial(oc.DAdaptAdam, wd=0.1, d0=1e-2), partial(Together, formula=dadapt_adam, wd=0.1, d0=1e-2)),
+    ('dadapt adam, options', adam_options, partial(Together, formula=dadapt_adam, wd=0.1, decouple=True, bias_correction=True, growth_rate=2., d0=1e-3)),
+    ('dadapt sgd', partial(oc.DAdaptSGD, mom=0.9, wd=0.1, d0=0.1), partial(Together, formula=dadapt_sgd, mom=0.9, wd=0.1, d0=0.1)),
 ]

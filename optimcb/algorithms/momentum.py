@@ -46,7 +46,9 @@ def Tiger(
     wd=0.01, # Weight decay
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
-    """Signum, `lr` being in proportion to the size of the tensor (Su 2023, https://github.com/bojone/tiger; there, each row of an embedding has its own size)."""
+    """Signum, with `lr` in proportion to the size of the tensor (Su 2023, https://github.com/bojone/tiger).
+
+    There, each row of an embedding has a size of its own."""
     return [rms_lr, decay_of(decouple_wd), partial(average_grad, dampening=True), sign_update, apply_update]
 
 

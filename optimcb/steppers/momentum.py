@@ -123,7 +123,7 @@ def dual_sums(p,
     grad_sum=None, # State: the sum of gradients
     sqr_sum=None, # State: the sum of their squares
     **kwargs):
-    "Sums of the gradients and of their squares, each weighed by `lr` times the root of its step (Defazio & Jelassi 2021, https://arxiv.org/abs/2101.11075, alg. 1)."
+    "Sums of gradients and of their squares, weighed by `lr` times the root of the step (Defazio & Jelassi 2021, https://arxiv.org/abs/2101.11075, alg. 1)."
     g, weight = p.grad.data, lr * math.sqrt(step)
     if grad_sum is None: grad_sum, sqr_sum = torch.zeros_like(g), torch.zeros_like(g)
     return {'grad_sum': grad_sum.add_(g, alpha=weight), 'sqr_sum': sqr_sum.addcmul_(g, g, value=weight)}

@@ -83,7 +83,7 @@ def prodigy_d(p,
     grad_sum=None): # State: the sum of gradients, of which the past fades
     """Estimate `d` anew; for this step, the gradient is multiplied by the old one (Mishchenko & Defazio 2024, https://arxiv.org/abs/2306.06101, alg. 4).
 
-    Until all gradients of a step have been something else than 0, nothing is estimated."""
+    While all gradients are 0, `d` stays."""
     beta, g, scale = d_mom or math.sqrt(sqr_mom), precise(p.grad.data), d/d0
     numerator = beta*d_numerator + (yield (scale*lr*g * (precise(p_start) - precise(p.data))).sum())
     if grad_sum is None: grad_sum = torch.zeros_like(g)
@@ -118,7 +118,7 @@ def dadapt_adam_d(p,
     layer_scale=1., # Factor of this group's steps
     sqr_avg=None, # State: mean of squared gradients, before this step
     grad_sum=None): # State: the sum of gradients, of which the past fades
-    "Estimate `d` anew, for Adam's steps (Defazio & Mishchenko 2023, https://arxiv.org/abs/2301.07733, alg. 5, with the numerator of their code)."
+    "Estimate `d` anew, for Adam's steps (Defazio & Mishchenko 2023, https://arxiv.org/abs/2301.07733; numerator of their code)."
     beta, g = math.sqrt(sqr_mom), precise(p.grad.data)
     if grad_sum is None: grad_sum = torch.zeros_like(g)
     root = precise(sqr_avg).sqrt() + eps if sqr_avg is not None else 1.
@@ -140,11 +140,12 @@ def lr_in_grad(p,
 
 
 def keep_first_norm(p,
+    lr, # Learning rate: groups with 0 are left out
     turn, # State: steps of the optimizer
     first_norm): # State: that norm
     "Keep the norm of all gradients of the optimizer's first step, in `first_norm`; 1 if they were 0."
     if turn == 1:
-        total = yield precise(p.grad.data).pow(2).sum()
+        total = yield (precise(p.grad.data) * (lr > 0)).pow(2).sum()
         return {'first_norm': torch.where(total > 0, total.sqrt(), 1.)}
 
 
@@ -155,7 +156,7 @@ def dadapt_sgd_d(p,
     d_numerator, # State: numerator of the estimate
     growth_rate=math.inf, # Largest growth of `d` in a step, as a factor
     grad_sum=None): # State: the sum of gradients
-    "Estimate `d` anew, and sum gradients for `dual_update` (Defazio & Mishchenko 2023, https://arxiv.org/abs/2301.07733, alg. 4, with the numerator of their code)."
+    "Estimate `d` anew, and sum gradients for `dual_update` (Defazio & Mishchenko 2023, https://arxiv.org/abs/2301.07733; numerator of their code)."
     lr, g = lr/first_norm, precise(p.grad.data)
     if grad_sum is None: grad_sum = torch.zeros_like(g)
     numerator = d_numerator + (yield (lr*g * grad_sum).sum())
