@@ -28,7 +28,7 @@ def update_hessian(
     if 'hess_avg' not in opt.composition.reads: raise ValueError(NO_READER.format(', '.join(opt.composition.labels)))
     params = [(p, h) for ps, h in zip(opt.param_lists, opt.hypers) for p in ps]
     found = [_squared(p, scale) for p, _ in params] if estimates is None else list(estimates)
-    if len(found) != len(params): raise ValueError(f"there are {len(found)} estimates for {len(params)} parameters. Pass one, or None, for each, in their order.")
+    if len(found) != len(params): raise ValueError(f"there are {len(found)} estimates for {len(params)} parameters. Pass one, or None, for each.")
     for i, (e, (p, _)) in enumerate(zip(found, params)):
         if e is not None and e.shape != p.shape: raise ValueError(f"estimate {i} is of shape {tuple(e.shape)}, but its parameter of {tuple(p.shape)}.")
     for e, (p, h) in zip(found, params):

@@ -9,7 +9,8 @@ import torch
 
 import optimcb as oc
 
-LRS = {'Prodigy': 1., 'DAdaptAdam': 1., 'DAdaptSGD': 1.}
+LRS = {'Prodigy': 1., 'DAdaptAdam': 1., 'DAdaptSGD': 0.25}
+OPTIONS = {'DAdaptSGD': dict(mom=0.9, d0=0.01)} # in a hundred steps, and at `lr=1`, the authors' code doesn't train a small network
 
 
 class Together:
