@@ -55,7 +55,9 @@ def mean_of_avgs(p,
     return {'update': (p.grad.data + grad_avg + slow_avg) / 3}
 
 
-def whole_step(p, **kwargs):
+def whole_step(p,
+    lr, # Learning rate, which the update has in it
+    **kwargs):
     "For this step, `lr` is 1: it is in the update already."
     return once(lr=1.)
 
@@ -113,7 +115,7 @@ def eps_in_lr(p,
     lr, # Learning rate
     eps, # Added to it
     **kwargs):
-    "For this step, `eps` is added to `lr`, as in the code of MADGRAD."
+    "For this step, `eps` is added to `lr` (the code of Defazio & Jelassi 2021, https://github.com/facebookresearch/madgrad)."
     return once(lr=lr + eps)
 
 
