@@ -14,13 +14,9 @@ from torch import Tensor
 __all__ = ['NOT_NEGATIVE', 'RANGES', 'TORCH_NAMES', 'TORCH_FLAGS', 'check', 'own', 'numbers', 'spread', 'from_torch', 'without_flags', 'nearest', 'suggest',
            'TorchNames', 'HyperView', 'HyperViews']
 
-<<<<<<< HEAD
-NOT_NEGATIVE = (0, math.inf) # at least, less than
-RANGES = dict(lr=NOT_NEGATIVE, wd=NOT_NEGATIVE, eps=NOT_NEGATIVE, mom=(0, 1), sqr_mom=(0, 1), diff_mom=(0, 1), slow_mom=(0, 1), rate_mom=(0, 1))
-=======
 NOT_NEGATIVE = (0, math.inf) # at least, less than; None: any larger number, infinity too
-RANGES = dict(lr=NOT_NEGATIVE, wd=NOT_NEGATIVE, eps=NOT_NEGATIVE, mom=(0, 1), sqr_mom=(0, 1), growth_rate=(1, None))
->>>>>>> 33dbd33 (Prodigy and D-Adaptation as steppers with sums over all parameters; foreach takes a rate that is a tensor of a parameter without dimensions)
+RANGES = dict(lr=NOT_NEGATIVE, wd=NOT_NEGATIVE, eps=NOT_NEGATIVE, mom=(0, 1), sqr_mom=(0, 1), diff_mom=(0, 1), slow_mom=(0, 1), rate_mom=(0, 1),
+              d_mom=(0, 1), growth_rate=(1, None))
 
 TORCH_NAMES = dict(momentum=('mom',), betas=('mom', 'sqr_mom'), weight_decay=('wd',), alpha=('sqr_mom',), rho=('sqr_mom',),
                    momentum_decay=('mom_decay',), initial_accumulator_value=('init_sum',), decoupled_weight_decay=('decouple_wd',))

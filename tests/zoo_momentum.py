@@ -9,7 +9,7 @@ from references import Naive, ema
 import optimcb as oc
 from optimcb import average_sqr_grad, newton_update, renamed
 
-LRS = {'SignSGD': 3e-3, 'Signum': 3e-3, 'Lion': 3e-3, 'Tiger': 1e-2, 'Rprop': 1e-3, 'ASGD': 0.3, 'QHM': 1., 'AggMo': 0.03, 'MADGRAD': 1e-2,
+LRS = {'SignSGD': 3e-3, 'Signum': 3e-3, 'Lion': 3e-3, 'Tiger': 1e-2, 'Rprop': 1e-3, 'ASGD': 1., 'QHM': 1., 'AggMo': 0.03, 'MADGRAD': 1e-2,
        'Fromage': 0.02, 'Sophia': 3e-3}
 
 
