@@ -4,7 +4,8 @@ from functools import partial
 import pytest
 import torch
 from engines import TRACED
-from zoo_parameter_free import Together, dadapt_adam, dadapt_sgd, prodigy
+from zoo import apart
+from zoo_parameter_free import CASES, DISJOINT, Together, dadapt_adam, dadapt_sgd, prodigy
 
 from optimcb import ASGD, DAdaptAdam, DAdaptSGD, Prodigy
 
@@ -50,6 +51,11 @@ def test_who_comes_late_or_was_away_has_what_the_others_have(rule, formula, engi
 @pytest.mark.parametrize('rule,formula', RULES[:2], ids=['Prodigy', 'DAdaptAdam'])
 def test_a_group_has_a_rate_of_its_own(rule, formula, engine):
     assert_equal(rule, formula, engine, groups=lambda ps: [{'params': ps[:1], 'lr': 0.3}, {'params': ps[1:]}])
+
+
+@pytest.mark.parametrize('name,rule,reference', [c[:3] for c in CASES if DISJOINT in c], ids=lambda o: o if isinstance(o, str) else '')
+@pytest.mark.parametrize('skip', [lambda i: (), lambda i: {0} if i % 3 else {1}], ids=['all', 'some'])
+def test_options_equal_the_reference(name, rule, reference, skip): assert apart(partial(rule, engine='eager'), reference, skip=skip) < 1e-12
 
 
 @pytest.mark.parametrize('engine', ENGINES)

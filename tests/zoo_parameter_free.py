@@ -94,12 +94,14 @@ def dadapt_sgd(work, a, t, mom=0., wd=0., d0=1e-6, growth_rate=math.inf):
 # `d` starts larger than its default: a step of 1e-6 is a difference of weights of which rounding leaves ten digits
 prodigy_options = partial(oc.Prodigy, wd=0.1, decouple_wd=False, bias_correction=True, safeguard_warmup=True, d_coef=2., growth_rate=1.5, d0=1e-3, d_mom=0.9)
 adam_options = partial(oc.DAdaptAdam, wd=0.1, decouple_wd=True, bias_correction=True, growth_rate=2., d0=1e-3)
+DISJOINT = 1e-5 # if no parameter takes part in two steps on end, none can tell of the first; else 1e-12, see `test_parameter_free`
 
 CASES = [
     ('prodigy', partial(oc.Prodigy, wd=0.1, d0=1e-2), partial(Together, formula=prodigy, wd=0.1, d0=1e-2)),
     ('prodigy, options', prodigy_options, partial(Together, formula=prodigy, wd=0.1, decouple=False, bias_correction=True, safeguard=True, d_coef=2.,
-                                                  growth_rate=1.5, d0=1e-3, beta3=0.9)),
+                                                  growth_rate=1.5, d0=1e-3, beta3=0.9), DISJOINT),
     ('dadapt adam', partial(oc.DAdaptAdam, wd=0.1, d0=1e-2), partial(Together, formula=dadapt_adam, wd=0.1, d0=1e-2)),
-    ('dadapt adam, options', adam_options, partial(Together, formula=dadapt_adam, wd=0.1, decouple=True, bias_correction=True, growth_rate=2., d0=1e-3)),
+    ('dadapt adam, options', adam_options, partial(Together, formula=dadapt_adam, wd=0.1, decouple=True, bias_correction=True, growth_rate=2., d0=1e-3),
+     DISJOINT),
     ('dadapt sgd', partial(oc.DAdaptSGD, mom=0.9, wd=0.1, d0=0.1), partial(Together, formula=dadapt_sgd, mom=0.9, wd=0.1, d0=0.1)),
 ]
