@@ -5,6 +5,7 @@ from optimcb.backward import InBackward, step_in_backward
 from optimcb.checkpoint import named_state
 from optimcb.compare import Comparison, compare
 from optimcb.composition import Composition, MissingName
+from optimcb.curvature import hutchinson, update_hessian
 from optimcb.files import load_state, save_state
 from optimcb.interop import to_torch
 from optimcb.lookahead import Lookahead

@@ -14,8 +14,9 @@ from torch import Tensor
 __all__ = ['NOT_NEGATIVE', 'RANGES', 'TORCH_NAMES', 'TORCH_FLAGS', 'check', 'own', 'numbers', 'spread', 'from_torch', 'without_flags', 'nearest', 'suggest',
            'TorchNames', 'HyperView', 'HyperViews']
 
-NOT_NEGATIVE = (0, math.inf) # at least, less than
-RANGES = dict(lr=NOT_NEGATIVE, wd=NOT_NEGATIVE, eps=NOT_NEGATIVE, mom=(0, 1), sqr_mom=(0, 1), diff_mom=(0, 1), slow_mom=(0, 1), rate_mom=(0, 1))
+NOT_NEGATIVE = (0, math.inf) # at least, less than; None: any larger number, infinity too
+RANGES = dict(lr=NOT_NEGATIVE, wd=NOT_NEGATIVE, eps=NOT_NEGATIVE, mom=(0, 1), sqr_mom=(0, 1), diff_mom=(0, 1), slow_mom=(0, 1), rate_mom=(0, 1),
+              d_mom=(0, 1), growth_rate=(1, None))
 
 TORCH_NAMES = dict(momentum=('mom',), betas=('mom', 'sqr_mom'), weight_decay=('wd',), alpha=('sqr_mom',), rho=('sqr_mom',),
                    momentum_decay=('mom_decay',), initial_accumulator_value=('init_sum',), decoupled_weight_decay=('decouple_wd',))
@@ -54,8 +55,10 @@ def check(
         if isinstance(value, Tensor): return _check_tensor(name, value, within)
         raise TypeError(f"`{name}` must be a number, but is {value!r} ({type(value).__name__}).")
     if math.isnan(value): raise ValueError(f"`{name}` is NaN. Set it to a number.")
-    if within and not within[0] <= value < within[1]:
-        raise ValueError(f"`{name}` must be at least {within[0]} and {'finite' if within[1] == math.inf else f'less than {within[1]}'}, but is {value}.")
+    least, limit = within or (None, None)
+    if within and not (least <= value and (limit is None or value < limit)):
+        below = '' if limit is None else ' and finite' if limit == math.inf else f' and less than {limit}'
+        raise ValueError(f"`{name}` must be at least {least}{below}, but is {value}.")
     return value
 
 

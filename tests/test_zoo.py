@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import difference, params, set_grads, trajectory
-from zoo import ALGORITHMS, LRS, ROWS, ZOO, algorithm_of, apart
+from zoo import ALGORITHMS, LRS, OPTIONS, ROWS, ZOO, algorithm_of, apart
 
 from optimcb.engine.runner import CantRun
 
@@ -80,7 +80,7 @@ def test_learns_to_read_digits(algo):
     x, y = digits()
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
-    opt, worst = algo(model.named_parameters(), lr=LRS[algo.__name__]), 0.
+    opt, worst = algo(model.named_parameters(), lr=LRS[algo.__name__], **OPTIONS.get(algo.__name__, {})), 0.
     for _ in range(5):
         for idx in torch.randperm(1500).split(64):
             loss = F.cross_entropy(model(x[idx]), y[idx])

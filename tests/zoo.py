@@ -13,6 +13,7 @@ THEMES = [import_module(f.stem) for f in sorted(Path(__file__).parent.glob('zoo_
 ZOO = [(name, ours, theirs, *(tol or [TOL[torch.float64]])) for o in THEMES for name, ours, theirs, *tol in o.CASES]
 ROWS = [(*row, TOL[torch.float64]) for row in CASES] + ZOO
 LRS = {name: lr for o in THEMES for name, lr in o.LRS.items()} # by algorithm
+OPTIONS = {name: options for o in THEMES for name, options in getattr(o, 'OPTIONS', {}).items()} # beside the learning rate, if there must be some
 ALGORITHMS = {o.__name__: o for o in vars(oc).values() if isinstance(o, oc.Algorithm)}
 
 

@@ -14,6 +14,8 @@ def _of_nothing(op, dtype):
     return 0 if op == 'sum' else op == 'amin' if dtype is torch.bool else torch.inf if op == 'amin' else -torch.inf
 
 
+NUMBER_AT = dict(add_alpha=2, sub_alpha=2, addcmul=3, addcdiv=3) # where torch's function for lists takes a number, and no list
+
 
 class Launch(launch.Launch):
     "Parameters whose programs have the same key, and a step of them."
@@ -82,7 +84,8 @@ class Launch(launch.Launch):
             if not isinstance(args[0], list): return [torch.full(p.shape if n.each else (), args[0], dtype=n.dtype, device=p.device) for p in a.params]
             return [x.to(n.dtype) for x in args[0]]
         each = [o >= 0 and self.program.nodes[o].each for o in operands(n)]
-        if op.foreach and each[0] and all(e or not isinstance(x, list) for e, x in zip(each, args)): return list(op.foreach(*args))
+        can = op.foreach and each[0] and not any(isinstance(x, list) for x in args[NUMBER_AT.get(n.op, len(args)):])
+        if can and all(e or not isinstance(x, list) for e, x in zip(each, args)): return list(op.foreach(*args))
         if not any(isinstance(x, list) for x in args): args[0] = [torch.tensor(args[0], dtype=n.dtype, device=p.device) for p in a.params]
         return [op.run(*row) for row in zip(*(x if isinstance(x, list) else [x]*len(a.params) for x in args))]
 
