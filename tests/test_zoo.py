@@ -2,6 +2,7 @@
 import copy
 import io
 import math
+import statistics
 import warnings
 from functools import cache, partial
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import difference, params, set_grads, trajectory
-from zoo import ALGORITHMS, LRS, OPTIONS, ROWS, ZOO, algorithm_of, apart
+from zoo import ALGORITHMS, LRS, OPTIONS, ROWS, ZOO, algorithm_of, apart, own_lines
 
 from optimcb.engine.runner import CantRun
 
@@ -40,6 +41,9 @@ def test_gradients_that_come_and_go(name, ours, theirs, tol):
 def test_every_algorithm_has_a_row():
     assert {o.__name__ for o in map(algorithm_of, (r[1] for r in ROWS)) if o} == ALGORITHMS.keys()
     assert NEW.keys() == LRS.keys()
+
+
+def test_an_algorithm_is_a_few_lines(): assert statistics.median(own_lines().values()) <= 8
 
 
 @every
