@@ -26,7 +26,7 @@ def Muon(
     "Momentum with all singular values made one, and Adam for what is no matrix (Jordan 2024, https://kellerjordan.github.io/posts/muon/)."
     slow, scale = ([], match_rms_lr) if match_rms else ([slow_vectors], spectral_lr)
     ahead = [partial(nesterov_update, dampening=True)] if nesterov else []
-    return [*slow, decay_of(decouple_wd), mean_grad, *ahead, partial(orthogonal_update, exact=exact), scale, vector_update, apply_update]
+    return [*slow, decay_of(decouple_wd), mean_grad, step_stat, *ahead, partial(orthogonal_update, exact=exact), scale, vector_update, apply_update]
 
 
 @algorithm

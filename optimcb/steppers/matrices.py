@@ -45,7 +45,7 @@ def slow_vectors(p,
     lr, # Learning rate
     vector_lr=0.015, # Learning rate of parameters with fewer than two dimensions, a share of `lr`
     **kwargs):
-    "For this step, `lr` of a parameter that is no matrix is a share of it. Comes before the decay."
+    "For this step, `lr` of a parameter that is no matrix is a share of it, as for Adam beside Muon (Jordan 2024). Comes before the decay."
     if p.ndim < 2: return once(lr=lr*vector_lr)
 
 
@@ -67,17 +67,17 @@ def orthogonal_update(p,
 
 def vector_update(p,
     mom, # Coefficient of the past of `grad_avg`, 0 to 1
+    step, # State: steps done
     grad_avg, # State: mean of gradients
     sqr_mom=0.95, # Coefficient of the past of `sqr_avg`, 0 to 1
     eps=1e-7, # Added to the root
     sqr_avg=None, # State: mean of squared gradients
-    step=0, # State: steps done
     **kwargs):
     "Adam's update for a parameter that is no matrix (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980, alg. 1); others stay as they are."
     if p.ndim >= 2: return None
-    step, sqr_avg = step + 1, average_sqr_grad(p, sqr_mom, sqr_avg=sqr_avg)['sqr_avg']
+    sqr_avg = average_sqr_grad(p, sqr_mom, sqr_avg=sqr_avg)['sqr_avg']
     debiased = debias_grad_avg(p, mom, step, grad_avg) | debias_sqr_avg(p, sqr_mom, step, sqr_avg)
-    return {'step': step, 'sqr_avg': sqr_avg, **rms_update(p, eps=eps, **debiased)}
+    return {'sqr_avg': sqr_avg, **rms_update(p, eps=eps, **debiased)}
 
 
 def _sides(p): return max(1, p.shape[0]), max(1, math.prod(p.shape[1:]))
@@ -246,8 +246,9 @@ def refresh_bases(p,
     grad_avg=None, # State: mean of gradients, in the bases
     sqr_avg=None, # State: mean of squared gradients, in the bases
     **kwargs):
-    """Orthogonal bases along which past gradients vary most, one for each dimension of a matrix or kernel, in `bases`. They follow every
-    `refresh_steps` steps, and take `grad_avg` and `sqr_avg` along (Vyas et al. 2024, https://arxiv.org/abs/2409.11321, alg. 4). Comes before `average_grams`."""
+    """Orthogonal bases along which past gradients vary most, one for each dimension of a matrix or kernel, in `bases`. Comes before `average_grams`.
+
+    They follow every `refresh_steps` steps, and take `grad_avg` and `sqr_avg` along (Vyas et al. 2024, https://arxiv.org/abs/2409.11321, alg. 4)."""
     if p.ndim < 2 or grams is None: return None
     if bases is None: return {'bases': bases_of(p.grad.data, grams, max_dim)}
     if (step-2) % refresh_steps == 0:
@@ -267,15 +268,16 @@ def average_grams(p,
 
 
 def turn_grad(p,
+    lr, # Learning rate
     step, # State: steps done
     max_dim=10000, # Dimensions that are larger stay as they are
     bases=None, # State: the bases
     **kwargs):
     """For this step, the gradient is in `bases`, and `step` doesn't count the first step, which only looks where to go: its gradient counts
-    as zero, and its `lr` is 0 (as in the authors' code, https://github.com/nikhilvyas/SOAP)."""
+    as zero, and its `lr` is 0 (Vyas et al. 2024; as in the authors' code, https://github.com/nikhilvyas/SOAP)."""
     if step == 1 or p.ndim > 1 and bases is None:
         p.grad = torch.zeros_like(p.grad.data)
-        return once(lr=0.)
+        return once(lr=0*lr)
     if p.ndim > 1: p.grad = turned(p.grad.data, bases, max_dim, False)
     return once(step=step-1)
 
@@ -285,7 +287,7 @@ def turn_back(p,
     max_dim=10000, # Dimensions that are larger stay as they are
     bases=None, # State: the bases
     **kwargs):
-    "The update, from `bases` back to the parameter."
+    "The update, from `bases` back to where the parameter is (Vyas et al. 2024, https://arxiv.org/abs/2409.11321, alg. 3)."
     if p.ndim > 1 and bases is not None: return {'update': turned(update, bases, max_dim, True)}
 
 
@@ -313,7 +315,7 @@ def over_factored(x, row_avg, col_avg, eps):
 def param_rms(p,
     min_rms=1e-3, # The smallest: from there on a parameter that starts from zero can grow
     **kwargs):
-    "The root mean square of the weights before the step, in `rms`, for this step. Comes before the decay."
+    "The root mean square of the weights, in `rms`, for this step (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4). Comes before the decay."
     return once(rms=precise(p.data).pow(2).mean().sqrt().clamp(min=min_rms))
 
 
@@ -399,5 +401,5 @@ def cover_sqr_grad(p,
 def keep_cover(p,
     sqr_avg, # This step's bound of each element
     **kwargs):
-    "Keep the largest of the bounds at each place of each dimension, in `cover`."
+    "Keep the largest of the bounds at each place of each dimension, in `cover` (Anil et al. 2019, https://arxiv.org/abs/1901.11150, alg. SM3-II)."
     if p.ndim >= 2: return {'cover': maxima(sqr_avg)}
