@@ -183,7 +183,7 @@ def inverse_roots(p,
     refresh_steps=1, # Steps from one computation of the roots to the next, which are the expensive part
     roots=None, # State: the roots
     **kwargs):
-    "Inverse roots of `grams`, in the first step and every `refresh_steps` steps after it, in `roots`: to -1/2 over the number of dimensions."
+    "Inverse roots of `grams`, in the first step and every `refresh_steps` steps after it, in `roots` (Gupta et al. 2018, https://arxiv.org/abs/1802.09568)."
     if roots is None or (step-1) % refresh_steps == 0: return {'roots': roots_of(p.grad.data, grams, max_dim, eps)}
 
 
