@@ -61,7 +61,7 @@ def SOAP(
 def Adafactor(
     eps=1e-30, # Added to the mean squares
     decay_power=0.8, # How fast past squares come to count: their coefficient is `1 - step**-decay_power`
-    max_rms=1., # Largest root mean square of the update
+    max_update_rms=1., # Largest root mean square of the update
     wd=0., # Weight decay
     decouple_wd=True, # Decay the weights, or add an L2 penalty to the gradient?
     relative_step=True, # Is `lr` only the largest learning rate, and otherwise it is one over the root of the steps?

@@ -1,7 +1,8 @@
 """The mathematics of rules that see a parameter as a matrix: by its singular values, its rows and columns, or the directions that its gradients take.
 
-What is done to whole matrices are functions for torch, pure ones; the steppers around them are as everywhere. A function here that takes `max_dim` works
+What is done to whole matrices are functions for torch, pure ones; the steppers around them are as everywhere. A function here that takes `sides` works
 on a matrix for each dimension of a tensor. These are kept in one flat state, one after the other, so that a tensor may have any number of dimensions.
+`sides` tells of each dimension whether it has a matrix, or is too large for one.
 """
 import math
 
@@ -80,7 +81,7 @@ def vector_update(p,
     return {'sqr_avg': sqr_avg, **rms_update(p, eps=eps, **debiased)}
 
 
-def _sides(p): return max(1, p.shape[0]), max(1, math.prod(p.shape[1:]))
+def _rows_and_columns(p): return max(1, p.shape[0]), max(1, math.prod(p.shape[1:]))
 
 
 def spectral_lr(p,
@@ -90,7 +91,7 @@ def spectral_lr(p,
 
     Rows and columns are those of the matrix that a kernel is made into; the author's code takes the last two dimensions of the kernel, which are alike."""
     if p.ndim < 2: return None
-    rows, columns = _sides(p)
+    rows, columns = _rows_and_columns(p)
     return once(lr=lr * math.sqrt(max(1, rows/columns)))
 
 
@@ -98,28 +99,28 @@ def match_rms_lr(p,
     lr, # Learning rate
     **kwargs):
     "For this step, `lr` of a matrix is such that Muon's update is as large as Adam's (Liu et al. 2025, https://arxiv.org/abs/2502.16982, eq. 4)."
-    if p.ndim >= 2: return once(lr=lr * 0.2*math.sqrt(max(_sides(p))))
+    if p.ndim >= 2: return once(lr=lr * 0.2*math.sqrt(max(_rows_and_columns(p))))
 
 
 # A matrix for each dimension
 
 def _shape(x): return tuple(x.shape) or (1,)
-def _in_use(x, max_dim): return [0 < d <= max_dim and x.numel() > 0 for d in _shape(x)]
+def _sides(p, max_dim): return tuple(0 < d <= max_dim and p.numel() > 0 for d in _shape(p))
 def _unfolded(x, i): return x.movedim(i, 0).flatten(1) if x.ndim > 1 else x.reshape(-1, 1)
 def _packed(x, matrices): return torch.cat([m.reshape(-1) for m in matrices]) if matrices else precise(x).new_zeros(0)
 
 
-def _unpacked(flat, x, max_dim, diagonal=False):
+def _unpacked(flat, x, sides, diagonal=False):
     "The matrix of each dimension of `x` that are packed in `flat`; of a dimension that is too large its diagonal, or None"
-    kinds = [(d, d) if used else (d,) if diagonal else (0,) for d, used in zip(_shape(x), _in_use(x, max_dim))]
+    kinds = [(d, d) if used else (d,) if diagonal else (0,) for d, used in zip(_shape(x), sides)]
     parts = flat.split([math.prod(k) for k in kinds])
     return [m.view(k) if k != (0,) or diagonal else None for m, k in zip(parts, kinds)]
 
 
-def _grams(x, max_dim, diagonal=False):
+def _grams(x, sides, diagonal=False):
     "Of each dimension, the products of all slices with each other; of one that is too large those with themselves, or nothing"
     x = precise(x).reshape(_shape(x))
-    slices = [(_unfolded(x, i), used) for i, used in enumerate(_in_use(x, max_dim))]
+    slices = [(_unfolded(x, i), used) for i, used in enumerate(sides)]
     return [m @ m.T if used else m.pow(2).sum(1) for m, used in slices if used or diagonal]
 
 
@@ -130,39 +131,39 @@ def _along(x, matrices):
         if m is None: res = res.movedim(0, -1)
         elif m.dim() == 1: res = res.movedim(0, -1) * m
         else: res = torch.tensordot(res, m, dims=[[0], [0]])
-    return res.reshape(x.shape).to(x.dtype).contiguous()
+    return res.reshape(x.shape).to(x.dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 # Shampoo: roots of the sums of gradients times themselves
 
 @by_torch
-def started_grams(x, max_dim, eps):
+def started_grams(x, sides, eps):
     "`eps` times the identity, for each dimension."
     x = x.reshape(_shape(x))
-    return _packed(x, [precise(x).new_full((d,), eps).diag() if used else precise(x).new_full((d,), eps) for d, used in zip(x.shape, _in_use(x, max_dim))])
+    return _packed(x, [precise(x).new_full((d,), eps).diag() if used else precise(x).new_full((d,), eps) for d, used in zip(x.shape, sides)])
 
 
 @by_torch
-def added_grams(x, grams, max_dim):
+def added_grams(x, grams, sides):
     "`grams` and those of `x`."
-    return grams + _packed(x, _grams(x, max_dim, diagonal=True))
+    return grams + _packed(x, _grams(x, sides, diagonal=True))
 
 
 @by_torch
-def roots_of(x, grams, max_dim, eps):
+def roots_of(x, grams, sides, eps):
     "Of each dimension, the gram matrix to the power of -1/2 over the number of dimensions; no eigenvalue is taken to be smaller than `eps`."
     power = -1 / (2*len(_shape(x)))
     def root(m):
         if m.dim() == 1: return m.clamp(min=eps).pow(power)
         values, vectors = torch.linalg.eigh(m)
         return (vectors * values.clamp(min=eps).pow(power)) @ vectors.T
-    return _packed(x, [root(m) for m in _unpacked(grams, x, max_dim, diagonal=True)])
+    return _packed(x, [root(m) for m in _unpacked(grams, x, sides, diagonal=True)])
 
 
 @by_torch
-def preconditioned(x, roots, max_dim):
+def preconditioned(x, roots, sides):
     "`x`, multiplied by the root of each dimension."
-    return _along(x, _unpacked(roots, x, max_dim, diagonal=True))
+    return _along(x, _unpacked(roots, x, sides, diagonal=True))
 
 
 def sum_grams(p,
@@ -172,7 +173,7 @@ def sum_grams(p,
     **kwargs):
     "Sum of the products of gradients with themselves, a matrix for each dimension, in `grams` (Gupta et al. 2018, https://arxiv.org/abs/1802.09568, alg. 2)."
     g = p.grad.data
-    return {'grams': added_grams(g, started_grams(g, max_dim, eps) if grams is None else grams, max_dim)}
+    return {'grams': added_grams(g, started_grams(g, _sides(p, max_dim), eps) if grams is None else grams, _sides(p, max_dim))}
 
 
 def inverse_roots(p,
@@ -184,7 +185,7 @@ def inverse_roots(p,
     roots=None, # State: the roots
     **kwargs):
     "Inverse roots of `grams`, in the first step and every `refresh_steps` steps after it, in `roots` (Gupta et al. 2018, https://arxiv.org/abs/1802.09568)."
-    if roots is None or (step-1) % refresh_steps == 0: return {'roots': roots_of(p.grad.data, grams, max_dim, eps)}
+    if roots is None or (step-1) % refresh_steps == 0: return {'roots': roots_of(p.grad.data, grams, _sides(p, max_dim), eps)}
 
 
 def shampoo_update(p,
@@ -192,34 +193,34 @@ def shampoo_update(p,
     max_dim=1200, # Dimensions that are larger have the diagonal only
     **kwargs):
     "The gradient, multiplied by the root of each dimension (Gupta et al. 2018, https://arxiv.org/abs/1802.09568, alg. 2)."
-    return {'update': preconditioned(p.grad.data, roots, max_dim)}
+    return {'update': preconditioned(p.grad.data, roots, _sides(p, max_dim))}
 
 
 # SOAP: Adam where gradients vary most along the axes
 
 @by_torch
-def mixed_grams(x, grams, weight, max_dim):
+def mixed_grams(x, grams, weight, sides):
     "A mean of `grams` and those of `x`."
-    return grams.lerp(_packed(x, _grams(x, max_dim)), weight)
+    return grams.lerp(_packed(x, _grams(x, sides)), weight)
 
 
 @by_torch
-def first_grams(x, weight, max_dim):
+def first_grams(x, weight, sides):
     "The gram matrices of `x`, weighed: a mean that starts from zero."
-    return _packed(x, _grams(x, max_dim)) * weight
+    return _packed(x, _grams(x, sides)) * weight
 
 
 @by_torch
-def bases_of(x, grams, max_dim):
+def bases_of(x, grams, sides):
     "Eigenvectors of each gram matrix, those of the largest eigenvalues first."
-    return _packed(x, [torch.linalg.eigh(m)[1].flip(1) for m in _unpacked(grams, x, max_dim) if m is not None])
+    return _packed(x, [torch.linalg.eigh(m)[1].flip(1) for m in _unpacked(grams, x, sides) if m is not None])
 
 
 @by_torch
-def refreshed(grad_avg, sqr_avg, grams, bases, max_dim):
+def refreshed(grad_avg, sqr_avg, grams, bases, sides):
     "The bases after a step of orthogonal iteration, the average in them, and the squares in the order of the new ones."
-    old, new = _unpacked(bases, sqr_avg, max_dim), []
-    for i, (gram, q) in enumerate(zip(_unpacked(grams, sqr_avg, max_dim), old)):
+    old, new, sqr_avg = _unpacked(bases, sqr_avg, sides), [], sqr_avg.clone()
+    for i, (gram, q) in enumerate(zip(_unpacked(grams, sqr_avg, sides), old)):
         if gram is None:
             new.append(None)
             continue
@@ -232,9 +233,9 @@ def refreshed(grad_avg, sqr_avg, grams, bases, max_dim):
 
 
 @by_torch
-def turned(x, bases, max_dim, back):
+def turned(x, bases, sides, back):
     "`x` in `bases`, or from there back to where it came from."
-    return _along(x, [q if q is None or not back else q.T for q in _unpacked(bases, x, max_dim)])
+    return _along(x, [q if q is None or not back else q.T for q in _unpacked(bases, x, sides)])
 
 
 def refresh_bases(p,
@@ -250,9 +251,9 @@ def refresh_bases(p,
 
     They follow every `refresh_steps` steps, and take `grad_avg` and `sqr_avg` along (Vyas et al. 2024, https://arxiv.org/abs/2409.11321, alg. 4)."""
     if p.ndim < 2 or grams is None: return None
-    if bases is None: return {'bases': bases_of(p.grad.data, grams, max_dim)}
+    if bases is None: return {'bases': bases_of(p.grad.data, grams, _sides(p, max_dim))}
     if (step-2) % refresh_steps == 0:
-        bases, grad_avg, sqr_avg = refreshed(grad_avg, sqr_avg, grams, bases, max_dim)
+        bases, grad_avg, sqr_avg = refreshed(grad_avg, sqr_avg, grams, bases, _sides(p, max_dim))
         return {'bases': bases, 'grad_avg': grad_avg, 'sqr_avg': sqr_avg}
 
 
@@ -264,7 +265,7 @@ def average_grams(p,
     "Mean of the products of gradients with themselves, for each dimension of a matrix or kernel, in `grams` (Vyas et al. 2024, alg. 3)."
     if p.ndim < 2: return None
     g = p.grad.data
-    return {'grams': first_grams(g, 1-sqr_mom, max_dim) if grams is None else mixed_grams(g, grams, 1-sqr_mom, max_dim)}
+    return {'grams': first_grams(g, 1-sqr_mom, _sides(p, max_dim)) if grams is None else mixed_grams(g, grams, 1-sqr_mom, _sides(p, max_dim))}
 
 
 def turn_grad(p,
@@ -278,7 +279,7 @@ def turn_grad(p,
     if step == 1 or p.ndim > 1 and bases is None:
         p.grad = torch.zeros_like(p.grad.data)
         return once(lr=0*lr)
-    if p.ndim > 1: p.grad = turned(p.grad.data, bases, max_dim, False)
+    if p.ndim > 1: p.grad = turned(p.grad.data, bases, _sides(p, max_dim), False)
     return once(step=step-1)
 
 
@@ -288,15 +289,16 @@ def turn_back(p,
     bases=None, # State: the bases
     **kwargs):
     "The update, from `bases` back to where the parameter is (Vyas et al. 2024, https://arxiv.org/abs/2409.11321, alg. 3)."
-    if p.ndim > 1 and bases is not None: return {'update': turned(update, bases, max_dim, True)}
+    if p.ndim > 1 and bases is not None: return {'update': turned(update, bases, _sides(p, max_dim), True)}
 
 
 # Adafactor: a mean square for each row and column
 
 @by_torch
-def mean_sqr(x, dim):
-    "Mean of the squares over a dimension."
-    return precise(x).pow(2).mean(dim, keepdim=True)
+def mean_sqrs(x):
+    "Mean of the squares of each row, and of each column."
+    sqr = precise(x).pow(2)
+    return sqr.mean(-1, keepdim=True), sqr.mean(-2, keepdim=True)
 
 
 @by_torch
@@ -346,7 +348,7 @@ def factored_sqr_grad(p,
     (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4-5)."""
     new = step**-decay_power
     if p.ndim < 2: return average_sqr_grad(p, 1-new, sqr_avg=sqr_avg)
-    rows, columns = (mean_sqr(p.grad.data, dim) for dim in (-1, -2))
+    rows, columns = mean_sqrs(p.grad.data)
     return {'row_avg': rows if row_avg is None else mixed(row_avg, rows, new), 'col_avg': columns if col_avg is None else mixed(col_avg, columns, new)}
 
 
@@ -363,10 +365,10 @@ def factored_update(p,
 
 def clip_update_rms(p,
     update, # This step's update
-    max_rms=1., # Its largest root mean square
+    max_update_rms=1., # Largest root mean square
     **kwargs):
     "The update, made smaller where its root mean square is too large (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4)."
-    return {'update': update / (precise(update).pow(2).mean().sqrt() / max_rms).clamp(min=1.)}
+    return {'update': update / (precise(update).pow(2).mean().sqrt() / max_update_rms).clamp(min=1.).to(update.dtype)}
 
 
 # SM3: a bound of the sum of squares for each row, column, …
