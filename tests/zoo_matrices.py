@@ -109,4 +109,4 @@ CASES = [
     ('sm3', partial(oc.SM3, wd=0.1), partial(Naive, formula=sm3, mom=0.9, wd=0.1)),
 ]
 
-LRS = dict(Muon=0.02, Shampoo=0.1, SOAP=3e-3, Adafactor=1e-2, SM3=0.1) # for a small network on digits
+LRS = dict(Muon=0.02, Shampoo=0.1, SOAP=1e-2, Adafactor=2e-2, SM3=0.1) # for a small network on digits
