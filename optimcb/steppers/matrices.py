@@ -31,8 +31,8 @@ def orthogonalized(
 ):
     "The matrix with the singular vectors of `x`, and singular values about one."
     if not x.numel(): return x.clone()
-    m = x.flatten(1)
-    m = (precise(m) if exact else m.bfloat16()).clone(memory_format=torch.contiguous_format)
+    dtype = torch.promote_types(x.dtype, torch.float32) if exact else torch.bfloat16
+    m = x.flatten(1).to(dtype, copy=True, memory_format=torch.contiguous_format)
     tall = m.shape[0] > m.shape[1]
     if tall: m = m.mT
     m.div_(m.norm().clamp(min=eps))
