@@ -27,7 +27,8 @@ def orthogonalized(
     steps, # How often the polynomial is applied
     eps, # Smallest norm that is divided by
     a, b, c, # Coefficients of the polynomial
-    exact # Compute in the type of `x`, float32 at least? Else in bfloat16
+    exact, # Compute in the type of `x`, float32 at least? Else in bfloat16
+    pairs # Apply it twice at a time where that takes fewer operations? In bfloat16 it rounds more often
 ):
     "The matrix with the singular vectors of `x`, and singular values about one."
     if not x.numel(): return x.clone()
@@ -36,9 +37,15 @@ def orthogonalized(
     tall = m.shape[0] > m.shape[1]
     if tall: m = m.mT
     m.div_(m.norm().clamp(min=eps))
-    for _ in range(steps):
+    twice = steps//2 if pairs and m.shape[1] >= 2*m.shape[0] else 0
+    for i in range(steps - twice):
         gram = m @ m.mT
-        m = torch.addmm(m, torch.addmm(gram, gram, gram, beta=b, alpha=c), m, beta=a)
+        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        if i < twice: # the next gram matrix is the square of the factor times this one: all three go together
+            factor.diagonal().add_(a)
+            gram = factor @ gram @ factor
+            m = torch.addmm(factor, torch.addmm(gram, gram, gram, beta=b, alpha=c), factor, beta=a) @ m
+        else: m = torch.addmm(m, factor, m, beta=a)
     return (m.mT if tall else m).reshape(x.shape).to(x.dtype)
 
 
@@ -54,6 +61,7 @@ def orthogonal_update(p,
     eps=1e-7, # Smallest norm that is divided by
     ns_steps=5, # Steps of Newton and Schulz's iteration
     exact=False, # Iterate in the parameter's type, float32 at least? Else in bfloat16
+    pairs=True, # Take two steps at a time with long matrices, which is quicker? Else it rounds as `torch.optim.Muon`
     coeffs=NEWTON_SCHULZ, # Three coefficients of the iteration
     grad_avg=None, # State: average of gradients, if there is one
     update=None, # This step's update, if there is one already
@@ -63,7 +71,7 @@ def orthogonal_update(p,
     A convolution's kernel is a matrix of outputs by all else. What has fewer than two dimensions is left to `vector_update`."""
     if p.ndim < 2: return None
     x = update if update is not None else grad_avg if grad_avg is not None else p.grad.data
-    return {'update': orthogonalized(x, ns_steps, eps, *coeffs, exact)}
+    return {'update': orthogonalized(x, ns_steps, eps, *coeffs, exact, pairs)}
 
 
 def vector_update(p,
