@@ -56,7 +56,7 @@ def test_any_shape_dtype_and_layout(algo, shape, dtype, flip, wd, seed):
     exact, p = params([shape], torch.float64, seed)[0], params([shape], dtype, seed)[0]
     turned = tuple(reversed(range(p.dim())))
     if flip: p.data = p.data.permute(turned).contiguous().permute(turned)
-    coarse = dict(eps=1e-2, sqr_mom=0.9, exact=True) # 1e-8, and a thousandth of a square, are nothing in 16 bits
+    coarse = dict(eps=1e-2, sqr_mom=0.9) # 1e-8, and a thousandth of a square, are nothing in 16 bits
     coarse = {k: v for k, v in coarse.items() if k in inspect.signature(algo).parameters}
     a, b = (algo([o], lr=0.01, wd=wd, **coarse) for o in (exact, p))
     for i in range(3):
@@ -66,7 +66,6 @@ def test_any_shape_dtype_and_layout(algo, shape, dtype, flip, wd, seed):
         assert p.grad is grad and torch.equal(grad, kept)
     assert p.dtype == dtype and p.shape == exact.shape
     tol = {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 0.02)
-    if algo is oc.SOAP: tol = 0.05 # where no gradient has been, its bases are arbitrary
     assert torch.allclose(p.double(), exact, rtol=tol, atol=tol)
 
 
