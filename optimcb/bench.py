@@ -2,6 +2,7 @@
 
     python -m optimcb.bench                              # AdamW, on four sets of parameters
     python -m optimcb.bench Lamb mymodule:MyAlgorithm --on resnet34 --json times.json
+    python -m optimcb.bench Muon --on matrices --against torch # it is for matrices
     python -m optimcb.bench --python --train             # Python's share, and a whole training step
     python -m optimcb.bench --backward                   # memory and time of training, without and with `step_in_backward`
 
@@ -50,11 +51,12 @@ ALGORITHMS |= dict(Momentum=partial(optimcb.SGD, mom=0.9), ranger=optimcb.ranger
 # Who does the same work in a step: a class, or a class and options
 PEERS = {
     'torch': dict(SGD='SGD', Momentum=('SGD', dict(momentum=0.9)), RMSProp='RMSprop', Adam='AdamW', AdamW='AdamW', AMSGrad=('Adam', dict(amsgrad=True)),
-                  NAdam='NAdam', Adamax='Adamax', Adagrad='Adagrad', Adadelta='Adadelta', RAdam='RAdam'),
+                  NAdam='NAdam', Adamax='Adamax', Adagrad='Adagrad', Adadelta='Adadelta', RAdam='RAdam', Muon='Muon', Adafactor='Adafactor'),
     'fastai': dict(SGD='SGD', Momentum=('SGD', dict(mom=0.9)), RMSProp='RMSProp', Adam='Adam', AdamW='Adam', RAdam='RAdam', QHAdam='QHAdam', Larc='Larc',
                    Lamb='Lamb', ranger='ranger'),
     'optimi': dict(SGD='SGD', Momentum=('SGD', dict(momentum=0.9)), Adam='AdamW', AdamW='AdamW', RAdam='RAdam', ranger=('Ranger', dict(weight_decay=0.01))),
-    'pytorch_optimizer': dict(Yogi='Yogi', RAdam='RAdam', QHAdam=('QHAdam', dict(nus=(0.7, 1.))), Larc='LARS', Lamb='Lamb',
+    'pytorch_optimizer': dict(Yogi='Yogi', RAdam='RAdam', QHAdam=('QHAdam', dict(nus=(0.7, 1.))), Larc='LARS', Lamb='Lamb', Shampoo='Shampoo', SOAP='SOAP',
+                              SM3=('SM3', dict(momentum=0.9)),
                               ranger=('Ranger', dict(use_gc=False, weight_decay=0.01))),
     'heavyball': {k: ('AdamW', dict(weight_decay=0.01, consume_grad=False)) for k in ('Adam', 'AdamW')}}
 MODULES = dict(torch='torch.optim', fastai='fastai.optimizer') # where they are, if not in a module of that name
@@ -83,7 +85,13 @@ def transformer() -> list[tuple]:
     return [(8192, w), (1024, w), *block*12, *norm]
 
 
-SETS = dict(resnet34=resnet34(), transformer=transformer(), small=[(64 + i*37 % 448,) for i in range(2000)], large=[(50_000_000,)])
+def matrices() -> list[tuple]:
+    "Shapes of the matrices in that GPT's blocks, without its embeddings: 48 tensors, 21 M elements."
+    return [s for s in transformer()[2:] if len(s) == 2]
+
+
+SETS = dict(resnet34=resnet34(), transformer=transformer(), small=[(64 + i*37 % 448,) for i in range(2000)], large=[(50_000_000,)], matrices=matrices())
+USUAL = 'resnet34', 'transformer', 'small', 'large'
 
 
 def parameters(shapes, dtype, device) -> list[Tensor]:
@@ -170,6 +178,7 @@ def peers(library, algorithm) -> list[Contender]:
     if compiled: return [Contender(f'torch {cls} compiled', partial(_compiled, make(foreach=True)))]
     if library != 'torch': return [Contender(f'{library} {cls}', make())]
     known = inspect.signature(getattr(torch.optim, cls)).parameters
+    if not any(o.keys() <= known.keys() for o in WAYS.values()): return [Contender(f'torch {cls}', make())]
     return [Contender(f'torch {cls} {way}', make(**o), way == 'fused') for way, o in WAYS.items() if o.keys() <= known.keys()]
 
 
@@ -426,7 +435,8 @@ def environment(
 def _arguments(argv):
     p = argparse.ArgumentParser('python -m optimcb.bench', description=__doc__.split('\n')[0])
     p.add_argument('algorithms', nargs='*', metavar='ALGORITHM', help=f"of {', '.join(ALGORITHMS)}; or 'module:name' for one of your own (default: AdamW)")
-    p.add_argument('--on', nargs='+', choices=SETS, default=list(SETS), metavar='SET', help=f"parameters, of {', '.join(SETS)} (default: all)")
+    p.add_argument('--on', nargs='+', choices=SETS, default=list(USUAL), metavar='SET',
+                   help=f"parameters, of {', '.join(SETS)} (default: {', '.join(USUAL)})")
     p.add_argument('--against', nargs='+', choices=[*PEERS, 'torch_compile'], metavar='LIBRARY',
                    help=f"of {', '.join(PEERS)} and torch_compile (default: what is installed, but not {' or '.join(SLOW)})")
     p.add_argument('--like', choices=ALGORITHMS, default='AdamW', metavar='ALGORITHM', help='whose peers your own is compared with (default: AdamW)')

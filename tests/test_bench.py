@@ -43,7 +43,7 @@ def names(result): return [r['name'] for r in result['rows']]
 
 def test_sets_of_parameters():
     size = {k: (len(o), sum(map(prod, o))) for k, o in bench.SETS.items()}
-    assert size == dict(resnet34=(110, 21_289_802), transformer=(148, 24_833_280), small=(2000, 574_648), large=(1, 50_000_000))
+    assert size == dict(resnet34=(110, 21_289_802), transformer=(148, 24_833_280), small=(2000, 574_648), large=(1, 50_000_000), matrices=(48, 21_233_664))
 
 
 def test_resnet34_is_torchvisions():

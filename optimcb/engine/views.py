@@ -12,6 +12,9 @@ from optimcb.rehearsal import Rehearsal
 
 __all__ = ['AsReal', 'Rows']
 
+NO_ROWS = ("a gradient is sparse, but state `{}` is of another shape than the parameter, so that it can't be told what of it belongs to the gradient's rows. "
+           "Pass dense gradients, `torch.nn.Embedding(…, sparse=False)`, or give this parameter to elementwise steppers. These are {}.")
+
 
 class AsReal:
     "A complex parameter as a real one with a last dimension of 2, as in torch. Its state is complex where it is of that shape."
@@ -57,7 +60,9 @@ class Rows:
         composition, # What was run on the rows
         hypers:dict # Hyper-parameters
     ):
-        "Put the rows back. State that is new has, in other rows, what the steppers start it from."
+        "Put the rows back. State that is new has, in other rows, what the steppers start it from. Raises `ValueError` for state that has no rows."
+        odd = [k for k, v in self.state.items() if isinstance(v, Tensor) and v.dim() and v.shape not in (self.p.shape, self.all.shape)]
+        if odd: raise ValueError(NO_ROWS.format(odd[0], ', '.join(composition.labels)))
         rows = {k: v for k, v in self.state.items() if isinstance(v, Tensor) and v.shape == self.p.shape and (k in self.rows or k not in self.whole)}
         starts = self._starts(composition, hypers) if rows.keys() - self.rows else {}
         for k, v in self.state.items():

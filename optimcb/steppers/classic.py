@@ -76,10 +76,11 @@ def momentum_step(p,
 
 def nesterov_update(p,
     mom, # Coefficient of the past, 0 to 1
-    grad_avg, # State: sum of gradients
+    grad_avg, # State: sum, or mean, of gradients
+    dampening=False, # Is it a mean, in which a gradient is weighed by `1-mom`?
     **kwargs):
     "The gradient, and what momentum will be left of the sum: the step looks ahead (Sutskever et al. 2013, eq. 3-4)."
-    return {'update': p.grad.data + mom*grad_avg}
+    return {'update': (p.grad.data * (1-mom) if dampening else p.grad.data) + mom*grad_avg}
 
 
 # Division by a root mean square

@@ -1,0 +1,85 @@
+"The recipes of rules that see a parameter as a matrix."
+from functools import partial
+
+import numpy as np
+
+from optimcb.algorithm import algorithm
+from optimcb.algorithms.classic import decay_of
+from optimcb.steppers import *
+
+__all__ = ['Muon', 'Shampoo', 'SOAP', 'Adafactor', 'SM3']
+
+mean_grad = partial(average_grad, dampening=True)
+
+
+@algorithm
+def Muon(
+    mom=0.95, # Coefficient of past gradients, 0 to 1
+    sqr_mom=0.95, # Coefficient of past squares, 0 to 1, of parameters with fewer than two dimensions
+    eps=1e-7, # Smallest norm of a matrix that is divided by; of others, added to the root
+    wd=0., # Weight decay
+    decouple_wd=True, # Decay the weights, or add an L2 penalty to the gradient?
+    nesterov=True, # Look ahead by one step?
+    match_rms=False, # Are updates to be as large as Adam's, so that its learning rate fits?
+    exact=False # Iterate in the parameter's type, float32 at least, instead of bfloat16?
+):
+    "Momentum with all singular values made one, and Adam for what is no matrix (Jordan 2024, https://kellerjordan.github.io/posts/muon/)."
+    slow, scale = ([], match_rms_lr) if match_rms else ([slow_vectors], spectral_lr)
+    ahead = [partial(nesterov_update, dampening=True)] if nesterov else []
+    return [*slow, decay_of(decouple_wd), mean_grad, step_stat, *ahead, partial(orthogonal_update, exact=exact), scale, vector_update, apply_update]
+
+
+@algorithm
+def Shampoo(
+    mom=0., # Coefficient of past updates, 0 to 1
+    eps=1e-4, # Where the diagonals of the matrices start
+    max_dim=1200, # Dimensions that are larger have a diagonal in place of a matrix
+    refresh_steps=1, # Steps from one computation of the inverse roots to the next
+    wd=0., # Weight decay
+    decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
+):
+    "Gradients over a root of the sum of their products, one for each dimension (Gupta et al. 2018, https://arxiv.org/abs/1802.09568, alg. 2)."
+    average = [average_update] if np.any(mom) else []
+    return [decay_of(decouple_wd), step_stat, sum_grams, inverse_roots, shampoo_update, *average, apply_update]
+
+
+@algorithm
+def SOAP(
+    mom=0.95, # Coefficient of past gradients (β1), 0 to 1
+    sqr_mom=0.95, # Coefficient of past squares (β2) and of their products, 0 to 1
+    eps=1e-8, # Added to the root
+    max_dim=10000, # Dimensions that are larger stay as they are
+    refresh_steps=10, # Steps from one refreshing of the bases to the next
+    wd=0.01 # Weight decay, decoupled, and after the step as in the authors' code
+):
+    "Adam in the bases that Shampoo's matrices have, from the second step on (Vyas et al. 2024, https://arxiv.org/abs/2409.11321)."
+    return [step_stat, refresh_bases, average_grams, turn_grad, mean_grad, average_sqr_grad, debias_grad_avg, debias_sqr_avg, debias_eps, rms_update, turn_back,
+            apply_update, weight_decay]
+
+
+@algorithm
+def Adafactor(
+    eps=1e-30, # Added to the mean squares
+    decay_power=0.8, # How fast past squares come to count: their coefficient is `1 - step**-decay_power`
+    max_update_rms=1., # Largest root mean square of the update
+    wd=0., # Weight decay
+    decouple_wd=True, # Decay the weights, or add an L2 penalty to the gradient?
+    relative_step=True, # Is `lr` only the largest learning rate, and otherwise it is one over the root of the steps?
+    scale_parameter=True # Is the learning rate a share of the size of the weights?
+):
+    "Gradients over a mean square of their rows and columns (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4-6), for which `lr=1e-2` is meant."
+    before, after = ([param_rms], [scale_lr]) if scale_parameter else ([], [])
+    relative = [relative_lr] if relative_step else []
+    return [*before, decay_of(decouple_wd), step_stat, factored_sqr_grad, factored_update, clip_update_rms, *relative, *after, apply_update]
+
+
+@algorithm
+def SM3(
+    mom=0.9, # Coefficient of past updates, 0 to 1
+    eps=1e-30, # Added to the bounds, inside the root
+    wd=0., # Weight decay
+    decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
+):
+    "Adagrad with a bound of the squares for each row and column (Anil et al. 2019, https://arxiv.org/abs/1901.11150, alg. SM3-II)."
+    average = [partial(average_update, dampening=True)] if np.any(mom) else []
+    return [decay_of(decouple_wd), cover_sqr_grad, keep_cover, eps_in_root, rms_update, *average, apply_update]

@@ -1,0 +1,80 @@
+"Rules that see a parameter as a matrix: what the table of algorithms doesn't show."
+from functools import partial
+
+import pytest
+import torch
+from helpers import difference, params, set_grads, trajectory
+
+import optimcb as oc
+
+MATRICES = [(3, 4), (7, 2), (2, 6)]
+pytestmark = pytest.mark.filterwarnings('ignore:the eager engine runs')
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize('ours, theirs', [({}, {}), (dict(match_rms=True, nesterov=False), dict(adjust_lr_fn='match_rms_adamw', nesterov=False))], ids=str)
+def test_muon_rounds_as_torchs_does(ours, theirs, dtype):
+    "In bfloat16 a last digit may go the other way, where the average of the gradients differs in its last one: 1/256 of a step"
+    to_muon = pytest.importorskip('torch.optim._muon').Muon
+    one_by_one = oc.Muon.replace(oc.orthogonal_update, partial(oc.orthogonal_update, pairs=False))
+    a = trajectory(partial(one_by_one, wd=0.1, **ours), dtype, ps=params(MATRICES, dtype))
+    b = trajectory(partial(to_muon, weight_decay=0.1, **theirs), dtype, ps=params(MATRICES, dtype))
+    assert difference(a, b) < 1e-3
+
+
+@pytest.mark.parametrize('shape, rank', [((8, 40), 8), ((40, 8), 8), ((40, 8), 2), ((16, 16), 16)], ids=str)
+def test_two_steps_at_a_time_are_the_same_iteration(shape, rank):
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(shape[0], rank, generator=g, dtype=torch.float64) @ torch.randn(rank, shape[1], generator=g, dtype=torch.float64)
+    def by(x, exact, pairs): return oc.steppers.matrices.orthogonalized(x, 5, 1e-7, *oc.steppers.matrices.NEWTON_SCHULZ, exact, pairs).double()
+    right = by(x, True, False)
+    assert difference([by(x, True, True)], [right]) < 1e-12
+    one, two = ((by(x.float(), False, pairs) - right).norm() for pairs in (False, True))
+    assert two < 3*one # where there is nothing, as in a rank of 2, what bfloat16 leaves there is made large by either
+
+
+def test_muon_iterates_on_a_kernel_as_on_a_matrix():
+    kernel, matrix = params([(4, 3, 2, 2)])[0], params([(4, 12)])[0]
+    for p in (kernel, matrix):
+        set_grads([p])
+        oc.Muon([p], lr=0.1).step()
+    assert torch.equal(kernel.flatten(1), matrix)
+
+
+SIZES = [ # numbers of state for a matrix of 6 by 4, a kernel of 2 by 3 by 2 by 2, a vector of 5
+    (oc.Muon, 24, 24, 10), # an average; for a vector two, as in Adam
+    (oc.Shampoo, 2*(36+16), 2*(4+9+4+4), 2*25), # a matrix for each dimension, and its root
+    (partial(oc.Shampoo, max_dim=4), 2*(6+16), 2*(4+9+4+4), 2*5),
+    (oc.SOAP, 2*24 + 2*(36+16), 2*24 + 2*(4+9+4+4), 10), # Adam's, and a matrix for each dimension and its basis
+    (partial(oc.SOAP, max_dim=4), 2*24 + 2*16, 2*24 + 2*(4+9+4+4), 10),
+    (oc.Adafactor, 6+4, 12+12, 5), # rows and columns of the last two dimensions
+    (partial(oc.SM3, mom=0.), 6+4, 2+3+2+2, 5), # a number for each place of each dimension
+    (oc.SM3, 24 + 6+4, 24 + 2+3+2+2, 10)]
+
+
+@pytest.mark.parametrize('make, sizes', [(o[0], o[1:]) for o in SIZES], ids=lambda o: str(getattr(o, '__name__', o)))
+def test_state_is_as_small_as_promised(make, sizes):
+    ps = params([(6, 4), (2, 3, 2, 2), (5,)])
+    opt = make(ps, lr=0.01)
+    for i in range(3):
+        set_grads(ps, i)
+        opt.step()
+    assert [sum(v.numel() for v in opt.state[p].values() if isinstance(v, torch.Tensor) and v.dim()) for p in ps] == list(sizes)
+
+
+def test_soap_only_looks_in_its_first_step():
+    ps = params([(6, 4), (5,)])
+    start = [p.detach().clone() for p in ps]
+    opt = oc.SOAP(ps, lr=0.1, wd=0.1)
+    set_grads(ps)
+    opt.step()
+    assert all(torch.equal(p, o) for p, o in zip(ps, start))
+
+
+@pytest.mark.parametrize('algo', [oc.Shampoo, oc.SOAP, oc.Adafactor, oc.SM3], ids=lambda o: o.__name__)
+def test_what_has_no_rows_refuses_sparse_gradients(algo):
+    p = params([(6, 3)])[0]
+    opt, start = algo([p], lr=0.1), p.detach().clone()
+    p.grad = torch.sparse_coo_tensor([[1, 4]], torch.ones(2, 3), (6, 3))
+    with pytest.raises(ValueError, match="a gradient is sparse, but state `.*` is of another shape"): opt.step()
+    assert torch.equal(p, start) and not opt.state[p]
