@@ -164,7 +164,10 @@ class Explanation:
     def _who(self, kinds) -> str:
         "Whole groups, if these kinds are all of theirs"
         whole = [i for i in dict.fromkeys(k.index for k in kinds) if all(k in kinds for k in self.kinds if k.index == i)]
-        return '; '.join([f'group {i}' for i in whole] + [str(k) for k in kinds if k.index not in whole])
+        rest = [k for k in kinds if k.index not in whole]
+        also = {str(k) for k in self.kinds if k not in kinds} # of other shapes
+        rest = [f'{k}, of shape {tuple(k.example.shape)}' if str(k) in also else str(k) for k in rest]
+        return '; '.join([f'group {i}' for i in whole] + list(dict.fromkeys(rest)))
 
     @lazy
     def engine(self) -> list[str]:

@@ -182,8 +182,9 @@ class _Reader:
 
     def result(self, k, which):
         "What a function by torch returns: `f(…)`, or one of several"
-        args = self.nodes[k].args
-        e = call(args[-1].name, *map(self.expression, args[:-1]), *(Sym(repr(a)) for a in (*args[-1].args, *dict(args[-1].kwargs).values()) if a is not HOLE))
+        *given, called = self.nodes[k].args
+        args, kwargs = called.filled(map(self.expression, given))
+        e = call(called.name, *(a if o is HOLE else Sym(repr(a)) for o, a in zip((*called.args, *dict(called.kwargs).values()), (*args, *kwargs.values()))))
         several = any(n.op == 'result' and n.args[0] == k and n.args[1] for n in self.nodes)
         return call('item', e, number(which)) if several else e
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from optimcb.composition import Composition
+from optimcb.engine.calls import Foreign
 from optimcb.engine.chance import Chance
 from optimcb.engine.plan import Alike, constant
-from optimcb.engine.calls import Foreign
 from optimcb.engine.program import Node, Program, inputs
 from optimcb.engine.reading import asks_type, refusals
 from optimcb.engine.record import NotRecorded, Recording, record

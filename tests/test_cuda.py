@@ -34,7 +34,7 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"
 def test_numbers_by_the_interpreter():
     "In a process of its own, since Triton asks for its interpreter when it is imported"
     env = {**os.environ, 'TRITON_INTERPRET': '1', 'PYTHONPATH': os.pathsep.join([str(HERE), os.environ.get('PYTHONPATH', '')]), 'OPTIMCB_CASES': '6'}
-    command = [sys.executable, '-m', 'pytest', '-n0', '-q', '-p', 'interpreted', 'interpreted.py', 'test_engines.py', '-k', NOT]
+    command = [sys.executable, '-m', 'pytest', '-n0', '-q', '-p', 'interpreted', 'interpreted.py', 'test_engines.py', 'test_by_torch.py', '-k', NOT]
     res = subprocess.run(command, cwd=HERE, env=env, capture_output=True, text=True)
     assert res.returncode == 0, res.stdout[-4000:]
 

@@ -9,7 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ['Call', 'Foreign', 'HOLE', 'Surprise', 'foreseen']
+__all__ = ['Call', 'DO_IT', 'Foreign', 'HOLE', 'Surprise', 'foreseen', 'like', 'listed']
+
+
+DO_IT = "Do it in a function that is decorated with `by_torch`."
 
 
 class Hole:
@@ -43,8 +46,16 @@ class Call(NamedTuple):
         f:Callable|None=None # Another function of the same arguments
     ):
         "What the function returns."
+        args, kwargs = self.filled(given)
+        return (f or self.f)(*args, **kwargs)
+
+    def filled(self,
+        given # What goes into the holes
+    ) -> tuple[list, dict]:
+        "The arguments, with `given` in the holes."
         given = iter(given)
-        return (f or self.f)(*(next(given) if a is HOLE else a for a in self.args), **{k: next(given) if a is HOLE else a for k, a in self.kwargs})
+        args = [next(given) if a is HOLE else a for a in self.args]
+        return args, {k: next(given) if a is HOLE else a for k, a in self.kwargs}
 
 
 def listed(
@@ -130,7 +141,7 @@ class Foreign:
 
     def refuse(self, *args):
         "Raise `Untraceable`."
-        self.trace.fail(f"it computes with a tensor of shape {tuple(self.shape)}, which is not the parameter's", "Do it in a function that is decorated with `by_torch`.")
+        self.trace.fail(f"it computes with a tensor of shape {tuple(self.shape)}, which is not the parameter's", DO_IT)
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
@@ -145,5 +156,5 @@ class Foreign:
 
 for _k in ('add', 'sub', 'mul', 'truediv', 'floordiv', 'mod', 'pow', 'matmul', 'and', 'or', 'xor'):
     for _r in ('', 'r', 'i'): setattr(Foreign, f'__{_r}{_k}__', Foreign.refuse)
-for _k in ('neg', 'abs', 'invert', 'pos', 'lt', 'le', 'gt', 'ge', 'eq', 'ne', 'bool', 'float', 'int', 'index', 'complex', 'array', 'iter', 'len', 'getitem', 'setitem',
-           'hash'): setattr(Foreign, f'__{_k}__', Foreign.refuse)
+for _k in ('neg', 'abs', 'invert', 'pos', 'lt', 'le', 'gt', 'ge', 'eq', 'ne', 'bool', 'float', 'int', 'index', 'complex', 'array', 'iter', 'len', 'getitem',
+           'setitem', 'hash'): setattr(Foreign, f'__{_k}__', Foreign.refuse)

@@ -56,7 +56,8 @@ class Launch:
         taken = {x.untyped_storage().data_ptr() for x in given if isinstance(x, Tensor)}
         for o in self.program.results(k):
             n, x = nodes[o], out[nodes[o].args[1]] if nodes[o].args[1] < len(out) else None
-            if not isinstance(x, Tensor) or not is_plain(x := x.resolve_neg()): raise Surprise(f"`{call.name}` returns {type(x).__name__} where a tensor was foreseen.")
+            if not isinstance(x, Tensor) or not is_plain(x := x.resolve_neg()):
+                raise Surprise(f"`{call.name}` returns {type(x).__name__} where a tensor was foreseen.")
             if n.each is not None and (x.shape, x.dtype, x.device) != (p.shape if n.each else (), n.dtype, p.device):
                 raise Surprise(f"`{call.name}` returns a tensor of shape {tuple(x.shape)} and of {x.dtype} on {x.device}, another than was foreseen.")
             own = x.untyped_storage().data_ptr()

@@ -83,7 +83,8 @@ class Program:
 
     `slots` tells which of the trace's numbers are used, `fresh` the states that the step makes and the slot of what
     they start from, None if they are only written. `handed` are the states of other shapes that it replaces, and the nodes that
-    they are then; `new` the names of all states that weren't there. `is_spread` tells that sums over a tensor need other processes: a phase ends where one is made.
+    they are then; `new` the names of all states that weren't there. `is_spread` tells that sums over a tensor need other processes: a phase ends
+    where one is made.
     """
     def __init__(self,
         nodes, # The trace's
@@ -103,7 +104,8 @@ class Program:
         stores = [Store(o[0], renamed.get(o[1], o[1]), o[2], o[3]) for o in outputs if o[3] is not None]
         handed = {o[0]: o[1] for o in outputs if o[3] is None}
         stores = [o for o in stores if o.value < 0 or nodes[o.value][0::3] != ('load', (o.name,))]
-        alive = reachable(nodes, [*(o.value for o in stores), *handed.values()])
+        yielded = [i for i, n in enumerate(nodes) if n.op == 'total'] # others may need what this one doesn't read itself
+        alive = reachable(nodes, [*(o.value for o in stores), *handed.values(), *yielded])
         order = sorted((i for i in alive if nodes[i].op in LEAVES), key=lambda i: str(nodes[i])) + [i for i in alive if nodes[i].op not in LEAVES]
         place, slots = {old: new for new, old in enumerate(order)}, {}
         def moved(a): return place[a] if a >= 0 else ~slots.setdefault(~a, len(slots))

@@ -26,7 +26,8 @@ ACT = {'print': 'prints', 'id': 'asks which object it was given', 'next': 'takes
        'exec': 'runs other code', 'eval': 'runs other code', 'vars': 'asks for attributes',
        'breakpoint': 'stops in a debugger', 'set_trace': 'stops in a debugger'}
 DRAW = frozenset({'random', 'rand', 'randn', 'randint', 'randperm', 'normal', 'uniform', 'gauss', 'choice', 'shuffle', 'time', 'perf_counter', 'monotonic'})
-RANDOM = frozenset({'randn_like', 'rand_like', 'randint_like', 'normal_', 'uniform_', 'bernoulli', 'bernoulli_', 'multinomial', 'dropout', 'svd_lowrank', 'pca_lowrank'})
+RANDOM = DRAW | {'randn_like', 'rand_like', 'randint_like', 'normal_', 'uniform_', 'bernoulli', 'bernoulli_', 'multinomial', 'dropout', 'svd_lowrank',
+                 'pca_lowrank'}
 OWN = frozenset({'grad', 'data'}) # attributes of `p` that may be set
 
 
@@ -44,7 +45,7 @@ def why_not(
     if stepper.is_ours: return None
     for code, known in _codes(stepper.f):
         for f in filter(_is_by_torch, known.values()):
-            drawn = DRAW.union(RANDOM).intersection(getattr(getattr(f.__wrapped__, '__code__', None), 'co_names', ()))
+            drawn = RANDOM.intersection(getattr(getattr(f.__wrapped__, '__code__', None), 'co_names', ()))
             if drawn: return f"it calls `{f.__name__}`, which uses `{min(drawn)}`: engines call it in another order"
         for name in code.co_names:
             if name in ACT: return f"it {ACT[name]}"

@@ -15,6 +15,7 @@ from optimcb.engine.scaling import NOT_SCALED, Scaling
 from optimcb.engine.shards import is_dtensor, whole
 from optimcb.engine.spelling import dress
 from optimcb.engine.trace import STANDS, Trace, Typed, Untraceable, Value, as_value
+from optimcb.stepper import by_torch
 
 __all__ = ['NotRecorded', 'Recording', 'record']
 
@@ -22,7 +23,8 @@ dress()
 
 KINDS = STANDS | {Foreign}
 KEPT = 3 # references to the stand-in for the parameter: the recording's, its trace's, and that of the one who asks
-HERE, TORCH, COMPOSITION = os.path.dirname(__file__), os.path.dirname(torch.__file__), Composition.run.__code__.co_filename
+HERE, TORCH = os.path.dirname(__file__), os.path.dirname(torch.__file__)
+COMPOSITION, STEPPER = Composition.run.__code__.co_filename, by_torch.__code__.co_filename
 
 
 class Recording:
@@ -149,7 +151,7 @@ def _explained(alike, composition):
         what, instead = ((e.what, e.instead) if isinstance(e, Untraceable) else
                          (f"raises {type(e).__name__} on a stand-in for tensors ({e})", "Only the eager engine can run it."))
         lines = [f'{os.path.basename(f.filename)}:{f.lineno}' for f in traceback.extract_tb(e.__traceback__)
-                 if not f.filename.startswith((HERE, TORCH)) and f.filename != COMPOSITION]
+                 if not f.filename.startswith((HERE, TORCH)) and f.filename not in (COMPOSITION, STEPPER)]
         who = f"stepper `{s}`" if (s := getattr(e, 'stepper', None)) else f"one of the steppers {', '.join(composition.labels)}"
         raise NotRecorded(alike, f"{who}{f' at {lines[-1]}' if lines else ''}: {what}. {instead}") from e
 

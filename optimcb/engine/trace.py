@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from optimcb.composition import Composition
-from optimcb.engine.calls import HOLE, Call, Foreign, Surprise, foreseen, like, listed
+from optimcb.engine.calls import DO_IT, HOLE, Call, Foreign, Surprise, foreseen, like, listed
 from optimcb.engine.ops import OPS
 
 __all__ = ['DTYPES', 'FLOATS', 'FUNCTIONS', 'LOW', 'STANDS', 'Trace', 'Typed', 'Untraceable', 'Value', 'as_value', 'trace_of']
@@ -299,7 +299,6 @@ class Typed(Value):
 
 STANDS = frozenset({Value, Typed})
 
-BY_TORCH = "Do it in a function that is decorated with `by_torch`."
 KNOWN = "Use operations on the elements of one tensor, or its sum, mean, norm, max or min."
 INSTEAD = {
     **dict.fromkeys(['view', 'reshape', 'flatten', 'ravel'], "Sums and norms of a tensor need no `view`."),
@@ -307,7 +306,7 @@ INSTEAD = {
                     "Random numbers are drawn by the eager engine only."),
     **dict.fromkeys(['median', 'sort', 'topk', 'quantile', 'kthvalue', 'argmax', 'argmin'], "Only the eager engine can do it."),
     **dict.fromkeys(['dot', 'vdot', 'inner'], "Write `(a*b).sum()`."),
-    **dict.fromkeys(['matmul', 'mm', 'mv', '__matmul__', 'bmm'], BY_TORCH),
+    **dict.fromkeys(['matmul', 'mm', 'mv', '__matmul__', 'bmm'], DO_IT),
 }
 
 
