@@ -40,7 +40,7 @@ class Launch:
         with self._here():
             for k in p.calls_by_phase[i]:
                 for j, (a, _) in enumerate(self.members):
-                    given, made = [self._lists(j, o) for o in operands(p.nodes[k])], {o: [] for o in p.results(k)}
+                    given, made = [self._lists(j, o) for o in operands(p.nodes[k])], {o: [] for o in p.results[k]}
                     for t, param in enumerate(a.params):
                         row = [x[t] if isinstance(x, list) else x for x in given]
                         out = self._called(k, param, row)
@@ -53,16 +53,15 @@ class Launch:
         "What call `k` returns for parameter `p`, by node: in memory of its own, and as it was foreseen"
         nodes, call = self.program.nodes, self.program.nodes[k].args[-1]
         out, res = listed(call(given)), {}
-        taken = {x.untyped_storage().data_ptr() for x in given if isinstance(x, Tensor)}
-        for o in self.program.results(k):
+        taken = {_memory(x) for x in given if isinstance(x, Tensor)}
+        for o in self.program.results[k]:
             n, x = nodes[o], out[nodes[o].args[1]] if nodes[o].args[1] < len(out) else None
             if not isinstance(x, Tensor) or not is_plain(x := x.resolve_neg()):
                 raise Surprise(f"`{call.name}` returns {type(x).__name__} where a tensor was foreseen.")
             if n.each is not None and (x.shape, x.dtype, x.device) != (p.shape if n.each else (), n.dtype, p.device):
                 raise Surprise(f"`{call.name}` returns a tensor of shape {tuple(x.shape)} and of {x.dtype} on {x.device}, another than was foreseen.")
-            own = x.untyped_storage().data_ptr()
-            if own in taken and not (n.each is None and any(x is o for o in given)): x = x.clone()
-            taken.add(own)
+            if _memory(x) in taken and not (n.each is None and any(x is y for y in given)): x = x.clone()
+            taken.add(_memory(x))
             x = x.detach()
             if n.each and x.stride() != p.stride(): x = torch.empty_strided(p.shape, p.stride(), dtype=x.dtype, device=x.device).copy_(x)
             res[o] = x
@@ -80,7 +79,8 @@ class Launch:
             for t, s in enumerate(a.states):
                 for name, tensors in new.items():
                     s[name] = None
-                    s[name] = tensors[t].clone() if any(tensors[t] is o for o in s.values()) else tensors[t]
+                    known = {_memory(v) for v in s.values() if isinstance(v, Tensor)}
+                    s[name] = tensors[t].clone() if _memory(tensors[t]) in known else tensors[t]
             expected = {name: (dtype, each) for name, dtype, each in a.kinds}
             self.changed |= any((s[name].dtype, s[name].shape) != expected.get(name) for s in a.states for name in new)
             a.tensors.update({name: [s[name] for s in a.states] for name in new})
@@ -179,6 +179,9 @@ class KernelLaunch(Launch):
         "What phase `i` yielded, summed over the parameters, by its round"
         p = self.program
         return {p.rounds[j][0]: self.yields[:, j].sum() for j, (_, level) in enumerate(p.rounds) if level == p.phases[i][-1]}
+
+
+def _memory(x) -> int: return x.untyped_storage().data_ptr()
 
 
 def _moved(x, device):

@@ -114,8 +114,11 @@ class Program:
         self.handed = {k: moved(v) for k, v in handed.items()}
         self.key = tuple(self.nodes), tuple(self.stores), tuple(self.handed.items())
         self.slots = list(slots)
-        self.levels = []
-        for n in self.nodes: self.levels.append(max((self.levels[a] for a in inputs(n)), default=0) + (n.op in REDUCTIONS or n.op in ('total', 'call')))
+        self.levels, asked = [], 0
+        for n in self.nodes:
+            level = max((self.levels[a] for a in inputs(n)), default=0) + (n.op in REDUCTIONS or n.op in ('total', 'call'))
+            if n.op == 'total': asked = level = max(level, asked) # totals are asked for in the order of their rounds, by all
+            self.levels.append(level)
         self.last = max(self.levels, default=0)
 
     def at(self, level, nodes) -> list[int]:
@@ -175,9 +178,10 @@ class Program:
         "The calls that each phase ends with."
         return [self.at(ks[-1], self.calls) for ks in self.phases]
 
-    def results(self, call) -> list[int]:
-        "The nodes that a call makes."
-        return [i for i, n in enumerate(self.nodes) if n.op == 'result' and n.args[0] == call]
+    @cached_property
+    def results(self) -> dict[int, list[int]]:
+        "Of each call the nodes that are its results."
+        return {k: [i for i, n in enumerate(self.nodes) if n.op == 'result' and n.args[0] == k] for k in self.calls}
 
     @cached_property
     def rounds(self) -> list[tuple[int, int]]:

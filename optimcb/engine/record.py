@@ -42,8 +42,8 @@ class Recording:
         t.grad = kind(t, t.emit('load', grad, True, '.grad'), grad, True)
         if scaling.scale is not None: t.grad = kind(t, t.cast(t.apply('div', (t.grad, scaling.scale)), grad), grad, True)
         self.skipped = t.apply('ne', (as_value(t, scaling.found), 0.)).id if scaling.in_doubt else None
-        t.no_calls = ("a GradScaler may skip the step, which only the device knows." if scaling.in_doubt else
-                      "a part of the parameter lies in another process." if is_dtensor(t.example) else None)
+        t.no_calls = ("a GradScaler may skip the step, which only the device knows" if scaling.in_doubt else
+                      "a part of the parameter lies in another process" if is_dtensor(t.example) else None)
         self.loaded = {name: kind(t, t.emit('load', dtype, each, name), dtype, each, True) if isinstance(each, bool) else
                        Foreign(t, t.emit('load', dtype, None, name), dtype, each) for name, dtype, each in alike.kinds}
         self.state = {**alike.numbers, **self.loaded}

@@ -3,6 +3,7 @@
 What can't be traced, or has no kernel, is left to the eager engine, with one warning that says why.
 """
 from collections.abc import Hashable
+from functools import reduce
 from importlib import import_module
 
 import torch
@@ -189,7 +190,7 @@ class Runner:
 
     def _launches(self, plan, programs) -> list:
         "Launches, and the indices of who are alike in each"
-        if self.composition.sums_over_all and programs and (plan.eager or len({tuple(filter(None, p.rounds_by_phase)) for p in programs}) > 1):
+        if self.composition.sums_over_all and programs and (plan.eager or len({frozenset(r for r, _ in p.rounds) for p in programs}) > 1):
             raise Unsupported("some parameters can't be summed over with the others, by one kernel.")
         together, at = {}, 0
         for i, (a, p) in enumerate(zip(plan.alike, programs)):
@@ -218,17 +219,19 @@ def _added(a, b):
 
 
 def _run(launches):
-    "All phases of all launches: each goes on until it yields, or to its last phase, which stores, and begins when all others have come to theirs"
-    done = [0 for _ in launches]
+    """All phases of all launches: each goes on as long as it knows what it has asked for, which it does when all others have yielded for it, too.
+
+    The last phase stores: it begins when all others have come to theirs."""
+    done, yielded, known = [0 for _ in launches], {}, set()
     while any(i + 1 < len(o.program.phases) for i, o in zip(done, launches)):
-        totals = {}
         for j, o in enumerate(launches):
-            yielded = {}
-            while not yielded and done[j] + 1 < len(o.program.phases):
-                yielded = o.phase(done[j])
-                if o.program.calls: o.call(done[j])
+            p = o.program
+            while done[j] + 1 < len(p.phases) and known.issuperset(r for rounds in p.rounds_by_phase[:done[j]] for r in rounds):
+                for round, x in o.phase(done[j]).items(): yielded.setdefault(round, []).append(x)
+                if p.calls: o.call(done[j])
                 done[j] += 1
-            for round, x in yielded.items(): totals[round] = _added(totals[round], x) if round in totals else x
+        totals = {round: reduce(_added, xs) for round, xs in yielded.items() if round not in known and len(xs) == len(launches)}
+        known.update(totals)
         for o in launches: o.take(totals)
     for i, o in zip(done, launches): o.phase(i)
     for o in launches: o.finish()
