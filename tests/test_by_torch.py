@@ -122,6 +122,26 @@ def spectral(p, lr, size=None):
     return {'size': size}
 
 
+def two_sums(p, top=0.5):
+    "The second sum is ready at once for some, and only after a call for others"
+    first = p.grad.pow(2).sum()
+    second = largest(p.grad*2, 1.) if p.ndim > 1 else p.grad.abs().sum()
+    a = yield first
+    b = yield second*a if p.ndim > 2 else second
+    p.grad = p.grad*(top/(a + b))
+
+
+def by_eigenvalues(p, L=None):
+    "A function of torch's own, whose results have names"
+    if p.ndim < 2: return None
+    L = gram(L, p.grad, 0.5)
+    p.grad = p.grad/(1 + mean(eigh(L).eigenvalues))
+    return {'L': L}
+
+
+eigh, mean = by_torch(torch.linalg.eigh), by_torch(torch.mean)
+
+
 def sgd(p, lr): p.data.add_(p.grad, alpha=-lr)
 
 
@@ -134,6 +154,8 @@ COMPOSITIONS = {
     'clipped': [clip, central, average_grad, muon, apply_update],
     'clip_by_largest': [clip_by_largest, average_grad, step_stat, average_sqr_grad, partial(rms_update), apply_update],
     'spectral': [spectral, sgd],
+    'two_sums': [two_sums, central, sgd],
+    'by_eigenvalues': [by_eigenvalues, sgd],
 }
 HYPERS = dict(lr=0.1, mom=0.9, sqr_mom=0.9, eps=1e-3, wd=0.1)
 SHAPES = (3, 4), (5,), (4, 4), (2, 3, 2, 2), (), (1, 6)
@@ -203,6 +225,39 @@ def test_parameters_of_different_shapes_share_a_launch(monkeypatch):
     set_grads(ps, 5)
     for _ in range(2): opt.step()
     assert len(opt._runner.plan.alike) == 4 and [len(o) for o in opt._runner.plan.launches.values()] == [1]
+
+
+@engines
+def test_gradients_that_were_scaled(engine):
+    res = []
+    for name in (engine, 'eager'):
+        opt, ps = run('central', name, steps=3)
+        set_grads(ps, 3)
+        opt.grad_scale, opt.found_inf = torch.tensor(4.), torch.tensor(0.)
+        opt.step()
+        res.append((opt, ps))
+    assert_alike(*res, 1e-12)
+
+
+@engines
+def test_what_is_memory_is_handed_over_as_it_is(engine):
+    seen = {}
+    @by_torch
+    def look(p, g, avg, sum_):
+        if p.device.type != 'meta': seen[p.data_ptr()] = g.data_ptr(), avg.data_ptr(), sum_.shape
+        return g*1
+    def step(p, lr, avg=None):
+        if avg is None: avg = torch.zeros_like(p)
+        u = look(p, p.grad, avg, p.grad.sum())
+        avg.add_(u)
+        p.data.sub_(u, alpha=lr)
+        return {'avg': avg}
+    ps = some()
+    opt = Optimizer(ps, [step], lr=0.1, engine=engine)
+    for _ in range(2):
+        set_grads(ps, 5)
+        opt.step()
+    assert all(seen[p.data_ptr()] == (p.grad.data_ptr(), opt.state[p]['avg'].data_ptr(), ()) for p in ps if p.grad is not None and p.grad.stride() == p.stride())
 
 
 @engines
