@@ -23,7 +23,6 @@ class Launch:
         self.members, self.program = members, members[0][1]
         self.parts = [slice(i, i + len(a.params)) for i, (a, _) in zip(at, members)]
         self.spread = spread_of(members[0][0].example)
-        self.changed = False # is there state of other shapes than before?
         places = [k for a, _ in members for k in a.places]
         self.order = sorted(range(len(places)), key=places.__getitem__) # in which all processes have the parameters, however they tell them apart
 
@@ -82,8 +81,8 @@ class Launch:
                     known = {_memory(v) for v in s.values() if isinstance(v, Tensor)}
                     s[name] = tensors[t].clone() if _memory(tensors[t]) in known else tensors[t]
             expected = {name: (dtype, each) for name, dtype, each in a.kinds}
-            self.changed |= any((s[name].dtype, s[name].shape) != expected.get(name) for s in a.states for name in new)
-            a.tensors.update({name: [s[name] for s in a.states] for name in new})
+            same = all((s[name].dtype, s[name].shape) == expected.get(name) for s in a.states for name in new)
+            if same: a.tensors.update({name: [s[name] for s in a.states] for name in new}) # else the plan finds that it doesn't hold any more
 
 
 class KernelLaunch(Launch):

@@ -100,7 +100,7 @@ class Runner:
             self.plan = None # it was broken off on the way: only the state itself tells how far it came
             raise
         plan.release()
-        if any(r.program.new for r in recordings) or any(o.changed for o, _ in launches): self.plan = None # there is state that wasn't there
+        if any(r.program.new for r in recordings): self.plan = None # there is state that wasn't there
         work = [(p, state, hypers[i]) for p, state, i in plan.eager]
         if opt is not self.shards: return work, made, plan.flat
         self.shards.close()
@@ -219,9 +219,14 @@ def _added(a, b):
 
 
 def _run(launches):
-    """All phases of all launches: each goes on as long as it knows what it has asked for, which it does when all others have yielded for it, too.
+    "All phases of all launches. The last phase stores: it begins when all others have come to theirs"
+    if max((len(o.program.phases) for o in launches), default=1) > 1: _to_the_last(launches)
+    for o in launches: o.phase(len(o.program.phases) - 1)
+    for o in launches: o.finish()
 
-    The last phase stores: it begins when all others have come to theirs."""
+
+def _to_the_last(launches):
+    "All phases but the last: a launch goes on as long as it knows what it has asked for, which it does when all others have yielded for it, too"
     done, yielded, known = [0 for _ in launches], {}, set()
     while any(i + 1 < len(o.program.phases) for i, o in zip(done, launches)):
         for j, o in enumerate(launches):
@@ -233,5 +238,3 @@ def _run(launches):
         totals = {round: reduce(_added, xs) for round, xs in yielded.items() if round not in known and len(xs) == len(launches)}
         known.update(totals)
         for o in launches: o.take(totals)
-    for i, o in zip(done, launches): o.phase(i)
-    for o in launches: o.finish()
