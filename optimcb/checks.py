@@ -56,12 +56,12 @@ def doubts(
     except NotRecorded:
         if not rehearsal.refusals: _try(composition, hypers, rehearsal.example, state or {})
         return []
-    if _is_flat(example) and any(s.program.sums for s in steps): raise ValueError(FLAT)
+    if _is_flat(example) and any(s.program.sums or s.program.calls for s in steps): raise ValueError(FLAT)
     return _doubts([s.acts for s in steps])
 
 
-FLAT = ("some stepper sums over a parameter, of which `FullyShardedDataParallel` has put a piece together with others. "
-        "Shard the model with `torch.distributed.fsdp.fully_shard`: then such sums are over the whole parameter.")
+FLAT = ("some stepper sums over a parameter, or hands it to a function, of which `FullyShardedDataParallel` has put a piece together with others. "
+        "Shard the model with `torch.distributed.fsdp.fully_shard`: then steppers are given whole parameters.")
 
 
 def _is_flat(p) -> bool: return getattr(p, '_fsdp_flattened', False)

@@ -1,5 +1,6 @@
 "What a composition does and what it costs: in words, as a formula, and as the kernel that runs."
 import html
+import math
 import textwrap
 from collections import Counter
 from functools import cached_property
@@ -26,16 +27,23 @@ NOT_OURS = ('do_wd', 'force_train') # state that says what to do with a paramete
 
 
 class Kind:
-    "Parameters of one group that are alike in type, device and number of dimensions, rehearsed as one."
+    "Parameters of one group that are alike in type, device and number of dimensions, and in shape if steppers look at it, rehearsed as one."
     def __init__(self, composition, group, index, params):
+        self.composition, self.group = composition, group
         self.index, self.params, self.sizes = index, params, [p.numel() for p in params]
         self.example = params[0] if params else None
         self.rehearsal = lambda: _rehearsal(composition, group, self.example)
         r = self.rehearsal()
         try: self.steps, self.reason = [r.step() for _ in range(STEPS)], None
         except (NotRecorded, MissingName) as e: self.steps, self.reason = [], str(e)
-        self.kinds, self.numbers = r.kinds, r.numbers
+        self.kinds, self.numbers, self.looked = r.kinds, r.numbers, r.looked
         self.program = self.steps[-1].program if self.steps else None
+
+    def by_shape(self) -> list:
+        "A kind for each shape."
+        params = sorted(self.params, key=lambda p: p.shape)
+        kinds = [Kind(self.composition, self.group, self.index, list(ps)) for _, ps in groupby(params, key=lambda p: p.shape)]
+        return [self] if len(kinds) < 2 else kinds
 
     def __str__(self): return f"group {self.index}, {str(self.example.dtype)[6:]} with {_some(self.example.dim(), 'dimension')}"
 
@@ -100,7 +108,9 @@ class Explanation:
         res = []
         for i, g in enumerate(self.groups):
             real = sorted(filter(_is_live, g.params), key=_alike)
-            res += [Kind(self.composition, g, i, list(ps)) for _, ps in groupby(real, key=_alike)]
+            for _, ps in groupby(real, key=_alike):
+                kind = Kind(self.composition, g, i, list(ps))
+                res += kind.by_shape() if 'shape' in kind.looked else [kind]
             if not g.params: res.append(Kind(self.composition, g, i, []))
         return res
 
@@ -115,7 +125,9 @@ class Explanation:
         "What is kept for each parameter, by name."
         res = {}
         for k in self.kinds:
-            for name, (dtype, each) in k.kinds.items(): res[name] = f"{str(dtype)[6:]}{'' if each else ', one number'}"
+            for name, (dtype, each) in k.kinds.items():
+                of = '' if each is True else ', one number' if not each else ' of another shape' if len(self.kinds) > 1 else f' of shape {each}'
+                res[name] = f'{str(dtype)[6:]}{of}'
             for name in k.numbers.keys() - {*NOT_OURS}: res.setdefault(name, 'a number')
         return res
 
@@ -123,7 +135,7 @@ class Explanation:
     def state_bytes(self) -> int:
         "Bytes of state of all parameters: what is there, and what the first step will make of what is not."
         there = {id(p): state for g in self.groups for p, state in zip(g.params, g.states)}
-        expected = sum((p.numel() if each else 1)*dtype.itemsize
+        expected = sum((p.numel() if each is True else math.prod(each or ()))*dtype.itemsize
                        for k in self.kinds for p in k.params for name, (dtype, each) in k.kinds.items() if name not in there[id(p)])
         return sum(v.nbytes for state in there.values() for v in state.values() if isinstance(v, Tensor)) + expected
 
@@ -152,7 +164,10 @@ class Explanation:
     def _who(self, kinds) -> str:
         "Whole groups, if these kinds are all of theirs"
         whole = [i for i in dict.fromkeys(k.index for k in kinds) if all(k in kinds for k in self.kinds if k.index == i)]
-        return '; '.join([f'group {i}' for i in whole] + [str(k) for k in kinds if k.index not in whole])
+        rest = [k for k in kinds if k.index not in whole]
+        also = {str(k) for k in self.kinds if k not in kinds} # of other shapes
+        rest = [f'{k}, of shape {tuple(k.example.shape)}' if str(k) in also else str(k) for k in rest]
+        return '; '.join([f'group {i}' for i in whole] + list(dict.fromkeys(rest)))
 
     @lazy
     def engine(self) -> list[str]:
@@ -245,7 +260,7 @@ details.optimcb code { background: none; color: inherit; padding: 0; font-size: 
 
 
 def _alike(p): return str(p.dtype), p.dim(), str(p.device)
-def _each(kind): return sum(d.itemsize for d, each in kind.kinds.values() if each)
+def _each(kind): return sum(d.itemsize for d, each in kind.kinds.values() if each is True)
 def _range(numbers): return '–'.join(map(str, sorted({min(numbers), max(numbers)}))) if numbers else '?'
 def _some(n, what): return f"{n:,} {what}{'s' if n != 1 else ''}"
 def _shown(v): return f'{v:g}' if isinstance(v, float) else str(v)
@@ -320,7 +335,7 @@ class Source(str):
         program = Program(*step.recording.key)
         prelude, body = _source(program, device)
         mark = '//' if device == 'cpu' else '#'
-        columns = {'.p': 'p', '.grad': 'p.grad'}
+        columns = {'.p': 'p', '.grad': 'p.grad'} | {c: _between(program, int(c[1:])) for c in program.columns if isinstance(c, str) and c[1:].isdigit()}
         notes = [f'{"m" if device == "cpu" else "a"}{i}: {columns.get(c, c)}' for i, c in enumerate(program.columns)]
         notes += [f'{"S[{}]" if device == "cpu" else "s{}"}: {text(e)}'.format(i) for i, e in enumerate(slots(step, program))]
         self = cls('\n'.join([prelude, body]))
@@ -330,6 +345,13 @@ class Source(str):
 
     def __repr__(self): return self.shown
     def _repr_markdown_(self): return f'```{self.language}\n{self.shown}\n```'
+
+
+def _between(program, i) -> str:
+    "What node `i`, which a function by torch takes or gives, is"
+    n = program.nodes[i]
+    of = n.args[0] if n.op == 'result' else next(k for k in program.calls if i in program.nodes[k].args[:-1])
+    return f"{'from' if n.op == 'result' else 'for'} `{program.nodes[of].args[-1].name}`"
 
 
 def _indented(source) -> str:

@@ -260,7 +260,7 @@ class _Python:
     def fraction(self, over, under): return f'{over}/{under[0]}' if under[1] > PRODUCT else f'{over}/({under[0]})'
     def power(self, base, exponent): return f'{base}**{exponent[0]}' if exponent[1] >= POWER else f'{base}**({exponent[0]})'
     def root(self, x): return f'sqrt({x})'
-    def function(self, name, args): return f"{name}({', '.join(args)})"
+    def function(self, name, args): return f'{args[0]}[{args[1]}]' if name == 'item' else f"{name}({', '.join(args)})"
     def brackets(self, x): return f'({x})'
 
 
@@ -287,7 +287,7 @@ TEX = {'where': r'\begin{{cases}} {1} & \text{{if }} {0} \\ {2} & \text{{else}} 
        'rms': r'\operatorname{{rms}}\left({}\right)', 'numel': 'n', 'total': r'\sum_{{\text{{all }} \theta}} {}', 'exp': r'e^{{{}}}',
        'log': r'\ln\left({}\right)', 'maximum': r'\max\left({}, {}\right)', 'minimum': r'\min\left({}, {}\right)',
        'floor': r'\left\lfloor {} \right\rfloor', 'ceil': r'\left\lceil {} \right\rceil',
-       'mod': r'\left({} \bmod {}\right)'}
+       'item': '{}_{{{}}}', 'mod': r'\left({} \bmod {}\right)'}
 
 TEX_NAMES = dict(p=r'\theta', grad='g', lr=r'\eta', mom=r'\beta_1', sqr_mom=r'\beta_2', wd=r'\lambda', eps=r'\epsilon', step='t', grad_avg='m', sqr_avg='v',
                  update='u', sqr_max=r'v^{\max}', grad_max=r'g^{\max}', slow_avg=r'\phi', update_avg=r'\bar{u}', delta_avg=r'\Delta', grad_center=r'\bar{g}')

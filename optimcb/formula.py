@@ -13,6 +13,7 @@ from threading import RLock
 
 import torch
 
+from optimcb.engine.calls import HOLE
 from optimcb.engine.program import LEAVES, Node, Program, operands
 from optimcb.engine.record import NotRecorded
 from optimcb.expression import ONE, Num, Sym, add, call, common, div, latex, latex_name, mul, neg, number, power, sub, symbols, text
@@ -167,16 +168,25 @@ class _Reader:
         n, name = self.nodes[operand], self.known(operand)
         if name:
             self.spare.pop(name, None)
-            return Sym(name, not n.each)
-        if n.op == 'load': return self.overwritten(_name(n.args[0]), not n.each)
+            return Sym(name, n.each is False)
+        if n.op == 'load': return self.overwritten(_name(n.args[0]), n.each is False)
         if n.op == 'external':
             x = self.trace.externals[n.args[0]]
             name = next((k for k, v in self.hypers.items() if v is x), None)
             return Sym(name) if name else _expression(x.item())
         if n.op == 'numel': return call('numel')
+        if n.op == 'result': return self.result(*n.args)
         args = [self.expression(a) for a in operands(n)]
         if n.op == 'cast': return _cast(args[0], self.nodes[n.args[0]].gives if n.args[0] >= 0 else n.dtype, n.dtype)
         return OPS[n.op](*args) if n.op in OPS else call(n.op, *args)
+
+    def result(self, k, which):
+        "What a function by torch returns: `f(…)`, or one of several"
+        *given, called = self.nodes[k].args
+        args, kwargs = called.filled(map(self.expression, given))
+        e = call(called.name, *(a if o is HOLE else Sym(repr(a)) for o, a in zip((*called.args, *dict(called.kwargs).values()), (*args, *kwargs.values()))))
+        several = any(n.op == 'result' and n.args[0] == k and n.args[1] for n in self.nodes)
+        return call('item', e, number(which)) if several else e
 
     def overwritten(self, name, scalar):
         if name not in self.old: self.old.append(name)
@@ -194,7 +204,7 @@ class Formula:
     ):
         reader = _Reader(step)
         for act in step.acts: reader.read(act)
-        tensors = {n.args[0]: n.each for n in reader.nodes if n.op == 'load'}
+        tensors = {n.args[0]: n.each is not False for n in reader.nodes if n.op == 'load'}
         before = [(f'{k}_old', Sym(k, not tensors.get(k, True)), None) for k in reader.old]
         self.lines, self.when = before + [o for i, o in enumerate(reader.lines) if i not in reader.spare.values()], when
         self.counters = {k for act in step.acts for k in act.numbers}

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from optimcb.composition import Composition
+from optimcb.engine.calls import Foreign
 from optimcb.engine.chance import Chance
 from optimcb.engine.plan import Alike, constant
-from optimcb.engine.program import LEAVES, Program
+from optimcb.engine.program import Node, Program, inputs
 from optimcb.engine.reading import asks_type, refusals
 from optimcb.engine.record import NotRecorded, Recording, record
 from optimcb.engine.trace import STANDS
@@ -78,7 +79,7 @@ class Rehearsal:
         self.kinds, self.numbers = _kinds(state or {}, self.example)
         self.typed, self.refusals = any(map(asks_type, composition.steppers)), list(refusals(composition))
         self.refusals += [f"`{k}` among the state is {type(v).__name__}." for k, v in self.numbers.items() if not constant(v)]
-        self.done = 0
+        self.done, self.looked = 0, set() # what steppers look at, of the parameter
 
     def look(self,
         named:Callable|None=None # Puts something else in the place of a number: called with its name, the number, and whether it is to be kept
@@ -96,7 +97,7 @@ class Rehearsal:
         alike = Alike((0, kinds, numbers, p.dtype, p.dim() == 0, self.grad_dtype, p.device, ()), 0, p)
         alike.add(0, p, {})
         hypers, before = all_named(self.hypers), Chance()
-        try: return Step(record([alike], watched, [hypers], set(), self.typed)[0], acts, hypers)
+        try: return Step(record([alike], watched, [hypers], self.looked, self.typed)[0], acts, hypers)
         finally: before.undone()
 
     def step(self) -> Step:
@@ -108,10 +109,13 @@ class Rehearsal:
 
 
 def _kinds(state, example) -> tuple[dict, dict]:
-    "Of the tensors among a state their types, and whether they have an element for each; and the rest of it"
-    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor) or type(v) in STANDS}
-    each = {k: v.each if type(v) in STANDS else v.shape == example.shape for k, v in tensors.items()}
+    "Of the tensors among a state their types, and whether they have an element for each, or else their shape; and the rest of it"
+    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor) or type(v) in KINDS}
+    each = {k: v.each if type(v) in KINDS else v.shape == example.shape or v.dim() > 0 and tuple(v.shape) for k, v in tensors.items()}
     return {k: (v.dtype, each[k]) for k, v in tensors.items()}, {k: v for k, v in state.items() if k not in tensors}
+
+
+KINDS = STANDS | {Foreign}
 
 
 def _is_number(v) -> bool: return isinstance(v, Real) and not isinstance(v, bool)
@@ -160,7 +164,7 @@ class _Watch:
 def _now(p, values) -> dict:
     "What the names of tensors stand for"
     grad = p.trace.grad
-    return {'p': p.id, 'grad': None if grad is None else grad.id, **{k: v.id for k, v in values.items() if type(v) in STANDS}}
+    return {'p': p.id, 'grad': None if grad is None else grad.id, **{k: v.id for k, v in values.items() if type(v) in KINDS}}
 
 
 def _until(nodes, operands, stop) -> set:
@@ -170,6 +174,6 @@ def _until(nodes, operands, stop) -> set:
         i = todo.pop()
         if i in found: continue
         found.add(i)
-        op, _, _, *args = nodes[i]
-        if i not in stop and op not in LEAVES: todo += [a for a in (args[:1] if op == 'total' else args) if a >= 0]
+        op, dtype, each, *args = nodes[i]
+        if i not in stop: todo += inputs(Node(op, dtype, each, tuple(args)))
     return found

@@ -2,7 +2,7 @@
 import dis
 import inspect
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import partial, wraps
 from numbers import Real
 from types import CodeType, GeneratorType
 
@@ -22,10 +22,21 @@ class once(dict):
 
 
 def by_torch(
-    f:Callable # A function of tensors and numbers that returns new tensors, and writes into none
+    f:Callable|None=None, # A function of tensors and numbers that returns a new tensor, or a tuple of them, and writes into none
+    *,
+    like:Callable|None=None # A function of the same arguments, whose results have the shapes and types of those of `f`. Default: `f` itself
 ) -> Callable:
-    "Let steppers call `f` on whole tensors: products of matrices, means over some dimensions, state of other shapes than the parameter's."
-    return f
+    """Let steppers call `f` on whole tensors: products of matrices, means over some dimensions, state of other shapes than the parameter's.
+
+    Engines that run kernels call it for each parameter between two of them. They try it before on tensors without memory; one that looks into tensors, as
+    `if x.norm() > 1` does, needs `like` for that."""
+    if f is None: return partial(by_torch, like=like)
+    @wraps(f)
+    def call(*args, **kwargs):
+        stand_in = next((o for o in (*args, *kwargs.values()) if hasattr(type(o), 'by_torch')), None) # a trace is being made
+        return f(*args, **kwargs) if stand_in is None else stand_in.by_torch(call, args, kwargs)
+    call.like, call.foreseen = like or f, {}
+    return call
 
 
 class renamed(partial):

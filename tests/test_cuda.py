@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from cases import CASES
 from helpers import params, set_grads
+from test_by_torch import made as with_calls
 
 import optimcb as oc
 from optimcb import Optimizer
@@ -25,7 +26,8 @@ from triton.runtime.jit import create_function_from_signature  # noqa: E402
 
 from optimcb.engine import cuda, triton_ops  # noqa: E402
 
-NOT = ' and '.join(f'not {o}' for o in ('foreach', 'algorithms_on_every', 'float64-finite', 'float32-special', 'bfloat16-finite', 'float16-special')) # for time's sake
+NOT = ' and '.join(f'not {o}' for o in ('foreach', 'algorithms_on_every', 'float64-finite', 'float32-special', 'bfloat16-finite', 'float16-special', 'copies', 'auto_takes',
+                                           'inside_of', 'surprises', 'cant_be_had', 'nothing_can', 'adafactor-float32')) # for time's sake
 HERE, TARGET, CUOBJDUMP = Path(__file__).parent, GPUTarget('cuda', 90, 32), Path(triton.__file__).parent/'backends/nvidia/bin/cuobjdump'
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -34,7 +36,7 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"
 def test_numbers_by_the_interpreter():
     "In a process of its own, since Triton asks for its interpreter when it is imported"
     env = {**os.environ, 'TRITON_INTERPRET': '1', 'PYTHONPATH': os.pathsep.join([str(HERE), os.environ.get('PYTHONPATH', '')]), 'OPTIMCB_CASES': '6'}
-    command = [sys.executable, '-m', 'pytest', '-n0', '-q', '-p', 'interpreted', 'interpreted.py', 'test_engines.py', '-k', NOT]
+    command = [sys.executable, '-m', 'pytest', '-n0', '-q', '-p', 'interpreted', 'interpreted.py', 'test_engines.py', 'test_by_torch.py', '-k', NOT]
     res = subprocess.run(command, cwd=HERE, env=env, capture_output=True, text=True)
     assert res.returncode == 0, res.stdout[-4000:]
 
@@ -96,6 +98,16 @@ def test_algorithms_compile(name, make, programs):
         kernels = list(compiled(program))
         assert kernels
         for name, ptx, _ in kernels: assert_good(ptx, name)
+
+
+@pytest.mark.parametrize('name', ['muon', 'spectral'])
+def test_functions_by_torch_are_between_kernels_that_compile(name, programs):
+    opt = with_calls(name, 'fused', ps := params())
+    set_grads(ps)
+    opt.step()
+    kernels = [o for p in programs if p.calls for o in compiled(p)]
+    assert len(kernels) > 1
+    for name, ptx, _ in kernels: assert_good(ptx, name)
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float64], ids=str)

@@ -1,13 +1,14 @@
 "The fused engine on the CPU: a program as C, for all parameters at once."
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from optimcb.engine import build
 from optimcb.engine.launch import KernelLaunch
-from optimcb.engine.ops import OPS, REDUCTIONS
-from optimcb.engine.program import KNOWN, Program, Unsupported
+from optimcb.engine.ops import OPS, REDUCTIONS, of_nothing
+from optimcb.engine.program import IN_MEMORY, Program, Unsupported
 from optimcb.engine.shards import whole
 
 __all__ = ['Launch', 'source']
@@ -43,9 +44,15 @@ def source(
 
 def _start(n) -> str:
     "What a reduction starts from"
-    if n.op == 'sum' or n.dtype.is_floating_point: return REDUCTIONS[n.op].start
-    if n.dtype is not torch.bool: raise Unsupported(f"`{n.op}` of {n.dtype} has no C")
-    return str(int(n.op == 'amin'))
+    if n.op != 'sum' and n.dtype is torch.int64: raise Unsupported(f"`{n.op}` of {n.dtype} has no C") # sums are kept in double
+    return str(of_nothing(n.op, n.dtype)).replace('inf', 'INFINITY')
+
+
+class Used(NamedTuple):
+    "A column that is read."
+    name: str|int
+    dtype: torch.dtype
+    each: bool
 
 
 class _Writer:
@@ -62,8 +69,7 @@ class _Writer:
         "The declaration of node `i`"
         n = self.p.nodes[i]
         ctype, suffix, _, read, written = TYPES[n.dtype]
-        if n.op == 'load': e = read.format(f'm{self.column[n.args[0]]}[{"i" if n.each else 0}]')
-        elif n.op == 'external': e = read.format(f'm{self.column[n.args[0]]}[0]')
+        if n.op in IN_MEMORY: e = read.format(f'm{self.column[self.p.column(i)]}[{"i" if n.each else 0}]')
         elif n.op == 'numel': e = 'J->numel[t]'
         elif n.op == 'total': e = f'J->totals[{self.p.totals.index(i)}]'
         elif n.op in REDUCTIONS: e = f'J->sums[t*{len(self.p.sums)} + {self.p.sums.index(i)}]'
@@ -83,12 +89,12 @@ class _Writer:
     def split(self, wanted):
         "Declarations that are made once for a tensor, once for an element, and the pointers that they need"
         needed = self.p.needed(wanted)
-        each = {i for i in needed if self.p.nodes[i].each and self.p.nodes[i].op not in KNOWN}
-        used = [self.p.nodes[i] for i in needed if self.p.nodes[i].op in ('load', 'external')]
+        each = {i for i in needed if self.p.nodes[i].each}
+        used = [Used(self.p.column(i), self.p.nodes[i].dtype, self.p.nodes[i].each) for i in needed if self.p.nodes[i].op in IN_MEMORY]
         return [self.value(i) for i in needed if i not in each], [self.value(i) for i in needed if i in each], used
 
     def pointers(self, used, stores=()) -> list[str]:
-        kinds = {n.args[0]: (n.dtype, n.each, 'const ') for n in used} | {s.name: (s.dtype, s.each, '') for s in stores}
+        kinds = {u.name: (u.dtype, u.each, 'const ') for u in used} | {s.name: (s.dtype, s.each, '') for s in stores}
         return [f'{const}{TYPES[dtype][2]} *restrict m{self.column[name]} = ({const}{TYPES[dtype][2]} *)M[{self.column[name]}]{" + start" if each else ""};'
                 for name, (dtype, each, const) in kinds.items()]
 
@@ -99,19 +105,20 @@ class _Writer:
 
     def level(self, k) -> str:
         "Functions for one chunk, and for what follows it in one tensor"
-        sums, last = self.p.at(k, self.p.sums), k == self.p.last
-        stores = [s for s in self.p.stores if s.each] if last else []
+        sums = self.p.at(k, self.p.sums)
+        stores = [s for s in self.p.stores_at(k) if s.each]
         out = []
         if sums or stores:
             wanted = [self.p.nodes[i].args[0] for i in sums] + [s.value for s in stores]
             once, each, used = self.split(wanted)
             out += [f'static void chunk{k}(const Job *J, int64_t c) {{', 'const int64_t t = J->chunk[3*c], start = J->chunk[3*c+1], n = J->chunk[3*c+2];',
                     f'void *const *M = J->memory + t*{len(self.column)};', self.numbers(), *self.pointers(used, stores), *once]
-            out += self.summed(sums, each) if sums else ['#pragma omp simd', 'for (int64_t i = 0; i < n; i++) {', *each, *self.stored(stores, 'i'), '}']
+            if sums: out += self.summed(sums, each)
+            if stores: out += ['#pragma omp simd', 'for (int64_t i = 0; i < n; i++) {', *each, *self.stored(stores, 'i'), '}']
             out.append('}')
         if sums: out += self.joined(k, sums)
         totals = self.p.at(k, self.p.totals)
-        ends = [s for s in self.p.stores if not s.each] if last else []
+        ends = [s for s in self.p.stores_at(k) if not s.each]
         if totals or ends:
             once, _, used = self.split([self.p.nodes[i].args[0] for i in totals] + [s.value for s in ends])
             out += [f'static void tensor{k}(const Job *J, int64_t t) {{', *self.head(), *self.pointers(used, ends), *once,

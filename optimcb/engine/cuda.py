@@ -19,7 +19,7 @@ from optimcb.engine import cpu
 from optimcb.engine.build import CantBuild
 from optimcb.engine.launch import KernelLaunch
 from optimcb.engine.ops import OPS
-from optimcb.engine.program import KNOWN, Program, Unsupported
+from optimcb.engine.program import IN_MEMORY, KNOWN, Program, Unsupported
 from optimcb.engine.shards import whole
 
 __all__ = ['ARGUMENTS', 'OPTIONS', 'Launch', 'functions', 'source']
@@ -85,8 +85,7 @@ class _Writer(cpu._Writer):
     def value(self, i) -> str:
         "The assignment of node `i`"
         n = self.p.nodes[i]
-        if n.op == 'load': e = f'tl.load(m{self.column[n.args[0]]}{" + i, mask" if n.each else ""})'
-        elif n.op == 'external': e = f'tl.load(m{self.column[n.args[0]]})'
+        if n.op in IN_MEMORY: e = f'tl.load(m{self.column[self.p.column(i)]}{" + i, mask" if n.each else ""})'
         elif n.op == 'numel': e = f'tl.load(tensors + t*{FIELDS} + 2)'
         elif n.op == 'total': e = f'tl.load(totals + {self.p.totals.index(i)})'
         elif n.op in KNOWN: e = f'tl.load({self.place("sums", i)})'
@@ -118,13 +117,13 @@ class _Writer(cpu._Writer):
 
     def columns(self, used, stores) -> dict:
         "By index, the columns that are used: how they lie in memory, and whether there is a value for each element"
-        return {self.column[n.args[0]]: (TYPES[n.dtype][1], n.each) for n in used} | {self.column[s.name]: (TYPES[s.dtype][1], s.each) for s in stores}
+        return {self.column[u.name]: (TYPES[u.dtype][1], u.each) for u in used} | {self.column[s.name]: (TYPES[s.dtype][1], s.each) for s in stores}
 
     def numbers(self) -> list[str]: return [f's{k} = tl.load(S + {k})' for k in range(len(self.p.slots))]
 
     def level(self, k) -> list[str]:
         "Functions for one chunk, and for what follows it in one tensor"
-        sums, totals, stores = self.p.at(k, self.p.sums), self.p.at(k, self.p.totals), self.p.stores if k == self.p.last else []
+        sums, totals, stores = self.p.at(k, self.p.sums), self.p.at(k, self.p.totals), self.p.stores_at(k)
         each, ends = [s for s in stores if s.each], [s for s in stores if not s.each]
         res = self.chunk(k, sums, each) if sums or each else []
         if sums: res.append(self.join(k, sums))
@@ -151,7 +150,7 @@ class _Writer(cpu._Writer):
 
     def barrier(self, stores, used) -> list[str]:
         "Threads may store other elements than they load. All must have loaded what is overwritten with something that doesn't depend on it"
-        loaded = {n.args[0] for n in used}
+        loaded = {u.name for u in used}
         def own(s): return any(self.p.nodes[i].args == (s.name,) for i in self.p.needed([s.value]))
         return ['tl.debug_barrier()'] if any(s.name in loaded and not own(s) for s in stores) else []
 
@@ -282,6 +281,12 @@ class Launch(KernelLaunch):
         partial, self.sums = room(self.count['chunks'], sums), room(self.count['tensors'], sums)
         table = _upload(self.host, self.device) if table is None else table
         self.arguments = *self.tables, table, partial, self.sums, self.yields, self.totals
+
+    def call(self, i):
+        "Call the functions that phase `i` ends with, and send where their results are."
+        with self._here():
+            super().call(i)
+            self.arguments = *self.tables, _upload(self.host, self.device), *self.arguments[3:]
 
     def phase(self, i) -> dict[int, torch.Tensor]:
         "Launch a phase; the sums of what it yields, by their round, on the device."

@@ -2,16 +2,11 @@
 import torch
 
 from optimcb.engine import launch, memory
-from optimcb.engine.ops import OPS, REDUCTIONS
+from optimcb.engine.ops import OPS, REDUCTIONS, of_nothing
 from optimcb.engine.program import LEAVES, operands
 from optimcb.engine.shards import whole
 
 __all__ = ['Launch']
-
-
-def _of_nothing(op, dtype):
-    "What a reduction of an empty shard comes to"
-    return 0 if op == 'sum' else op == 'amin' if dtype is torch.bool else torch.inf if op == 'amin' else -torch.inf
 
 
 NUMBER_AT = dict(add_alpha=2, sub_alpha=2, addcmul=3, addcdiv=3) # where torch's function for lists takes a number, and no list
@@ -26,9 +21,10 @@ class Launch(launch.Launch):
         super().__init__(members, at)
         p = self.program
         self.read = [operands(n) if n.op not in LEAVES else () for n in p.nodes]
-        order = [k for levels in p.phases for k in range(len(p.nodes)) if p.levels[k] in levels] # as they are worked out
+        order = [k for levels, calls in zip(p.phases, p.calls_by_phase) # as they are worked out
+                 for k in (*(k for k, n in enumerate(p.nodes) if p.levels[k] in levels and n.op != 'call'), *calls)]
         self.last_use = {a: k for k in order for a in self.read[k] if a >= 0}
-        for a in (*(s.value for s in p.stores), *(p.nodes[i].args[0] for i in p.totals)): self.last_use.pop(a, None) # kept to the end
+        for a in (*(s.value for s in p.stores), *p.handed.values(), *(p.nodes[i].args[0] for i in p.totals)): self.last_use.pop(a, None) # kept to the end
 
     def start(self,
         recordings:list, # Of each member
@@ -47,12 +43,10 @@ class Launch(launch.Launch):
         known = [(a, *o) for (a, _), o in zip(self.members, self.known)]
         for members in [known] if self.spread else [[o] for o in known]: # other processes are asked for all at once
             for k, n in enumerate(p.nodes):
-                if p.levels[k] not in p.phases[i] or n.op == 'total': continue
+                if p.levels[k] not in p.phases[i] or n.op in ('total', 'call', 'result'): continue
                 for *o, values in members: values[k] = self._value(n, *o, values)
                 if self.spread and n.op in REDUCTIONS: self._gather_values(k, [values for *_, values in members])
-                for arg in self.read[k]:
-                    if self.last_use.get(arg) != k: continue
-                    for *_, values in members: values.pop(arg, None)
+                for *_, values in members: self._let_go(k, values)
         for a, lists, slots, _, values in known:
             if p.last in p.phases[i]: self._store(a, lists, slots, values)
             for j, (round, level) in enumerate(p.rounds):
@@ -61,6 +55,26 @@ class Launch(launch.Launch):
                 x = values[x] if x >= 0 else [torch.tensor(slots[~x], dtype=torch.float64)]*len(a.params)
                 res[round] = res.get(round, 0) + torch.stack([o.double() for o in x]).sum()
         return res
+
+    def _let_go(self, k, values):
+        "Forget what node `k` was the last to need"
+        for arg in self.read[k]:
+            if self.last_use.get(arg) == k: values.pop(arg, None)
+
+    def call(self, i):
+        "Call the functions that phase `i` ends with, for one parameter after the other."
+        super().call(i)
+        for k in self.program.calls_by_phase[i]:
+            for *_, values in self.known: self._let_go(k, values)
+
+    def _lists(self, j, o):
+        "Operand `o`, of each parameter of member `j`"
+        lists, slots, _, values = self.known[j]
+        if o < 0: return slots[~o]
+        n, x = self.program.nodes[o], values[o] if o in values else lists[self.program.nodes[o].args[0]]
+        return [t.expand(p.shape) if n.each and t.shape != p.shape else t for t, p in zip(x, self.members[j][0].params)]
+
+    def _note_results(self, j, made): self.known[j][-1].update(made)
 
     def _gather_values(self, k, members):
         "Let the reductions of node `k` be what they come to in all processes"
@@ -78,7 +92,7 @@ class Launch(launch.Launch):
         if n.op in REDUCTIONS:
             given = args[0] if isinstance(args[0], list) else [torch.full_like(p, args[0], dtype=n.dtype) for p in a.params]
             whole_shape = (x if x.shape == p.shape else x.expand(p.shape) for x, p in zip(given, a.params))
-            return [REDUCTIONS[n.op].run(x) if x.numel() else torch.full((), _of_nothing(n.op, x.dtype), dtype=x.dtype, device=x.device) for x in whole_shape]
+            return [REDUCTIONS[n.op].run(x) if x.numel() else torch.full((), of_nothing(n.op, x.dtype), dtype=x.dtype, device=x.device) for x in whole_shape]
         op = OPS[n.op]
         if n.op == 'cast':
             if not isinstance(args[0], list): return [torch.full(p.shape if n.each else (), args[0], dtype=n.dtype, device=p.device) for p in a.params]

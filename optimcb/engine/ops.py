@@ -5,6 +5,7 @@
 suffix of that type, empty in Triton. `run` is torch's function for tensors, `foreach` the one for lists of them.
 They round as torch's own kernels for the CPU do, where C can: `add` with `alpha` is one fused multiply-add.
 """
+import math
 import operator
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-__all__ = ['OPS', 'REDUCTIONS', 'Op', 'Reduction']
+__all__ = ['OPS', 'REDUCTIONS', 'Op', 'Reduction', 'of_nothing']
 
 
 class Op(NamedTuple):
@@ -27,7 +28,7 @@ class Op(NamedTuple):
 class Reduction(NamedTuple):
     "From all elements of a tensor to one number."
     name: str
-    start: str # Value for no elements, in C
+    start: float # Value for no elements
     text: str # Of two partial results
     run: Callable # torch's function
 
@@ -97,7 +98,18 @@ OPS = {o.name: o for o in [
 ]}
 
 REDUCTIONS = {o.name: o for o in [
-    Reduction('sum', '0', '{0} + {1}', torch.sum),
-    Reduction('amax', '-INFINITY', '{0} > {1} ? {0} : {1}', torch.amax),
-    Reduction('amin', 'INFINITY', '{0} < {1} ? {0} : {1}', torch.amin),
+    Reduction('sum', 0, '{0} + {1}', torch.sum),
+    Reduction('amax', -math.inf, '{0} > {1} ? {0} : {1}', torch.amax),
+    Reduction('amin', math.inf, '{0} < {1} ? {0} : {1}', torch.amin),
 ]}
+
+
+def of_nothing(
+    name:str, # Of a reduction
+    dtype:torch.dtype # Of what it reduces
+) -> float:
+    "What it comes to for no elements."
+    start = REDUCTIONS[name].start
+    if dtype.is_floating_point or not start: return start
+    least, largest = (0, 1) if dtype is torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    return least if start < 0 else largest

@@ -15,7 +15,7 @@ from optimcb.engine.memory import Arena
 from optimcb.engine.shards import spread_of
 from optimcb.engine.trace import DTYPES, FLOATS
 
-__all__ = ['Alike', 'Changed', 'Plan', 'constant', 'misfit', 'sharing']
+__all__ = ['Alike', 'Changed', 'Plan', 'constant', 'is_plain', 'misfit', 'sharing']
 
 data_ptr, numel, stride, dtype_of, is_neg = Tensor.data_ptr, Tensor.numel, Tensor.stride, Tensor.dtype.__get__, Tensor.is_neg
 
@@ -62,15 +62,16 @@ class Alike:
 
 
 def _kinds(p, state) -> tuple|None:
-    "The tensors among `state` as `(name, dtype, each)`, and the rest of it as pairs; None if a kernel must not have it"
+    """The tensors among `state` as `(name, dtype, each)`, and the rest of it as pairs; None if a kernel must not have it. `each` is a shape where it is
+    another than the parameter's"""
     kinds, numbers = [], []
     for name, v in state.items():
         if isinstance(v, Tensor):
-            each = v.shape == p.shape
-            if not (each or v.dim() == 0) or v.dtype not in DTYPES or v.device != p.device or not _plain(v): return None
-            if each and v.stride() != p.stride():
+            each = v.shape == p.shape or v.dim() and tuple(v.shape)
+            if v.dtype not in DTYPES or v.device != p.device or not is_plain(v): return None
+            if each is True and v.stride() != p.stride():
                 v = state[name] = torch.empty_strided(p.shape, p.stride(), dtype=v.dtype, device=v.device).copy_(v)
-            kinds.append((name, v.dtype, each))
+            kinds.append((name, v.dtype, each or False))
         elif constant(v): numbers.append((name, v))
         else: return None
     return tuple(kinds), tuple(numbers)
@@ -84,7 +85,9 @@ def constant(
     return v is None or isinstance(v, (Number, str)) and v == v
 
 
-def _plain(t) -> bool:
+def is_plain(
+    t # A tensor
+) -> bool:
     "Is this a tensor of numbers in memory, one of the addresses of which may be handed to a kernel?"
     return (type(t).__torch_dispatch__ is Tensor.__torch_dispatch__ and t.layout is torch.strided and not t.is_meta and not t.is_neg() and not t.is_conj()
             and not torch._C._functorch.is_functorch_wrapped_tensor(t))
@@ -134,7 +137,7 @@ class Plan:
         work = [(k, *o) for k, o in enumerate(zip(self.params, grads, groups)) if o[1] is not None]
         fits = {k: _fit(p, g, opt.state[p]) for k, p, g, _ in work}
         tensors = [(k, t) for k, p, _, _ in work for t in ((p, *opt.state[p].values()) if fits[k] else (p,)) if isinstance(t, Tensor)]
-        shared = sharing([(k, t) for k, t in tensors if fits[k] or _plain(t)])
+        shared = sharing([(k, t) for k, t in tensors if fits[k] or is_plain(t)])
         known, self.eager, self.maybe = {}, [], [] # `maybe` are those that may fit another time
         for k, p, g, i in work:
             fit = None if k in shared else fits[k]
@@ -153,7 +156,7 @@ class Plan:
         for a in self.alike: a.note()
         self.values = list(opt.state.values())
         self.flat = [p for a in self.alike for p in a.params]
-        states = [t for a in self.alike for ts in a.tensors.values() for t in ts]
+        states = [t for a in self.alike for name, _, each in a.kinds if isinstance(each, bool) for t in a.tensors[name]]
         self.arenas, others = _arenas(states)
         self.fixed = self.flat + others
         self.fixed_ptrs, self.sizes = list(map(data_ptr, self.fixed)), list(map(numel, self.flat))
@@ -199,7 +202,7 @@ class Plan:
         if ids != self.grad_ids or ptrs != self.grad_ptrs or self.odd or [grads[i].stride() for i in self.many] != self.many_strides:
             strides = list(map(stride, grads))
             if list(map(dtype_of, grads)) != self.dtypes or any(map(is_neg, grads)): raise Changed
-            if set(map(type, grads)) != {Tensor} and not all(map(_plain, grads)): raise Changed
+            if set(map(type, grads)) != {Tensor} and not all(map(is_plain, grads)): raise Changed
             self.odd = [] if strides == self.strides else [i for i, (s, t) in enumerate(zip(strides, self.strides)) if s != t]
             if any(grads[i].shape != self.flat[i].shape for i in self.odd): raise Changed
         for i in self.odd: # as its parameter lies in memory
@@ -234,7 +237,7 @@ def misfit(
     for what, t in (('it', p), ('its gradient', g)):
         if t is None: continue
         if t.dtype not in FLOATS: return f"{what} is of {t.dtype}"
-        if not _plain(t): return f"{what} is no plain tensor in memory"
+        if not is_plain(t): return f"{what} is no plain tensor in memory"
     if not _dense(p): return "it has gaps in its memory, or elements that share it"
     if p.numel() == 0 and not spread_of(p): return "it is empty" # an empty shard is asked for sums like the others
     if g is not None and (g.shape != p.shape or g.device != p.device): return "its gradient is of another shape or on another device"

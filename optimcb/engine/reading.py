@@ -26,6 +26,8 @@ ACT = {'print': 'prints', 'id': 'asks which object it was given', 'next': 'takes
        'exec': 'runs other code', 'eval': 'runs other code', 'vars': 'asks for attributes',
        'breakpoint': 'stops in a debugger', 'set_trace': 'stops in a debugger'}
 DRAW = frozenset({'random', 'rand', 'randn', 'randint', 'randperm', 'normal', 'uniform', 'gauss', 'choice', 'shuffle', 'time', 'perf_counter', 'monotonic'})
+RANDOM = DRAW | {'randn_like', 'rand_like', 'randint_like', 'normal_', 'uniform_', 'bernoulli', 'bernoulli_', 'multinomial', 'dropout', 'svd_lowrank',
+                 'pca_lowrank'}
 OWN = frozenset({'grad', 'data'}) # attributes of `p` that may be set
 
 
@@ -42,6 +44,9 @@ def why_not(
     "Why it must be run for each parameter, or None."
     if stepper.is_ours: return None
     for code, known in _codes(stepper.f):
+        for f in filter(_is_by_torch, known.values()):
+            drawn = RANDOM.intersection(getattr(getattr(f.__wrapped__, '__code__', None), 'co_names', ()))
+            if drawn: return f"it calls `{f.__name__}`, which uses `{min(drawn)}`: engines call it in another order"
         for name in code.co_names:
             if name in ACT: return f"it {ACT[name]}"
             if name in DRAW: return f"it uses `{name}`, which is another number for each parameter"
@@ -80,8 +85,11 @@ def _codes(f) -> Iterating[tuple[CodeType, dict]]:
         known = _meant(code, *_names(f))
         yield code, known
         todo += [(c, f) for c in code.co_consts if isinstance(c, CodeType)]
-        named = [o for k in known for o in _inside(known[k])]
+        named = [o for k in known for o in _inside(known[k]) if not _is_by_torch(o)] # what torch runs it runs for each parameter
         todo += [(g.__code__, g) for g in named if (inspect.isfunction(g) or inspect.ismethod(g)) and (g.__module__ or '').partition('.')[0] not in KNOWN]
+
+
+def _is_by_torch(o) -> bool: return inspect.isfunction(o) and hasattr(o, 'foreseen')
 
 
 KNOWN = frozenset({'torch', 'numpy'}) # what these do is known

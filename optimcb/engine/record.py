@@ -9,18 +9,22 @@ import torch
 from torch import Tensor
 
 from optimcb.composition import Composition, MissingName
+from optimcb.engine.calls import Foreign
 from optimcb.engine.plan import constant
 from optimcb.engine.scaling import NOT_SCALED, Scaling
-from optimcb.engine.shards import whole
+from optimcb.engine.shards import is_dtensor, whole
 from optimcb.engine.spelling import dress
 from optimcb.engine.trace import STANDS, Trace, Typed, Untraceable, Value, as_value
+from optimcb.stepper import by_torch
 
 __all__ = ['NotRecorded', 'Recording', 'record']
 
 dress()
 
+KINDS = STANDS | {Foreign}
 KEPT = 3 # references to the stand-in for the parameter: the recording's, its trace's, and that of the one who asks
-HERE, TORCH, COMPOSITION = os.path.dirname(__file__), os.path.dirname(torch.__file__), Composition.run.__code__.co_filename
+HERE, TORCH = os.path.dirname(__file__), os.path.dirname(torch.__file__)
+COMPOSITION, STEPPER = Composition.run.__code__.co_filename, by_torch.__code__.co_filename
 
 
 class Recording:
@@ -38,7 +42,10 @@ class Recording:
         t.grad = kind(t, t.emit('load', grad, True, '.grad'), grad, True)
         if scaling.scale is not None: t.grad = kind(t, t.cast(t.apply('div', (t.grad, scaling.scale)), grad), grad, True)
         self.skipped = t.apply('ne', (as_value(t, scaling.found), 0.)).id if scaling.in_doubt else None
-        self.loaded = {name: kind(t, t.emit('load', dtype, each, name), dtype, each, True) for name, dtype, each in alike.kinds}
+        t.no_calls = ("a GradScaler may skip the step, which only the device knows" if scaling.in_doubt else
+                      "a part of the parameter lies in another process" if is_dtensor(t.example) else None)
+        self.loaded = {name: kind(t, t.emit('load', dtype, each, name), dtype, each, True) if isinstance(each, bool) else
+                       Foreign(t, t.emit('load', dtype, None, name), dtype, each) for name, dtype, each in alike.kinds}
         self.state = {**alike.numbers, **self.loaded}
         self.p, self.start, self.before = p, p.id, {name: v.id for name, v in self.loaded.items()}
         self.known, self.count = alike.numbers, 0
@@ -51,8 +58,8 @@ class Recording:
         self.numbers, seen = {}, {id(self.p)}
         for name, v in self.state.items():
             try:
-                if type(v) not in STANDS and isinstance(v, Tensor): v = self._number(name, v)
-                if type(v) in STANDS:
+                if type(v) not in KINDS and isinstance(v, Tensor): v = self._number(name, v)
+                if type(v) in KINDS:
                     if id(v) in seen: t.fail(f"it returns `{name}`, which is memory that has a name already", "Return a copy: `.clone()`.")
                     seen.add(id(v))
                     outputs += self._written(name, v)
@@ -83,9 +90,11 @@ class Recording:
         "What is to be stored for a state"
         old = self.loaded.get(name)
         is_new = old is None
-        each = v.each or not is_new and old.each and self.trace.no_dims # one number is all elements of a parameter without dimensions
+        each = v.each or not is_new and old.each is True and self.trace.no_dims # one number is all elements of a parameter without dimensions
         if not is_new and (old.dtype, old.each) != (v.dtype, each):
+            if old.dtype is v.dtype: self.trace.fail(f"it makes `{name}` a tensor of another shape", "Give it another name.")
             self.trace.fail(f"it makes `{name}` a tensor of another type", f"Keep it: `.to({old.dtype})`.")
+        if type(v) is Foreign: return [(name, v.id, v.dtype, None, is_new, None)] if is_new or v.id != self.before[name] else []
         return [(name, _written(v), v.dtype, each, is_new, v.born if is_new else None)] if is_new or v.id != self.before[name] else []
 
 
@@ -142,7 +151,7 @@ def _explained(alike, composition):
         what, instead = ((e.what, e.instead) if isinstance(e, Untraceable) else
                          (f"raises {type(e).__name__} on a stand-in for tensors ({e})", "Only the eager engine can run it."))
         lines = [f'{os.path.basename(f.filename)}:{f.lineno}' for f in traceback.extract_tb(e.__traceback__)
-                 if not f.filename.startswith((HERE, TORCH)) and f.filename != COMPOSITION]
+                 if not f.filename.startswith((HERE, TORCH)) and f.filename not in (COMPOSITION, STEPPER)]
         who = f"stepper `{s}`" if (s := getattr(e, 'stepper', None)) else f"one of the steppers {', '.join(composition.labels)}"
         raise NotRecorded(alike, f"{who}{f' at {lines[-1]}' if lines else ''}: {what}. {instead}") from e
 

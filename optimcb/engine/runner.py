@@ -3,12 +3,14 @@
 What can't be traced, or has no kernel, is left to the eager engine, with one warning that says why.
 """
 from collections.abc import Hashable
+from functools import reduce
 from importlib import import_module
 
 import torch
 
 from optimcb.engine import cpu, foreach
 from optimcb.engine.build import CantBuild
+from optimcb.engine.calls import Surprise
 from optimcb.engine.chance import Chance
 from optimcb.engine.plan import Changed, Plan
 from optimcb.engine.program import Program, Unsupported
@@ -75,7 +77,7 @@ class Runner:
         """
         self.settle()
         if composition is not self.composition: self._begin(composition)
-        opt = self.shards.open(opt)
+        given, opt = opt, self.shards.open(opt)
         try:
             if self.plan is None: raise Changed
             self.plan.refresh(opt, composition)
@@ -90,11 +92,15 @@ class Runner:
             _run([launch for launch, _ in launches])
             self.doubt = Doubt(scaling.found) if scaling.in_doubt else None
             made = set() if capturing else self._count(recordings) # what is captured is not done
+        except Surprise as e: # before anything has changed
+            self._refuse(None, f"{e}")
+            self.plan = None
+            return self.step(given, composition, hypers, scaling)
         except BaseException:
             self.plan = None # it was broken off on the way: only the state itself tells how far it came
             raise
         plan.release()
-        if any(r.program.fresh for r in recordings): self.plan = None # there is state that wasn't there
+        if any(r.program.new for r in recordings): self.plan = None # there is state that wasn't there
         work = [(p, state, hypers[i]) for p, state, i in plan.eager]
         if opt is not self.shards: return work, made, plan.flat
         self.shards.close()
@@ -105,7 +111,7 @@ class Runner:
         "Let states have the numbers that a step has made. Names of what is new"
         made = set()
         for a, r in zip(self.plan.alike, recordings):
-            new = {*r.program.fresh, *r.numbers} - a.numbers.keys()
+            new = {*r.program.new, *r.numbers} - a.numbers.keys()
             made |= new
             if self.doubt: self.doubt.note([*a.states, *self.shards.of_optimizer(a.params)], new, dict(a.numbers))
             for name, v in r.numbers.items():
@@ -116,6 +122,7 @@ class Runner:
     def _capture(self, was_ready, launches, scaling):
         "Note what a CUDA graph captures"
         why = ("a part of it is run by the eager engine" if self.plan.eager else "a GradScaler may skip it" if scaling.in_doubt else
+               "a function is called between its kernels" if any(o.program.calls for o, _ in launches) else
                "it makes state or kernels: take some steps before" if not was_ready else
                "its numbers are not on the device, with the foreach engine" if any(not hasattr(o, 'capture') for o, _ in launches) else None)
         if why: raise CantRun(f"a CUDA graph can't have this step, since {why}.")
@@ -183,7 +190,7 @@ class Runner:
 
     def _launches(self, plan, programs) -> list:
         "Launches, and the indices of who are alike in each"
-        if self.composition.sums_over_all and programs and (plan.eager or len({tuple(p.rounds_by_phase) for p in programs}) > 1):
+        if self.composition.sums_over_all and programs and (plan.eager or len({frozenset(r for r, _ in p.rounds) for p in programs}) > 1):
             raise Unsupported("some parameters can't be summed over with the others, by one kernel.")
         together, at = {}, 0
         for i, (a, p) in enumerate(zip(plan.alike, programs)):
@@ -212,10 +219,22 @@ def _added(a, b):
 
 
 def _run(launches):
-    "All phases of all launches; a phase begins when all have yielded"
-    for i in range(max((len(o.program.phases) for o in launches), default=0)):
-        totals = {}
-        for o in launches:
-            for round, x in o.phase(i).items(): totals[round] = _added(totals[round], x) if round in totals else x
-        for o in launches: o.take(totals)
+    "All phases of all launches. The last phase stores: it begins when all others have come to theirs"
+    if max((len(o.program.phases) for o in launches), default=1) > 1: _to_the_last(launches)
+    for o in launches: o.phase(len(o.program.phases) - 1)
     for o in launches: o.finish()
+
+
+def _to_the_last(launches):
+    "All phases but the last: a launch goes on as long as it knows what it has asked for, which it does when all others have yielded for it, too"
+    done, yielded, known = [0 for _ in launches], {}, set()
+    while any(i + 1 < len(o.program.phases) for i, o in zip(done, launches)):
+        for j, o in enumerate(launches):
+            p = o.program
+            while done[j] + 1 < len(p.phases) and known.issuperset(r for rounds in p.rounds_by_phase[:done[j]] for r in rounds):
+                for round, x in o.phase(done[j]).items(): yielded.setdefault(round, []).append(x)
+                if p.calls: o.call(done[j])
+                done[j] += 1
+        totals = {round: reduce(_added, xs) for round, xs in yielded.items() if round not in known and len(xs) == len(launches)}
+        known.update(totals)
+        for o in launches: o.take(totals)

@@ -162,7 +162,7 @@ def new_tensor(x, data, **kwargs): return new_full(x, (), data, **kwargs)
 
 # Sums and the like over one tensor
 
-PARTLY = "it reduces some dimensions of a tensor", "Reduce the whole of it, or leave such tensors to the eager engine."
+PARTLY = "it reduces some dimensions of a tensor", "Reduce the whole of it, or do it in a function that is decorated with `by_torch`."
 
 
 def _whole(x, dim, keepdim=False):

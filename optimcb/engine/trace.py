@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from optimcb.composition import Composition
+from optimcb.engine.calls import DO_IT, HOLE, Call, Foreign, Surprise, foreseen, like, listed
 from optimcb.engine.ops import OPS
 
 __all__ = ['DTYPES', 'FLOATS', 'FUNCTIONS', 'LOW', 'STANDS', 'Trace', 'Typed', 'Untraceable', 'Value', 'as_value', 'trace_of']
@@ -44,6 +45,7 @@ class Trace:
         self.no_dims = example.dim() == 0
         self.failure = None
         self.param = None
+        self.no_calls = None # why no function of torch's can be called
 
     def fail(self, what, *instead):
         "Raise `Untraceable`, and remember it: a stepper might catch it."
@@ -68,6 +70,7 @@ class Trace:
         "What stands for `o`, a `Value`, a number, or a tensor of one number, in a node."
         if isinstance(o, Value): return o.id
         if isinstance(o, Number) and not isinstance(o, complex): return self.slot(o)
+        if type(o) is Foreign: o.refuse()
         if isinstance(o, Tensor): return self.external(o).id
         self.fail(f"it computes with {type(o).__name__}", "Use numbers, and tensors that come from `p`.")
 
@@ -125,6 +128,33 @@ class Trace:
     def reduce(self, name, x:'Value', dtype) -> 'Value':
         "All elements of `x` in one number."
         return Value(self, self.emit(name, dtype, False, x.id), dtype, False) if x.each else Value(self, x.id, x.dtype, False)
+
+    def call(self, f, args, kwargs):
+        "Stand-ins for what `f`, which `by_torch` has marked, returns."
+        name = getattr(f, '__name__', type(f).__name__)
+        if self.no_calls: self.fail(f"it calls `{name}`, but {self.no_calls}")
+        self.looked.add('shape')
+        p, holes, given = self.example, [], []
+        def handed(o):
+            if isinstance(o, (bool, str, type(None), torch.dtype, torch.device, tuple)): return o
+            if getattr(o, 'trace', self) is not self: self.fail("it keeps a tensor of another parameter or an earlier step", "Return it as state.")
+            if type(o) is Foreign: holes.append(o.id)
+            elif type(o) in STANDS: holes.append(self.cast(o, o.dtype))
+            elif isinstance(o, (Number, Tensor)): holes.append(self.operand(o))
+            else: self.fail(f"it hands {type(o).__name__} to `{name}`", "Hand it tensors, numbers and strings.")
+            given.append((o.shape, None, o.dtype) if type(o) is Foreign else (p.shape, p.stride(), o.dtype) if getattr(o, 'each', False) else
+                         ((), None, o.dtype) if hasattr(o, 'dtype') and not isinstance(o, Number) else int(o) if hasattr(o, '__index__') else float(o))
+            return HOLE
+        call = Call.of(f, [handed(o) for o in args], {k: handed(o) for k, o in kwargs.items()})
+        try: out = foreseen(call, given, p.device)
+        except Surprise as e: self.fail(f"it calls `{name}`, which {e.args[0]}", *e.args[1:])
+        id = self.emit('call', None, None, *holes, call)
+        def result(k, o):
+            each = True if o.shape == p.shape else None if o.shape else False
+            if o.dtype not in DTYPES: self.fail(f"it calls `{name}`, which makes a tensor of {o.dtype}")
+            i = self.emit('result', o.dtype, each, id, k)
+            return Foreign(self, i, o.dtype, o.shape) if each is None else Value(self, i, o.dtype, each, buffer=True)
+        return like(out, [result(k, o) for k, o in enumerate(listed(out))])
 
     def total(self, x, round) -> 'Value':
         "The sum of `x`, one number of each parameter, over all parameters; the `round`th that is asked for."
@@ -187,6 +217,8 @@ class Value:
             self.exact = self.id
             self.id = self.trace.emit('cast', self.dtype, self.each, self.id)
         return self
+
+    def by_torch(self, f, args, kwargs): return self.trace.call(f, args, kwargs)
 
     def unrounded(self) -> 'Value':
         "What an operation in place goes on from: it rounds once, when it is done."
@@ -274,7 +306,7 @@ INSTEAD = {
                     "Random numbers are drawn by the eager engine only."),
     **dict.fromkeys(['median', 'sort', 'topk', 'quantile', 'kthvalue', 'argmax', 'argmin'], "Only the eager engine can do it."),
     **dict.fromkeys(['dot', 'vdot', 'inner'], "Write `(a*b).sum()`."),
-    **dict.fromkeys(['matmul', 'mm', 'mv', '__matmul__', 'bmm'], "Products of matrices are done by the eager engine only."),
+    **dict.fromkeys(['matmul', 'mm', 'mv', '__matmul__', 'bmm'], DO_IT),
 }
 
 
@@ -294,7 +326,7 @@ def as_value(
 ) -> Value:
     "`x` as a stand-in."
     if type(x) in STANDS: return x
-    if isinstance(x, Tensor): return trace.external(x)
+    if isinstance(x, Tensor) and type(x) is not Foreign: return trace.external(x)
     return Value(trace, trace.operand(x), trace.common([x]), False)
 
 
