@@ -11,7 +11,8 @@ from optimcb.interop import to_torch
 from optimcb.lookahead import Lookahead
 from optimcb.optimizer import Optimizer
 from optimcb.plots import *
-from optimcb.stepper import once, renamed
+from optimcb.routing import *
+from optimcb.stepper import once, only, renamed, renamed_all
 from optimcb.steppers import *
 from optimcb.taps import OptStats, Record, tap
 from optimcb.warn import CompositionWarning

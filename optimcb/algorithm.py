@@ -135,8 +135,9 @@ class Algorithm(partial, Composable, Explained):
         return Algorithm(self.recipe, self.edits, self.base or self, name)
 
     def __reduce__(self):
-        "It is found by its name in its module"
-        return (_again, (self.base, self.edits, self.__name__)) if self.base else self.__name__
+        "It is found by its name in its module, unless its recipe is an object that can be pickled"
+        if self.base: return _again, (self.base, self.edits, self.__name__)
+        return self.__name__ if inspect.isfunction(self.recipe) else (Algorithm, (self.recipe,))
 
     def __repr__(self): return f"{self.__name__}{self.signature}: {', '.join(Composition(self.cbs).labels)}"
 

@@ -60,9 +60,9 @@ def pack(
             if places.setdefault(id(p), len(params)) == len(params): params.append(p) # a parameter that is there twice is one, as in torch
         groups.append({**copied({k: v for k, v in g.items() if k != 'params'}, device), 'params': [places[id(p)] for p in g['params']]})
     notes = {k: copied(v, device) for k, v in opt.state.items() if is_note(k)}
-    return dict(state=ParamStates({**{i: _kept(opt, p, device) for i, p in enumerate(params)}, **notes}), param_groups=groups,
+    return dict(state=ParamStates({**{i: _rules_to(opt, _kept(opt, p, device)) for i, p in enumerate(params)}, **notes}), param_groups=groups,
                 hypers=[copied(dict(h), device) for h in opt.hypers], steppers=opt.composition.untapped,
-                shapes=[_shape(p) for g in opt.param_groups for p in g['params']])
+                shapes=[_shape(p) for g in opt.param_groups for p in g['params']], **({'rules': _rules(opt)} if opt.composition.marks else {}))
 
 
 def _kept(opt, p, device=None) -> dict:
@@ -169,6 +169,7 @@ def unpack(
     saved = [sd['state'].get(i, {}) for i in ids]
     keep = _taken(opt, saved, sd)
     _check_shapes(params, saved, sd.get('shapes'), ids)
+    if opt.composition.marks: keep, saved = _rules_from(opt, sd, keep, saved)
     states = {p: {**_marks(opt, p, s, sd), **{k: _placed(copied(v, getattr(p, 'device', None)), p, i) for k, v in s.items() if k in keep}}
               for i, p, s in zip(ids, params, saved)}
     groups = [{**_brought(g, mine), **copied({k: v for k, v in g.items() if k not in NOT_HYPERS})} for g, mine in zip(groups, opt.param_groups)]
@@ -182,6 +183,20 @@ def _marks(opt, p, saved, sd) -> dict:
     "What was said of `p` before it had a state, as `do_wd`, if the state dict says nothing of it, or is torch's, which can't"
     mine = opt.state.get(p, {}) if not saved or 'hypers' not in sd else {}
     return {k: mine[k] for k in opt._keep_on_clear if k in mine}
+
+
+def _rules(opt) -> dict|None: return {k: repr(d) for k, d in opt.composition.marks.items()} or None
+
+
+def _rules_from(opt, sd, keep, saved) -> tuple[set, list]:
+    "What rules have said is taken if they are as ours; else ours say it again. Routes are saved by their numbers: torch's flat state dicts hold no strings"
+    if sd.get('steppers') != opt.composition.untapped or sd.get('rules') != _rules(opt): return keep - opt.composition.marks.keys(), saved
+    routes = opt.composition.routes
+    return keep, [{**s, 'route': routes[s['route']]} if isinstance(s.get('route'), int) and s['route'] < len(routes) else s for s in saved]
+
+
+def _rules_to(opt, state) -> dict:
+    return {**state, 'route': opt.composition.routes.index(state['route'])} if state.get('route') in opt.composition.routes else state
 
 
 def _brought(saved, mine) -> dict:
@@ -256,7 +271,7 @@ def _taken(opt, saved, sd) -> set:
     if theirs is None and not tensors & keep:
         raise ValueError(f"the state dict is of another optimizer, with state {_list(there)}, which these steppers don't read: {', '.join(mine.labels)}.")
     kept = {k for s in mine.steppers for k in s.mentions if k in s.names} - set(opt.hypers[0])
-    lacks = {k for s in saved if s.keys() - set(opt._keep_on_clear) for k in kept - s.keys()}
+    lacks = {k for s in saved if s.keys() - set(opt._keep_on_clear) for k in kept - s.keys()} - mine.marks.keys()
     warn(f"the state dict is of other steppers ({sd.get('of', '')}{alone or 'unknown'}). Taken: {_list(keep)}; left: {_list(there - keep)}; "
          f"not there, and started afresh: {_list(lacks)}.")
     return keep

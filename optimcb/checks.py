@@ -14,7 +14,7 @@ from optimcb.composition import Composition, MissingName
 from optimcb.engine import eager
 from optimcb.engine.chance import Chance
 from optimcb.engine.record import NotRecorded
-from optimcb.rehearsal import Group, Rehearsal, can_step
+from optimcb.rehearsal import Group, Rehearsal, can_step, placement
 from optimcb.stepper import ONE_STEP, Stepper, code_of
 
 __all__ = ['doubts', 'doubts_of']
@@ -29,14 +29,30 @@ def doubts_of(
     own:frozenset=frozenset() # Names of state that the composition must make itself, though it may be there
 ) -> list[str]:
     "What is doubtful about a composition for all of some parameters. Raises `MissingName`."
-    found = {}
+    found, marks = {}, composition.marks
     for g in groups:
         alike = frozenset((k, type(v), isinstance(v, Real) and v == 0) for k, v in g.hypers.items()) # groups that differ in numbers do the same
         for p, state in zip(g.params, g.states):
-            key = can_step(p) and (alike, p.dtype, p.dim(), _is_flat(p))
+            key = can_step(p) and (tuple(state.get(k) for k in marks), alike, p.dtype, p.dim(), _is_flat(p))
             if key and key not in found: found[key] = doubts(composition, g.hypers, p, {k: v for k, v in state.items() if k not in own})
-        if not g.params: found[alike] = doubts(composition, g.hypers)
-    return list(dict.fromkeys(d for ds in found.values() for d in ds if all(d in o for o in found.values())))
+        if not g.params:
+            for v in composition.variants: found[tuple(v.values()), alike] = doubts(composition, g.hypers, state=v)
+    places = {key[0] for key in found}
+    res = dict.fromkeys(d for at in places for d in _shared([ds for key, ds in found.items() if key[0] == at]))
+    return [*res, *_unused(composition, groups)]
+
+
+def _shared(found) -> list: return [d for ds in found for d in ds if all(d in o for o in found)]
+
+
+def _unused(composition, groups):
+    "Rules that hold for no parameter: they may be misspelled, or the wrong way round"
+    rows = placement(composition, groups)
+    for rule, says in dict.fromkeys((k, v) for k, d in composition.marks.items() for v in d.values if v is not False):
+        there = [r for r in rows if r[0] == rule]
+        if there and not any(r[1] == str(says) for r in there):
+            what = f"no parameter is in route `{says}`" if rule == 'route' else f"`{rule}` holds for no parameter"
+            yield f"{what}: {', '.join(f'{r[2]} {r[1]}' for r in there)}. Is the rule as it is meant? `opt.explain()` shows who is where."
 
 
 def doubts(
@@ -48,7 +64,7 @@ def doubts(
     """What is doubtful about a composition, a sentence each.
 
     Raises `MissingName` for a name that is neither given nor made, `ValueError` for sums over a tensor of which only a piece is there."""
-    if isinstance(hypers.get('wd'), (int, float)): hypers = {**hypers, 'wd': hypers['wd'] or WD}
+    hypers = {**hypers, **{k: v or WD for k, v in hypers.items() if k in _decays(composition.steppers) and isinstance(v, (int, float))}}
     rehearsal = Rehearsal(composition, hypers, example, state)
     try:
         steps = [rehearsal.step()]
@@ -144,9 +160,15 @@ def _moved_twice(acts):
 
 
 def _decayed_twice(acts):
-    by = list(dict.fromkeys(a.stepper.label for a in acts if 'wd' in a.given and a.writes.keys() & {'p', 'grad', *ONE_STEP}))
-    if len(by) < 2: by = _repeated(a.stepper for a in acts if 'wd' in a.given and a.writes.keys() & {'p', 'grad'})
-    if len(by) > 1: yield f"`wd` is applied more than once, by {_listed(by)}. Keep one of them."
+    for wd in _decays(a.stepper for a in acts):
+        by = list(dict.fromkeys(a.stepper.label for a in acts if wd in a.given and a.writes.keys() & {'p', 'grad', *ONE_STEP}))
+        if len(by) < 2: by = _repeated(a.stepper for a in acts if wd in a.given and a.writes.keys() & {'p', 'grad'})
+        if len(by) > 1: yield f"`{wd}` is applied more than once, by {_listed(by)}. Keep one of them."
+
+
+def _decays(steppers) -> list:
+    "What steppers call weight decay"
+    return list(dict.fromkeys(['wd', *(s.new_name('wd') for s in steppers)]))
 
 
 def _repeated(steppers) -> list:

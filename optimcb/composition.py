@@ -4,6 +4,7 @@ Nothing here knows where a step is executed: an engine hands `Composition.run` a
 stands for one.
 """
 from collections.abc import Iterator
+from itertools import product
 from numbers import Real
 from types import GeneratorType
 
@@ -26,15 +27,17 @@ class Composition:
     are the latter alone: as long as such a number keeps its default, state of that name comes first.
     `reads_all` tells that some stepper may read any name, `sums_over_all` that some stepper yields what is to be summed
     over all parameters, `spares_grads` that none writes into a gradient. `makes` are the names that some stepper speaks of.
-    Raises `ValueError` for a tap that would overwrite something.
+    `marks` are the names of state that tells for which parameters a stepper is there, and who decides it.
+    Raises `ValueError` for a tap that would overwrite something, and for a route that isn't there.
     """
     def __init__(self,
         cbs # Callables; `None` is passed over
     ):
         self.cbs = tuple(cbs)
         self.steppers = [Stepper(f) for f in self.cbs if f is not None]
-        self.reads = frozenset().union(*(s.mentions.union(s.names) for s in self.steppers))
+        self.reads = frozenset().union(*(s.mentions.union(s.names, (w.mark for w in s.masks)) for s in self.steppers))
         self.makes = frozenset().union(*(s.mentions for s in self.steppers))
+        self.marks = _marks(self.steppers)
         self._check_taps()
         self.reads_all = any(s.reads_all for s in self.steppers)
         self.sums_over_all = any(s.sums_over_all for s in self.steppers)
@@ -54,6 +57,21 @@ class Composition:
                 whose = f'of `{known[k]}`' if k in known else 'which lives for one step'
                 if k in known or k in ONE_STEP: raise ValueError(f"`{s}` would overwrite `{k}`, {whose}. Record under another name.")
                 known[k] = s
+
+    @property
+    def routes(self) -> tuple:
+        "The names of the routes, if there are some."
+        return self.marks['route'].values if 'route' in self.marks else ()
+
+    @property
+    def variants(self) -> list[dict]:
+        "What marks may be: for each route, and where rules hold and where they don't, alone or together."
+        known = {k: list(d.values) for k, d in self.marks.items()}
+        rules = [k for k in known if k != 'route']
+        if len(rules) > 3: # as many as there are rules, not all combinations
+            rows = [dict.fromkeys(rules, True), *(dict.fromkeys(rules, True) | {k: False} for k in rules)]
+            return [r | {'route': v} for r in rows for v in known['route']] if 'route' in known else rows
+        return [dict(zip(known, vs)) for vs in product(*known.values())]
 
     @property
     def labels(self) -> list[str]:
@@ -87,6 +105,7 @@ class Composition:
         is_set = {k: v for k, v in hypers.items() if k not in default} if default else hypers
         values = {**hypers, **state, **is_set}
         for stepper in self.steppers:
+            if stepper.masks and not self._applies(stepper, values): continue
             try:
                 new = stepper(p, values)
                 if isinstance(new, GeneratorType): new = yield from new
@@ -101,6 +120,31 @@ class Composition:
                 else:
                     state[name] = value
                     if name not in is_set: values[name] = value
+
+    def _applies(self, stepper, values):
+        try: return stepper.applies(values)
+        except KeyError as e:
+            raise MissingName(f"nobody has said whether stepper `{stepper}` is there for this parameter: its state has no `{e.args[0]}`. "
+                              "An `Optimizer` puts it there.") from None
+
+
+def _marks(steppers) -> dict:
+    "By the name of state that tells for which parameters a stepper is there, who decides it"
+    found = {}
+    for s in steppers:
+        for w in s.masks:
+            known = found.setdefault(w.mark, w.decider)
+            if known is None: found[w.mark] = w.decider
+            elif w.decider is not None and known != w.decider:
+                raise ValueError(f"`{s}` and another stepper have different rules of the same name, `{w.mark}`. " + (
+                    "Routes can't be inside of routes, or beside others: list all of them in one `route`." if w.mark == 'route' else
+                    "Give the functions, or models, in them names of their own."))
+    for s in steppers:
+        for w in s.masks:
+            if found[w.mark] is None or w.mark == 'route' and w.name not in found[w.mark].values:
+                has = 'There are no routes' if found[w.mark] is None else f"There are {', '.join(found[w.mark].values)}"
+                raise ValueError(f"`{s}` is only for a route `{w!r}`, which isn't there. {has}: `route` makes them.")
+    return found
 
 
 def _asked(stepper, error) -> tuple:
@@ -121,6 +165,7 @@ def _lacking(composition, stepper, names, values) -> str:
     name, *others = sorted(names, key=lambda k: not providers(k))
     said = f"stepper `{stepper}` needs `{name}`, which is no hyper-parameter, and no stepper before it made it."
     if name == 'p': return f"{said} The first argument of a stepper is the parameter: put `p` first."
+    if 'route' in values: said += f" That is so in route `{values['route']}`."
     if others: said += f" It lacks {', '.join(f'`{k}`' for k in others)}, too."
     here = next(i for i, s in enumerate(composition.steppers) if s.f is stepper.f)
     late = [s for s in composition.steppers[here+1:] if name in s.mentions and name not in s.required]

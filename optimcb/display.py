@@ -18,7 +18,7 @@ from optimcb.engine.record import NotRecorded
 from optimcb.engine.shards import shard_of, whole
 from optimcb.expression import latex_name, text
 from optimcb.formula import Formula, formulas, look, slots
-from optimcb.rehearsal import Group, Rehearsal, can_step
+from optimcb.rehearsal import Group, Rehearsal, can_step, placement
 
 __all__ = ['Explained', 'Explanation', 'Source']
 
@@ -28,11 +28,11 @@ NOT_OURS = ('do_wd', 'force_train') # state that says what to do with a paramete
 
 class Kind:
     "Parameters of one group that are alike in type, device and number of dimensions, and in shape if steppers look at it, rehearsed as one."
-    def __init__(self, composition, group, index, params):
-        self.composition, self.group = composition, group
+    def __init__(self, composition, group, index, params, marks):
+        self.composition, self.group, self.marks = composition, group, marks
         self.index, self.params, self.sizes = index, params, [p.numel() for p in params]
         self.example = params[0] if params else None
-        self.rehearsal = lambda: _rehearsal(composition, group, self.example)
+        self.rehearsal = lambda: _rehearsal(composition, group, self.example, marks)
         r = self.rehearsal()
         try: self.steps, self.reason = [r.step() for _ in range(STEPS)], None
         except (NotRecorded, MissingName) as e: self.steps, self.reason = [], str(e)
@@ -42,15 +42,20 @@ class Kind:
     def by_shape(self) -> list:
         "A kind for each shape."
         params = sorted(self.params, key=lambda p: p.shape)
-        kinds = [Kind(self.composition, self.group, self.index, list(ps)) for _, ps in groupby(params, key=lambda p: p.shape)]
+        kinds = [Kind(self.composition, self.group, self.index, list(ps), self.marks) for _, ps in groupby(params, key=lambda p: p.shape)]
         return [self] if len(kinds) < 2 else kinds
 
-    def __str__(self): return f"group {self.index}, {str(self.example.dtype)[6:]} with {_some(self.example.dim(), 'dimension')}"
+    def __str__(self): return f"group {self.index}, {str(self.example.dtype)[6:]} with {_some(self.example.dim(), 'dimension')}" if self.params else 'all'
+
+    @property
+    def place(self) -> str:
+        "What its marks say, in words"
+        return ', '.join(str(v) if k == 'route' else k if v is True else f'not {k}' if v is False else f'{k} {v}' for k, v in self.marks.items())
 
 
-def _rehearsal(composition, group, example) -> Rehearsal:
+def _rehearsal(composition, group, example, marks=None) -> Rehearsal:
     "From before the first step, but with state that somebody has put there"
-    state = next((s for p, s in zip(group.params, group.states) if p is example), {})
+    state = next((s for p, s in zip(group.params, group.states) if p is example), marks or composition.variants[0])
     return Rehearsal(composition, group.hypers, example, {k: v for k, v in state.items() if k not in composition.makes})
 
 
@@ -107,11 +112,13 @@ class Explanation:
         "The parameters, by group, type and number of dimensions."
         res = []
         for i, g in enumerate(self.groups):
-            real = sorted(filter(_is_live, g.params), key=_alike)
-            for _, ps in groupby(real, key=_alike):
-                kind = Kind(self.composition, g, i, list(ps))
+            marks = {id(p): {k: s[k] for k in self.composition.marks if k in s} for p, s in zip(g.params, g.states)}
+            def alike(p, marks=marks): return str(marks[id(p)]), *_alike(p)
+            for _, ps in groupby(sorted(filter(_is_live, g.params), key=alike), key=alike):
+                ps = list(ps)
+                kind = Kind(self.composition, g, i, ps, marks[id(ps[0])])
                 res += kind.by_shape() if 'shape' in kind.looked else [kind]
-            if not g.params: res.append(Kind(self.composition, g, i, []))
+            if not g.params: res += [Kind(self.composition, g, i, [], v) for v in self.composition.variants]
         return res
 
     @lazy
@@ -128,7 +135,7 @@ class Explanation:
             for name, (dtype, each) in k.kinds.items():
                 of = '' if each is True else ', one number' if not each else ' of another shape' if len(self.kinds) > 1 else f' of shape {each}'
                 res[name] = f'{str(dtype)[6:]}{of}'
-            for name in k.numbers.keys() - {*NOT_OURS}: res.setdefault(name, 'a number')
+            for name in k.numbers.keys() - {*NOT_OURS, *self.composition.marks}: res.setdefault(name, 'a number')
         return res
 
     @lazy
@@ -162,7 +169,9 @@ class Explanation:
         return [f for f, _ in found.values()]
 
     def _who(self, kinds) -> str:
-        "Whole groups, if these kinds are all of theirs"
+        "Whole routes or groups, if these kinds are all of theirs"
+        places = list(dict.fromkeys(k.place for k in kinds))
+        if self.composition.marks and all(k in kinds for k in self.kinds if k.place in places): return '; '.join(places)
         whole = [i for i in dict.fromkeys(k.index for k in kinds) if all(k in kinds for k in self.kinds if k.index == i)]
         rest = [k for k in kinds if k.index not in whole]
         also = {str(k) for k in self.kinds if k not in kinds} # of other shapes
@@ -210,13 +219,14 @@ class Explanation:
         rows = [(str(i), r['stepper'], ', '.join(r['reads']), ', '.join(r['writes'])) for i, r in enumerate(self.steppers)]
         yield 'steppers', [('', 'stepper', 'reads', 'writes'), *rows]
         there = any(g.params for g in self.groups)
-        names = sorted(dict.fromkeys(n for g in self.groups for n in g.hypers), key=lambda n: n != 'lr') # it comes first
+        names = sorted(dict.fromkeys(n for g in self.groups for n in g.hypers if n not in self.composition.marks), key=lambda n: n != 'lr') # it comes first
         def frozen(g): return sum(_is_real(p) and not _is_live(p) for p in g.params)
         def sizes(i, g):
             return str(i), f'{len(g.params):,}' + (f' ({n:,} frozen)' if (n := frozen(g)) else ''), f'{sum(p.numel() for p in g.params if _is_real(p)):,}'
         def values(g): return ('…' if n == 'lr' and not there else _shown(g.hypers.get(n, '')) for n in names) # an algorithm has none yet
         rows = [(*(sizes(i, g) if there else ()), *values(g)) for i, g in enumerate(self.groups)]
         yield 'hyper-parameters', [(*(('group', 'parameters', 'elements') if there else ()), *names), *rows]
+        yield 'where', [('rule', 'says', 'parameters', 'elements', 'who'), *placement(self.composition, self.groups)]
         each, moved = self.bytes_each
         yield 'state', [('name', 'kind'), *self.state.items()]
         def total(n): return f', {_size(n)} in all' if there else ''

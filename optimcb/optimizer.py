@@ -3,6 +3,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from inspect import unwrap
 from numbers import Real
 
@@ -18,7 +19,7 @@ from optimcb.editing import Composable
 from optimcb.engine import ENGINES, Runner, eager
 from optimcb.engine.scaling import NOT_SCALED, Scaling
 from optimcb.hypers import NOT_HYPERS, RANGES, HyperView, HyperViews, TorchNames, check, from_torch, own, spread, suggest, without_flags
-from optimcb.rehearsal import Group
+from optimcb.rehearsal import Group, can_step, placement
 from optimcb.stepper import ONE_STEP
 from optimcb.warn import CompositionWarning, warn
 
@@ -67,6 +68,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         super().__init__([{**{k: v[i] for k, v in values.items()}, **self._own(g)} for i, g in enumerate(groups)],
                          TorchNames({k: own(k, v[-1]) for k, v in values.items()}).know(composition.reads))
         if not any(g['params'] for g in self.param_groups) and not _may_be_empty(groups): raise ValueError(NOTHING)
+        if composition.marks: self._mark()
         self.frozen_idx = 0
         self._checked = check
         if check: self._check(composition)
@@ -180,13 +182,15 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     def _step_of(self, part, runner, scaling=NOT_SCALED):
         "Step the parameters of `part`, which has `param_groups` and `state`: the optimizer, or what stands for some of its parameters"
         composition = self.composition
+        mark = partial(self._mark, part) if composition.marks else None
+        if mark and ((plan := getattr(runner, 'plan', None)) is None or plan.spreads): mark() # else the plan has seen it
         hypers = self._hypers_of_groups(part.param_groups)
         if runner is None:
             state = part.state
             work = [(p, state[p], h) for g, h in zip(part.param_groups, hypers) for p in g['params'] if _has_grad(p)]
             stepped = []
         else:
-            work, made, stepped = runner.step(part, composition, hypers, scaling)
+            work, made, stepped = runner.step(part, composition, hypers, scaling, mark)
             if made: self._not_hypers(made)
         if work and not scaling.skips(): self._step_eagerly(composition, work, hypers, scaling)
         torch.autograd.graph.increment_version([p for p, *_ in work] + stepped)
@@ -245,11 +249,51 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     # Composing
 
+    @property
+    def _said(self) -> dict:
+        "What rules say of parameters without state: which steppers are there for them. (torch takes an optimizer that has some state for one that has all)"
+        return self.__dict__.setdefault('_said_of', {})
+
+    def _marks_of(self, composition, part=None) -> dict:
+        "By the id of each parameter which steppers are there for it, as its state, its group or rules say. For a step of `part`: if its state doesn't say it"
+        res, tests, states, marks = {}, {}, self.__dict__['state'], composition.marks
+        old, routes = _other_rules(self.composition, composition), composition.routes # what other rules have said doesn't count
+        for g in (part or self).param_groups:
+            for p in g['params']:
+                known = states.get(p, {}) if isinstance(p, Tensor) else {}
+                if routes and 'route' in known and 'route' not in old: self._check_route(routes, known['route'])
+                if not can_step(p) if part is None else known.keys() >= marks.keys() or not _has_grad(p): continue
+                known = {k: v for o in (self._said.get(p, {}), {} if part else g, known) for k, v in o.items() if k in marks and k not in old}
+                for k in marks.keys() - known.keys():
+                    if k not in tests: tests[k] = marks[k].test()
+                    known[k] = tests[k](p, self._name_of(p))
+                if routes: self._check_route(routes, known['route'])
+                res[id(p)] = known
+        return res
+
+    def _name_of(self, p): return next((k for g in self.param_groups for q, k in zip(g['params'], g.get('param_names', ())) if q is p), None)
+
+    def _check_route(self, routes, route):
+        if route not in routes: raise ValueError(f"a parameter is in route {route!r}, but there are {', '.join(routes)}.")
+
+    def _mark(self, part=None):
+        "Note which steppers are there for each parameter: for a step of `part` in its state, before it beside that. Raises `ValueError`"
+        marks = self._marks_of(self.composition, part)
+        found = {p: marks[id(p)] for g in (part or self).param_groups for p in g['params'] if id(p) in marks} if marks else {}
+        if part:
+            for p, said in found.items(): self.state[p].update(said)
+            return
+        for g in self.param_groups:
+            for k in self.composition.marks.keys() & g.keys(): del g[k] # now the parameters say it
+        self._said.clear()
+        self._said.update(found)
+
     def _check(self, composition, made_before=frozenset()):
         "Rehearse `composition` for each group, without the state that it must make itself. Raises `MissingName`, warns of what is doubtful"
         names = (self.hyper_names | composition.reads) - NOT_HYPERS
         hypers = [{**composition.defaults, **{k: v for k, v in g.items() if k in names}} for g in self.param_groups]
-        groups = [g._replace(hypers=h) for g, h in zip(self._groups, hypers)]
+        marks = self._marks_of(composition) if composition.marks else {}
+        groups = [g._replace(hypers=h, states=[{**marks.get(id(p), {}), **s} for p, s in zip(g.params, g.states)]) for g, h in zip(self._groups, hypers)]
         for doubt in doubts_of(composition, groups, made_before): warn(doubt, CompositionWarning)
 
     def edit(self,
@@ -270,8 +314,13 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         out = [s for s in old.steppers if not any(s.f is f for f in cbs)]
         taps = {k for s in out for k in s.taps}
         unread = frozenset() if composition.reads_all else frozenset().union(*(s.mentions for s in out)) - composition.reads - set(self._keep_on_clear)
+        rules = _other_rules(old, composition)
+        unread |= rules
         for state in self._states:
             for k in [k for k in state if k in unread or k.partition('.')[0] in taps]: del state[k]
+        if old.marks or composition.marks:
+            for said in self._said.values(): [said.pop(k, None) for k in rules]
+            self._mark()
         return self
 
     def _say_what_is_late(self, composition, started):
@@ -285,7 +334,8 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     _title = property(lambda self: self.__dict__.get('called', type(self).__name__))
     _engine_wanted = property(lambda self: self.engine)
-    _groups = property(lambda self: [Group(dict(h), ps, [self.state.get(p, {}) for p in ps]) for ps, h in zip(self.param_lists, self.hypers)])
+    _groups = property(lambda self: [Group(dict(h), ps, [{**self._said.get(p, {}), **self.state.get(p, {})} for p in ps], g.get('param_names'))
+                                    for g, ps, h in zip(self.param_groups, self.param_lists, self.hypers)])
 
     @property
     def _states(self): return [state for k, state in self.state.items() if not is_note(k)]
@@ -314,6 +364,11 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             raise ValueError(NAMES_FOR_ALL)
         group = {**{k: own(k, v) for k, v in self.defaults.items()}, **group}
         self.param_groups.append(TorchNames(group).know(self.composition.reads))
+        if 'frozen_idx' in self.__dict__ and self.composition.marks:
+            try: self._mark()
+            except BaseException:
+                self.param_groups.pop()
+                raise
         if '_in_backward' in self.__dict__: self._in_backward.attach()
 
     def _own(self, group):
@@ -336,7 +391,8 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     def _warn_unread(self, names):
         composition = self.composition
-        unread = [] if composition.reads_all else [k for k in names if k not in composition.reads | ALWAYS_WELCOME | self.hyper_names]
+        welcome = ALWAYS_WELCOME.union(*({f'{r}_{k}' for k in ALWAYS_WELCOME} for r in composition.routes))
+        unread = [] if composition.reads_all else [k for k in names if k not in composition.reads | welcome | self.hyper_names]
         meant = ''.join(suggest(k, composition.reads) for k in unread)
         if unread: warn(f"no stepper reads {' or '.join(f'`{k}`' for k in unread)}: {', '.join(composition.labels)} don't.{meant}")
 
@@ -377,7 +433,8 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     # State
 
     def clear_state(self):
-        "Forget the state of all parameters, but for `do_wd` and `force_train`."
+        "Forget the state of all parameters, but for `do_wd`, `force_train` and which steppers are there for them."
+        if self.composition.marks: self._mark()
         kept = {p: s if is_note(p) else {k: s[k] for k in self._keep_on_clear if k in s} for p, s in self.state.items()}
         self.state.clear()
         self.state.update({p: s for p, s in kept.items() if s or is_note(p)}) # torch makes state for a checkpoint where there is none
@@ -413,6 +470,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             new = hook(self, sd)
             if new is not None: sd = new
         groups, hyper_names, states = unpack(self, sd)
+        if self.composition.marks: self._mark()
         for g, new in zip(self.param_groups, groups): g.update(new)
         if any('param_names' in g for g in groups): self._names_brought = True
         self.hyper_names |= hyper_names
@@ -421,7 +479,9 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         self._forget_runner()
         for hook in self._optimizer_load_state_dict_post_hooks.values(): hook(self)
 
-    def __repr__(self): return f"{', '.join(self.composition.labels)}\n{super().__repr__()}"
+    def __repr__(self):
+        rows = [f"{', '.join(self.composition.labels)}", *(f'{rule} {says}: {who}' for rule, says, *_, who in placement(self.composition, self._groups))]
+        return '\n'.join([*rows, super().__repr__()])
 
     def __getstate__(self):
         "Everything but hooks, as in torch, and what is made again when needed"
@@ -447,6 +507,9 @@ def _not_compiled() -> Callable:
     if 'torch._dynamo' not in sys.modules: return Optimizer._step
     if not hasattr(Optimizer._step, '_as_it_is'): Optimizer._step._as_it_is = torch.compiler.disable(Optimizer._step)
     return Optimizer._step._as_it_is
+
+
+def _other_rules(old, new) -> set: return {k for k in old.marks if new.marks.get(k) != old.marks[k]}
 
 
 def _update(

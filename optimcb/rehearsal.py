@@ -22,7 +22,7 @@ from optimcb.engine.record import NotRecorded, Recording, record
 from optimcb.engine.trace import STANDS
 from optimcb.stepper import ONE_STEP, Stepper, once
 
-__all__ = ['Act', 'Group', 'Rehearsal', 'Step', 'can_step']
+__all__ = ['Act', 'Group', 'Rehearsal', 'Step', 'can_step', 'placement']
 
 
 class Group(NamedTuple):
@@ -30,6 +30,7 @@ class Group(NamedTuple):
     hypers: dict
     params: list # Empty for an algorithm without parameters
     states: list # Of each parameter its state
+    names: list|None = None # Of each parameter its name, if they have names
 
 
 def can_step(
@@ -37,6 +38,24 @@ def can_step(
 ) -> bool:
     "Can it be stepped? It can't before a lazy layer has given it a shape, and whole numbers, a quantized layer's say, never have a gradient."
     return isinstance(p, Tensor) and not torch.nn.parameter.is_lazy(p) and (p.is_floating_point() or p.is_complex())
+
+
+FEW = 3 # names that are shown of many
+
+
+def placement(
+    composition:Composition, # Its steppers
+    groups:list[Group] # The parameters
+) -> list[tuple]:
+    "Which steppers are there for which parameters: a rule, what it says, of how many parameters, with how many elements, and who they are."
+    found = {}
+    for k in (*composition.marks, 'do_wd'):
+        for g in groups:
+            names = g.names or [f'a {"×".join(map(str, p.shape))}' if can_step(p) else '?' for p in g.params]
+            for p, state, name in zip(g.params, g.states, names):
+                if k in state and (k != 'do_wd' or not state[k]): found.setdefault((k, str(state[k])), []).append((name, p.numel() if can_step(p) else 0))
+    def first(names): return ', '.join([*names[:FEW], '…'] if len(names) > FEW else names)
+    return [(k, v, f'{len(o):,}', f'{sum(n for _, n in o):,}', first([name for name, _ in o])) for (k, v), o in found.items()]
 
 
 class Act(NamedTuple):

@@ -8,7 +8,7 @@ from types import CodeType, GeneratorType
 
 import torch
 
-__all__ = ['ONE_STEP', 'Stepper', 'by_torch', 'code_of', 'label', 'once', 'renamed']
+__all__ = ['InRoute', 'ONE_STEP', 'Stepper', 'by_torch', 'code_of', 'label', 'once', 'only', 'renamed', 'renamed_all']
 
 ONE_STEP = frozenset({'update'})  # names that live for one step, whoever returns them
 TORCH_KEYWORDS = frozenset({'alpha', 'value', 'beta', 'dim', 'dtype', 'device', 'keepdim', 'memory_format', 'min', 'max', 'out'})  # of its functions
@@ -74,6 +74,61 @@ class renamed(partial):
     def __reduce__(self): return partial(renamed, **self.names), (partial(self.func, **self.keywords),)
 
 
+def renamed_all(
+    cbs:list, # Steppers
+    **names # By the name that some of them have, the name that they should have: of hyper-parameters and state
+) -> list:
+    "`cbs`, each reading and writing under other names: see `renamed`. Raises `ValueError` for a name that none has."
+    has = [{k: v for k, v in names.items() if k in s.mentions.union(s.names)} for s in map(Stepper, cbs)]
+    for k in names:
+        if not any(k in o for o in has): raise ValueError(f"none of {', '.join(map(label, cbs))} has a `{k}` that could be renamed.")
+    return [renamed(f, **o) if o else f for f, o in zip(cbs, has)]
+
+
+class InRoute:
+    "The parameters of one of several compositions. State `route` tells which one is a parameter's."
+    mark = 'route'
+    def __init__(self,
+        name:str, # Name of the route
+        decider=None # Tells the route of a parameter; default: that of the steppers beside it
+    ): self.name, self.decider = name, decider
+
+    def holds(self,
+        v # State `route` of a parameter
+    ) -> bool:
+        "Is it this route?"
+        return v == self.name
+    def __repr__(self): return self.name
+
+
+class only(partial):
+    """A stepper that is called for some of the parameters: `only(weight_decay, ~by_ndim(1))`.
+
+    For the others it isn't there. What the rule says of a parameter is state, under the rule's name, when the optimizer is made: it may be changed there, for
+    each parameter. Raises `ValueError` for a stepper that yields: its sum would lack the other parameters.
+    """
+    def __new__(cls,
+        f:Callable, # A stepper
+        where # A rule, such as `by_ndim(2)`, or the name of a route
+    ):
+        "A stepper that is left out where the rule doesn't hold."
+        if Stepper(f).sums_over_all:
+            raise ValueError(f"stepper `{label(f)}` yields what is to be summed over all parameters, and can't be called for some of them only. "
+                             "Put it before or after the steppers of a route, and without `only`.")
+        if isinstance(where, str): where = InRoute(where)
+        if not hasattr(where, 'mark') or not hasattr(where, 'holds'):
+            raise TypeError(f"`where` must be a rule, such as `by_ndim(2)`, or the name of a route, but is {where!r:.80} ({type(where).__name__}).")
+        self = super().__new__(cls, f)
+        self.where, self.__signature__ = where, inspect.signature(f)
+        return self
+
+    def __call__(self, p, **values):
+        w = self.where
+        if w.mark not in values or w.holds(values[w.mark]): return self.func(p, **self.keywords | values)
+
+    def __reduce__(self): return only, (partial(self.func, **self.keywords), self.where)
+
+
 class Stepper:
     "A callback, read once: the names that it takes, their defaults, and the names that it speaks of."
     def __init__(self,
@@ -88,8 +143,9 @@ class Stepper:
         code = code_of(f)
         self.names = tuple(p.name for p in taken)
         self.required = tuple(p.name for p in taken if p.default is p.empty)
-        new_name = _new_names(f)
-        given = f.keywords if isinstance(f, partial) else {}
+        self.new_name = new_name = _new_names(f)
+        given = _given(f)
+        self.masks = tuple(o.where for o in _chain(f) if isinstance(o, only))
         said = {*_strings(code), *(v for v in given.values() if isinstance(v, str))}
         self.mentions = frozenset(map(new_name, said - TORCH_KEYWORDS))
         self.taps = frozenset(getattr(self.innermost, 'taps', ())) # state that only people read
@@ -102,6 +158,12 @@ class Stepper:
         "Call the stepper on `p` with those of `values` that it takes."
         return self.f(p, **(values if self.takes_all else {k: values[k] for k in self.names if k in values}))
 
+    def applies(self,
+        values:dict # State and hyper-parameters of a parameter
+    ) -> bool:
+        "Is it called for this parameter? Raises `KeyError` if nobody has said so."
+        return all(w.holds(values[w.mark]) for w in self.masks)
+
     def __repr__(self): return self.label
 
 
@@ -110,9 +172,10 @@ def label(
 ) -> str:
     "A stepper's name, with what partials fix: `average_grad(dampening=True)`."
     name = getattr(_innermost(f), '__name__', type(f).__name__)
-    fixed = [f'{k}={_shown(v)}' for k, v in f.keywords.items()] if isinstance(f, partial) else []
+    fixed = [f'{k}={_shown(v)}' for k, v in _given(f).items()]
     others = [f'{k}→{v}' for r in _chain(f) if isinstance(r, renamed) for k, v in r.names.items()]
-    return f"{name}({', '.join(fixed + others)})" if fixed or others else name
+    where = ''.join(f'[{o.where!r}]' for o in _chain(f) if isinstance(o, only))
+    return (f"{name}({', '.join(fixed + others)})" if fixed or others else name) + where
 
 
 def _shown(v) -> str:
@@ -124,6 +187,11 @@ def _chain(f) -> Iterator:
     "`f` and, from the outside to the inside, what its partials hold"
     yield f
     while isinstance(f, partial): yield (f := f.func)
+
+
+def _given(f) -> dict:
+    "What partials fix"
+    return {k: v for o in reversed(list(_chain(f))) if isinstance(o, partial) for k, v in o.keywords.items()}
 
 
 def _innermost(f): return list(_chain(f))[-1]

@@ -69,7 +69,8 @@ class Runner:
         opt, # Optimizer
         composition, # Its composition
         hypers:list[dict], # Hyper-parameters of each group
-        scaling:Scaling # What the gradients were multiplied by, and whether to skip the step
+        scaling:Scaling, # What the gradients were multiplied by, and whether to skip the step
+        mark=None # Called before a new plan is made, where it isn't known whether states tell for which parameters steppers are there
     ) -> tuple[list, set, list]:
         """One step of what can be traced. Returns the work that is left to the eager engine, the names of new state, and the parameters that were stepped.
 
@@ -81,7 +82,9 @@ class Runner:
         try:
             if self.plan is None: raise Changed
             self.plan.refresh(opt, composition)
-        except Changed: self.plan = Plan(opt, composition, self)
+        except Changed:
+            if mark: mark()
+            self.plan = Plan(opt, composition, self)
         before = self.plan, len(self.plan.launches)
         while (prepared := self._prepared(hypers, scaling)) is None: self.plan = Plan(opt, composition, self)
         plan, (recordings, launches) = self.plan, prepared
