@@ -181,17 +181,19 @@ def _repeated(steppers) -> list:
 def _unread(acts):
     "Steppers of which nobody reads what they make. Those that make numbers may count for the user"
     order = {id(a.stepper): i for i, a in reversed(list(enumerate(acts)))} # where it comes in a step
-    made, reads, steppers, outputs = {}, {}, {}, set()
+    made, numbers, reads, steppers, outputs = {}, {}, {}, {}, set()
     for a in acts:
         s = id(a.stepper)
         steppers[s] = a.stepper
         made.setdefault(s, {}).update({k: k in a.kept for k in a.writes if k not in a.kept & a.single})
         made[s].update({k: False for k in a.numbers if k not in a.kept})
+        numbers.setdefault(s, {}).update(dict.fromkeys(a.kept & a.single & a.writes.keys(), True))
         if 'p' in a.reads and a.kept & a.writes.keys(): outputs.add(s) # means of weights and the like
         reads.setdefault(s, set()).update(a.reads, a.given, a.stepper.names)
     alive = outputs | {s for s in made if 'p' in made[s] or not made[s] or steppers[s].taps}
     def read_by(s, k, kept): return [t for t in made if t != s and k in reads[t] and (kept or order[t] > order[s])]
-    while more := {s for s in made.keys() - alive if any(t in alive for k, kept in made[s].items() for t in read_by(s, k, kept))}: alive |= more
+    def is_read(s): return any(t in alive for k, kept in {**made[s], **numbers[s]}.items() for t in read_by(s, k, kept))
+    while more := set(filter(is_read, made.keys() - alive)): alive |= more
     for s in sorted(made.keys() - alive, key=order.get):
         names, label = made[s], steppers[s].label
         if 'grad' in names:

@@ -21,12 +21,14 @@ def Muon(
     decouple_wd=True, # Decay the weights, or add an L2 penalty to the gradient?
     nesterov=True, # Look ahead by one step?
     match_rms=False, # Are updates to be as large as Adam's, so that its learning rate fits?
-    exact=False # Iterate in the parameter's type, float32 at least, instead of bfloat16?
+    exact=False, # Iterate in the parameter's type, float32 at least, instead of bfloat16?
+    pairs=True # Take two steps of the iteration at a time where that is quicker? Else it rounds as `torch.optim.Muon` does
 ):
     "Momentum with all singular values made one, and Adam for what is no matrix (Jordan 2024, https://kellerjordan.github.io/posts/muon/)."
     slow, scale = ([], match_rms_lr) if match_rms else ([slow_vectors], spectral_lr)
     ahead = [partial(nesterov_update, dampening=True)] if nesterov else []
-    return [*slow, decay_of(decouple_wd), mean_grad, step_stat, *ahead, partial(orthogonal_update, exact=exact), scale, vector_update, apply_update]
+    matrix_update = partial(orthogonal_update, exact=exact, pairs=pairs)
+    return [*slow, decay_of(decouple_wd), mean_grad, step_stat, *ahead, matrix_update, scale, vector_update, apply_update]
 
 
 @algorithm

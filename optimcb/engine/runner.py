@@ -98,7 +98,7 @@ class Runner:
         except Surprise as e: # before anything has changed
             self._refuse(None, f"{e}")
             self.plan = None
-            return self.step(given, composition, hypers, scaling)
+            return self.step(given, composition, hypers, scaling, mark)
         except BaseException:
             self.plan = None # it was broken off on the way: only the state itself tells how far it came
             raise

@@ -96,10 +96,11 @@ def proximal_decay(p,
 # ADOPT and LaProp: what is averaged was divided before
 
 def rest_at_first(p,
+    lr, # Learning rate
     step, # State: steps done, this one counted
     **kwargs):
     "For the first step, `lr` is 0: it only starts the averages (Taniguchi et al. 2024, https://arxiv.org/abs/2411.02853)."
-    if step == 1: return once(lr=0.)
+    if step == 1: return once(lr=0*lr)
 
 
 def past_rms_update(p,
