@@ -12,10 +12,11 @@ from optimcb.lookahead import Lookahead
 from optimcb.optimizer import Optimizer
 from optimcb.plots import *
 from optimcb.routing import *
-from optimcb.stepper import once, only, renamed, renamed_all
+from optimcb.stepper import once, only, renamed, renamed_all, stop
 from optimcb.steppers import *
 from optimcb.taps import OptStats, Record, tap
 from optimcb.warn import CompositionWarning
+from optimcb.wrapping import of_directions, of_signs, part, wrapped
 
 __version__ = '0.1.0'
 __all__ = [k for k, v in globals().items() if k[0] != '_' and type(v).__name__ != 'module'] # without the modules, one of which is `display`

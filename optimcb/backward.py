@@ -13,7 +13,7 @@ from optimcb.warn import warn
 
 __all__ = ['InBackward', 'step_in_backward']
 
-ALL = "{who} needs sums over the gradients of all parameters, of which a step in backward sees one at a time. Leave that stepper out, or call `opt.step()`."
+ALL = "{who} needs {what} the gradients of all parameters, of which a step in backward sees one at a time. Leave that stepper out, or call `opt.step()`."
 SCALED = ("these gradients were scaled by a GradScaler, and the parameters have been stepped by them in backward, before it could unscale them. "
           "Go back to a checkpoint, and train in bfloat16 without a scaler, or without `step_in_backward`.")
 TWICE = ("a parameter got gradients twice between two calls of `opt.step()`, and was stepped twice. Gradients can't be accumulated over several backward "
@@ -185,7 +185,7 @@ class Part:
 
 
 def _refuse_sums(composition):
-    if composition.sums_over_all: raise ValueError(ALL.format(who=next(f"stepper `{s}`" for s in composition.steppers if s.sums_over_all)))
+    for s in composition.needs_all: raise ValueError(ALL.format(who=f"stepper `{s}`", what='sums over' if s.sums_over_all else 'to look at'))
 
 
 def _hooked(p, f):

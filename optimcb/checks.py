@@ -17,7 +17,7 @@ from optimcb.engine.record import NotRecorded
 from optimcb.rehearsal import Group, Rehearsal, can_step, placement
 from optimcb.stepper import ONE_STEP, Stepper, code_of
 
-__all__ = ['doubts', 'doubts_of']
+__all__ = ['doubts', 'doubts_of', 'steps_at_all']
 
 PATIENCE = 24 # steps in which the gradient should reach the parameter
 WD = 0.01 # decay with which a composition is rehearsed that has none now
@@ -72,7 +72,7 @@ def doubts(
     except NotRecorded:
         if not rehearsal.refusals: _try(composition, hypers, rehearsal.example, state or {})
         return []
-    if _is_flat(example) and any(s.program.sums or s.program.calls for s in steps): raise ValueError(FLAT)
+    if _is_flat(example) and (composition.skips_nonfinite or any(s.program.sums or s.program.calls for s in steps)): raise ValueError(FLAT)
     return _doubts([s.acts for s in steps])
 
 
@@ -94,6 +94,18 @@ def _try(composition, hypers, example, state):
     except MissingName: raise
     except Exception: pass # it may need larger tensors, or real ones
     finally: before.undone()
+
+
+def steps_at_all(
+    cbs:list # Steppers
+) -> bool:
+    "Do these move a parameter along its gradients? Where that can't be told, they may."
+    composition = Composition(cbs)
+    names = {k: 0.5 for s in composition.steppers for k in s.required if k not in ONE_STEP}
+    rehearsal = Rehearsal(composition, {**names, **composition.defaults, 'lr': 0.5})
+    try: acts = [a for _ in range(PATIENCE) for a in rehearsal.step().acts]
+    except (NotRecorded, MissingName): return True
+    return bool(_steps(acts))
 
 
 def _doubts(steps) -> list[str]:

@@ -10,7 +10,7 @@ from types import GeneratorType
 
 from optimcb import steppers
 from optimcb.hypers import TORCH_NAMES, nearest
-from optimcb.stepper import ONE_STEP, Stepper, once
+from optimcb.stepper import ONE_STEP, Stepper, once, stop
 
 __all__ = ['Composition', 'MissingName']
 
@@ -26,7 +26,9 @@ class Composition:
     those of fastai's `.defaults` (the last one counts), and numbers in signatures that the steppers agree on. `assumed`
     are the latter alone: as long as such a number keeps its default, state of that name comes first.
     `reads_all` tells that some stepper may read any name, `sums_over_all` that some stepper yields what is to be summed
-    over all parameters, `spares_grads` that none writes into a gradient. `makes` are the names that some stepper speaks of.
+    over all parameters, `skips_nonfinite` that a step is skipped if a gradient is infinite or NaN, `spares_grads` that none
+    writes into a gradient. `needs_all` are the steppers that can't do with a part of the parameters, `draws`
+    those that draw random numbers. `whole` tells that one needs the whole of a sparse gradient. `makes` are the names that some stepper speaks of.
     `marks` are the names of state that tells for which parameters a stepper is there, and who decides it.
     Raises `ValueError` for a tap that would overwrite something, and for a route that isn't there.
     """
@@ -41,6 +43,11 @@ class Composition:
         self._check_taps()
         self.reads_all = any(s.reads_all for s in self.steppers)
         self.sums_over_all = any(s.sums_over_all for s in self.steppers)
+        skip = [s for s in self.steppers if getattr(s.innermost, 'skips_nonfinite', False)]
+        self.skips_nonfinite = bool(skip)
+        self.whole = any(getattr(s.innermost, 'whole', False) for s in self.steppers)
+        self.draws = [s for s in self.steppers if getattr(s.innermost, 'draws', False)]
+        self.needs_all = [s for s in self.steppers if s.sums_over_all] + skip
         self.spares_grads = all(any(s.innermost is o for o in vars(steppers).values()) for s in self.steppers)
         declared = {k: v for s in self.steppers for k, v in s.declared.items()}
         numbers = {}
@@ -98,8 +105,8 @@ class Composition:
         """One step of `p`, which is done when the iterator is used up: each stepper sees what those before it made.
 
         A name means what a stepper of this step gave `once`, else the hyper-parameter, else the state, which
-        comes before a hyper-parameter that nobody has set. What a stepper yields is yielded, to be sent back the sum
-        over all parameters. Raises `MissingName` if a stepper needs what is not there.
+        comes before a hyper-parameter that nobody has set. A stepper that returns `stop(…)` is the last one. What a
+        stepper yields is yielded, to be sent back the sum over all parameters. Raises `MissingName` if a stepper needs what is not there.
         """
         default = [k for k in self.assumed if k in hypers and self.is_default(k, hypers[k])]
         is_set = {k: v for k, v in hypers.items() if k not in default} if default else hypers
@@ -120,6 +127,7 @@ class Composition:
                 else:
                     state[name] = value
                     if name not in is_set: values[name] = value
+            if isinstance(new, stop): return
 
     def _applies(self, stepper, values):
         try: return stepper.applies(values)

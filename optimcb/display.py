@@ -23,6 +23,7 @@ from optimcb.rehearsal import Group, Rehearsal, can_step, placement
 __all__ = ['Explained', 'Explanation', 'Source']
 
 STEPS = 2 # in the first one, state is made
+PATIENCE = 64 # steps in which there should be as many that no stepper ends early
 NOT_OURS = ('do_wd', 'force_train') # state that says what to do with a parameter
 
 
@@ -34,7 +35,7 @@ class Kind:
         self.example = params[0] if params else None
         self.rehearsal = lambda: _rehearsal(composition, group, self.example, marks)
         r = self.rehearsal()
-        try: self.steps, self.reason = [r.step() for _ in range(STEPS)], None
+        try: self.steps, self.reason = _rehearsed(r, composition), None
         except (NotRecorded, MissingName) as e: self.steps, self.reason = [], str(e)
         self.kinds, self.numbers, self.looked = r.kinds, r.numbers, r.looked
         self.program = self.steps[-1].program if self.steps else None
@@ -51,6 +52,16 @@ class Kind:
     def place(self) -> str:
         "What its marks say, in words"
         return ', '.join(str(v) if k == 'route' else k if v is True else f'not {k}' if v is False else f'{k} {v}' for k, v in self.marks.items())
+
+
+def _rehearsed(rehearsal, composition) -> list:
+    "Steps, of which a few are done to the end"
+    steps, whole = [], 0
+    n, patience = len(composition.steppers), PATIENCE if any(getattr(s.innermost, 'place', None) == 'gate' for s in composition.steppers) else STEPS
+    while whole < STEPS and len(steps) < patience:
+        steps.append(rehearsal.step())
+        whole += len(steps[-1].acts) == n
+    return steps
 
 
 def _rehearsal(composition, group, example, marks=None) -> Rehearsal:

@@ -7,8 +7,9 @@ from functools import partial
 
 from optimcb.hypers import nearest
 from optimcb.stepper import Stepper, renamed
+from optimcb.wrapping import wrapped
 
-__all__ = ['Composable', 'inserted', 'place', 'removed', 'replaced', 'with_renamed']
+__all__ = ['Composable', 'inserted', 'place', 'removed', 'replaced', 'with_parts', 'with_renamed']
 
 
 class Composable:
@@ -40,6 +41,12 @@ class Composable:
     ):
         "Let a stepper read and write under other names: see `renamed`. Raises `ValueError` if there is no such stepper or name."
         return self.edit(partial(with_renamed, old=old, names=names))
+
+    def wrap(self,
+        *parts # Steppers that have a place, such as `clip_norm`, partials of them, or lists of several
+    ):
+        "Put parts that go with any rule where they belong: see `wrapped`. Raises `ValueError` for those that make no sense here."
+        return self.edit(partial(with_parts, parts=parts))
 
 
 def place(
@@ -103,6 +110,14 @@ def with_renamed(
     "`cbs` with one of them reading and writing under other names. Raises `ValueError`."
     i = place(cbs, old)
     return [*cbs[:i], renamed(cbs[i], **names), *cbs[i+1:]]
+
+
+def with_parts(
+    cbs:list, # Steppers
+    parts:tuple # Steppers that have a place, or lists of them
+) -> list:
+    "`cbs` with `parts` where they belong. Raises `ValueError`."
+    return wrapped(cbs, *parts)
 
 
 def _checked(f):

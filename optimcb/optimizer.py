@@ -27,7 +27,8 @@ __all__ = ['Optimizer']
 
 NOTHING = "`params` is empty: there is nothing to optimize. Is it a generator that was used up, or is the whole model frozen?"
 NAMES_FOR_ALL = "some parameters have names and some have not. Pass (name, tensor) pairs for all of them, or for none."
-PART = ("`ZeroRedundancyOptimizer` gives each process some of the parameters only, but {} yields what is to be summed over all of them, which would be wrong. "
+PART = ("`ZeroRedundancyOptimizer` gives each process some of the parameters only, but {} yields what is to be summed over all of them, or asks for all, "
+        "which would be wrong. "
         "Leave it out, and call `torch.nn.utils.clip_grad_norm_` or the like before `step`; or shard with `torch.distributed.fsdp.fully_shard`.")
 MADE_AGAIN = frozenset({'step', '_composition', '_tried', '_runner', '_in_backward'}) # `step` is there where a scheduler put it
 SCALER = frozenset({'grad_scale', 'found_inf'}) # what a GradScaler puts into an optimizer for a step
@@ -108,8 +109,8 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     def _understood(self, cbs):
         composition = Composition(cbs)
-        if composition.sums_over_all and self.__dict__.get('_has_part'):
-            raise ValueError(PART.format(' and '.join(f'`{s}`' for s in composition.steppers if s.sums_over_all)))
+        if composition.needs_all and self.__dict__.get('_has_part'):
+            raise ValueError(PART.format(' and '.join(f'`{s}`' for s in composition.needs_all)))
         return composition
 
     @property
@@ -182,6 +183,9 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     def _step_of(self, part, runner, scaling=NOT_SCALED):
         "Step the parameters of `part`, which has `param_groups` and `state`: the optimizer, or what stands for some of its parameters"
         composition = self.composition
+        if composition.skips_nonfinite:
+            scaling = scaling.or_nonfinite([p.grad for g in part.param_groups for p in g['params'] if _has_grad(p)])
+            if not scaling.in_doubt and scaling.skips(): return
         mark = partial(self._mark, part) if composition.marks else None
         if mark and ((plan := getattr(runner, 'plan', None)) is None or plan.spreads): mark() # else the plan has seen it
         hypers = self._hypers_of_groups(part.param_groups)

@@ -8,7 +8,7 @@ from types import CodeType, GeneratorType
 
 import torch
 
-__all__ = ['InRoute', 'ONE_STEP', 'Stepper', 'by_torch', 'code_of', 'label', 'once', 'only', 'renamed', 'renamed_all']
+__all__ = ['InRoute', 'ONE_STEP', 'Stepper', 'by_torch', 'code_of', 'label', 'once', 'only', 'renamed', 'renamed_all', 'stop']
 
 ONE_STEP = frozenset({'update'})  # names that live for one step, whoever returns them
 TORCH_KEYWORDS = frozenset({'alpha', 'value', 'beta', 'dim', 'dtype', 'device', 'keepdim', 'memory_format', 'min', 'max', 'out'})  # of its functions
@@ -19,6 +19,10 @@ class once(dict):
 
     A stepper that returns `once(lr=lr/2)` shadows state and hyper-parameters of those names for the rest of the step.
     """
+
+
+class stop(dict):
+    """State, as in any dict, and the end of this parameter's step: `return stop(count=count + 1)`. The steppers that follow are not called."""
 
 
 def by_torch(
@@ -68,7 +72,7 @@ class renamed(partial):
     def _later(self, new): return self._renamed((yield from new))
     def _renamed(self, new):
         if not isinstance(new, dict): return new
-        kind = once if new.keys() <= ONE_STEP else type(new) # what lives for one step does so under another name, too
+        kind = once if new and new.keys() <= ONE_STEP else type(new) # what lives for one step does so under another name, too
         return kind({self.names.get(k, k): v for k, v in new.items()})
 
     def __reduce__(self): return partial(renamed, **self.names), (partial(self.func, **self.keywords),)

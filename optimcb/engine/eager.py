@@ -17,7 +17,7 @@ def step(
     """Run the composition on each parameter. What steppers do to a gradient is undone after the parameter's step.
 
     A complex parameter, and its state, is seen as real with a last dimension of 2, as in torch. Of one with a sparse gradient, the rows are
-    seen that the gradient has."""
+    seen that the gradient has, or all, where some stepper needs the whole of it."""
     if composition.sums_over_all: return _together(composition, work, scaling)
     for p, state, hypers in work:
         seen = _Seen(p, state, composition, scaling)
@@ -33,7 +33,7 @@ class _Seen:
         self.p, self.state, self.given, self.views = p, state, p.grad, []
         grad = self.given if scaling.scale is None else scaling.unscaled(self.given)
         if p.is_complex(): grad = self._see(AsReal, grad)
-        if grad.layout is torch.sparse_coo: grad = self._see(Rows, grad)
+        if grad.layout is torch.sparse_coo: grad = grad.to_dense() if composition.whole else self._see(Rows, grad)
         if composition.spares_grads or scaling.scale is not None: self.p.grad = grad
         else:
             with torch.set_grad_enabled(grad.requires_grad): self.p.grad = grad.clone() # steppers may differentiate it again

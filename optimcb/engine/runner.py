@@ -2,6 +2,7 @@
 
 What can't be traced, or has no kernel, is left to the eager engine, with one warning that says why.
 """
+from collections import Counter
 from collections.abc import Hashable
 from functools import reduce
 from importlib import import_module
@@ -45,6 +46,7 @@ class Runner:
         self.recorded = None # a list, where a step is made of several calls, which share recordings
         self.asks_type = any(map(asks_type, composition.steppers))
         for reason in refusals(composition): self._refuse(None, reason)
+        for s in composition.draws: self._refuse(None, f"stepper `{s}` draws random numbers for each parameter.", quiet=True)
         self.composition = composition
 
     def look(self, p) -> tuple:
@@ -57,12 +59,12 @@ class Runner:
         "Is this kind of parameter left to the eager engine?"
         return kind in self.refused or None in self.refused
 
-    def _refuse(self, kind, reason):
+    def _refuse(self, kind, reason, quiet=False):
         "Leave a kind of parameters, or all, to the eager engine"
         if self.engine != 'auto': raise CantRun(f"engine='{self.engine}' can't run this: {reason} `engine='auto'` falls back to what can.")
         self.refused[kind] = reason
         place = reason.split(': ')[0] # the stepper and the line
-        if place not in self.said: warn(f"the eager engine runs what the fused one can't: {reason}")
+        if place not in self.said and not quiet: warn(f"the eager engine runs what the fused one can't: {reason}")
         self.said.add(place)
 
     def step(self,
@@ -193,7 +195,7 @@ class Runner:
 
     def _launches(self, plan, programs) -> list:
         "Launches, and the indices of who are alike in each"
-        if self.composition.sums_over_all and programs and (plan.eager or len({frozenset(r for r, _ in p.rounds) for p in programs}) > 1):
+        if self.composition.sums_over_all and programs and (plan.eager or len({frozenset(r for r, _ in p.rounds) for p in programs if p.rounds}) > 1):
             raise Unsupported("some parameters can't be summed over with the others, by one kernel.")
         together, at = {}, 0
         for i, (a, p) in enumerate(zip(plan.alike, programs)):
@@ -231,6 +233,7 @@ def _run(launches):
 def _to_the_last(launches):
     "All phases but the last: a launch goes on as long as it knows what it has asked for, which it does when all others have yielded for it, too"
     done, yielded, known = [0 for _ in launches], {}, set()
+    asked = Counter(round for o in launches for round in {r for r, _ in o.program.rounds}) # what ends early asks for none
     while any(i + 1 < len(o.program.phases) for i, o in zip(done, launches)):
         for j, o in enumerate(launches):
             p = o.program
@@ -238,6 +241,6 @@ def _to_the_last(launches):
                 for round, x in o.phase(done[j]).items(): yielded.setdefault(round, []).append(x)
                 if p.calls: o.call(done[j])
                 done[j] += 1
-        totals = {round: reduce(_added, xs) for round, xs in yielded.items() if round not in known and len(xs) == len(launches)}
+        totals = {round: reduce(_added, xs) for round, xs in yielded.items() if round not in known and len(xs) == asked[round]}
         known.update(totals)
         for o in launches: o.take(totals)

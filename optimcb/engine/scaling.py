@@ -6,7 +6,7 @@ it was. The host counts on as if the step were taken, and finds out when it next
 import torch
 from torch import Tensor
 
-from optimcb.engine.shards import whole_of
+from optimcb.engine.shards import is_dtensor, whole_of
 
 __all__ = ['Doubt', 'NOT_SCALED', 'Scaling']
 
@@ -24,6 +24,17 @@ class Scaling:
         "Does only the device know whether to skip the step?"
         return isinstance(self.found, Tensor)
 
+    def or_nonfinite(self,
+        grads:list[Tensor] # All gradients
+    ) -> 'Scaling':
+        "The same, but that a step is skipped if one of these is infinite or NaN, too."
+        if isinstance(self.found, float) and self.found: return self
+        finite = _finite(grads)
+        if not finite: return self
+        device = next((x.device for x in finite if not x.is_cpu), finite[0].device)
+        found = 1. - torch.stack([x.to(device) for x in finite]).all().float()
+        return Scaling(self.scale, torch.maximum(found, self.found.to(device)) if self.in_doubt else found)
+
     def unscaled(self, grad:Tensor) -> Tensor:
         "The gradient as it should be."
         return (grad / (self.scale.to(grad.device) if isinstance(self.scale, Tensor) else self.scale)).to(grad.dtype)
@@ -32,6 +43,17 @@ class Scaling:
         "Is the step to be skipped? Waits for a device, then it is known."
         if self.in_doubt: self.found = self.found.item()
         return bool(self.found)
+
+
+def _finite(grads) -> list[Tensor]:
+    "Of each gradient, or group of them, whether all of its elements are finite"
+    grads = [g.coalesce().values() if g.layout is torch.sparse_coo else torch.view_as_real(g) if g.is_complex() else g for g in grads]
+    grads = [g for g in grads if g.numel()]
+    spread = [whole_of((g*0).sum()) == 0 for g in grads if is_dtensor(g)] # a sum over processes keeps a NaN, a maximum may not
+    groups = {}
+    for g in grads:
+        if not is_dtensor(g): groups.setdefault((g.device, g.dtype), []).append(g)
+    return [torch.stack(torch._foreach_norm(gs, torch.inf)).isfinite().all() for gs in groups.values()] + spread
 
 
 def _known(x):

@@ -9,17 +9,19 @@ import torch
 import torch.nn.functional as F
 
 from optimcb.stepper import once
+from optimcb.wrapping import DECAY, part
 
-__all__ = ['apply_update', 'sgd_step', 'weight_decay', 'l2_reg', 'average_grad', 'momentum_step', 'nesterov_update',
+__all__ = ['apply_update', 'grad_update', 'sgd_step', 'weight_decay', 'l2_reg', 'average_grad', 'avg_update', 'momentum_step', 'nesterov_update',
            'average_sqr_grad', 'rms_update', 'rms_prop_step', 'average_update', 'average_center', 'center_sqr_avg',
            'eps_in_root', 'step_stat', 'debias', 'debias_grad_avg', 'debias_sqr_avg', 'debias_eps', 'adam_step', 'yogi_sqr_grad',
            'start_avgs', 'max_sqr_avg', 'use_sqr_max', 'sum_sqr_grad', 'decay_lr', 'adadelta_update', 'max_abs_grad',
-           'adamax_update', 'nadam_mom', 'nadam_schedule', 'nadam_avg', 'rectification', 'radam_step', 'qhadam_step',
-           'larc_layer_lr', 'larc_step', 'trust_ratio', 'lamb_step', 'slow_start', 'lookahead_step']
+           'adamax_update', 'nadam_mom', 'nadam_schedule', 'nadam_avg', 'rectification', 'radam_update', 'radam_step', 'qhadam_avgs',
+           'qhadam_step', 'larc_layer_lr', 'larc_update', 'larc_step', 'trust_ratio', 'lamb_step', 'slow_start', 'lookahead_step']
 
 
 # Steps and decay
 
+@part('apply')
 def apply_update(p,
     lr, # Learning rate
     update, # What to step against
@@ -28,13 +30,20 @@ def apply_update(p,
     p.data.add_(update, alpha=-lr)
 
 
+def grad_update(p, **kwargs):
+    "The gradient as it is."
+    return {'update': p.grad.data.clone()}
+
+
 def sgd_step(p,
     lr, # Learning rate
     **kwargs):
     "Step against the gradient (Robbins & Monro 1951, eq. 6)."
     apply_update(p, lr, p.grad.data)
+sgd_step.parts = [grad_update, apply_update]
 
 
+@part('decay', DECAY)
 def weight_decay(p,
     lr, # Learning rate
     wd=0., # Weight decay, a share of the weight per unit of `lr`
@@ -44,6 +53,7 @@ def weight_decay(p,
     if do_wd and wd != 0: p.data.mul_(1 - lr*wd)
 
 
+@part('decay', DECAY)
 def l2_reg(p,
     lr=None, # Not used; part of fastai's signature
     wd=0., # Coefficient of the penalty `wd/2 * p**2`
@@ -66,12 +76,20 @@ def average_grad(p,
     return {'grad_avg': grad_avg}
 
 
+def avg_update(p,
+    grad_avg, # State: average of gradients
+    **kwargs):
+    "The average of the gradients."
+    return {'update': grad_avg.clone()}
+
+
 def momentum_step(p,
     lr, # Learning rate
     grad_avg, # State: average of gradients
     **kwargs):
     "Step against the average of the gradients."
     apply_update(p, lr, grad_avg)
+momentum_step.parts = [avg_update, apply_update]
 
 
 def nesterov_update(p,
@@ -119,6 +137,7 @@ def rms_prop_step(p,
     **kwargs):
     "Step against the gradient, or its average, over the root of the average square (Tieleman & Hinton 2012, lecture 6.5)."
     p.data.addcdiv_(*_over_rms(p, sqr_avg, eps, grad_avg), value=-lr)
+rms_prop_step.parts = [rms_update, apply_update]
 
 
 def average_update(p,
@@ -215,6 +234,7 @@ def adam_step(p,
 
     Does in one call what `debias_grad_avg`, `debias_sqr_avg`, `rms_update` and `apply_update` do in separate ones."""
     rms_prop_step(p, lr / debias(mom, 1-mom, step), debias_sqr_avg(p, sqr_mom, step, sqr_avg)['sqr_avg'], eps, grad_avg)
+adam_step.parts = [debias_grad_avg, debias_sqr_avg, rms_update, apply_update]
 
 
 # Other second moments
@@ -347,6 +367,28 @@ def rectification(
     return math.sqrt(((r-4)*(r-2)*r_inf) / ((r_inf-4)*(r_inf-2)*r)) if r > 5 else None
 
 
+def _rectified(p, mom, step, sqr_mom, grad_avg, sqr_avg, eps, beta):
+    "Of a rectified step the correction, the debiasing, and numerator and denominator; without correction at the start there is no denominator"
+    scale, debias1 = rectification(sqr_mom, step), debias(mom, 1-mom, step)
+    if scale is None: return 1., debias1, grad_avg, None
+    num, denom = _over_rms(p, debias_sqr_avg(p, sqr_mom, step, sqr_avg)['sqr_avg'], eps, grad_avg)
+    return scale, debias1, num, F.softplus(denom, beta) if beta else denom
+
+
+def radam_update(p,
+    mom, # Coefficient of the past of `grad_avg`, 0 to 1
+    step, # State: steps done
+    sqr_mom, # Coefficient of the past of `sqr_avg`, 0 to 1
+    grad_avg, # State: mean of gradients
+    sqr_avg, # State: mean of squared gradients
+    eps=1e-5, # Added to the root
+    beta=0., # Sharpness of the softplus of the root (SAdam, https://arxiv.org/abs/1908.00700); 0: none
+    **kwargs):
+    "Adam's update, rectified, or momentum's at the start (Liu et al. 2020, https://arxiv.org/abs/1908.03265, alg. 2)."
+    scale, debias1, num, denom = _rectified(p, mom, step, sqr_mom, grad_avg, sqr_avg, eps, beta)
+    return {'update': (num if denom is None else num / denom) * (scale/debias1)}
+
+
 def radam_step(p,
     lr, # Learning rate
     mom, # Coefficient of the past of `grad_avg`, 0 to 1
@@ -358,10 +400,24 @@ def radam_step(p,
     beta=0., # Sharpness of the softplus of the root (SAdam, https://arxiv.org/abs/1908.00700); 0: none
     **kwargs):
     "Adam's step, rectified, or momentum's at the start (Liu et al. 2020, https://arxiv.org/abs/1908.03265, alg. 2)."
-    scale, debias1 = rectification(sqr_mom, step), debias(mom, 1-mom, step)
-    if scale is None: return apply_update(p, lr/debias1, grad_avg)
-    num, denom = _over_rms(p, debias_sqr_avg(p, sqr_mom, step, sqr_avg)['sqr_avg'], eps, grad_avg)
-    p.data.addcdiv_(num, F.softplus(denom, beta) if beta else denom, value=-lr*scale/debias1)
+    scale, debias1, num, denom = _rectified(p, mom, step, sqr_mom, grad_avg, sqr_avg, eps, beta)
+    if denom is None: apply_update(p, lr/debias1, num)
+    else: p.data.addcdiv_(num, denom, value=-lr*scale/debias1)
+radam_step.parts = [radam_update, apply_update]
+
+
+def qhadam_avgs(p,
+    mom, # Coefficient of the past of `grad_avg`, 0 to 1
+    sqr_mom, # Coefficient of the past of `sqr_avg`, 0 to 1
+    sqr_avg, # State: mean of squared gradients
+    nu_1, # Share of the mean of the gradients, the rest being the newest
+    nu_2, # Share of the mean of the squares, the rest being the newest
+    step, # State: steps done
+    grad_avg, # State: mean of gradients
+    **kwargs):
+    "For this step, both means are debiased, and the newest gradient mixed into them (Ma & Yarats 2019, https://arxiv.org/abs/1810.06801, alg. 2)."
+    return once(grad_avg=(1-nu_1)*p.grad.data + nu_1*(grad_avg / debias(mom, 1-mom, step)),
+                sqr_avg=(1-nu_2)*p.grad.data**2 + nu_2*(sqr_avg / debias(sqr_mom, 1-sqr_mom, step)))
 
 
 def qhadam_step(p,
@@ -376,9 +432,8 @@ def qhadam_step(p,
     eps=1e-8, # Added to the root
     **kwargs):
     "Adam's step with the newest gradient mixed into both means (Ma & Yarats 2019, https://arxiv.org/abs/1810.06801, alg. 2)."
-    grad_avg = (1-nu_1)*p.grad.data + nu_1*(grad_avg / debias(mom, 1-mom, step))
-    sqr_avg = (1-nu_2)*p.grad.data**2 + nu_2*(sqr_avg / debias(sqr_mom, 1-sqr_mom, step))
-    rms_prop_step(p, lr, sqr_avg, eps, grad_avg)
+    rms_prop_step(p, lr, eps=eps, **qhadam_avgs(p, mom, sqr_mom, sqr_avg, nu_1, nu_2, step, grad_avg))
+qhadam_step.parts = [qhadam_avgs, rms_update, apply_update]
 
 
 # A learning rate for each tensor
@@ -390,6 +445,7 @@ def precise(
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+@part(kind='trust ratio')
 def larc_layer_lr(p,
     lr, # Learning rate
     trust_coeff=0.02, # How far a step may go, as a share of the tensor's norm
@@ -405,14 +461,25 @@ def larc_layer_lr(p,
     return once(local_lr=torch.where(local_lr < lr, local_lr, lr) if clip else local_lr)
 
 
+def larc_update(p,
+    lr, # Learning rate, in the place of which `local_lr` comes
+    local_lr, # This step's learning rate for this tensor
+    grad_avg=None, # State: average of gradients, if there is one
+    **kwargs):
+    "The gradient, or its average, for a step by `local_lr`."
+    return once(lr=local_lr, update=(p.grad.data if grad_avg is None else grad_avg).clone())
+
+
 def larc_step(p,
     local_lr, # This step's learning rate for this tensor
     grad_avg=None, # State: average of gradients, if there is one
     **kwargs):
     "Step against the gradient, or its average, by `local_lr`."
     apply_update(p, local_lr, p.grad.data if grad_avg is None else grad_avg)
+larc_step.parts = [larc_update, apply_update]
 
 
+@part('length', 'trust ratio')
 def trust_ratio(p,
     lr, # Learning rate
     update, # This step's update
@@ -440,10 +507,12 @@ def lamb_step(p,
     debiased = debias_grad_avg(p, mom, step, grad_avg) | debias_sqr_avg(p, sqr_mom, step, sqr_avg)
     update = rms_update(p, eps=eps, **debiased)['update']
     apply_update(p, trust_ratio(p, lr, update)['lr'], update)
+lamb_step.parts = [debias_grad_avg, debias_sqr_avg, rms_update, trust_ratio, apply_update]
 
 
 # Slow weights
 
+@part('first')
 def slow_start(p,
     slow_avg=None, # State: the slow weights
     **kwargs):
@@ -451,6 +520,7 @@ def slow_start(p,
     if slow_avg is None: return {'slow_avg': p.data.clone()}
 
 
+@part('last', 'lookahead')
 def lookahead_step(p,
     slow_avg, # State: the slow weights
     count=0, # State: fast steps done

@@ -13,7 +13,7 @@ from optimcb.steppers.classic import average_sqr_grad, debias_grad_avg, debias_s
 
 __all__ = ['slow_vectors', 'orthogonal_update', 'vector_update', 'spectral_lr', 'match_rms_lr', 'sum_grams', 'inverse_roots', 'shampoo_update',
            'average_grams', 'refresh_bases', 'turn_grad', 'turn_back', 'param_rms', 'relative_lr', 'scale_lr', 'factored_sqr_grad', 'factored_update',
-           'clip_update_rms', 'cover_sqr_grad', 'keep_cover']
+           'cover_sqr_grad', 'keep_cover']
 
 
 # Muon: all singular values of the update are made one
@@ -369,14 +369,6 @@ def factored_update(p,
     "The gradient over the root of the mean square that its row and its column let expect (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4-5)."
     if p.ndim < 2: return rms_update(p, sqr_avg + eps, 0.)
     return {'update': over_factored(p.grad.data, row_avg, col_avg, eps)}
-
-
-def clip_update_rms(p,
-    update, # This step's update
-    max_update_rms=1., # Largest root mean square
-    **kwargs):
-    "The update, made smaller where its root mean square is too large (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4)."
-    return {'update': update / (precise(update).pow(2).mean().sqrt() / max_update_rms).clamp(min=1.).to(update.dtype)}
 
 
 # SM3: a bound of the sum of squares for each row, column, …

@@ -8,18 +8,15 @@ import torch
 
 from optimcb.stepper import once
 from optimcb.steppers.classic import precise
+from optimcb.wrapping import of_directions, of_signs
 
-__all__ = ['grad_update', 'sign_update', 'mixed_update', 'rms_lr', 'mean_of_avgs', 'whole_step', 'rprop_update', 'asgd_lr', 'average_weights',
+__all__ = ['sign_update', 'mixed_update', 'rms_lr', 'mean_of_avgs', 'whole_step', 'rprop_update', 'asgd_lr', 'average_weights',
            'keep_start', 'eps_in_lr', 'dual_sums', 'over_cube_root', 'dual_update', 'norm_ratio', 'shrink_by_lr', 'keep_bound', 'bound_norm', 'newton_update']
 
 
 # Signs and mixtures
 
-def grad_update(p, **kwargs):
-    "The gradient itself."
-    return {'update': p.grad.data.clone()}
-
-
+@of_signs
 def sign_update(p,
     update=None, # This step's update, if there is one
     grad_avg=None, # State: average of gradients, if there is one
@@ -64,6 +61,7 @@ def whole_step(p,
 
 # Step sizes of one's own, and averaged weights
 
+@of_signs
 def rprop_update(p,
     lr, # Where the step sizes start
     eta_minus=0.5, # Factor of a step size after the gradient has changed its sign
@@ -152,6 +150,7 @@ def dual_update(p,
 
 # Norms
 
+@of_directions
 def norm_ratio(p, **kwargs):
     "The gradient, made as long as the tensor; as it is, if one of them is 0 (Bernstein et al. 2020, https://arxiv.org/abs/2002.03432, alg. 1)."
     p_norm, g_norm = (torch.linalg.vector_norm(precise(x)) for x in (p.data, p.grad.data))

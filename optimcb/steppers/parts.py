@@ -1,0 +1,238 @@
+"""The mathematics of parts that go with any rule: what is done to gradients, to updates, to weights beside them, and to whole steps.
+
+`Adam.wrap(clip_norm, cautious)` puts them where they belong.
+"""
+from numbers import Real
+
+import torch
+
+from optimcb.stepper import by_torch, once, stop
+from optimcb.steppers.classic import precise
+from optimcb.wrapping import DECAY, part
+
+__all__ = ['accumulate', 'add_noise', 'agc', 'cautious', 'centralize', 'clip_norm', 'clip_tensor_norm', 'clip_update', 'clip_update_norm', 'clip_update_rms',
+           'clip_value', 'decay_toward', 'decay_update', 'full_decay', 'grokfast', 'skip_nonfinite', 'zero_nonfinite']
+
+
+# Whole steps
+
+@part('gate', 'gradient accumulation')
+def accumulate(p,
+    accum=4, # Gradients for one step
+    accum_sum=None, # State: sum of the gradients since the last step, in float32 at least
+    accum_count=0, # State: how many they are
+    **kwargs):
+    """One step with the mean of `accum` gradients; in the calls of `step` between, nothing else changes, no count either.
+
+    Each parameter counts its own gradients, which must be zeroed after each call. Sparse ones become dense, for others touch other rows."""
+    if accum_count + 1 < accum:
+        grad = precise(p.grad.data)
+        return stop(accum_sum=grad.clone() if accum_count == 0 else accum_sum.add_(grad), accum_count=accum_count + 1)
+    if accum_count: p.grad = ((accum_sum + p.grad.data) / (accum_count + 1)).to(p.grad.dtype)
+    return {'accum_count': 0}
+accumulate.whole = True
+
+
+@part('gate', 'way with gradients that are not finite')
+def skip_nonfinite(p, **kwargs):
+    """Skip a step, of all parameters, if any gradient is infinite or NaN: nothing changes, no count either.
+
+    On a GPU nobody waits to find out: the kernels know."""
+skip_nonfinite.skips_nonfinite = True
+
+
+# Gradients, for this step
+
+@part('gradient', 'way with gradients that are not finite')
+def zero_nonfinite(p, **kwargs):
+    "Elements of a gradient that are infinite or NaN are 0."
+    p.grad = torch.where(torch.isfinite(p.grad.data), p.grad.data, 0.)
+
+
+@part('gradient', scales='elements')
+def clip_value(p,
+    max_grad=1., # Largest size of an element
+    **kwargs):
+    "No element of a gradient is larger than `max_grad`, as in `torch.nn.utils.clip_grad_value_`."
+    p.grad = p.grad.data.clamp(-max_grad, max_grad)
+
+
+def _shorter(x, norm, most): return x * (most / (norm + 1e-6)).clamp(max=1.).to(x.dtype)
+
+
+@part('gradient', scales='tensors')
+def clip_tensor_norm(p,
+    max_tensor_norm=1., # Largest norm of a tensor
+    **kwargs):
+    "The norm of each gradient is at most `max_tensor_norm`: `clip_norm` of each tensor by itself."
+    p.grad = _shorter(p.grad.data, torch.linalg.vector_norm(precise(p.grad.data)), max_tensor_norm)
+
+
+@part('gradient', scales='tensors')
+def clip_norm(p,
+    max_norm=1., # Largest norm of all of them
+    **kwargs):
+    """The norm of all gradients together is at most `max_norm`, as in `torch.nn.utils.clip_grad_norm_`.
+
+    (Pascanu et al. 2013, https://arxiv.org/abs/1211.5063, alg. 1.)"""
+    total = yield precise(p.grad.data).pow(2).sum()
+    p.grad = _shorter(p.grad.data, total**0.5, max_norm)
+
+
+def _unit_norm(x): return torch.linalg.vector_norm(precise(x), dim=tuple(range(1, x.ndim)) if x.ndim > 1 else None, keepdim=x.ndim > 1)
+
+
+@by_torch
+def clipped_units(
+    grad, # A gradient
+    p, # Its weights
+    share, # Largest norm of a unit's gradient, as a share of that of its weights
+    eps # Least norm of the weights
+):
+    "A gradient that is shorter where it was too long. A unit is a row of a matrix, a filter of a convolution, and all of a tensor with fewer dimensions."
+    most, norm = _unit_norm(p).clamp(min=eps) * share, _unit_norm(grad)
+    return torch.where(norm > most, grad * (most / norm.clamp(min=1e-6)), grad).to(grad.dtype)
+
+
+@part('gradient', scales='elements')
+def agc(p,
+    agc_clip=0.01, # Largest norm, as a share of that of the weights
+    agc_eps=1e-3, # Least norm of the weights
+    **kwargs):
+    "Adaptive clipping: the norm of a unit's gradient is at most a share of that of its weights (Brock et al. 2021, https://arxiv.org/abs/2102.06171, eq. 3)."
+    p.grad = clipped_units(p.grad.data, p.data, agc_clip, agc_eps)
+
+
+@by_torch
+def centered_units(
+    grad # A gradient
+):
+    "A gradient without the mean of each row of a matrix, of each filter of a convolution; a tensor with fewer dimensions stays as it is."
+    return (grad - precise(grad).mean(dim=tuple(range(1, grad.ndim)), keepdim=True)).to(grad.dtype) if grad.ndim > 1 else grad.clone()
+
+
+@part('gradient')
+def centralize(p, **kwargs):
+    "Take the mean of a unit's gradient from it (Yong et al. 2020, https://arxiv.org/abs/2004.01461, eq. 1)."
+    p.grad = centered_units(p.grad.data)
+
+
+@part('gradient')
+def grokfast(p,
+    grok_mom=0.98, # Coefficient of past gradients, 0 to 1
+    grok_gain=2., # How much of their mean is added
+    grok_avg=None, # State: mean of the gradients, which starts from the first one
+    **kwargs):
+    "Add a share of the mean of past gradients, their slow part, to a gradient (Lee et al. 2024, https://arxiv.org/abs/2405.20233, its EMA filter)."
+    grok_avg = p.grad.data.clone() if grok_avg is None else grok_avg.mul_(grok_mom).add_(p.grad.data, alpha=1-grok_mom)
+    p.grad = p.grad.data.add(grok_avg, alpha=grok_gain)
+    return {'grok_avg': grok_avg}
+
+
+@part('gradient')
+def add_noise(p,
+    noise=0.01, # Variance of the noise of the first step
+    noise_decay=0.55, # How fast the variance is annealed
+    noise_step=0, # State: steps done
+    **kwargs):
+    """Add Gaussian noise of variance `noise / (1 + t)**noise_decay` to a gradient (Neelakantan et al. 2015, https://arxiv.org/abs/1511.06807, sec. 3).
+
+    It is drawn from torch's generator, in the order of the parameters: the eager engine runs it, and all that is with it."""
+    p.grad = p.grad.data.add(torch.randn_like(p.grad.data), alpha=(noise / (1 + noise_step)**noise_decay)**0.5)
+    return {'noise_step': noise_step + 1}
+add_noise.draws = True
+
+
+# Decay
+
+@part('decay', DECAY)
+def full_decay(p,
+    lr, # Learning rate
+    wd=0., # Weight decay, a share of the weight per step
+    max_lr=0., # Largest learning rate of the schedule; 0: the decay has no schedule
+    do_wd=True, # State: is this parameter decayed?
+    **kwargs):
+    """Decay the weights by `wd`, whatever the learning rate is, or by `wd * lr/max_lr`, which only follows its schedule.
+
+    (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101, alg. 2 line 12, whose schedule multiplier is `lr/max_lr`.)"""
+    if do_wd and wd != 0: p.data.mul_(1 - (wd*lr/max_lr if max_lr != 0 else wd))
+
+
+@part('decay', DECAY)
+def decay_toward(p,
+    wd=0., # Coefficient of the penalty `wd/2 * (p - anchor)**2`
+    do_wd=True, # State: is this parameter decayed?
+    anchor=None, # State: the weights to go toward; default: those before the first step
+    **kwargs):
+    """Add the gradient of an L2 penalty on the way from `anchor` to the gradient (L2-SP; Li et al. 2018, https://arxiv.org/abs/1802.01483, sec. 3.1).
+
+    For other weights than those at the start, put them into the state before the first step: `opt.state[p]['anchor'] = …`."""
+    if not do_wd: return None
+    if anchor is None: anchor = p.data.clone()
+    if wd != 0: p.grad = p.grad.data.add(p.data - anchor, alpha=wd)
+    return {'anchor': anchor}
+
+
+@part('update', DECAY)
+def decay_update(p,
+    update, # This step's update
+    wd=0., # Weight decay
+    do_wd=True, # State: is this parameter decayed?
+    **kwargs):
+    "Add the weights to the update, before a trust ratio sees it (You et al. 2020, https://arxiv.org/abs/1904.00962, alg. 2)."
+    if do_wd and wd != 0: return {'update': update.add(p.data, alpha=wd)}
+
+
+# Updates
+
+@part('update')
+def cautious(p,
+    update, # This step's update
+    **kwargs):
+    "Leave out what the gradient is against, and make the rest larger for it (Liang et al. 2024, https://arxiv.org/abs/2411.16085, alg. 1; mask as in code)."
+    mask = (update * p.grad.data > 0).to(torch.promote_types(update.dtype, torch.float32))
+    return {'update': update * (mask / mask.mean().clamp(min=1e-3)).to(update.dtype)}
+
+
+@part('update')
+def clip_update(p,
+    update, # This step's update
+    max_update=1., # Largest size of an element
+    **kwargs):
+    "No element of an update is larger than `max_update`."
+    return {'update': update.clamp(-max_update, max_update)}
+
+
+@part('update')
+def clip_update_norm(p,
+    update, # This step's update
+    max_update_norm=1., # Largest norm of a tensor
+    **kwargs):
+    "The norm of each update is at most `max_update_norm`."
+    return {'update': _shorter(update, torch.linalg.vector_norm(precise(update)), max_update_norm)}
+
+
+@part('update')
+def clip_update_rms(p,
+    update, # This step's update
+    max_update_rms=1., # Largest root mean square
+    **kwargs):
+    "The root mean square of each update is at most `max_update_rms` (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, sec. 6)."
+    return {'update': update / (precise(update).pow(2).mean().sqrt() / max_update_rms).clamp(min=1.).to(update.dtype)}
+
+
+# Somebody's own step, of which an update is made
+
+def note_weights(p, **kwargs):
+    "For this step, `before` is what the weights are now; comes before steppers that move them."
+    return once(before=p.data.clone())
+
+
+def take_back(p,
+    lr, # Learning rate
+    before, # The weights before the step
+    **kwargs):
+    "Undo what was done to the weights since `note_weights`; it is the `update`, which times `lr` gives it again."
+    update = (before - p.data) / ((lr or 1.) if isinstance(lr, Real) else torch.where(lr != 0, lr, 1.))
+    p.data.copy_(before)
+    return {'update': update}
