@@ -8,7 +8,7 @@ from optimcb.composition import Composition, MissingName
 from optimcb.curvature import hutchinson, update_hessian
 from optimcb.files import load_state, save_state
 from optimcb.interop import to_torch
-from optimcb.lookahead import Lookahead
+from optimcb.lookahead import Lookahead, look_ahead
 from optimcb.optimizer import Optimizer
 from optimcb.plots import *
 from optimcb.stepper import once, renamed

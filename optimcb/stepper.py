@@ -8,9 +8,10 @@ from types import CodeType, GeneratorType
 
 import torch
 
-__all__ = ['ONE_STEP', 'Stepper', 'by_torch', 'code_of', 'label', 'once', 'renamed']
+__all__ = ['ONE_STEP', 'PLACES', 'Stepper', 'by_torch', 'code_of', 'label', 'new_names', 'once', 'part', 'renamed', 'weights_by']
 
 ONE_STEP = frozenset({'update'})  # names that live for one step, whoever returns them
+PLACES = ('first', 'gradient', 'update', 'last') # before everything, on gradients, on what is about to be applied, after everything
 TORCH_KEYWORDS = frozenset({'alpha', 'value', 'beta', 'dim', 'dtype', 'device', 'keepdim', 'memory_format', 'min', 'max', 'out'})  # of its functions
 
 
@@ -26,6 +27,27 @@ def by_torch(
 ) -> Callable:
     "Let steppers call `f` on whole tensors: products of matrices, means over some dimensions, state of other shapes than the parameter's."
     return f
+
+
+def part(
+    place:str # One of `PLACES`
+) -> Callable:
+    "Let a stepper know where it belongs: `@part('update')`. A part of several steppers is a list of them."
+    if place not in PLACES: raise ValueError(f"there is no place {place!r}. There are {', '.join(PLACES)}.")
+    def mark(f):
+        f.place = place
+        return f
+    return mark
+
+
+def weights_by(
+    weights:Callable # Takes a parameter and names of its state; returns the weights to evaluate it with
+) -> Callable:
+    "Let a stepper tell the weights that a model is better evaluated with than with those that are trained, for `Optimizer.eval`."
+    def mark(f):
+        f.weights = weights
+        return f
+    return mark
 
 
 class renamed(partial):
@@ -77,7 +99,7 @@ class Stepper:
         code = code_of(f)
         self.names = tuple(p.name for p in taken)
         self.required = tuple(p.name for p in taken if p.default is p.empty)
-        new_name = _new_names(f)
+        new_name = new_names(f)
         given = f.keywords if isinstance(f, partial) else {}
         said = {*_strings(code), *(v for v in given.values() if isinstance(v, str))}
         self.mentions = frozenset(map(new_name, said - TORCH_KEYWORDS))
@@ -118,8 +140,10 @@ def _chain(f) -> Iterator:
 def _innermost(f): return list(_chain(f))[-1]
 
 
-def _new_names(f) -> Callable:
-    "What becomes of the names that the innermost function has"
+def new_names(
+    f:Callable # A stepper
+) -> Callable:
+    "A function from a name that the innermost function has to what has become of it."
     renames = [r.names for r in reversed(list(_chain(f))) if isinstance(r, renamed)]
     def new(name):
         for names in renames: name = names.get(name, name)

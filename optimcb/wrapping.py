@@ -2,25 +2,10 @@
 
 The steppers of a rule work from the gradient to an `update`, which `apply_update` takes to the weights. A part says at which place of that way it belongs.
 """
-from collections.abc import Callable
-
+from optimcb.stepper import PLACES, part
 from optimcb.steppers import apply_update
 
 __all__ = ['PLACES', 'part', 'wrapped']
-
-PLACES = ('first', 'gradient', 'update', 'last') # before everything, on gradients, on what is about to be applied, after everything
-
-
-def part(
-    place:str # One of `PLACES`
-) -> Callable:
-    "Let a stepper know where it belongs: `@part('update')`. A part of several steppers is a list of them."
-    if place not in PLACES: raise ValueError(f"there is no place {place!r}. There are {', '.join(PLACES)}.")
-    def mark(f):
-        f.place = place
-        return f
-    return mark
-
 
 def wrapped(
     cbs:list, # Steppers of a rule

@@ -3,12 +3,13 @@
 A stepper takes a parameter `p`, then names of hyper-parameters and state, and returns a dict of new state, or None.
 Hyper-parameters are numbers. None of the library's steppers writes into a gradient.
 """
-from optimcb.steppers import adaptive, classic, momentum, parameter_free
+from optimcb.steppers import adaptive, averages, classic, momentum, parameter_free
 from optimcb.steppers.adaptive import *
+from optimcb.steppers.averages import *
 from optimcb.steppers.classic import *
 from optimcb.steppers.momentum import *
 from optimcb.steppers.parameter_free import *
 
 FORMULAS = frozenset({'debias', 'nadam_mom', 'rectification'}) # functions of numbers, not steppers
 
-__all__ = [*classic.__all__, *adaptive.__all__, *momentum.__all__, *parameter_free.__all__]
+__all__ = [*classic.__all__, *adaptive.__all__, *momentum.__all__, *parameter_free.__all__, *averages.__all__]

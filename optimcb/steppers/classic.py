@@ -8,7 +8,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from optimcb.stepper import once
+from optimcb.stepper import once, part, weights_by
 
 __all__ = ['apply_update', 'sgd_step', 'weight_decay', 'l2_reg', 'average_grad', 'momentum_step', 'nesterov_update',
            'average_sqr_grad', 'rms_update', 'rms_prop_step', 'average_update', 'average_center', 'center_sqr_avg',
@@ -443,6 +443,10 @@ def lamb_step(p,
 
 # Slow weights
 
+K, ALPHA = 6, 0.5 # of Lookahead: fast steps for one slow step, and its length
+
+
+@part('first')
 def slow_start(p,
     slow_avg=None, # State: the slow weights
     **kwargs):
@@ -450,11 +454,13 @@ def slow_start(p,
     if slow_avg is None: return {'slow_avg': p.data.clone()}
 
 
+@part('last')
+@weights_by(lambda p, slow_avg: slow_avg)
 def lookahead_step(p,
     slow_avg, # State: the slow weights
     count=0, # State: fast steps done
-    k=6, # Fast steps for one slow step
-    alpha=0.5, # Length of the slow step, a share of the way, 0 to 1
+    k=K, # Fast steps for one slow step
+    alpha=ALPHA, # Length of the slow step, a share of the way, 0 to 1
     **kwargs):
     "Every `k` steps, move the slow weights towards the weights and go on from there; comes last (Zhang et al. 2019, https://arxiv.org/abs/1907.08610, alg. 1)."
     count += 1
