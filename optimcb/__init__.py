@@ -11,6 +11,7 @@ from optimcb.interop import to_torch
 from optimcb.lookahead import Lookahead, look_ahead
 from optimcb.optimizer import Optimizer
 from optimcb.plots import *
+from optimcb.sam import SAM, stats_kept
 from optimcb.stepper import once, renamed
 from optimcb.steppers import *
 from optimcb.taps import OptStats, Record, tap

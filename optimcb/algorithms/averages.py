@@ -12,7 +12,8 @@ def schedule_free(
     mom:str='free_mom' # Name of the hyper-parameter that tells how near to the average gradients are taken
 ) -> list:
     "Steps without a schedule, as a part for any rule that has no momentum of its own (Defazio et al. 2024, https://arxiv.org/abs/2405.15682)."
-    return [free_warm_up, free_weight, free_start, free_step if mom == 'free_mom' else renamed(free_step, free_mom=mom)]
+    start, step = (f if mom == 'free_mom' else renamed(f, free_mom=mom) for f in (free_start, free_step))
+    return [free_warm_up, free_weight, start, step]
 
 
 @algorithm

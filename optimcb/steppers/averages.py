@@ -81,8 +81,13 @@ def free_weight(p,
 
 
 @part('first')
-def free_start(p, **kwargs):
-    "For this step, `free_y` is where the gradient was taken; comes before what changes the weights (Defazio et al. 2024)."
+def free_start(p,
+    free_mom, # How near to the average gradients are taken (β), more than 0 to 1
+    **kwargs):
+    """For this step, `free_y` is where the gradient was taken; comes before what changes the weights (Defazio et al. 2024, alg. 1).
+
+    Raises `ValueError` for a `free_mom` of 0, which would forget the average."""
+    if not free_mom > 0: raise ValueError(f"schedule-free works its average out of the weights, which takes a momentum of more than 0, but it is {free_mom}.")
     return once(free_y=p.data.clone())
 
 
@@ -100,8 +105,7 @@ def free_step(p,
     **kwargs):
     """Let `free_z` do the rule's step, and the weights be between it and its average (Defazio et al. 2024, https://arxiv.org/abs/2405.15682, eq. 3-5).
 
-    The average is not kept, but worked out: in training, the weights are the paper's y. Raises `ValueError` for a `free_mom` of 0, which forgets it."""
-    if not free_mom > 0: raise ValueError(f"schedule-free works its average out of the weights, which takes a momentum of more than 0, but it is {free_mom}.")
+    The average is not kept, but worked out: in training, the weights are the paper's y."""
     z = free_y.clone() if free_z is None else free_z
     average = _free_average(free_y, z, free_mom if free_y_mom is None else free_y_mom)
     z.add_(p.data - free_y)
