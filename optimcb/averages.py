@@ -12,7 +12,7 @@ from optimcb.editing import place
 from optimcb.stepper import Stepper, new_names
 from optimcb.warn import warn
 
-__all__ = ['EVALUATED', 'TRAINED', 'averaged', 'put_in', 'refuse_step', 'take_out']
+__all__ = ['EVALUATED', 'TRAINED', 'averaged', 'put_in', 'refuse_step', 'take_out', 'tellers']
 
 EVALUATED, TRAINED = 'evaluated', 'trained_weights' # note of an optimizer: who told the weights that are in the model now; state: those that are trained
 
@@ -22,7 +22,7 @@ def put_in(
     part=None # Stepper that tells the weights, named as in `replace`; default: the last one that does
 ) -> None:
     "What `Optimizer.eval` does."
-    tell = _tellers(opt, part)
+    tell = tellers(opt, part)
     now, new = opt.state.get(EVALUATED), ', '.join(s.label for s, _ in tell)
     if not tell or now == new: return
     if now is not None: raise ValueError(f"the model has the weights of {now} already. Call `train()` before it gets those of {new}.")
@@ -73,8 +73,11 @@ def refuse_step(
         raise RuntimeError(f"the model has the weights of {opt.state[EVALUATED]}, which are for evaluation. Call `train()` of the optimizer before it steps.")
 
 
-def _tellers(opt, part) -> list[tuple[Stepper, Callable]]:
-    "Steppers that tell weights, and for each a function of a parameter and its state"
+def tellers(
+    opt, # Optimizer
+    part=None # One of its steppers, named as in `replace`; default: all
+) -> list[tuple[Stepper, Callable]]:
+    "Steppers that tell weights, and for each a function of a parameter and its state."
     cbs = list(opt.cbs)
     asked = cbs if part is None else [cbs[place(cbs, part)]]
     found = [(s, _teller(s)) for s in map(Stepper, filter(None, asked)) if hasattr(s.innermost, 'weights')]

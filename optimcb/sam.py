@@ -116,7 +116,7 @@ class SAM(Optimizer):
         if closure is not None: loss = self._twice(closure)
         elif not self.is_up:
             raise RuntimeError("SAM steps by the gradients of where `ascend()` goes: call `opt.ascend()`, and do forward and backward again, before "
-                               "`opt.step()`; or pass a closure that does forward and backward.")
+                               "`opt.step()`; or pass a closure that does forward and backward. In fastai, use `SAMCallback` of `optimcb.learner` instead.")
         self.descend()
         super().step()
         return loss

@@ -335,3 +335,136 @@ def test_options_have_one_home():
         for part in PARTS: made(ps, part)
     slow = stepped(oc.ranger(ps, 0.1), 7)
     with slow.averaged(): assert same(ps, slow.slow_weights[0])
+
+
+# fastai
+
+class Watch:
+    "The weights that are in the model when something happens"
+    def __init__(self, learn): self.learn, self.seen = learn, {}
+    def __call__(self, event): self.seen.setdefault(event, []).append(bits(self.learn.model.parameters()))
+
+
+@pytest.fixture
+def make_learner(tmp_path):
+    pytest.importorskip('fastai')
+    from fastai.callback.core import Callback
+    from fastai.data.core import DataLoaders
+    from fastai.learner import Learner
+    from fastai.torch_core import set_seed
+
+    from optimcb.learner import AveragedWeights
+
+    def make(opt_func, *cbs, n=24, **kwargs):
+        set_seed(3, reproducible=True)
+        x = torch.randn(n+8, 3)
+        rows = list(zip(x, x.sum(1, keepdim=True).sin()))
+        dls = DataLoaders.from_dsets(rows[:n], rows[n:], bs=8, num_workers=0, device='cpu')
+        learn = Learner(dls, nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)), loss_func=nn.functional.mse_loss, opt_func=opt_func, path=tmp_path, lr=0.05, **kwargs)
+        learn.remove_cbs(learn.cbs.filter(lambda cb: cb.name == 'progress'))
+        learn.logger, watch = (lambda *_: None), Watch(learn)
+        class See(Callback):
+            order = 70
+            def before_batch(self): watch('train' if self.training else 'valid')
+            def after_epoch(self): watch('epoch')
+        learn.add_cbs([See(), *cbs, *([AveragedWeights()] if not cbs else [])])
+        return learn, watch.seen
+    return make
+
+
+def ema_sgd(ps, lr): return Optimizer(ps, wrapped([sgd_step], ema), lr=lr)
+def means(learn): return [learn.opt.state[p]['ema_avg'] for p in learn.model.parameters()]
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('keep', [True, False])
+@pytest.mark.parametrize('opt_func', [ema_sgd, oc.ScheduleFreeAdamW, partial(oc.ranger, k=4)], ids=['ema', 'free', 'ranger'])
+def test_learner_trains_as_without_and_validates_averages(opt_func, keep, make_learner):
+    from optimcb.learner import AveragedWeights
+    learn, seen = make_learner(opt_func, AveragedWeights(keep=keep))
+    plain, without = make_learner(opt_func, AveragedWeights)
+    plain.remove_cb(AveragedWeights)
+    for o in (learn, plain):
+        o.fit(2)
+        o.fit_one_cycle(1, 0.1)
+    assert len(seen['train']) == 9 and all(map(same, seen['train'], without['train']))
+    assert all(map(same, seen['valid'], seen['epoch'])) and not any(map(same, seen['valid'], without['valid']))
+    trained = bits(plain.model.parameters())
+    assert same(learn.model.parameters(), trained) != keep
+    with plain.opt.averaged(): inside = bits(plain.model.parameters())
+    assert same(seen['valid'][-1], inside)
+    loss = learn.validate()[0]
+    preds = learn.get_preds()[0]
+    assert same(seen['valid'][-1], inside) and same(learn.model.parameters(), inside if keep else trained)
+    with plain.opt.averaged(): assert loss == plain.validate()[0] and torch.equal(preds, plain.get_preds()[0])
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_learner_saves_loads_finds_a_rate_and_unfreezes(make_learner):
+    import fastai.callback.schedule  # noqa: F401
+    learn, seen = make_learner(ema_sgd)
+    learn.fit(1)
+    inside, trained = bits(learn.model.parameters()), [learn.opt.state[p]['trained_weights'].clone() for p in learn.model.parameters()]
+    assert same(inside, means(learn)) and not any(map(torch.equal, inside, trained))
+    learn.lr_find(num_it=6, show_plot=False)
+    assert same(inside, learn.model.parameters()) and same(means(learn), inside)
+    learn.save('it')
+    learn.fit(1)
+    assert same(seen['train'][-3], trained)
+    after = bits(learn.model.parameters())
+    other, theirs = make_learner(ema_sgd)
+    other.create_opt()
+    other.load('it')
+    assert same(other.model.parameters(), inside)
+    other.fit(1)
+    assert same(theirs['train'][0], trained)
+    learn.opt.zero_grad()
+    learn.freeze() # clears the state
+    learn.unfreeze()
+    learn.fit(1)
+    assert same(seen['train'][-3], after)
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('with_opt', [False, True])
+def test_learner_keeps_the_best_averages(with_opt, make_learner):
+    from fastai.callback.tracker import SaveModelCallback
+
+    from optimcb.learner import AveragedWeights
+    learn, seen = make_learner(ema_sgd, AveragedWeights())
+    learn.fit(4, 0.9, cbs=SaveModelCallback(with_opt=with_opt))
+    losses = [v[1] for v in learn.recorder.values]
+    best = seen['epoch'][losses.index(min(losses))]
+    assert same(learn.model.parameters(), best) and learn.validate()[0] == pytest.approx(min(losses))
+    assert same(learn.model.parameters(), best)
+    learn.fit(1, 0.)
+    assert same(seen['train'][-3], best) != with_opt # with its optimizer, training goes on from the weights that were trained then
+    assert 'trained_weights' in learn.opt.state[next(learn.model.parameters())]
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_learner_is_broken_off(make_learner):
+    from fastai.callback.core import Callback, CancelFitException
+
+    from optimcb.learner import AveragedWeights
+    class Stop(Callback):
+        def __init__(self, error, at): self.error, self.at = error, at
+        def after_batch(self):
+            if self.training == (self.at == 'train'): raise self.error
+    learn, seen = make_learner(ema_sgd)
+    learn.fit(1, cbs=Stop(CancelFitException(), 'train'))
+    assert same(learn.model.parameters(), means(learn)) # it ended
+    for at in ('train', 'valid'):
+        with pytest.raises(KeyboardInterrupt): learn.fit(1, cbs=Stop(KeyboardInterrupt(), at))
+        learn.validate()
+        assert same(seen['valid'][-1], means(learn))
+        learn.remove_cbs(learn.cbs.filter(lambda cb: isinstance(cb, Stop)))
+        learn.fit(1)
+    with pytest.raises(KeyboardInterrupt): learn.validate(cbs=Stop(KeyboardInterrupt(), 'valid'))
+    learn.remove_cbs(learn.cbs.filter(lambda cb: isinstance(cb, Stop)))
+    learn.fit(1)
+    for opt_func, error in ((oc.Adam, ValueError), (None, TypeError)):
+        from fastai.optimizer import SGD
+        other, _ = make_learner(opt_func or SGD, AveragedWeights())
+        with pytest.raises(error, match='averages|optimcb'): other.fit(1)
+        other.validate()

@@ -32,7 +32,7 @@ def naive(make, ps, steps, rho, adaptive=False, eta=0.):
         sizes = [p.detach().abs() + eta if adaptive else torch.ones_like(p) for p in ps]
         norm = sum(float(((s*g)**2).sum()) for s, g in zip(sizes, grads))**0.5
         old = [p.detach().clone() for p in ps]
-        for p, s, g in zip(ps, sizes, grads): p.data = p.data + rho*s*s*g/norm
+        for p, s, g in zip(ps, sizes, grads): p.data = p.data + rho*s*s*g/(norm + 1e-12) # as the authors' code has it
         grads = torch.autograd.grad(loss_of(ps, t), ps)
         for p, o, g in zip(ps, old, grads): p.data, p.grad = o, g
         opt.step()
@@ -259,3 +259,68 @@ def test_running_statistics_are_of_the_weights_that_are_trained():
     assert model[1].track_running_stats and model[3].momentum == 0.1 and model[1].momentum == 0.1
     model(x), other(x)
     assert model[1].num_batches_tracked == other[1].num_batches_tracked == 2
+
+
+# fastai
+
+def learner(path, opt_func, cbs, model):
+    from fastai.data.core import DataLoaders
+    from fastai.learner import Learner
+    torch.manual_seed(1)
+    x = torch.randn(24, 3)
+    rows = list(zip(x, x.sum(1, keepdim=True).sin()))
+    dls = DataLoaders.from_dsets(rows, rows[:8], bs=8, num_workers=0, device='cpu', shuffle=False)
+    learn = Learner(dls, copy.deepcopy(model), loss_func=nn.functional.mse_loss, opt_func=opt_func, path=path, lr=0.05, cbs=cbs)
+    learn.remove_cbs(learn.cbs.filter(lambda cb: cb.name == 'progress'))
+    learn.logger = lambda *_: None
+    return learn
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('ours', [True, False])
+def test_learner_does_what_the_loop_does(ours, tmp_path):
+    pytest.importorskip('fastai')
+    from fastai.callback.training import GradientClip
+    from fastai.optimizer import SGD
+
+    from optimcb.learner import SAMCallback
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1))
+    learn = learner(tmp_path, partial(oc.SGD if ours else SGD, mom=0.9), [SAMCallback(0.2), GradientClip(0.3)], model)
+    learn.recorder.smooth_loss.beta = 0. # as they are
+    learn.fit(2)
+    opt = SAM(oc.SGD(model.parameters(), lr=0.05, mom=0.9), 0.2)
+    losses = []
+    for _ in range(2):
+        for x, y in learn.dls.train:
+            opt.zero_grad()
+            losses.append(loss := nn.functional.mse_loss(model(x), y))
+            loss.backward()
+            opt.ascend()
+            opt.zero_grad()
+            with stats_kept(model): nn.functional.mse_loss(model(x), y).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.3)
+            opt.step()
+    assert difference(list(learn.model.parameters()), list(model.parameters())) < 1e-5
+    assert all(torch.allclose(a.double(), b.double(), rtol=1e-5) for a, b in zip(learn.model.buffers(), model.buffers()))
+    assert torch.allclose(torch.stack(learn.recorder.losses), torch.stack(losses).detach(), rtol=1e-4)
+    assert learn.sam.ascent is None
+    learn.lr_find(num_it=6, show_plot=False)
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_learner_schedules_the_radius_and_refuses_what_does_not_know_of_it(tmp_path):
+    pytest.importorskip('fastai')
+    from fastai.callback.fp16 import MixedPrecision
+    from fastai.callback.schedule import ParamScheduler, SchedLin
+    from fastai.callback.training import GradientAccumulation
+
+    from optimcb.learner import SAMCallback
+    learn = learner(tmp_path, oc.SGD, [SAMCallback(0.2)], nn.Linear(3, 1))
+    learn.fit(1, cbs=ParamScheduler(dict(sam_rho=SchedLin(0.1, 0.4))))
+    assert learn.opt.hypers[0]['sam_rho'] == pytest.approx(0.3) # of the last of three batches
+    for cb in (MixedPrecision(), GradientAccumulation(2)):
+        with pytest.raises(ValueError, match='again'): learner(tmp_path, oc.SGD, [SAMCallback(), cb], nn.Linear(3, 1)).fit(1)
+    with pytest.raises(ValueError, match='so does this'): learner(tmp_path, lambda ps, lr: SAM(oc.SGD(ps, lr)), [SAMCallback()], nn.Linear(3, 1)).fit(1)
+    with pytest.raises(RuntimeError, match='SAMCallback'): learner(tmp_path, lambda ps, lr: SAM(oc.SGD(ps, lr)), [], nn.Linear(3, 1)).fit(1)
+    with pytest.raises(ValueError, match='sam_rho'): SAMCallback(-1)
