@@ -348,6 +348,7 @@ class Watch:
 @pytest.fixture
 def make_learner(tmp_path):
     pytest.importorskip('fastai')
+    import fastai.callback.schedule  # noqa: F401
     from fastai.callback.core import Callback
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner
@@ -401,7 +402,6 @@ def test_learner_trains_as_without_and_validates_averages(opt_func, keep, make_l
 
 @pytest.mark.filterwarnings('ignore')
 def test_learner_saves_loads_finds_a_rate_and_unfreezes(make_learner):
-    import fastai.callback.schedule  # noqa: F401
     learn, seen = make_learner(ema_sgd)
     learn.fit(1)
     inside, trained = bits(learn.model.parameters()), [learn.opt.state[p]['trained_weights'].clone() for p in learn.model.parameters()]

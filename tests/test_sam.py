@@ -264,6 +264,7 @@ def test_running_statistics_are_of_the_weights_that_are_trained():
 # fastai
 
 def learner(path, opt_func, cbs, model):
+    import fastai.callback.schedule  # noqa: F401
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner
     torch.manual_seed(1)
