@@ -12,9 +12,25 @@ from optimcb.editing import place
 from optimcb.stepper import Stepper, new_names
 from optimcb.warn import warn
 
-__all__ = ['EVALUATED', 'TRAINED', 'averaged', 'put_in', 'refuse_step', 'take_out', 'tellers']
+__all__ = ['EVALUATED', 'TRAINED', 'averaged', 'evaluated', 'forget', 'put_in', 'refuse_step', 'take_out', 'tellers']
 
-EVALUATED, TRAINED = 'evaluated', 'trained_weights' # note of an optimizer: who told the weights that are in the model now; state: those that are trained
+EVALUATED, TRAINED = 'evaluated', 'trained_weights' # key of each group: who told the weights that are in the model now; state: those that are trained
+
+
+def evaluated(
+    opt # Optimizer
+) -> str|None:
+    "Who told the weights that are in the model now, or None if they are those that are trained."
+    for g in opt.param_groups:
+        if EVALUATED in g: return g[EVALUATED]
+
+
+def forget(
+    opt # Optimizer
+) -> None:
+    "Take the weights that are in the model for those that are trained."
+    for g in opt.param_groups: g.pop(EVALUATED, None)
+    opt.__dict__.pop('_put_in', None)
 
 
 def put_in(
@@ -23,11 +39,11 @@ def put_in(
 ) -> None:
     "What `Optimizer.eval` does."
     tell = tellers(opt, part)
-    now, new = opt.state.get(EVALUATED), ', '.join(s.label for s, _ in tell)
+    now, new = evaluated(opt), ', '.join(s.label for s, _ in tell)
     if not tell or now == new: return
     if now is not None: raise ValueError(f"the model has the weights of {now} already. Call `train()` before it gets those of {new}.")
     known, opt._put_in = opt.state, {}
-    known[EVALUATED] = new
+    for g in opt.param_groups: g[EVALUATED] = new # before anything moves, so that `take_out` can undo what fails on the way
     for p, state in [(p, known[p]) for g in opt.param_groups for p in g['params'] if p in known]:
         weights = next((w for _, f in reversed(tell) if (w := f(p, state)) is not None), None)
         if weights is None: continue
@@ -40,9 +56,9 @@ def take_out(
     opt # Optimizer
 ) -> None:
     "What `Optimizer.train` does."
-    known, put_in = opt.state, opt.__dict__.pop('_put_in', {})
-    if known.pop(EVALUATED, None) is None: return
-    changed = 0
+    if evaluated(opt) is None: return
+    known, put_in, changed = opt.state, opt.__dict__.get('_put_in', {}), 0
+    forget(opt)
     for p, state in [(p, known[p]) for g in opt.param_groups for p in g['params'] if p in known]:
         weights = state.pop(TRAINED, None)
         if weights is None: continue
@@ -58,7 +74,7 @@ def averaged(
     part=None # Stepper that tells the weights, named as in `replace`; default: the last one that does
 ):
     "A `with` block in which the model has the weights that are to be evaluated, as between `opt.eval()` and `opt.train()`. They may be in it already."
-    there = EVALUATED in opt.state
+    there = evaluated(opt)
     put_in(opt, part)
     try: yield opt
     finally:
@@ -69,8 +85,8 @@ def refuse_step(
     opt # Optimizer
 ) -> None:
     "Raises `RuntimeError` if the model has weights that are not those that are trained."
-    if EVALUATED in opt.__dict__.get('state', ()):
-        raise RuntimeError(f"the model has the weights of {opt.state[EVALUATED]}, which are for evaluation. Call `train()` of the optimizer before it steps.")
+    if evaluated(opt):
+        raise RuntimeError(f"the model has the weights of {evaluated(opt)}, which are for evaluation. Call `train()` of the optimizer before it steps.")
 
 
 def tellers(

@@ -5,7 +5,7 @@ from fastai.callback.core import Callback, CancelBackwardException
 from fastai.callback.fp16 import MixedPrecision, NonNativeMixedPrecision
 from fastai.callback.training import GradientAccumulation
 
-from optimcb.averages import EVALUATED, tellers
+from optimcb.averages import evaluated, tellers
 from optimcb.optimizer import Optimizer
 from optimcb.sam import SAM, Ascent, stats_kept
 from optimcb.taps import OptStats
@@ -69,7 +69,7 @@ class AveragedWeights(Callback):
 
     def before_validate(self):
         "Put the averages in, outside of a fit."
-        self.is_mine = isinstance(self.opt, Optimizer) and EVALUATED not in self.opt.state
+        self.is_mine = isinstance(self.opt, Optimizer) and evaluated(self.opt) is None
         if self.is_mine: self.opt.eval(self.part)
 
     def after_validate(self):

@@ -10,7 +10,7 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor
 
-from optimcb.averages import EVALUATED, averaged, put_in, refuse_step, take_out
+from optimcb.averages import averaged, forget, put_in, refuse_step, take_out
 from optimcb.checkpoint import copied, is_note, pack, unpack
 from optimcb.checks import doubts_of
 from optimcb.composition import Composition
@@ -405,7 +405,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     def clear_state(self):
         "Forget the state of all parameters, but for `do_wd` and `force_train`. The model keeps the weights that it has, also between `eval` and `train`."
-        self.state.pop(EVALUATED, None)
+        forget(self)
         kept = {p: s if is_note(p) else {k: s[k] for k in self._keep_on_clear if k in s} for p, s in self.state.items()}
         self.state.clear()
         self.state.update({p: s for p, s in kept.items() if s or is_note(p)}) # torch makes state for a checkpoint where there is none
@@ -441,12 +441,12 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             new = hook(self, sd)
             if new is not None: sd = new
         groups, hyper_names, states = unpack(self, sd)
+        forget(self)
         for g, new in zip(self.param_groups, groups): g.update(new)
         if any('param_names' in g for g in groups): self._names_brought = True
         self.hyper_names |= hyper_names
         self.state.clear()
         self.state.update({p: s for p, s in states.items() if s or is_note(p)})
-        self.__dict__.pop('_put_in', None)
         self._forget_runner()
         for hook in self._optimizer_load_state_dict_post_hooks.values(): hook(self)
 

@@ -8,10 +8,9 @@ from types import CodeType, GeneratorType
 
 import torch
 
-__all__ = ['ONE_STEP', 'PLACES', 'Stepper', 'by_torch', 'code_of', 'label', 'new_names', 'once', 'part', 'renamed', 'weights_by']
+__all__ = ['ONE_STEP', 'Stepper', 'by_torch', 'code_of', 'label', 'new_names', 'once', 'renamed', 'weights_by']
 
 ONE_STEP = frozenset({'update'})  # names that live for one step, whoever returns them
-PLACES = ('first', 'gradient', 'update', 'last') # before everything, on gradients, on what is about to be applied, after everything
 TORCH_KEYWORDS = frozenset({'alpha', 'value', 'beta', 'dim', 'dtype', 'device', 'keepdim', 'memory_format', 'min', 'max', 'out'})  # of its functions
 
 
@@ -27,17 +26,6 @@ def by_torch(
 ) -> Callable:
     "Let steppers call `f` on whole tensors: products of matrices, means over some dimensions, state of other shapes than the parameter's."
     return f
-
-
-def part(
-    place:str # One of `PLACES`
-) -> Callable:
-    "Let a stepper know where it belongs: `@part('update')`. A part of several steppers is a list of them."
-    if place not in PLACES: raise ValueError(f"there is no place {place!r}. There are {', '.join(PLACES)}.")
-    def mark(f):
-        f.place = place
-        return f
-    return mark
 
 
 def weights_by(

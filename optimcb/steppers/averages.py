@@ -4,8 +4,9 @@ Each is a part that goes with any rule. `Optimizer.eval` puts the averages into 
 """
 import torch
 
-from optimcb.stepper import once, part, weights_by
+from optimcb.stepper import once, weights_by
 from optimcb.steppers.classic import precise
+from optimcb.wrapping import part
 
 __all__ = ['ema_weights', 'swa_weights', 'free_warm_up', 'free_weight', 'free_start', 'free_step', 'ascend']
 
@@ -54,6 +55,9 @@ def swa_weights(p,
 
 # Schedule-free
 
+FREE_MOM = 0.9 # how near to the average gradients are taken
+
+
 @part('first')
 def free_warm_up(p,
     lr, # Learning rate
@@ -74,7 +78,7 @@ def free_weight(p,
     free_sum=0., # State: sum of the steps' weights
     **kwargs):
     "The share of this step in the average of all, in `free_share` (Defazio et al. 2024, https://arxiv.org/abs/2405.15682, sec. 4, and code)."
-    count, top = free_count + 1, max(float(lr), free_lr)
+    count, top = free_count + 1, max(lr.item() if isinstance(lr, torch.Tensor) else lr, free_lr)
     weight = count**step_power * top**lr_power
     total = free_sum + weight
     return {'free_count': count, 'free_lr': top, 'free_sum': total, 'free_share': weight/total if total else 0.}
@@ -82,7 +86,7 @@ def free_weight(p,
 
 @part('first')
 def free_start(p,
-    free_mom, # How near to the average gradients are taken (β), more than 0 to 1
+    free_mom=FREE_MOM, # How near to the average gradients are taken (β), more than 0 to 1
     **kwargs):
     """For this step, `free_y` is where the gradient was taken; comes before what changes the weights (Defazio et al. 2024, alg. 1).
 
@@ -94,12 +98,12 @@ def free_start(p,
 def _free_average(p, free_z, free_y_mom): return p + (1 - 1/free_y_mom)*(free_z - p)
 
 
-@part('last')
+@part('last', 'lookahead')
 @weights_by(_free_average)
 def free_step(p,
     free_y, # Where the gradient was taken
     free_share, # State: share of this step in the average
-    free_mom=0.9, # How near to the average gradients are taken (β), more than 0 to 1
+    free_mom=FREE_MOM, # How near to the average gradients are taken (β), more than 0 to 1
     free_z=None, # State: the weights that make the rule's steps
     free_y_mom=None, # State: `free_mom` of the step before
     **kwargs):

@@ -8,7 +8,8 @@ import math
 import torch
 import torch.nn.functional as F
 
-from optimcb.stepper import once, part, weights_by
+from optimcb.stepper import once, weights_by
+from optimcb.wrapping import part
 
 __all__ = ['apply_update', 'sgd_step', 'weight_decay', 'l2_reg', 'average_grad', 'momentum_step', 'nesterov_update',
            'average_sqr_grad', 'rms_update', 'rms_prop_step', 'average_update', 'average_center', 'center_sqr_avg',
@@ -454,7 +455,7 @@ def slow_start(p,
     if slow_avg is None: return {'slow_avg': p.data.clone()}
 
 
-@part('last')
+@part('last', 'lookahead')
 @weights_by(lambda p, slow_avg: slow_avg)
 def lookahead_step(p,
     slow_avg, # State: the slow weights
