@@ -97,7 +97,7 @@ def test_means_are_torchs(rule, part, fn, start, every, engine):
 
 
 @pytest.mark.parametrize('engine', ENGINES)
-@pytest.mark.parametrize('rule', RULES)
+@pytest.mark.parametrize('rule', ['sgd', 'lamb'])
 @pytest.mark.parametrize('part', PARTS)
 def test_in_and_out(part, rule, engine):
     ps = params()
@@ -382,8 +382,8 @@ def make_learner(tmp_path):
     def make(opt_func, *cbs, n=24, **kwargs):
         set_seed(3, reproducible=True)
         x = torch.randn(n+8, 3)
-        rows = Rows(zip(x, x.sum(1, keepdim=True).sin()))
-        dls = DataLoaders.from_dsets(rows[:n], rows[n:], bs=8, num_workers=0, device='cpu')
+        rows = list(zip(x, x.sum(1, keepdim=True).sin()))
+        dls = DataLoaders.from_dsets(Rows(rows[:n]), Rows(rows[n:]), bs=8, num_workers=0, device='cpu')
         learn = Learner(dls, nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)), loss_func=nn.functional.mse_loss, opt_func=opt_func, path=tmp_path, lr=0.05, **kwargs)
         learn.remove_cbs(learn.cbs.filter(lambda cb: cb.name == 'progress'))
         learn.logger, watch = (lambda *_: None), Watch(learn)
@@ -430,7 +430,7 @@ def test_learner_saves_loads_finds_a_rate_and_unfreezes(make_learner):
     learn.fit(1)
     inside, trained = bits(learn.model.parameters()), [learn.opt.state[p]['trained_weights'].clone() for p in learn.model.parameters()]
     assert same(inside, means(learn)) and not any(map(torch.equal, inside, trained))
-    learn.lr_find(num_it=6, show_plot=False)
+    learn.lr_find(num_it=6, show_plot=False, suggest_funcs=None)
     assert same(inside, learn.model.parameters()) and same(means(learn), inside)
     learn.save('it')
     learn.fit(1)
@@ -442,14 +442,14 @@ def test_learner_saves_loads_finds_a_rate_and_unfreezes(make_learner):
     assert same(other.model.parameters(), inside)
     other.fit(1)
     assert same(theirs['train'][0], trained)
-    learn.export('learner.pkl')
-    exported = load_learner(learn.path/'learner.pkl')
-    assert same(exported.model.parameters(), after) and same(learn.model.parameters(), after)
     learn.opt.zero_grad()
     learn.freeze() # clears the state
     learn.unfreeze()
     learn.fit(1)
     assert same(seen['train'][-3], after)
+    learn.export('learner.pkl')
+    exported = load_learner(learn.path/'learner.pkl')
+    assert same(exported.model.parameters(), means(learn)) and same(learn.model.parameters(), means(learn))
 
 
 @pytest.mark.filterwarnings('ignore')

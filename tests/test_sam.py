@@ -306,7 +306,7 @@ def test_learner_does_what_the_loop_does(ours, tmp_path):
     assert all(torch.allclose(a.double(), b.double(), rtol=1e-5) for a, b in zip(learn.model.buffers(), model.buffers()))
     assert torch.allclose(torch.stack(learn.recorder.losses), torch.stack(losses).detach(), rtol=1e-4)
     assert learn.sam.ascent is None
-    learn.lr_find(num_it=6, show_plot=False)
+    learn.lr_find(num_it=6, show_plot=False, suggest_funcs=None)
 
 
 @pytest.mark.filterwarnings('ignore')
