@@ -8,11 +8,12 @@ from optimcb.composition import Composition, MissingName
 from optimcb.curvature import hutchinson, update_hessian
 from optimcb.files import load_state, save_state
 from optimcb.interop import to_torch
-from optimcb.lookahead import Lookahead
+from optimcb.lookahead import Lookahead, look_ahead
 from optimcb.optimizer import Optimizer
 from optimcb.plots import *
 from optimcb.routing import *
-from optimcb.stepper import once, only, renamed, renamed_all, stop
+from optimcb.sam import SAM, stats_kept
+from optimcb.stepper import by_torch, once, only, renamed, renamed_all, stop
 from optimcb.steppers import *
 from optimcb.taps import OptStats, Record, tap
 from optimcb.warn import CompositionWarning

@@ -6,6 +6,7 @@ from operator import is_
 import torch
 from torch import Tensor
 
+from optimcb.averages import refuse_step
 from optimcb.engine import Runner
 from optimcb.engine.shards import Shards
 from optimcb.optimizer import Optimizer, runs_steppers
@@ -110,6 +111,7 @@ class InBackward:
             if part is None: return # `opt` has it no more
             self._note(p)
             _refuse_sums(self.opt.composition)
+            refuse_step(self.opt)
             part.refresh(self.opt)
             if self.opt.engine == 'eager': self.opt._step_of(part, None)
             else: self._run(part)

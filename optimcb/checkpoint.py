@@ -6,6 +6,7 @@ import numpy as np
 from fastcore.foundation import L
 from torch import Tensor
 
+from optimcb.averages import TRAINED
 from optimcb.engine.shards import is_dtensor
 from optimcb.hypers import NOT_HYPERS, check, from_torch
 from optimcb.warn import warn
@@ -265,7 +266,7 @@ def _taken(opt, saved, sd) -> set:
     there = {k for s in saved for k in s}
     alone = None if theirs is None else _differ(theirs, mine.untapped, any('wd' not in g or g['wd'] != 0 for g in sd['param_groups']))
     if alone == '': return there
-    keep = {k for k in there if k in mine.reads or k in opt._keep_on_clear}
+    keep = {k for k in there if k in mine.reads or k in opt._keep_on_clear or k == TRAINED}
     tensors = {k for s in saved for k, v in s.items() if isinstance(v, Tensor) and v.dim()}
     if theirs is None and tensors <= keep: return there
     if theirs is None and not tensors & keep:

@@ -1,10 +1,16 @@
-"fastai's side: a callback that watches the optimizer of a `Learner`. The only module that imports fastai at once."
-from fastai.callback.core import Callback
+"""fastai's side: callbacks that watch the optimizer of a `Learner`, evaluate averages of the weights, and go up before a step.
 
+The only module that imports fastai at once."""
+from fastai.callback.core import Callback, CancelBackwardException
+from fastai.callback.fp16 import MixedPrecision, NonNativeMixedPrecision
+from fastai.callback.training import GradientAccumulation
+
+from optimcb.averages import evaluated, tellers
 from optimcb.optimizer import Optimizer
+from optimcb.sam import SAM, Ascent, stats_kept
 from optimcb.taps import OptStats
 
-__all__ = ['OptStatsCallback']
+__all__ = ['AveragedWeights', 'OptStatsCallback', 'SAMCallback']
 
 
 class OptStatsCallback(Callback):
@@ -22,8 +28,7 @@ class OptStatsCallback(Callback):
         "Put the taps in. Raises `TypeError` if the optimizer is not one of ours."
         stats = getattr(self.learn, 'opt_stats', None)
         if hasattr(self.learn, 'lr_finder') or stats is not None and stats.opt is self.opt: return
-        if not isinstance(self.opt, Optimizer):
-            raise TypeError(f"OptStatsCallback watches an optimcb Optimizer, but this Learner has {type(self.opt).__name__}. Pass `opt_func=optimcb.Adam`.")
+        _check_ours(self.opt, 'OptStatsCallback watches')
         self.learn.opt_stats = OptStats(self.opt, self.model, self.every)
 
     def after_fit(self):
@@ -32,3 +37,102 @@ class OptStatsCallback(Callback):
         if stats is not None: stats.stop()
 
     before_fit = after_fit
+
+
+class AveragedWeights(Callback):
+    """Evaluates the averages that the optimizer keeps (EMA, SWA, schedule-free, Lookahead), in the place of the weights that are trained.
+
+    They are in the model from the end of an epoch's training until the next one begins: in validation, in what `SaveModelCallback` saves, and, if `keep`,
+    after the fit; also in `validate`, `get_preds` and `predict`. The trained weights are state of the optimizer meanwhile, saved with it, and the next fit
+    goes on from them, to the bit. After `freeze` or `unfreeze`, which clear the state, and after loading a model without its optimizer, it goes on from
+    what is in the model. Batch norm's statistics are of the trained weights: `torch.optim.swa_utils.update_bn` makes them anew.
+    Raises `TypeError` or `ValueError` for an optimizer without averages.
+    """
+    order = 55 # before those that save models and those that find learning rates, which leave all as it was
+
+    def __init__(self,
+        part=None, # Stepper that tells the weights, named as in `replace`; default: the last one that does
+        keep:bool=True # Leave the averages in the model after a fit?
+    ): self.part, self.keep, self.is_mine = part, keep, False
+
+    def before_train(self):
+        "Train what is trained."
+        _check_ours(self.opt, 'AveragedWeights asks')
+        if not tellers(self.opt, self.part):
+            raise ValueError(f"AveragedWeights needs an optimizer that keeps averages, but {', '.join(self.opt.composition.labels)} don't. "
+                             "Put `ema_weights` last in `cbs`, say.")
+        self.opt.train()
+
+    def after_train(self):
+        "Put the averages in."
+        self.opt.eval(self.part)
+
+    def before_validate(self):
+        "Put the averages in, outside of a fit."
+        self.is_mine = isinstance(self.opt, Optimizer) and evaluated(self.opt) is None
+        if self.is_mine: self.opt.eval(self.part)
+
+    def after_validate(self):
+        "Take them out again, outside of a fit."
+        if self.is_mine: self.opt.train()
+        self.is_mine = False
+
+    def after_fit(self):
+        "Leave in the model what was asked for."
+        if not isinstance(self.opt, Optimizer): return
+        if self.keep: self.opt.eval(self.part)
+        else: self.opt.train()
+
+
+class SAMCallback(Callback):
+    """Steps by the gradients of where the loss is about the largest nearby (Foret et al. 2021, https://arxiv.org/abs/2010.01412), with any optimizer.
+
+    Each batch goes through the model again before its step, on weights that went up along the gradient; the loss and predictions that are recorded are those of
+    the weights that are trained, and so are batch norm's statistics. Gradients are clipped where the step is. Callbacks see `after_pred`, `after_loss` and the
+    events of `backward` twice. `sam_rho` and `sam_eta` can be scheduled as hyper-parameters.
+    Raises `ValueError` together with mixed precision or gradient accumulation, and for an optimizer that is a `SAM`.
+    """
+    order, run_valid = MixedPrecision.order - 1, False # before gradients are clipped
+
+    def __init__(self,
+        rho:float=0.05, # How far to go up, as the norm of all parameters together
+        adaptive:bool=False, # Go further where weights are larger (ASAM)? Then 0.5 is a usual `rho`
+        eta:float=0.01 # Added to the size of a weight, if `adaptive`
+    ):
+        self.options, self.ascent = dict(rho=rho, adaptive=adaptive, eta=eta), None
+        Ascent(None, **self.options) # or it says what is wrong with them
+
+    def before_fit(self):
+        "Raises `ValueError` for what can't go with it."
+        if isinstance(self.opt, SAM): raise ValueError("SAMCallback goes up before each step, and so does this optimizer. Pass what the SAM is of.")
+        for cb in self.learn.cbs:
+            if isinstance(cb, (MixedPrecision, NonNativeMixedPrecision, GradientAccumulation)):
+                raise ValueError(f"SAMCallback does forward and backward again for each batch, which {type(cb).__name__} doesn't know of. Leave one out, "
+                                 "or write the loop with `optimcb.SAM`, which says how it goes with a `GradScaler`.")
+        self.ascent = Ascent(self.opt, **self.options)
+
+    def before_step(self):
+        "The batch again, further up."
+        learn, first = self.learn, {k: getattr(self.learn, k) for k in ('pred', 'loss', 'loss_grad')}
+        self.ascent.up()
+        try:
+            self.opt.zero_grad()
+            with stats_kept(self.model):
+                learn.pred = self.model(*self.xb)
+                learn('after_pred')
+                learn.loss_grad = self.loss_func(learn.pred, *self.yb)
+                learn.loss = learn.loss_grad.clone()
+                learn('after_loss')
+                learn._with_events(learn._backward, 'backward', CancelBackwardException)
+        finally:
+            self.ascent.down()
+            for k, v in first.items(): setattr(learn, k, v)
+
+    def after_fit(self):
+        "Let the copy of the weights go."
+        self.ascent = None
+
+
+def _check_ours(opt, who):
+    if not isinstance(opt, Optimizer):
+        raise TypeError(f"{who} an optimcb Optimizer, but this Learner has {type(opt).__name__}. Pass `opt_func=optimcb.Adam`, say.")

@@ -5,9 +5,15 @@ from fastcore.foundation import L
 
 from optimcb.hypers import spread
 from optimcb.optimizer import MADE_AGAIN, Optimizer, runs_steppers
-from optimcb.steppers import lookahead_step, slow_start
+from optimcb.steppers.classic import ALPHA, K, lookahead_step, slow_start
+from optimcb.wrapping import wrapped
 
-__all__ = ['Lookahead']
+__all__ = ['Lookahead', 'look_ahead']
+
+
+def look_ahead() -> list:
+    "Slow weights, as a part for any rule (Zhang et al. 2019, https://arxiv.org/abs/1907.08610). `Lookahead` puts it into an optimizer that is there."
+    return [slow_start, lookahead_step]
 
 
 class Lookahead(Optimizer):
@@ -18,8 +24,8 @@ class Lookahead(Optimizer):
     """
     def __init__(self,
         opt:Optimizer, # Optimizer to wrap
-        k:int=6, # Fast steps for one slow step, at least 1
-        alpha:float=0.5 # Length of the slow step, a share of the way, 0 to 1
+        k:int=K, # Fast steps for one slow step, at least 1
+        alpha:float=ALPHA # Length of the slow step, a share of the way, 0 to 1
     ):
         if not runs_steppers(opt):
             raise TypeError(f"Lookahead adds steppers to an Optimizer, but {type(opt).__name__} has a step of its own. Put its steppers in an Optimizer.")
@@ -27,7 +33,7 @@ class Lookahead(Optimizer):
         if '_in_backward' in opt.__dict__: raise ValueError("this optimizer steps in backward. Wrap it first, then call `step_in_backward` on the Lookahead.")
         self.__dict__.update({k: v for k, v in {**opt.__dict__, 'state': opt.state}.items() if k not in MADE_AGAIN})
         self.called = f'Lookahead of {opt._title}'
-        self.opt, self.cbs = opt, L(slow_start, *opt.cbs, lookahead_step)
+        self.opt, self.cbs = opt, L(wrapped(list(opt.cbs), look_ahead()))
         self.set_hypers(k=k, alpha=alpha)
         self.defaults.update(k=k, alpha=alpha)
 

@@ -11,6 +11,7 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor
 
+from optimcb.averages import averaged, forget, put_in, refuse_step, take_out
 from optimcb.checkpoint import copied, is_note, pack, unpack
 from optimcb.checks import doubts_of
 from optimcb.composition import Composition
@@ -30,7 +31,7 @@ NAMES_FOR_ALL = "some parameters have names and some have not. Pass (name, tenso
 PART = ("`ZeroRedundancyOptimizer` gives each process some of the parameters only, but {} yields what is to be summed over all of them, or asks for all, "
         "which would be wrong. "
         "Leave it out, and call `torch.nn.utils.clip_grad_norm_` or the like before `step`; or shard with `torch.distributed.fsdp.fully_shard`.")
-MADE_AGAIN = frozenset({'step', '_composition', '_tried', '_runner', '_in_backward'}) # `step` is there where a scheduler put it
+MADE_AGAIN = frozenset({'step', '_composition', '_tried', '_runner', '_in_backward', '_put_in'}) # `step` is there where a scheduler put it
 SCALER = frozenset({'grad_scale', 'found_inf'}) # what a GradScaler puts into an optimizer for a step
 ALWAYS_WELCOME = frozenset({'lr', 'mom'}) # fastai passes and schedules these, whether or not a stepper reads them
 
@@ -166,6 +167,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     @torch.no_grad()
     def _step(self, closure):
+        refuse_step(self)
         loss = None
         if closure is not None:
             with torch.enable_grad(): loss = closure()
@@ -205,6 +207,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
         Raises `RuntimeError` if no step was captured, or if the next one takes another branch.
         """
+        refuse_step(self)
         self._running.renew(self._hypers_of_groups(self.param_groups))
 
     def _hypers_of_groups(self, groups):
@@ -434,10 +437,37 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         "Unfreeze all groups."
         self.freeze_to(0)
 
+    # Weights to evaluate
+
+    def eval(self,
+        part=None # Stepper that tells the weights, named as in `replace`; default: the last one that does
+    ):
+        """Put the weights that are to be evaluated into the model, if they are not those that are trained: averages, slow weights.
+
+        The trained ones are state until `train` is called: they are saved and loaded with it. Until then `step` is an error. Parameters of which there is no
+        average yet stay as they are. Batch norm's statistics are of the trained weights: `torch.optim.swa_utils.update_bn(loader, model)` makes them anew.
+        Raises `ValueError` if `part` tells no weights, or if others are in the model."""
+        put_in(self, part)
+
+    def train(self):
+        """Take the weights that are trained back into the model, bit for bit, after `eval`.
+
+        Those that somebody has changed since, by loading a model say, stay as they are, with a warning."""
+        take_out(self)
+
+    def averaged(self,
+        part=None # Stepper that tells the weights, named as in `replace`; default: the last one that does
+    ):
+        "A `with` block between `eval` and `train`."
+        return averaged(self, part)
+
     # State
 
     def clear_state(self):
-        "Forget the state of all parameters, but for `do_wd`, `force_train` and which steppers are there for them."
+        """Forget the state of all parameters, but for `do_wd`, `force_train` and which steppers are there for them.
+
+        The model keeps the weights that it has, also between `eval` and `train`."""
+        forget(self)
         if self.composition.marks: self._mark()
         kept = {p: s if is_note(p) else {k: s[k] for k in self._keep_on_clear if k in s} for p, s in self.state.items()}
         self.state.clear()
@@ -474,6 +504,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             new = hook(self, sd)
             if new is not None: sd = new
         groups, hyper_names, states = unpack(self, sd)
+        forget(self)
         if self.composition.marks: self._mark()
         for g, new in zip(self.param_groups, groups): g.update(new)
         if any('param_names' in g for g in groups): self._names_brought = True

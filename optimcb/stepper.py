@@ -8,7 +8,7 @@ from types import CodeType, GeneratorType
 
 import torch
 
-__all__ = ['InRoute', 'ONE_STEP', 'Stepper', 'by_torch', 'code_of', 'label', 'once', 'only', 'renamed', 'renamed_all', 'stop']
+__all__ = ['InRoute', 'ONE_STEP', 'Stepper', 'by_torch', 'code_of', 'label', 'once', 'only', 'renamed', 'renamed_all', 'stop', 'weights_by']
 
 ONE_STEP = frozenset({'update'})  # names that live for one step, whoever returns them
 TORCH_KEYWORDS = frozenset({'alpha', 'value', 'beta', 'dim', 'dtype', 'device', 'keepdim', 'memory_format', 'min', 'max', 'out'})  # of its functions
@@ -41,6 +41,16 @@ def by_torch(
         return f(*args, **kwargs) if stand_in is None else stand_in.by_torch(call, args, kwargs)
     call.like, call.foreseen = like or f, {}
     return call
+
+
+def weights_by(
+    weights:Callable # Takes a parameter and names of its state; returns the weights to evaluate it with
+) -> Callable:
+    "Let a stepper tell the weights that a model is better evaluated with than with those that are trained, for `Optimizer.eval`."
+    def mark(f):
+        f.weights = weights
+        return f
+    return mark
 
 
 class renamed(partial):

@@ -25,12 +25,13 @@ DECAY = 'decay' # the kind of which a part takes the place of the rule's own
 def part(
     place:str|None=None, # One of `PLACES`; None: where the rule has it
     kind:str|None=None, # What it does, in a word, if there can be one in a list that does
+    against:str|None=None, # Kind that makes no sense beside it
     scales:str|None=None # If it only multiplies gradients by positive numbers: 'tensors', by one each, or 'elements'
 ) -> Callable:
     "Let a stepper know where it belongs: `@part('update')`. A part of several steppers is a list of them. Raises `ValueError`."
     if place is not None and place not in PLACES: raise ValueError(f"there is no place {place!r}. There are {', '.join(PLACES)}.")
     def mark(f):
-        f.place, f.kind, f.scales = place, kind, scales
+        f.place, f.kind, f.against, f.scales = place, kind, against, scales
         return f
     return mark
 
@@ -99,6 +100,8 @@ def _check(f, cbs):
         if o.innermost is s.innermost and o.names == s.names: raise ValueError(f"`{o}` is there already. Change its options, or `remove` it first.")
         if kind and kind_of(o.f) == kind:
             raise ValueError(f"`{s}` can't be put beside `{o}`: there can be one {kind} only. `remove` the other one first.")
+        if kind and kind == _of(o.f, 'against') or kind_of(o.f) and kind_of(o.f) == _of(f, 'against'):
+            raise ValueError(f"`{s}` makes no sense beside `{o}`. `remove` one of them.")
     for i, o in enumerate(there):
         if _of(f, 'scales') in getattr(o.innermost, 'blind_to', ()) and not _averaged(o, there[:i]):
             raise ValueError(f"`{s}` would do nothing: it makes gradients smaller, but `{o}` looks at nothing but their "

@@ -10,6 +10,7 @@ import optimcb
 from optimcb import (
     Algorithm,
     algorithms,
+    averages,
     checkpoint,
     checks,
     composition,
@@ -33,7 +34,7 @@ from optimcb import (
 from optimcb.engine import build, cpu, eager, foreach, launch, memory, ops, plan, program, reading, record, runner, trace
 from optimcb.stepper import Stepper
 
-MODULES = [algorithms, checkpoint, checks, composition, display, editing, expression, files, formula, hypers, interop, lookahead, optimizer, plots, problems, rehearsal, stepper,
+MODULES = [algorithms, averages, checkpoint, checks, composition, display, editing, expression, files, formula, hypers, interop, lookahead, optimizer, plots, problems, rehearsal, stepper,
            steppers, taps, warn, sys.modules['optimcb.compare'],
            build, cpu, eager, foreach, launch, memory, ops, plan, program, reading, record, runner, trace]
 PUBLIC = {(m.__name__, k): getattr(m, k) for m in MODULES for k in m.__all__}

@@ -11,6 +11,7 @@ from optimcb.algorithm import algorithm
 from optimcb.hypers import from_torch
 from optimcb.lookahead import Lookahead
 from optimcb.steppers import *
+from optimcb.steppers.classic import ALPHA, K
 
 __all__ = ['SGD', 'RMSProp', 'Adam', 'AdamW', 'AMSGrad', 'Yogi', 'NAdam', 'Adamax', 'Adagrad',
            'Adadelta', 'RAdam', 'QHAdam', 'Larc', 'Lamb', 'ranger']
@@ -203,8 +204,8 @@ def ranger(
     mom=0.95, # Coefficient of past gradients, 0 to 1
     wd=0.01, # Weight decay
     eps=1e-6, # Added to the root
-    k=6, # Fast steps for one slow step
-    alpha=0.5, # Length of the slow step, a share of the way, 0 to 1
+    k=K, # Fast steps for one slow step
+    alpha=ALPHA, # Length of the slow step, a share of the way, 0 to 1
     **kwargs # Other options of `RAdam`
 ) -> Lookahead:
     "`Lookahead` with `RAdam`."

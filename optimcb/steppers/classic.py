@@ -8,7 +8,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from optimcb.stepper import once
+from optimcb.stepper import once, weights_by
 from optimcb.wrapping import DECAY, part
 
 __all__ = ['apply_update', 'grad_update', 'sgd_step', 'weight_decay', 'l2_reg', 'average_grad', 'avg_update', 'momentum_step', 'nesterov_update',
@@ -512,6 +512,10 @@ lamb_step.parts = [debias_grad_avg, debias_sqr_avg, rms_update, trust_ratio, app
 
 # Slow weights
 
+K, ALPHA = 6, 0.5 # of Lookahead: fast steps for one slow step, and its length
+SLOW = 'set of slow weights' # what it keeps
+
+
 @part('first')
 def slow_start(p,
     slow_avg=None, # State: the slow weights
@@ -520,12 +524,13 @@ def slow_start(p,
     if slow_avg is None: return {'slow_avg': p.data.clone()}
 
 
-@part('last', 'lookahead')
+@part('last', SLOW)
+@weights_by(lambda p, slow_avg: slow_avg)
 def lookahead_step(p,
     slow_avg, # State: the slow weights
     count=0, # State: fast steps done
-    k=6, # Fast steps for one slow step
-    alpha=0.5, # Length of the slow step, a share of the way, 0 to 1
+    k=K, # Fast steps for one slow step
+    alpha=ALPHA, # Length of the slow step, a share of the way, 0 to 1
     **kwargs):
     "Every `k` steps, move the slow weights towards the weights and go on from there; comes last (Zhang et al. 2019, https://arxiv.org/abs/1907.08610, alg. 1)."
     count += 1

@@ -1,0 +1,44 @@
+"Recipes of which the weights that are evaluated are an average: validate between `opt.eval()` and `opt.train()`, or in `with opt.averaged():`."
+from optimcb.algorithm import algorithm
+from optimcb.algorithms.classic import decay_of
+from optimcb.stepper import renamed
+from optimcb.steppers import *
+from optimcb.wrapping import wrapped
+
+__all__ = ['ScheduleFreeSGD', 'ScheduleFreeAdamW', 'schedule_free']
+
+
+def schedule_free(
+    mom:str='free_mom' # Name of the hyper-parameter that tells how near to the average gradients are taken
+) -> list:
+    "Steps without a schedule, as a part for any rule that has no momentum of its own (Defazio et al. 2024, https://arxiv.org/abs/2405.15682)."
+    start, step = (f if mom == 'free_mom' else renamed(f, free_mom=mom) for f in (free_start, free_step))
+    return [free_warm_up, free_weight, start, step]
+
+
+@algorithm
+def ScheduleFreeSGD(
+    mom=0.9, # How near to the average gradients are taken (β), more than 0 to 1
+    wd=0., # Weight decay
+    warm_steps=0, # Steps in which `lr` grows to what it is
+    lr_power=2., # Power of the largest `lr` so far in the weight of a step
+    step_power=0., # Power of the number of the step in its weight
+    decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient? It is the same here
+):
+    "Steps without a schedule, on a mean of the weights (Defazio et al. 2024, https://arxiv.org/abs/2405.15682); needs `eval()` and `train()`."
+    return wrapped([decay_of(decouple_wd), sgd_step], schedule_free('mom'))
+
+
+@algorithm
+def ScheduleFreeAdamW(
+    mom=0.9, # How near to the average gradients are taken (β1), more than 0 to 1
+    sqr_mom=0.999, # Coefficient of past squares (β2), 0 to 1
+    eps=1e-8, # Added to the root
+    wd=0., # Weight decay, at the weights where the gradient is taken
+    warm_steps=0, # Steps in which `lr` grows to what it is
+    lr_power=2., # Power of the largest `lr` so far in the weight of a step
+    step_power=0., # Power of the number of the step in its weight
+    decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
+):
+    "RMS steps without a schedule, on a mean of the weights (Defazio et al. 2024, https://arxiv.org/abs/2405.15682, alg. 1); needs `eval()` and `train()`."
+    return wrapped([decay_of(decouple_wd), average_sqr_grad, step_stat, debias_sqr_avg, rms_update, apply_update], schedule_free('mom'))
