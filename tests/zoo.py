@@ -38,7 +38,7 @@ def apart(ours, theirs, **kwargs) -> float:
 def reference(theirs) -> str:
     "What a row is compared with, in words"
     made = theirs.func if isinstance(theirs, partial) else theirs
-    return f'`torch.optim.{made.__name__}`' if getattr(made, '__module__', '').startswith('torch.optim') else getattr(made, 'reference', "its paper's formula in a loop")
+    return f'`torch.optim.{made.__name__}`' if getattr(made, '__module__', '').startswith('torch.optim') else getattr(made, 'reference', 'its formula in a loop')
 
 
 def lines_of(f) -> int:
