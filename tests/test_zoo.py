@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import difference, params, set_grads, trajectory
-from zoo import ALGORITHMS, LRS, OPTIONS, ROWS, ZOO, algorithm_of, apart, own_lines
+from zoo import ALGORITHMS, LRS, OPTIONS, ROWS, ZOO, algorithm_of, apart, own_lines, said
 
 from optimcb.engine.runner import CantRun
 
@@ -30,7 +30,8 @@ def test_equals_reference(name, ours, theirs, tol, engine):
         warnings.simplefilter('error')
         try: got = trajectory(partial(ours, engine=engine), torch.float64)
         except CantRun as e: pytest.skip(str(e))
-    assert difference(got, expected([c[0] for c in ZOO].index(name))) <= tol
+    found, algo = difference(got, expected([c[0] for c in ZOO].index(name))), algorithm_of(ours)
+    assert found <= (tol if algo is None or engine != 'eager' else min(tol, 100*said()[algo.__name__])) # other machines round otherwise
 
 
 @rows

@@ -3,10 +3,11 @@
 `python tests/zoo.py` prints how many lines each algorithm takes, beyond what others use, too."""
 import ast
 import inspect
+import re
 import statistics
 import textwrap
 from collections import Counter
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 
@@ -39,6 +40,13 @@ def reference(theirs) -> str:
     "What a row is compared with, in words"
     made = theirs.func if isinstance(theirs, partial) else theirs
     return f'`torch.optim.{made.__name__}`' if getattr(made, '__module__', '').startswith('torch.optim') else getattr(made, 'reference', 'its formula in a loop')
+
+
+@cache
+def said() -> dict[str, float]:
+    "How near to their references the README says that algorithms are"
+    lines = (Path(__file__).parent.parent/'README.md').read_text().splitlines()
+    return {line.split('`')[1]: float(line.rsplit('|', 2)[1]) for line in lines if re.search(r'^\| `.*\| 1e-\d+ \|$', line)}
 
 
 def lines_of(f) -> int:
