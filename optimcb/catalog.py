@@ -30,8 +30,9 @@ def catalog() -> Catalog:
 
 def _row(algo) -> dict:
     explained = algo([torch.nn.Parameter(torch.zeros(SHAPE))], lr=1., check=False).explain()
+    what = ' '.join(algo.__doc__.split()).rstrip('.')
     return {'algorithm': f'`{algo.__name__}`', 'steppers, with the default options': ' → '.join(f'`{s}`' for s in algo.composition.labels),
-            'state': f'{explained.state_bytes/torch.Size(SHAPE).numel():.3g}', 'runs as': _runs_as(explained), 'what, and where from': ' '.join(algo.__doc__.split()).rstrip('.')}
+            'state': f'{explained.state_bytes/torch.Size(SHAPE).numel():.3g}', 'runs as': _runs_as(explained), 'what, and where from': what}
 
 
 def _runs_as(explained) -> str:
