@@ -3,12 +3,14 @@ import torch
 
 import optimcb
 from optimcb.algorithm import Algorithm
+from optimcb.lookahead import look_ahead
 from optimcb.stepper import Stepper
 from optimcb.wrapping import PLACES, place_of
 
 __all__ = ['Catalog', 'catalog', 'parts']
 
 SHAPE = 64, 64 # of the parameter whose state is counted
+LISTS = look_ahead, optimcb.schedule_free # parts of several steppers, which are nothing without each other
 
 
 class Catalog(list):
@@ -25,25 +27,38 @@ class Catalog(list):
 
 def catalog() -> Catalog:
     "Every algorithm: its steppers, bytes of state for each element of a float32 matrix of 64 × 64, how it runs, what it is and where it is from."
-    return Catalog(_row(o) for o in vars(optimcb).values() if isinstance(o, Algorithm))
+    return Catalog({'algorithm': f'`{o.__name__}`', 'steppers, with the default options': ' → '.join(f'`{s}`' for s in o.composition.labels),
+                    **_costs(o), 'what, and where from': _said(o)} for o in vars(optimcb).values() if isinstance(o, Algorithm))
 
 
-def _row(algo) -> dict:
+def parts() -> Catalog:
+    "Every part that goes with any algorithm, in the order of a step: where it belongs, its numbers, SGD's state with it, how that runs, what it does."
+    lists = {f'{f.__name__}()': (f(), f) for f in LISTS}
+    single = {f.__name__: ([f], f) for f in vars(optimcb).values() if callable(f) and not isinstance(f, (type, Algorithm)) and _is_part(f)}
+    inside = {o.__name__ for fs, _ in lists.values() for o in fs}
+    found = {k: o for k, o in {**single, **lists}.items() if k not in inside}
+    return Catalog(_part(k, *found[k]) for k in sorted(found, key=lambda k: min(map(_rank, found[k][0]))))
+
+
+def _is_part(f) -> bool: return getattr(f, 'place', None) in PLACES and f.place != 'apply'
+def _rank(f) -> int: return list(PLACES).index(place_of(f))
+def _said(f) -> str: return ' '.join(f.__doc__.split()).rstrip('.')
+
+
+def _part(name, fs, f) -> dict:
+    wrapped = optimcb.SGD.wrap(*fs)
+    own = dict.fromkeys(k for o in map(Stepper, fs) for k in o.names if k in wrapped.hypers)
+    return {'part': f'`{name}`', 'place': ', '.join(dict.fromkeys(place_of(o) for o in fs)), 'numbers': ', '.join(f'`{k}={wrapped.hypers[k]:g}`' for k in own),
+            **_costs(wrapped), 'what, and where from': _said(f)}
+
+
+def _costs(algo) -> dict:
     explained = algo([torch.nn.Parameter(torch.zeros(SHAPE))], lr=1., check=False).explain()
-    what = ' '.join(algo.__doc__.split()).rstrip('.')
-    return {'algorithm': f'`{algo.__name__}`', 'steppers, with the default options': ' → '.join(f'`{s}`' for s in algo.composition.labels),
-            'state': f'{explained.state_bytes/torch.Size(SHAPE).numel():.3g}', 'runs as': _runs_as(explained), 'what, and where from': what}
+    return {'state': f'{explained.state_bytes/torch.Size(SHAPE).numel():.3g}', 'runs as': _runs_as(explained)}
 
 
 def _runs_as(explained) -> str:
     programs = [k.program for k in explained.kinds]
-    if None in programs: return 'steppers'
+    if None in programs: return 'steppers, one by one'
     called = dict.fromkeys(p.nodes[i].args[-1].name for p in programs for i in getattr(p, 'calls', ()))
     return f"kernels around {', '.join(f'`{k}`' for k in called)}" if called else 'kernel'
-
-
-def parts() -> Catalog:
-    "Every part that goes with any algorithm, in the order of a step: where it belongs, and what it does."
-    found = [(f, place_of(f)) for f in vars(optimcb).values() if callable(f) and not isinstance(f, (type, Algorithm)) and getattr(f, 'place', None) in PLACES]
-    found.sort(key=lambda o: list(PLACES).index(o[1]))
-    return Catalog({'part': f'`{Stepper(f)}`', 'place': place, 'what, and where from': ' '.join(f.__doc__.split())} for f, place in found if place != 'apply')
