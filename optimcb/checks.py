@@ -16,6 +16,7 @@ from optimcb.engine.chance import Chance
 from optimcb.engine.record import NotRecorded
 from optimcb.rehearsal import Group, Rehearsal, can_step, placement
 from optimcb.stepper import ONE_STEP, Stepper, code_of
+from optimcb.steppers.parts import take_back
 
 __all__ = ['doubts', 'doubts_of', 'steps_at_all']
 
@@ -167,7 +168,8 @@ def _applies(acts) -> str:
 
 
 def _moved_twice(acts):
-    by = [a.stepper.label for a in _steps(acts)]
+    undone = max((i for i, a in enumerate(acts) if a.stepper.innermost is take_back), default=0) # what moves before that is only measured
+    by = [a.stepper.label for a in _steps(acts) if not any(a is o for o in acts[:undone])]
     if len(by) > 1: yield f"the parameters are moved along their gradients more than once in a step, by {_listed(by)}. Keep one of them, unless that is meant."
 
 

@@ -456,6 +456,9 @@ def test_updates_of_steps_of_ones_own(name):
     by_hand = stepped(partial(Optimizer, cbs=[sign, PARTS[name], apply_update], wd=0.1), 'eager')
     made = wrapped([mystep], PARTS[name])
     assert labels(made)[:3] == ['note_weights', 'mystep', 'take_back']
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        Optimizer(params(), made, lr=0.1) # there is nothing to doubt
     for engine in ('eager', 'foreach'): assert same(stepped(partial(Optimizer, cbs=made, wd=0.1), engine), by_hand)
     for lr in (0., torch.tensor(0.)): assert same(stepped(lambda ps, engine, lr=None, to=lr: Optimizer(ps, made, lr=to, wd=0., engine=engine), 'eager'), (params(dtype=D), [{}]*4))
 
