@@ -10,6 +10,7 @@ from optimcb.editing import Composable
 from optimcb.hypers import NOT_NEGATIVE, TORCH_FLAGS, check, from_torch, numbers, suggest
 from optimcb.optimizer import Optimizer
 from optimcb.rehearsal import Group
+from optimcb.stepper import ONE_STEP
 
 __all__ = ['Algorithm', 'algorithm']
 
@@ -82,6 +83,13 @@ class Algorithm(partial, Composable, Explained):
         "What the steppers mean."
         return Composition(self.cbs)
 
+    @property
+    def _required(self) -> frozenset:
+        "Names without a default that only steppers which were put in take, and that none of them makes"
+        if not self.edits: return frozenset()
+        required = frozenset().union(*(s.required for s in self.composition.steppers))
+        return required - self.composition.makes - self.signature.parameters.keys() - ONE_STEP
+
     _title = property(lambda self: f"{self.__name__}{', edited' if self.edits and self.__name__ == self.recipe.__name__ else ''}")
     _groups = property(lambda self: [Group({'lr': LR, **self.hypers}, [], [])])
     _engine_wanted, _runs = 'auto', None
@@ -91,8 +99,9 @@ class Algorithm(partial, Composable, Explained):
         kwargs = from_torch(kwargs, known)
         flags = {k: kwargs.pop(k) for k in TORCH_FLAGS if k in kwargs and k not in known and (k != 'dampening' or not kwargs[k])}
         flags.pop('dampening', None) # `average_grad` takes it
+        required = {k: kwargs.pop(k) for k in self._required & kwargs.keys()}
         for k in kwargs:
-            if k not in known: raise TypeError(f"{self.__name__} has no `{k}`.{suggest(k, known)} It has {', '.join(known)}.")
+            if k not in known: raise TypeError(f"{self.__name__} has no `{k}`.{suggest(k, {*known, *self._required})} It has {', '.join(known)}.")
         if len(args) > 2 and isinstance(args[2], tuple) and 'sqr_mom' in known:
             third = list(known)[2]
             raise TypeError(f"the third argument of {self.__name__} is `{third}`, but is {args[2]!r}. "
@@ -108,7 +117,7 @@ class Algorithm(partial, Composable, Explained):
         except ValueError as e: raise ValueError(f"with these options {self.__name__} can't be edited like that: {e} Edit the optimizer instead.") from None
         reads = Composition(cbs).reads # a number that came with a stepper is gone with it
         hypers = {k: given[k] for k in ('lr', *self.hypers) if k in self.options or k in asked or k in reads}
-        opt = Optimizer(given['params'], cbs, engine=given['engine'], check=given['check'], **hypers, **flags)
+        opt = Optimizer(given['params'], cbs, engine=given['engine'], check=given['check'], **hypers, **required, **flags)
         opt.called = self._title
         for h in opt.hypers:
             for k in hypers: check(k, h[k], NOT_NEGATIVE)

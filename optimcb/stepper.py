@@ -33,12 +33,16 @@ def by_torch(
     """Let steppers call `f` on whole tensors: products of matrices, means over some dimensions, state of other shapes than the parameter's.
 
     Engines that run kernels call it for each parameter between two of them. They try it before on tensors without memory; one that looks into tensors, as
-    `if x.norm() > 1` does, needs `like` for that."""
+    `if x.norm() > 1` does, needs `like` for that. Of parameters that are spread over processes, it sees the whole."""
     if f is None: return partial(by_torch, like=like)
     @wraps(f)
     def call(*args, **kwargs):
-        stand_in = next((o for o in (*args, *kwargs.values()) if hasattr(type(o), 'by_torch')), None) # a trace is being made
-        return f(*args, **kwargs) if stand_in is None else stand_in.by_torch(call, args, kwargs)
+        given = *args, *kwargs.values()
+        stand_in = next((o for o in given if hasattr(type(o), 'by_torch')), None) # a trace is being made
+        if stand_in is not None: return stand_in.by_torch(call, args, kwargs)
+        if not any(hasattr(type(o), 'full_tensor') for o in given): return f(*args, **kwargs)
+        from optimcb.engine.shards import on_wholes
+        return on_wholes(f, args, kwargs)
     call.like, call.foreseen = like or f, {}
     return call
 

@@ -283,3 +283,11 @@ def test_one_step_values_are_so_under_other_names():
     assert opt.state[ps[0]].keys() == {'sqr_avg'}
     with pytest.raises(ValueError, match="can't be `update`, which lives for one step"): renamed(average_grad, grad_avg='update')
     with pytest.raises(ValueError, match='would have two names `sqr_avg`'): renamed(adam_step, grad_avg='sqr_avg')
+
+
+def test_an_edited_algorithm_takes_what_its_steppers_require():
+    def pushed(p, update, push): return {'update': update + push}
+    algo = oc.AdaBelief.insert(pushed, before=oc.apply_update)
+    assert algo(params(), lr=0.1, push=0.5).hypers[0]['push'] == 0.5
+    with pytest.raises(oc.MissingName, match='push'): algo(params(), lr=0.1)
+    with pytest.raises(TypeError, match='Did you mean `push`'): algo(params(), lr=0.1, pusch=0.5)

@@ -55,7 +55,7 @@ def test_imagenette(tmp_path):
 
 
 @pytest.mark.parametrize('args, said', [
-    (['--opts', 'adm'], "there is no optimizer 'adm'. Did you mean adam? There are adadelta"),
+    (['--opts', 'adm'], "there is no optimizer 'adm'. Did you mean adam? There are adabelief"),
     (['--data', 'nowhere'], "'nowhere' has no folder train"),
     (['--arch', 'resnet19'], "torchvision has no model 'resnet19'"), (['--lr', 'fast'], "--lr must be a number, 'find' or 'auto', not 'fast'"),
     (['--lr', '-1'], '--lr must be more than 0'), (['--pct', '2'], '--pct must be over 0'), (['--epochs', '0'], 'must be 1 or more'),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from optimcb.engine.program import Unsupported
 
-__all__ = ['Shards', 'Spread', 'agreed', 'is_dtensor', 'on_all', 'shard_of', 'spread_of', 'whole', 'whole_of']
+__all__ = ['Shards', 'Spread', 'agreed', 'is_dtensor', 'on_all', 'on_wholes', 'shard_of', 'spread_of', 'whole', 'whole_of']
 
 ALL = {'sum': 'SUM', 'amax': 'MAX', 'amin': 'MIN'} # what becomes of the processes' sums, by the name of the reduction
 
@@ -157,3 +157,23 @@ class Shards:
                     if v.shape == q.shape: new = type(p.data).from_local(v, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride())
                     else: new = on_all(v, p)
                     state[k] = new
+
+
+def on_wholes(
+    f, # A function of tensors and numbers that returns a tensor, or a tuple of them
+    args:tuple, # What it is handed: some DTensors, alike
+    kwargs:dict # And by name
+):
+    "What `f` makes of whole tensors, in each process. A result with the shape of a DTensor is spread like it, one number is there for all, others are plain."
+    like = next((o for o in (*args, *kwargs.values()) if is_dtensor(o) and o.dim()), None)
+    res = f(*map(whole_of, args), **{k: whole_of(v) for k, v in kwargs.items()})
+    if like is None or not isinstance(res, (Tensor, tuple)): return res
+    return _spread_as(like, res) if isinstance(res, Tensor) else tuple(_spread_as(like, x) for x in res)
+
+
+def _spread_as(like, x):
+    "`x`, which all processes have, as a DTensor, where it goes with `like`"
+    if x.dim() and x.shape != like.shape: return x
+    from torch.distributed.tensor import DTensor, Replicate
+    spread = DTensor.from_local(x, like.device_mesh, [Replicate()]*like.device_mesh.ndim, run_check=False)
+    return spread.redistribute(like.device_mesh, like.placements) if x.dim() else spread
