@@ -33,6 +33,7 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"
 
 
 @pytest.mark.skipif(not hasattr(interpreter._interpreter, 'fma_fp32'), reason="this Triton's interpreter rounds a fused multiply-add twice")
+@pytest.mark.slow
 def test_numbers_by_the_interpreter():
     "In a process of its own, since Triton asks for its interpreter when it is imported"
     env = {**os.environ, 'TRITON_INTERPRET': '1', 'PYTHONPATH': os.pathsep.join([str(HERE), os.environ.get('PYTHONPATH', '')]), 'OPTIMCB_CASES': '6'}
