@@ -14,6 +14,7 @@ PLACES = { # by name, what belongs there; in the order of a step
     'gate': 'what may end a step before it begins',
     'first': 'what comes before everything else',
     'gradient': 'what changes the gradient',
+    'penalty': "what decays the weights by their gradient, wherever the rule's own decay was",
     'decay': "what decays the weights, in the place of the rule's own decay",
     'update': 'what changes the update',
     'length': 'what changes the length of the step, when the update is as it will be',
@@ -120,6 +121,7 @@ def _put(cbs, new, decays) -> list:
     if decays:
         own = [i for i, f in enumerate(cbs) if kind_of(f) == DECAY]
         cbs = [f for i, f in enumerate(cbs) if i not in own]
+        if at['penalty']: cbs[(i := _head(cbs)):i] = at['penalty']
         if at['decay']: cbs[(i := own[0] if own else _head(cbs)):i] = at['decay']
     if at['update'] or at['length']:
         cbs = _with_update(cbs, (at['update'] + at['length'])[0])

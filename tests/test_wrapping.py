@@ -516,6 +516,25 @@ def test_a_part_of_ones_own():
     with pytest.raises(ValueError, match="no place 'middle'. There are gate"): part('middle')
 
 
+PENALTY = [k for k, a in ALGORITHMS.items() if 'decouple_wd' in a.options and k not in ('NovoGrad', 'ASGD')] # they decay in another way, too
+
+
+@pytest.mark.parametrize('name', PENALTY)
+def test_a_penalty_is_in_the_gradient_before_a_rule_sees_it(name):
+    made = ALGORITHMS[name].wrap(l2_reg)
+    assert same(stepped(made, 'eager', wd=0.1), stepped(ALGORITHMS[name], 'eager', wd=0.1, decouple_wd=False))
+
+
+@pytest.mark.parametrize('name', ['SOAP', 'StableAdamW', 'Adan', 'NovoGrad', 'Prodigy'])
+@pytest.mark.parametrize('decay', [l2_reg, decay_toward, full_decay, decay_update])
+def test_a_decay_is_the_only_one_wherever_the_own_one_is(name, decay):
+    made = ALGORITHMS[name].wrap(decay)
+    rest, found = set(ALGORITHMS[name].composition.labels), labels(made)
+    assert rest - set(found) <= {'weight_decay', 'proximal_decay', 'decay_update'} and found.count(decay.__name__) == 1
+    assert sum(o in ('weight_decay', 'proximal_decay', 'l2_reg', 'decay_toward', 'full_decay', 'decay_update') for o in found) == 1
+    if decay in (l2_reg, decay_toward): assert found[0] == decay.__name__
+
+
 def test_weights_to_decay_toward_can_be_given():
     p = torch.nn.Parameter(torch.ones(3))
     opt = SGD.wrap(decay_toward)([p], lr=1., wd=0.5)

@@ -103,7 +103,7 @@ def NovoGrad(
 ):
     "Momentum of gradients, each tensor's over a mean of its norm (Ginsburg et al. 2019, https://arxiv.org/abs/1905.11286)."
     return [*([weight_decay] if decouple_wd else []), average_sqr_norm, renamed(rms_update, sqr_avg='sqr_norm_avg'),
-            *([] if decouple_wd else [decay_in_update]), mean_update if dampening else average_update, apply_update]
+            *([] if decouple_wd else [decay_update]), mean_update if dampening else average_update, apply_update]
 
 
 @algorithm

@@ -8,9 +8,10 @@ import torch
 
 from optimcb.stepper import once
 from optimcb.steppers.classic import debias_grad_avg, precise, rectification
+from optimcb.wrapping import DECAY, part
 
 __all__ = ['average_sqr_deviation', 'rectify_update', 'diff_of_grads', 'keep_grad', 'average_diff', 'look_ahead_grad', 'mix_grad_avgs', 'proximal_decay',
-           'rest_at_first', 'past_rms_update', 'start_sqr_avg', 'clip_by_step', 'debias_update', 'slow_schedule', 'average_sqr_norm', 'decay_in_update',
+           'rest_at_first', 'past_rms_update', 'start_sqr_avg', 'clip_by_step', 'debias_update', 'slow_schedule', 'average_sqr_norm',
            'rms_rate', 'bound_rate', 'average_rate', 'bound_by_average', 'rate_update', 'friction_update', 'power_update', 'clip_lr_by_rms', 'mars_grad']
 
 
@@ -84,6 +85,7 @@ def mix_grad_avgs(p,
     return once(grad_avg=grad_avg.add(slow_grad_avg, alpha=slow_weight))
 
 
+@part(kind=DECAY)
 def proximal_decay(p,
     lr, # Learning rate
     wd=0., # Weight decay
@@ -165,15 +167,6 @@ def average_sqr_norm(p,
     "Mean of the gradient's squared norms, started by the first, in `sqr_norm_avg` (Ginsburg et al. 2019, https://arxiv.org/abs/1905.11286, alg. 1)."
     sqr_norm = precise(p.grad.data).pow(2).sum()
     return {'sqr_norm_avg': sqr_norm if sqr_norm_avg is None else _mean(sqr_norm_avg, sqr_norm, sqr_mom)}
-
-
-def decay_in_update(p,
-    update, # This step's update
-    wd=0., # Weight decay
-    do_wd=True, # State: is this parameter decayed?
-    **kwargs):
-    "Add the decay to the update, before what is done to that (Ginsburg et al. 2019, https://arxiv.org/abs/1905.11286, alg. 1)."
-    if do_wd and wd != 0: return {'update': update.add(p.data, alpha=wd)}
 
 
 # AdaBound and AdaMod: bounds on each element's learning rate

@@ -53,7 +53,7 @@ def weight_decay(p,
     if do_wd and wd != 0: p.data.mul_(1 - lr*wd)
 
 
-@part('decay', DECAY)
+@part('penalty', DECAY)
 def l2_reg(p,
     lr=None, # Not used; part of fastai's signature
     wd=0., # Coefficient of the penalty `wd/2 * p**2`

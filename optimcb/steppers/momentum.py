@@ -8,7 +8,7 @@ import torch
 
 from optimcb.stepper import once
 from optimcb.steppers.classic import precise
-from optimcb.wrapping import of_directions, of_signs
+from optimcb.wrapping import of_directions, of_signs, part
 
 __all__ = ['sign_update', 'mixed_update', 'rms_lr', 'mean_of_avgs', 'whole_step', 'rprop_update', 'asgd_lr', 'average_weights',
            'keep_start', 'eps_in_lr', 'dual_sums', 'over_cube_root', 'dual_update', 'norm_ratio', 'shrink_by_lr', 'keep_bound', 'bound_norm', 'newton_update']
@@ -34,13 +34,14 @@ def mixed_update(p,
     return {'update': new if grad_avg is None else new + nu*grad_avg}
 
 
+@part('first')
 def rms_lr(p,
     lr, # Learning rate
     wd=0., # Weight decay
     **kwargs):
     """For this step, `lr` is in proportion to the root mean square of the tensor (Su 2023, https://github.com/bojone/tiger).
 
-    Biases and scales, tensors of one dimension, have half of `lr`, and no decay. A tensor of zeros stays as it is."""
+    Biases and scales, tensors of one dimension, have half of `lr`, and no decay. A tensor of zeros stays as it is. Comes before the decay."""
     return once(lr=lr * precise(p.data).pow(2).mean().sqrt()) if p.ndim > 1 else once(lr=0.5*lr, wd=0.)
 
 

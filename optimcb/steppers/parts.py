@@ -158,7 +158,7 @@ def full_decay(p,
     if do_wd and wd != 0: p.data.mul_(1 - (wd*lr/max_lr if max_lr != 0 else wd))
 
 
-@part('decay', DECAY)
+@part('penalty', DECAY)
 def decay_toward(p,
     wd=0., # Coefficient of the penalty `wd/2 * (p - anchor)**2`
     do_wd=True, # State: is this parameter decayed?
@@ -179,7 +179,9 @@ def decay_update(p,
     wd=0., # Weight decay
     do_wd=True, # State: is this parameter decayed?
     **kwargs):
-    "Add the weights to the update, before a trust ratio sees it (You et al. 2020, https://arxiv.org/abs/1904.00962, alg. 2)."
+    """Add the weights to the update, before a trust ratio or an average sees it (You et al. 2020, https://arxiv.org/abs/1904.00962, alg. 2).
+
+    NovoGrad decays so, too (Ginsburg et al. 2019, https://arxiv.org/abs/1905.11286, alg. 1)."""
     if do_wd and wd != 0: return {'update': update.add(p.data, alpha=wd)}
 
 
