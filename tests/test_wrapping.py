@@ -489,15 +489,20 @@ SIGNS = [sign_update, apply_update]
     (lambda: SGD.wrap([slow_start, lookahead_step], [slow_start, lookahead_step]), 'is there already'),
     (lambda: oc.Lookahead(SGD(params(), lr=0.1)).wrap([slow_start, lookahead_step]), 'is there already'),
     (lambda: Adam.wrap(l2_reg, full_decay), '`l2_reg` and `full_decay` both decay'),
+    (lambda: Adam.wrap(oc.schedule_free), 'call it: `schedule_free'),
     (lambda: Adam.wrap(skip_nonfinite, zero_nonfinite), '`zero_nonfinite` can\'t be put beside `skip_nonfinite`'),
     (lambda: Adam.wrap(average_grad), '`average_grad` doesn\'t say where it belongs.*insert'),
     (lambda: Adam.wrap(apply_update), 'doesn\'t say where it belongs'),
     (lambda: wrapped([step_stat], cautious), '`cautious` changes the update, but nothing makes one or steps: step_stat'),
     (lambda: wrapped([sgd_step, sgd_step], cautious), 'there is more than one: `sgd_step`, `sgd_step`'),
     *[(lambda f=f: wrapped(SIGNS, f), 'would do nothing.*`sign_update` looks at nothing but their signs') for f in (clip_norm, clip_value, clip_tensor_norm, agc)],
-], ids=range(16))
+], ids=range(17))
 def test_what_makes_no_sense_is_refused(make, said):
     with pytest.raises(ValueError, match=said): make()
+
+
+def test_a_part_that_was_called_is_refused():
+    with pytest.raises(TypeError, match='`clip_norm` has been called.*partial'): Adam.wrap(clip_norm(1.))
 
 
 def test_averages_before_signs_look_at_sizes():
