@@ -158,6 +158,8 @@ class Stepper:
         if not callable(f): raise TypeError(f"a stepper must be callable, but {f!r} is not. Pass functions of a parameter in `cbs`.")
         self.f, self.innermost, self.label = f, _innermost(f), label(f)
         self.is_ours = (getattr(self.innermost, '__module__', None) or '').startswith('optimcb.steppers')
+        fixed = next((o.args for o in _chain(f) if isinstance(o, partial) and o.args), ())
+        if self.is_ours and fixed: raise TypeError(f"a partial of `{self.label}` must give options by name, but gives {fixed}: first comes a parameter.")
         if isinstance(self.innermost, type) and issubclass(self.innermost, torch.optim.Optimizer):
             raise TypeError(f"{getattr(f, '__name__', self.label)} is an optimizer, not a stepper. Call it with parameters, or pass its steppers, `.cbs`.")
         taken, self.takes_all = _parameters(f)

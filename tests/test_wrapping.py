@@ -503,6 +503,7 @@ def test_what_makes_no_sense_is_refused(make, said):
 
 def test_a_part_that_was_called_is_refused():
     with pytest.raises(TypeError, match='`clip_norm` has been called.*partial'): Adam.wrap(clip_norm(1.))
+    with pytest.raises(TypeError, match='by name, but gives \\(1.0,\\)'): Adam.wrap(partial(clip_norm, 1.))
 
 
 def test_averages_before_signs_look_at_sizes():
