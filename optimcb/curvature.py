@@ -1,11 +1,10 @@
 "Estimates of the Hessian's diagonal, for steppers that divide by a curvature which they are given."
 from collections.abc import Iterable
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
-from optimcb.steppers import average_grad
+from optimcb.steppers.classic import exp_avg
 
 __all__ = ['hutchinson', 'update_hessian']
 
@@ -34,7 +33,7 @@ def update_hessian(
     for e, (p, h) in zip(found, params):
         if e is None: continue
         state, grad = opt.state[p], e.to(p.device, p.dtype)
-        state.update(hess_avg=average_grad(SimpleNamespace(grad=grad), h['sqr_mom'], dampening=True, grad_avg=state.get('hess_avg'))['grad_avg'])
+        state.update(hess_avg=exp_avg(state.get('hess_avg'), grad, h['sqr_mom']))
 
 
 def _squared(p, scale):

@@ -53,7 +53,8 @@ def check(
     if not isinstance(value, Real):
         if not within: return value
         if isinstance(value, Tensor): return _check_tensor(name, value, within)
-        raise TypeError(f"`{name}` must be a number, but is {value!r} ({type(value).__name__}).")
+        hint = f" `scheduled({name}=…)` makes it a function of the step." if callable(value) else ''
+        raise TypeError(f"`{name}` must be a number, but is {value!r} ({type(value).__name__}).{hint}")
     if math.isnan(value): raise ValueError(f"`{name}` is NaN. Set it to a number.")
     least, limit = within or (None, None)
     if within and not (least <= value and (limit is None or value < limit)):
@@ -122,7 +123,8 @@ def from_torch(
         ours = TORCH_NAMES.get(k, ())
         if k in known or not any(o in known for o in ours): ours, v = (k,), (v,)
         elif len(ours) == 1: v = (v,)
-        elif len(L(v, use_list=None)) != len(ours): raise ValueError(f"`{k}` must have {len(ours)} values, for {' and '.join(ours)}, but is {v!r}.")
+        elif len(L(v, use_list=None)) != len(ours):
+            raise ValueError(f"`{k}` must have {len(ours)} values, for {' and '.join(ours)}, but is {v!r}. What there is more has names of its own.")
         for o, v_ in zip(ours, v):
             if o in res or (o != k and o in hypers): raise TypeError(f"`{k}` is torch's name for `{o}`, which is given too. Pass one of them.")
             res[o] = v_
@@ -168,6 +170,8 @@ def suggest(
     "A question that ends an error message: our name for the known one, ours or torch's, that `name` is nearest to."
     known = set(known)
     ours = {**{t: o for t, o in TORCH_NAMES.items() if known.issuperset(o)}, **{k: (k,) for k in known}}
+    several = sorted(k for k in known if any(k.endswith(f'_{o}') for o in (name, *TORCH_NAMES.get(name, ())))) # each route's own
+    if len(several) > 1: return f" Did you mean {' or '.join(f'`{k}`' for k in several)}?"
     near = nearest(name, ours)
     return f" Did you mean {' and '.join(f'`{o}`' for o in ours[near])}?" if near and ours[near] != (name,) else ''
 

@@ -50,7 +50,8 @@ class Rule:
 
 def _rule(o):
     if isinstance(o, Rule): return o
-    raise TypeError(f"a rule is needed, such as `by_ndim(2)`, but this is {o!r:.80} ({type(o).__name__}).")
+    raise TypeError(f"a rule is needed, such as `by_ndim(2)`, but this is {o!r:.80} ({type(o).__name__})."
+                    + " A function of a shape is a rule by `by_shape`."*callable(o))
 
 
 @dataclass(frozen=True, repr=False)
@@ -252,6 +253,7 @@ def route(
 
     Raises `ValueError` or `TypeError` for routes that can't be.
     """
+    if not isinstance(called, str|None): raise TypeError("routes need names, by keyword, as `route(hidden=(SGD, by_ndim(2)), rest=AdamW)`.")
     if isinstance(apart, str): raise TypeError(f"`apart` must be a list of names, but is {apart!r}.")
     return Algorithm(_Recipe(called or '_and_'.join(routes), {k: v if isinstance(v, tuple) else (v, None) for k, v in routes.items()}, tuple(apart)))
 
@@ -400,6 +402,7 @@ def _takes_value(name, f) -> bool:
 class _OfStep(partial):
     "A function of the step, with a name"
     __name__ = property(lambda self: f"{self.func.__name__[1:]}({', '.join(f'{k}={v}' for k, v in self.keywords.items())})")
+    def __repr__(self): return self.__name__
 
 
 def _warmup(step, steps): return min(1., step / steps)

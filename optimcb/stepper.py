@@ -135,7 +135,8 @@ class only(partial):
                              "Put it before or after the steppers of a route, and without `only`.")
         if isinstance(where, str): where = InRoute(where)
         if not hasattr(where, 'mark') or not hasattr(where, 'holds'):
-            raise TypeError(f"`where` must be a rule, such as `by_ndim(2)`, or the name of a route, but is {where!r:.80} ({type(where).__name__}).")
+            raise TypeError(f"`where` must be a rule, such as `by_ndim(2)`, or the name of a route, but is {where!r:.80} ({type(where).__name__})."
+                            + " A function of a shape is a rule by `by_shape`."*callable(where))
         self = super().__new__(cls, f)
         self.where, self.__signature__ = where, inspect.signature(f)
         return self
@@ -152,9 +153,13 @@ class Stepper:
     def __init__(self,
         f:Callable # Takes a parameter, then names of state and hyper-parameters; returns a dict of new state, or None
     ):
+        if isinstance(f, GeneratorType):
+            raise TypeError(f"`{f.__name__}` has been called, but it is called in a step. Pass the function itself; `partial` gives it options.")
         if not callable(f): raise TypeError(f"a stepper must be callable, but {f!r} is not. Pass functions of a parameter in `cbs`.")
         self.f, self.innermost, self.label = f, _innermost(f), label(f)
         self.is_ours = (getattr(self.innermost, '__module__', None) or '').startswith('optimcb.steppers')
+        fixed = next((o.args for o in _chain(f) if isinstance(o, partial) and o.args), ())
+        if self.is_ours and fixed: raise TypeError(f"a partial of `{self.label}` must give options by name, but gives {fixed}: first comes a parameter.")
         if isinstance(self.innermost, type) and issubclass(self.innermost, torch.optim.Optimizer):
             raise TypeError(f"{getattr(f, '__name__', self.label)} is an optimizer, not a stepper. Call it with parameters, or pass its steppers, `.cbs`.")
         taken, self.takes_all = _parameters(f)

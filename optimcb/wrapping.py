@@ -14,6 +14,7 @@ PLACES = { # by name, what belongs there; in the order of a step
     'gate': 'what may end a step before it begins',
     'first': 'what comes before everything else',
     'gradient': 'what changes the gradient',
+    'penalty': "what decays the weights by their gradient, wherever the rule's own decay was",
     'decay': "what decays the weights, in the place of the rule's own decay",
     'update': 'what changes the update',
     'length': 'what changes the length of the step, when the update is as it will be',
@@ -94,7 +95,8 @@ def _check(f, cbs):
     s, there = Stepper(f), [Stepper(o) for o in cbs if o is not None]
     place, kind = place_of(f), kind_of(f)
     if place is None or place == 'apply':
-        raise ValueError(f"stepper `{s}` doesn't say where it belongs. Say where: `insert(…, before=…)`, or decorate it with `@part('…')`.")
+        raise ValueError(f"stepper `{s}` doesn't say where it belongs. Say where: `insert(…, before=…)`, or decorate it with `@part('…')`."
+                         + f" If it makes steppers, call it: `{s}()`."*(not _of(f, 'place') and not s.is_ours))
     if kind == DECAY: return
     for o in there:
         if o.innermost is s.innermost and o.names == s.names: raise ValueError(f"`{o}` is there already. Change its options, or `remove` it first.")
@@ -120,6 +122,7 @@ def _put(cbs, new, decays) -> list:
     if decays:
         own = [i for i, f in enumerate(cbs) if kind_of(f) == DECAY]
         cbs = [f for i, f in enumerate(cbs) if i not in own]
+        if at['penalty']: cbs[(i := _head(cbs)):i] = at['penalty']
         if at['decay']: cbs[(i := own[0] if own else _head(cbs)):i] = at['decay']
     if at['update'] or at['length']:
         cbs = _with_update(cbs, (at['update'] + at['length'])[0])

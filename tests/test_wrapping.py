@@ -489,15 +489,21 @@ SIGNS = [sign_update, apply_update]
     (lambda: SGD.wrap([slow_start, lookahead_step], [slow_start, lookahead_step]), 'is there already'),
     (lambda: oc.Lookahead(SGD(params(), lr=0.1)).wrap([slow_start, lookahead_step]), 'is there already'),
     (lambda: Adam.wrap(l2_reg, full_decay), '`l2_reg` and `full_decay` both decay'),
+    (lambda: Adam.wrap(oc.schedule_free), 'call it: `schedule_free'),
     (lambda: Adam.wrap(skip_nonfinite, zero_nonfinite), '`zero_nonfinite` can\'t be put beside `skip_nonfinite`'),
     (lambda: Adam.wrap(average_grad), '`average_grad` doesn\'t say where it belongs.*insert'),
     (lambda: Adam.wrap(apply_update), 'doesn\'t say where it belongs'),
     (lambda: wrapped([step_stat], cautious), '`cautious` changes the update, but nothing makes one or steps: step_stat'),
     (lambda: wrapped([sgd_step, sgd_step], cautious), 'there is more than one: `sgd_step`, `sgd_step`'),
     *[(lambda f=f: wrapped(SIGNS, f), 'would do nothing.*`sign_update` looks at nothing but their signs') for f in (clip_norm, clip_value, clip_tensor_norm, agc)],
-], ids=range(16))
+], ids=range(17))
 def test_what_makes_no_sense_is_refused(make, said):
     with pytest.raises(ValueError, match=said): make()
+
+
+def test_a_part_that_was_called_is_refused():
+    with pytest.raises(TypeError, match='`clip_norm` has been called.*partial'): Adam.wrap(clip_norm(1.))
+    with pytest.raises(TypeError, match='by name, but gives \\(1.0,\\)'): Adam.wrap(partial(clip_norm, 1.))
 
 
 def test_averages_before_signs_look_at_sizes():
@@ -514,6 +520,25 @@ def test_a_part_of_ones_own():
     def halved(p, update): return {'update': update/2}
     assert labels(SGD.wrap(halved)) == ['weight_decay', 'grad_update', 'halved', 'apply_update']
     with pytest.raises(ValueError, match="no place 'middle'. There are gate"): part('middle')
+
+
+PENALTY = [k for k, a in ALGORITHMS.items() if 'decouple_wd' in a.options and k not in ('NovoGrad', 'ASGD')] # they decay in another way, too
+
+
+@pytest.mark.parametrize('name', PENALTY)
+def test_a_penalty_is_in_the_gradient_before_a_rule_sees_it(name):
+    made = ALGORITHMS[name].wrap(l2_reg)
+    assert same(stepped(made, 'eager', wd=0.1), stepped(ALGORITHMS[name], 'eager', wd=0.1, decouple_wd=False))
+
+
+@pytest.mark.parametrize('name', ['SOAP', 'StableAdamW', 'Adan', 'NovoGrad', 'Prodigy'])
+@pytest.mark.parametrize('decay', [l2_reg, decay_toward, full_decay, decay_update])
+def test_a_decay_is_the_only_one_wherever_the_own_one_is(name, decay):
+    made = ALGORITHMS[name].wrap(decay)
+    rest, found = set(ALGORITHMS[name].composition.labels), labels(made)
+    assert rest - set(found) <= {'weight_decay', 'proximal_decay', 'decay_update'} and found.count(decay.__name__) == 1
+    assert sum(o in ('weight_decay', 'proximal_decay', 'l2_reg', 'decay_toward', 'full_decay', 'decay_update') for o in found) == 1
+    if decay in (l2_reg, decay_toward): assert found[0] == decay.__name__
 
 
 def test_weights_to_decay_toward_can_be_given():

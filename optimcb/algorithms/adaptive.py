@@ -5,13 +5,13 @@ Defaults are those of the paper, or of the authors' code. Where the two differ, 
 from functools import partial
 
 from optimcb.algorithm import algorithm
-from optimcb.algorithms.classic import adam_avgs, decay_of
+from optimcb.algorithms.classic import adam_avgs, decay_of, mean_grad
 from optimcb.stepper import renamed
 from optimcb.steppers import *
 
 __all__ = ['AdaBelief', 'Adan', 'ADOPT', 'LaProp', 'AdEMAMix', 'NovoGrad', 'AdaBound', 'AdaMod', 'DiffGrad', 'PAdam', 'StableAdamW', 'MARS']
 
-mean_grad, mean_update = partial(average_grad, dampening=True), partial(average_update, dampening=True)
+mean_update = partial(average_update, dampening=True)
 adam_update = [debias_grad_avg, debias_sqr_avg, rms_update]
 
 
@@ -103,7 +103,7 @@ def NovoGrad(
 ):
     "Momentum of gradients, each tensor's over a mean of its norm (Ginsburg et al. 2019, https://arxiv.org/abs/1905.11286)."
     return [*([weight_decay] if decouple_wd else []), average_sqr_norm, renamed(rms_update, sqr_avg='sqr_norm_avg'),
-            *([] if decouple_wd else [decay_in_update]), mean_update if dampening else average_update, apply_update]
+            *([] if decouple_wd else [decay_update]), mean_update if dampening else average_update, apply_update]
 
 
 @algorithm

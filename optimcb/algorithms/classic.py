@@ -17,8 +17,11 @@ __all__ = ['SGD', 'RMSProp', 'Adam', 'AdamW', 'AMSGrad', 'Yogi', 'NAdam', 'Adama
            'Adadelta', 'RAdam', 'QHAdam', 'Larc', 'Lamb', 'ranger']
 
 
+mean_grad = partial(average_grad, dampening=True)
+
+
 def decay_of(decouple_wd): return weight_decay if decouple_wd else l2_reg
-def adam_avgs(decouple_wd, sqr=average_sqr_grad): return [decay_of(decouple_wd), partial(average_grad, dampening=True), sqr]
+def adam_avgs(decouple_wd, sqr=average_sqr_grad): return [decay_of(decouple_wd), mean_grad, sqr]
 
 
 @algorithm
@@ -32,7 +35,7 @@ def SGD(
     "Stochastic gradient descent, with momentum if `mom` is not 0 (Robbins & Monro 1951; Polyak 1964; Sutskever et al. 2013)."
     if nesterov and (dampening or not np.any(mom)): raise ValueError("Nesterov momentum needs `mom` and no `dampening`.")
     if not np.any(mom): return [decay_of(decouple_wd), sgd_step]
-    average = partial(average_grad, dampening=True) if dampening else average_grad
+    average = mean_grad if dampening else average_grad
     return [decay_of(decouple_wd), average, *([nesterov_update, apply_update] if nesterov else [momentum_step])]
 
 

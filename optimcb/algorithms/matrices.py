@@ -4,12 +4,10 @@ from functools import partial
 import numpy as np
 
 from optimcb.algorithm import algorithm
-from optimcb.algorithms.classic import decay_of
+from optimcb.algorithms.classic import decay_of, mean_grad
 from optimcb.steppers import *
 
 __all__ = ['Muon', 'Shampoo', 'SOAP', 'Adafactor', 'SM3']
-
-mean_grad = partial(average_grad, dampening=True)
 
 
 @algorithm

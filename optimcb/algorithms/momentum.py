@@ -1,8 +1,6 @@
 "The recipes of rules that go by signs, momentum, averages of weights, norms, or a given curvature."
-from functools import partial
-
 from optimcb.algorithm import algorithm
-from optimcb.algorithms.classic import decay_of
+from optimcb.algorithms.classic import decay_of, mean_grad
 from optimcb.stepper import renamed
 from optimcb.steppers import *
 
@@ -25,7 +23,7 @@ def Signum(
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
     "Steps by the sign of the average gradient (Bernstein et al. 2018, https://arxiv.org/abs/1802.04434, alg. 2)."
-    return [decay_of(decouple_wd), partial(average_grad, dampening=True), sign_update, apply_update]
+    return [decay_of(decouple_wd), mean_grad, sign_update, apply_update]
 
 
 @algorithm
@@ -36,7 +34,7 @@ def Lion(
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
     "Steps by the sign of a mixture of gradient and average (Chen et al. 2023, https://arxiv.org/abs/2302.06675). `lr` is a tenth to a third of Adam's."
-    average = renamed(partial(average_grad, dampening=True), mom='sqr_mom')
+    average = renamed(mean_grad, mom='sqr_mom')
     return [decay_of(decouple_wd), renamed(mixed_update, nu='mom'), sign_update, average, apply_update]
 
 
@@ -49,7 +47,7 @@ def Tiger(
     """Signum, with `lr` in proportion to the size of the tensor (Su 2023, https://github.com/bojone/tiger).
 
     There, each row of an embedding has a size of its own."""
-    return [rms_lr, decay_of(decouple_wd), partial(average_grad, dampening=True), sign_update, apply_update]
+    return [rms_lr, decay_of(decouple_wd), mean_grad, sign_update, apply_update]
 
 
 @algorithm
@@ -85,7 +83,7 @@ def QHM(
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
     "The newest gradient mixed into an average (Ma & Yarats 2019, https://arxiv.org/abs/1810.06801). `lr` is that of momentum over `1-mom`."
-    return [decay_of(decouple_wd), partial(average_grad, dampening=True), mixed_update, apply_update]
+    return [decay_of(decouple_wd), mean_grad, mixed_update, apply_update]
 
 
 @algorithm
@@ -129,4 +127,4 @@ def Sophia(
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
     "Clipped steps by a curvature that `update_hessian` is told every few steps (Liu et al. 2024, https://arxiv.org/abs/2305.14342)."
-    return [decay_of(decouple_wd), partial(average_grad, dampening=True), newton_update, apply_update]
+    return [decay_of(decouple_wd), mean_grad, newton_update, apply_update]

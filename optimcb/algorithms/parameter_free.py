@@ -6,6 +6,7 @@ import math
 from functools import partial
 
 from optimcb.algorithm import algorithm
+from optimcb.algorithms.classic import mean_grad
 from optimcb.steppers import *
 
 __all__ = ['Prodigy', 'DAdaptAdam', 'DAdaptSGD']
@@ -28,7 +29,7 @@ def Prodigy(
     "Adam that finds its own step size: start with `lr=1` (Mishchenko & Defazio 2024, https://arxiv.org/abs/2306.06101; as in https://github.com/konstmish/prodigy)."
     rate = [partial(share_d, shared=('d', 'd_max', 'd_numerator')), lr_by_d, *([debias_lr] if bias_correction else [])]
     estimate = [keep_start, *rate, partial(prodigy_d, safeguard_warmup=safeguard_warmup)]
-    steps = [partial(average_grad, dampening=True), average_sqr_grad, eps_by_d, rms_update, apply_update]
+    steps = [mean_grad, average_sqr_grad, eps_by_d, rms_update, apply_update]
     return [*estimate, weight_decay, *steps] if decouple_wd else [l2_reg, *estimate, *steps]
 
 
@@ -46,7 +47,7 @@ def DAdaptAdam(
 ):
     "Adam that finds its own step size: start with `lr=1` (Defazio & Mishchenko 2023, https://arxiv.org/abs/2301.07733; as in their code, 3.2)."
     rate = [share_d, lr_by_d, *([debias_lr] if bias_correction else [])]
-    steps = [dadapt_adam_d, average_sqr_grad, lr_in_grad, partial(average_grad, dampening=True), rms_update, apply_update]
+    steps = [dadapt_adam_d, average_sqr_grad, lr_in_grad, mean_grad, rms_update, apply_update]
     return [*rate, weight_decay, *steps] if decouple_wd else [l2_reg, *rate, *steps]
 
 

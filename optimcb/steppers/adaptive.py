@@ -7,16 +7,12 @@ import math
 import torch
 
 from optimcb.stepper import once
-from optimcb.steppers.classic import debias_grad_avg, precise, rectification
+from optimcb.steppers.classic import debias_grad_avg, exp_avg, norm, precise, rectification
+from optimcb.wrapping import DECAY, part
 
 __all__ = ['average_sqr_deviation', 'rectify_update', 'diff_of_grads', 'keep_grad', 'average_diff', 'look_ahead_grad', 'mix_grad_avgs', 'proximal_decay',
-           'rest_at_first', 'past_rms_update', 'start_sqr_avg', 'clip_by_step', 'debias_update', 'slow_schedule', 'average_sqr_norm', 'decay_in_update',
+           'rest_at_first', 'past_rms_update', 'start_sqr_avg', 'clip_by_step', 'debias_update', 'slow_schedule', 'average_sqr_norm',
            'rms_rate', 'bound_rate', 'average_rate', 'bound_by_average', 'rate_update', 'friction_update', 'power_update', 'clip_lr_by_rms', 'mars_grad']
-
-
-def _mean(avg, x, mom):
-    "The exponentially weighted mean `avg`, from zero if it is None, with `x` taken in"
-    return (torch.zeros_like(x) if avg is None else avg).mul_(mom).add_(x, alpha=1-mom)
 
 
 # AdaBelief
@@ -28,7 +24,7 @@ def average_sqr_deviation(p,
     sqr_avg=None, # State: the mean
     **kwargs):
     "Exponentially weighted mean of gradients' squared distances from their mean, in `sqr_avg` (Zhuang et al. 2020, https://arxiv.org/abs/2010.07468, alg. 2)."
-    return {'sqr_avg': _mean(sqr_avg, (p.grad.data - grad_avg).pow(2), sqr_mom).add_(eps)}
+    return {'sqr_avg': exp_avg(sqr_avg, (p.grad.data - grad_avg).pow(2), sqr_mom).add_(eps)}
 
 
 def rectify_update(p,
@@ -64,7 +60,7 @@ def average_diff(p,
     diff_avg=None, # State: the mean
     **kwargs):
     "Exponentially weighted mean of the differences of gradients, in `diff_avg` (Xie et al. 2022, https://arxiv.org/abs/2208.06677, alg. 1)."
-    return {'diff_avg': _mean(diff_avg, grad_diff, diff_mom)}
+    return {'diff_avg': exp_avg(diff_avg, grad_diff, diff_mom)}
 
 
 def look_ahead_grad(p,
@@ -84,6 +80,7 @@ def mix_grad_avgs(p,
     return once(grad_avg=grad_avg.add(slow_grad_avg, alpha=slow_weight))
 
 
+@part(kind=DECAY)
 def proximal_decay(p,
     lr, # Learning rate
     wd=0., # Weight decay
@@ -164,16 +161,7 @@ def average_sqr_norm(p,
     **kwargs):
     "Mean of the gradient's squared norms, started by the first, in `sqr_norm_avg` (Ginsburg et al. 2019, https://arxiv.org/abs/1905.11286, alg. 1)."
     sqr_norm = precise(p.grad.data).pow(2).sum()
-    return {'sqr_norm_avg': sqr_norm if sqr_norm_avg is None else _mean(sqr_norm_avg, sqr_norm, sqr_mom)}
-
-
-def decay_in_update(p,
-    update, # This step's update
-    wd=0., # Weight decay
-    do_wd=True, # State: is this parameter decayed?
-    **kwargs):
-    "Add the decay to the update, before what is done to that (Ginsburg et al. 2019, https://arxiv.org/abs/1905.11286, alg. 1)."
-    if do_wd and wd != 0: return {'update': update.add(p.data, alpha=wd)}
+    return {'sqr_norm_avg': sqr_norm if sqr_norm_avg is None else exp_avg(sqr_norm_avg, sqr_norm, sqr_mom)}
 
 
 # AdaBound and AdaMod: bounds on each element's learning rate
@@ -203,7 +191,7 @@ def average_rate(p,
     rate_avg=None, # State: the mean
     **kwargs):
     "Exponentially weighted mean of each element's learning rate, `lr*rate`, in `rate_avg` (Ding et al. 2019, https://arxiv.org/abs/1910.12249, alg. 1)."
-    return {'rate_avg': _mean(rate_avg, rate * lr, rate_mom)}
+    return {'rate_avg': exp_avg(rate_avg, rate * lr, rate_mom)}
 
 
 def bound_by_average(p,
@@ -262,4 +250,4 @@ def mars_grad(p,
     **kwargs):
     "For this step, the gradient has less variance, and a norm of at most 1 (Yuan et al. 2024, https://arxiv.org/abs/2411.10438)."
     grad = p.grad.data.add(grad_diff, alpha=gamma * mom/(1-mom))
-    p.grad = (grad / torch.linalg.vector_norm(precise(grad)).clamp(min=1)).to(grad.dtype)
+    p.grad = (grad / norm(grad).clamp(min=1)).to(grad.dtype)

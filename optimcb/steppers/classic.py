@@ -53,7 +53,7 @@ def weight_decay(p,
     if do_wd and wd != 0: p.data.mul_(1 - lr*wd)
 
 
-@part('decay', DECAY)
+@part('penalty', DECAY)
 def l2_reg(p,
     lr=None, # Not used; part of fastai's signature
     wd=0., # Coefficient of the penalty `wd/2 * p**2`
@@ -65,15 +65,23 @@ def l2_reg(p,
 
 # Momentum
 
+def exp_avg(
+    avg, # The average so far, which is changed; None: it starts from zero
+    x, # The newest value
+    mom, # Coefficient of the past, 0 to 1
+    dampening=True # Weigh the value by `1-mom`, which makes it a mean?
+):
+    "Exponentially weighted mean, or sum, with a new value taken in."
+    return (torch.zeros_like(x) if avg is None else avg).mul_(mom).add_(x, alpha=1-mom if dampening else 1.)
+
+
 def average_grad(p,
     mom=0.9, # Coefficient of the past, 0 to 1
     dampening=False, # Weigh the gradient by `1-mom`, which makes it a mean?
     grad_avg=None, # State: the average
     **kwargs):
     "Exponentially weighted sum, or mean, of the gradients, in `grad_avg` (Polyak 1964; Kingma & Ba 2015, alg. 1)."
-    if grad_avg is None: grad_avg = torch.zeros_like(p.grad.data)
-    grad_avg.mul_(mom).add_(p.grad.data, alpha=1-mom if dampening else 1.)
-    return {'grad_avg': grad_avg}
+    return {'grad_avg': exp_avg(grad_avg, p.grad.data, mom, dampening)}
 
 
 def avg_update(p,
@@ -147,8 +155,7 @@ def average_update(p,
     update_avg=None, # State: the average
     **kwargs):
     "Momentum of the updates, where `average_grad` has that of the gradients: `torch.optim.RMSprop` divides first."
-    if update_avg is None: update_avg = torch.zeros_like(update)
-    update_avg.mul_(mom).add_(update, alpha=1-mom if dampening else 1.)
+    update_avg = exp_avg(update_avg, update, mom, dampening)
     return {'update_avg': update_avg, 'update': update_avg.clone()}
 
 
@@ -157,7 +164,7 @@ def average_center(p,
     grad_center=None, # State: mean of the gradients
     **kwargs):
     "Mean of the gradients over the window of the squares, in `grad_center`."
-    return {'grad_center': average_grad(p, sqr_mom, dampening=True, grad_avg=grad_center)['grad_avg']}
+    return {'grad_center': exp_avg(grad_center, p.grad.data, sqr_mom)}
 
 
 def center_sqr_avg(p,
@@ -445,6 +452,20 @@ def precise(
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def norm(
+    x # A tensor
+):
+    "The Euclidean norm of a whole tensor."
+    return torch.linalg.vector_norm(precise(x))
+
+
+def rms(
+    x # A tensor
+):
+    "The root mean square of a whole tensor."
+    return precise(x).pow(2).mean().sqrt()
+
+
 @part(kind='trust ratio')
 def larc_layer_lr(p,
     lr, # Learning rate
@@ -456,7 +477,7 @@ def larc_layer_lr(p,
     """For this step, `local_lr` is in proportion to the norm of the tensor over that of its gradient.
 
     A tensor of zeros stays as it is (You et al. 2017, https://arxiv.org/abs/1708.03888, eq. 6)."""
-    p_norm, g_norm = (torch.linalg.vector_norm(precise(x)) for x in (p.data, p.grad.data))
+    p_norm, g_norm = norm(p.data), norm(p.grad.data)
     local_lr = lr*trust_coeff * p_norm / (g_norm + p_norm*wd + eps)
     return once(local_lr=torch.where(local_lr < lr, local_lr, lr) if clip else local_lr)
 
@@ -486,7 +507,7 @@ def trust_ratio(p,
     max_trust=10., # Largest ratio
     **kwargs):
     "For this step, `lr` is in proportion to the norm of the tensor over that of its update (You et al. 2020, https://arxiv.org/abs/1904.00962, alg. 2)."
-    p_rms, u_rms = (precise(x).pow(2).mean().sqrt() for x in (p.data, update))
+    p_rms, u_rms = rms(p.data), rms(update)
     ratio = p_rms / u_rms
     scaled = torch.where(ratio > max_trust, lr*max_trust, lr*ratio)
     return once(lr=torch.where((p_rms == 0) | (u_rms == 0), lr, scaled))

@@ -9,7 +9,7 @@ import math
 import torch
 
 from optimcb.stepper import by_torch, once
-from optimcb.steppers.classic import average_sqr_grad, debias_grad_avg, debias_sqr_avg, precise, rms_update, sum_sqr_grad
+from optimcb.steppers.classic import average_sqr_grad, debias_grad_avg, debias_sqr_avg, precise, rms, rms_update, sum_sqr_grad
 
 __all__ = ['slow_vectors', 'orthogonal_update', 'vector_update', 'spectral_lr', 'match_rms_lr', 'sum_grams', 'inverse_roots', 'shampoo_update',
            'average_grams', 'refresh_bases', 'turn_grad', 'turn_back', 'param_rms', 'relative_lr', 'scale_lr', 'factored_sqr_grad', 'factored_update',
@@ -325,8 +325,8 @@ def over_factored(x, row_avg, col_avg, eps):
 def param_rms(p,
     min_rms=1e-3, # The smallest: from there on a parameter that starts from zero can grow
     **kwargs):
-    "The root mean square of the weights, in `rms`, for this step (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4). Comes before the decay."
-    return once(rms=precise(p.data).pow(2).mean().sqrt().clamp(min=min_rms))
+    "The root mean square of the weights, in `p_rms`, for this step (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4). Comes before the decay."
+    return once(p_rms=rms(p.data).clamp(min=min_rms))
 
 
 def relative_lr(p,
@@ -339,10 +339,10 @@ def relative_lr(p,
 
 def scale_lr(p,
     lr, # Learning rate, a share of the weights' size
-    rms, # The weights' size
+    p_rms, # The weights' size
     **kwargs):
     "For this step, `lr` is in proportion to the size of the weights (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4)."
-    return once(lr=lr*rms)
+    return once(lr=lr*p_rms)
 
 
 def factored_sqr_grad(p,

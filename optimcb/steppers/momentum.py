@@ -7,8 +7,8 @@ import math
 import torch
 
 from optimcb.stepper import once
-from optimcb.steppers.classic import precise
-from optimcb.wrapping import of_directions, of_signs
+from optimcb.steppers.classic import norm, rms
+from optimcb.wrapping import of_directions, of_signs, part
 
 __all__ = ['sign_update', 'mixed_update', 'rms_lr', 'mean_of_avgs', 'whole_step', 'rprop_update', 'asgd_lr', 'average_weights',
            'keep_start', 'eps_in_lr', 'dual_sums', 'over_cube_root', 'dual_update', 'norm_ratio', 'shrink_by_lr', 'keep_bound', 'bound_norm', 'newton_update']
@@ -34,14 +34,15 @@ def mixed_update(p,
     return {'update': new if grad_avg is None else new + nu*grad_avg}
 
 
+@part('first')
 def rms_lr(p,
     lr, # Learning rate
     wd=0., # Weight decay
     **kwargs):
     """For this step, `lr` is in proportion to the root mean square of the tensor (Su 2023, https://github.com/bojone/tiger).
 
-    Biases and scales, tensors of one dimension, have half of `lr`, and no decay. A tensor of zeros stays as it is."""
-    return once(lr=lr * precise(p.data).pow(2).mean().sqrt()) if p.ndim > 1 else once(lr=0.5*lr, wd=0.)
+    Biases and scales, tensors of one dimension, have half of `lr`, and no decay. A tensor of zeros stays as it is. Comes before the decay."""
+    return once(lr=lr * rms(p.data)) if p.ndim > 1 else once(lr=0.5*lr, wd=0.)
 
 
 def mean_of_avgs(p,
@@ -153,7 +154,7 @@ def dual_update(p,
 @of_directions
 def norm_ratio(p, **kwargs):
     "The gradient, made as long as the tensor; as it is, if one of them is 0 (Bernstein et al. 2020, https://arxiv.org/abs/2002.03432, alg. 1)."
-    p_norm, g_norm = (torch.linalg.vector_norm(precise(x)) for x in (p.data, p.grad.data))
+    p_norm, g_norm = norm(p.data), norm(p.grad.data)
     return {'update': p.grad.data * torch.where((p_norm > 0) & (g_norm > 0), p_norm/g_norm, 1.)}
 
 
@@ -171,15 +172,15 @@ def keep_bound(p,
     norm_bound=None, # State: largest norm
     **kwargs):
     "Note `p_bound` times the norm from before the first step, in `norm_bound`; comes first."
-    if norm_bound is None: return {'norm_bound': p_bound * torch.linalg.vector_norm(precise(p.data))}
+    if norm_bound is None: return {'norm_bound': p_bound * norm(p.data)}
 
 
 def bound_norm(p,
     norm_bound, # State: largest norm
     **kwargs):
     "Scale a tensor that is longer than `norm_bound` back to that; comes last (the code of Bernstein et al. 2020, https://github.com/jxbz/fromage)."
-    norm = torch.linalg.vector_norm(precise(p.data))
-    p.data.mul_(torch.where(norm > norm_bound, norm_bound/norm, 1.))
+    p_norm = norm(p.data)
+    p.data.mul_(torch.where(p_norm > norm_bound, norm_bound/p_norm, 1.))
 
 
 # A given curvature

@@ -16,7 +16,9 @@ __all__ = ['share_d', 'lr_by_d', 'debias_lr', 'prodigy_d', 'eps_by_d', 'dadapt_a
 # What is the same for all
 
 def _latest(turn) -> Iterator:
-    "Asks all parameters for the largest `turn`, and whether all have it"
+    """Asks all parameters for the largest `turn`, and whether all have it.
+
+    Only sums can be asked for: those below the mean are left out until the rest, among which the largest always is, are alike."""
     here, n, total, squares = 1, (yield 1), (yield turn), (yield turn**2)
     same = n*squares == total**2
     while n*squares != total**2:

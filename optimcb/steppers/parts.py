@@ -7,7 +7,7 @@ from numbers import Real
 import torch
 
 from optimcb.stepper import by_torch, once, stop
-from optimcb.steppers.classic import precise
+from optimcb.steppers.classic import exp_avg, norm, precise, rms
 from optimcb.wrapping import DECAY, part
 
 __all__ = ['accumulate', 'add_noise', 'agc', 'cautious', 'centralize', 'clip_norm', 'clip_tensor_norm', 'clip_update', 'clip_update_norm', 'clip_update_rms',
@@ -57,7 +57,7 @@ def clip_value(p,
     p.grad = p.grad.data.clamp(-max_grad, max_grad)
 
 
-def _shorter(x, norm, most): return x * (most / (norm + 1e-6)).clamp(max=1.).to(x.dtype)
+def _shorter(x, length, most): return x * (most / (length + 1e-6)).clamp(max=1.).to(x.dtype)
 
 
 @part('gradient', scales='tensors')
@@ -65,7 +65,7 @@ def clip_tensor_norm(p,
     max_tensor_norm=1., # Largest norm of a tensor
     **kwargs):
     "The norm of each gradient is at most `max_tensor_norm`: `clip_norm` of each tensor by itself."
-    p.grad = _shorter(p.grad.data, torch.linalg.vector_norm(precise(p.grad.data)), max_tensor_norm)
+    p.grad = _shorter(p.grad.data, norm(p.grad.data), max_tensor_norm)
 
 
 @part('gradient', scales='tensors')
@@ -124,7 +124,7 @@ def grokfast(p,
     grok_avg=None, # State: mean of the gradients, which starts from the first one
     **kwargs):
     "Add a share of the mean of past gradients, their slow part, to a gradient (Lee et al. 2024, https://arxiv.org/abs/2405.20233, its EMA filter)."
-    grok_avg = p.grad.data.clone() if grok_avg is None else grok_avg.mul_(grok_mom).add_(p.grad.data, alpha=1-grok_mom)
+    grok_avg = p.grad.data.clone() if grok_avg is None else exp_avg(grok_avg, p.grad.data, grok_mom)
     p.grad = p.grad.data.add(grok_avg, alpha=grok_gain)
     return {'grok_avg': grok_avg}
 
@@ -158,7 +158,7 @@ def full_decay(p,
     if do_wd and wd != 0: p.data.mul_(1 - (wd*lr/max_lr if max_lr != 0 else wd))
 
 
-@part('decay', DECAY)
+@part('penalty', DECAY)
 def decay_toward(p,
     wd=0., # Coefficient of the penalty `wd/2 * (p - anchor)**2`
     do_wd=True, # State: is this parameter decayed?
@@ -179,7 +179,9 @@ def decay_update(p,
     wd=0., # Weight decay
     do_wd=True, # State: is this parameter decayed?
     **kwargs):
-    "Add the weights to the update, before a trust ratio sees it (You et al. 2020, https://arxiv.org/abs/1904.00962, alg. 2)."
+    """Add the weights to the update, before a trust ratio or an average sees it (You et al. 2020, https://arxiv.org/abs/1904.00962, alg. 2).
+
+    NovoGrad decays so, too (Ginsburg et al. 2019, https://arxiv.org/abs/1905.11286, alg. 1)."""
     if do_wd and wd != 0: return {'update': update.add(p.data, alpha=wd)}
 
 
@@ -209,7 +211,7 @@ def clip_update_norm(p,
     max_update_norm=1., # Largest norm of a tensor
     **kwargs):
     "The norm of each update is at most `max_update_norm`."
-    return {'update': _shorter(update, torch.linalg.vector_norm(precise(update)), max_update_norm)}
+    return {'update': _shorter(update, norm(update), max_update_norm)}
 
 
 @part('update')
@@ -218,7 +220,7 @@ def clip_update_rms(p,
     max_update_rms=1., # Largest root mean square
     **kwargs):
     "The root mean square of each update is at most `max_update_rms` (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, sec. 6)."
-    return {'update': update / (precise(update).pow(2).mean().sqrt() / max_update_rms).clamp(min=1.).to(update.dtype)}
+    return {'update': update / (rms(update) / max_update_rms).clamp(min=1.).to(update.dtype)}
 
 
 # Somebody's own step, of which an update is made
