@@ -19,7 +19,8 @@ RANGES = dict(lr=NOT_NEGATIVE, wd=NOT_NEGATIVE, eps=NOT_NEGATIVE, mom=(0, 1), sq
               d_mom=(0, 1), growth_rate=(1, None))
 
 TORCH_NAMES = dict(momentum=('mom',), betas=('mom', 'sqr_mom'), weight_decay=('wd',), alpha=('sqr_mom',), rho=('sqr_mom',),
-                   momentum_decay=('mom_decay',), initial_accumulator_value=('init_sum',), decoupled_weight_decay=('decouple_wd',))
+                   momentum_decay=('mom_decay',), initial_accumulator_value=('init_sum',), etas=('eta_minus', 'eta_plus'), step_sizes=('min_step', 'max_step'),
+                   decoupled_weight_decay=('decouple_wd',))
 
 ENGINE_FLAGS = ('foreach', 'fused')
 TORCH_FLAGS = dict( # options of torch.optim that are no numbers: the stepper that does it, if there is one, and what to do instead

@@ -18,7 +18,7 @@ from optimcb.composition import Composition
 from optimcb.hypers import from_torch, suggest
 from optimcb.optimizer import Optimizer
 from optimcb.stepper import InRoute, Stepper, only, renamed, renamed_all
-from optimcb.steppers import route_lr, schedule, step_stat
+from optimcb.steppers import count_steps, route_lr, schedule
 
 __all__ = ['Rule', 'by_module', 'by_name', 'by_ndim', 'by_shape', 'grouped', 'no_wd', 'norms_and_biases', 'route', 'scheduled',
            'warmup', 'cosine_decay', 'inverse_sqrt']
@@ -379,16 +379,16 @@ class _Part:
 def scheduled(
     **functions # By name of a hyper-parameter, a function of the step, 1 in the first one, or of the step and the value
 ) -> list:
-    """Steppers that make hyper-parameters functions of the step; they come first: `Adam.insert(*scheduled(lr=warmup(100)), before=0)`.
+    """Steppers that make hyper-parameters functions of the step, as a part for any rule: `Adam.wrap(scheduled(lr=warmup(100)))`.
 
     A function of the step returns what the hyper-parameter is multiplied by, so that schedulers and `set_hyper` go on to mean something. One of two
-    arguments, the step and the value, returns the value. Each parameter counts its own steps, in state `lr_count`, as `step_stat` does: one that is unfrozen
+    arguments, the step and the value, returns the value. Each parameter counts its own steps, in state `lr_count`: one that is unfrozen
     late starts from 1. (What goes by the whole training is for `torch.optim.lr_scheduler` or fastai's `ParamScheduler`.)
 
     Raises `TypeError` for what is no such function."""
     if not functions: raise TypeError("`scheduled` needs functions by the names of hyper-parameters, as `scheduled(lr=warmup(100))`.")
     return [o for k, f in functions.items() for o in (
-        renamed(step_stat, step=f'{k}_count'), renamed(partial(schedule, of_step=f, takes_value=_takes_value(k, f)), hyper=k, count=f'{k}_count'))]
+        renamed(count_steps, count=f'{k}_count'), renamed(partial(schedule, of_step=f, takes_value=_takes_value(k, f)), hyper=k, count=f'{k}_count'))]
 
 
 def _takes_value(name, f) -> bool:

@@ -483,7 +483,7 @@ def test_a_hyper_parameter_is_a_function_of_the_step(engine):
     make = partial(SGD, mom=0.9, wd=0.1)
     gaps = [(), (1,), (), (0, 2)]
     ps = params(dtype=torch.float64)
-    opt = SGD(named(ps), lr=0.01, mom=0.9, wd=0.1, engine=engine).insert(*scheduled(lr=half, mom=towards), before=0)
+    opt = SGD(named(ps), lr=0.01, mom=0.9, wd=0.1, engine=engine).wrap(scheduled(lr=half, mom=towards))
     sched = torch.optim.lr_scheduler.StepLR(opt, 4, 0.1)
     qs = params(dtype=torch.float64)
     plain = [make([q], lr=0.01) for q in qs] # one each, since each has its own step
@@ -503,7 +503,7 @@ def test_a_hyper_parameter_is_a_function_of_the_step(engine):
 
 
 def test_scheduled_is_pickled_and_explained():
-    make = Adam.insert(*scheduled(lr=warmup(4)), before=0)
+    make = Adam.wrap(scheduled(lr=warmup(4)))
     again = pickle.loads(pickle.dumps(make))
     assert difference(run(make)[1], run(again)[1]) == 0
     opt, _ = run(again, lr=torch.tensor(0.01, dtype=torch.float64))

@@ -1,7 +1,8 @@
 "Hyper-parameters that are something else for a step."
 from optimcb.stepper import once
+from optimcb.wrapping import part
 
-__all__ = ['route_lr', 'schedule']
+__all__ = ['route_lr', 'count_steps', 'schedule']
 
 
 def route_lr(p,
@@ -12,6 +13,15 @@ def route_lr(p,
     if lr_scale != 1: return once(lr=lr * lr_scale)
 
 
+@part('first')
+def count_steps(p,
+    count=0, # State: steps done; `scheduled` gives it its name
+    **kwargs):
+    "Count the steps of each parameter, for `schedule`."
+    return {'count': count + 1}
+
+
+@part('first')
 def schedule(p,
     hyper, # The hyper-parameter: `scheduled` gives it its name
     count, # State: steps done, this one included
