@@ -154,7 +154,8 @@ def _eigen(m):
 def started_grams(x, sides, eps):
     "`eps` times the identity, for each dimension."
     x = x.reshape(_shape(x))
-    return _packed(x, [precise(x).new_full((d,), eps).diag() if used else precise(x).new_full((d,), eps) for d, used in zip(x.shape, sides)])
+    starts = [precise(x).new_ones(d) * eps for d in x.shape]
+    return _packed(x, [o.diag() if used else o for o, used in zip(starts, sides)])
 
 
 @by_torch
