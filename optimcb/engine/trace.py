@@ -138,7 +138,8 @@ class Trace:
         p, holes, given = self.example, [], []
         def handed(o):
             if isinstance(o, (bool, str, type(None), torch.dtype, torch.device, tuple)): return o
-            if (type(o) is Foreign or type(o) in STANDS) and o.trace is not self: self.fail("it keeps a tensor of another parameter or an earlier step", "Return it as state.")
+            stands = type(o) is Foreign or type(o) in STANDS
+            if stands and o.trace is not self: self.fail("it keeps a tensor of another parameter or an earlier step", "Return it as state.")
             if type(o) is Foreign: holes.append(o.id)
             elif type(o) in STANDS: holes.append(self.cast(o, o.dtype))
             elif isinstance(o, (Number, Tensor)): holes.append(self.operand(o))
