@@ -46,12 +46,18 @@ def hutchinson(
     loss:Tensor, # A number that depends on `params`; its graph is kept
     params:Iterable # Tensors
 ) -> list[Tensor|None]:
-    """An estimate of the diagonal of the Hessian of `loss`, by one random vector of signs; None for tensors that it doesn't depend on twice.
+    """An estimate of the diagonal of the Hessian of `loss`, by one random vector of signs; None for what is frozen, or what it doesn't depend on twice.
 
     `update_hessian(opt, hutchinson(loss, model.parameters()))`, before `loss.backward()`.
     Source: Hutchinson 1989; Liu et al. 2024, https://arxiv.org/abs/2305.14342, alg. 1.
     """
     params = list(params)
+    trained = [p for p in params if p.requires_grad]
+    found = iter(_products(loss, trained) if trained else ())
+    return [next(found) if p.requires_grad else None for p in params]
+
+
+def _products(loss, params):
     grads = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
     signs = [None if g is None else torch.randint_like(g, 2)*2 - 1 for g in grads]
     pairs = [(g, s) for g, s in zip(grads, signs) if g is not None and g.requires_grad]

@@ -11,8 +11,8 @@ from fastcore.basics import even_mults
 from fastcore.foundation import L
 from torch import Tensor
 
-__all__ = ['NOT_NEGATIVE', 'RANGES', 'TORCH_NAMES', 'TORCH_FLAGS', 'check', 'own', 'numbers', 'spread', 'from_torch', 'without_flags', 'nearest', 'suggest',
-           'TorchNames', 'HyperView', 'HyperViews']
+__all__ = ['NOT_NEGATIVE', 'RANGES', 'TORCH_NAMES', 'AUTHORS_NAMES', 'TORCH_FLAGS', 'check', 'own', 'numbers', 'spread', 'stands_for', 'from_torch',
+           'without_flags', 'nearest', 'suggest', 'TorchNames', 'HyperView', 'HyperViews']
 
 NOT_NEGATIVE = (0, math.inf) # at least, less than; None: any larger number, infinity too
 RANGES = dict(lr=NOT_NEGATIVE, wd=NOT_NEGATIVE, eps=NOT_NEGATIVE, mom=(0, 1), sqr_mom=(0, 1), diff_mom=(0, 1), slow_mom=(0, 1), rate_mom=(0, 1),
@@ -21,6 +21,10 @@ RANGES = dict(lr=NOT_NEGATIVE, wd=NOT_NEGATIVE, eps=NOT_NEGATIVE, mom=(0, 1), sq
 TORCH_NAMES = dict(momentum=('mom',), betas=('mom', 'sqr_mom'), weight_decay=('wd',), alpha=('sqr_mom',), rho=('sqr_mom',),
                    momentum_decay=('mom_decay',), initial_accumulator_value=('init_sum',), etas=('eta_minus', 'eta_plus'), step_sizes=('min_step', 'max_step'),
                    decoupled_weight_decay=('decouple_wd',))
+
+AUTHORS_NAMES = dict( # what a name of torch's stands for in rules whose authors have more coefficients: the first of these of which all names are known
+    betas=(('mom', 'diff_mom', 'sqr_mom'), ('mom', 'sqr_mom', 'slow_mom'), ('mom', 'sqr_mom', 'rate_mom'), ('mom', 'slow_mom')),
+    alpha=(('slow_weight',),))
 
 ENGINE_FLAGS = ('foreach', 'fused')
 TORCH_FLAGS = dict( # options of torch.optim that are no numbers: the stepper that does it, if there is one, and what to do instead
@@ -111,6 +115,15 @@ def spread(
     return [own(name, check(name, v)) for v in values]
 
 
+def stands_for(
+    name:str, # A name of torch's, perhaps
+    known:Iterable # Names that are known
+) -> tuple:
+    "Our names for what torch, or the authors of a rule, call `name`: `betas` are three of Adan's coefficients, in the order of its paper."
+    known = frozenset(known)
+    return next((o for o in AUTHORS_NAMES.get(name, ()) if known.issuperset(o)), TORCH_NAMES.get(name, ()))
+
+
 def from_torch(
     hypers:dict, # Hyper-parameters, some of them perhaps under torch's names
     known # Names that are meant as they are
@@ -121,7 +134,7 @@ def from_torch(
     """
     res = {}
     for k, v in hypers.items():
-        ours = TORCH_NAMES.get(k, ())
+        ours = stands_for(k, known)
         if k in known or not any(o in known for o in ours): ours, v = (k,), (v,)
         elif len(ours) == 1: v = (v,)
         elif len(L(v, use_list=None)) != len(ours):
@@ -204,7 +217,7 @@ class TorchNames(dict):
 
     def _ours(self, k) -> tuple:
         "What `k` stands for, where it isn't itself"
-        ours = TORCH_NAMES.get(k, ())
+        ours = stands_for(k, self.reads)
         return ours if ours and k not in self.reads and self.reads.issuperset(ours) else ()
 
     def _there(self, k) -> tuple:

@@ -225,3 +225,26 @@ def test_defaults_of_steppers_are_fastais():
         theirs = getattr(theirs, 'defaults', None) or theirs._defaults
         ours = inspect.signature(getattr(oc, name)).parameters
         assert {k: ours[k].default for k in theirs if k in ours} == {k: v for k, v in theirs.items() if k in ours}, name
+
+
+@pytest.mark.parametrize('engine', ['eager', 'foreach', 'fused'])
+def test_novograds_first_norm_is_of_a_gradient_that_is_there(engine):
+    "As its authors' code has it; a mean with the first one, 0, would make the step seven times as large"
+    p = one([1., 2.], [0., 0.])
+    opt = oc.NovoGrad([p], lr=0.1, mom=0., engine=engine)
+    opt.step()
+    p.grad = torch.tensor([3., 4.])
+    opt.step()
+    assert torch.allclose(p.data, torch.tensor([1 - 0.06, 2 - 0.08]))
+
+
+@pytest.mark.parametrize('engine', ['eager', 'foreach', 'fused'])
+def test_madgrad_rests_while_lr_is_0(engine):
+    "`eps` is added to other learning rates only"
+    p = one([1., 2.], [3., 4.])
+    opt = oc.MADGRAD([p], lr=0., engine=engine)
+    opt.step()
+    assert p.tolist() == [1., 2.]
+    opt.set_hyper('lr', 0.1)
+    opt.step()
+    assert (p < torch.tensor([1., 2.])).all()

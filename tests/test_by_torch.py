@@ -4,6 +4,7 @@ import pickle
 import warnings
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from engines import TRACED
@@ -497,3 +498,18 @@ def test_steppers_that_ask():
 def test_without_stand_ins_it_is_called():
     assert torch.equal(by_rows(torch.ones(2, 2)), torch.zeros(2, 2)) and by_rows.__name__ == 'by_rows'
     assert pickle.loads(pickle.dumps(by_rows)) is by_rows
+
+
+@pytest.mark.parametrize('kind', [np.float64, partial(torch.tensor, dtype=torch.float64)], ids=['numpy', 'torch'])
+@pytest.mark.parametrize('algo', [oc.Muon, oc.Shampoo, oc.SOAP, oc.Adafactor, oc.DAdaptSGD], ids=lambda o: o.__name__)
+def test_hyper_parameters_of_numpys_and_torchs_are_handed_over(algo, kind):
+    "As schedules set them; NumPy's numbers have a `trace` of their own, and what is asked of them is no number"
+    ps, qs = some(), some()
+    ours, eager = algo(ps, lr=0.01, engine='fused'), algo(qs, lr=0.01, engine='eager')
+    for k, v in dict(ours.hypers[0]).items():
+        if isinstance(v, float) and v != float('inf'): ours.set_hyper(k, kind(v))
+    for i in range(3):
+        for o, x in ((ours, ps), (eager, qs)):
+            set_grads(x, i)
+            o.step()
+    assert difference(ps, qs) < 1e-9

@@ -52,3 +52,14 @@ def test_estimates_that_do_not_fit_change_nothing():
     with pytest.raises(ValueError, match='no stepper reads `hess_avg`: .*sgd_step'): update_hessian(SGD([a], lr=0.1))
     a.grad = torch.sparse_coo_tensor([[0]], [1.], (2,), dtype=torch.float64)
     with pytest.raises(ValueError, match='dense, real'): update_hessian(opt)
+
+
+def test_hutchinson_leaves_frozen_parameters_out():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 1))
+    model[0].requires_grad_(False)
+    opt = Sophia(model.parameters(), lr=0.1)
+    found = hutchinson(model(torch.ones(4, 3)).pow(2).mean(), model.parameters())
+    assert [f is None for f in found] == [True, True, False, False]
+    update_hessian(opt, found)
+    model.requires_grad_(False)
+    assert hutchinson(torch.ones(()), model.parameters()) == [None]*4

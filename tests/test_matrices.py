@@ -78,3 +78,16 @@ def test_what_has_no_rows_refuses_sparse_gradients(algo):
     p.grad = torch.sparse_coo_tensor([[1, 4]], torch.ones(2, 3), (6, 3))
     with pytest.raises(ValueError, match="a gradient is sparse, but state `.*` is of another shape"): opt.step()
     assert torch.equal(p, start) and not opt.state[p]
+
+
+@pytest.mark.parametrize('algo', [oc.Shampoo, oc.SOAP], ids=lambda o: o.__name__)
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_a_gradient_that_is_not_finite_spoils_its_own_weights_alone(algo, value):
+    "torch's eigenvalues raise for such a matrix, in the middle of a step"
+    ps = params(MATRICES)
+    opt = algo(ps, lr=0.01)
+    for i in range(3):
+        set_grads(ps, i)
+        if i == 0: ps[1].grad[0, 0] = value
+        opt.step()
+    assert [bool(p.isfinite().all()) for p in ps] == [True, False, True]

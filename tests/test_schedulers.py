@@ -464,3 +464,20 @@ def test_a_group_that_is_replaced_by_a_dict(engine):
     one, other = oc.Adam(params(), lr=0.1, engine=engine), oc.Adam(params(), lr=0.1, betas=(0.5, 0.7), engine=engine)
     one.param_groups[0] = {**one.param_groups[0], 'betas': (0.5, 0.7)}
     assert difference(run(one), run(other)) == 0 and one.param_groups[0]['betas'] == (0.5, 0.7)
+
+
+@pytest.mark.parametrize('algo, names', [(oc.Adan, ('mom', 'diff_mom', 'sqr_mom')), (oc.AdEMAMix, ('mom', 'sqr_mom', 'slow_mom')),
+                                         (oc.AdaMod, ('mom', 'sqr_mom', 'rate_mom'))], ids=lambda o: getattr(o, '__name__', ''))
+def test_betas_are_in_the_order_of_a_rules_paper(algo, names):
+    opt = algo(params(), lr=0.1, betas=(0.5, 0.6, 0.7))
+    g = opt.param_groups[0]
+    assert tuple(g[k] for k in names) == (0.5, 0.6, 0.7) == g['betas'] == opt.defaults['betas']
+    for wrong in ((0.9, 0.99), (0.9,)*4):
+        with pytest.raises(ValueError, match='`betas` must have 3 values'): algo(params(), lr=0.1, betas=wrong)
+    torch.optim.lr_scheduler.OneCycleLR(opt, 0.1, total_steps=10, base_momentum=0.8)
+    assert g['mom'] == 0.95 and g['betas'][1:] == (0.6, 0.7)
+
+
+def test_ademamix_has_its_authors_alpha():
+    opt = oc.AdEMAMix(params(), lr=0.1, alpha=0.5)
+    assert opt.hypers[0]['slow_weight'] == 0.5 == opt.param_groups[0]['alpha'] and opt.hypers[0]['sqr_mom'] == 0.999

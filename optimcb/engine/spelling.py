@@ -6,6 +6,7 @@ that are made of others, types and copies, and what reduces a tensor.
 import math
 from numbers import Number
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -291,7 +292,7 @@ def _reflected(f):
 def _known(f):
     "Operators leave to the other operand what is neither tensor nor number"
     def g(self, other):
-        return f(self, other) if type(other) in STANDS or isinstance(other, (Number, Tensor)) else NotImplemented
+        return f(self, other) if type(other) in STANDS or isinstance(other, (Number, np.bool_, Tensor)) else NotImplemented
     return g
 
 

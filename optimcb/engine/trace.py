@@ -69,6 +69,7 @@ class Trace:
     def operand(self, o) -> int:
         "What stands for `o`, a `Value`, a number, or a tensor of one number, in a node."
         if isinstance(o, Value): return o.id
+        if isinstance(o, np.bool_): o = bool(o) # which NumPy doesn't call a number
         if isinstance(o, Number) and not isinstance(o, complex): return self.slot(o)
         if type(o) is Foreign: o.refuse()
         if isinstance(o, Tensor): return self.external(o).id
@@ -137,7 +138,8 @@ class Trace:
         p, holes, given = self.example, [], []
         def handed(o):
             if isinstance(o, (bool, str, type(None), torch.dtype, torch.device, tuple)): return o
-            if getattr(o, 'trace', self) is not self: self.fail("it keeps a tensor of another parameter or an earlier step", "Return it as state.")
+            stands = type(o) is Foreign or type(o) in STANDS
+            if stands and o.trace is not self: self.fail("it keeps a tensor of another parameter or an earlier step", "Return it as state.")
             if type(o) is Foreign: holes.append(o.id)
             elif type(o) in STANDS: holes.append(self.cast(o, o.dtype))
             elif isinstance(o, (Number, Tensor)): holes.append(self.operand(o))

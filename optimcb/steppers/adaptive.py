@@ -159,9 +159,11 @@ def average_sqr_norm(p,
     sqr_mom=0.98, # Coefficient of the past, 0 to 1
     sqr_norm_avg=None, # State: the mean
     **kwargs):
-    "Mean of the gradient's squared norms, started by the first, in `sqr_norm_avg` (Ginsburg et al. 2019, https://arxiv.org/abs/1905.11286, alg. 1)."
+    """Mean of the gradient's squared norms, started by the first that isn't 0, in `sqr_norm_avg` (Ginsburg et al. 2019,
+    https://arxiv.org/abs/1905.11286, alg. 1, and code)."""
     sqr_norm = precise(p.grad.data).pow(2).sum()
-    return {'sqr_norm_avg': sqr_norm if sqr_norm_avg is None else exp_avg(sqr_norm_avg, sqr_norm, sqr_mom)}
+    if sqr_norm_avg is None: return {'sqr_norm_avg': sqr_norm}
+    return {'sqr_norm_avg': torch.where(sqr_norm_avg == 0, sqr_norm, exp_avg(sqr_norm_avg.clone(), sqr_norm, sqr_mom))}
 
 
 # AdaBound and AdaMod: bounds on each element's learning rate

@@ -142,13 +142,20 @@ def _along(x, matrices):
     return res.reshape(x.shape).to(x.dtype, copy=True, memory_format=torch.contiguous_format)
 
 
+def _eigen(m):
+    "Eigenvalues and eigenvectors of `m`; NaN where torch raises, for a matrix that isn't finite: what a gradient spoils are its own weights, as elsewhere"
+    ok = m.isfinite().all()
+    return [torch.where(ok, x, math.nan) for x in torch.linalg.eigh(torch.where(ok, m, 0.))]
+
+
 # Shampoo: roots of the sums of gradients times themselves
 
 @by_torch
 def started_grams(x, sides, eps):
     "`eps` times the identity, for each dimension."
     x = x.reshape(_shape(x))
-    return _packed(x, [precise(x).new_full((d,), eps).diag() if used else precise(x).new_full((d,), eps) for d, used in zip(x.shape, sides)])
+    starts = [precise(x).new_ones(d) * eps for d in x.shape]
+    return _packed(x, [o.diag() if used else o for o, used in zip(starts, sides)])
 
 
 @by_torch
@@ -163,7 +170,7 @@ def roots_of(x, grams, sides, eps):
     power = -1 / (2*len(_shape(x)))
     def root(m):
         if m.dim() == 1: return m.clamp(min=eps).pow(power)
-        values, vectors = torch.linalg.eigh(m)
+        values, vectors = _eigen(m)
         return (vectors * values.clamp(min=eps).pow(power)) @ vectors.T
     return _packed(x, [root(m) for m in _unpacked(grams, x, sides, diagonal=True)])
 
@@ -221,7 +228,7 @@ def first_grams(x, weight, sides):
 @by_torch
 def bases_of(x, grams, sides):
     "Eigenvectors of each gram matrix, those of the largest eigenvalues first."
-    return _packed(x, [torch.linalg.eigh(m)[1].flip(1) for m in _unpacked(grams, x, sides) if m is not None])
+    return _packed(x, [_eigen(m)[1].flip(1) for m in _unpacked(grams, x, sides) if m is not None])
 
 
 @by_torch

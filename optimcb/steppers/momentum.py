@@ -114,8 +114,8 @@ def eps_in_lr(p,
     lr, # Learning rate
     eps, # Added to it
     **kwargs):
-    "For this step, `eps` is added to `lr` (the code of Defazio & Jelassi 2021, https://github.com/facebookresearch/madgrad)."
-    return once(lr=lr + eps)
+    "For this step, `eps` is added to `lr`, unless that is 0 (the code of Defazio & Jelassi 2021, https://github.com/facebookresearch/madgrad)."
+    return once(lr=lr + eps*(lr != 0))
 
 
 def dual_sums(p,
