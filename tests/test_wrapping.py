@@ -463,6 +463,39 @@ def test_updates_of_steps_of_ones_own(name):
     for lr in (0., torch.tensor(0.)): assert same(stepped(lambda ps, engine, lr=None, to=lr: Optimizer(ps, made, lr=to, wd=0., engine=engine), 'eager'), (params(dtype=D), [{}]*4))
 
 
+def test_a_step_that_is_taken_apart_keeps_its_names_and_its_parameters():
+    ours = Adam.rename(oc.adam_step, eps='my_eps').wrap(cautious)
+    assert labels(ours)[-3:] == ['rms_update(eps=1e-05, eps→my_eps)', 'cautious', 'apply_update']
+    assert same(stepped(partial(ours, my_eps=0.3), 'eager'), stepped(partial(Adam.wrap(cautious), eps=0.3), 'eager'))
+    some = wrapped([oc.only(sgd_step, oc.by_ndim(2))], clip_update)
+    assert labels(some) == ['grad_update[by_ndim(2)]', 'clip_update[by_ndim(2)]', 'apply_update[by_ndim(2)]']
+
+
+def in_routes(*parts, a=(oc.SOAP,), b=(AdamW,), **options):
+    return partial(oc.route(apart=['wd'], a=(a[0].wrap(*a[1:]), oc.by_ndim(2)), b=b[0].wrap(*b[1:])).wrap(*parts), **options)
+
+
+@pytest.mark.parametrize('name', ['cautious', 'trust ratio', 'full decay', 'decay inside', 'l2', 'decay toward'])
+def test_a_part_of_routes_is_in_each_of_them(name):
+    "As if each was wrapped before; decays keep the coefficients of the routes"
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        theirs = stepped(in_routes(a=(oc.SOAP, PARTS[name]), b=(AdamW, PARTS[name]), a_wd=0.2, b_wd=0.1), 'eager')
+        for engine in ('eager', 'foreach'): assert same(stepped(in_routes(PARTS[name], a_wd=0.2, b_wd=0.1), engine), theirs)
+
+
+def test_a_route_without_an_update_is_named():
+    with pytest.raises(ValueError, match='route `a` makes none'): oc.route(a=([mystep], oc.by_ndim(2)), b=AdamW).wrap(cautious)
+
+
+def test_a_decay_is_in_the_place_of_its_own():
+    assert labels(Adam.replace(oc.weight_decay, oc.only(oc.weight_decay, oc.by_ndim(2))).wrap(full_decay))[0] == 'full_decay[by_ndim(2)]'
+    assert not {'proximal_decay', 'decay_in_update'} & {*labels(oc.Adan.wrap(full_decay)), *labels(oc.NovoGrad.wrap(full_decay))}
+    assert 'weight_decay(wd→lambd)' in labels(oc.ASGD.wrap(full_decay)) # which is ASGD's way, beside `wd`
+    for algo in (oc.StableAdamW, oc.SOAP, oc.Adan): assert labels(algo.wrap(l2_reg))[0] == 'l2_reg' # before gradients are read
+    assert not same(stepped(partial(oc.SOAP.wrap(l2_reg), wd=0.5), 'eager'), stepped(partial(oc.SOAP.wrap(l2_reg), wd=0.), 'eager'))
+
+
 def test_fastais_steppers_are_wrapped_like_ours():
     fo = pytest.importorskip('fastai.optimizer')
     theirs = [fo.weight_decay, partial(fo.average_grad, dampening=True), fo.average_sqr_grad, fo.step_stat, fo.adam_step]
