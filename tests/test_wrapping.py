@@ -446,6 +446,7 @@ def test_optimizers_are_wrapped_where_they_are():
 
 
 def mystep(p, lr, **kwargs): p.data.sub_(lr * p.grad.data.sign())
+def myheavystep(p, lr, grad_avg, **kwargs): p.data.sub_(lr * grad_avg)
 def mydecay(p, lr, wd, **kwargs): p.data.mul_(1 - lr*wd)
 
 
@@ -614,6 +615,7 @@ def test_nothing_is_doubtful_about_parts():
         for f in PARTS.values():
             for wd in (0., 0.1): Adam.wrap(f)(params(), lr=0.1, wd=wd)
         SGD.wrap(accumulate)(params(), lr=0.1, accum=100)
+        Optimizer(params(), wrapped([average_grad, myheavystep], cautious), lr=0.1)
 
 
 @pytest.mark.parametrize('name', PARTS)
