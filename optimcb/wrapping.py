@@ -132,12 +132,13 @@ def _put(cbs, new, decays) -> list:
             update, length = ([_put_like(f, there, own) for f in at[k]] for k in ('update', 'length'))
             cbs = [*cbs[:i], *update, *cbs[i:end], *length, *cbs[end:]]
     head, gates = _head(cbs), sum(place_of(f) == 'gate' for f in cbs)
-    return [*cbs[:gates], *at['gate'], *at['first'], *cbs[gates:head], *at['gradient'], *cbs[head:], *at['last']]
+    start = max((i + 1 for i, f in enumerate(cbs) if _of(f, 'sets_hyper')), default=gates) # what comes first reads hyper-parameters, too
+    return [*cbs[:gates], *at['gate'], *cbs[gates:start], *at['first'], *cbs[start:head], *at['gradient'], *cbs[head:], *at['last']]
 
 
 def _head(cbs) -> int:
     "Where a rule begins: after what comes first, and what changes gradients"
-    return max((i + 1 for i, f in enumerate(cbs) if place_of(f) in ('gate', 'first', 'gradient')), default=0)
+    return max((i + 1 for i, f in enumerate(cbs) if place_of(f) in ('gate', 'first', 'gradient') or _of(f, 'sets_hyper')), default=0)
 
 
 def _tail(cbs) -> int:

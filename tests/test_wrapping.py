@@ -485,6 +485,21 @@ def test_a_part_of_routes_is_in_each_of_them(name):
         for engine in ('eager', 'foreach'): assert same(stepped(in_routes(PARTS[name], a_wd=0.2, b_wd=0.1), engine), theirs)
 
 
+def test_parts_see_hyper_parameters_that_are_scheduled():
+    "Whichever came first"
+    slow = oc.scheduled(lr=oc.warmup(5), max_norm=oc.warmup(9))
+    for o in (oc.schedule_free(), clip_norm):
+        before, after = SGD.insert(*slow, before=0).wrap(o, clip_value), SGD.wrap(o, clip_value).insert(*slow, before=0)
+        assert labels(before) == labels(after)
+    assert labels(SGD.insert(*slow, before=0).wrap(accumulate))[0] == 'accumulate' # steps are counted, not calls
+
+
+@pytest.mark.parametrize('options', [dict(ema_every=0), dict(swa_every=0), dict(ema_mom=1.5), dict(accum=0)], ids=str)
+def test_options_that_cant_be_are_refused_before_a_step(options):
+    with pytest.raises(ValueError, match=f'`{next(iter(options))}` must be at least'):
+        SGD.wrap(oc.ema_weights, oc.swa_weights, accumulate)(params(), lr=0.1, **options)
+
+
 def test_a_route_without_an_update_is_named():
     with pytest.raises(ValueError, match='route `a` makes none'): oc.route(a=([mystep], oc.by_ndim(2)), b=AdamW).wrap(cautious)
 
