@@ -81,7 +81,7 @@ def wrapped(
     decayed = None
     for o in parts:
         new = list(o) if isinstance(o, (list, tuple)) else [o]
-        for i, f in enumerate(new): _check(f, [*cbs, *new[:i]])
+        for f in new: _check(f, cbs)
         decays = [f for f in new if kind_of(f) == DECAY]
         for f in decays:
             if decayed: raise ValueError(f"`{Stepper(decayed)}` and `{Stepper(f)}` both decay the weights. Leave one of them out.")
