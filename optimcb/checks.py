@@ -39,8 +39,13 @@ def doubts_of(
         if not g.params:
             for v in composition.variants: found[tuple(v.values()), alike] = doubts(composition, g.hypers, state=v)
     places = {key[0] for key in found}
-    res = dict.fromkeys(d for at in places for d in _shared([ds for key, ds in found.items() if key[0] == at]))
+    shared = [_shared([ds for key, ds in found.items() if key[0] == at]) for at in places]
+    res = dict.fromkeys(d for ds in shared for d in ds if not isinstance(d, OfAll) or all(d in o for o in shared))
     return [*res, *_unused(composition, groups)]
+
+
+class OfAll(str):
+    "A doubt about a stepper of all parameters, which may be there for some of them only"
 
 
 def _shared(found) -> list: return [d for ds in found for d in ds if all(d in o for o in found)]
@@ -209,13 +214,13 @@ def _unread(acts):
     def is_read(s): return any(t in alive for k, kept in {**made[s], **numbers[s]}.items() for t in read_by(s, k, kept))
     while more := set(filter(is_read, made.keys() - alive)): alive |= more
     for s in sorted(made.keys() - alive, key=order.get):
-        names, label = made[s], steppers[s].label
+        names, label, said = made[s], steppers[s].label, str if steppers[s].masks else OfAll
         if 'grad' in names:
             reader = next((steppers[t].label for t in sorted(alive, key=order.get) if 'grad' in reads[t] and order[t] < order[s]), None)
-            yield f"stepper `{label}` changes the gradient, but no stepper after it reads it.{f' Put it before `{reader}`.' if reader else ''}"
+            yield said(f"stepper `{label}` changes the gradient, but no stepper after it reads it.{f' Put it before `{reader}`.' if reader else ''}")
         else:
             nobody = 'other stepper' if any(names.values()) else 'stepper after it'
-            yield f"stepper `{label}` makes {_listed(names)}, which no {nobody} reads. Leave it out, or put a stepper in that does."
+            yield said(f"stepper `{label}` makes {_listed(names)}, which no {nobody} reads. Leave it out, or put a stepper in that does.")
 
 
 def _listed(names) -> str:

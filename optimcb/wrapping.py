@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 
-from optimcb.stepper import Stepper
+from optimcb.stepper import InRoute, Stepper, only, renamed
 
 __all__ = ['PLACES', 'kind_of', 'of_directions', 'of_signs', 'part', 'place_of', 'wrapped']
 
@@ -84,8 +84,9 @@ def wrapped(
         new = list(o) if isinstance(o, (list, tuple)) else [o]
         for f in new: _check(f, cbs)
         decays = [f for f in new if kind_of(f) == DECAY]
-        if decays and decayed: raise ValueError(f"`{Stepper(decayed)}` and `{Stepper(decays[0])}` both decay the weights. Leave one of them out.")
-        decayed = decays[0] if decays else decayed
+        for f in decays:
+            if decayed: raise ValueError(f"`{Stepper(decayed)}` and `{Stepper(f)}` both decay the weights. Leave one of them out.")
+            decayed = f
         cbs = _put(cbs, new, decays)
     return cbs
 
@@ -120,24 +121,25 @@ def _averaged(s, before) -> bool:
 
 def _put(cbs, new, decays) -> list:
     at = {k: [f for f in new if place_of(f) == k] for k in PLACES}
-    if decays:
-        own = [i for i, f in enumerate(cbs) if kind_of(f) == DECAY]
-        cbs = [f for i, f in enumerate(cbs) if i not in own]
-        if at['penalty']: cbs[(i := _head(cbs)):i] = at['penalty']
-        if at['decay']: cbs[(i := own[0] if own else _head(cbs)):i] = at['decay']
+    own = _own_decays(cbs) if decays else []
+    if at['decay'] + at['penalty']: cbs = _in_place_of(own, cbs, (at['decay'] + at['penalty'])[0])
+    else: cbs = [f for f in cbs if not _is_in(f, own)]
     if at['update'] or at['length']:
         cbs = _with_update(cbs, (at['update'] + at['length'])[0])
-        end = next((i for i, f in enumerate(cbs) if place_of(f) == 'apply'), _tail(cbs))
-        i = end
-        while i and place_of(cbs[i-1]) == 'length': i -= 1
-        cbs = [*cbs[:i], *at['update'], *cbs[i:end], *at['length'], *cbs[end:]]
+        for end in [i for i, f in enumerate(cbs) if place_of(f) == 'apply'][::-1] or [_tail(cbs)]:
+            i = end
+            while i and place_of(cbs[i-1]) == 'length': i -= 1
+            there = cbs[end] if end < len(cbs) and place_of(cbs[end]) == 'apply' else None
+            update, length = ([_put_like(f, there, own) for f in at[k]] for k in ('update', 'length'))
+            cbs = [*cbs[:i], *update, *cbs[i:end], *length, *cbs[end:]]
     head, gates = _head(cbs), sum(place_of(f) == 'gate' for f in cbs)
-    return [*cbs[:gates], *at['gate'], *at['first'], *cbs[gates:head], *at['gradient'], *cbs[head:], *at['last']]
+    start = max((i + 1 for i, f in enumerate(cbs) if _of(f, 'sets_hyper')), default=gates) # what comes first reads hyper-parameters, too
+    return [*cbs[:gates], *at['gate'], *cbs[gates:start], *at['first'], *cbs[start:head], *at['gradient'], *cbs[head:], *at['last']]
 
 
 def _head(cbs) -> int:
     "Where a rule begins: after what comes first, and what changes gradients"
-    return max((i + 1 for i, f in enumerate(cbs) if place_of(f) in ('gate', 'first', 'gradient')), default=0)
+    return max((i + 1 for i, f in enumerate(cbs) if place_of(f) in ('gate', 'first', 'gradient') or _of(f, 'sets_hyper')), default=0)
 
 
 def _tail(cbs) -> int:
@@ -145,24 +147,77 @@ def _tail(cbs) -> int:
     return next((i for i, f in enumerate(cbs) if place_of(f) == 'last'), len(cbs))
 
 
+def _is_in(f, fs): return any(f is o for o in fs)
+
+
+def _own_decays(cbs) -> list:
+    "What decays the weights, but for what decays them by a coefficient of another kind beside that"
+    found = [f for f in cbs if kind_of(f) == DECAY]
+    return [f for f in found if Stepper(f).new_name('wd').endswith('wd')] or found
+
+
+def _in_place_of(own, cbs, decay) -> list:
+    "`cbs` with `decay` in the place of each of their own, for the same parameters and by a coefficient of the same name"
+    res, early, there = [], [], []
+    for f in cbs:
+        if not _is_in(f, own): res.append(f)
+        elif _where(f) not in there:
+            there.append(_where(f))
+            masks = Stepper(f).masks
+            late = place_of(decay) == 'penalty'
+            (early if late else res).append(_masked(_named_as(decay, f), masks))
+    if not own: early = [decay]
+    head = _head(res)
+    return [*res[:head], *early, *res[head:]]
+
+
+def _where(f) -> list: return [(o.mark, getattr(o, 'name', True)) for o in Stepper(f).masks] if f is not None else []
+
+
+def _put_like(f, there, own):
+    "A stepper for the parameters of `there`; if it decays, by the names that their own decay had"
+    decay = next((o for o in own if _where(o) == _where(there)), None) if kind_of(f) == DECAY else None
+    return _masked(_named_as(f, decay), Stepper(there).masks if there is not None else ())
+
+
+def _named_as(f, other):
+    "A stepper that has the names which another one has for the same things"
+    if other is None: return f
+    new, s = Stepper(other).new_name, Stepper(f)
+    names = {k: new(k) for k in sorted(s.mentions.union(s.names)) if new(k) != k}
+    return renamed(f, **names) if names else f
+
+
+def _masked(f, masks):
+    "A stepper for the parameters of some rules"
+    for o in reversed(masks): f = only(f, o)
+    return f
+
+
 def _with_update(cbs, wanted) -> list:
     "Steppers that make an update and apply it, in the place of those that step at once"
     steps = [i for i, f in enumerate(cbs) if _of(f, 'parts')]
     applied = [i for i, f in enumerate(cbs) if place_of(f) == 'apply']
-    if len(steps) + len(applied) > 1:
+    routes = [o for i in steps + applied for o in Stepper(cbs[i]).masks if isinstance(o, InRoute)]
+    taken = [o.name for o in routes]
+    if len(taken) == len(steps) + len(applied) == len(set(taken)) > 0: # one in each route
+        lacking = [k for k in getattr(routes[0].decider, 'values', ()) if k not in taken]
+        if lacking: raise ValueError(f"`{Stepper(wanted)}` changes the update, but route `{lacking[0]}` makes none. Say where: `insert(only(…), before=…)`.")
+    elif len(steps) + len(applied) > 1:
         there = ', '.join(f'`{Stepper(cbs[i])}`' for i in sorted(steps + applied))
         raise ValueError(f"`{Stepper(wanted)}` changes the update, but there is more than one: {there}. Say where: `insert(…, before=…)`.")
-    if applied: return cbs
-    if steps: return [*cbs[:steps[0]], *_taken_apart(cbs[steps[0]]), *cbs[steps[0]+1:]]
+    if steps or applied: return [o for i, f in enumerate(cbs) for o in (_taken_apart(f) if i in steps else [f])]
     return _taken_back(cbs, wanted)
 
 
 def _taken_apart(step) -> list:
     "The steppers that do one after the other what a step does in one call, with what its defaults and partials fix"
-    given = {p.name: p.default for p in inspect.signature(step).parameters.values() if p.default is not p.empty and p.default is not None}
+    s, ps = Stepper(step), inspect.signature(step).parameters
+    given = {k: ps[s.new_name(k)].default for k in inspect.signature(s.innermost).parameters if s.new_name(k) in ps}
+    given = {k: v for k, v in given.items() if v is not inspect.Parameter.empty and v is not None}
     def fixed(f):
         differs = {k: given[k] for k, p in inspect.signature(f).parameters.items() if k in given and given[k] != p.default}
-        return partial(f, **differs) if differs else f
+        return _masked(_named_as(partial(f, **differs) if differs else f, step), s.masks)
     return [fixed(f) for f in _of(step, 'parts')]
 
 

@@ -620,3 +620,12 @@ def slow_step(p, lr, mom, sqr_mom, eps, wd, do_wd=True, m=None, v=None, n=0):
         m, v = mom*m + (1-mom)*g, sqr_mom*v + (1-sqr_mom)*g*g
         p.data.copy_(p.data*(1 - lr*wd*do_wd) - lr*(m/(1 - mom**n))/((v/(1 - sqr_mom**n)).sqrt() + eps))
     return dict(m=m, v=v, n=n)
+
+
+def test_a_stepper_of_all_that_one_route_needs_is_no_doubt():
+    both = route(a=(partial(SGD, mom=0.9), by_ndim(2)), b=partial(AdamW, mom=0.8))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        both.insert(*scheduled(b_mom=warmup(3)), before=0)(params(), lr=0.1)
+    with pytest.warns(optimcb.CompositionWarning, match='which no stepper after it reads'):
+        both.insert(*scheduled(b_mom=warmup(3)), after=-1)(params(), lr=0.1)

@@ -446,6 +446,7 @@ def test_optimizers_are_wrapped_where_they_are():
 
 
 def mystep(p, lr, **kwargs): p.data.sub_(lr * p.grad.data.sign())
+def myheavystep(p, lr, grad_avg, **kwargs): p.data.sub_(lr * grad_avg)
 def mydecay(p, lr, wd, **kwargs): p.data.mul_(1 - lr*wd)
 
 
@@ -461,6 +462,54 @@ def test_updates_of_steps_of_ones_own(name):
         Optimizer(params(), made, lr=0.1) # there is nothing to doubt
     for engine in ('eager', 'foreach'): assert same(stepped(partial(Optimizer, cbs=made, wd=0.1), engine), by_hand)
     for lr in (0., torch.tensor(0.)): assert same(stepped(lambda ps, engine, lr=None, to=lr: Optimizer(ps, made, lr=to, wd=0., engine=engine), 'eager'), (params(dtype=D), [{}]*4))
+
+
+def test_a_step_that_is_taken_apart_keeps_its_names_and_its_parameters():
+    ours = Adam.rename(oc.adam_step, eps='my_eps').wrap(cautious)
+    assert labels(ours)[-3:] == ['rms_update(eps=1e-05, eps→my_eps)', 'cautious', 'apply_update']
+    assert same(stepped(partial(ours, my_eps=0.3), 'eager'), stepped(partial(Adam.wrap(cautious), eps=0.3), 'eager'))
+    some = wrapped([oc.only(sgd_step, oc.by_ndim(2))], clip_update)
+    assert labels(some) == ['grad_update[by_ndim(2)]', 'clip_update[by_ndim(2)]', 'apply_update[by_ndim(2)]']
+
+
+def in_routes(*parts, a=(oc.SOAP,), b=(AdamW,), **options):
+    return partial(oc.route(apart=['wd'], a=(a[0].wrap(*a[1:]), oc.by_ndim(2)), b=b[0].wrap(*b[1:])).wrap(*parts), **options)
+
+
+@pytest.mark.parametrize('name', ['cautious', 'trust ratio', 'full decay', 'decay inside', 'l2', 'decay toward'])
+def test_a_part_of_routes_is_in_each_of_them(name):
+    "As if each was wrapped before; decays keep the coefficients of the routes"
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        theirs = stepped(in_routes(a=(oc.SOAP, PARTS[name]), b=(AdamW, PARTS[name]), a_wd=0.2, b_wd=0.1), 'eager')
+        for engine in ('eager', 'foreach'): assert same(stepped(in_routes(PARTS[name], a_wd=0.2, b_wd=0.1), engine), theirs)
+
+
+def test_parts_see_hyper_parameters_that_are_scheduled():
+    "Whichever came first"
+    slow = oc.scheduled(lr=oc.warmup(5), max_norm=oc.warmup(9))
+    for o in (oc.schedule_free(), clip_norm):
+        before, after = SGD.insert(*slow, before=0).wrap(o, clip_value), SGD.wrap(o, clip_value).insert(*slow, before=0)
+        assert labels(before) == labels(after)
+    assert labels(SGD.insert(*slow, before=0).wrap(accumulate))[0] == 'accumulate' # steps are counted, not calls
+
+
+@pytest.mark.parametrize('options', [dict(ema_every=0), dict(swa_every=0), dict(ema_mom=1.5), dict(accum=0)], ids=str)
+def test_options_that_cant_be_are_refused_before_a_step(options):
+    with pytest.raises(ValueError, match=f'`{next(iter(options))}` must be at least'):
+        SGD.wrap(oc.ema_weights, oc.swa_weights, accumulate)(params(), lr=0.1, **options)
+
+
+def test_a_route_without_an_update_is_named():
+    with pytest.raises(ValueError, match='route `a` makes none'): oc.route(a=([mystep], oc.by_ndim(2)), b=AdamW).wrap(cautious)
+
+
+def test_a_decay_is_in_the_place_of_its_own():
+    assert labels(Adam.replace(oc.weight_decay, oc.only(oc.weight_decay, oc.by_ndim(2))).wrap(full_decay))[0] == 'full_decay[by_ndim(2)]'
+    assert not {'proximal_decay', 'decay_in_update'} & {*labels(oc.Adan.wrap(full_decay)), *labels(oc.NovoGrad.wrap(full_decay))}
+    assert 'weight_decay(wd→lambd)' in labels(oc.ASGD.wrap(full_decay)) # which is ASGD's way, beside `wd`
+    for algo in (oc.StableAdamW, oc.SOAP, oc.Adan): assert labels(algo.wrap(l2_reg))[0] == 'l2_reg' # before gradients are read
+    assert not same(stepped(partial(oc.SOAP.wrap(l2_reg), wd=0.5), 'eager'), stepped(partial(oc.SOAP.wrap(l2_reg), wd=0.), 'eager'))
 
 
 def test_fastais_steppers_are_wrapped_like_ours():
@@ -581,6 +630,7 @@ def test_nothing_is_doubtful_about_parts():
         for f in PARTS.values():
             for wd in (0., 0.1): Adam.wrap(f)(params(), lr=0.1, wd=wd)
         SGD.wrap(accumulate)(params(), lr=0.1, accum=100)
+        Optimizer(params(), wrapped([average_grad, myheavystep], cautious), lr=0.1)
 
 
 @pytest.mark.parametrize('name', PARTS)

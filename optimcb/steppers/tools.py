@@ -30,3 +30,4 @@ def schedule(p,
     **kwargs):
     "For this step, `hyper` is what a function makes of it; comes first."
     return once(hyper=of_step(count, hyper) if takes_value else hyper * of_step(count))
+schedule.sets_hyper = True
