@@ -10,7 +10,9 @@ from optimcb.wrapping import PLACES, place_of
 __all__ = ['Catalog', 'catalog', 'parts']
 
 SHAPE = 64, 64 # of the parameter whose state is counted
-LISTS = look_ahead, optimcb.schedule_free # parts of several steppers, which are nothing without each other
+LISTS = { # parts of several steppers, which are nothing without each other: how they are called, an example, what makes it
+    'look_ahead()': (look_ahead(), look_ahead), 'schedule_free()': (optimcb.schedule_free(), optimcb.schedule_free),
+    'scheduled(…)': (optimcb.scheduled(lr=optimcb.warmup(100)), optimcb.scheduled)}
 
 
 class Catalog(list):
@@ -33,16 +35,15 @@ def catalog() -> Catalog:
 
 def parts() -> Catalog:
     "Every part that goes with any algorithm, in the order of a step: where it belongs, its numbers, SGD's state with it, how that runs, what it does."
-    lists = {f'{f.__name__}()': (f(), f) for f in LISTS}
     single = {f.__name__: ([f], f) for f in vars(optimcb).values() if callable(f) and not isinstance(f, (type, Algorithm)) and _is_part(f)}
-    inside = {o.__name__ for fs, _ in lists.values() for o in fs}
-    found = {k: o for k, o in {**single, **lists}.items() if k not in inside}
+    inside = {Stepper(o).innermost.__name__ for fs, _ in LISTS.values() for o in fs}
+    found = {k: o for k, o in {**single, **LISTS}.items() if k not in inside}
     return Catalog(_part(k, *found[k]) for k in sorted(found, key=lambda k: min(map(_rank, found[k][0]))))
 
 
 def _is_part(f) -> bool: return getattr(f, 'place', None) in PLACES and f.place != 'apply'
 def _rank(f) -> int: return list(PLACES).index(place_of(f))
-def _said(f) -> str: return ' '.join(f.__doc__.split()).rstrip('.')
+def _said(f) -> str: return ' '.join(f.__doc__.partition('\n\n    Raises')[0].split()).rstrip('.')
 
 
 def _part(name, fs, f) -> dict:

@@ -16,7 +16,8 @@ __all__ = ['NOT_NEGATIVE', 'RANGES', 'TORCH_NAMES', 'AUTHORS_NAMES', 'TORCH_FLAG
 
 NOT_NEGATIVE = (0, math.inf) # at least, less than; None: any larger number, infinity too
 RANGES = dict(lr=NOT_NEGATIVE, wd=NOT_NEGATIVE, eps=NOT_NEGATIVE, mom=(0, 1), sqr_mom=(0, 1), diff_mom=(0, 1), slow_mom=(0, 1), rate_mom=(0, 1),
-              d_mom=(0, 1), growth_rate=(1, None), ema_mom=(0, 1), grok_mom=(0, 1), accum=(1, None), ema_every=(1, None), swa_every=(1, None))
+              d_mom=(0, 1), ema_mom=(0, 1), grok_mom=(0, 1), growth_rate=(1, None), refresh_steps=(1, None), accum=(1, None), ema_every=(1, None),
+              swa_every=(1, None))
 
 TORCH_NAMES = dict(momentum=('mom',), betas=('mom', 'sqr_mom'), weight_decay=('wd',), alpha=('sqr_mom',), rho=('sqr_mom',),
                    momentum_decay=('mom_decay',), initial_accumulator_value=('init_sum',), etas=('eta_minus', 'eta_plus'), step_sizes=('min_step', 'max_step'),
