@@ -66,8 +66,7 @@ def place_of(
 def kind_of(
     f:Callable|None # A stepper
 ) -> str|None:
-    "What a stepper does, if only one in a list can. fastai's decay is known by its name; one of another number, as there is in ASGD's rule, isn't meant."
-    if f is not None and Stepper(f).new_name('wd') != 'wd': return None
+    "What a stepper does, if only one in a list can. fastai's decay is known by its name."
     return _of(f, 'kind') or (DECAY if _of(f, '__name__') in ('weight_decay', 'l2_reg') else None)
 
 
