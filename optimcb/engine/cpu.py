@@ -101,7 +101,10 @@ class _Writer:
     def head(self):
         return ['const int64_t start = 0; (void)start;', f'void *const *M = J->memory + t*{len(self.column)};', self.numbers()]
 
-    def numbers(self): return f'const double *S = J->numbers + J->row[t]*{len(self.p.slots)};'
+    def numbers(self):
+        "A copy of its own: gcc doesn't make a vector of a choice between numbers that it must load"
+        n = len(self.p.slots)
+        return f"const double *N = J->numbers + J->row[t]*{n}, S[] = {{{', '.join(f'N[{i}]' for i in range(n))}}};" if n else ''
 
     def level(self, k) -> str:
         "Functions for one chunk, and for what follows it in one tensor"
