@@ -174,9 +174,11 @@ def _where(f) -> list: return [(o.mark, getattr(o, 'name', True)) for o in Stepp
 
 
 def _put_like(f, there, own):
-    "A stepper for the parameters of `there`; if it decays, by the names that their own decay had"
-    decay = next((o for o in own if _where(o) == _where(there)), None) if kind_of(f) == DECAY else None
-    return _masked(_named_as(f, decay), Stepper(there).masks if there is not None else ())
+    "A stepper for the parameters of `there`; if it decays, for those of their own decay, by the names that it had"
+    where = _where(there)
+    decay = next((o for o in own if _where(o)[:len(where)] == where), None) if kind_of(f) == DECAY else None
+    like = there if decay is None else decay
+    return _masked(_named_as(f, decay), Stepper(like).masks if like is not None else ())
 
 
 def _named_as(f, other):

@@ -472,6 +472,11 @@ def test_a_step_that_is_taken_apart_keeps_its_names_and_its_parameters():
     assert labels(some) == ['grad_update[by_ndim(2)]', 'clip_update[by_ndim(2)]', 'apply_update[by_ndim(2)]']
 
 
+def test_decay_in_the_update_is_of_those_that_were_decayed():
+    some = wrapped([oc.only(oc.weight_decay, oc.by_ndim(2)), sgd_step], oc.decay_update)
+    assert labels(some) == ['grad_update', 'decay_update[by_ndim(2)]', 'apply_update']
+
+
 def in_routes(*parts, a=(oc.SOAP,), b=(AdamW,), **options):
     return partial(oc.route(apart=['wd'], a=(a[0].wrap(*a[1:]), oc.by_ndim(2)), b=b[0].wrap(*b[1:])).wrap(*parts), **options)
 
