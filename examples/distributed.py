@@ -7,6 +7,7 @@
 Runs on GPUs where there is one for each process, else on CPUs. Takes seconds.
 """
 import argparse
+import gc
 import os
 import sys
 from functools import partial
@@ -110,9 +111,8 @@ def load(model, opt, folder):
     set_state_dict(model, opt, model_state_dict=weights, optim_state_dict=state)
 
 
-def main(argv=None):
-    a = arguments(argv)
-    device = begin()
+def run(a, device):
+    "Train, and let the first process tell the result"
     if a.bs % dist.get_world_size(): sys.exit(f"distributed.py: --bs must be a multiple of {dist.get_world_size()}, the number of processes, not {a.bs}.")
     torch.manual_seed(0) # the same weights in every process
     train_set, valid_set = digits(device)
@@ -124,7 +124,15 @@ def main(argv=None):
     save(model, opt, a.checkpoint)
     if dist.get_rank() == 0:
         print(f"{dist.get_world_size()} × {device.type}, {'sharded' if a.fsdp else 'data parallel'}: accuracy {result:.1%}, saved in {a.checkpoint}")
-    dist.destroy_process_group()
+
+
+def main(argv=None):
+    a = arguments(argv)
+    device = begin()
+    try: run(a, device)
+    finally:
+        gc.collect() # a model that holds on to its processes' group longest may wait for itself forever
+        dist.destroy_process_group()
 
 
 if __name__ == '__main__': main()
