@@ -4,7 +4,7 @@ from numbers import Integral
 from fastcore.foundation import L
 
 from optimcb.hypers import spread
-from optimcb.optimizer import MADE_AGAIN, Optimizer, runs_steppers
+from optimcb.optimizer import Optimizer, become, runs_steppers
 from optimcb.steppers.classic import ALPHA, K, lookahead_step, slow_start
 from optimcb.wrapping import wrapped
 
@@ -31,9 +31,8 @@ class Lookahead(Optimizer):
             raise TypeError(f"Lookahead adds steppers to an Optimizer, but {type(opt).__name__} has a step of its own. Put its steppers in an Optimizer.")
         if isinstance(opt, Lookahead): raise TypeError("this optimizer looks ahead already, and it can have one set of slow weights only.")
         if '_in_backward' in opt.__dict__: raise ValueError("this optimizer steps in backward. Wrap it first, then call `step_in_backward` on the Lookahead.")
-        self.__dict__.update({k: v for k, v in {**opt.__dict__, 'state': opt.state}.items() if k not in MADE_AGAIN})
-        self.called = f'Lookahead of {opt._title}'
-        self.opt, self.cbs = opt, L(wrapped(list(opt.cbs), look_ahead()))
+        become(self, opt, 'Lookahead')
+        self.cbs = L(wrapped(list(opt.cbs), look_ahead()))
         self.set_hypers(k=k, alpha=alpha)
         self.defaults.update(k=k, alpha=alpha)
 

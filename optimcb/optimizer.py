@@ -263,7 +263,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     def _marks_of(self, composition, part=None) -> dict:
         "By the id of each parameter which steppers are there for it, as its state, its group or rules say. For a step of `part`: if its state doesn't say it"
-        res, tests, states, marks = {}, {}, self.__dict__['state'], composition.marks
+        res, tests, names, states, marks = {}, {}, None, self.__dict__['state'], composition.marks
         old, routes = _other_rules(self.composition, composition), composition.routes # what other rules have said doesn't count
         for g in (part or self).param_groups:
             for p in g['params']:
@@ -273,12 +273,11 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
                 known = {k: v for o in (self._said.get(p, {}), {} if part else g, known) for k, v in o.items() if k in marks and k not in old}
                 for k in marks.keys() - known.keys():
                     if k not in tests: tests[k] = marks[k].test()
-                    known[k] = tests[k](p, self._name_of(p))
+                    if names is None: names = {id(q): name for o in self.param_groups for q, name in zip(o['params'], o.get('param_names', ()))}
+                    known[k] = tests[k](p, names.get(id(p)))
                 if routes: self._check_route(routes, known['route'])
                 res[id(p)] = known
         return res
-
-    def _name_of(self, p): return next((k for g in self.param_groups for q, k in zip(g['params'], g.get('param_names', ())) if q is p), None)
 
     def _check_route(self, routes, route):
         if route not in routes: raise ValueError(f"a parameter is in route {route!r}, but there are {', '.join(routes)}.")
@@ -535,6 +534,16 @@ def runs_steppers(
 ) -> bool:
     "Is it an `Optimizer` without a step of its own? torch wraps the method once for each class."
     return isinstance(opt, Optimizer) and unwrap(type(opt).step) is unwrap(Optimizer.step)
+
+
+def become(
+    wrapper:Optimizer, # What wraps it
+    opt:Optimizer, # Optimizer that is wrapped, in `.opt` from now on
+    called:str # What the wrapper is called
+):
+    "Let `wrapper` have the parameters, hyper-parameters and state of `opt`, and step them by an engine of its own."
+    wrapper.__dict__.update({k: v for k, v in {**opt.__dict__, 'state': opt.state}.items() if k not in MADE_AGAIN})
+    wrapper.opt, wrapper.called = opt, f'{called} of {opt._title}'
 
 
 def _not_compiled() -> Callable:

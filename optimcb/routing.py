@@ -42,8 +42,8 @@ class Rule:
         "Does the rule hold, by what the state says?"
         return bool(v)
 
-    def __and__(self, other): return _All(self, _rule(other))
-    def __or__(self, other): return _Any(self, _rule(other))
+    def __and__(self, other): return _Both(self, _rule(other), all)
+    def __or__(self, other): return _Both(self, _rule(other), any)
     def __invert__(self): return _Not(self)
     def __bool__(self): raise TypeError(f"rule {self!r} is neither true nor false. Combine rules by `&`, `|` and `~`, not by `and`, `or` and `not`.")
 
@@ -55,23 +55,14 @@ def _rule(o):
 
 
 @dataclass(frozen=True, repr=False)
-class _All(Rule):
+class _Both(Rule):
     a: Rule
     b: Rule
+    how: Callable # `all` or `any`
     def test(self):
-        a, b = self.a.test(), self.b.test()
-        return lambda p, name: a(p, name) and b(p, name)
-    def __repr__(self): return f'{_in(self.a)} & {_in(self.b)}'
-
-
-@dataclass(frozen=True, repr=False)
-class _Any(Rule):
-    a: Rule
-    b: Rule
-    def test(self):
-        a, b = self.a.test(), self.b.test()
-        return lambda p, name: a(p, name) or b(p, name)
-    def __repr__(self): return f'{_in(self.a)} | {_in(self.b)}'
+        tests = self.a.test(), self.b.test()
+        return lambda p, name: self.how(fits(p, name) for fits in tests)
+    def __repr__(self): return f"{_in(self.a)} {'&' if self.how is all else '|'} {_in(self.b)}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -83,7 +74,7 @@ class _Not(Rule):
     def __repr__(self): return f'~{_in(self.a)}'
 
 
-def _in(rule): return f'({rule!r})' if isinstance(rule, (_All, _Any)) else repr(rule)
+def _in(rule): return f'({rule!r})' if isinstance(rule, _Both) else repr(rule)
 
 
 NAMELESS = "{} asks for names, but a parameter of shape {} has none. Make the optimizer of `model.named_parameters()`, or give the rule the model: {}."

@@ -11,7 +11,7 @@ from torch import nn
 
 from optimcb.averages import refuse_step
 from optimcb.hypers import NOT_NEGATIVE, check
-from optimcb.optimizer import MADE_AGAIN, Optimizer, runs_steppers
+from optimcb.optimizer import Optimizer, become, runs_steppers
 from optimcb.steppers import ascend
 
 __all__ = ['Ascent', 'SAM', 'stats_kept']
@@ -88,8 +88,8 @@ class SAM(Optimizer):
         if '_in_backward' in opt.__dict__:
             raise ValueError("this optimizer steps in backward, but SAM needs all gradients first. Call `remove()` of what `step_in_backward` returned.")
         ascent = Ascent(self, rho, adaptive, eta)
-        self.__dict__.update({k: v for k, v in {**opt.__dict__, 'state': opt.state}.items() if k not in MADE_AGAIN})
-        self.called, self.opt, self.model, self.ascent = f'SAM of {opt._title}', opt, model, ascent
+        become(self, opt, 'SAM')
+        self.model, self.ascent = model, ascent
         self.set_hypers(**ascent.hypers)
         self.defaults.update(ascent.hypers)
 

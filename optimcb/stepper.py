@@ -8,7 +8,7 @@ from types import CodeType, GeneratorType
 
 import torch
 
-__all__ = ['InRoute', 'ONE_STEP', 'Stepper', 'by_torch', 'code_of', 'label', 'once', 'only', 'renamed', 'renamed_all', 'stop', 'weights_by']
+__all__ = ['InRoute', 'ONE_STEP', 'Stepper', 'by_torch', 'code_of', 'innermost', 'label', 'once', 'only', 'renamed', 'renamed_all', 'stop', 'weights_by']
 
 ONE_STEP = frozenset({'update'})  # names that live for one step, whoever returns them
 TORCH_KEYWORDS = frozenset({'alpha', 'value', 'beta', 'dim', 'dtype', 'device', 'keepdim', 'memory_format', 'min', 'max', 'out'})  # of its functions
@@ -156,7 +156,7 @@ class Stepper:
         if isinstance(f, GeneratorType):
             raise TypeError(f"`{f.__name__}` has been called, but it is called in a step. Pass the function itself; `partial` gives it options.")
         if not callable(f): raise TypeError(f"a stepper must be callable, but {f!r} is not. Pass functions of a parameter in `cbs`.")
-        self.f, self.innermost, self.label = f, _innermost(f), label(f)
+        self.f, self.innermost, self.label = f, innermost(f), label(f)
         self.is_ours = (getattr(self.innermost, '__module__', None) or '').startswith('optimcb.steppers')
         fixed = next((o.args for o in _chain(f) if isinstance(o, partial) and o.args), ())
         if self.is_ours and fixed: raise TypeError(f"a partial of `{self.label}` must give options by name, but gives {fixed}: first comes a parameter.")
@@ -194,7 +194,7 @@ def label(
     f:Callable # A stepper
 ) -> str:
     "A stepper's name, with what partials fix: `average_grad(dampening=True)`."
-    name = getattr(_innermost(f), '__name__', type(f).__name__)
+    name = getattr(innermost(f), '__name__', type(f).__name__)
     fixed = [f'{k}={_shown(v)}' for k, v in _given(f).items()]
     others = [f'{k}→{v}' for r in _chain(f) if isinstance(r, renamed) for k, v in r.names.items()]
     where = ''.join(f'[{o.where!r}]' for o in _chain(f) if isinstance(o, only))
@@ -217,7 +217,11 @@ def _given(f) -> dict:
     return {k: v for o in reversed(list(_chain(f))) if isinstance(o, partial) for k, v in o.keywords.items()}
 
 
-def _innermost(f): return list(_chain(f))[-1]
+def innermost(
+    f:Callable # A stepper
+) -> Callable:
+    "The function inside of all partials."
+    return list(_chain(f))[-1]
 
 
 def _new_names(f) -> Callable:
@@ -242,7 +246,7 @@ def code_of(
     f:Callable # A stepper
 ) -> CodeType|None:
     "The code of a stepper, if it is Python"
-    f = inspect.unwrap(_innermost(f))
+    f = inspect.unwrap(innermost(f))
     if not inspect.isroutine(f): f = type(f).__call__ # an object that can be called
     return getattr(f, '__code__', None)
 

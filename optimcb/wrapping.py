@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 
-from optimcb.stepper import InRoute, Stepper, only, renamed
+from optimcb.stepper import InRoute, Stepper, innermost, only, renamed
 
 __all__ = ['PLACES', 'kind_of', 'of_directions', 'of_signs', 'part', 'place_of', 'wrapped']
 
@@ -53,7 +53,7 @@ def of_directions(
     return f
 
 
-def _of(f, name): return None if f is None else getattr(Stepper(f).innermost, name, None)
+def _of(f, name): return None if f is None else getattr(innermost(f), name, None)
 
 
 def place_of(
