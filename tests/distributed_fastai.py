@@ -9,6 +9,7 @@ from fastai.basics import Callback, CrossEntropyLossFlat, DataLoaders, Learner, 
 from fastai.callback.progress import ProgressCallback
 from fastai.distributed import DistributedDL, num_distrib
 from fastai.optimizer import Adam as FastaiAdam
+from processes import leave
 from sklearn.datasets import load_digits
 from torch import nn, tensor
 
@@ -51,5 +52,4 @@ for p, q in zip(ours.model.parameters(), theirs.model.parameters()):
     dist.all_gather(everywhere, p.detach())
     assert all(torch.equal(o, p) for o in everywhere)
     torch.testing.assert_close(p, q, rtol=0, atol=1e-12)
-if dist.get_rank() == 0: print('all is well:', max((p - q).abs().max().item() for p, q in zip(ours.model.parameters(), theirs.model.parameters())))
-dist.destroy_process_group()
+leave(f'all is well: {max((p - q).abs().max().item() for p, q in zip(ours.model.parameters(), theirs.model.parameters()))}')

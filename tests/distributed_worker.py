@@ -14,6 +14,7 @@ from functools import partial
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from processes import leave
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -500,9 +501,7 @@ def main():
     dist.init_process_group('gloo', timeout=datetime.timedelta(seconds=60))
     for name in args.checks:
         for engine in args.engines: CHECKS[name](engine)
-    dist.barrier()
-    say(f"all is well: {', '.join(args.checks)}")
-    dist.destroy_process_group()
+    leave(f"all is well: {', '.join(args.checks)}")
 
 
 if __name__ == '__main__': main()
