@@ -2,6 +2,8 @@
 
     TRITON_INTERPRET=1 PYTHONPATH=tests python -m pytest -p interpreted tests/interpreted.py tests/test_engines.py -k "not foreach"
 """
+import inspect
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -36,8 +38,8 @@ def cast(self, src, dst_type, plain=InterpreterBuilder.cast_impl):
     return plain(self, src, dst_type)
 
 
-own = {o for o in triton_ops.__all__ if o.endswith('_')} | {'where', 'sqrt', 'floor', 'ceil', 'rint'}
-triton_ops.libdevice = SimpleNamespace(rint=nvidia(torch.round), **{o: nvidia(getattr(torch, o)) for o in triton_ops.__all__ if o not in own})
+torchs = {o: getattr(torch, {'rint': 'round'}.get(o, o)) for o in re.findall(r'libdevice\.(\w+)', inspect.getsource(triton_ops))}
+triton_ops.libdevice = SimpleNamespace(**{o: nvidia(f) for o, f in torchs.items()})
 InterpreterBuilder.cast_impl = cast
 Runner._lowering = lambda self, device: foreach if self.engine == 'foreach' else cuda
 

@@ -88,6 +88,13 @@ def test_every_operation_gives_what_torch_gives(dtype, special, engine):
         else: assert ulps(got, want) <= (4 if name in REDUCED else 2), (name, ulps(got, want))
 
 
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64], ids=str)
+def test_every_operation_without_vectors_of_functions(dtype, cache, monkeypatch):
+    "As where the compiler can't make them of the C library's exponentials, logarithms, …"
+    monkeypatch.setenv('CC', 'cc -D__clang__')
+    test_every_operation_gives_what_torch_gives(dtype, True, 'fused')
+
+
 def test_every_operation_of_the_table_is_tried():
     spelled = ' '.join([*EXPRESSIONS, 'cast', 'clamp_min', 'clamp_max', 'cube', 'add_alpha', 'sub_alpha'])
     assert {o for o in OPS if o not in spelled and o.replace('arc', 'a') not in spelled} == set()

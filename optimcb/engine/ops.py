@@ -35,7 +35,7 @@ class Reduction(NamedTuple):
 
 def _foreach(name): return getattr(torch, f'_foreach_{name}', None)
 def _same(name, text, run=None, **kw): return Op(name, text, run or getattr(torch, name), _foreach(name), **kw)
-def _float(name, text='{f}', **kw): return _same(name, f'{name}{{f}}({{0}})' if text == '{f}' else text, gives='float', **kw)
+def _float(name, text='{f}', **kw): return _same(name, f'{name}_{{f}}({{0}})' if text == '{f}' else text, gives='float', **kw)
 def _bool(name, text, run=None): return Op(name, text, run or getattr(torch, name), gives='bool')
 
 
@@ -72,16 +72,16 @@ OPS = {o.name: o for o in [
     _same('trunc', 'trunc{f}({0})'),
     _same('frac', '{0} - trunc{f}({0})'),
     # roots, powers, logarithms and the like
-    _float('sqrt'),
+    _float('sqrt', 'sqrt{f}({0})'),
     _float('rsqrt', 'div_{f}(1, sqrt{f}({0}))'),
     Op('pow', 'pow{f}({0}, {1})', operator.pow, gives='float'),
     _float('exp'), _float('exp2'), _float('expm1'),
     _float('log'), _float('log2'), _float('log10'), _float('log1p'),
-    _float('sigmoid', 'div_{f}(1, 1 + exp{f}(-({0})))'),
+    _float('sigmoid', 'div_{f}(1, 1 + exp_{f}(-({0})))'),
     _float('tanh'), _float('erf'),
     _float('sin'), _float('cos'),
     *[_float(o) for o in ('tan', 'sinh', 'cosh', 'erfc')],
-    *[_float(o, f'{o[0]}{o[3:]}{{f}}({{0}})') for o in ('arcsin', 'arccos', 'arctan', 'arcsinh', 'arccosh', 'arctanh')],
+    *[_float(o, f'{o[0]}{o[3:]}_{{f}}({{0}})') for o in ('arcsin', 'arccos', 'arctan', 'arcsinh', 'arccosh', 'arctanh')],
     _float('atan2', 'atan2{f}({0}, {1})'),
     _same('softplus', 'softplus_{f}({0}, {1}, {2})', F.softplus, gives='float'),
     # questions

@@ -7,9 +7,9 @@ import triton
 import triton.language as tl
 from triton.language.extra import libdevice
 
-__all__ = ['abs_', 'acos', 'acosh', 'asin', 'asinh', 'atan', 'atan2', 'atanh', 'ceil', 'copysign', 'cos', 'cosh', 'div_', 'erf', 'erfc', 'exp', 'exp2',
-           'expm1', 'floor', 'fma_', 'hypot', 'lerp_', 'log', 'log10', 'log1p', 'log2', 'maximum_', 'minimum_', 'pow', 'rint', 'sign_',
-           'sin', 'sinh', 'softplus_', 'sqrt', 'tan', 'tanh', 'trunc', 'where']
+__all__ = ['abs_', 'acos_', 'acosh_', 'asin_', 'asinh_', 'atan2', 'atan_', 'atanh_', 'ceil', 'copysign', 'cos_', 'cosh_', 'div_', 'erf_', 'erfc_', 'exp2_',
+           'exp_', 'expm1_', 'floor', 'fma_', 'hypot', 'lerp_', 'log10_', 'log1p_', 'log2_', 'log_', 'maximum_', 'minimum_', 'pow', 'rint', 'sign_', 'sin_',
+           'sinh_', 'softplus_', 'sqrt', 'tan_', 'tanh_', 'trunc', 'where']
 
 
 # Exact, or rounded once
@@ -65,73 +65,73 @@ def copysign(a, b): return libdevice.copysign(a, b)
 def lerp_(a, b, w): return tl.where(tl.abs(w) < 0.5, tl.fma(w, b - a, a), tl.fma(-(b - a), 1 - w, b))
 
 @triton.jit
-def softplus_(x, beta, threshold): return tl.where(x * beta > threshold, x, div_(log1p(exp(x * beta)), beta))
+def softplus_(x, beta, threshold): return tl.where(x * beta > threshold, x, div_(log1p_(exp_(x * beta)), beta))
 
 
 # Of one number
 
 @triton.jit
-def exp(x): return libdevice.exp(x.to(tl.float64)).to(x.dtype)
+def exp_(x): return libdevice.exp(x.to(tl.float64)).to(x.dtype)
 
 @triton.jit
-def exp2(x): return libdevice.exp2(x.to(tl.float64)).to(x.dtype)
+def exp2_(x): return libdevice.exp2(x.to(tl.float64)).to(x.dtype)
 
 @triton.jit
-def expm1(x): return libdevice.expm1(x.to(tl.float64)).to(x.dtype)
+def expm1_(x): return libdevice.expm1(x.to(tl.float64)).to(x.dtype)
 
 @triton.jit
-def log(x): return libdevice.log(x.to(tl.float64)).to(x.dtype)
+def log_(x): return libdevice.log(x.to(tl.float64)).to(x.dtype)
 
 @triton.jit
-def log2(x): return libdevice.log2(x.to(tl.float64)).to(x.dtype)
+def log2_(x): return libdevice.log2(x.to(tl.float64)).to(x.dtype)
 
 @triton.jit
-def log10(x): return libdevice.log10(x.to(tl.float64)).to(x.dtype)
+def log10_(x): return libdevice.log10(x.to(tl.float64)).to(x.dtype)
 
 @triton.jit
-def log1p(x): return libdevice.log1p(x.to(tl.float64)).to(x.dtype)
+def log1p_(x): return libdevice.log1p(x.to(tl.float64)).to(x.dtype)
 
 @triton.jit
-def erf(x): return libdevice.erf(x.to(tl.float64)).to(x.dtype)
+def erf_(x): return libdevice.erf(x.to(tl.float64)).to(x.dtype)
 
 @triton.jit
-def erfc(x): return libdevice.erfc(x.to(tl.float64)).to(x.dtype)
+def erfc_(x): return libdevice.erfc(x.to(tl.float64)).to(x.dtype)
 
 @triton.jit
-def sin(x): return libdevice.sin(x.to(tl.float64)).to(x.dtype)
+def sin_(x): return libdevice.sin(x.to(tl.float64)).to(x.dtype)
 
 @triton.jit
-def cos(x): return libdevice.cos(x.to(tl.float64)).to(x.dtype)
+def cos_(x): return libdevice.cos(x.to(tl.float64)).to(x.dtype)
 
 @triton.jit
-def tan(x): return libdevice.tan(x.to(tl.float64)).to(x.dtype)
+def tan_(x): return libdevice.tan(x.to(tl.float64)).to(x.dtype)
 
 @triton.jit
-def asin(x): return libdevice.asin(x.to(tl.float64)).to(x.dtype)
+def asin_(x): return libdevice.asin(x.to(tl.float64)).to(x.dtype)
 
 @triton.jit
-def acos(x): return libdevice.acos(x.to(tl.float64)).to(x.dtype)
+def acos_(x): return libdevice.acos(x.to(tl.float64)).to(x.dtype)
 
 @triton.jit
-def atan(x): return libdevice.atan(x.to(tl.float64)).to(x.dtype)
+def atan_(x): return libdevice.atan(x.to(tl.float64)).to(x.dtype)
 
 @triton.jit
-def sinh(x): return libdevice.sinh(x.to(tl.float64)).to(x.dtype)
+def sinh_(x): return libdevice.sinh(x.to(tl.float64)).to(x.dtype)
 
 @triton.jit
-def cosh(x): return libdevice.cosh(x.to(tl.float64)).to(x.dtype)
+def cosh_(x): return libdevice.cosh(x.to(tl.float64)).to(x.dtype)
 
 @triton.jit
-def tanh(x): return libdevice.tanh(x.to(tl.float64)).to(x.dtype)
+def tanh_(x): return libdevice.tanh(x.to(tl.float64)).to(x.dtype)
 
 @triton.jit
-def asinh(x): return libdevice.asinh(x.to(tl.float64)).to(x.dtype)
+def asinh_(x): return libdevice.asinh(x.to(tl.float64)).to(x.dtype)
 
 @triton.jit
-def acosh(x): return libdevice.acosh(x.to(tl.float64)).to(x.dtype)
+def acosh_(x): return libdevice.acosh(x.to(tl.float64)).to(x.dtype)
 
 @triton.jit
-def atanh(x): return libdevice.atanh(x.to(tl.float64)).to(x.dtype)
+def atanh_(x): return libdevice.atanh(x.to(tl.float64)).to(x.dtype)
 
 
 # Of two
