@@ -58,17 +58,21 @@ static inline uint16_t to_float16(float x) {
     SIMD double name(double); \
     static inline float name##_f(float x) { return (float)name(x); } \
     double name##_(double) __asm__(#name);
-#if !defined(__x86_64__) || !defined(__GLIBC__) || defined(__clang__)
-#define SINCE_2_22 SINGLE
-#define SINCE_2_35 SINGLE
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__)
+#define GLIBC(minor) __GLIBC_PREREQ(2, minor)
 #else
+#define GLIBC(minor) 0
+#endif
+#if GLIBC(22)
 SIMD float powf(float, float);
 #define SINCE_2_22 VECTOR
-#if __GLIBC_PREREQ(2, 35)
+#else
+#define SINCE_2_22 SINGLE
+#endif
+#if GLIBC(35)
 #define SINCE_2_35 VECTOR
 #else
 #define SINCE_2_35 SINGLE
-#endif
 #endif
 SINCE_2_22(exp) SINCE_2_22(log) SINCE_2_22(sin) SINCE_2_22(cos)
 SINCE_2_35(exp2) SINCE_2_35(expm1) SINCE_2_35(log2) SINCE_2_35(log10) SINCE_2_35(log1p) SINCE_2_35(erf) SINCE_2_35(erfc)
