@@ -88,6 +88,7 @@ def test_every_operation_gives_what_torch_gives(dtype, special, engine):
         else: assert ulps(got, want) <= (4 if name in REDUCED else 2), (name, ulps(got, want))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64], ids=str)
 def test_every_operation_without_vectors_of_functions(dtype, cache, monkeypatch):
     "As where the compiler can't make them of the C library's exponentials, logarithms, …"
