@@ -274,6 +274,19 @@ def test_equals_reference(name, ours, theirs):
     assert difference(run(partial(ours, engine='eager')), run(theirs)) < 1e-12
 
 
+def test_what_is_divided_by_has_a_floor():
+    "Weights that are zero have a norm of 1e-3 for AGC; where less than a thousandth agrees, cautious counts a thousandth"
+    p = torch.nn.Parameter(torch.zeros(2, 3, dtype=D))
+    p.grad = torch.tensor([[3., 0., 4.], [0., 1e-6, 0.]], dtype=D)
+    SGD.wrap(agc)([p], lr=1., engine='eager').step()
+    torch.testing.assert_close(p.data, torch.tensor([[-0.6e-5, 0., -0.8e-5], [0., -1e-6, 0.]], dtype=D), rtol=1e-12, atol=0)
+    p = torch.nn.Parameter(torch.zeros(2000, dtype=D))
+    p.grad = -torch.ones_like(p)
+    p.grad[7] = 1.
+    Optimizer(p, [lambda p: {'update': torch.ones_like(p.data)}, cautious, apply_update], lr=1., engine='eager').step()
+    torch.testing.assert_close(p.data, torch.zeros(2000, dtype=D).index_fill(0, torch.tensor(7), -1000.), rtol=1e-12, atol=0)
+
+
 def test_equals_other_libraries():
     others = pytest.importorskip('pytorch_optimizer')
     grokfast_ema = pytest.importorskip('pytorch_optimizer.optimizer.grokfast').gradfilter_ema
