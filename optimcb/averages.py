@@ -33,6 +33,12 @@ def forget(
     opt.__dict__.pop('_put_in', None)
 
 
+def _states(opt) -> list[tuple[Tensor, dict]]:
+    "The parameters that have state, and it"
+    known = opt.state
+    return [(p, known[p]) for g in opt.param_groups for p in g['params'] if p in known]
+
+
 def put_in(
     opt, # Optimizer
     part=None # Stepper that tells the weights, named as in `replace`; default: the last one that does
@@ -42,9 +48,9 @@ def put_in(
     now, new = evaluated(opt), ', '.join(s.label for s, _ in tell)
     if not tell or now == new: return
     if now is not None: raise ValueError(f"the model has the weights of {now} already. Call `train()` before it gets those of {new}.")
-    known, opt._put_in = opt.state, {}
+    states, opt._put_in = _states(opt), {}
     for g in opt.param_groups: g[EVALUATED] = new # before anything moves, so that `take_out` can undo what fails on the way
-    for p, state in [(p, known[p]) for g in opt.param_groups for p in g['params'] if p in known]:
+    for p, state in states:
         weights = next((w for _, f in reversed(tell) if (w := f(p, state)) is not None), None)
         if weights is None: continue
         state[TRAINED] = p.data.clone()
@@ -57,9 +63,9 @@ def take_out(
 ) -> None:
     "What `Optimizer.train` does."
     if evaluated(opt) is None: return
-    known, put_in, changed = opt.state, opt.__dict__.get('_put_in', {}), 0
+    states, put_in, changed = _states(opt), opt.__dict__.get('_put_in', {}), 0
     forget(opt)
-    for p, state in [(p, known[p]) for g in opt.param_groups for p in g['params'] if p in known]:
+    for p, state in states:
         weights = state.pop(TRAINED, None)
         if weights is None: continue
         if put_in.get(p, p._version) != p._version: changed += 1

@@ -30,6 +30,14 @@ def apply_update(p,
     p.data.add_(update, alpha=-lr)
 
 
+def direction(p,
+    grad_avg=None, # State: average of gradients, if there is one
+    update=None # This step's update, if there is one
+):
+    "What there is to step against: the update, or else the average of the gradients, or else the gradient."
+    return p.grad.data if update is None and grad_avg is None else grad_avg if update is None else update
+
+
 def grad_update(p, **kwargs):
     "The gradient as it is."
     return {'update': p.grad.data.clone()}
@@ -124,7 +132,7 @@ def average_sqr_grad(p,
 
 def _over_rms(p, sqr_avg, eps, grad_avg):
     "Numerator and denominator of a step that divides by a root mean square"
-    return p.grad.data if grad_avg is None else grad_avg, sqr_avg.sqrt().add_(eps)
+    return direction(p, grad_avg), sqr_avg.sqrt().add_(eps)
 
 
 def rms_update(p,
@@ -488,7 +496,7 @@ def larc_update(p,
     grad_avg=None, # State: average of gradients, if there is one
     **kwargs):
     "The gradient, or its average, for a step by `local_lr`."
-    return once(lr=local_lr, update=(p.grad.data if grad_avg is None else grad_avg).clone())
+    return once(lr=local_lr, update=direction(p, grad_avg).clone())
 
 
 def larc_step(p,
@@ -496,7 +504,7 @@ def larc_step(p,
     grad_avg=None, # State: average of gradients, if there is one
     **kwargs):
     "Step against the gradient, or its average, by `local_lr`."
-    apply_update(p, local_lr, p.grad.data if grad_avg is None else grad_avg)
+    apply_update(p, local_lr, direction(p, grad_avg))
 larc_step.parts = [larc_update, apply_update]
 
 

@@ -9,7 +9,7 @@ import math
 import torch
 
 from optimcb.stepper import by_torch, once
-from optimcb.steppers.classic import average_sqr_grad, debias_grad_avg, debias_sqr_avg, precise, rms, rms_update, sum_sqr_grad
+from optimcb.steppers.classic import average_sqr_grad, debias_grad_avg, debias_sqr_avg, direction, precise, rms, rms_update, sum_sqr_grad
 
 __all__ = ['slow_vectors', 'orthogonal_update', 'vector_update', 'spectral_lr', 'match_rms_lr', 'sum_grams', 'inverse_roots', 'shampoo_update',
            'average_grams', 'refresh_bases', 'turn_grad', 'turn_back', 'param_rms', 'relative_lr', 'scale_lr', 'factored_sqr_grad', 'factored_update',
@@ -70,8 +70,7 @@ def orthogonal_update(p,
 
     A convolution's kernel is a matrix of outputs by all else. What has fewer than two dimensions is left to `vector_update`."""
     if p.ndim < 2: return None
-    x = update if update is not None else grad_avg if grad_avg is not None else p.grad.data
-    return {'update': orthogonalized(x, ns_steps, eps, *coeffs, exact, pairs)}
+    return {'update': orthogonalized(direction(p, grad_avg, update), ns_steps, eps, *coeffs, exact, pairs)}
 
 
 def vector_update(p,

@@ -7,7 +7,7 @@ import math
 import torch
 
 from optimcb.stepper import once
-from optimcb.steppers.classic import norm, rms
+from optimcb.steppers.classic import direction, norm, rms
 from optimcb.wrapping import of_directions, of_signs, part
 
 __all__ = ['sign_update', 'mixed_update', 'rms_lr', 'mean_of_avgs', 'whole_step', 'rprop_update', 'asgd_lr', 'average_weights',
@@ -22,7 +22,7 @@ def sign_update(p,
     grad_avg=None, # State: average of gradients, if there is one
     **kwargs):
     "The sign of the update, or else of the average gradient, or else of the gradient (Bernstein et al. 2018, https://arxiv.org/abs/1802.04434, alg. 1)."
-    return {'update': next(x for x in (update, grad_avg, p.grad.data) if x is not None).sign()}
+    return {'update': direction(p, grad_avg, update).sign()}
 
 
 def mixed_update(p,
