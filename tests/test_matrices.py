@@ -41,6 +41,12 @@ def test_muon_iterates_on_a_kernel_as_on_a_matrix():
     assert torch.equal(kernel.flatten(1), matrix)
 
 
+def test_adafactors_rate_falls_with_the_root_of_the_step():
+    "Where `lr` is larger than one over it"
+    ours, theirs = (trajectory(o, torch.float64, lr=0.5) for o in (partial(oc.Adafactor, engine='eager'), torch.optim.Adafactor))
+    assert difference(ours, theirs) < 1e-12
+
+
 SIZES = [ # numbers of state for a matrix of 6 by 4, a kernel of 2 by 3 by 2 by 2, a vector of 5
     (oc.Muon, 24, 24, 10), # an average; for a vector two, as in Adam
     (oc.Shampoo, 2*(36+16), 2*(4+9+4+4), 2*25), # a matrix for each dimension, and its root

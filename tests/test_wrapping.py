@@ -55,6 +55,7 @@ from optimcb import (
 )
 from optimcb.engine import build
 from optimcb.engine.runner import CantRun
+from optimcb.stepper import Stepper
 
 D = torch.float64
 ALGORITHMS = {k: o for k, o in vars(oc).items() if isinstance(o, oc.Algorithm)}
@@ -272,6 +273,19 @@ def test_equals_reference(name, ours, theirs):
         torch.manual_seed(0)
         return trajectory(make, D)
     assert difference(run(partial(ours, engine='eager')), run(theirs)) < 1e-12
+
+
+@oc.part('update')
+def left_alone(p, update, **kwargs): return {'update': update}
+
+
+@pytest.mark.parametrize('rule', [SGD, mine, oc.RMSProp, Adam, oc.RAdam, partial(oc.RAdam, beta=50.), oc.QHAdam, oc.Larc, partial(oc.Larc, mom=0.),
+                                  Adam.replace(oc.adam_step, oc.lamb_step)],
+                         ids=['sgd', 'momentum', 'rmsprop', 'adam', 'radam', 'sadam', 'qhadam', 'larc', 'larc without momentum', 'lamb'])
+def test_a_step_taken_apart_is_the_step(rule):
+    apart = taken(rule, left_alone)
+    assert any(hasattr(Stepper(f).innermost, 'parts') for f in rule(params(), lr=0.1).cbs) and left_alone in apart(params(), lr=0.1).cbs
+    assert difference(trajectory(partial(rule, wd=0.1, engine='eager'), D), trajectory(partial(apart, wd=0.1, engine='eager'), D)) < 1e-12
 
 
 def test_what_is_divided_by_has_a_floor():
