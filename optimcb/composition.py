@@ -4,19 +4,30 @@ Nothing here knows where a step is executed: an engine hands `Composition.run` a
 stands for one.
 """
 from collections.abc import Iterator
-from itertools import product
+from itertools import chain, product
 from numbers import Real
 from types import GeneratorType
 
+import torch
+from torch import Tensor
+
 from optimcb import steppers
-from optimcb.hypers import TORCH_NAMES, nearest
+from optimcb.hypers import RANGES, TORCH_NAMES, nearest
 from optimcb.stepper import ONE_STEP, Stepper, once, stop
 
-__all__ = ['Composition', 'MissingName']
+__all__ = ['Composition', 'MissingName', 'StepperError', 'WrongReturn', 'meant_to_return']
 
 
-class MissingName(TypeError):
+class StepperError(TypeError):
+    "A stepper does what no engine can do anything with."
+
+
+class MissingName(StepperError):
     "A stepper needs a name that is neither a hyper-parameter nor anything that an earlier stepper made."
+
+
+class WrongReturn(StepperError):
+    "A stepper returns something of which nothing would be kept: neither a dict nor None."
 
 
 class Composition:
@@ -106,7 +117,8 @@ class Composition:
 
         A name means what a stepper of this step gave `once`, else the hyper-parameter, else the state, which
         comes before a hyper-parameter that nobody has set. A stepper that returns `stop(…)` is the last one. What a
-        stepper yields is yielded, to be sent back the sum over all parameters. Raises `MissingName` if a stepper needs what is not there.
+        stepper yields is yielded, to be sent back the sum over all parameters. Raises `MissingName` if a stepper needs what is not there,
+        `WrongReturn` if it returns neither a dict nor None nor what it was given.
         """
         default = [k for k in self.assumed if k in hypers and self.is_default(k, hypers[k])]
         is_set = {k: v for k, v in hypers.items() if k not in default} if default else hypers
@@ -121,7 +133,9 @@ class Composition:
                 if lacking: raise MissingName(_lacking(self, stepper, lacking, values)) from e
                 e.stepper = getattr(e, 'stepper', stepper) # for who tells the user
                 raise
-            if not isinstance(new, dict): continue
+            if not isinstance(new, dict):
+                if new is not None and not _in_place(new, p, values): raise WrongReturn(_lost(self, stepper, new, values))
+                continue
             for name, value in new.items():
                 if isinstance(new, once) or name in ONE_STEP: values[name] = value
                 else:
@@ -153,6 +167,36 @@ def _marks(steppers) -> dict:
                 has = 'There are no routes' if found[w.mark] is None else f"There are {', '.join(found[w.mark].values)}"
                 raise ValueError(f"`{s}` is only for a route `{w!r}`, which isn't there. {has}: `route` makes them.")
     return found
+
+
+def _in_place(new, p, values) -> bool:
+    "Is `new` the parameter, its gradient or its state, as in-place operations and fastai's `adam_step` return it?"
+    given = (p, getattr(p, 'grad', None), *values.values())
+    if any(new is o for o in given): return True
+    if not isinstance(new, Tensor): return False
+    return any(isinstance(o, Tensor) and torch._C._is_alias_of(new, o) for o in given)
+
+
+def _lost(composition, stepper, new, values) -> str:
+    "Say what to do about a stepper that returns `new`, which is no dict"
+    is_tensor = isinstance(new, Tensor) or hasattr(type(new), 'by_torch') # a stand-in for one
+    what = 'a tensor' if is_tensor else f'a value of type `{type(new).__name__}`'
+    name = meant_to_return(composition, stepper, values) or 'name'
+    return (f"stepper `{stepper}` returns {what}, which nothing would be done with. A stepper returns a dict of what it makes, "
+            f"as in `return {{'{name}': …}}`, or None if it changes `p` in place.")
+
+
+def meant_to_return(
+    composition:Composition, # The steppers
+    stepper:Stepper, # One of them, which doesn't return a dict
+    there # Names that have a value anyway
+) -> str|None:
+    "Guess the name of what a stepper makes: one that it assigns to, or takes, or that a later stepper takes."
+    taken = [k for k in stepper.names if k not in RANGES]
+    here = next((i for i, s in enumerate(composition.steppers) if s.f is stepper.f), 0)
+    later = [k for s in composition.steppers[here+1:] for k in s.names if k not in RANGES]
+    return next(chain((k for k in taken if k in stepper.assigned), (k for k in taken if k in ONE_STEP),
+                      (k for k in taken if k in later), (k for k in later if k not in there)), None)
 
 
 def _asked(stepper, error) -> tuple:

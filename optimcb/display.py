@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from optimcb.checks import doubts_of
-from optimcb.composition import Composition, MissingName
+from optimcb.composition import Composition, StepperError
 from optimcb.engine import Runner, build, cpu
 from optimcb.engine.plan import misfit, sharing
 from optimcb.engine.program import Program, Unsupported
@@ -36,7 +36,7 @@ class Kind:
         self.rehearsal = lambda: _rehearsal(composition, group, self.example, marks)
         r = self.rehearsal()
         try: self.steps, self.reason = _rehearsed(r, composition), None
-        except (NotRecorded, MissingName) as e: self.steps, self.reason = [], str(e)
+        except (NotRecorded, StepperError) as e: self.steps, self.reason = [], str(e)
         self.kinds, self.numbers, self.looked = r.kinds, r.numbers, r.looked
         self.program = self.steps[-1].program if self.steps else None
 
@@ -223,7 +223,7 @@ class Explanation:
     def doubts(self) -> list[str]:
         "What is doubtful about the composition."
         try: return doubts_of(self.composition, self.groups, self.composition.makes)
-        except MissingName: return [] # the engine says so
+        except StepperError: return [] # the engine says so
 
     def _parts(self):
         "Titles and what is under them: tables of rows, or lines"

@@ -8,7 +8,8 @@ from types import CodeType, GeneratorType
 
 import torch
 
-__all__ = ['InRoute', 'ONE_STEP', 'Stepper', 'by_torch', 'code_of', 'innermost', 'label', 'once', 'only', 'renamed', 'renamed_all', 'stop', 'weights_by']
+__all__ = ['InRoute', 'ONE_STEP', 'Stepper', 'by_torch', 'code_of', 'innermost', 'label', 'once', 'only', 'renamed', 'renamed_all', 'stop', 'strings',
+           'weights_by']
 
 ONE_STEP = frozenset({'update'})  # names that live for one step, whoever returns them
 TORCH_KEYWORDS = frozenset({'alpha', 'value', 'beta', 'dim', 'dtype', 'device', 'keepdim', 'memory_format', 'min', 'max', 'out'})  # of its functions
@@ -169,7 +170,7 @@ class Stepper:
         self.new_name = new_name = _new_names(f)
         given = _given(f)
         self.masks = tuple(o.where for o in _chain(f) if isinstance(o, only))
-        said = {*_strings(code), *(v for v in given.values() if isinstance(v, str))}
+        said = {*strings(code), *(v for v in given.values() if isinstance(v, str))}
         self.mentions = frozenset(map(new_name, said - TORCH_KEYWORDS))
         self.taps = frozenset(getattr(self.innermost, 'taps', ())) # state that only people read
         self.sums_over_all = inspect.isgeneratorfunction(self.innermost) or bool(code and code.co_flags & inspect.CO_GENERATOR)
@@ -186,6 +187,19 @@ class Stepper:
     ) -> bool:
         "Is it called for this parameter? Raises `KeyError` if nobody has said so."
         return all(w.holds(values[w.mark]) for w in self.masks)
+
+    @property
+    def first(self) -> str|None:
+        "What it calls the parameter."
+        code = code_of(self.f)
+        names = code.co_varnames[:code.co_argcount] if code else ()
+        return next((k for k in names if k != 'self'), None)
+
+    @property
+    def assigned(self) -> frozenset:
+        "The arguments that it assigns another value to, as in `update = 2*update`."
+        code = code_of(self.f)
+        return frozenset(map(self.new_name, _assigned(code))) if code else frozenset()
 
     def __repr__(self): return self.label
 
@@ -251,7 +265,9 @@ def code_of(
     return getattr(f, '__code__', None)
 
 
-def _strings(code:CodeType|None) -> Iterator[str]:
+def strings(
+    code:CodeType|None # Code of a function
+) -> Iterator[str]:
     "The names that a function speaks of in strings and keywords, as in `{'step': 1}`, `dict(step=1)` or `kwargs['step']`"
     todo = list(code.co_consts) if code else []
     while todo:
@@ -259,6 +275,15 @@ def _strings(code:CodeType|None) -> Iterator[str]:
         if isinstance(c, str): yield c
         elif isinstance(c, tuple): todo += c
         elif isinstance(c, CodeType): todo += c.co_consts
+
+
+def _assigned(code:CodeType) -> Iterator[str]:
+    "The arguments that a function assigns to"
+    args = code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]
+    for i in dis.get_instructions(code):
+        if not i.opname.startswith('STORE_FAST'): continue
+        names = i.argval if isinstance(i.argval, tuple) else (i.argval,) # Python 3.13 stores two, or stores one and loads another
+        yield from (k for k in (names[:1] if 'LOAD' in i.opname else names) if k in args)
 
 
 def _uses_kwargs(code:CodeType) -> bool:

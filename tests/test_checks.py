@@ -148,7 +148,7 @@ class Counts:
     [fastais], [accumulate], [step_stat, late], [by_shape], [sgd_step, ema], [lambda p, lr: once(lr=torch.where(torch.isfinite(p.grad).all(), lr, 0.)), *Adam.cbs[1:]],
     [lambda p, lr: p.data.sub_(p.grad, alpha=lr*float(torch.bernoulli(torch.tensor(0.5))))], [ema, use_ema, sgd_step], [lion], [clip, sgd_step], [Counts()], [step_stat, sgd_step], [sgd_step, lambda p: {'size': p.data.norm()}],
     [lambda p, lr: print('hello') or sgd_step(p, lr)], [lambda p, lr: p.data.sub_(torch.randn_like(p), alpha=lr)], [lambda p, lr: p.data.sub_(p.grad @ p.grad.T @ p.grad, alpha=lr)],
-    [None], [], [oc.tap(size=lambda p: p.grad.norm()), sgd_step], [lambda p, mask=None: None if mask is None else p.data.mul_(mask), sgd_step],
+    [oc.tap(size=lambda p: p.grad.norm()), sgd_step], [lambda p, mask=None: None if mask is None else p.data.mul_(mask), sgd_step],
     [oc.renamed(average_grad, grad_avg='slow'), average_grad, lambda p, lr, slow, grad_avg: p.data.sub_(slow + grad_avg, alpha=lr)]], ids=lambda o: None)
 def test_nothing_is_said_of_what_is_right(cbs, capsys):
     "And nothing has happened: no output, no random number drawn, nothing counted"

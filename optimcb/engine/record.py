@@ -8,7 +8,7 @@ from numbers import Number
 import torch
 from torch import Tensor
 
-from optimcb.composition import Composition, MissingName
+from optimcb.composition import Composition, StepperError
 from optimcb.engine.calls import Foreign
 from optimcb.engine.plan import constant
 from optimcb.engine.scaling import NOT_SCALED, Scaling
@@ -146,7 +146,7 @@ def record(
 def _explained(alike, composition):
     "Errors of the steppers on stand-ins, with the place where they happen"
     try: yield
-    except (MissingName, NotRecorded): raise
+    except (StepperError, NotRecorded): raise
     except Exception as e:
         what, instead = ((e.what, e.instead) if isinstance(e, Untraceable) else
                          (f"raises {type(e).__name__} on a stand-in for tensors ({e})", "Only the eager engine can run it."))
