@@ -127,7 +127,7 @@ def _inert(acts):
     composition = Composition([s.f for s in dict.fromkeys(a.stepper for a in acts)])
     acting = {a.stepper for a in acts if a.returns or a.writes}
     for s in dict.fromkeys(a.stepper for a in acts if a.stepper not in acting):
-        if branches(s) and may_act(s): continue
+        if s.is_ours or branches(s) and may_act(s): continue
         said = str if s.masks else OfAll
         yield said(f"stepper `{s}` has no effect: it returns nothing, and changes neither `p` nor its state in place. "
                    f"{_forgotten(composition, s, {k for a in acts for k in a.given})}")

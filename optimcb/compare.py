@@ -8,6 +8,7 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 
+from optimcb.errors import raises_here
 from optimcb.hypers import suggest
 from optimcb.plots import _named, plot_curves
 
@@ -57,6 +58,7 @@ class Comparison:
     def _repr_html_(self): return self._shown().to_html()
 
 
+@raises_here
 def compare(
     make_learner:Callable, # Makes a new fastai `Learner`, model included, with the `opt_func` that it is given
     opt_funcs:dict|list, # Name -> `opt_func`, or `(opt_func, dict of fit arguments of its own)`; or a list, which takes names from its functions
@@ -75,7 +77,7 @@ def compare(
     try:
         from fastai.callback.schedule import no_random  # and the ways to fit
         from fastprogress.fastprogress import progress_bar
-    except ImportError as e: raise ImportError(f"compare trains fastai's Learners, but {e}. Install it: pip install 'optimcb[fastai]'.") from e
+    except ImportError as e: raise ImportError(f"compare trains fastai's Learners, but {e}. Install it: pip install 'optimcb[fastai]'.") from None
     opts, seeds = _opts(opt_funcs), list(range(seeds) if isinstance(seeds, Integral) else seeds)
     if not seeds or len(set(seeds)) < len(seeds): raise ValueError(f"`seeds` must be how many, 1 or more, or a list of ones that differ, but are {seeds}.")
     done, weights, runs = [], {}, [(seed, name, *opts[name]) for seed in seeds for name in opts]

@@ -130,7 +130,7 @@ class Composition:
                 if isinstance(new, GeneratorType): new = yield from new
             except Exception as e:
                 lacking = [k for k in _asked(stepper, e) if k not in values]
-                if lacking: raise MissingName(_lacking(self, stepper, lacking, values)) from e
+                if lacking: raise MissingName(_lacking(self, stepper, lacking, values)) from None
                 e.stepper = getattr(e, 'stepper', stepper) # for who tells the user
                 raise
             if not isinstance(new, dict):
@@ -186,15 +186,18 @@ def _lost(composition, stepper, new, values) -> str:
             f"as in `return {{'{name}': …}}`, or None if it changes `p` in place.")
 
 
+NOT_MADE = RANGES.keys() | {'do_wd', 'force_train'} # names that users set
+
+
 def meant_to_return(
     composition:Composition, # The steppers
     stepper:Stepper, # One of them, which doesn't return a dict
     there # Names that have a value anyway
 ) -> str|None:
     "Guess the name of what a stepper makes: one that it assigns to, or takes, or that a later stepper takes."
-    taken = [k for k in stepper.names if k not in RANGES]
+    taken = [k for k in stepper.names if k not in NOT_MADE]
     here = next((i for i, s in enumerate(composition.steppers) if s.f is stepper.f), 0)
-    later = [k for s in composition.steppers[here+1:] for k in s.names if k not in RANGES]
+    later = [k for s in composition.steppers[here+1:] for k in s.names if k not in NOT_MADE]
     return next(chain((k for k in taken if k in stepper.assigned), (k for k in taken if k in ONE_STEP),
                       (k for k in taken if k in later), (k for k in later if k not in there)), None)
 

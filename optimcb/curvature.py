@@ -4,6 +4,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from optimcb.errors import raises_here
 from optimcb.steppers.classic import exp_avg
 
 __all__ = ['hutchinson', 'update_hessian']
@@ -11,6 +12,7 @@ __all__ = ['hutchinson', 'update_hessian']
 NO_READER = "no stepper reads `hess_avg`: {} don't. Put `newton_update` in, as `Sophia` has it."
 
 
+@raises_here
 @torch.no_grad()
 def update_hessian(
     opt, # Optimizer with a stepper that reads `hess_avg`
@@ -42,6 +44,7 @@ def _squared(p, scale):
     return scale * p.grad**2
 
 
+@raises_here
 def hutchinson(
     loss:Tensor, # A number that depends on `params`; its graph is kept
     params:Iterable # Tensors

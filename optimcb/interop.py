@@ -11,6 +11,7 @@ from torch import Tensor
 from optimcb.algorithms import SGD, Adadelta, Adagrad, Adam, Adamax, AMSGrad, NAdam, RAdam, RMSProp
 from optimcb.checkpoint import is_note, ours, pack
 from optimcb.composition import Composition
+from optimcb.errors import raises_here
 from optimcb.hypers import NOT_HYPERS, TORCH_NAMES, from_torch, numbers
 from optimcb.steppers import (
     adam_step,
@@ -169,6 +170,7 @@ def _hypers(found, options, theirs, mine) -> dict:
 
 # To torch
 
+@raises_here
 def to_torch(
     opt # Optimizer
 ) -> dict:

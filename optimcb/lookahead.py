@@ -3,6 +3,7 @@ from numbers import Integral
 
 from fastcore.foundation import L
 
+from optimcb.errors import raises_here
 from optimcb.hypers import spread
 from optimcb.optimizer import Optimizer, become, runs_steppers
 from optimcb.steppers.classic import ALPHA, K, lookahead_step, slow_start
@@ -22,6 +23,7 @@ class Lookahead(Optimizer):
     Parameters, hyper-parameters and state are those of `opt`, which is in `.opt`. `k` and `alpha` are hyper-parameters.
     Raises `TypeError` for an optimizer that is not made of steppers.
     """
+    @raises_here
     def __init__(self,
         opt:Optimizer, # Optimizer to wrap
         k:int=K, # Fast steps for one slow step, at least 1

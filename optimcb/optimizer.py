@@ -19,6 +19,7 @@ from optimcb.display import Explained
 from optimcb.editing import Composable
 from optimcb.engine import ENGINES, Runner, eager
 from optimcb.engine.scaling import NOT_SCALED, Scaling
+from optimcb.errors import raises_here
 from optimcb.hypers import NOT_HYPERS, RANGES, HyperView, HyperViews, TorchNames, check, from_torch, own, spread, suggest, without_flags
 from optimcb.rehearsal import Group, can_step, placement
 from optimcb.stepper import ONE_STEP
@@ -48,6 +49,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     """
     _keep_on_clear = ('force_train', 'do_wd')
 
+    @raises_here
     def __init__(self,
         params:Tensor|Iterable, # Tensors, `(name, tensor)` pairs, dicts with `params`, or a list of lists: one group each
         cbs:Callable|Iterable, # Steppers, in the order in which they are called
@@ -57,7 +59,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         **hypers # Hyper-parameters: a value, one for each group, or a slice. They override the steppers' defaults
     ):
         if hypers.pop('train_bn', None) is not None:
-            warnings.warn("`train_bn` has no effect in `Optimizer`. Pass it to `Learner`.", stacklevel=2)
+            warn("`train_bn` has no effect in an `Optimizer`. Pass it to the `Learner`.")
         self.cbs, self.engine = L(list(L(cbs))), engine
         self.hyper_names = set()
         self._has_part = _made_by_zero()
@@ -165,6 +167,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         "Call the steppers on each parameter that has a gradient. Returns what `closure` returns. Raises `MissingName`."
         return _not_compiled()(self, closure)
 
+    @raises_here
     @torch.no_grad()
     def _step(self, closure):
         refuse_step(self)
@@ -201,6 +204,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         if work and not scaling.skips(): self._step_eagerly(composition, work, hypers, scaling)
         torch.autograd.graph.increment_version([p for p, *_ in work] + stepped)
 
+    @raises_here
     @torch.no_grad()
     def before_replay(self):
         """Make a step that a CUDA graph has captured the next one: send learning rate, step count and the like. Call it before each `graph.replay()`.
@@ -302,6 +306,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         groups = [g._replace(hypers=h, states=[{**marks.get(id(p), {}), **s} for p, s in zip(g.params, g.states)]) for g, h in zip(self._groups, hypers)]
         for doubt in doubts_of(composition, groups, made_before): warn(doubt, CompositionWarning)
 
+    @raises_here
     def edit(self,
         f:Callable # From a list of steppers to another
     ):
@@ -353,6 +358,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     # Parameters and hyper-parameters
 
+    @raises_here
     def add_param_group(self,
         param_group:dict # `params`, and hyper-parameters that differ from the optimizer's
     ):
@@ -406,6 +412,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         "`set_hyper` for all `kwargs`."
         for k, v in kwargs.items(): self.set_hyper(k, v)
 
+    @raises_here
     def set_hyper(self,
         k:str, # Name; may be new
         v # A value, one for each group, or a slice
@@ -438,6 +445,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     # Weights to evaluate
 
+    @raises_here
     def eval(self,
         part=None # Stepper that tells the weights, named as in `replace`; default: the last one that does
     ):
@@ -448,6 +456,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         Raises `ValueError` if `part` tells no weights, or if others are in the model."""
         put_in(self, part)
 
+    @raises_here
     def train(self):
         """Take the weights that are trained back into the model, bit for bit, after `eval`.
 
@@ -486,6 +495,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             if new is not None: sd = new
         return sd
 
+    @raises_here
     @torch.no_grad()
     def load_state_dict(self,
         state_dict:dict # From `state_dict`, from fastai's `Optimizer`, or from an optimizer of `torch.optim`

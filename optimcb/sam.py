@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from optimcb.averages import refuse_step
+from optimcb.errors import raises_here
 from optimcb.hypers import NOT_NEGATIVE, check
 from optimcb.optimizer import Optimizer, become, runs_steppers
 from optimcb.steppers import ascend
@@ -21,6 +22,7 @@ class Ascent:
     """Takes the parameters of an optimizer up to where the loss is about the largest nearby, and back to the bits that they were.
 
     It keeps a copy of the weights, for the next time too. Parameters without a gradient stay. Raises `ValueError` for gradients that are sparse."""
+    @raises_here
     def __init__(self,
         opt, # Optimizer, of any kind, whose parameters they are
         rho:float=0.05, # How far to go, as the norm of all parameters together; groups may have a `sam_rho` of their own
@@ -75,6 +77,7 @@ class SAM(Optimizer):
     A first gradient that isn't finite leads nowhere; if the scaler skips the step, `opt.descend()` takes the weights back, as the next `ascend` does.
     Raises `TypeError` for an optimizer that is not made of steppers.
     """
+    @raises_here
     def __init__(self,
         opt:Optimizer, # Optimizer to wrap
         rho:float=0.05, # How far to go up, as the norm of all parameters together

@@ -8,6 +8,8 @@ from types import CodeType, GeneratorType
 
 import torch
 
+from optimcb.errors import raises_here
+
 __all__ = ['InRoute', 'ONE_STEP', 'Stepper', 'by_torch', 'code_of', 'innermost', 'label', 'once', 'only', 'renamed', 'renamed_all', 'stop', 'strings',
            'weights_by']
 
@@ -63,6 +65,7 @@ class renamed(partial):
 
     So two of a kind can be side by side. Raises `ValueError` for a name that the stepper doesn't have.
     """
+    @raises_here
     def __new__(cls,
         f:Callable, # A stepper
         **names # By the name that it has, the name that it should have: of hyper-parameters and state
@@ -93,6 +96,7 @@ class renamed(partial):
     def __reduce__(self): return partial(renamed, **self.names), (partial(self.func, **self.keywords),)
 
 
+@raises_here
 def renamed_all(
     cbs:list, # Steppers
     **names # By the name that some of them have, the name that they should have: of hyper-parameters and state
@@ -126,6 +130,7 @@ class only(partial):
     For the others it isn't there. What the rule says of a parameter is state, under the rule's name, when the optimizer is made: it may be changed there, for
     each parameter. Raises `ValueError` for a stepper that yields: its sum would lack the other parameters.
     """
+    @raises_here
     def __new__(cls,
         f:Callable, # A stepper
         where # A rule, such as `by_ndim(2)`, or the name of a route
