@@ -31,6 +31,7 @@ def doubts_of(
     own:frozenset=frozenset() # Names of state that the composition must make itself, though it may be there
 ) -> list[str]:
     "What is doubtful about a composition for all of some parameters. Raises `MissingName`."
+    if not composition.steppers: return ["there are no steppers, so a step changes nothing. Pass some in `cbs`, such as `[sgd_step]`."]
     found, marks = {}, composition.marks
     for g in groups:
         alike = frozenset((k, type(v), isinstance(v, Real) and v == 0) for k, v in g.hypers.items()) # groups that differ in numbers do the same
@@ -42,7 +43,13 @@ def doubts_of(
     places = {key[0] for key in found}
     shared = [_shared([ds for key, ds in found.items() if key[0] == at]) for at in places]
     res = dict.fromkeys(d for ds in shared for d in ds if not isinstance(d, OfAll) or all(d in o for o in shared))
-    return [*res, *_unused(composition, groups)]
+    return [*_in_vain(composition), *res, *_unused(composition, groups)]
+
+
+def _in_vain(composition):
+    "What partials fix that their steppers don't take"
+    for s in composition.steppers:
+        for k, name, meant in s.fixed_in_vain: yield f"a `partial` gives `{k}` to stepper `{name}`, which doesn't read it.{meant}"
 
 
 class OfAll(str):

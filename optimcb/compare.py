@@ -1,5 +1,6 @@
 "One call trains the same Learner with several optimizers, on the same seeds, and compares: a table, and curves with their spread."
 import gc
+import inspect
 import random
 import time
 from collections.abc import Callable
@@ -78,6 +79,7 @@ def compare(
         from fastai.callback.schedule import no_random  # and the ways to fit
         from fastprogress.fastprogress import progress_bar
     except ImportError as e: raise ImportError(f"compare trains fastai's Learners, but {e}. Install it: pip install 'optimcb[fastai]'.") from None
+    _check_takes_one(make_learner)
     opts, seeds = _opts(opt_funcs), list(range(seeds) if isinstance(seeds, Integral) else seeds)
     if not seeds or len(set(seeds)) < len(seeds): raise ValueError(f"`seeds` must be how many, 1 or more, or a list of ones that differ, but are {seeds}.")
     done, weights, runs = [], {}, [(seed, name, *opts[name]) for seed in seeds for name in opts]
@@ -92,6 +94,20 @@ def compare(
             raise
         if torch.cuda.is_available(): gc.collect() # a Learner is a cycle, and holds its model's memory
     return Comparison(done)
+
+
+def _check_takes_one(make_learner):
+    "Raise `TypeError` for what can't be called with an `opt_func`"
+    example = "as `def make_learner(opt_func): return Learner(dls, model(), opt_func=opt_func)` does"
+    if not callable(make_learner):
+        raise TypeError(f"`make_learner` must be a function that makes a Learner of an `opt_func`, {example}, "
+                        f"but is a {type(make_learner).__name__}.")
+    try: signature = inspect.signature(make_learner)
+    except ValueError: return # a builtin that keeps its signature to itself
+    try: signature.bind(None)
+    except TypeError as e:
+        raise TypeError(f"`make_learner` is called with an `opt_func`, for which it makes a Learner, {example}. "
+                        f"But `{getattr(make_learner, '__name__', make_learner)}{signature}` can't be: {e}.") from None
 
 
 def _run(make_learner, f, seed, fit, n_epoch, kwargs, weights) -> dict:

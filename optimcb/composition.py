@@ -15,7 +15,14 @@ from optimcb import steppers
 from optimcb.hypers import RANGES, TORCH_NAMES, nearest
 from optimcb.stepper import ONE_STEP, Stepper, once, stop
 
-__all__ = ['Composition', 'MissingName', 'StepperError', 'WrongReturn', 'meant_to_return']
+__all__ = ['Composition', 'MissingName', 'StepperError', 'WrongReturn', 'meant_to_return', 'not_so']
+
+
+def not_so(
+    labels:list # Names of steppers
+) -> str:
+    "Say that they do not do what was asked for."
+    return f"{', '.join(labels)} {'do' if len(labels) > 1 else 'does'}n't"
 
 
 class StepperError(TypeError):
@@ -215,14 +222,24 @@ def providers(name:str) -> list[str]:
     return [s.label for s in found if name in s.names] or [s.label for s in found] # those that keep it, or that speak of it at least
 
 
+OF_PARAMETER = dict( # names that one may expect to be given
+    grad="The gradient is an attribute of the parameter: take `{p}.grad` in its place.",
+    data="The weights are an attribute of the parameter: take `{p}.data` in their place.",
+    state="A stepper takes state by the names that it has in it: `def f({p}, grad_avg=None): …`.",
+    group="A stepper takes hyper-parameters by their names: `def f({p}, lr, wd=0.): …`.")
+
+
 def _lacking(composition, stepper, names, values) -> str:
     "What to do about names that `stepper` needs and that are not among `values`"
     name, *others = sorted(names, key=lambda k: not providers(k))
     said = f"stepper `{stepper}` needs `{name}`, which is no hyper-parameter, and no stepper before it made it."
     if name == 'p': return f"{said} The first argument of a stepper is the parameter: put `p` first."
+    if name in OF_PARAMETER: return f"{said} {OF_PARAMETER[name].format(p=stepper.first or 'p')}"
     if 'route' in values: said += f" That is so in route `{values['route']}`."
     if others: said += f" It lacks {', '.join(f'`{k}`' for k in others)}, too."
     here = next(i for i, s in enumerate(composition.steppers) if s.f is stepper.f)
+    lost = next((s for s in composition.steppers[:here] if name in s.names and name not in s.mentions), None)
+    if lost: return f"{said} `{lost}` takes `{name}`, but doesn't return it. Did you forget `return {{'{name}': …}}`?"
     late = [s for s in composition.steppers[here+1:] if name in s.mentions and name not in s.required]
     if late: return f"{said} Put `{late[0]}` before `{stepper}`, not after it."
     earlier = composition.steppers[:here]

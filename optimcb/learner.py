@@ -6,6 +6,7 @@ from fastai.callback.fp16 import MixedPrecision, NonNativeMixedPrecision
 from fastai.callback.training import GradientAccumulation
 
 from optimcb.averages import evaluated, tellers
+from optimcb.composition import not_so
 from optimcb.optimizer import Optimizer
 from optimcb.sam import SAM, Ascent, stats_kept
 from optimcb.taps import OptStats
@@ -59,7 +60,7 @@ class AveragedWeights(Callback):
         "Train what is trained."
         _check_ours(self.opt, 'AveragedWeights asks')
         if not tellers(self.opt, self.part):
-            raise ValueError(f"AveragedWeights needs an optimizer that keeps averages, but {', '.join(self.opt.composition.labels)} don't. "
+            raise ValueError(f"AveragedWeights needs an optimizer that keeps averages, but {not_so(self.opt.composition.labels)}. "
                              "Put `ema_weights` last in `cbs`, say.")
         self.opt.train()
 

@@ -11,10 +11,10 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor
 
-from optimcb.averages import averaged, forget, put_in, refuse_step, take_out
+from optimcb.averages import averaged, forget, put_in, refuse_step, take_out, warn_unaveraged
 from optimcb.checkpoint import copied, is_note, pack, unpack
 from optimcb.checks import doubts_of
-from optimcb.composition import Composition
+from optimcb.composition import Composition, not_so
 from optimcb.display import Explained
 from optimcb.editing import Composable
 from optimcb.engine import ENGINES, Runner, eager
@@ -147,7 +147,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     @property
     def hypers(self) -> L:
         "The hyper-parameters of each group: live views of `param_groups`."
-        return HyperViews(HyperView(g, self.hyper_names) for g in self.param_groups)
+        return HyperViews(HyperView(g, self.hyper_names, self._warn_unread) for g in self.param_groups)
     @hypers.setter
     def hypers(self, v):
         for h, new in zip(self.hypers, [dict(h) for h in v], strict=True): h.replace(new)
@@ -405,11 +405,14 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         composition = self.composition
         welcome = ALWAYS_WELCOME.union(*({f'{r}_{k}' for k in ALWAYS_WELCOME} for r in composition.routes))
         unread = [] if composition.reads_all else [k for k in names if k not in composition.reads | welcome | self.hyper_names]
+        if not unread or not composition.steppers: return
         meant = ''.join(suggest(k, composition.reads) for k in unread)
-        if unread: warn(f"no stepper reads {' or '.join(f'`{k}`' for k in unread)}: {', '.join(composition.labels)} don't.{meant}")
+        if 'wd' in unread: meant += " Put `weight_decay` before the others, if the weights should decay."
+        warn(f"no stepper reads {' or '.join(f'`{k}`' for k in unread)}: {not_so(composition.labels)}.{meant}")
 
     def set_hypers(self, **kwargs):
         "`set_hyper` for all `kwargs`."
+        if 'lr' in kwargs and self.__dict__.get('_checked', True): warn_unaveraged(self, sys._getframe(1)) # as a Learner's `fit` begins
         for k, v in kwargs.items(): self.set_hyper(k, v)
 
     @raises_here

@@ -1,4 +1,5 @@
 "Pictures, in the colours of matplotlib's current style: paths of optimizers, curves of losses, schedules."
+import warnings
 from collections.abc import Callable
 from functools import partial
 
@@ -154,6 +155,7 @@ def _draw(opt_funcs, problem, steps, start, ax, figsize) -> tuple:
     "The axes, the paths, and the line of each path"
     plt, problem, opt_funcs = _pyplot(), as_problem(problem), _named(opt_funcs)
     ink, paper = plt.rcParams['text.color'], plt.rcParams['axes.facecolor']
+    for k, o in opt_funcs.items(): _check_complete(k, o)
     paths = [path(o, problem, steps, start) for o in opt_funcs.values()]
     beside = dict(loc='upper left', bbox_to_anchor=(1, 1), frameon=False) if ax is None else dict(fontsize='small') # beside new axes there is room
     if ax is None: ax = plt.figure(figsize=figsize, layout='constrained').subplots()
@@ -164,6 +166,24 @@ def _draw(opt_funcs, problem, steps, start, ax, figsize) -> tuple:
     ax.set(title=problem.name, xlabel='x', ylabel='y', xlim=problem.xlim, ylim=problem.ylim)
     ax.legend(**beside)
     return ax, paths, lines
+
+
+def _check_complete(name, opt_func):
+    "Raise `TypeError` if an `opt_func` makes no optimizer without being told a learning rate"
+    p = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore') # its path says it again
+        try: opt_func([p])
+        except TypeError as e:
+            works = 'lr' in str(e) and _works_with_lr(opt_func, p)
+            if not works: raise
+            made = name if name.isidentifier() else 'opt_func'
+            raise TypeError(f"'{name}' makes no optimizer without a learning rate. Pass one with it: `partial({made}, lr=0.1)`.") from None
+
+
+def _works_with_lr(opt_func, p) -> bool:
+    try: return bool(opt_func([p], lr=0.1))
+    except Exception: return False
 
 
 def _contours(ax, problem, ink):

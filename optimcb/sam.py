@@ -93,6 +93,7 @@ class SAM(Optimizer):
         ascent = Ascent(self, rho, adaptive, eta)
         become(self, opt, 'SAM')
         self.model, self.ascent = model, ascent
+        self.hyper_names.update(ascent.hypers)
         self.set_hypers(**ascent.hypers)
         self.defaults.update(ascent.hypers)
 

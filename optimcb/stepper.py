@@ -9,6 +9,7 @@ from types import CodeType, GeneratorType
 import torch
 
 from optimcb.errors import raises_here
+from optimcb.hypers import nearest
 
 __all__ = ['InRoute', 'ONE_STEP', 'Stepper', 'by_torch', 'code_of', 'innermost', 'label', 'once', 'only', 'renamed', 'renamed_all', 'stop', 'strings',
            'weights_by']
@@ -168,6 +169,9 @@ class Stepper:
         if self.is_ours and fixed: raise TypeError(f"a partial of `{self.label}` must give options by name, but gives {fixed}: first comes a parameter.")
         if isinstance(self.innermost, type) and issubclass(self.innermost, torch.optim.Optimizer):
             raise TypeError(f"{getattr(f, '__name__', self.label)} is an optimizer, not a stepper. Call it with parameters, or pass its steppers, `.cbs`.")
+        if isinstance(self.innermost, type):
+            raise TypeError(f"stepper `{self.label}` is a class. Pass an object of it, `{self.innermost.__name__}()`, whose `__call__` is the stepper.")
+        self.fixed_in_vain = tuple(_fixed_in_vain(f)) # by partials, but not taken
         taken, self.takes_all = _parameters(f)
         code = code_of(f)
         self.names = tuple(p.name for p in taken)
@@ -180,6 +184,7 @@ class Stepper:
         self.taps = frozenset(getattr(self.innermost, 'taps', ())) # state that only people read
         self.sums_over_all = inspect.isgeneratorfunction(self.innermost) or bool(code and code.co_flags & inspect.CO_GENERATOR)
         self.reads_all = self.takes_all and (code is None or _uses_kwargs(code))
+        if self.reads_all: self.fixed_in_vain = ()
         self.declared = {new_name(k): v for k, v in getattr(self.innermost, 'defaults', {}).items() if k not in given}
         self.numbers = {p.name: p.default for p in taken if isinstance(p.default, Real) and not isinstance(p.default, bool)}
 
@@ -234,6 +239,19 @@ def _chain(f) -> Iterator:
 def _given(f) -> dict:
     "What partials fix"
     return {k: v for o in reversed(list(_chain(f))) if isinstance(o, partial) for k, v in o.keywords.items()}
+
+
+def _fixed_in_vain(f) -> Iterator[tuple]:
+    "What partials fix that isn't an argument, and the argument that may be meant. Raises `TypeError` where it can't be called like that"
+    for o in _chain(f):
+        if not isinstance(o, partial) or not o.keywords: continue
+        taken, takes_all = _parameters(o.func)
+        names, said = [p.name for p in taken], frozenset(strings(code_of(f)))
+        for k in o.keywords.keys() - {*names, *said}:
+            near = nearest(k, names)
+            meant = f" Did you mean `{near}`?" if near else f" It has {', '.join(names)}." if names else ''
+            if not takes_all: raise TypeError(f"a `partial` gives `{k}` to stepper `{label(o.func)}`, which has no such argument.{meant}")
+            yield k, getattr(innermost(f), '__name__', type(f).__name__), meant
 
 
 def innermost(

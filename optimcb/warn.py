@@ -14,11 +14,16 @@ class CompositionWarning(UserWarning):
     "A composition runs, but hardly does what is meant. `Optimizer(…, check=False)` or a filter of `warnings` turns it off."
 
 
+def _is_inside(frame) -> bool:
+    name = frame.f_globals.get('__name__', '')
+    return frame.f_code.co_filename.startswith(INSIDE) or name.partition('.')[0] in ('fastai', 'fastcore')
+
+
 def warn(
     message:str, # What to say
     category:type=UserWarning # Class of the warning
 ):
-    "A warning at the line outside of the library and of torch that called."
+    "A warning at the line outside of the library, of torch and of fastai that called."
     frame, level = sys._getframe(1), 2
-    while frame.f_back and frame.f_code.co_filename.startswith(INSIDE): frame, level = frame.f_back, level + 1
+    while frame.f_back and _is_inside(frame): frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)
