@@ -106,12 +106,11 @@ def warn_unaveraged(
     "Warn a fastai `Learner` that begins to fit schedule-free weights, but won't evaluate their average."
     fastai, learn = sys.modules.get('fastai.learner'), caller.f_locals.get('self')
     if fastai is None or not isinstance(learn, fastai.Learner) or hasattr(learn, 'lr_finder'): return
-    free = next((f for f in opt.cbs if kind_of(f) == FREE), None)
-    if free is None: return
+    if not any(kind_of(f) == FREE for f in opt.cbs): return
     from optimcb.learner import AveragedWeights
     if not any(isinstance(cb, AveragedWeights) for cb in learn.cbs):
-        warn(f"`{Stepper(free)}` trains other weights than those that are to be evaluated, and this Learner evaluates the former. "
-             "Add `AveragedWeights()` of `optimcb.learner` to its `cbs`.", CompositionWarning)
+        warn("a schedule-free optimizer trains other weights than those to be evaluated, but this Learner evaluates what it trains. "
+             "Add `AveragedWeights()`, from `optimcb.learner`, to its `cbs`.", CompositionWarning)
 
 
 def tellers(

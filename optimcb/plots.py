@@ -177,8 +177,8 @@ def _check_complete(name, opt_func):
         except TypeError as e:
             works = 'lr' in str(e) and _works_with_lr(opt_func, p)
             if not works: raise
-            made = name if name.isidentifier() else 'opt_func'
-            raise TypeError(f"'{name}' makes no optimizer without a learning rate. Pass one with it: `partial({made}, lr=0.1)`.") from None
+            made = getattr(opt_func, '__name__', '…')
+            raise TypeError(f"'{name}' makes no optimizer without a learning rate. Pass `partial({made}, lr=0.1)`, say.") from None
 
 
 def _works_with_lr(opt_func, p) -> bool:

@@ -51,6 +51,29 @@ def by_torch(
     return call
 
 
+def called_in_steps(
+    f:Callable # A stepper
+) -> Callable:
+    "Let `f` say what to write when it is called with options, as in `cbs=[f(0.9), …]`, instead of a parameter."
+    @wraps(f)
+    def call(*args, **kwargs):
+        try: return f(*args, **kwargs)
+        except (AttributeError, TypeError):
+            if args and hasattr(args[0], 'grad'): raise
+            names = [p for p in inspect.signature(f).parameters if p != 'p']
+            options = ''.join(f', {k}={v!r:.40}' for k, v in {**dict(zip(names, args)), **kwargs}.items())
+            write = f"Give it options by `partial({f.__name__}{options})`." if options else f"Pass it as it is: `{f.__name__}`."
+            raise TypeError(f"`{f.__name__}` is a stepper, which an optimizer calls with each parameter. {write}") from None
+    call.in_steps = f
+    return call
+
+
+def _in_steps(f) -> Callable:
+    "`f` without the help of `called_in_steps`, which a step doesn't need"
+    if type(f) is partial: return partial(_in_steps(f.func), *f.args, **f.keywords)
+    return getattr(f, 'in_steps', f)
+
+
 def weights_by(
     weights:Callable # Takes a parameter and names of its state; returns the weights to evaluate it with
 ) -> Callable:
@@ -163,7 +186,7 @@ class Stepper:
         if isinstance(f, GeneratorType):
             raise TypeError(f"`{f.__name__}` has been called, but it is called in a step. Pass the function itself; `partial` gives it options.")
         if not callable(f): raise TypeError(f"a stepper must be callable, but {f!r} is not. Pass functions of a parameter in `cbs`.")
-        self.f, self.innermost, self.label = f, innermost(f), label(f)
+        self.f, self.call, self.innermost, self.label = f, _in_steps(f), innermost(f), label(f)
         self.is_ours = (getattr(self.innermost, '__module__', None) or '').startswith('optimcb.steppers')
         fixed = next((o.args for o in _chain(f) if isinstance(o, partial) and o.args), ())
         if self.is_ours and fixed: raise TypeError(f"a partial of `{self.label}` must give options by name, but gives {fixed}: first comes a parameter.")
@@ -190,7 +213,7 @@ class Stepper:
 
     def __call__(self, p, values:dict):
         "Call the stepper on `p` with those of `values` that it takes."
-        return self.f(p, **(values if self.takes_all else {k: values[k] for k in self.names if k in values}))
+        return self.call(p, **(values if self.takes_all else {k: values[k] for k in self.names if k in values}))
 
     def applies(self,
         values:dict # State and hyper-parameters of a parameter

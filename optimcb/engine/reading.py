@@ -86,7 +86,8 @@ def _codes(f) -> Iterating[tuple[CodeType, dict]]:
         yield code, known
         todo += [(c, f) for c in code.co_consts if isinstance(c, CodeType)]
         named = [o for k in known for o in _inside(known[k]) if not _is_by_torch(o)] # what torch runs it runs for each parameter
-        todo += [(g.__code__, g) for g in named if (inspect.isfunction(g) or inspect.ismethod(g)) and (g.__module__ or '').partition('.')[0] not in KNOWN]
+        called = [g for g in named if inspect.isfunction(g) or inspect.ismethod(g)]
+        todo += [(getattr(g, 'in_steps', g).__code__, g) for g in called if (g.__module__ or '').partition('.')[0] not in KNOWN]
 
 
 def branches(
