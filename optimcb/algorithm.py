@@ -108,7 +108,7 @@ class Algorithm(partial, Composable, Explained):
         if len(args) > 2 and isinstance(args[2], tuple) and 'sqr_mom' in known:
             third = list(known)[2]
             raise TypeError(f"the third argument of {self.__name__} is `{third}`, but is {args[2]!r}. "
-                            f"Pass betas={args[2]!r}; one `{third}` for each group goes by name, too.")
+                            f"Pass betas={args[2]!r}. If it is one `{third}` for each group, pass it by name.")
         try: given = self.signature.bind(*args, **kwargs)
         except TypeError as e: raise TypeError(f"{self.__name__}: {e}. Call it as {self.__name__}{self.signature}.") from None
         asked = set(given.arguments)

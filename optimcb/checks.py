@@ -90,8 +90,8 @@ def doubts(
     return _doubts([s.acts for s in steps])
 
 
-FLAT = ("some stepper sums over a parameter, or hands it to a function, of which `FullyShardedDataParallel` has put a piece together with others. "
-        "Shard the model with `torch.distributed.fsdp.fully_shard`: then steppers are given whole parameters.")
+FLAT = ("some stepper needs whole parameters, to sum over them or to hand them to a function, but `FullyShardedDataParallel` joins them and "
+        "splits them over processes. Shard the model with `torch.distributed.fsdp.fully_shard`, which keeps parameters apart.")
 
 
 def _is_flat(p) -> bool: return getattr(p, '_fsdp_flattened', False)
@@ -142,7 +142,7 @@ def _inert(acts):
 
 def _forgotten(composition, stepper, there) -> str:
     "Ask for what a stepper without effect may lack"
-    if stepper.first in stepper.assigned: return f"Did you mean `{stepper.first}.data.copy_(…)`? A name that is assigned is another tensor."
+    if stepper.first in stepper.assigned: return f"`{stepper.first} = …` makes another tensor: write `{stepper.first}.data.copy_(…)`."
     name = meant_to_return(composition, stepper, there)
     return f"Did you forget `return {{'{name}': …}}`?" if name else "Did you forget to change `p.data` in place, or to return a dict?"
 

@@ -118,7 +118,8 @@ def _run(make_learner, f, seed, fit, n_epoch, kwargs, weights) -> dict:
     train = getattr(type(learn), fit, None) if isinstance(fit, str) else fit
     if not callable(train): raise ValueError(f"a Learner has no `{fit}`.{suggest(str(fit), dir(Learner))} Pass the name of a method that fits, or a function.")
     start = [v.double().sum().item() for v in learn.model.parameters()]
-    if weights.setdefault(seed, start) != start: raise ValueError("the model doesn't start as for the first optimizer. Make it inside of `make_learner`.")
+    if weights.setdefault(seed, start) != start:
+        raise ValueError("the model doesn't start as for the first optimizer, with the same weights. Make it inside of `make_learner`.")
     getattr(learn.dls, 'n_inp', None) # fastai's loaders draw an item when they are first asked
     set_seed(seed, reproducible=True)
     for dl in getattr(learn.dls, 'loaders', ()): _seed_loader(dl, seed)

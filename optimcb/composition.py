@@ -153,8 +153,8 @@ class Composition:
     def _applies(self, stepper, values):
         try: return stepper.applies(values)
         except KeyError as e:
-            raise MissingName(f"nobody has said whether stepper `{stepper}` is there for this parameter: its state has no `{e.args[0]}`. "
-                              "An `Optimizer` puts it there.") from None
+            raise MissingName(f"stepper `{stepper}` is for some parameters only, and the state of this one has no `{e.args[0]}`, which says "
+                              "whether it is one of them. An `Optimizer` puts it there.") from None
 
 
 def _marks(steppers) -> dict:
@@ -189,7 +189,7 @@ def _lost(composition, stepper, new, values) -> str:
     is_tensor = isinstance(new, Tensor) or hasattr(type(new), 'by_torch') # a stand-in for one
     what = 'a tensor' if is_tensor else f'a value of type `{type(new).__name__}`'
     name = meant_to_return(composition, stepper, values) or 'name'
-    return (f"stepper `{stepper}` returns {what}, which nothing would be done with. A stepper returns a dict of what it makes, "
+    return (f"stepper `{stepper}` returns {what}, which would be lost. A stepper returns a dict of what it makes, "
             f"as in `return {{'{name}': …}}`, or None if it changes `p` in place.")
 
 

@@ -65,7 +65,7 @@ def load_state(
         if not isinstance(sd, dict): raise ValueError(f"it holds {type(sd).__name__}, not a state dict.")
         crc = sd.pop('saved_crc32', None)
         if crc != _crc32(sd) if crc is not None else 'saved_extra' in sd:
-            raise ValueError("the file is damaged: its checksum is another one. Load an older one.")
+            raise ValueError("the file is damaged: its checksum doesn't match. Load an older one.")
         extra = sd.pop('saved_extra', None)
         if model is not None: sd['names_here'] = names_of(ours(getattr(opt, 'optimizer', opt)), model) # for `unpack`
         opt.load_state_dict(sd)
@@ -164,7 +164,9 @@ def _from_pt(f):
     except UnpicklingError: raise ValueError("it holds other objects than a state dict does. Save `opt.state_dict()`") from None
     if not (isinstance(sd, dict) and 'saved_crc32' in sd) and zipfile.is_zipfile(f): # torch doesn't look at the checksums that it writes
         with zipfile.ZipFile(f) as z: bad = z.testzip()
-        if bad: raise ValueError(f"the checksum of {bad} is another one, as it is, too, if it was saved under `torch.serialization.set_crc32_options(False)`")
+        if bad:
+            raise ValueError(f"the checksum of {bad} doesn't match: it was changed, "
+                             "or saved under `torch.serialization.set_crc32_options(False)`")
     return sd
 
 

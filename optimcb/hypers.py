@@ -141,7 +141,8 @@ def from_torch(
         if k in known or not any(o in known for o in ours): ours, v = (k,), (v,)
         elif len(ours) == 1: v = (v,)
         elif len(L(v, use_list=None)) != len(ours):
-            raise ValueError(f"`{k}` must have {len(ours)} values, for {' and '.join(ours)}, but is {v!r}. What there is more has names of its own.")
+            raise ValueError(f"`{k}` must have {len(ours)} values, for {' and '.join(ours)}, but is {v!r}. "
+                             "Further coefficients go by names of their own.")
         for o, v_ in zip(ours, v):
             if o in res or (o != k and o in hypers): raise TypeError(f"`{k}` is torch's name for `{o}`, which is given too. Pass one of them.")
             res[o] = v_

@@ -29,8 +29,8 @@ __all__ = ['Optimizer']
 
 NOTHING = "`params` is empty: there is nothing to optimize. Is it a generator that was used up, or is the whole model frozen?"
 NAMES_FOR_ALL = "some parameters have names and some have not. Pass (name, tensor) pairs for all of them, or for none."
-PART = ("`ZeroRedundancyOptimizer` gives each process some of the parameters only, but {} yields what is to be summed over all of them, or asks for all, "
-        "which would be wrong. "
+PART = ("`ZeroRedundancyOptimizer` gives each process some of the parameters only, but {} yields what is to be summed over all of them, "
+        "or needs all of them. "
         "Leave it out, and call `torch.nn.utils.clip_grad_norm_` or the like before `step`; or shard with `torch.distributed.fsdp.fully_shard`.")
 MADE_AGAIN = frozenset({'step', '_composition', '_tried', '_runner', '_in_backward', '_put_in'}) # `step` is there where a scheduler put it
 SCALER = frozenset({'grad_scale', 'found_inf'}) # what a GradScaler puts into an optimizer for a step

@@ -267,7 +267,7 @@ class _Routes:
             for k, fits in tests.items():
                 if fits(p, name): return k
             raise ValueError(f"no route takes {f'`{name}`' if name else 'a parameter'} of shape {tuple(p.shape)}. There are "
-                             f"{self!r}. Let one without a rule take the rest.")
+                             f"{self!r}. Add a route without a rule, which takes the rest.")
         return which
 
 

@@ -85,7 +85,7 @@ class SAM(Optimizer):
         eta:float=0.01, # Added to the size of a weight, if `adaptive`
         model:nn.Module|None=None # Its running statistics are left alone in the second pass of a closure, as the authors recommend: see `stats_kept`
     ):
-        if isinstance(opt, SAM): raise TypeError("this optimizer goes up before each step already. Set its `sam_rho`.")
+        if isinstance(opt, SAM): raise TypeError("this optimizer is a SAM already. Set its `sam_rho`.")
         if not runs_steppers(opt):
             raise TypeError(f"SAM wraps an Optimizer made of steppers, but {type(opt).__name__} has a step of its own. Put its steppers in an Optimizer.")
         if '_in_backward' in opt.__dict__:
@@ -119,7 +119,7 @@ class SAM(Optimizer):
         loss = None
         if closure is not None: loss = self._twice(closure)
         elif not self.is_up:
-            raise RuntimeError("SAM steps by the gradients of where `ascend()` goes: call `opt.ascend()`, and do forward and backward again, before "
+            raise RuntimeError("SAM steps by the gradients after `ascend()`: call `opt.ascend()`, and do forward and backward again, before "
                                "`opt.step()`; or pass a closure that does forward and backward. In fastai, use `SAMCallback` of `optimcb.learner` instead.")
         self.descend()
         super().step()

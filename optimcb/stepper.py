@@ -55,17 +55,23 @@ def called_in_steps(
     f:Callable # A stepper
 ) -> Callable:
     "Let `f` say what to write when it is called with options, as in `cbs=[f(0.9), …]`, instead of a parameter."
+    later = inspect.isgeneratorfunction(f) # it fails when it is iterated
     @wraps(f)
     def call(*args, **kwargs):
+        if later and not (args and hasattr(args[0], 'grad')): raise TypeError(_to_write(f, args, kwargs))
         try: return f(*args, **kwargs)
         except (AttributeError, TypeError):
             if args and hasattr(args[0], 'grad'): raise
-            names = [p for p in inspect.signature(f).parameters if p != 'p']
-            options = ''.join(f', {k}={v!r:.40}' for k, v in {**dict(zip(names, args)), **kwargs}.items())
-            write = f"Give it options by `partial({f.__name__}{options})`." if options else f"Pass it as it is: `{f.__name__}`."
-            raise TypeError(f"`{f.__name__}` is a stepper, which an optimizer calls with each parameter. {write}") from None
+            raise TypeError(_to_write(f, args, kwargs)) from None
     call.in_steps = f
     return call
+
+
+def _to_write(f, args, kwargs) -> str:
+    names = [p for p in inspect.signature(f).parameters if p != 'p']
+    options = ''.join(f', {k}={v!r:.40}' for k, v in {**dict(zip(names, args)), **kwargs}.items())
+    write = f"Give it options by `partial({f.__name__}{options})`." if options else f"Pass it as it is: `{f.__name__}`."
+    return f"`{f.__name__}` has been called, but an optimizer calls it in each step, with a parameter. {write}"
 
 
 def _in_steps(f) -> Callable:
@@ -184,7 +190,8 @@ class Stepper:
         f:Callable # Takes a parameter, then names of state and hyper-parameters; returns a dict of new state, or None
     ):
         if isinstance(f, GeneratorType):
-            raise TypeError(f"`{f.__name__}` has been called, but it is called in a step. Pass the function itself; `partial` gives it options.")
+            raise TypeError(f"`{f.__name__}` has been called, but an optimizer calls it in each step. Pass `{f.__name__}` itself, "
+                            f"or `partial({f.__name__}, …)` with options.")
         if not callable(f): raise TypeError(f"a stepper must be callable, but {f!r} is not. Pass functions of a parameter in `cbs`.")
         self.f, self.call, self.innermost, self.label = f, _in_steps(f), innermost(f), label(f)
         self.is_ours = (getattr(self.innermost, '__module__', None) or '').startswith('optimcb.steppers')

@@ -60,7 +60,7 @@ class Recording:
             try:
                 if type(v) not in KINDS and isinstance(v, Tensor): v = self._number(name, v)
                 if type(v) in KINDS:
-                    if id(v) in seen: t.fail(f"it returns `{name}`, which is memory that has a name already", "Return a copy: `.clone()`.")
+                    if id(v) in seen: t.fail(f"it returns `{name}`, a tensor that is `p` or has another name already", "Return a copy: `.clone()`.")
                     seen.add(id(v))
                     outputs += self._written(name, v)
                 elif not constant(v):
