@@ -44,8 +44,8 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     it takes being looked up in the hyper-parameters and in the parameter's state. What a stepper returns in a dict
     becomes state; `once(…)` and `update` last for the step only.
 
-    Raises `ValueError` or `TypeError` for parameters and hyper-parameters that can't be used, and `MissingName` if a stepper
-    lacks something. Warns, with `CompositionWarning`, of steppers that can't be meant to be together.
+    Raises `ValueError` or `TypeError` for parameters and hyper-parameters that can't be used, `MissingName` if a stepper
+    lacks something, and `TypeError` if one returns what would be lost: neither a dict nor None, nor what it was given. Warns, with `CompositionWarning`, of steppers that can't be meant to be together.
     """
     _keep_on_clear = ('force_train', 'do_wd')
 

@@ -67,7 +67,7 @@ Optimizer([p], [down, sgd_step], lr=.1)''', "`down` has no effect.* Did you forg
     'no steppers': ("Optimizer([p], [], lr=.1)", "there are no steppers, so a step changes nothing. Pass some in `cbs`"),
     'none left': ("Optimizer([p], [sgd_step], lr=.1).remove(sgd_step)", "there are no steppers"),
     'ParamScheduler': (LEARNER + "fit(oc.Adam, ParamScheduler({'epss': SchedLin(1., 2.)}))", "no stepper reads `epss`: .* Did you mean `eps`?"),
-    'Learner with decay': (LEARNER + "fit(partial(Optimizer, cbs=sgd_step), wd=.1)", "no stepper reads `wd`: sgd_step doesn't. Put `weight_decay`"),
+    'Learner with decay': (LEARNER + "fit(partial(oc.Optimizer, cbs=sgd_step), wd=.1)", "no stepper reads `wd`: sgd_step doesn't. Put `weight_decay`"),
     'schedule-free': (LEARNER + "fit(ScheduleFreeSGD)", r"a schedule-free optimizer trains other weights .* Add `AveragedWeights\(\)`")}
 
 ERRORS = {
@@ -180,11 +180,11 @@ def test_a_warning_in_a_notebook_is_at_its_cell(shell, name):
 RIGHT = {
     'what fastai sets by itself': LEARNER + '''
 from fastai.callback.schedule import *
-fit(partial(Optimizer, cbs=sgd_step))
-learn = Learner(dls, nn.Linear(2, 1), loss_func=nn.MSELoss(), opt_func=partial(Optimizer, cbs=[average, step]))
+fit(partial(oc.Optimizer, cbs=sgd_step))
+learn = Learner(dls, nn.Linear(2, 1), loss_func=nn.MSELoss(), opt_func=partial(oc.Optimizer, cbs=[average, step]))
 with learn.no_bar(), learn.no_logging():
     learn.fit_one_cycle(1, 1e-3)
-    learn.lr_find(show_plot=False, num_it=2)''',
+    learn.lr_find(show_plot=False, num_it=2, suggest_funcs=None)''',
     'averages': LEARNER + "from optimcb.learner import AveragedWeights\nfit(ScheduleFreeSGD, cbs=AveragedWeights())",
     'notes of schedulers': '''
 opt = SGD([p], .1, mom=.9)
@@ -359,7 +359,7 @@ def test_a_partial_that_gives_a_name_in_vain():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         Optimizer(params(), partial(oc.renamed(f, size='length'), length=2.), lr=0.1)
-        Optimizer(params(), [tap(size=lambda p: p.data.norm()), partial(f, size=2.)], lr=0.1)
+        Optimizer(params(), [tap(norm=lambda p: p.data.norm()), partial(f, size=2.)], lr=0.1)
     renamed = partial(oc.renamed(average_grad, mom='m'), mm=0.5)
     with pytest.warns(CompositionWarning, match="gives `mm` to stepper `average_grad`.* Did you mean `m`?"):
         Optimizer(params(), [renamed, momentum_step], lr=0.1)
