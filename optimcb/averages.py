@@ -52,7 +52,7 @@ def put_in(
     now, new = evaluated(opt), ', '.join(s.label for s, _ in tell)
     if not tell or now == new: return
     if now is not None:
-        raise ValueError(f"the model has the weights of {now}, by an earlier `eval()`. Call `train()` before `eval()` puts in those of {new}.")
+        raise ValueError(f"the model has the weights of {now} already, by an earlier `eval()`. Call `train()` before `eval()` puts in those of {new}.")
     states, opt._put_in = _states(opt), {}
     for g in opt.param_groups: g[EVALUATED] = new # before anything moves, so that `take_out` can undo what fails on the way
     for p, state in states:

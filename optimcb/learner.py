@@ -106,7 +106,8 @@ class SAMCallback(Callback):
     def before_fit(self):
         "Raises `ValueError` for what can't go with it."
         if isinstance(self.opt, SAM):
-            raise ValueError("this Learner's optimizer is a `SAM` already. Make the Learner with the optimizer that it wraps, for SAMCallback.")
+            raise ValueError("SAMCallback goes up before each step, and so does this optimizer, which is a `SAM`. "
+                             "Make the Learner with the optimizer that it wraps.")
         for cb in self.learn.cbs:
             if isinstance(cb, (MixedPrecision, NonNativeMixedPrecision, GradientAccumulation)):
                 raise ValueError(f"SAMCallback does forward and backward again for each batch, which {type(cb).__name__} doesn't know of. Leave one out, "

@@ -45,7 +45,8 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     becomes state; `once(…)` and `update` last for the step only.
 
     Raises `ValueError` or `TypeError` for parameters and hyper-parameters that can't be used, `MissingName` if a stepper
-    lacks something, and `TypeError` if one returns what would be lost: neither a dict nor None, nor what it was given. Warns, with `CompositionWarning`, of steppers that can't be meant to be together.
+    lacks something, and `TypeError` if one returns what would be lost: neither a dict nor None, nor what it was given.
+    Warns, with `CompositionWarning`, of steppers that can't be meant to be together.
     """
     _keep_on_clear = ('force_train', 'do_wd')
 
