@@ -219,7 +219,8 @@ def providers(name:str) -> list[str]:
     "The library's steppers that make `name`."
     found = [Stepper(getattr(steppers, o)) for o in steppers.__all__ if o not in steppers.FORMULAS]
     found = [s for s in found if name in s.mentions and name not in s.required and not (name in ONE_STEP and s.label.endswith('_step'))]
-    return [s.label for s in found if name in s.names] or [s.label for s in found] # those that keep it, or that speak of it at least
+    keep = [] if name in ONE_STEP else [s for s in found if name in s.names]
+    return [s.label for s in keep or found] # those that keep it, or that speak of it at least
 
 
 OF_PARAMETER = dict( # names that one may expect to be given
@@ -227,6 +228,9 @@ OF_PARAMETER = dict( # names that one may expect to be given
     data="The weights are an attribute of the parameter: take `{p}.data` in their place.",
     state="A stepper takes state by the names that it has in it: `def f({p}, grad_avg=None): …`.",
     group="A stepper takes hyper-parameters by their names: `def f({p}, lr, wd=0.): …`.")
+
+
+FEW = 2 # steppers that are proposed: the simplest
 
 
 def _lacking(composition, stepper, names, values) -> str:
@@ -251,7 +255,11 @@ def _lacking(composition, stepper, names, values) -> str:
         meant = TORCH_NAMES.get(meant, (meant,))[0]
         if meant and meant not in values: made_by = providers(meant)
     near = f" Did you mean `{meant}`?" if meant else ''
-    if made_by: return f"{said}{near} Put {' or '.join(f'`{o}`' for o in made_by)} before `{stepper}` in `cbs`."
+    if made_by:
+        others_by = [p[0] for p in map(providers, others) if p]
+        *firsts, last = [f'`{o}`' for o in dict.fromkeys([made_by[0], *others_by])]
+        put = f"{', '.join(firsts)} and {last}" if firsts else ' or '.join(f'`{o}`' for o in made_by[:FEW])
+        return f"{said}{near} Put {put} before `{stepper}` in `cbs`."
     own = '' if near or name in KNOWN else " If you put it into `opt.state` yourself, give it a default of None, or pass `check=False`."
     return f"{said}{near} Pass it as a hyper-parameter, `Optimizer(…, {name}=…)`, or put a stepper that returns it before `{stepper}` in `cbs`.{own}"
 

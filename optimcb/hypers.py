@@ -11,6 +11,8 @@ from fastcore.basics import even_mults
 from fastcore.foundation import L
 from torch import Tensor
 
+from optimcb.errors import raises_here
+
 __all__ = ['NOT_NEGATIVE', 'RANGES', 'TORCH_NAMES', 'AUTHORS_NAMES', 'TORCH_FLAGS', 'check', 'own', 'numbers', 'spread', 'stands_for', 'from_torch',
            'without_flags', 'nearest', 'suggest', 'TorchNames', 'HyperView', 'HyperViews']
 
@@ -274,6 +276,7 @@ class HyperView(MutableMapping):
     def __getitem__(self, k):
         if k not in self: raise KeyError(k)
         return self.group[k]
+    @raises_here
     def __setitem__(self, k, v):
         if k in NOT_HYPERS: raise KeyError(f"`{k}` is no hyper-parameter. Set it in `param_groups`.")
         self.group[k] = check(k, v)
