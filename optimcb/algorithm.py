@@ -7,6 +7,7 @@ import numpy as np
 from optimcb.composition import Composition
 from optimcb.display import Explained
 from optimcb.editing import Composable
+from optimcb.errors import raises_here
 from optimcb.hypers import NOT_NEGATIVE, TORCH_FLAGS, check, from_torch, numbers, suggest
 from optimcb.optimizer import Optimizer
 from optimcb.rehearsal import Group
@@ -45,6 +46,7 @@ class Algorithm(partial, Composable, Explained):
 
     Raises `TypeError` for an option that the recipe doesn't have, `ValueError` for one that can't be.
     """
+    @raises_here
     def __new__(cls,
         recipe, # Function of the options, all with defaults, that returns a list of steppers
         edits=(), # Functions from that list to another, one after the other
@@ -94,6 +96,7 @@ class Algorithm(partial, Composable, Explained):
     _groups = property(lambda self: [Group({'lr': LR, **self.hypers}, [], [])])
     _engine_wanted, _runs = 'auto', None
 
+    @raises_here
     def __call__(self, *args, **kwargs) -> Optimizer:
         known = self.signature.parameters
         kwargs = from_torch(kwargs, known)
@@ -105,7 +108,7 @@ class Algorithm(partial, Composable, Explained):
         if len(args) > 2 and isinstance(args[2], tuple) and 'sqr_mom' in known:
             third = list(known)[2]
             raise TypeError(f"the third argument of {self.__name__} is `{third}`, but is {args[2]!r}. "
-                            f"Pass betas={args[2]!r}; one `{third}` for each group goes by name, too.")
+                            f"Pass betas={args[2]!r}. If it is one `{third}` for each group, pass it by name.")
         try: given = self.signature.bind(*args, **kwargs)
         except TypeError as e: raise TypeError(f"{self.__name__}: {e}. Call it as {self.__name__}{self.signature}.") from None
         asked = set(given.arguments)
@@ -131,6 +134,7 @@ class Algorithm(partial, Composable, Explained):
             elif isinstance(given[k], (bool, np.bool_)) or given[k] == 0: given[k] = bool(given[k])
             else: raise TypeError(f"`{k}` of {self.__name__} must be True or False, but is {given[k]!r}. {TORCH_FLAGS.get(k, ('', ''))[1]}".rstrip())
 
+    @raises_here
     def edit(self,
         f # Function from a list of steppers to another
     ) -> 'Algorithm':

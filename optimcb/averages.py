@@ -2,17 +2,21 @@
 
 Some stepper tells them by `weights_by`. While they are in the model, the weights that are trained are state: they are saved with it.
 """
+import sys
 from collections.abc import Callable
 from contextlib import contextmanager
+from types import FrameType
 
 import torch
 from torch import Tensor
 
 from optimcb.editing import place
 from optimcb.stepper import Stepper
-from optimcb.warn import warn
+from optimcb.steppers.averages import FREE
+from optimcb.warn import CompositionWarning, warn
+from optimcb.wrapping import kind_of
 
-__all__ = ['EVALUATED', 'TRAINED', 'averaged', 'evaluated', 'forget', 'put_in', 'refuse_step', 'take_out', 'tellers']
+__all__ = ['EVALUATED', 'TRAINED', 'averaged', 'evaluated', 'forget', 'put_in', 'refuse_step', 'take_out', 'tellers', 'warn_unaveraged']
 
 EVALUATED, TRAINED = 'evaluated', 'trained_weights' # key of each group: who told the weights that are in the model now; state: those that are trained
 
@@ -47,7 +51,8 @@ def put_in(
     tell = tellers(opt, part)
     now, new = evaluated(opt), ', '.join(s.label for s, _ in tell)
     if not tell or now == new: return
-    if now is not None: raise ValueError(f"the model has the weights of {now} already. Call `train()` before it gets those of {new}.")
+    if now is not None:
+        raise ValueError(f"the model has the weights of {now} already, by an earlier `eval()`. Call `train()` before `eval()` puts in those of {new}.")
     states, opt._put_in = _states(opt), {}
     for g in opt.param_groups: g[EVALUATED] = new # before anything moves, so that `take_out` can undo what fails on the way
     for p, state in states:
@@ -93,6 +98,20 @@ def refuse_step(
     "Raises `RuntimeError` if the model has weights that are not those that are trained."
     if evaluated(opt):
         raise RuntimeError(f"the model has the weights of {evaluated(opt)}, which are for evaluation. Call `train()` of the optimizer before it steps.")
+
+
+def warn_unaveraged(
+    opt, # Optimizer
+    caller:FrameType # Frame of the function that sets its learning rate
+) -> None:
+    "Warn a fastai `Learner` that begins to fit schedule-free weights, but won't evaluate their average."
+    fastai, learn = sys.modules.get('fastai.learner'), caller.f_locals.get('self')
+    if fastai is None or not isinstance(learn, fastai.Learner) or hasattr(learn, 'lr_finder'): return
+    if not any(kind_of(f) == FREE for f in opt.cbs): return
+    from optimcb.learner import AveragedWeights
+    if not any(isinstance(cb, AveragedWeights) for cb in learn.cbs):
+        warn("a schedule-free optimizer trains other weights than those to be evaluated, but this Learner evaluates what it trains. "
+             "Add `AveragedWeights()`, from `optimcb.learner`, to its `cbs`.", CompositionWarning)
 
 
 def tellers(

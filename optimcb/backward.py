@@ -9,6 +9,7 @@ from torch import Tensor
 from optimcb.averages import refuse_step
 from optimcb.engine import Runner
 from optimcb.engine.shards import Shards
+from optimcb.errors import raises_here
 from optimcb.optimizer import Optimizer, runs_steppers
 from optimcb.warn import warn
 
@@ -23,6 +24,7 @@ GONE = ("an optimizer that stepped parameters in backward is gone, so they are n
         "or call `remove()` of what `step_in_backward` returned before you let go of it.")
 
 
+@raises_here
 def step_in_backward(
     opt:Optimizer # Optimizer whose parameters are stepped in each backward pass from now on
 ) -> 'InBackward':

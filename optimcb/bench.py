@@ -151,7 +151,7 @@ def find(
     module, _, attr = name.partition(':')
     if attr:
         try: return getattr(importlib.import_module(module), attr)
-        except Exception as e: raise LookupError(f"can't import '{name}' ({type(e).__name__}: {e}).") from e
+        except Exception as e: raise LookupError(f"can't import '{name}' ({type(e).__name__}: {e}).") from None
     if name in ALGORITHMS: return ALGORITHMS[name]
     lower = {k.lower(): k for k in ALGORITHMS}
     meant = ''.join(f' Did you mean {lower[o]}?' for o in difflib.get_close_matches(name.lower(), lower, n=1))

@@ -10,9 +10,10 @@ from numbers import Real
 import torch
 
 from optimcb import steppers
-from optimcb.composition import Composition, MissingName
+from optimcb.composition import Composition, StepperError, meant_to_return
 from optimcb.engine import eager
 from optimcb.engine.chance import Chance
+from optimcb.engine.reading import branches, may_act
 from optimcb.engine.record import NotRecorded
 from optimcb.rehearsal import Group, Rehearsal, can_step, placement
 from optimcb.stepper import ONE_STEP, Stepper, code_of
@@ -30,6 +31,7 @@ def doubts_of(
     own:frozenset=frozenset() # Names of state that the composition must make itself, though it may be there
 ) -> list[str]:
     "What is doubtful about a composition for all of some parameters. Raises `MissingName`."
+    if not composition.steppers: return ["there are no steppers, so a step changes nothing. Pass some in `cbs`, such as `[sgd_step]`."]
     found, marks = {}, composition.marks
     for g in groups:
         alike = frozenset((k, type(v), isinstance(v, Real) and v == 0) for k, v in g.hypers.items()) # groups that differ in numbers do the same
@@ -41,7 +43,13 @@ def doubts_of(
     places = {key[0] for key in found}
     shared = [_shared([ds for key, ds in found.items() if key[0] == at]) for at in places]
     res = dict.fromkeys(d for ds in shared for d in ds if not isinstance(d, OfAll) or all(d in o for o in shared))
-    return [*res, *_unused(composition, groups)]
+    return [*_in_vain(composition), *res, *_unused(composition, groups)]
+
+
+def _in_vain(composition):
+    "What partials fix that their steppers don't take"
+    for s in composition.steppers:
+        for k, name, meant in s.fixed_in_vain: yield f"a `partial` gives `{k}` to stepper `{name}`, which doesn't read it.{meant}"
 
 
 class OfAll(str):
@@ -82,8 +90,8 @@ def doubts(
     return _doubts([s.acts for s in steps])
 
 
-FLAT = ("some stepper sums over a parameter, or hands it to a function, of which `FullyShardedDataParallel` has put a piece together with others. "
-        "Shard the model with `torch.distributed.fsdp.fully_shard`: then steppers are given whole parameters.")
+FLAT = ("some stepper needs whole parameters, to sum over them or to hand them to a function, but `FullyShardedDataParallel` joins them and "
+        "splits them over processes. Shard the model with `torch.distributed.fsdp.fully_shard`, which keeps parameters apart.")
 
 
 def _is_flat(p) -> bool: return getattr(p, '_fsdp_flattened', False)
@@ -97,7 +105,7 @@ def _try(composition, hypers, example, state):
     before = Chance()
     try:
         with torch.no_grad(): eager.step(composition, [(p, {k: small(v) for k, v in state.items()}, hypers)])
-    except MissingName: raise
+    except StepperError: raise
     except Exception: pass # it may need larger tensors, or real ones
     finally: before.undone()
 
@@ -110,15 +118,33 @@ def steps_at_all(
     names = {k: 0.5 for s in composition.steppers for k in s.required if k not in ONE_STEP}
     rehearsal = Rehearsal(composition, {**names, **composition.defaults, 'lr': 0.5})
     try: acts = [a for _ in range(PATIENCE) for a in rehearsal.step().acts]
-    except (NotRecorded, MissingName): return True
+    except (NotRecorded, StepperError): return True
     return bool(_steps(acts))
 
 
 def _doubts(steps) -> list[str]:
     acts = list(chain(*steps))
-    odd = [*_idle(acts), *_made_twice(steps[-1])]
+    odd = [*_inert(acts), *_idle(acts), *_made_twice(steps[-1])]
     if not _steps(acts) and any(_waits(s.stepper, steps) for s in steps[0]): return odd
     return odd + (list(_unmoved(acts)) or [*_moved_twice(steps[-1]), *_decayed_twice(acts), *_unread(acts)])
+
+
+def _inert(acts):
+    "Steppers that return nothing and change nothing, whichever branch they take"
+    composition = Composition([s.f for s in dict.fromkeys(a.stepper for a in acts)])
+    acting = {a.stepper for a in acts if a.returns or a.writes}
+    for s in dict.fromkeys(a.stepper for a in acts if a.stepper not in acting):
+        if s.is_ours or branches(s) and may_act(s): continue
+        said = str if s.masks else OfAll
+        yield said(f"stepper `{s}` has no effect: it returns nothing, and changes neither `p` nor its state in place. "
+                   f"{_forgotten(composition, s, {k for a in acts for k in a.given})}")
+
+
+def _forgotten(composition, stepper, there) -> str:
+    "Ask for what a stepper without effect may lack"
+    if stepper.first in stepper.assigned: return f"`{stepper.first} = …` makes another tensor: write `{stepper.first}.data.copy_(…)`."
+    name = meant_to_return(composition, stepper, there)
+    return f"Did you forget `return {{'{name}': …}}`?" if name else "Did you forget to change `p.data` in place, or to return a dict?"
 
 
 def _idle(acts):

@@ -1,5 +1,6 @@
 "One call trains the same Learner with several optimizers, on the same seeds, and compares: a table, and curves with their spread."
 import gc
+import inspect
 import random
 import time
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 
+from optimcb.errors import raises_here
 from optimcb.hypers import suggest
 from optimcb.plots import _named, plot_curves
 
@@ -57,6 +59,7 @@ class Comparison:
     def _repr_html_(self): return self._shown().to_html()
 
 
+@raises_here
 def compare(
     make_learner:Callable, # Makes a new fastai `Learner`, model included, with the `opt_func` that it is given
     opt_funcs:dict|list, # Name -> `opt_func`, or `(opt_func, dict of fit arguments of its own)`; or a list, which takes names from its functions
@@ -75,7 +78,8 @@ def compare(
     try:
         from fastai.callback.schedule import no_random  # and the ways to fit
         from fastprogress.fastprogress import progress_bar
-    except ImportError as e: raise ImportError(f"compare trains fastai's Learners, but {e}. Install it: pip install 'optimcb[fastai]'.") from e
+    except ImportError as e: raise ImportError(f"compare trains fastai's Learners, but {e}. Install it: pip install 'optimcb[fastai]'.") from None
+    _check_takes_one(make_learner)
     opts, seeds = _opts(opt_funcs), list(range(seeds) if isinstance(seeds, Integral) else seeds)
     if not seeds or len(set(seeds)) < len(seeds): raise ValueError(f"`seeds` must be how many, 1 or more, or a list of ones that differ, but are {seeds}.")
     done, weights, runs = [], {}, [(seed, name, *opts[name]) for seed in seeds for name in opts]
@@ -92,6 +96,20 @@ def compare(
     return Comparison(done)
 
 
+def _check_takes_one(make_learner):
+    "Raise `TypeError` for what can't be called with an `opt_func`"
+    example = "as `def make_learner(opt_func): return Learner(dls, model(), opt_func=opt_func)` does"
+    if not callable(make_learner):
+        raise TypeError(f"`make_learner` must be a function that makes a Learner of an `opt_func`, {example}, "
+                        f"but is a {type(make_learner).__name__}.")
+    try: signature = inspect.signature(make_learner)
+    except ValueError: return # a builtin that keeps its signature to itself
+    try: signature.bind(None)
+    except TypeError as e:
+        raise TypeError(f"`make_learner` is called with an `opt_func`, for which it makes a Learner, {example}. "
+                        f"But `{getattr(make_learner, '__name__', make_learner)}{signature}` can't be: {e}.") from None
+
+
 def _run(make_learner, f, seed, fit, n_epoch, kwargs, weights) -> dict:
     "Train once; `weights` are the sums of those with which the runs of each seed start"
     from fastai.basics import Learner, set_seed
@@ -100,7 +118,8 @@ def _run(make_learner, f, seed, fit, n_epoch, kwargs, weights) -> dict:
     train = getattr(type(learn), fit, None) if isinstance(fit, str) else fit
     if not callable(train): raise ValueError(f"a Learner has no `{fit}`.{suggest(str(fit), dir(Learner))} Pass the name of a method that fits, or a function.")
     start = [v.double().sum().item() for v in learn.model.parameters()]
-    if weights.setdefault(seed, start) != start: raise ValueError("the model doesn't start as for the first optimizer. Make it inside of `make_learner`.")
+    if weights.setdefault(seed, start) != start:
+        raise ValueError("the model doesn't start as for the first optimizer, with the same weights. Make it inside of `make_learner`.")
     getattr(learn.dls, 'n_inp', None) # fastai's loaders draw an item when they are first asked
     set_seed(seed, reproducible=True)
     for dl in getattr(learn.dls, 'loaders', ()): _seed_loader(dl, seed)

@@ -4,19 +4,37 @@ Nothing here knows where a step is executed: an engine hands `Composition.run` a
 stands for one.
 """
 from collections.abc import Iterator
-from itertools import product
+from itertools import chain, product
 from numbers import Real
 from types import GeneratorType
 
+import torch
+from torch import Tensor
+
 from optimcb import steppers
-from optimcb.hypers import TORCH_NAMES, nearest
+from optimcb.hypers import RANGES, TORCH_NAMES, nearest
 from optimcb.stepper import ONE_STEP, Stepper, once, stop
 
-__all__ = ['Composition', 'MissingName']
+__all__ = ['Composition', 'MissingName', 'StepperError', 'WrongReturn', 'meant_to_return', 'not_so']
 
 
-class MissingName(TypeError):
+def not_so(
+    labels:list # Names of steppers
+) -> str:
+    "Say that they do not do what was asked for."
+    return f"{', '.join(labels)} {'do' if len(labels) > 1 else 'does'}n't"
+
+
+class StepperError(TypeError):
+    "A stepper does what no engine can do anything with."
+
+
+class MissingName(StepperError):
     "A stepper needs a name that is neither a hyper-parameter nor anything that an earlier stepper made."
+
+
+class WrongReturn(StepperError):
+    "A stepper returns something of which nothing would be kept: neither a dict nor None."
 
 
 class Composition:
@@ -106,7 +124,8 @@ class Composition:
 
         A name means what a stepper of this step gave `once`, else the hyper-parameter, else the state, which
         comes before a hyper-parameter that nobody has set. A stepper that returns `stop(…)` is the last one. What a
-        stepper yields is yielded, to be sent back the sum over all parameters. Raises `MissingName` if a stepper needs what is not there.
+        stepper yields is yielded, to be sent back the sum over all parameters. Raises `MissingName` if a stepper needs what is not there,
+        `WrongReturn` if it returns neither a dict nor None nor what it was given.
         """
         default = [k for k in self.assumed if k in hypers and self.is_default(k, hypers[k])]
         is_set = {k: v for k, v in hypers.items() if k not in default} if default else hypers
@@ -118,10 +137,12 @@ class Composition:
                 if isinstance(new, GeneratorType): new = yield from new
             except Exception as e:
                 lacking = [k for k in _asked(stepper, e) if k not in values]
-                if lacking: raise MissingName(_lacking(self, stepper, lacking, values)) from e
+                if lacking: raise MissingName(_lacking(self, stepper, lacking, values)) from None
                 e.stepper = getattr(e, 'stepper', stepper) # for who tells the user
                 raise
-            if not isinstance(new, dict): continue
+            if not isinstance(new, dict):
+                if new is not None and not _in_place(new, p, values): raise WrongReturn(_lost(self, stepper, new, values))
+                continue
             for name, value in new.items():
                 if isinstance(new, once) or name in ONE_STEP: values[name] = value
                 else:
@@ -132,8 +153,8 @@ class Composition:
     def _applies(self, stepper, values):
         try: return stepper.applies(values)
         except KeyError as e:
-            raise MissingName(f"nobody has said whether stepper `{stepper}` is there for this parameter: its state has no `{e.args[0]}`. "
-                              "An `Optimizer` puts it there.") from None
+            raise MissingName(f"stepper `{stepper}` is for some parameters only, and the state of this one has no `{e.args[0]}`, which says "
+                              "whether it is one of them. An `Optimizer` puts it there.") from None
 
 
 def _marks(steppers) -> dict:
@@ -155,6 +176,39 @@ def _marks(steppers) -> dict:
     return found
 
 
+def _in_place(new, p, values) -> bool:
+    "Is `new` the parameter, its gradient or its state, as in-place operations and fastai's `adam_step` return it?"
+    given = (p, getattr(p, 'grad', None), *values.values())
+    if any(new is o for o in given): return True
+    if not isinstance(new, Tensor): return False
+    return any(isinstance(o, Tensor) and torch._C._is_alias_of(new, o) for o in given)
+
+
+def _lost(composition, stepper, new, values) -> str:
+    "Say what to do about a stepper that returns `new`, which is no dict"
+    is_tensor = isinstance(new, Tensor) or hasattr(type(new), 'by_torch') # a stand-in for one
+    what = 'a tensor' if is_tensor else f'a value of type `{type(new).__name__}`'
+    name = meant_to_return(composition, stepper, values) or 'name'
+    return (f"stepper `{stepper}` returns {what}, which would be lost. A stepper returns a dict of what it makes, "
+            f"as in `return {{'{name}': …}}`, or None if it changes `p` in place.")
+
+
+NOT_MADE = RANGES.keys() | {'do_wd', 'force_train'} # names that users set
+
+
+def meant_to_return(
+    composition:Composition, # The steppers
+    stepper:Stepper, # One of them, which doesn't return a dict
+    there # Names that have a value anyway
+) -> str|None:
+    "Guess the name of what a stepper makes: one that it assigns to, or takes, or that a later stepper takes."
+    taken = [k for k in stepper.names if k not in NOT_MADE]
+    here = next((i for i, s in enumerate(composition.steppers) if s.f is stepper.f), 0)
+    later = [k for s in composition.steppers[here+1:] for k in s.names if k not in NOT_MADE]
+    return next(chain((k for k in taken if k in stepper.assigned), (k for k in taken if k in ONE_STEP),
+                      (k for k in taken if k in later), (k for k in later if k not in there)), None)
+
+
 def _asked(stepper, error) -> tuple:
     "Names that a stepper may have failed for"
     if isinstance(error, KeyError) and stepper.takes_all and error.args and error.args[0] in stepper.mentions: return *stepper.required, error.args[0]
@@ -165,7 +219,18 @@ def providers(name:str) -> list[str]:
     "The library's steppers that make `name`."
     found = [Stepper(getattr(steppers, o)) for o in steppers.__all__ if o not in steppers.FORMULAS]
     found = [s for s in found if name in s.mentions and name not in s.required and not (name in ONE_STEP and s.label.endswith('_step'))]
-    return [s.label for s in found if name in s.names] or [s.label for s in found] # those that keep it, or that speak of it at least
+    keep = [] if name in ONE_STEP else [s for s in found if name in s.names]
+    return [s.label for s in keep or found] # those that keep it, or that speak of it at least
+
+
+OF_PARAMETER = dict( # names that one may expect to be given
+    grad="The gradient is an attribute of the parameter: take `{p}.grad` in its place.",
+    data="The weights are an attribute of the parameter: take `{p}.data` in their place.",
+    state="A stepper takes state by the names that it has in it: `def f({p}, grad_avg=None): …`.",
+    group="A stepper takes hyper-parameters by their names: `def f({p}, lr, wd=0.): …`.")
+
+
+FEW = 2 # steppers that are proposed: the simplest
 
 
 def _lacking(composition, stepper, names, values) -> str:
@@ -173,9 +238,12 @@ def _lacking(composition, stepper, names, values) -> str:
     name, *others = sorted(names, key=lambda k: not providers(k))
     said = f"stepper `{stepper}` needs `{name}`, which is no hyper-parameter, and no stepper before it made it."
     if name == 'p': return f"{said} The first argument of a stepper is the parameter: put `p` first."
+    if name in OF_PARAMETER: return f"{said} {OF_PARAMETER[name].format(p=stepper.first or 'p')}"
     if 'route' in values: said += f" That is so in route `{values['route']}`."
     if others: said += f" It lacks {', '.join(f'`{k}`' for k in others)}, too."
     here = next(i for i, s in enumerate(composition.steppers) if s.f is stepper.f)
+    lost = next((s for s in composition.steppers[:here] if name in s.names and name not in s.mentions), None)
+    if lost: return f"{said} `{lost}` takes `{name}`, but doesn't return it. Did you forget `return {{'{name}': …}}`?"
     late = [s for s in composition.steppers[here+1:] if name in s.mentions and name not in s.required]
     if late: return f"{said} Put `{late[0]}` before `{stepper}`, not after it."
     earlier = composition.steppers[:here]
@@ -187,7 +255,11 @@ def _lacking(composition, stepper, names, values) -> str:
         meant = TORCH_NAMES.get(meant, (meant,))[0]
         if meant and meant not in values: made_by = providers(meant)
     near = f" Did you mean `{meant}`?" if meant else ''
-    if made_by: return f"{said}{near} Put {' or '.join(f'`{o}`' for o in made_by)} before `{stepper}` in `cbs`."
+    if made_by:
+        others_by = [p[0] for p in map(providers, others) if p]
+        *firsts, last = [f'`{o}`' for o in dict.fromkeys([made_by[0], *others_by])]
+        put = f"{', '.join(firsts)} and {last}" if firsts else ' or '.join(f'`{o}`' for o in made_by[:FEW])
+        return f"{said}{near} Put {put} before `{stepper}` in `cbs`."
     own = '' if near or name in KNOWN else " If you put it into `opt.state` yourself, give it a default of None, or pass `check=False`."
     return f"{said}{near} Pass it as a hyper-parameter, `Optimizer(…, {name}=…)`, or put a stepper that returns it before `{stepper}` in `cbs`.{own}"
 

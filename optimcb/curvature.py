@@ -4,13 +4,16 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from optimcb.composition import not_so
+from optimcb.errors import raises_here
 from optimcb.steppers.classic import exp_avg
 
 __all__ = ['hutchinson', 'update_hessian']
 
-NO_READER = "no stepper reads `hess_avg`: {} don't. Put `newton_update` in, as `Sophia` has it."
+NO_READER = "no stepper reads `hess_avg`: {}. Put `newton_update` in, as `Sophia` has it."
 
 
+@raises_here
 @torch.no_grad()
 def update_hessian(
     opt, # Optimizer with a stepper that reads `hess_avg`
@@ -24,7 +27,7 @@ def update_hessian(
     The mean's coefficient is `sqr_mom`. Raises `ValueError`, and changes nothing, if nobody reads it or an estimate doesn't fit.
     Source: Liu et al. 2024, https://arxiv.org/abs/2305.14342, alg. 1-3.
     """
-    if 'hess_avg' not in opt.composition.reads: raise ValueError(NO_READER.format(', '.join(opt.composition.labels)))
+    if 'hess_avg' not in opt.composition.reads: raise ValueError(NO_READER.format(not_so(opt.composition.labels)))
     params = [(p, h) for ps, h in zip(opt.param_lists, opt.hypers) for p in ps]
     found = [_squared(p, scale) for p, _ in params] if estimates is None else list(estimates)
     if len(found) != len(params): raise ValueError(f"there are {len(found)} estimates for {len(params)} parameters. Pass one, or None, for each.")
@@ -42,6 +45,7 @@ def _squared(p, scale):
     return scale * p.grad**2
 
 
+@raises_here
 def hutchinson(
     loss:Tensor, # A number that depends on `params`; its graph is kept
     params:Iterable # Tensors

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from optimcb.checks import doubts_of
-from optimcb.composition import Composition, MissingName
+from optimcb.composition import Composition, StepperError
 from optimcb.engine import Runner, build, cpu
 from optimcb.engine.plan import misfit, sharing
 from optimcb.engine.program import Program, Unsupported
 from optimcb.engine.record import NotRecorded
 from optimcb.engine.shards import shard_of, whole
+from optimcb.errors import raises_here
 from optimcb.expression import latex_name, text
 from optimcb.formula import Formula, formulas, look, slots
 from optimcb.rehearsal import Group, Rehearsal, can_step, placement
@@ -36,7 +37,7 @@ class Kind:
         self.rehearsal = lambda: _rehearsal(composition, group, self.example, marks)
         r = self.rehearsal()
         try: self.steps, self.reason = _rehearsed(r, composition), None
-        except (NotRecorded, MissingName) as e: self.steps, self.reason = [], str(e)
+        except (NotRecorded, StepperError) as e: self.steps, self.reason = [], str(e)
         self.kinds, self.numbers, self.looked = r.kinds, r.numbers, r.looked
         self.program = self.steps[-1].program if self.steps else None
 
@@ -72,16 +73,19 @@ def _rehearsal(composition, group, example, marks=None) -> Rehearsal:
 
 class Explained:
     "What can be explained: it has a `composition`, an `engine`, and groups of parameters."
+    @raises_here
     def explain(self) -> 'Explanation':
         "The pipeline, what it reads and writes, its cost, its engine and its formula. Shown as text, or as tables in a notebook."
         return Explanation(self._title, self.composition, self._groups, self._engine_wanted, self._runs)
 
     @property
+    @raises_here
     def formula(self) -> Formula:
         "What a step does, line by line, as LaTeX and as text: for the first parameter, in most steps. `explain().formulas` has all. Raises `NotRecorded`."
         group = self._groups[0]
         return formulas(_rehearsal(self.composition, group, _example(group)))[0]
 
+    @raises_here
     def kernel(self,
         device:str|None=None, # 'cpu' for C, 'cuda' for Triton; default: where the parameters are
         group:int=0 # Group of parameters: its first one counts
@@ -223,7 +227,7 @@ class Explanation:
     def doubts(self) -> list[str]:
         "What is doubtful about the composition."
         try: return doubts_of(self.composition, self.groups, self.composition.makes)
-        except MissingName: return [] # the engine says so
+        except StepperError: return [] # the engine says so
 
     def _parts(self):
         "Titles and what is under them: tables of rows, or lines"

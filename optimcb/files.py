@@ -18,11 +18,13 @@ from torch import Tensor
 
 from optimcb.checkpoint import copied, names_of, ours
 from optimcb.engine.shards import is_dtensor
+from optimcb.errors import raises_here
 from optimcb.optimizer import Optimizer
 
 __all__ = ['load_state', 'save_state']
 
 
+@raises_here
 def save_state(
     opt, # Optimizer
     path, # File that is written or replaced: `.pt` or `.pth`, in torch's format, or `.safetensors`
@@ -47,6 +49,7 @@ def save_state(
     _write(path, write, {**sd, 'saved_crc32': _crc32(sd)})
 
 
+@raises_here
 def load_state(
     opt, # Optimizer that goes on from it
     path, # A file of `save_state`, or of `torch.save(opt.state_dict(), path)`, also of an optimizer of fastai or torch
@@ -62,11 +65,11 @@ def load_state(
         if not isinstance(sd, dict): raise ValueError(f"it holds {type(sd).__name__}, not a state dict.")
         crc = sd.pop('saved_crc32', None)
         if crc != _crc32(sd) if crc is not None else 'saved_extra' in sd:
-            raise ValueError("the file is damaged: its checksum is another one. Load an older one.")
+            raise ValueError("the file is damaged: its checksum doesn't match. Load an older one.")
         extra = sd.pop('saved_extra', None)
         if model is not None: sd['names_here'] = names_of(ours(getattr(opt, 'optimizer', opt)), model) # for `unpack`
         opt.load_state_dict(sd)
-    except (TypeError, ValueError) as e: raise ValueError(f"{path}: {e}") from e
+    except (TypeError, ValueError) as e: raise ValueError(f"{path}: {e}") from None
     return extra
 
 
@@ -82,7 +85,9 @@ def _read(path):
     with open(path, 'rb') as f: # once: the next moment it may be another one
         try: return from_file(f)
         except ImportError: raise
-        except Exception as e: raise ValueError(f"{path} is damaged, or no state was saved in it ({e if type(e) is ValueError else type(e).__name__}).") from e
+        except Exception as e:
+            why = e if type(e) is ValueError else type(e).__name__
+            raise ValueError(f"{path} is damaged, or no state was saved in it ({why}).") from None
 
 
 def _write(path, write, content):
@@ -156,10 +161,12 @@ FASTAIS = [L, np.float64().__reduce__()[0], np.dtype, *(getattr(np.dtypes, k) fo
 def _from_pt(f):
     try:
         with torch.serialization.safe_globals(FASTAIS): sd = torch.load(f, map_location='cpu', weights_only=True)
-    except UnpicklingError as e: raise ValueError("it holds other objects than a state dict does. Save `opt.state_dict()`") from e
+    except UnpicklingError: raise ValueError("it holds other objects than a state dict does. Save `opt.state_dict()`") from None
     if not (isinstance(sd, dict) and 'saved_crc32' in sd) and zipfile.is_zipfile(f): # torch doesn't look at the checksums that it writes
         with zipfile.ZipFile(f) as z: bad = z.testzip()
-        if bad: raise ValueError(f"the checksum of {bad} is another one, as it is, too, if it was saved under `torch.serialization.set_crc32_options(False)`")
+        if bad:
+            raise ValueError(f"the checksum of {bad} doesn't match: it was changed, "
+                             "or saved under `torch.serialization.set_crc32_options(False)`")
     return sd
 
 
@@ -167,7 +174,7 @@ def _from_pt(f):
 
 def _library():
     try: import safetensors.torch # noqa: I001
-    except ImportError as e: raise ImportError("`.safetensors` files need a package: `pip install safetensors`. Or take a `.pt` file.") from e
+    except ImportError: raise ImportError("`.safetensors` files need a package: `pip install safetensors`. Or take a `.pt` file.") from None
     return safetensors
 
 

@@ -1,7 +1,7 @@
 "Hyper-parameters: their ranges, torch's names for them, how one value is spread over groups, and the live view of a group."
 import difflib
 import math
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from copy import deepcopy
 from numbers import Real
 
@@ -10,6 +10,8 @@ import torch
 from fastcore.basics import even_mults
 from fastcore.foundation import L
 from torch import Tensor
+
+from optimcb.errors import raises_here
 
 __all__ = ['NOT_NEGATIVE', 'RANGES', 'TORCH_NAMES', 'AUTHORS_NAMES', 'TORCH_FLAGS', 'check', 'own', 'numbers', 'spread', 'stands_for', 'from_torch',
            'without_flags', 'nearest', 'suggest', 'TorchNames', 'HyperView', 'HyperViews']
@@ -22,6 +24,8 @@ RANGES = dict(lr=NOT_NEGATIVE, wd=NOT_NEGATIVE, eps=NOT_NEGATIVE, mom=(0, 1), sq
 TORCH_NAMES = dict(momentum=('mom',), betas=('mom', 'sqr_mom'), weight_decay=('wd',), alpha=('sqr_mom',), rho=('sqr_mom',),
                    momentum_decay=('mom_decay',), initial_accumulator_value=('init_sum',), etas=('eta_minus', 'eta_plus'), step_sizes=('min_step', 'max_step'),
                    decoupled_weight_decay=('decouple_wd',))
+
+LONG_NAMES = dict(beta1=('mom',), beta2=('sqr_mom',), learning_rate=('lr',)) # that nobody takes, but that one may try
 
 AUTHORS_NAMES = dict( # what a name of torch's stands for in rules whose authors have more coefficients: the first of these of which all names are known
     betas=(('mom', 'diff_mom', 'sqr_mom'), ('mom', 'sqr_mom', 'slow_mom'), ('mom', 'sqr_mom', 'rate_mom'), ('mom', 'slow_mom')),
@@ -139,7 +143,8 @@ def from_torch(
         if k in known or not any(o in known for o in ours): ours, v = (k,), (v,)
         elif len(ours) == 1: v = (v,)
         elif len(L(v, use_list=None)) != len(ours):
-            raise ValueError(f"`{k}` must have {len(ours)} values, for {' and '.join(ours)}, but is {v!r}. What there is more has names of its own.")
+            raise ValueError(f"`{k}` must have {len(ours)} values, for {' and '.join(ours)}, but is {v!r}. "
+                             "Further coefficients go by names of their own.")
         for o, v_ in zip(ours, v):
             if o in res or (o != k and o in hypers): raise TypeError(f"`{k}` is torch's name for `{o}`, which is given too. Pass one of them.")
             res[o] = v_
@@ -184,7 +189,7 @@ def suggest(
 ) -> str:
     "A question that ends an error message: our name for the known one, ours or torch's, that `name` is nearest to."
     known = set(known)
-    ours = {**{t: o for t, o in TORCH_NAMES.items() if known.issuperset(o)}, **{k: (k,) for k in known}}
+    ours = {**{t: o for t, o in {**TORCH_NAMES, **LONG_NAMES}.items() if known.issuperset(o)}, **{k: (k,) for k in known}}
     several = sorted(k for k in known if any(k.endswith(f'_{o}') for o in (name, *TORCH_NAMES.get(name, ())))) # each route's own
     if len(several) > 1: return f" Did you mean {' or '.join(f'`{k}`' for k in several)}?"
     near = nearest(name, ours)
@@ -261,8 +266,9 @@ class HyperView(MutableMapping):
     "The hyper-parameters of one of `param_groups`, live: what is written here is in the group, and the other way round."
     def __init__(self,
         group:dict, # One of `Optimizer.param_groups`
-        names:set # Names that are hyper-parameters; other keys of the group are somebody else's, a scheduler's say
-    ): self.group, self.names = group, names
+        names:set, # Names that are hyper-parameters; other keys of the group are somebody else's, a scheduler's say
+        warn_unread:Callable=lambda names: None # Called with the names of those that are new
+    ): self.group, self.names, self.warn_unread = group, names, warn_unread
 
     def __contains__(self, k): return k in self.names and k in self.group.keys() and k not in NOT_HYPERS
     def __iter__(self): return (k for k in self.group if k in self)
@@ -270,10 +276,13 @@ class HyperView(MutableMapping):
     def __getitem__(self, k):
         if k not in self: raise KeyError(k)
         return self.group[k]
+    @raises_here
     def __setitem__(self, k, v):
         if k in NOT_HYPERS: raise KeyError(f"`{k}` is no hyper-parameter. Set it in `param_groups`.")
         self.group[k] = check(k, v)
-        if k in self.group.keys(): self.names.add(k)
+        if k in self.names or k not in self.group.keys(): return # the group may have it under our name
+        self.warn_unread([k])
+        self.names.add(k)
     def __delitem__(self, k):
         if k not in self: raise KeyError(k)
         del self.group[k]

@@ -11,6 +11,7 @@ from torch import Tensor
 from optimcb.algorithms import SGD, Adadelta, Adagrad, Adam, Adamax, AMSGrad, NAdam, RAdam, RMSProp
 from optimcb.checkpoint import is_note, ours, pack
 from optimcb.composition import Composition
+from optimcb.errors import raises_here
 from optimcb.hypers import NOT_HYPERS, TORCH_NAMES, from_torch, numbers
 from optimcb.steppers import (
     adam_step,
@@ -117,7 +118,8 @@ def from_torch_optim(
         if not same: steppers = theirs.untapped
         groups.append({**_hypers(found, options, theirs, mine), **{k: g[k] for k in NOT_HYPERS if k in g}})
         if options.get('dampening') and any(not sd['state'].get(i) for i in g['params']):
-            warn("torch's first momentum is the gradient as it is, which with `dampening` no stepper does: what has not begun yet, starts with a smaller one.")
+            warn("torch starts the momentum with a gradient that isn't dampened, which no stepper does: "
+                 "parameters that have no momentum yet start with a smaller one.")
     names = {k: v for k, v in found.state.items() if v != 'step' or v in mine.reads}
     state = {i: {names[k]: SCALARS[k](v) if k in SCALARS else v for k, v in s.items() if k in names and v is not None} for i, s in sd['state'].items()}
     return {**sd, 'param_groups': groups, 'state': state, 'steppers': steppers, 'of': f'torch.optim.{found.optim.__name__}: '}
@@ -169,6 +171,7 @@ def _hypers(found, options, theirs, mine) -> dict:
 
 # To torch
 
+@raises_here
 def to_torch(
     opt # Optimizer
 ) -> dict:

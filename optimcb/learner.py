@@ -6,6 +6,7 @@ from fastai.callback.fp16 import MixedPrecision, NonNativeMixedPrecision
 from fastai.callback.training import GradientAccumulation
 
 from optimcb.averages import evaluated, tellers
+from optimcb.composition import not_so
 from optimcb.optimizer import Optimizer
 from optimcb.sam import SAM, Ascent, stats_kept
 from optimcb.taps import OptStats
@@ -59,7 +60,7 @@ class AveragedWeights(Callback):
         "Train what is trained."
         _check_ours(self.opt, 'AveragedWeights asks')
         if not tellers(self.opt, self.part):
-            raise ValueError(f"AveragedWeights needs an optimizer that keeps averages, but {', '.join(self.opt.composition.labels)} don't. "
+            raise ValueError(f"AveragedWeights needs an optimizer that keeps averages, but {not_so(self.opt.composition.labels)}. "
                              "Put `ema_weights` last in `cbs`, say.")
         self.opt.train()
 
@@ -104,7 +105,9 @@ class SAMCallback(Callback):
 
     def before_fit(self):
         "Raises `ValueError` for what can't go with it."
-        if isinstance(self.opt, SAM): raise ValueError("SAMCallback goes up before each step, and so does this optimizer. Pass what the SAM is of.")
+        if isinstance(self.opt, SAM):
+            raise ValueError("SAMCallback goes up before each step, and so does this optimizer, which is a `SAM`. "
+                             "Make the Learner with the optimizer that it wraps.")
         for cb in self.learn.cbs:
             if isinstance(cb, (MixedPrecision, NonNativeMixedPrecision, GradientAccumulation)):
                 raise ValueError(f"SAMCallback does forward and backward again for each batch, which {type(cb).__name__} doesn't know of. Leave one out, "

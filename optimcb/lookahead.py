@@ -3,6 +3,7 @@ from numbers import Integral
 
 from fastcore.foundation import L
 
+from optimcb.errors import raises_here
 from optimcb.hypers import spread
 from optimcb.optimizer import Optimizer, become, runs_steppers
 from optimcb.steppers.classic import ALPHA, K, lookahead_step, slow_start
@@ -22,6 +23,7 @@ class Lookahead(Optimizer):
     Parameters, hyper-parameters and state are those of `opt`, which is in `.opt`. `k` and `alpha` are hyper-parameters.
     Raises `TypeError` for an optimizer that is not made of steppers.
     """
+    @raises_here
     def __init__(self,
         opt:Optimizer, # Optimizer to wrap
         k:int=K, # Fast steps for one slow step, at least 1
@@ -29,7 +31,7 @@ class Lookahead(Optimizer):
     ):
         if not runs_steppers(opt):
             raise TypeError(f"Lookahead adds steppers to an Optimizer, but {type(opt).__name__} has a step of its own. Put its steppers in an Optimizer.")
-        if isinstance(opt, Lookahead): raise TypeError("this optimizer looks ahead already, and it can have one set of slow weights only.")
+        if isinstance(opt, Lookahead): raise TypeError("this optimizer is a Lookahead already. It has one set of slow weights.")
         if '_in_backward' in opt.__dict__: raise ValueError("this optimizer steps in backward. Wrap it first, then call `step_in_backward` on the Lookahead.")
         become(self, opt, 'Lookahead')
         self.cbs = L(wrapped(list(opt.cbs), look_ahead()))

@@ -11,14 +11,15 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor
 
-from optimcb.averages import averaged, forget, put_in, refuse_step, take_out
+from optimcb.averages import averaged, forget, put_in, refuse_step, take_out, warn_unaveraged
 from optimcb.checkpoint import copied, is_note, pack, unpack
 from optimcb.checks import doubts_of
-from optimcb.composition import Composition
+from optimcb.composition import Composition, not_so
 from optimcb.display import Explained
 from optimcb.editing import Composable
 from optimcb.engine import ENGINES, Runner, eager
 from optimcb.engine.scaling import NOT_SCALED, Scaling
+from optimcb.errors import raises_here
 from optimcb.hypers import NOT_HYPERS, RANGES, HyperView, HyperViews, TorchNames, check, from_torch, own, spread, suggest, without_flags
 from optimcb.rehearsal import Group, can_step, placement
 from optimcb.stepper import ONE_STEP
@@ -28,8 +29,8 @@ __all__ = ['Optimizer']
 
 NOTHING = "`params` is empty: there is nothing to optimize. Is it a generator that was used up, or is the whole model frozen?"
 NAMES_FOR_ALL = "some parameters have names and some have not. Pass (name, tensor) pairs for all of them, or for none."
-PART = ("`ZeroRedundancyOptimizer` gives each process some of the parameters only, but {} yields what is to be summed over all of them, or asks for all, "
-        "which would be wrong. "
+PART = ("`ZeroRedundancyOptimizer` gives each process some of the parameters only, but {} yields what is to be summed over all of them, "
+        "or needs all of them. "
         "Leave it out, and call `torch.nn.utils.clip_grad_norm_` or the like before `step`; or shard with `torch.distributed.fsdp.fully_shard`.")
 MADE_AGAIN = frozenset({'step', '_composition', '_tried', '_runner', '_in_backward', '_put_in'}) # `step` is there where a scheduler put it
 SCALER = frozenset({'grad_scale', 'found_inf'}) # what a GradScaler puts into an optimizer for a step
@@ -43,11 +44,13 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     it takes being looked up in the hyper-parameters and in the parameter's state. What a stepper returns in a dict
     becomes state; `once(…)` and `update` last for the step only.
 
-    Raises `ValueError` or `TypeError` for parameters and hyper-parameters that can't be used, and `MissingName` if a stepper
-    lacks something. Warns, with `CompositionWarning`, of steppers that can't be meant to be together.
+    Raises `ValueError` or `TypeError` for parameters and hyper-parameters that can't be used, `MissingName` if a stepper
+    lacks something, and `TypeError` if one returns what would be lost: neither a dict nor None, nor what it was given.
+    Warns, with `CompositionWarning`, of steppers that can't be meant to be together.
     """
     _keep_on_clear = ('force_train', 'do_wd')
 
+    @raises_here
     def __init__(self,
         params:Tensor|Iterable, # Tensors, `(name, tensor)` pairs, dicts with `params`, or a list of lists: one group each
         cbs:Callable|Iterable, # Steppers, in the order in which they are called
@@ -57,7 +60,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         **hypers # Hyper-parameters: a value, one for each group, or a slice. They override the steppers' defaults
     ):
         if hypers.pop('train_bn', None) is not None:
-            warnings.warn("`train_bn` has no effect in `Optimizer`. Pass it to `Learner`.", stacklevel=2)
+            warn("`train_bn` has no effect in an `Optimizer`. Pass it to the `Learner`.")
         self.cbs, self.engine = L(list(L(cbs))), engine
         self.hyper_names = set()
         self._has_part = _made_by_zero()
@@ -145,7 +148,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     @property
     def hypers(self) -> L:
         "The hyper-parameters of each group: live views of `param_groups`."
-        return HyperViews(HyperView(g, self.hyper_names) for g in self.param_groups)
+        return HyperViews(HyperView(g, self.hyper_names, self._warn_unread) for g in self.param_groups)
     @hypers.setter
     def hypers(self, v):
         for h, new in zip(self.hypers, [dict(h) for h in v], strict=True): h.replace(new)
@@ -165,6 +168,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         "Call the steppers on each parameter that has a gradient. Returns what `closure` returns. Raises `MissingName`."
         return _not_compiled()(self, closure)
 
+    @raises_here
     @torch.no_grad()
     def _step(self, closure):
         refuse_step(self)
@@ -201,6 +205,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         if work and not scaling.skips(): self._step_eagerly(composition, work, hypers, scaling)
         torch.autograd.graph.increment_version([p for p, *_ in work] + stepped)
 
+    @raises_here
     @torch.no_grad()
     def before_replay(self):
         """Make a step that a CUDA graph has captured the next one: send learning rate, step count and the like. Call it before each `graph.replay()`.
@@ -302,6 +307,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         groups = [g._replace(hypers=h, states=[{**marks.get(id(p), {}), **s} for p, s in zip(g.params, g.states)]) for g, h in zip(self._groups, hypers)]
         for doubt in doubts_of(composition, groups, made_before): warn(doubt, CompositionWarning)
 
+    @raises_here
     def edit(self,
         f:Callable # From a list of steppers to another
     ):
@@ -353,6 +359,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     # Parameters and hyper-parameters
 
+    @raises_here
     def add_param_group(self,
         param_group:dict # `params`, and hyper-parameters that differ from the optimizer's
     ):
@@ -399,13 +406,17 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         composition = self.composition
         welcome = ALWAYS_WELCOME.union(*({f'{r}_{k}' for k in ALWAYS_WELCOME} for r in composition.routes))
         unread = [] if composition.reads_all else [k for k in names if k not in composition.reads | welcome | self.hyper_names]
+        if not unread or not composition.steppers: return
         meant = ''.join(suggest(k, composition.reads) for k in unread)
-        if unread: warn(f"no stepper reads {' or '.join(f'`{k}`' for k in unread)}: {', '.join(composition.labels)} don't.{meant}")
+        if 'wd' in unread: meant += " Put `weight_decay` before the others, if the weights should decay."
+        warn(f"no stepper reads {' or '.join(f'`{k}`' for k in unread)}: {not_so(composition.labels)}.{meant}")
 
     def set_hypers(self, **kwargs):
         "`set_hyper` for all `kwargs`."
+        if 'lr' in kwargs and self.__dict__.get('_checked', True): warn_unaveraged(self, sys._getframe(1)) # as a Learner's `fit` begins
         for k, v in kwargs.items(): self.set_hyper(k, v)
 
+    @raises_here
     def set_hyper(self,
         k:str, # Name; may be new
         v # A value, one for each group, or a slice
@@ -438,6 +449,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     # Weights to evaluate
 
+    @raises_here
     def eval(self,
         part=None # Stepper that tells the weights, named as in `replace`; default: the last one that does
     ):
@@ -448,6 +460,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         Raises `ValueError` if `part` tells no weights, or if others are in the model."""
         put_in(self, part)
 
+    @raises_here
     def train(self):
         """Take the weights that are trained back into the model, bit for bit, after `eval`.
 
@@ -486,6 +499,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             if new is not None: sd = new
         return sd
 
+    @raises_here
     @torch.no_grad()
     def load_state_dict(self,
         state_dict:dict # From `state_dict`, from fastai's `Optimizer`, or from an optimizer of `torch.optim`

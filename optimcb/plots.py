@@ -1,15 +1,18 @@
 "Pictures, in the colours of matplotlib's current style: paths of optimizers, curves of losses, schedules."
+import warnings
 from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import torch
 
+from optimcb.errors import raises_here
 from optimcb.problems import Problem, as_problem, path
 
 __all__ = ['animate_paths', 'plot_curves', 'plot_layers', 'plot_paths', 'plot_sched']
 
 
+@raises_here
 def plot_paths(
     opt_funcs:dict|list, # Names and what makes an optimizer of parameters, with `lr` in it; or a list, to be named after its elements
     problem:Problem|str='rosenbrock', # Where to go, or its name in `PROBLEMS`
@@ -22,6 +25,7 @@ def plot_paths(
     return _draw(opt_funcs, problem, steps, start, ax, figsize)[0]
 
 
+@raises_here
 def animate_paths(
     opt_funcs:dict|list, # Names and what makes an optimizer of parameters, with `lr` in it; or a list, to be named after its elements
     problem:Problem|str='rosenbrock', # Where to go, or its name in `PROBLEMS`
@@ -52,6 +56,7 @@ def animate_paths(
     return Animation(ax.figure, show, frames=[*range(0, steps, every), steps], interval=1000/fps)
 
 
+@raises_here
 def plot_curves(
     curves:dict, # Names and values: an array of shape (steps,) or (seeds, steps), or a list of such curves of any lengths
     ax=None, # Axes to draw on; default: a new figure's
@@ -80,6 +85,7 @@ def plot_curves(
     return ax
 
 
+@raises_here
 def plot_sched(
     scheds:dict, # Hyper-parameters and schedules: functions of the position, 0 to 1, as fastai's `ParamScheduler` has, or lists of values
     n:int=100, # At how many positions a function is drawn
@@ -94,6 +100,7 @@ def plot_sched(
     return axs
 
 
+@raises_here
 def plot_layers(
     values:dict, # Names and arrays of shape (steps, layers)
     layers:list, # Names of the layers
@@ -148,6 +155,7 @@ def _draw(opt_funcs, problem, steps, start, ax, figsize) -> tuple:
     "The axes, the paths, and the line of each path"
     plt, problem, opt_funcs = _pyplot(), as_problem(problem), _named(opt_funcs)
     ink, paper = plt.rcParams['text.color'], plt.rcParams['axes.facecolor']
+    for k, o in opt_funcs.items(): _check_complete(k, o)
     paths = [path(o, problem, steps, start) for o in opt_funcs.values()]
     beside = dict(loc='upper left', bbox_to_anchor=(1, 1), frameon=False) if ax is None else dict(fontsize='small') # beside new axes there is room
     if ax is None: ax = plt.figure(figsize=figsize, layout='constrained').subplots()
@@ -158,6 +166,24 @@ def _draw(opt_funcs, problem, steps, start, ax, figsize) -> tuple:
     ax.set(title=problem.name, xlabel='x', ylabel='y', xlim=problem.xlim, ylim=problem.ylim)
     ax.legend(**beside)
     return ax, paths, lines
+
+
+def _check_complete(name, opt_func):
+    "Raise `TypeError` if an `opt_func` makes no optimizer without being told a learning rate"
+    p = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore') # its path says it again
+        try: opt_func([p])
+        except TypeError as e:
+            works = 'lr' in str(e) and _works_with_lr(opt_func, p)
+            if not works: raise
+            made = getattr(opt_func, '__name__', '…')
+            raise TypeError(f"'{name}' makes no optimizer without a learning rate. Pass `partial({made}, lr=0.1)`, say.") from None
+
+
+def _works_with_lr(opt_func, p) -> bool:
+    try: return bool(opt_func([p], lr=0.1))
+    except Exception: return False
 
 
 def _contours(ax, problem, ink):

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from optimcb.errors import raises_here
 from optimcb.hypers import suggest
 
 __all__ = ['PROBLEMS', 'Problem', 'as_problem', 'beale', 'path', 'ravine', 'rosenbrock', 'saddle']
@@ -45,6 +46,7 @@ def as_problem(
     return PROBLEMS[problem]
 
 
+@raises_here
 def path(
     opt_func:Callable, # Makes an optimizer, of this library or another: called as `opt_func([p], **hypers)`
     problem:Problem|str, # Where to go, or its name in `PROBLEMS`

@@ -69,6 +69,7 @@ class Act(NamedTuple):
     single: frozenset # Names of tensors among them that are one number for each parameter
     idle: frozenset # Names that it returned to no effect: of hyper-parameters, which come first, or of the parameter and its gradient
     shown: dict # By name, the name to show: a one-step value that hides another has a hat
+    returns: bool # Did it return a dict, be it an empty one?
 
 
 class Step(NamedTuple):
@@ -176,7 +177,7 @@ class _Watch:
         numbers = {k: v for k, v in made.items() if _is_number(v)}
         single = frozenset(k for k in writes if type(v := made.get(k, values.get(k))) in STANDS and not v.each)
         kept |= {k for k in writes if k in state and k not in made} # what was written into
-        self.acts.append(Act(self.stepper, tuple(dict.fromkeys(given)), reads, writes, numbers, kept, single, idle, shown))
+        self.acts.append(Act(self.stepper, tuple(dict.fromkeys(given)), reads, writes, numbers, kept, single, idle, shown, isinstance(new, dict)))
         return new
 
 

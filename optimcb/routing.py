@@ -15,6 +15,7 @@ from torch import nn
 
 from optimcb.algorithm import Algorithm, _with
 from optimcb.composition import Composition
+from optimcb.errors import raises_here
 from optimcb.hypers import from_torch, suggest
 from optimcb.optimizer import Optimizer
 from optimcb.stepper import InRoute, Stepper, only, renamed, renamed_all
@@ -194,6 +195,7 @@ def _init(self, **values):
 
 # What rules are for
 
+@raises_here
 def no_wd(
     opt:Optimizer, # Some of whose parameters are not to be decayed
     where # A rule, or a model, of which it is `norms_and_biases`
@@ -214,6 +216,7 @@ def _found(groups, rule) -> list:
     return [p for g in groups for p, k in zip(g['params'], g.get('param_names') or [None]*len(g['params'])) if test(p, k)]
 
 
+@raises_here
 def grouped(
     model:nn.Module, # Model; parameters that are frozen now are in the groups, too
     rules:dict # By rule, hyper-parameters of the parameters for which it holds: the first rule counts that does
@@ -228,6 +231,7 @@ def grouped(
 
 # Several compositions in one optimizer
 
+@raises_here
 def route(
     called:str|None=None, # What the algorithm is called; default: after the routes
     /,
@@ -263,7 +267,7 @@ class _Routes:
             for k, fits in tests.items():
                 if fits(p, name): return k
             raise ValueError(f"no route takes {f'`{name}`' if name else 'a parameter'} of shape {tuple(p.shape)}. There are "
-                             f"{self!r}. Let one without a rule take the rest.")
+                             f"{self!r}. Add a route without a rule, which takes the rest.")
         return which
 
 
@@ -367,6 +371,7 @@ class _Part:
 
 # Hyper-parameters that are functions of the step
 
+@raises_here
 def scheduled(
     **functions # By name of a hyper-parameter, a function of the step, 1 in the first one, or of the step and the value
 ) -> list:

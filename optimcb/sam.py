@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from optimcb.averages import refuse_step
+from optimcb.errors import raises_here
 from optimcb.hypers import NOT_NEGATIVE, check
 from optimcb.optimizer import Optimizer, become, runs_steppers
 from optimcb.steppers import ascend
@@ -21,6 +22,7 @@ class Ascent:
     """Takes the parameters of an optimizer up to where the loss is about the largest nearby, and back to the bits that they were.
 
     It keeps a copy of the weights, for the next time too. Parameters without a gradient stay. Raises `ValueError` for gradients that are sparse."""
+    @raises_here
     def __init__(self,
         opt, # Optimizer, of any kind, whose parameters they are
         rho:float=0.05, # How far to go, as the norm of all parameters together; groups may have a `sam_rho` of their own
@@ -75,6 +77,7 @@ class SAM(Optimizer):
     A first gradient that isn't finite leads nowhere; if the scaler skips the step, `opt.descend()` takes the weights back, as the next `ascend` does.
     Raises `TypeError` for an optimizer that is not made of steppers.
     """
+    @raises_here
     def __init__(self,
         opt:Optimizer, # Optimizer to wrap
         rho:float=0.05, # How far to go up, as the norm of all parameters together
@@ -82,7 +85,7 @@ class SAM(Optimizer):
         eta:float=0.01, # Added to the size of a weight, if `adaptive`
         model:nn.Module|None=None # Its running statistics are left alone in the second pass of a closure, as the authors recommend: see `stats_kept`
     ):
-        if isinstance(opt, SAM): raise TypeError("this optimizer goes up before each step already. Set its `sam_rho`.")
+        if isinstance(opt, SAM): raise TypeError("this optimizer is a SAM already. Set its `sam_rho`.")
         if not runs_steppers(opt):
             raise TypeError(f"SAM wraps an Optimizer made of steppers, but {type(opt).__name__} has a step of its own. Put its steppers in an Optimizer.")
         if '_in_backward' in opt.__dict__:
@@ -90,6 +93,7 @@ class SAM(Optimizer):
         ascent = Ascent(self, rho, adaptive, eta)
         become(self, opt, 'SAM')
         self.model, self.ascent = model, ascent
+        self.hyper_names.update(ascent.hypers)
         self.set_hypers(**ascent.hypers)
         self.defaults.update(ascent.hypers)
 
@@ -115,7 +119,7 @@ class SAM(Optimizer):
         loss = None
         if closure is not None: loss = self._twice(closure)
         elif not self.is_up:
-            raise RuntimeError("SAM steps by the gradients of where `ascend()` goes: call `opt.ascend()`, and do forward and backward again, before "
+            raise RuntimeError("SAM steps by the gradients after `ascend()`: call `opt.ascend()`, and do forward and backward again, before "
                                "`opt.step()`; or pass a closure that does forward and backward. In fastai, use `SAMCallback` of `optimcb.learner` instead.")
         self.descend()
         super().step()

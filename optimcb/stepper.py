@@ -8,7 +8,11 @@ from types import CodeType, GeneratorType
 
 import torch
 
-__all__ = ['InRoute', 'ONE_STEP', 'Stepper', 'by_torch', 'code_of', 'innermost', 'label', 'once', 'only', 'renamed', 'renamed_all', 'stop', 'weights_by']
+from optimcb.errors import raises_here
+from optimcb.hypers import nearest
+
+__all__ = ['InRoute', 'ONE_STEP', 'Stepper', 'by_torch', 'code_of', 'innermost', 'label', 'once', 'only', 'renamed', 'renamed_all', 'stop', 'strings',
+           'weights_by']
 
 ONE_STEP = frozenset({'update'})  # names that live for one step, whoever returns them
 TORCH_KEYWORDS = frozenset({'alpha', 'value', 'beta', 'dim', 'dtype', 'device', 'keepdim', 'memory_format', 'min', 'max', 'out'})  # of its functions
@@ -47,6 +51,35 @@ def by_torch(
     return call
 
 
+def called_in_steps(
+    f:Callable # A stepper
+) -> Callable:
+    "Let `f` say what to write when it is called with options, as in `cbs=[f(0.9), …]`, instead of a parameter."
+    later = inspect.isgeneratorfunction(f) # it fails when it is iterated
+    @wraps(f)
+    def call(*args, **kwargs):
+        if later and not (args and hasattr(args[0], 'grad')): raise TypeError(_to_write(f, args, kwargs))
+        try: return f(*args, **kwargs)
+        except (AttributeError, TypeError):
+            if args and hasattr(args[0], 'grad'): raise
+            raise TypeError(_to_write(f, args, kwargs)) from None
+    call.in_steps = f
+    return call
+
+
+def _to_write(f, args, kwargs) -> str:
+    names = [p for p in inspect.signature(f).parameters if p != 'p']
+    options = ''.join(f', {k}={v!r:.40}' for k, v in {**dict(zip(names, args)), **kwargs}.items())
+    write = f"Give it options by `partial({f.__name__}{options})`." if options else f"Pass it as it is: `{f.__name__}`."
+    return f"`{f.__name__}` has been called, but an optimizer calls it in each step, with a parameter. {write}"
+
+
+def _in_steps(f) -> Callable:
+    "`f` without the help of `called_in_steps`, which a step doesn't need"
+    if type(f) is partial: return partial(_in_steps(f.func), *f.args, **f.keywords)
+    return getattr(f, 'in_steps', f)
+
+
 def weights_by(
     weights:Callable # Takes a parameter and names of its state; returns the weights to evaluate it with
 ) -> Callable:
@@ -62,6 +95,7 @@ class renamed(partial):
 
     So two of a kind can be side by side. Raises `ValueError` for a name that the stepper doesn't have.
     """
+    @raises_here
     def __new__(cls,
         f:Callable, # A stepper
         **names # By the name that it has, the name that it should have: of hyper-parameters and state
@@ -92,6 +126,7 @@ class renamed(partial):
     def __reduce__(self): return partial(renamed, **self.names), (partial(self.func, **self.keywords),)
 
 
+@raises_here
 def renamed_all(
     cbs:list, # Steppers
     **names # By the name that some of them have, the name that they should have: of hyper-parameters and state
@@ -125,6 +160,7 @@ class only(partial):
     For the others it isn't there. What the rule says of a parameter is state, under the rule's name, when the optimizer is made: it may be changed there, for
     each parameter. Raises `ValueError` for a stepper that yields: its sum would lack the other parameters.
     """
+    @raises_here
     def __new__(cls,
         f:Callable, # A stepper
         where # A rule, such as `by_ndim(2)`, or the name of a route
@@ -154,14 +190,18 @@ class Stepper:
         f:Callable # Takes a parameter, then names of state and hyper-parameters; returns a dict of new state, or None
     ):
         if isinstance(f, GeneratorType):
-            raise TypeError(f"`{f.__name__}` has been called, but it is called in a step. Pass the function itself; `partial` gives it options.")
+            raise TypeError(f"`{f.__name__}` has been called, but an optimizer calls it in each step. Pass `{f.__name__}` itself, "
+                            f"or `partial({f.__name__}, …)` with options.")
         if not callable(f): raise TypeError(f"a stepper must be callable, but {f!r} is not. Pass functions of a parameter in `cbs`.")
-        self.f, self.innermost, self.label = f, innermost(f), label(f)
+        self.f, self.call, self.innermost, self.label = f, _in_steps(f), innermost(f), label(f)
         self.is_ours = (getattr(self.innermost, '__module__', None) or '').startswith('optimcb.steppers')
         fixed = next((o.args for o in _chain(f) if isinstance(o, partial) and o.args), ())
         if self.is_ours and fixed: raise TypeError(f"a partial of `{self.label}` must give options by name, but gives {fixed}: first comes a parameter.")
         if isinstance(self.innermost, type) and issubclass(self.innermost, torch.optim.Optimizer):
             raise TypeError(f"{getattr(f, '__name__', self.label)} is an optimizer, not a stepper. Call it with parameters, or pass its steppers, `.cbs`.")
+        if isinstance(self.innermost, type):
+            raise TypeError(f"stepper `{self.label}` is a class. Pass an object of it, `{self.innermost.__name__}()`, whose `__call__` is the stepper.")
+        self.fixed_in_vain = tuple(_fixed_in_vain(f)) # by partials, but not taken
         taken, self.takes_all = _parameters(f)
         code = code_of(f)
         self.names = tuple(p.name for p in taken)
@@ -169,23 +209,37 @@ class Stepper:
         self.new_name = new_name = _new_names(f)
         given = _given(f)
         self.masks = tuple(o.where for o in _chain(f) if isinstance(o, only))
-        said = {*_strings(code), *(v for v in given.values() if isinstance(v, str))}
+        said = {*strings(code), *(v for v in given.values() if isinstance(v, str))}
         self.mentions = frozenset(map(new_name, said - TORCH_KEYWORDS))
         self.taps = frozenset(getattr(self.innermost, 'taps', ())) # state that only people read
         self.sums_over_all = inspect.isgeneratorfunction(self.innermost) or bool(code and code.co_flags & inspect.CO_GENERATOR)
         self.reads_all = self.takes_all and (code is None or _uses_kwargs(code))
+        if self.reads_all: self.fixed_in_vain = ()
         self.declared = {new_name(k): v for k, v in getattr(self.innermost, 'defaults', {}).items() if k not in given}
         self.numbers = {p.name: p.default for p in taken if isinstance(p.default, Real) and not isinstance(p.default, bool)}
 
     def __call__(self, p, values:dict):
         "Call the stepper on `p` with those of `values` that it takes."
-        return self.f(p, **(values if self.takes_all else {k: values[k] for k in self.names if k in values}))
+        return self.call(p, **(values if self.takes_all else {k: values[k] for k in self.names if k in values}))
 
     def applies(self,
         values:dict # State and hyper-parameters of a parameter
     ) -> bool:
         "Is it called for this parameter? Raises `KeyError` if nobody has said so."
         return all(w.holds(values[w.mark]) for w in self.masks)
+
+    @property
+    def first(self) -> str|None:
+        "What it calls the parameter."
+        code = code_of(self.f)
+        names = code.co_varnames[:code.co_argcount] if code else ()
+        return next((k for k in names if k != 'self'), None)
+
+    @property
+    def assigned(self) -> frozenset:
+        "The arguments that it assigns another value to, as in `update = 2*update`."
+        code = code_of(self.f)
+        return frozenset(map(self.new_name, _assigned(code))) if code else frozenset()
 
     def __repr__(self): return self.label
 
@@ -215,6 +269,19 @@ def _chain(f) -> Iterator:
 def _given(f) -> dict:
     "What partials fix"
     return {k: v for o in reversed(list(_chain(f))) if isinstance(o, partial) for k, v in o.keywords.items()}
+
+
+def _fixed_in_vain(f) -> Iterator[tuple]:
+    "What partials fix that isn't an argument, and the argument that may be meant. Raises `TypeError` where it can't be called like that"
+    for o in _chain(f):
+        if not isinstance(o, partial) or not o.keywords: continue
+        taken, takes_all = _parameters(o.func)
+        names, said = [p.name for p in taken], frozenset(strings(code_of(f)))
+        for k in o.keywords.keys() - {*names, *said}:
+            near = nearest(k, names)
+            meant = f" Did you mean `{near}`?" if near else f" It has {', '.join(names)}." if names else ''
+            if not takes_all: raise TypeError(f"a `partial` gives `{k}` to stepper `{label(o.func)}`, which has no such argument.{meant}")
+            yield k, getattr(innermost(f), '__name__', type(f).__name__), meant
 
 
 def innermost(
@@ -251,7 +318,9 @@ def code_of(
     return getattr(f, '__code__', None)
 
 
-def _strings(code:CodeType|None) -> Iterator[str]:
+def strings(
+    code:CodeType|None # Code of a function
+) -> Iterator[str]:
     "The names that a function speaks of in strings and keywords, as in `{'step': 1}`, `dict(step=1)` or `kwargs['step']`"
     todo = list(code.co_consts) if code else []
     while todo:
@@ -259,6 +328,15 @@ def _strings(code:CodeType|None) -> Iterator[str]:
         if isinstance(c, str): yield c
         elif isinstance(c, tuple): todo += c
         elif isinstance(c, CodeType): todo += c.co_consts
+
+
+def _assigned(code:CodeType) -> Iterator[str]:
+    "The arguments that a function assigns to"
+    args = code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]
+    for i in dis.get_instructions(code):
+        if not i.opname.startswith('STORE_FAST'): continue
+        names = i.argval if isinstance(i.argval, tuple) else (i.argval,) # Python 3.13 stores two, or stores one and loads another
+        yield from (k for k in (names[:1] if 'LOAD' in i.opname else names) if k in args)
 
 
 def _uses_kwargs(code:CodeType) -> bool:

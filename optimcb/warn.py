@@ -8,17 +8,23 @@ import torch
 __all__ = ['CompositionWarning', 'warn']
 
 INSIDE = os.path.dirname(__file__), os.path.dirname(torch.__file__)
+BETWEEN = frozenset({'fastai', 'fastcore', 'collections', 'contextlib'}) # packages that call us for the user
 
 
 class CompositionWarning(UserWarning):
     "A composition runs, but hardly does what is meant. `Optimizer(…, check=False)` or a filter of `warnings` turns it off."
 
 
+def _is_inside(frame) -> bool:
+    package = frame.f_globals.get('__name__', '').partition('.')[0]
+    return frame.f_code.co_filename.startswith(INSIDE) or package in BETWEEN
+
+
 def warn(
     message:str, # What to say
     category:type=UserWarning # Class of the warning
 ):
-    "A warning at the line outside of the library and of torch that called."
+    "A warning at the line that called, outside of the library, torch and fastai."
     frame, level = sys._getframe(1), 2
-    while frame.f_back and frame.f_code.co_filename.startswith(INSIDE): frame, level = frame.f_back, level + 1
+    while frame.f_back and _is_inside(frame): frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)

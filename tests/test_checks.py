@@ -42,8 +42,10 @@ def own_name(p, lr, my_mean): p.data.add_(my_mean, alpha=-lr)
 
 
 @pytest.mark.parametrize('cbs, hypers, said', [
-    ([adam_step], {}, r"`adam_step` needs `step`.*It lacks `grad_avg`, `sqr_avg`, `mom`, `sqr_mom`, too.*Put `step_stat` before `adam_step`"),
+    ([adam_step], {}, r"`adam_step` needs `step`.*It lacks `grad_avg`, `sqr_avg`, `mom`, `sqr_mom`, too. Put `step_stat`, `average_grad` and `average_sqr_grad` before `adam_step`"),
     ([average_grad, average_sqr_grad, adam_step], {}, r"`adam_step` needs `step`, which is no hyper-parameter.* Put `step_stat` before `adam_step` in `cbs`"),
+    ([momentum_step], {}, r"`momentum_step` needs `grad_avg`.* Put `average_grad` or `start_avgs` before `momentum_step` in `cbs`"),
+    ([apply_update], {}, r"`apply_update` needs `update`.* Put `grad_update` or `avg_update` before `apply_update` in `cbs`"),
     ([average_grad, apply_update, average_sqr_grad, rms_update], {}, r"`apply_update` needs `update`.* Put `rms_update` before `apply_update`, not after it"),
     ([average_grad, misspelt], {}, r"`misspelt` needs `grad_av`.* Did you mean `grad_avg`\?"),
     ([misspelt], {}, r"`misspelt` needs `grad_av`.* Did you mean `grad_avg`\? Put `average_grad`"),
@@ -148,7 +150,7 @@ class Counts:
     [fastais], [accumulate], [step_stat, late], [by_shape], [sgd_step, ema], [lambda p, lr: once(lr=torch.where(torch.isfinite(p.grad).all(), lr, 0.)), *Adam.cbs[1:]],
     [lambda p, lr: p.data.sub_(p.grad, alpha=lr*float(torch.bernoulli(torch.tensor(0.5))))], [ema, use_ema, sgd_step], [lion], [clip, sgd_step], [Counts()], [step_stat, sgd_step], [sgd_step, lambda p: {'size': p.data.norm()}],
     [lambda p, lr: print('hello') or sgd_step(p, lr)], [lambda p, lr: p.data.sub_(torch.randn_like(p), alpha=lr)], [lambda p, lr: p.data.sub_(p.grad @ p.grad.T @ p.grad, alpha=lr)],
-    [None], [], [oc.tap(size=lambda p: p.grad.norm()), sgd_step], [lambda p, mask=None: None if mask is None else p.data.mul_(mask), sgd_step],
+    [oc.tap(size=lambda p: p.grad.norm()), sgd_step], [lambda p, mask=None: None if mask is None else p.data.mul_(mask), sgd_step],
     [oc.renamed(average_grad, grad_avg='slow'), average_grad, lambda p, lr, slow, grad_avg: p.data.sub_(slow + grad_avg, alpha=lr)]], ids=lambda o: None)
 def test_nothing_is_said_of_what_is_right(cbs, capsys):
     "And nothing has happened: no output, no random number drawn, nothing counted"

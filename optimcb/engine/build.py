@@ -65,7 +65,8 @@ def _load(source):
     kept = folder() / f'{key}.so'
     if not _intact(kept): kept = _build(source, kept)
     try: return ctypes.CDLL(str(kept))
-    except OSError as e: raise CantBuild(f"a kernel that was built can't be loaded ({e}). Set OPTIMCB_CACHE_DIR to a folder that programs may run from.") from e
+    except OSError as e:
+        raise CantBuild(f"a kernel that was built can't be loaded ({e}). Set OPTIMCB_CACHE_DIR to a folder that programs may run from.") from None
 
 
 def _build(source, kept) -> Path:
@@ -77,7 +78,7 @@ def _build(source, kept) -> Path:
         kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True) # somebody may have removed it
         if not _private(kept.parent): raise PermissionError('others can write to it')
         work = Path(tempfile.mkdtemp(prefix='build-', dir=kept.parent))
-    except OSError as e: raise CantBuild(f"can't write to {kept.parent} ({e}). Set OPTIMCB_CACHE_DIR to a folder that can be written.") from e
+    except OSError as e: raise CantBuild(f"can't write to {kept.parent} ({e}). Set OPTIMCB_CACHE_DIR to a folder that can be written.") from None
     try:
         (work/'k.c').write_text(source)
         _run([*compiler()[0].split('\0'), *FLAGS, '-o', str(work/'k.so'), str(work/'k.c'), '-lm'])
@@ -85,14 +86,14 @@ def _build(source, kept) -> Path:
         (work/'k.so').write_bytes(built + hashlib.sha256(built).digest())
         os.replace(work/'k.so', kept)
         return kept
-    except OSError as e: raise CantBuild(f"can't write to {kept.parent} ({e}). Set OPTIMCB_CACHE_DIR to a folder that can be written.") from e
+    except OSError as e: raise CantBuild(f"can't write to {kept.parent} ({e}). Set OPTIMCB_CACHE_DIR to a folder that can be written.") from None
     finally: shutil.rmtree(work, ignore_errors=True)
 
 
 def _run(command):
     "Run a compiler, and end it with all it started if it takes too long"
     try: p = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
-    except OSError as e: raise CantBuild(f"the compiler {command[0]} can't be run ({e}). {ADVICE}") from e
+    except OSError as e: raise CantBuild(f"the compiler {command[0]} can't be run ({e}). {ADVICE}") from None
     try: said = p.communicate(timeout=PATIENCE)[0].decode(errors='replace')
     except subprocess.TimeoutExpired:
         os.killpg(p.pid, signal.SIGKILL)
@@ -137,7 +138,7 @@ def folder() -> Path:
         if _private(home) and os.access(home, os.W_OK | os.X_OK): return home
     except (OSError, RuntimeError): pass
     try: return _temporary()
-    except OSError as e: raise CantBuild(f"neither {home} nor a temporary folder can be written ({e}). Set OPTIMCB_CACHE_DIR to one that can.") from e
+    except OSError as e: raise CantBuild(f"neither {home} nor a temporary folder can be written ({e}). Set OPTIMCB_CACHE_DIR to one that can.") from None
 
 
 @functools.cache

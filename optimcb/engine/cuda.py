@@ -235,7 +235,7 @@ class Launch(KernelLaunch):
             self.kernels = [[(functions(text)[name], self.count[over]) for name, over in o] for o in self.program.passes]
             for o in self.kernels:
                 for kernel, _ in o: kernel[(0,)](*self.arguments, **OPTIONS) # no program of it runs
-        except Exception as e: raise CantBuild(f"Triton can't build a kernel ({type(e).__name__}: {e}).") from e
+        except Exception as e: raise CantBuild(f"Triton can't build a kernel ({type(e).__name__}: {e}).") from None
 
     @contextmanager
     def _here(self):

@@ -14,9 +14,9 @@ from types import CodeType, ModuleType
 import numpy as np
 from torch import Tensor
 
-from optimcb.stepper import Stepper, code_of
+from optimcb.stepper import Stepper, code_of, strings
 
-__all__ = ['asks_type', 'refusals', 'why_not']
+__all__ = ['asks_type', 'branches', 'may_act', 'refusals', 'why_not']
 
 CONTAINERS = (MutableMapping, MutableSequence, MutableSet, deque, np.ndarray)
 CHANGE = frozenset({'append', 'appendleft', 'extend', 'insert', 'add', 'update', 'setdefault', 'pop', 'popleft', 'popitem', 'remove', 'discard', 'clear',
@@ -86,7 +86,35 @@ def _codes(f) -> Iterating[tuple[CodeType, dict]]:
         yield code, known
         todo += [(c, f) for c in code.co_consts if isinstance(c, CodeType)]
         named = [o for k in known for o in _inside(known[k]) if not _is_by_torch(o)] # what torch runs it runs for each parameter
-        todo += [(g.__code__, g) for g in named if (inspect.isfunction(g) or inspect.ismethod(g)) and (g.__module__ or '').partition('.')[0] not in KNOWN]
+        called = [g for g in named if inspect.isfunction(g) or inspect.ismethod(g)]
+        todo += [(getattr(g, 'in_steps', g).__code__, g) for g in called if (g.__module__ or '').partition('.')[0] not in KNOWN]
+
+
+def branches(
+    stepper:Stepper # A stepper
+) -> bool:
+    "Does it, or a function that it names, do one thing or another?"
+    return any('JUMP' in i.opname and 'IF' in i.opname for code, _ in _codes(stepper.f) for i in dis.get_instructions(code))
+
+
+def may_act(
+    stepper:Stepper # A stepper
+) -> bool:
+    "Does it, or a function that it names, return something or write in place, in some branch?"
+    return any(map(_acts, (code for code, _ in _codes(stepper.f))))
+
+
+def _acts(code) -> bool:
+    in_place = any(k.endswith('_') and not k.endswith('__') for k in code.co_names) # `add_`, but not `__init__`
+    if in_place or 'out' in strings(code): return True
+    last = None
+    for i in dis.get_instructions(code):
+        returned = i if i.opname == 'RETURN_CONST' else last if i.opname == 'RETURN_VALUE' else None
+        if returned is not None and (returned.argval is not None or returned.opname not in ('LOAD_CONST', 'RETURN_CONST')): return True
+        augmented = i.opname.startswith('INPLACE') or i.opname == 'BINARY_OP' and i.argrepr.endswith('=')
+        if augmented or i.opname in ('STORE_ATTR', 'STORE_SUBSCR'): return True
+        last = i
+    return False
 
 
 def _is_by_torch(o) -> bool: return inspect.isfunction(o) and hasattr(o, 'foreseen')

@@ -8,7 +8,7 @@ from numbers import Number
 import torch
 from torch import Tensor
 
-from optimcb.composition import Composition, MissingName
+from optimcb.composition import Composition, StepperError
 from optimcb.engine.calls import Foreign
 from optimcb.engine.plan import constant
 from optimcb.engine.scaling import NOT_SCALED, Scaling
@@ -60,7 +60,7 @@ class Recording:
             try:
                 if type(v) not in KINDS and isinstance(v, Tensor): v = self._number(name, v)
                 if type(v) in KINDS:
-                    if id(v) in seen: t.fail(f"it returns `{name}`, which is memory that has a name already", "Return a copy: `.clone()`.")
+                    if id(v) in seen: t.fail(f"it returns `{name}`, a tensor that is `p` or has another name already", "Return a copy: `.clone()`.")
                     seen.add(id(v))
                     outputs += self._written(name, v)
                 elif not constant(v):
@@ -146,14 +146,14 @@ def record(
 def _explained(alike, composition):
     "Errors of the steppers on stand-ins, with the place where they happen"
     try: yield
-    except (MissingName, NotRecorded): raise
+    except (StepperError, NotRecorded): raise
     except Exception as e:
         what, instead = ((e.what, e.instead) if isinstance(e, Untraceable) else
                          (f"raises {type(e).__name__} on a stand-in for tensors ({e})", "Only the eager engine can run it."))
         lines = [f'{os.path.basename(f.filename)}:{f.lineno}' for f in traceback.extract_tb(e.__traceback__)
                  if not f.filename.startswith((HERE, TORCH)) and f.filename not in (COMPOSITION, STEPPER)]
         who = f"stepper `{s}`" if (s := getattr(e, 'stepper', None)) else f"one of the steppers {', '.join(composition.labels)}"
-        raise NotRecorded(alike, f"{who}{f' at {lines[-1]}' if lines else ''}: {what}. {instead}") from e
+        raise NotRecorded(alike, f"{who}{f' at {lines[-1]}' if lines else ''}: {what}. {instead}") from None
 
 
 def _equal(a, b):

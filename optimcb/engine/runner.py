@@ -208,7 +208,7 @@ class Runner:
         if device.type == 'cpu': return cpu
         if device.type == 'cuda' and self.kernels:
             try: return import_module('optimcb.engine.cuda') # Triton is loaded when it is needed
-            except ImportError as e: raise Unsupported(f"there is no Triton ({e}).") from e
+            except ImportError as e: raise Unsupported(f"there is no Triton ({e}).") from None
         if self.engine == 'fused': raise Unsupported(f"there is no kernel for {device.type}.")
         return foreach
 

@@ -5,7 +5,7 @@ A view has `p`, its `grad`, and its `state`; `done` puts back what became of the
 import torch
 from torch import Tensor
 
-from optimcb.composition import MissingName
+from optimcb.composition import StepperError
 from optimcb.engine.chance import Chance
 from optimcb.engine.record import NotRecorded
 from optimcb.rehearsal import Rehearsal
@@ -86,5 +86,5 @@ class Rows:
         numbers = {k: v for k, v in self.whole.items() if not isinstance(v, Tensor)}
         starts = {k: v for k, v in state.items() if isinstance(v, Tensor) and v.shape == p.shape}
         try: step = Rehearsal(composition, hypers, self.p, numbers).look()
-        except (NotRecorded, MissingName): return starts
+        except (NotRecorded, StepperError): return starts
         return {**starts, **{k: step.recording.trace.slots[born] for k, (_, _, born) in step.program.fresh.items() if born is not None}}
