@@ -19,6 +19,7 @@ from optimcb.engine.shards import shard_of, whole
 from optimcb.expression import latex_name, text
 from optimcb.formula import Formula, formulas, look, slots
 from optimcb.rehearsal import Group, Rehearsal, can_step, placement
+from optimcb.untraced import untraced
 
 __all__ = ['Explained', 'Explanation', 'Source']
 
@@ -72,16 +73,19 @@ def _rehearsal(composition, group, example, marks=None) -> Rehearsal:
 
 class Explained:
     "What can be explained: it has a `composition`, an `engine`, and groups of parameters."
+    @untraced
     def explain(self) -> 'Explanation':
         "The pipeline, what it reads and writes, its cost, its engine and its formula. Shown as text, or as tables in a notebook."
         return Explanation(self._title, self.composition, self._groups, self._engine_wanted, self._runs)
 
     @property
+    @untraced
     def formula(self) -> Formula:
         "What a step does, line by line, as LaTeX and as text: for the first parameter, in most steps. `explain().formulas` has all. Raises `NotRecorded`."
         group = self._groups[0]
         return formulas(_rehearsal(self.composition, group, _example(group)))[0]
 
+    @untraced
     def kernel(self,
         device:str|None=None, # 'cpu' for C, 'cuda' for Triton; default: where the parameters are
         group:int=0 # Group of parameters: its first one counts

@@ -12,7 +12,7 @@ from fastcore.foundation import L
 from torch import Tensor
 
 __all__ = ['NOT_NEGATIVE', 'RANGES', 'TORCH_NAMES', 'AUTHORS_NAMES', 'TORCH_FLAGS', 'check', 'own', 'numbers', 'spread', 'stands_for', 'from_torch',
-           'without_flags', 'nearest', 'suggest', 'TorchNames', 'HyperView', 'HyperViews']
+           'without_flags', 'nearest', 'suggest', 'TorchNames', 'Groups', 'HyperView', 'HyperViews']
 
 NOT_NEGATIVE = (0, math.inf) # at least, less than; None: any larger number, infinity too
 RANGES = dict(lr=NOT_NEGATIVE, wd=NOT_NEGATIVE, eps=NOT_NEGATIVE, mom=(0, 1), sqr_mom=(0, 1), diff_mom=(0, 1), slow_mom=(0, 1), rate_mom=(0, 1),
@@ -255,6 +255,41 @@ class TorchNames(dict):
     def __ior__(self, other):
         self.update(other)
         return self
+
+
+class Groups(list):
+    """Parameter groups that answer torch's names, whoever puts them there: each dict that comes into the list is a `TorchNames` in it.
+
+    Such a dict is a copy of what was put in, with torch's names translated; one that is a `TorchNames` already is put in itself."""
+    reads = frozenset() # names that the steppers read; none while a copy is filled
+
+    def __init__(self,
+        groups:Iterable=(), # Dicts with `params` and hyper-parameters
+        reads:frozenset=frozenset() # Names that the steppers read
+    ):
+        super().__init__(groups)
+        self.know(reads)
+
+    def know(self,
+        reads:frozenset # Names that the steppers read from now on
+    ) -> 'Groups':
+        "Let all groups answer the names that stand for some of `reads`. Returns the list itself."
+        self.reads = reads
+        self[:] = self
+        return self
+
+    def _named(self, group):
+        if not isinstance(group, TorchNames): group = TorchNames(group)
+        return group.know(self.reads) if self.reads else group
+
+    def append(self, group): super().append(self._named(group))
+    def insert(self, i, group): super().insert(i, self._named(group))
+    def extend(self, groups): super().extend([self._named(g) for g in groups])
+    def __iadd__(self, groups):
+        self.extend(groups)
+        return self
+    def __setitem__(self, i, new):
+        super().__setitem__(i, [self._named(g) for g in new] if isinstance(i, slice) else self._named(new))
 
 
 class HyperView(MutableMapping):

@@ -6,6 +6,7 @@ from fastcore.foundation import L
 from optimcb.hypers import spread
 from optimcb.optimizer import Optimizer, become, runs_steppers
 from optimcb.steppers.classic import ALPHA, K, lookahead_step, slow_start
+from optimcb.untraced import untraced
 from optimcb.wrapping import wrapped
 
 __all__ = ['Lookahead', 'look_ahead']
@@ -39,6 +40,7 @@ class Lookahead(Optimizer):
     k, alpha = (property(lambda self, name=name: self.hypers[-1][name], lambda self, v, name=name: self.set_hyper(name, v),
                          doc=f"Hyper-parameter `{name}` of `lookahead_step`") for name in ('k', 'alpha'))
 
+    @untraced
     def set_hyper(self,
         k:str, # Name; may be new
         v # A value, one for each group, or a slice
@@ -50,16 +52,19 @@ class Lookahead(Optimizer):
         super().set_hyper(k, v)
 
     @property
+    @untraced
     def count(self) -> int:
         "Fast steps done, by the parameter that has done most."
         return max((s.get('count', 0) for s in self._states), default=0)
 
     @property
+    @untraced
     def slow_weights(self) -> L|None:
         "The slow weights of each group, or None before the first step."
         if not self.count: return None
         return L(L(self.state[p].get('slow_avg', p) for p in ps) for ps in self.param_lists)
 
+    @untraced
     def load_state_dict(self,
         state_dict:dict # From `state_dict`, or from fastai's `Lookahead`
     ):

@@ -19,9 +19,10 @@ from optimcb.display import Explained
 from optimcb.editing import Composable
 from optimcb.engine import ENGINES, Runner, eager
 from optimcb.engine.scaling import NOT_SCALED, Scaling
-from optimcb.hypers import NOT_HYPERS, RANGES, HyperView, HyperViews, TorchNames, check, from_torch, own, spread, suggest, without_flags
+from optimcb.hypers import NOT_HYPERS, RANGES, Groups, HyperView, HyperViews, TorchNames, check, from_torch, own, spread, suggest, without_flags
 from optimcb.rehearsal import Group, can_step, placement
 from optimcb.stepper import ONE_STEP
+from optimcb.untraced import opaque, refuse_tracing, untraced
 from optimcb.warn import CompositionWarning, warn
 
 __all__ = ['Optimizer']
@@ -82,6 +83,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         "Where steps are executed: 'auto', 'eager', 'foreach' or 'fused'. May be set between steps."
         return self.__dict__.get('_engine', 'auto')
     @engine.setter
+    @untraced
     def engine(self, name):
         if name not in ENGINES: raise ValueError(f"there is no engine {name!r}. There are {', '.join(ENGINES)}.")
         self._engine = name
@@ -103,6 +105,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         if known is None or known.cbs != tuple(self.cbs):
             known = self._composition = self._understood(self.cbs)
             self.hyper_names |= known.reads
+            if 'param_groups' in self.__dict__: self.param_groups.know(known.reads)
             for d in (*self.__dict__.get('param_groups', ()), *([self.defaults] if 'defaults' in self.__dict__ else [])):
                 if isinstance(d, TorchNames): d.know(known.reads)
                 for k, v in known.defaults.items(): d.setdefault(k, v)
@@ -115,6 +118,23 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         return composition
 
     @property
+    def param_groups(self) -> Groups:
+        "The groups: dicts with `params` and hyper-parameters, which have our names and answer torch's. What is put here is one, too."
+        refuse_tracing("`param_groups` of an optimcb Optimizer", "Read what is needed of it before, and pass that.")
+        try: groups = self.__dict__['param_groups']
+        except KeyError: raise AttributeError(f"{type(self).__name__} has no groups of its own.") from None # a wrapper that delegates
+        if type(groups) is not Groups: # torch has put them there, by `__dict__`
+            self.param_groups = groups
+            return self.param_groups
+        return groups
+    @param_groups.setter
+    @opaque
+    def param_groups(self, groups):
+        self.__dict__['param_groups'] = groups = groups if type(groups) is Groups else Groups(groups)
+        if 'cbs' in self.__dict__: groups.know(self.composition.reads)
+
+    @property
+    @opaque
     def state(self) -> dict:
         "The state of each parameter. Waits for a step that a GPU may have skipped."
         runner = self.__dict__.get('_runner')
@@ -135,21 +155,26 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         return asks == torch.amp.GradScaler.__module__ and unwrap(step) is unwrap(Optimizer.step) and 'cbs' in self.__dict__
 
     @property
+    @untraced
     def param_lists(self) -> L:
         "The parameters of each group: live, and what is assigned here is in `param_groups`."
         return L(L(g['params']) for g in self.param_groups)
     @param_lists.setter
+    @untraced
     def param_lists(self, v):
         for g, ps in zip(self.param_groups, v, strict=True): g['params'] = list(ps)
 
     @property
+    @untraced
     def hypers(self) -> L:
         "The hyper-parameters of each group: live views of `param_groups`."
         return HyperViews(HyperView(g, self.hyper_names) for g in self.param_groups)
     @hypers.setter
+    @untraced
     def hypers(self, v):
         for h, new in zip(self.hypers, [dict(h) for h in v], strict=True): h.replace(new)
 
+    @untraced
     def all_params(self,
         n:slice|int=slice(None), # Which groups
         with_grad:bool=False # Only parameters that have a gradient?
@@ -159,20 +184,16 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         res = L((p, pg, self.state[p], h) for pg, h in zip(self.param_lists[n], self.hypers[n]) for p in pg)
         return res.filter(lambda o: _has_grad(o[0])) if with_grad else res
 
+    @untraced
+    @torch.no_grad()
     def step(self,
         closure:Callable|None=None # Evaluates the model again and returns the loss
     ):
         "Call the steppers on each parameter that has a gradient. Returns what `closure` returns. Raises `MissingName`."
-        return _not_compiled()(self, closure)
-
-    @torch.no_grad()
-    def _step(self, closure):
         refuse_step(self)
         loss = None
         if closure is not None:
             with torch.enable_grad(): loss = closure()
-        for i, g in enumerate(self.param_groups):
-            if type(g) is dict: self.param_groups[i] = TorchNames(g).know(self.composition.reads) # somebody has put another one there
         runner = None if self.engine == 'eager' else self._running
         try:
             scaling = Scaling(getattr(self, 'grad_scale', None), getattr(self, 'found_inf', 0.)) if self.__dict__.keys() & SCALER else NOT_SCALED
@@ -201,6 +222,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         if work and not scaling.skips(): self._step_eagerly(composition, work, hypers, scaling)
         torch.autograd.graph.increment_version([p for p, *_ in work] + stepped)
 
+    @untraced
     @torch.no_grad()
     def before_replay(self):
         """Make a step that a CUDA graph has captured the next one: send learning rate, step count and the like. Call it before each `graph.replay()`.
@@ -243,6 +265,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             for d in (self.defaults, *self.param_groups):
                 if k in d and self.composition.is_default(k, d[k]): del d[k]
 
+    @untraced
     def zero_grad(self,
         set_to_none:bool=False # Drop the gradients, instead of filling them with zeros as fastai does?
     ):
@@ -302,6 +325,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         groups = [g._replace(hypers=h, states=[{**marks.get(id(p), {}), **s} for p, s in zip(g.params, g.states)]) for g, h in zip(self._groups, hypers)]
         for doubt in doubts_of(composition, groups, made_before): warn(doubt, CompositionWarning)
 
+    @untraced
     def edit(self,
         f:Callable # From a list of steppers to another
     ):
@@ -353,6 +377,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     # Parameters and hyper-parameters
 
+    @untraced
     def add_param_group(self,
         param_group:dict # `params`, and hyper-parameters that differ from the optimizer's
     ):
@@ -369,7 +394,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         if any(('param_names' in g) != ('param_names' in group) for g in self.param_groups):
             raise ValueError(NAMES_FOR_ALL)
         group = {**{k: own(k, v) for k, v in self.defaults.items()}, **group}
-        self.param_groups.append(TorchNames(group).know(self.composition.reads))
+        self.param_groups.append(group)
         if 'frozen_idx' in self.__dict__ and self.composition.marks:
             try: self._mark()
             except BaseException:
@@ -402,10 +427,12 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         meant = ''.join(suggest(k, composition.reads) for k in unread)
         if unread: warn(f"no stepper reads {' or '.join(f'`{k}`' for k in unread)}: {', '.join(composition.labels)} don't.{meant}")
 
+    @untraced
     def set_hypers(self, **kwargs):
         "`set_hyper` for all `kwargs`."
         for k, v in kwargs.items(): self.set_hyper(k, v)
 
+    @untraced
     def set_hyper(self,
         k:str, # Name; may be new
         v # A value, one for each group, or a slice
@@ -417,27 +444,31 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     # Freezing
 
+    @untraced
     def freeze_to(self,
         n:int # Index of the first group that is trained; negative counts from the end
     ):
         "Freeze the groups before `n`, but for parameters whose state has `force_train`, and unfreeze the others."
         count = len(self.param_lists)
         self.frozen_idx = n if n >= 0 else count + n
-        if self.frozen_idx >= count: warnings.warn(f"frozen up to group {self.frozen_idx} of {count}: the whole model is frozen.", stacklevel=2)
+        if self.frozen_idx >= count: warn(f"frozen up to group {self.frozen_idx} of {count}: the whole model is frozen.")
         for p, *_ in self.all_params(slice(n, None)): p.requires_grad_(True)
         for p, _, state, _ in self.all_params(slice(None, n)): p.requires_grad_(state.get('force_train', False))
 
+    @untraced
     def freeze(self):
         "Freeze all groups but the last. Raises `ValueError` if there is only one."
         if len(self.param_lists) < 2: raise ValueError("there is only one parameter group, which would stay unfrozen. A `splitter` makes more.")
         self.freeze_to(-1)
 
+    @untraced
     def unfreeze(self):
         "Unfreeze all groups."
         self.freeze_to(0)
 
     # Weights to evaluate
 
+    @untraced
     def eval(self,
         part=None # Stepper that tells the weights, named as in `replace`; default: the last one that does
     ):
@@ -448,12 +479,14 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         Raises `ValueError` if `part` tells no weights, or if others are in the model."""
         put_in(self, part)
 
+    @untraced
     def train(self):
         """Take the weights that are trained back into the model, bit for bit, after `eval`.
 
         Those that somebody has changed since, by loading a model say, stay as they are, with a warning."""
         take_out(self)
 
+    @untraced
     def averaged(self,
         part=None # Stepper that tells the weights, named as in `replace`; default: the last one that does
     ):
@@ -462,6 +495,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     # State
 
+    @untraced
     def clear_state(self):
         """Forget the state of all parameters, but for `do_wd`, `force_train` and which steppers are there for them.
 
@@ -473,6 +507,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         self.state.update({p: s for p, s in kept.items() if s or is_note(p)}) # torch makes state for a checkpoint where there is none
         self._forget_runner()
 
+    @untraced
     def state_dict(self) -> dict:
         "A copy of the state in torch's shape, with fastai's `hypers`, the steppers' names and the parameters' shapes beside it."
         return self._state_dict_on(None)
@@ -486,6 +521,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             if new is not None: sd = new
         return sd
 
+    @untraced
     @torch.no_grad()
     def load_state_dict(self,
         state_dict:dict # From `state_dict`, from fastai's `Optimizer`, or from an optimizer of `torch.optim`
@@ -513,6 +549,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         self._forget_runner()
         for hook in self._optimizer_load_state_dict_post_hooks.values(): hook(self)
 
+    @untraced
     def __repr__(self):
         rows = [f"{', '.join(self.composition.labels)}", *(f'{rule} {says}: {who}' for rule, says, *_, who in placement(self.composition, self._groups))]
         return '\n'.join([*rows, super().__repr__()])
@@ -524,9 +561,8 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     def __setstate__(self, state):
         super().__setstate__(state)
         self.defaults.pop('differentiable', None) # torch's default for its own algorithms
-        def named(d): return d if isinstance(d, TorchNames) else TorchNames(d).know(self.composition.reads)
-        self.param_groups[:] = map(named, self.param_groups)
-        self.defaults = named(self.defaults)
+        self.param_groups = self.__dict__['param_groups']
+        if not isinstance(self.defaults, TorchNames): self.defaults = TorchNames(self.defaults).know(self.composition.reads)
 
 
 def runs_steppers(
@@ -544,13 +580,6 @@ def become(
     "Let `wrapper` have the parameters, hyper-parameters and state of `opt`, and step them by an engine of its own."
     wrapper.__dict__.update({k: v for k, v in {**opt.__dict__, 'state': opt.state}.items() if k not in MADE_AGAIN})
     wrapper.opt, wrapper.called = opt, f'{called} of {opt._title}'
-
-
-def _not_compiled() -> Callable:
-    "`Optimizer._step`, which `torch.compile` leaves as it is where it is there"
-    if 'torch._dynamo' not in sys.modules: return Optimizer._step
-    if not hasattr(Optimizer._step, '_as_it_is'): Optimizer._step._as_it_is = torch.compiler.disable(Optimizer._step)
-    return Optimizer._step._as_it_is
 
 
 def _other_rules(old, new) -> set: return {k for k in old.marks if new.marks.get(k) != old.marks[k]}

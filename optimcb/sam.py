@@ -13,6 +13,7 @@ from optimcb.averages import refuse_step
 from optimcb.hypers import NOT_NEGATIVE, check
 from optimcb.optimizer import Optimizer, become, runs_steppers
 from optimcb.steppers import ascend
+from optimcb.untraced import untraced
 
 __all__ = ['Ascent', 'SAM', 'stats_kept']
 
@@ -98,15 +99,18 @@ class SAM(Optimizer):
         "Are the weights now where `ascend` has brought them?"
         return bool(self.ascent.moved)
 
+    @untraced
     def ascend(self):
         "Go up along the gradients that are there, to where the next ones are to be taken. Raises `ValueError` for sparse gradients."
         refuse_step(self)
         self.ascent.up()
 
+    @untraced
     def descend(self):
         "Go back without a step, if the weights are up; after a step that a `GradScaler` skipped, say."
         self.ascent.down()
 
+    @untraced
     def step(self,
         closure:Callable|None=None # Clears gradients, evaluates the model, calls `backward` and returns the loss; called twice
     ):
@@ -135,6 +139,7 @@ class SAM(Optimizer):
             raise
         return loss
 
+    @untraced
     def eval(self, part=None):
         "`Optimizer.eval`. Raises `RuntimeError` while the weights are up."
         self._refuse_up("averages can't be put in")
@@ -144,6 +149,7 @@ class SAM(Optimizer):
         self._refuse_up("a model that is saved now would not be what training goes on from")
         return super()._state_dict_on(device)
 
+    @untraced
     def load_state_dict(self,
         state_dict:dict # From `state_dict`, of this optimizer or of the one that it wraps
     ):
