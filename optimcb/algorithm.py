@@ -1,8 +1,10 @@
 "An algorithm: a `partial` of `Optimizer` whose steppers are listed by a function of its options, a recipe."
 import inspect
+import sys
 from functools import partial
 
 import numpy as np
+from torch import nn
 
 from optimcb.composition import Composition
 from optimcb.display import Explained
@@ -30,6 +32,55 @@ def _documented(algorithm):
     for k in ('__name__', '__qualname__', '__doc__', '__module__'): setattr(call, k, getattr(algorithm, k))
     call.__wrapped__, call.__signature__, call.__delwrap__ = algorithm.recipe, algorithm.signature, _for_all
     return call
+
+
+class Keywords(dict):
+    """What a partial of an optimizer fixes, which answers `opt`, too: fastai's `partial(OptimWrapper, opt=…)` has the class there.
+
+    It isn't among the keywords, which are arguments of `Optimizer`."""
+    def __init__(self,
+        keywords:dict, # Keywords of a partial
+        opt # What `opt` is
+    ):
+        super().__init__(keywords)
+        self.opt = opt
+
+    def __missing__(self, k):
+        if k != 'opt': raise KeyError(k)
+        return self.opt
+
+
+class WithoutParams(partial):
+    """An algorithm with some of its options, which lacks parameters yet: call it with them, or with a model, and with what is left.
+
+    transformers' `Trainer` makes an optimizer of what is no class by `AdamW()(model, **options)`."""
+    def __call__(self,
+        params, # As for the algorithm; or a model, of which norms and biases are not decayed
+        *args, # More of the algorithm's arguments
+        **kwargs # More of them, by name
+    ) -> Optimizer:
+        "Make the optimizer."
+        if isinstance(params, nn.Module): params = _trainers_groups() or _two_groups(params, 'wd' in self.func.hypers)
+        return self.func(params, *args, **{**self.keywords, **kwargs})
+
+    def __getattr__(self, name):
+        raise AttributeError(f"{self.func.__name__} was called without parameters, and is no optimizer yet. Pass them first: "
+                             f"{self.func.__name__}(model.parameters(), lr=…).")
+
+
+def _trainers_groups() -> list[dict]|None:
+    "The groups that transformers' `Trainer` has made, if it is who calls: it passes them on only to classes"
+    caller = sys._getframe(2)
+    if caller.f_globals.get('__name__') == 'transformers.trainer': return caller.f_locals.get('optimizer_grouped_parameters')
+
+
+def _two_groups(model, decays) -> list[dict]:
+    "The parameters that are decayed, and norms and biases, which are not. Frozen ones are left out, as by the `Trainer`"
+    from optimcb.routing import norms_and_biases  # which is made of algorithms
+    test, groups = norms_and_biases(model).test(), ({'params': []}, {'params': [], 'wd': 0.})
+    for k, p in model.named_parameters():
+        if p.requires_grad: groups[decays and test(p, k)]['params'].append((k, p))
+    return [g for g in groups if g['params']]
 
 
 LR = 1e-3 # what is explained without parameters is explained with this learning rate
@@ -69,6 +120,13 @@ class Algorithm(partial, Composable, Explained):
         return self
 
     @property
+    def keywords(self) -> Keywords:
+        "The arguments of `Optimizer` that are fixed; `opt` is the algorithm itself."
+        return Keywords(super().keywords, self)
+
+    __bases__ = (Optimizer,) # `issubclass` asks
+
+    @property
     def cbs(self) -> list:
         "The steppers, with the default options."
         return list(self.keywords['cbs'])
@@ -102,6 +160,7 @@ class Algorithm(partial, Composable, Explained):
         required = {k: kwargs.pop(k) for k in self._required & kwargs.keys()}
         for k in kwargs:
             if k not in known: raise TypeError(f"{self.__name__} has no `{k}`.{suggest(k, {*known, *self._required})} It has {', '.join(known)}.")
+        if not args and 'params' not in kwargs: return WithoutParams(self, **kwargs, **required, **flags)
         if len(args) > 2 and isinstance(args[2], tuple) and 'sqr_mom' in known:
             third = list(known)[2]
             raise TypeError(f"the third argument of {self.__name__} is `{third}`, but is {args[2]!r}. "

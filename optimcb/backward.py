@@ -10,6 +10,7 @@ from optimcb.averages import refuse_step
 from optimcb.engine import Runner
 from optimcb.engine.shards import Shards
 from optimcb.optimizer import Optimizer, runs_steppers
+from optimcb.untraced import untraced
 from optimcb.warn import warn
 
 __all__ = ['InBackward', 'step_in_backward']
@@ -23,6 +24,7 @@ GONE = ("an optimizer that stepped parameters in backward is gone, so they are n
         "or call `remove()` of what `step_in_backward` returned before you let go of it.")
 
 
+@untraced
 def step_in_backward(
     opt:Optimizer # Optimizer whose parameters are stepped in each backward pass from now on
 ) -> 'InBackward':
@@ -151,6 +153,7 @@ class Hook:
     "What parameters call. It doesn't keep the optimizer alive, which keeps them: torch's hooks are out of the garbage collector's sight."
     def __init__(self, inside): self.inside, self.warned = weakref.ref(inside), False
 
+    @untraced
     def __call__(self, p):
         inside = self.inside()
         if inside is not None: inside._step(p)

@@ -9,6 +9,7 @@ from torch import Tensor
 from optimcb.averages import TRAINED
 from optimcb.engine.shards import is_dtensor
 from optimcb.hypers import NOT_HYPERS, check, from_torch
+from optimcb.untraced import untraced
 from optimcb.warn import warn
 
 __all__ = ['ParamStates', 'by_name', 'copied', 'in_torchs_shape', 'is_note', 'named_state', 'names_of', 'ours', 'pack', 'unpack']
@@ -86,6 +87,7 @@ def names_of(
     return [[known[id(p)] for p in g['params']] for g in opt.param_groups]
 
 
+@untraced
 def named_state(
     opt, # Optimizer
     model=None # Model that has the parameters; default: the names that `opt` was made with

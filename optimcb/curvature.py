@@ -5,12 +5,14 @@ import torch
 from torch import Tensor
 
 from optimcb.steppers.classic import exp_avg
+from optimcb.untraced import untraced
 
 __all__ = ['hutchinson', 'update_hessian']
 
 NO_READER = "no stepper reads `hess_avg`: {} don't. Put `newton_update` in, as `Sophia` has it."
 
 
+@untraced
 @torch.no_grad()
 def update_hessian(
     opt, # Optimizer with a stepper that reads `hess_avg`
@@ -42,6 +44,7 @@ def _squared(p, scale):
     return scale * p.grad**2
 
 
+@untraced
 def hutchinson(
     loss:Tensor, # A number that depends on `params`; its graph is kept
     params:Iterable # Tensors

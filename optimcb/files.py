@@ -19,10 +19,12 @@ from torch import Tensor
 from optimcb.checkpoint import copied, names_of, ours
 from optimcb.engine.shards import is_dtensor
 from optimcb.optimizer import Optimizer
+from optimcb.untraced import untraced
 
 __all__ = ['load_state', 'save_state']
 
 
+@untraced
 def save_state(
     opt, # Optimizer
     path, # File that is written or replaced: `.pt` or `.pth`, in torch's format, or `.safetensors`
@@ -47,6 +49,7 @@ def save_state(
     _write(path, write, {**sd, 'saved_crc32': _crc32(sd)})
 
 
+@untraced
 def load_state(
     opt, # Optimizer that goes on from it
     path, # A file of `save_state`, or of `torch.save(opt.state_dict(), path)`, also of an optimizer of fastai or torch

@@ -12,7 +12,7 @@ from fastcore.foundation import L
 from torch import Tensor
 
 __all__ = ['NOT_NEGATIVE', 'RANGES', 'TORCH_NAMES', 'AUTHORS_NAMES', 'TORCH_FLAGS', 'check', 'own', 'numbers', 'spread', 'stands_for', 'from_torch',
-           'without_flags', 'nearest', 'suggest', 'TorchNames', 'Groups', 'HyperView', 'HyperViews']
+           'without_flags', 'nearest', 'suggest', 'TorchNames', 'Params', 'Groups', 'HyperView', 'HyperViews']
 
 NOT_NEGATIVE = (0, math.inf) # at least, less than; None: any larger number, infinity too
 RANGES = dict(lr=NOT_NEGATIVE, wd=NOT_NEGATIVE, eps=NOT_NEGATIVE, mom=(0, 1), sqr_mom=(0, 1), diff_mom=(0, 1), slow_mom=(0, 1), rate_mom=(0, 1),
@@ -232,6 +232,7 @@ class TorchNames(dict):
         if not ours: raise KeyError(k)
         return self[ours[0]] if len(ours) == 1 else tuple(self[o] for o in ours)
     def __setitem__(self, k, v):
+        if k == 'params' and type(v) is list: v = Params(v)
         if super().__contains__(k) or not self._ours(k): super().__setitem__(k, v)
         else: super().update({o: check(o, x) for o, x in from_torch({k: v}, self.reads).items()})
     def __delitem__(self, k):
@@ -257,6 +258,18 @@ class TorchNames(dict):
         return self
 
 
+class Params(list):
+    "The parameters of a group: a list, as in torch, that has the methods of fastai's `L`, and its `items`."
+    @property
+    def items(self) -> list:
+        "The parameters, in a plain list."
+        return list(self)
+
+    def __getattr__(self, name):
+        if name.startswith('_') or not hasattr(L, name): raise AttributeError(f"a list of parameters has no `{name}`.")
+        return getattr(L(self.items), name)
+
+
 class Groups(list):
     """Parameter groups that answer torch's names, whoever puts them there: each dict that comes into the list is a `TorchNames` in it.
 
@@ -280,6 +293,7 @@ class Groups(list):
 
     def _named(self, group):
         if not isinstance(group, TorchNames): group = TorchNames(group)
+        if 'params' in group: group['params'] = group['params']
         return group.know(self.reads) if self.reads else group
 
     def append(self, group): super().append(self._named(group))

@@ -24,6 +24,7 @@ from optimcb.steppers import (
     rms_update,
     weight_decay,
 )
+from optimcb.untraced import untraced
 from optimcb.warn import warn
 
 __all__ = ['COUNTERPARTS', 'Counterpart', 'from_torch_optim', 'to_torch']
@@ -169,6 +170,7 @@ def _hypers(found, options, theirs, mine) -> dict:
 
 # To torch
 
+@untraced
 def to_torch(
     opt # Optimizer
 ) -> dict:

@@ -64,6 +64,8 @@ class Lookahead(Optimizer):
         if not self.count: return None
         return L(L(self.state[p].get('slow_avg', p) for p in ps) for ps in self.param_lists)
 
+    def _state_dict_on(self, device): return {**super()._state_dict_on(device), 'count': self.count}
+
     @untraced
     def load_state_dict(self,
         state_dict:dict # From `state_dict`, or from fastai's `Lookahead`

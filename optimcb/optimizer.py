@@ -439,8 +439,11 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     ):
         "Set hyper-parameter `k` in every group. Raises `ValueError` or `TypeError`, and sets nothing, for a value that can't be."
         values = {o: spread(o, x, len(self.param_lists)) for o, x in from_torch({k: v}, self.composition.reads).items()}
-        for o, vs in values.items():
-            for h, x in zip(self.hypers, vs): h[o] = x
+        for o, vs in values.items(): self._set_hyper(o, vs)
+
+    def _set_hyper(self, k, values):
+        "Set a value for each group, as fastai's method of this name, which subclasses override"
+        for h, v in zip(self.hypers, values): h[k] = v
 
     # Freezing
 
@@ -452,8 +455,12 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         count = len(self.param_lists)
         self.frozen_idx = n if n >= 0 else count + n
         if self.frozen_idx >= count: warn(f"frozen up to group {self.frozen_idx} of {count}: the whole model is frozen.")
-        for p, *_ in self.all_params(slice(n, None)): p.requires_grad_(True)
-        for p, _, state, _ in self.all_params(slice(None, n)): p.requires_grad_(state.get('force_train', False))
+        for o in self.all_params(slice(n, None)): self._set_require_grad(True, *o)
+        for o in self.all_params(slice(None, n)): self._set_require_grad(False, *o)
+
+    def _set_require_grad(self, rg, p, pg, state, h):
+        "Freeze or unfreeze one of `all_params`, as fastai's method of this name, which callbacks call and subclasses override"
+        p.requires_grad_(rg or state.get('force_train', False))
 
     @untraced
     def freeze(self):

@@ -19,6 +19,7 @@ from optimcb.hypers import from_torch, suggest
 from optimcb.optimizer import Optimizer
 from optimcb.stepper import InRoute, Stepper, only, renamed, renamed_all
 from optimcb.steppers import count_steps, route_lr, schedule
+from optimcb.untraced import untraced
 
 __all__ = ['Rule', 'by_module', 'by_name', 'by_ndim', 'by_shape', 'grouped', 'no_wd', 'norms_and_biases', 'route', 'scheduled',
            'warmup', 'cosine_decay', 'inverse_sqrt']
@@ -194,6 +195,7 @@ def _init(self, **values):
 
 # What rules are for
 
+@untraced
 def no_wd(
     opt:Optimizer, # Some of whose parameters are not to be decayed
     where # A rule, or a model, of which it is `norms_and_biases`

@@ -8,7 +8,7 @@ from types import CodeType, GeneratorType
 
 import torch
 
-__all__ = ['InRoute', 'ONE_STEP', 'Stepper', 'by_torch', 'code_of', 'innermost', 'label', 'once', 'only', 'renamed', 'renamed_all', 'stop', 'weights_by']
+__all__ = ['InRoute', 'ONE_STEP', 'Stepper', 'by_torch', 'code_of', 'hyper_defaults', 'innermost', 'label', 'once', 'only', 'renamed', 'renamed_all', 'stop', 'weights_by']
 
 ONE_STEP = frozenset({'update'})  # names that live for one step, whoever returns them
 TORCH_KEYWORDS = frozenset({'alpha', 'value', 'beta', 'dim', 'dtype', 'device', 'keepdim', 'memory_format', 'min', 'max', 'out'})  # of its functions
@@ -174,8 +174,9 @@ class Stepper:
         self.taps = frozenset(getattr(self.innermost, 'taps', ())) # state that only people read
         self.sums_over_all = inspect.isgeneratorfunction(self.innermost) or bool(code and code.co_flags & inspect.CO_GENERATOR)
         self.reads_all = self.takes_all and (code is None or _uses_kwargs(code))
-        self.declared = {new_name(k): v for k, v in getattr(self.innermost, 'defaults', {}).items() if k not in given}
-        self.numbers = {p.name: p.default for p in taken if isinstance(p.default, Real) and not isinstance(p.default, bool)}
+        declared = {} if self.is_ours else getattr(self.innermost, 'defaults', {}) # of ours, numbers in the signature
+        self.declared = {new_name(k): v for k, v in declared.items() if k not in given}
+        self.numbers = {p.name: p.default for p in taken if _is_number(p.default)}
 
     def __call__(self, p, values:dict):
         "Call the stepper on `p` with those of `values` that it takes."
@@ -215,6 +216,17 @@ def _chain(f) -> Iterator:
 def _given(f) -> dict:
     "What partials fix"
     return {k: v for o in reversed(list(_chain(f))) if isinstance(o, partial) for k, v in o.keywords.items()}
+
+
+def hyper_defaults(
+    f:Callable # A stepper, no partial
+) -> dict:
+    "The numbers in a stepper's signature that are defaults of hyper-parameters: one that it returns is state."
+    returned = {*_strings(code_of(f))}
+    return {p.name: p.default for p in _parameters(f)[0] if _is_number(p.default) and p.name not in returned}
+
+
+def _is_number(v) -> bool: return isinstance(v, Real) and not isinstance(v, bool)
 
 
 def innermost(

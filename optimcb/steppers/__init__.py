@@ -3,6 +3,7 @@
 A stepper takes a parameter `p`, then names of hyper-parameters and state, and returns a dict of new state, or None.
 Hyper-parameters are numbers. None of the library's steppers writes into a gradient.
 """
+from optimcb.stepper import hyper_defaults
 from optimcb.steppers import adaptive, averages, classic, matrices, momentum, parameter_free, parts, tools
 from optimcb.steppers.adaptive import *
 from optimcb.steppers.averages import *
@@ -17,3 +18,6 @@ FORMULAS = frozenset({'debias', 'nadam_mom', 'rectification'}) # functions of nu
 
 __all__ = [*classic.__all__, *adaptive.__all__, *momentum.__all__, *parameter_free.__all__, *matrices.__all__, *averages.__all__, *parts.__all__,
            *tools.__all__]
+
+for name in __all__: # as fastai's steppers tell them, for whoever asks there
+    if name not in FORMULAS: globals()[name].defaults = hyper_defaults(globals()[name])
