@@ -222,7 +222,7 @@ def hyper_defaults(
     f:Callable # A stepper, no partial
 ) -> dict:
     "The numbers in a stepper's signature that are defaults of hyper-parameters: one that it returns is state."
-    returned = {*_strings(code_of(f))}
+    returned = {*_strings(code_of(f))} - TORCH_KEYWORDS
     return {p.name: p.default for p in _parameters(f)[0] if _is_number(p.default) and p.name not in returned}
 
 
