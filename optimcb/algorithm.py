@@ -1,13 +1,15 @@
 "An algorithm: a `partial` of `Optimizer` whose steppers are listed by a function of its options, a recipe."
 import inspect
+import sys
 from functools import partial
 
 import numpy as np
+from torch import nn
 
+from optimcb.boundary import entry
 from optimcb.composition import Composition
 from optimcb.display import Explained
 from optimcb.editing import Composable
-from optimcb.errors import raises_here
 from optimcb.hypers import NOT_NEGATIVE, TORCH_FLAGS, check, from_torch, numbers, suggest
 from optimcb.optimizer import Optimizer
 from optimcb.rehearsal import Group
@@ -33,6 +35,55 @@ def _documented(algorithm):
     return call
 
 
+class Keywords(dict):
+    """What a partial of an optimizer fixes, which answers `opt`, too: fastai's `partial(OptimWrapper, opt=…)` has the class there.
+
+    It isn't among the keywords, which are arguments of `Optimizer`."""
+    def __init__(self,
+        keywords:dict, # Keywords of a partial
+        opt # What `opt` is
+    ):
+        super().__init__(keywords)
+        self.opt = opt
+
+    def __missing__(self, k):
+        if k != 'opt': raise KeyError(k)
+        return self.opt
+
+
+class WithoutParams(partial):
+    """An algorithm with some of its options, which lacks parameters yet: call it with them, or with a model, and with what is left.
+
+    transformers' `Trainer` makes an optimizer of what is no class by `AdamW()(model, **options)`."""
+    def __call__(self,
+        params, # As for the algorithm; or a model, of which norms and biases are not decayed
+        *args, # More of the algorithm's arguments
+        **kwargs # More of them, by name
+    ) -> Optimizer:
+        "Make the optimizer."
+        if isinstance(params, nn.Module): params = _trainers_groups() or _two_groups(params, 'wd' in self.func.hypers)
+        return self.func(params, *args, **{**self.keywords, **kwargs})
+
+    def __getattr__(self, name):
+        raise AttributeError(f"{self.func.__name__} was called without parameters, and is no optimizer yet. Pass them first: "
+                             f"{self.func.__name__}(model.parameters(), lr=…).")
+
+
+def _trainers_groups() -> list[dict]|None:
+    "The groups that transformers' `Trainer` has made, if it is who calls: it passes them on only to classes"
+    caller = sys._getframe(2)
+    if caller.f_globals.get('__name__') == 'transformers.trainer': return caller.f_locals.get('optimizer_grouped_parameters')
+
+
+def _two_groups(model, decays) -> list[dict]:
+    "The parameters that are decayed, and norms and biases, which are not. Frozen ones are left out, as by the `Trainer`"
+    from optimcb.routing import norms_and_biases  # which is made of algorithms
+    test, groups = norms_and_biases(model).test(), ({'params': []}, {'params': [], 'wd': 0.})
+    for k, p in model.named_parameters():
+        if p.requires_grad: groups[decays and test(p, k)]['params'].append((k, p))
+    return [g for g in groups if g['params']]
+
+
 LR = 1e-3 # what is explained without parameters is explained with this learning rate
 
 
@@ -46,7 +97,7 @@ class Algorithm(partial, Composable, Explained):
 
     Raises `TypeError` for an option that the recipe doesn't have, `ValueError` for one that can't be.
     """
-    @raises_here
+    @entry
     def __new__(cls,
         recipe, # Function of the options, all with defaults, that returns a list of steppers
         edits=(), # Functions from that list to another, one after the other
@@ -69,6 +120,13 @@ class Algorithm(partial, Composable, Explained):
         self.signature = inspect.Signature([params, lr, *options.values(), *others, *for_all])
         self.__wrapped__ = _documented(self)
         return self
+
+    @property
+    def keywords(self) -> Keywords:
+        "The arguments of `Optimizer` that are fixed; `opt` is the algorithm itself."
+        return Keywords(super().keywords, self)
+
+    __bases__ = (Optimizer,) # `issubclass` asks
 
     @property
     def cbs(self) -> list:
@@ -96,7 +154,7 @@ class Algorithm(partial, Composable, Explained):
     _groups = property(lambda self: [Group({'lr': LR, **self.hypers}, [], [])])
     _engine_wanted, _runs = 'auto', None
 
-    @raises_here
+    @entry
     def __call__(self, *args, **kwargs) -> Optimizer:
         known = self.signature.parameters
         kwargs = from_torch(kwargs, known)
@@ -105,6 +163,7 @@ class Algorithm(partial, Composable, Explained):
         required = {k: kwargs.pop(k) for k in self._required & kwargs.keys()}
         for k in kwargs:
             if k not in known: raise TypeError(f"{self.__name__} has no `{k}`.{suggest(k, {*known, *self._required})} It has {', '.join(known)}.")
+        if not args and 'params' not in kwargs: return WithoutParams(self, **kwargs, **required, **flags)
         if len(args) > 2 and isinstance(args[2], tuple) and 'sqr_mom' in known:
             third = list(known)[2]
             raise TypeError(f"the third argument of {self.__name__} is `{third}`, but is {args[2]!r}. "
@@ -134,7 +193,7 @@ class Algorithm(partial, Composable, Explained):
             elif isinstance(given[k], (bool, np.bool_)) or given[k] == 0: given[k] = bool(given[k])
             else: raise TypeError(f"`{k}` of {self.__name__} must be True or False, but is {given[k]!r}. {TORCH_FLAGS.get(k, ('', ''))[1]}".rstrip())
 
-    @raises_here
+    @entry
     def edit(self,
         f # Function from a list of steppers to another
     ) -> 'Algorithm':

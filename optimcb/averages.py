@@ -5,7 +5,6 @@ Some stepper tells them by `weights_by`. While they are in the model, the weight
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
-from types import FrameType
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from torch import Tensor
 from optimcb.editing import place
 from optimcb.stepper import Stepper
 from optimcb.steppers.averages import FREE
-from optimcb.warn import CompositionWarning, warn
+from optimcb.warn import CompositionWarning, calling_frame, warn
 from optimcb.wrapping import kind_of
 
 __all__ = ['EVALUATED', 'TRAINED', 'averaged', 'evaluated', 'forget', 'put_in', 'refuse_step', 'take_out', 'tellers', 'warn_unaveraged']
@@ -101,12 +100,13 @@ def refuse_step(
 
 
 def warn_unaveraged(
-    opt, # Optimizer
-    caller:FrameType # Frame of the function that sets its learning rate
+    opt # Optimizer
 ) -> None:
     "Warn a fastai `Learner` that begins to fit schedule-free weights, but won't evaluate their average."
-    fastai, learn = sys.modules.get('fastai.learner'), caller.f_locals.get('self')
-    if fastai is None or not isinstance(learn, fastai.Learner) or hasattr(learn, 'lr_finder'): return
+    fastai = sys.modules.get('fastai.learner')
+    if fastai is None: return
+    learn = calling_frame().f_locals.get('self')
+    if not isinstance(learn, fastai.Learner) or hasattr(learn, 'lr_finder'): return
     if not any(kind_of(f) == FREE for f in opt.cbs): return
     from optimcb.learner import AveragedWeights
     if not any(isinstance(cb, AveragedWeights) for cb in learn.cbs):

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from optimcb.averages import refuse_step
+from optimcb.boundary import entry
 from optimcb.engine import Runner
 from optimcb.engine.shards import Shards
-from optimcb.errors import raises_here
 from optimcb.optimizer import Optimizer, runs_steppers
 from optimcb.warn import warn
 
@@ -24,7 +24,7 @@ GONE = ("an optimizer that stepped parameters in backward is gone, so they are n
         "or call `remove()` of what `step_in_backward` returned before you let go of it.")
 
 
-@raises_here
+@entry
 def step_in_backward(
     opt:Optimizer # Optimizer whose parameters are stepped in each backward pass from now on
 ) -> 'InBackward':
@@ -153,6 +153,7 @@ class Hook:
     "What parameters call. It doesn't keep the optimizer alive, which keeps them: torch's hooks are out of the garbage collector's sight."
     def __init__(self, inside): self.inside, self.warned = weakref.ref(inside), False
 
+    @entry
     def __call__(self, p):
         inside = self.inside()
         if inside is not None: inside._step(p)

@@ -7,6 +7,7 @@ from fastcore.foundation import L
 from torch import Tensor
 
 from optimcb.averages import TRAINED
+from optimcb.boundary import entry
 from optimcb.engine.shards import is_dtensor
 from optimcb.hypers import NOT_HYPERS, check, from_torch
 from optimcb.warn import warn
@@ -86,6 +87,7 @@ def names_of(
     return [[known[id(p)] for p in g['params']] for g in opt.param_groups]
 
 
+@entry
 def named_state(
     opt, # Optimizer
     model=None # Model that has the parameters; default: the names that `opt` was made with

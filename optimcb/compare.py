@@ -9,7 +9,7 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 
-from optimcb.errors import raises_here
+from optimcb.boundary import entry
 from optimcb.hypers import suggest
 from optimcb.plots import _named, plot_curves
 
@@ -59,7 +59,7 @@ class Comparison:
     def _repr_html_(self): return self._shown().to_html()
 
 
-@raises_here
+@entry
 def compare(
     make_learner:Callable, # Makes a new fastai `Learner`, model included, with the `opt_func` that it is given
     opt_funcs:dict|list, # Name -> `opt_func`, or `(opt_func, dict of fit arguments of its own)`; or a list, which takes names from its functions

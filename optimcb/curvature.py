@@ -4,8 +4,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from optimcb.boundary import entry
 from optimcb.composition import not_so
-from optimcb.errors import raises_here
 from optimcb.steppers.classic import exp_avg
 
 __all__ = ['hutchinson', 'update_hessian']
@@ -13,7 +13,7 @@ __all__ = ['hutchinson', 'update_hessian']
 NO_READER = "no stepper reads `hess_avg`: {}. Put `newton_update` in, as `Sophia` has it."
 
 
-@raises_here
+@entry
 @torch.no_grad()
 def update_hessian(
     opt, # Optimizer with a stepper that reads `hess_avg`
@@ -45,7 +45,7 @@ def _squared(p, scale):
     return scale * p.grad**2
 
 
-@raises_here
+@entry
 def hutchinson(
     loss:Tensor, # A number that depends on `params`; its graph is kept
     params:Iterable # Tensors

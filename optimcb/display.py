@@ -9,6 +9,7 @@ from itertools import chain, groupby
 import torch
 from torch import Tensor
 
+from optimcb.boundary import entry
 from optimcb.checks import doubts_of
 from optimcb.composition import Composition, StepperError
 from optimcb.engine import Runner, build, cpu
@@ -16,7 +17,6 @@ from optimcb.engine.plan import misfit, sharing
 from optimcb.engine.program import Program, Unsupported
 from optimcb.engine.record import NotRecorded
 from optimcb.engine.shards import shard_of, whole
-from optimcb.errors import raises_here
 from optimcb.expression import latex_name, text
 from optimcb.formula import Formula, formulas, look, slots
 from optimcb.rehearsal import Group, Rehearsal, can_step, placement
@@ -73,19 +73,19 @@ def _rehearsal(composition, group, example, marks=None) -> Rehearsal:
 
 class Explained:
     "What can be explained: it has a `composition`, an `engine`, and groups of parameters."
-    @raises_here
+    @entry
     def explain(self) -> 'Explanation':
         "The pipeline, what it reads and writes, its cost, its engine and its formula. Shown as text, or as tables in a notebook."
         return Explanation(self._title, self.composition, self._groups, self._engine_wanted, self._runs)
 
     @property
-    @raises_here
+    @entry
     def formula(self) -> Formula:
         "What a step does, line by line, as LaTeX and as text: for the first parameter, in most steps. `explain().formulas` has all. Raises `NotRecorded`."
         group = self._groups[0]
         return formulas(_rehearsal(self.composition, group, _example(group)))[0]
 
-    @raises_here
+    @entry
     def kernel(self,
         device:str|None=None, # 'cpu' for C, 'cuda' for Triton; default: where the parameters are
         group:int=0 # Group of parameters: its first one counts

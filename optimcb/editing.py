@@ -5,7 +5,7 @@ the function inside of a `partial`, by its name, or by its place.
 """
 from functools import partial
 
-from optimcb.errors import raises_here
+from optimcb.boundary import entry
 from optimcb.hypers import nearest
 from optimcb.stepper import Stepper, renamed
 from optimcb.wrapping import wrapped
@@ -15,7 +15,7 @@ __all__ = ['Composable', 'inserted', 'place', 'removed', 'replaced', 'with_parts
 
 class Composable:
     "What has a list of steppers that can be changed by hand."
-    @raises_here
+    @entry
     def replace(self,
         old, # The stepper to be replaced: itself, the function inside of its `partial`, its name, or its place
         *new # What comes in its place: a stepper, or several
@@ -23,7 +23,7 @@ class Composable:
         "Put `new` in the place of `old`. Raises `ValueError` if there is no such stepper, or more than one."
         return self.edit(partial(replaced, old=old, new=new))
 
-    @raises_here
+    @entry
     def insert(self,
         *new, # Steppers
         before=None, # The stepper before which they come, or its place
@@ -32,14 +32,14 @@ class Composable:
         "Put `new` before or after a stepper. Raises `ValueError` if there is no such stepper, or more than one."
         return self.edit(partial(inserted, new=new, before=before, after=after))
 
-    @raises_here
+    @entry
     def remove(self,
         *old # Steppers, each named as in `replace`
     ):
         "Leave steppers out. Raises `ValueError` if there is no such stepper, or more than one."
         return self.edit(partial(removed, old=old))
 
-    @raises_here
+    @entry
     def rename(self,
         old, # The stepper, named as in `replace`
         **names # By the name that it has, the name that it should have: of hyper-parameters and state
@@ -47,7 +47,7 @@ class Composable:
         "Let a stepper read and write under other names: see `renamed`. Raises `ValueError` if there is no such stepper or name."
         return self.edit(partial(with_renamed, old=old, names=names))
 
-    @raises_here
+    @entry
     def wrap(self,
         *parts # Steppers that have a place, such as `clip_norm`, partials of them, or lists of several
     ):

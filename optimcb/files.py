@@ -16,15 +16,15 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor
 
+from optimcb.boundary import entry
 from optimcb.checkpoint import copied, names_of, ours
 from optimcb.engine.shards import is_dtensor
-from optimcb.errors import raises_here
 from optimcb.optimizer import Optimizer
 
 __all__ = ['load_state', 'save_state']
 
 
-@raises_here
+@entry
 def save_state(
     opt, # Optimizer
     path, # File that is written or replaced: `.pt` or `.pth`, in torch's format, or `.safetensors`
@@ -49,7 +49,7 @@ def save_state(
     _write(path, write, {**sd, 'saved_crc32': _crc32(sd)})
 
 
-@raises_here
+@entry
 def load_state(
     opt, # Optimizer that goes on from it
     path, # A file of `save_state`, or of `torch.save(opt.state_dict(), path)`, also of an optimizer of fastai or torch

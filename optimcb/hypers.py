@@ -11,10 +11,10 @@ from fastcore.basics import even_mults
 from fastcore.foundation import L
 from torch import Tensor
 
-from optimcb.errors import raises_here
+from optimcb.boundary import entry
 
 __all__ = ['NOT_NEGATIVE', 'RANGES', 'TORCH_NAMES', 'AUTHORS_NAMES', 'TORCH_FLAGS', 'check', 'own', 'numbers', 'spread', 'stands_for', 'from_torch',
-           'without_flags', 'nearest', 'suggest', 'TorchNames', 'HyperView', 'HyperViews']
+           'without_flags', 'nearest', 'suggest', 'TorchNames', 'Params', 'Groups', 'HyperView', 'HyperViews']
 
 NOT_NEGATIVE = (0, math.inf) # at least, less than; None: any larger number, infinity too
 RANGES = dict(lr=NOT_NEGATIVE, wd=NOT_NEGATIVE, eps=NOT_NEGATIVE, mom=(0, 1), sqr_mom=(0, 1), diff_mom=(0, 1), slow_mom=(0, 1), rate_mom=(0, 1),
@@ -237,6 +237,7 @@ class TorchNames(dict):
         if not ours: raise KeyError(k)
         return self[ours[0]] if len(ours) == 1 else tuple(self[o] for o in ours)
     def __setitem__(self, k, v):
+        if k == 'params' and type(v) is list: v = Params(v)
         if super().__contains__(k) or not self._ours(k): super().__setitem__(k, v)
         else: super().update({o: check(o, x) for o, x in from_torch({k: v}, self.reads).items()})
     def __delitem__(self, k):
@@ -262,6 +263,54 @@ class TorchNames(dict):
         return self
 
 
+class Params(list):
+    "The parameters of a group: a list, as in torch, that has the methods of fastai's `L`, and its `items`."
+    @property
+    def items(self) -> list:
+        "The parameters, in a plain list."
+        return list(self)
+
+    def __getattr__(self, name):
+        if name.startswith('_') or not hasattr(L, name): raise AttributeError(f"a list of parameters has no `{name}`.")
+        return getattr(L(self.items), name)
+
+
+class Groups(list):
+    """Parameter groups that answer torch's names, whoever puts them there: each dict that comes into the list is a `TorchNames` in it.
+
+    Such a dict is a copy of what was put in, with torch's names translated; one that is a `TorchNames` already is put in itself."""
+    reads = frozenset() # names that the steppers read; none while a copy is filled
+
+    def __init__(self,
+        groups:Iterable=(), # Dicts with `params` and hyper-parameters
+        reads:frozenset=frozenset() # Names that the steppers read
+    ):
+        super().__init__(groups)
+        self.know(reads)
+
+    def know(self,
+        reads:frozenset # Names that the steppers read from now on
+    ) -> 'Groups':
+        "Let all groups answer the names that stand for some of `reads`. Returns the list itself."
+        self.reads = reads
+        self[:] = self
+        return self
+
+    def _named(self, group):
+        if not isinstance(group, TorchNames): group = TorchNames(group)
+        if 'params' in group: group['params'] = group['params']
+        return group.know(self.reads) if self.reads else group
+
+    def append(self, group): super().append(self._named(group))
+    def insert(self, i, group): super().insert(i, self._named(group))
+    def extend(self, groups): super().extend([self._named(g) for g in groups])
+    def __iadd__(self, groups):
+        self.extend(groups)
+        return self
+    def __setitem__(self, i, new):
+        super().__setitem__(i, [self._named(g) for g in new] if isinstance(i, slice) else self._named(new))
+
+
 class HyperView(MutableMapping):
     "The hyper-parameters of one of `param_groups`, live: what is written here is in the group, and the other way round."
     def __init__(self,
@@ -276,7 +325,7 @@ class HyperView(MutableMapping):
     def __getitem__(self, k):
         if k not in self: raise KeyError(k)
         return self.group[k]
-    @raises_here
+    @entry
     def __setitem__(self, k, v):
         if k in NOT_HYPERS: raise KeyError(f"`{k}` is no hyper-parameter. Set it in `param_groups`.")
         self.group[k] = check(k, v)

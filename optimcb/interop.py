@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from optimcb.algorithms import SGD, Adadelta, Adagrad, Adam, Adamax, AMSGrad, NAdam, RAdam, RMSProp
+from optimcb.boundary import entry
 from optimcb.checkpoint import is_note, ours, pack
 from optimcb.composition import Composition
-from optimcb.errors import raises_here
 from optimcb.hypers import NOT_HYPERS, TORCH_NAMES, from_torch, numbers
 from optimcb.steppers import (
     adam_step,
@@ -171,7 +171,7 @@ def _hypers(found, options, theirs, mine) -> dict:
 
 # To torch
 
-@raises_here
+@entry
 def to_torch(
     opt # Optimizer
 ) -> dict:

@@ -3,7 +3,7 @@ from numbers import Integral
 
 from fastcore.foundation import L
 
-from optimcb.errors import raises_here
+from optimcb.boundary import entry
 from optimcb.hypers import spread
 from optimcb.optimizer import Optimizer, become, runs_steppers
 from optimcb.steppers.classic import ALPHA, K, lookahead_step, slow_start
@@ -23,7 +23,7 @@ class Lookahead(Optimizer):
     Parameters, hyper-parameters and state are those of `opt`, which is in `.opt`. `k` and `alpha` are hyper-parameters.
     Raises `TypeError` for an optimizer that is not made of steppers.
     """
-    @raises_here
+    @entry
     def __init__(self,
         opt:Optimizer, # Optimizer to wrap
         k:int=K, # Fast steps for one slow step, at least 1
@@ -41,6 +41,7 @@ class Lookahead(Optimizer):
     k, alpha = (property(lambda self, name=name: self.hypers[-1][name], lambda self, v, name=name: self.set_hyper(name, v),
                          doc=f"Hyper-parameter `{name}` of `lookahead_step`") for name in ('k', 'alpha'))
 
+    @entry
     def set_hyper(self,
         k:str, # Name; may be new
         v # A value, one for each group, or a slice
@@ -52,16 +53,21 @@ class Lookahead(Optimizer):
         super().set_hyper(k, v)
 
     @property
+    @entry
     def count(self) -> int:
         "Fast steps done, by the parameter that has done most."
         return max((s.get('count', 0) for s in self._states), default=0)
 
     @property
+    @entry
     def slow_weights(self) -> L|None:
         "The slow weights of each group, or None before the first step."
         if not self.count: return None
         return L(L(self.state[p].get('slow_avg', p) for p in ps) for ps in self.param_lists)
 
+    def _state_dict_on(self, device): return {**super()._state_dict_on(device), 'count': self.count}
+
+    @entry
     def load_state_dict(self,
         state_dict:dict # From `state_dict`, or from fastai's `Lookahead`
     ):

@@ -1,6 +1,5 @@
 "The generic `Optimizer`: a `torch.optim.Optimizer` that runs a list of steppers and speaks fastai's protocol."
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -12,6 +11,7 @@ from fastcore.foundation import L
 from torch import Tensor
 
 from optimcb.averages import averaged, forget, put_in, refuse_step, take_out, warn_unaveraged
+from optimcb.boundary import entry, opaque, refuse_tracing
 from optimcb.checkpoint import copied, is_note, pack, unpack
 from optimcb.checks import doubts_of
 from optimcb.composition import Composition, not_so
@@ -19,8 +19,7 @@ from optimcb.display import Explained
 from optimcb.editing import Composable
 from optimcb.engine import ENGINES, Runner, eager
 from optimcb.engine.scaling import NOT_SCALED, Scaling
-from optimcb.errors import raises_here
-from optimcb.hypers import NOT_HYPERS, RANGES, HyperView, HyperViews, TorchNames, check, from_torch, own, spread, suggest, without_flags
+from optimcb.hypers import NOT_HYPERS, RANGES, Groups, HyperView, HyperViews, TorchNames, check, from_torch, own, spread, suggest, without_flags
 from optimcb.rehearsal import Group, can_step, placement
 from optimcb.stepper import ONE_STEP
 from optimcb.warn import CompositionWarning, warn
@@ -50,7 +49,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     """
     _keep_on_clear = ('force_train', 'do_wd')
 
-    @raises_here
+    @entry
     def __init__(self,
         params:Tensor|Iterable, # Tensors, `(name, tensor)` pairs, dicts with `params`, or a list of lists: one group each
         cbs:Callable|Iterable, # Steppers, in the order in which they are called
@@ -85,6 +84,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         "Where steps are executed: 'auto', 'eager', 'foreach' or 'fused'. May be set between steps."
         return self.__dict__.get('_engine', 'auto')
     @engine.setter
+    @entry
     def engine(self, name):
         if name not in ENGINES: raise ValueError(f"there is no engine {name!r}. There are {', '.join(ENGINES)}.")
         self._engine = name
@@ -106,6 +106,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         if known is None or known.cbs != tuple(self.cbs):
             known = self._composition = self._understood(self.cbs)
             self.hyper_names |= known.reads
+            if 'param_groups' in self.__dict__: self.param_groups.know(known.reads)
             for d in (*self.__dict__.get('param_groups', ()), *([self.defaults] if 'defaults' in self.__dict__ else [])):
                 if isinstance(d, TorchNames): d.know(known.reads)
                 for k, v in known.defaults.items(): d.setdefault(k, v)
@@ -118,6 +119,23 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         return composition
 
     @property
+    def param_groups(self) -> Groups:
+        "The groups: dicts with `params` and hyper-parameters, which have our names and answer torch's. What is put here is one, too."
+        refuse_tracing("`param_groups` of an optimcb Optimizer", "Read what is needed of it before, and pass that.")
+        try: groups = self.__dict__['param_groups']
+        except KeyError: raise AttributeError(f"{type(self).__name__} has no groups of its own.") from None # a wrapper that delegates
+        if type(groups) is not Groups: # torch has put them there, by `__dict__`
+            self.param_groups = groups
+            return self.param_groups
+        return groups
+    @param_groups.setter
+    @opaque
+    def param_groups(self, groups):
+        self.__dict__['param_groups'] = groups = groups if type(groups) is Groups else Groups(groups)
+        if 'cbs' in self.__dict__: groups.know(self.composition.reads)
+
+    @property
+    @opaque
     def state(self) -> dict:
         "The state of each parameter. Waits for a step that a GPU may have skipped."
         runner = self.__dict__.get('_runner')
@@ -138,21 +156,26 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         return asks == torch.amp.GradScaler.__module__ and unwrap(step) is unwrap(Optimizer.step) and 'cbs' in self.__dict__
 
     @property
+    @entry
     def param_lists(self) -> L:
         "The parameters of each group: live, and what is assigned here is in `param_groups`."
         return L(L(g['params']) for g in self.param_groups)
     @param_lists.setter
+    @entry
     def param_lists(self, v):
         for g, ps in zip(self.param_groups, v, strict=True): g['params'] = list(ps)
 
     @property
+    @entry
     def hypers(self) -> L:
         "The hyper-parameters of each group: live views of `param_groups`."
         return HyperViews(HyperView(g, self.hyper_names, self._warn_unread) for g in self.param_groups)
     @hypers.setter
+    @entry
     def hypers(self, v):
         for h, new in zip(self.hypers, [dict(h) for h in v], strict=True): h.replace(new)
 
+    @entry
     def all_params(self,
         n:slice|int=slice(None), # Which groups
         with_grad:bool=False # Only parameters that have a gradient?
@@ -162,21 +185,16 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         res = L((p, pg, self.state[p], h) for pg, h in zip(self.param_lists[n], self.hypers[n]) for p in pg)
         return res.filter(lambda o: _has_grad(o[0])) if with_grad else res
 
+    @entry
+    @torch.no_grad()
     def step(self,
         closure:Callable|None=None # Evaluates the model again and returns the loss
     ):
         "Call the steppers on each parameter that has a gradient. Returns what `closure` returns. Raises `MissingName`."
-        return _not_compiled()(self, closure)
-
-    @raises_here
-    @torch.no_grad()
-    def _step(self, closure):
         refuse_step(self)
         loss = None
         if closure is not None:
             with torch.enable_grad(): loss = closure()
-        for i, g in enumerate(self.param_groups):
-            if type(g) is dict: self.param_groups[i] = TorchNames(g).know(self.composition.reads) # somebody has put another one there
         runner = None if self.engine == 'eager' else self._running
         try:
             scaling = Scaling(getattr(self, 'grad_scale', None), getattr(self, 'found_inf', 0.)) if self.__dict__.keys() & SCALER else NOT_SCALED
@@ -205,7 +223,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         if work and not scaling.skips(): self._step_eagerly(composition, work, hypers, scaling)
         torch.autograd.graph.increment_version([p for p, *_ in work] + stepped)
 
-    @raises_here
+    @entry
     @torch.no_grad()
     def before_replay(self):
         """Make a step that a CUDA graph has captured the next one: send learning rate, step count and the like. Call it before each `graph.replay()`.
@@ -248,6 +266,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             for d in (self.defaults, *self.param_groups):
                 if k in d and self.composition.is_default(k, d[k]): del d[k]
 
+    @entry
     def zero_grad(self,
         set_to_none:bool=False # Drop the gradients, instead of filling them with zeros as fastai does?
     ):
@@ -307,7 +326,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         groups = [g._replace(hypers=h, states=[{**marks.get(id(p), {}), **s} for p, s in zip(g.params, g.states)]) for g, h in zip(self._groups, hypers)]
         for doubt in doubts_of(composition, groups, made_before): warn(doubt, CompositionWarning)
 
-    @raises_here
+    @entry
     def edit(self,
         f:Callable # From a list of steppers to another
     ):
@@ -359,7 +378,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     # Parameters and hyper-parameters
 
-    @raises_here
+    @entry
     def add_param_group(self,
         param_group:dict # `params`, and hyper-parameters that differ from the optimizer's
     ):
@@ -376,7 +395,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         if any(('param_names' in g) != ('param_names' in group) for g in self.param_groups):
             raise ValueError(NAMES_FOR_ALL)
         group = {**{k: own(k, v) for k, v in self.defaults.items()}, **group}
-        self.param_groups.append(TorchNames(group).know(self.composition.reads))
+        self.param_groups.append(group)
         if 'frozen_idx' in self.__dict__ and self.composition.marks:
             try: self._mark()
             except BaseException:
@@ -411,45 +430,56 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         if 'wd' in unread: meant += " Put `weight_decay` before the others, if the weights should decay."
         warn(f"no stepper reads {' or '.join(f'`{k}`' for k in unread)}: {not_so(composition.labels)}.{meant}")
 
+    @entry
     def set_hypers(self, **kwargs):
         "`set_hyper` for all `kwargs`."
-        if 'lr' in kwargs and self.__dict__.get('_checked', True): warn_unaveraged(self, sys._getframe(1)) # as a Learner's `fit` begins
+        if 'lr' in kwargs and self.__dict__.get('_checked', True): warn_unaveraged(self) # as a Learner's `fit` begins
         for k, v in kwargs.items(): self.set_hyper(k, v)
 
-    @raises_here
+    @entry
     def set_hyper(self,
         k:str, # Name; may be new
         v # A value, one for each group, or a slice
     ):
         "Set hyper-parameter `k` in every group. Raises `ValueError` or `TypeError`, and sets nothing, for a value that can't be."
         values = {o: spread(o, x, len(self.param_lists)) for o, x in from_torch({k: v}, self.composition.reads).items()}
-        for o, vs in values.items():
-            for h, x in zip(self.hypers, vs): h[o] = x
+        for o, vs in values.items(): self._set_hyper(o, vs)
+
+    def _set_hyper(self, k, values):
+        "Set a value for each group, as fastai's method of this name, which subclasses override"
+        for h, v in zip(self.hypers, values): h[k] = v
 
     # Freezing
 
+    @entry
     def freeze_to(self,
         n:int # Index of the first group that is trained; negative counts from the end
     ):
         "Freeze the groups before `n`, but for parameters whose state has `force_train`, and unfreeze the others."
         count = len(self.param_lists)
         self.frozen_idx = n if n >= 0 else count + n
-        if self.frozen_idx >= count: warnings.warn(f"frozen up to group {self.frozen_idx} of {count}: the whole model is frozen.", stacklevel=2)
-        for p, *_ in self.all_params(slice(n, None)): p.requires_grad_(True)
-        for p, _, state, _ in self.all_params(slice(None, n)): p.requires_grad_(state.get('force_train', False))
+        if self.frozen_idx >= count: warn(f"frozen up to group {self.frozen_idx} of {count}: the whole model is frozen.")
+        for o in self.all_params(slice(n, None)): self._set_require_grad(True, *o)
+        for o in self.all_params(slice(None, n)): self._set_require_grad(False, *o)
 
+    def _set_require_grad(self, rg, p, pg, state, h):
+        "Freeze or unfreeze one of `all_params`, as fastai's method of this name, which callbacks call and subclasses override"
+        p.requires_grad_(rg or state.get('force_train', False))
+
+    @entry
     def freeze(self):
         "Freeze all groups but the last. Raises `ValueError` if there is only one."
         if len(self.param_lists) < 2: raise ValueError("there is only one parameter group, which would stay unfrozen. A `splitter` makes more.")
         self.freeze_to(-1)
 
+    @entry
     def unfreeze(self):
         "Unfreeze all groups."
         self.freeze_to(0)
 
     # Weights to evaluate
 
-    @raises_here
+    @entry
     def eval(self,
         part=None # Stepper that tells the weights, named as in `replace`; default: the last one that does
     ):
@@ -460,13 +490,14 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         Raises `ValueError` if `part` tells no weights, or if others are in the model."""
         put_in(self, part)
 
-    @raises_here
+    @entry
     def train(self):
         """Take the weights that are trained back into the model, bit for bit, after `eval`.
 
         Those that somebody has changed since, by loading a model say, stay as they are, with a warning."""
         take_out(self)
 
+    @entry
     def averaged(self,
         part=None # Stepper that tells the weights, named as in `replace`; default: the last one that does
     ):
@@ -475,6 +506,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     # State
 
+    @entry
     def clear_state(self):
         """Forget the state of all parameters, but for `do_wd`, `force_train` and which steppers are there for them.
 
@@ -486,6 +518,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         self.state.update({p: s for p, s in kept.items() if s or is_note(p)}) # torch makes state for a checkpoint where there is none
         self._forget_runner()
 
+    @entry
     def state_dict(self) -> dict:
         "A copy of the state in torch's shape, with fastai's `hypers`, the steppers' names and the parameters' shapes beside it."
         return self._state_dict_on(None)
@@ -499,7 +532,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             if new is not None: sd = new
         return sd
 
-    @raises_here
+    @entry
     @torch.no_grad()
     def load_state_dict(self,
         state_dict:dict # From `state_dict`, from fastai's `Optimizer`, or from an optimizer of `torch.optim`
@@ -527,6 +560,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         self._forget_runner()
         for hook in self._optimizer_load_state_dict_post_hooks.values(): hook(self)
 
+    @entry
     def __repr__(self):
         rows = [f"{', '.join(self.composition.labels)}", *(f'{rule} {says}: {who}' for rule, says, *_, who in placement(self.composition, self._groups))]
         return '\n'.join([*rows, super().__repr__()])
@@ -538,9 +572,8 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     def __setstate__(self, state):
         super().__setstate__(state)
         self.defaults.pop('differentiable', None) # torch's default for its own algorithms
-        def named(d): return d if isinstance(d, TorchNames) else TorchNames(d).know(self.composition.reads)
-        self.param_groups[:] = map(named, self.param_groups)
-        self.defaults = named(self.defaults)
+        if 'param_groups' in self.__dict__: self.param_groups = self.__dict__['param_groups'] # one that delegates has none
+        if not isinstance(self.defaults, TorchNames): self.defaults = TorchNames(self.defaults).know(self.composition.reads)
 
 
 def runs_steppers(
@@ -558,13 +591,6 @@ def become(
     "Let `wrapper` have the parameters, hyper-parameters and state of `opt`, and step them by an engine of its own."
     wrapper.__dict__.update({k: v for k, v in {**opt.__dict__, 'state': opt.state}.items() if k not in MADE_AGAIN})
     wrapper.opt, wrapper.called = opt, f'{called} of {opt._title}'
-
-
-def _not_compiled() -> Callable:
-    "`Optimizer._step`, which `torch.compile` leaves as it is where it is there"
-    if 'torch._dynamo' not in sys.modules: return Optimizer._step
-    if not hasattr(Optimizer._step, '_as_it_is'): Optimizer._step._as_it_is = torch.compiler.disable(Optimizer._step)
-    return Optimizer._step._as_it_is
 
 
 def _other_rules(old, new) -> set: return {k for k in old.marks if new.marks.get(k) != old.marks[k]}

@@ -6,13 +6,13 @@ from functools import partial
 import numpy as np
 import torch
 
-from optimcb.errors import raises_here
+from optimcb.boundary import entry
 from optimcb.problems import Problem, as_problem, path
 
 __all__ = ['animate_paths', 'plot_curves', 'plot_layers', 'plot_paths', 'plot_sched']
 
 
-@raises_here
+@entry
 def plot_paths(
     opt_funcs:dict|list, # Names and what makes an optimizer of parameters, with `lr` in it; or a list, to be named after its elements
     problem:Problem|str='rosenbrock', # Where to go, or its name in `PROBLEMS`
@@ -25,7 +25,7 @@ def plot_paths(
     return _draw(opt_funcs, problem, steps, start, ax, figsize)[0]
 
 
-@raises_here
+@entry
 def animate_paths(
     opt_funcs:dict|list, # Names and what makes an optimizer of parameters, with `lr` in it; or a list, to be named after its elements
     problem:Problem|str='rosenbrock', # Where to go, or its name in `PROBLEMS`
@@ -56,7 +56,7 @@ def animate_paths(
     return Animation(ax.figure, show, frames=[*range(0, steps, every), steps], interval=1000/fps)
 
 
-@raises_here
+@entry
 def plot_curves(
     curves:dict, # Names and values: an array of shape (steps,) or (seeds, steps), or a list of such curves of any lengths
     ax=None, # Axes to draw on; default: a new figure's
@@ -85,7 +85,7 @@ def plot_curves(
     return ax
 
 
-@raises_here
+@entry
 def plot_sched(
     scheds:dict, # Hyper-parameters and schedules: functions of the position, 0 to 1, as fastai's `ParamScheduler` has, or lists of values
     n:int=100, # At how many positions a function is drawn
@@ -100,7 +100,7 @@ def plot_sched(
     return axs
 
 
-@raises_here
+@entry
 def plot_layers(
     values:dict, # Names and arrays of shape (steps, layers)
     layers:list, # Names of the layers

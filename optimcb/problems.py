@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from optimcb.errors import raises_here
+from optimcb.boundary import entry
 from optimcb.hypers import suggest
 
 __all__ = ['PROBLEMS', 'Problem', 'as_problem', 'beale', 'path', 'ravine', 'rosenbrock', 'saddle']
@@ -46,7 +46,7 @@ def as_problem(
     return PROBLEMS[problem]
 
 
-@raises_here
+@entry
 def path(
     opt_func:Callable, # Makes an optimizer, of this library or another: called as `opt_func([p], **hypers)`
     problem:Problem|str, # Where to go, or its name in `PROBLEMS`

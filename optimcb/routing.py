@@ -14,8 +14,8 @@ from fastcore.foundation import L
 from torch import nn
 
 from optimcb.algorithm import Algorithm, _with
+from optimcb.boundary import entry
 from optimcb.composition import Composition
-from optimcb.errors import raises_here
 from optimcb.hypers import from_torch, suggest
 from optimcb.optimizer import Optimizer
 from optimcb.stepper import InRoute, Stepper, only, renamed, renamed_all
@@ -195,7 +195,7 @@ def _init(self, **values):
 
 # What rules are for
 
-@raises_here
+@entry
 def no_wd(
     opt:Optimizer, # Some of whose parameters are not to be decayed
     where # A rule, or a model, of which it is `norms_and_biases`
@@ -216,7 +216,7 @@ def _found(groups, rule) -> list:
     return [p for g in groups for p, k in zip(g['params'], g.get('param_names') or [None]*len(g['params'])) if test(p, k)]
 
 
-@raises_here
+@entry
 def grouped(
     model:nn.Module, # Model; parameters that are frozen now are in the groups, too
     rules:dict # By rule, hyper-parameters of the parameters for which it holds: the first rule counts that does
@@ -231,7 +231,7 @@ def grouped(
 
 # Several compositions in one optimizer
 
-@raises_here
+@entry
 def route(
     called:str|None=None, # What the algorithm is called; default: after the routes
     /,
@@ -371,7 +371,7 @@ class _Part:
 
 # Hyper-parameters that are functions of the step
 
-@raises_here
+@entry
 def scheduled(
     **functions # By name of a hyper-parameter, a function of the step, 1 in the first one, or of the step and the value
 ) -> list:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from optimcb.averages import refuse_step
-from optimcb.errors import raises_here
+from optimcb.boundary import entry
 from optimcb.hypers import NOT_NEGATIVE, check
 from optimcb.optimizer import Optimizer, become, runs_steppers
 from optimcb.steppers import ascend
@@ -22,7 +22,7 @@ class Ascent:
     """Takes the parameters of an optimizer up to where the loss is about the largest nearby, and back to the bits that they were.
 
     It keeps a copy of the weights, for the next time too. Parameters without a gradient stay. Raises `ValueError` for gradients that are sparse."""
-    @raises_here
+    @entry
     def __init__(self,
         opt, # Optimizer, of any kind, whose parameters they are
         rho:float=0.05, # How far to go, as the norm of all parameters together; groups may have a `sam_rho` of their own
@@ -77,7 +77,7 @@ class SAM(Optimizer):
     A first gradient that isn't finite leads nowhere; if the scaler skips the step, `opt.descend()` takes the weights back, as the next `ascend` does.
     Raises `TypeError` for an optimizer that is not made of steppers.
     """
-    @raises_here
+    @entry
     def __init__(self,
         opt:Optimizer, # Optimizer to wrap
         rho:float=0.05, # How far to go up, as the norm of all parameters together
@@ -102,15 +102,18 @@ class SAM(Optimizer):
         "Are the weights now where `ascend` has brought them?"
         return bool(self.ascent.moved)
 
+    @entry
     def ascend(self):
         "Go up along the gradients that are there, to where the next ones are to be taken. Raises `ValueError` for sparse gradients."
         refuse_step(self)
         self.ascent.up()
 
+    @entry
     def descend(self):
         "Go back without a step, if the weights are up; after a step that a `GradScaler` skipped, say."
         self.ascent.down()
 
+    @entry
     def step(self,
         closure:Callable|None=None # Clears gradients, evaluates the model, calls `backward` and returns the loss; called twice
     ):
@@ -139,6 +142,7 @@ class SAM(Optimizer):
             raise
         return loss
 
+    @entry
     def eval(self, part=None):
         "`Optimizer.eval`. Raises `RuntimeError` while the weights are up."
         self._refuse_up("averages can't be put in")
@@ -148,6 +152,7 @@ class SAM(Optimizer):
         self._refuse_up("a model that is saved now would not be what training goes on from")
         return super()._state_dict_on(device)
 
+    @entry
     def load_state_dict(self,
         state_dict:dict # From `state_dict`, of this optimizer or of the one that it wraps
     ):

@@ -8,11 +8,11 @@ from types import CodeType, GeneratorType
 
 import torch
 
-from optimcb.errors import raises_here
+from optimcb.boundary import entry
 from optimcb.hypers import nearest
 
-__all__ = ['InRoute', 'ONE_STEP', 'Stepper', 'by_torch', 'code_of', 'innermost', 'label', 'once', 'only', 'renamed', 'renamed_all', 'stop', 'strings',
-           'weights_by']
+__all__ = ['InRoute', 'ONE_STEP', 'Stepper', 'by_torch', 'called_in_steps', 'code_of', 'hyper_defaults', 'innermost', 'label', 'once', 'only', 'renamed',
+           'renamed_all', 'stop', 'strings', 'weights_by']
 
 ONE_STEP = frozenset({'update'})  # names that live for one step, whoever returns them
 TORCH_KEYWORDS = frozenset({'alpha', 'value', 'beta', 'dim', 'dtype', 'device', 'keepdim', 'memory_format', 'min', 'max', 'out'})  # of its functions
@@ -95,7 +95,7 @@ class renamed(partial):
 
     So two of a kind can be side by side. Raises `ValueError` for a name that the stepper doesn't have.
     """
-    @raises_here
+    @entry
     def __new__(cls,
         f:Callable, # A stepper
         **names # By the name that it has, the name that it should have: of hyper-parameters and state
@@ -126,7 +126,7 @@ class renamed(partial):
     def __reduce__(self): return partial(renamed, **self.names), (partial(self.func, **self.keywords),)
 
 
-@raises_here
+@entry
 def renamed_all(
     cbs:list, # Steppers
     **names # By the name that some of them have, the name that they should have: of hyper-parameters and state
@@ -160,7 +160,7 @@ class only(partial):
     For the others it isn't there. What the rule says of a parameter is state, under the rule's name, when the optimizer is made: it may be changed there, for
     each parameter. Raises `ValueError` for a stepper that yields: its sum would lack the other parameters.
     """
-    @raises_here
+    @entry
     def __new__(cls,
         f:Callable, # A stepper
         where # A rule, such as `by_ndim(2)`, or the name of a route
@@ -215,8 +215,9 @@ class Stepper:
         self.sums_over_all = inspect.isgeneratorfunction(self.innermost) or bool(code and code.co_flags & inspect.CO_GENERATOR)
         self.reads_all = self.takes_all and (code is None or _uses_kwargs(code))
         if self.reads_all: self.fixed_in_vain = ()
-        self.declared = {new_name(k): v for k, v in getattr(self.innermost, 'defaults', {}).items() if k not in given}
-        self.numbers = {p.name: p.default for p in taken if isinstance(p.default, Real) and not isinstance(p.default, bool)}
+        declared = {} if self.is_ours else getattr(self.innermost, 'defaults', {}) # of ours, numbers in the signature
+        self.declared = {new_name(k): v for k, v in declared.items() if k not in given}
+        self.numbers = {p.name: p.default for p in taken if _is_number(p.default)}
 
     def __call__(self, p, values:dict):
         "Call the stepper on `p` with those of `values` that it takes."
@@ -282,6 +283,17 @@ def _fixed_in_vain(f) -> Iterator[tuple]:
             meant = f" Did you mean `{near}`?" if near else f" It has {', '.join(names)}." if names else ''
             if not takes_all: raise TypeError(f"a `partial` gives `{k}` to stepper `{label(o.func)}`, which has no such argument.{meant}")
             yield k, getattr(innermost(f), '__name__', type(f).__name__), meant
+
+
+def hyper_defaults(
+    f:Callable # A stepper, no partial
+) -> dict:
+    "The numbers in a stepper's signature that are defaults of hyper-parameters: one that it returns is state."
+    returned = {*strings(code_of(f))} - TORCH_KEYWORDS
+    return {p.name: p.default for p in _parameters(f)[0] if _is_number(p.default) and p.name not in returned}
+
+
+def _is_number(v) -> bool: return isinstance(v, Real) and not isinstance(v, bool)
 
 
 def innermost(

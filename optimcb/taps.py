@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from optimcb.boundary import entry
 from optimcb.engine.shards import whole_of
-from optimcb.errors import raises_here
 from optimcb.stepper import Stepper, once
 from optimcb.steppers.classic import precise
 
@@ -26,7 +26,7 @@ class tap:
 
     Raises `ValueError` if there is nothing to measure, and at the first step `TypeError` for what is not one number.
     """
-    @raises_here
+    @entry
     def __init__(self,
         **measures:Callable # By the name to record under, a function like a stepper that returns a number, or a list of them, for each parameter
     ):
@@ -61,7 +61,7 @@ def _tensor(p, name, values): return precise(p.data if name == 'p' else p.grad.d
 
 class _Measure:
     "`f` of the tensors that `names` name, with a signature that tells what it needs"
-    @raises_here
+    @entry
     def __init__(self, f, *names):
         self.f, self.names = f, names
         needed = [n for n in dict.fromkeys(names) if n not in ('p', 'grad')]
@@ -118,7 +118,7 @@ class Record:
     It is NaN where a parameter had no gradient. Nothing waits for the device before somebody looks. Raises `ValueError` if the
     optimizer has no taps.
     """
-    @raises_here
+    @entry
     def __init__(self,
         opt, # Optimizer with taps among its steppers
         model:torch.nn.Module|None=None, # Whose parameters they are, for their names
@@ -231,7 +231,7 @@ class OptStats(Record):
 
     Puts taps into the optimizer, first and last; `stop` takes them out again. They are worked out in each step, whatever `every` is.
     """
-    @raises_here
+    @entry
     def __init__(self,
         opt, # Optimizer to watch
         model:torch.nn.Module|None=None, # Whose parameters they are, for their names

@@ -2,10 +2,11 @@
 import os
 import sys
 import warnings
+from types import FrameType
 
 import torch
 
-__all__ = ['CompositionWarning', 'warn']
+__all__ = ['CompositionWarning', 'calling_frame', 'warn']
 
 INSIDE = os.path.dirname(__file__), os.path.dirname(torch.__file__)
 BETWEEN = frozenset({'fastai', 'fastcore', 'collections', 'contextlib'}) # packages that call us for the user
@@ -13,6 +14,13 @@ BETWEEN = frozenset({'fastai', 'fastcore', 'collections', 'contextlib'}) # packa
 
 class CompositionWarning(UserWarning):
     "A composition runs, but hardly does what is meant. `Optimizer(…, check=False)` or a filter of `warnings` turns it off."
+
+
+def calling_frame() -> FrameType:
+    "The frame that called the library: the first one outside of it and of torch."
+    frame = sys._getframe(1)
+    while frame.f_back and frame.f_code.co_filename.startswith(INSIDE): frame = frame.f_back
+    return frame
 
 
 def _is_inside(frame) -> bool:

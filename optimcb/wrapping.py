@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 
-from optimcb.errors import raises_here
+from optimcb.boundary import entry
 from optimcb.stepper import InRoute, Stepper, innermost, only, renamed
 
 __all__ = ['PLACES', 'kind_of', 'of_directions', 'of_signs', 'part', 'place_of', 'wrapped']
@@ -71,7 +71,7 @@ def kind_of(
     return _of(f, 'kind') or (DECAY if _of(f, '__name__') in ('weight_decay', 'l2_reg') else None)
 
 
-@raises_here
+@entry
 def wrapped(
     cbs:list, # Steppers of a rule
     *parts # Steppers that have a place, partials of them, or lists of several

@@ -510,8 +510,9 @@ def test_trainer(hf, tmp_path, tol, rates, kwargs):
 def test_trainer_makes_the_optimizer(hf, tmp_path):
     "From a class; it makes groups with and without decay, in torch's words"
     hypers = dict(lr=1e-2, betas=(0.9, 0.95), eps=1e-8)
-    recipe = oc.AdamW # a partial of a class
-    kinds = [(torch.optim.AdamW, hypers), (recipe.func, {**recipe.keywords, 'lr': 1e-2, 'sqr_mom': 0.95}), (Optimizer, dict(cbs=recipe.cbs, **hypers))]
+    recipe = oc.AdamW # a partial of a class, which is called without parameters first, as any that is no class
+    kinds = [(torch.optim.AdamW, hypers), (recipe.func, {**recipe.keywords, 'lr': 1e-2, 'sqr_mom': 0.95}), (Optimizer, dict(cbs=recipe.cbs, **hypers)),
+             (recipe, hypers), (partial(recipe, betas=(0.9, 0.95), eps=1e-8), dict(lr=1e-2)), (partial(recipe, **hypers), {})]
     theirs, *ours = [trained(hf, tmp_path, kind=(cls, dict(kw))) for cls, kw in kinds]
     for o in ours:
         assert apart(weights(o), weights(theirs)) < 1e-10

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import optimcb as oc
 from optimcb import Adam, CompositionWarning, Optimizer, average_grad, momentum_step, sgd_step, tap
+from optimcb.boundary import entry
 from optimcb.composition import WrongReturn
-from optimcb.errors import raises_here
 
 ENGINES = 'auto', 'eager', 'foreach', 'fused'
 
@@ -306,7 +306,7 @@ def test_an_error_in_a_stepper_is_shown_where_it_is():
     opt = Optimizer(ps := params(), bad, lr=0.1, engine='eager')
     set_grads(ps)
     with pytest.raises(ZeroDivisionError, match='mine') as e: opt.step()
-    assert frames(e.value) == ['test_messages.py', 'optimizer.py', 'optimizer.py', 'errors.py', 'test_messages.py']
+    assert frames(e.value) == ['test_messages.py', 'optimizer.py', 'boundary.py', 'test_messages.py']
     assert traceback.extract_tb(e.value.__traceback__)[-1].name == 'bad'
 
 
@@ -337,11 +337,11 @@ def test_the_whole_traceback_can_be_had(monkeypatch):
     assert 'hypers.py' in frames(e.value)
     monkeypatch.delenv('OPTIMCB_FULL_TRACEBACK')
     with pytest.raises(ValueError) as e: Adam(params(), lr=-1)
-    assert frames(e.value) == ['test_messages.py', 'errors.py']
+    assert frames(e.value) == ['test_messages.py', 'boundary.py']
 
 
 def test_the_context_of_an_error_of_the_users_stays():
-    @raises_here
+    @entry
     def call(f): return f()
     def mine():
         try: {}['a']

@@ -5,7 +5,7 @@ Hyper-parameters are numbers. None of the library's steppers writes into a gradi
 """
 from inspect import isfunction
 
-from optimcb.stepper import called_in_steps
+from optimcb.stepper import called_in_steps, hyper_defaults
 from optimcb.steppers import adaptive, averages, classic, matrices, momentum, parameter_free, parts, tools
 from optimcb.steppers.adaptive import *
 from optimcb.steppers.averages import *
@@ -34,3 +34,6 @@ def _help_callers():
 
 
 _help_callers()
+
+for name in __all__: # as fastai's steppers tell them, for whoever asks there
+    if name not in FORMULAS: globals()[name].defaults = hyper_defaults(globals()[name])

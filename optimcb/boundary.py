@@ -1,4 +1,4 @@
-"""Errors where the user called.
+"""Where users enter the library: `torch.compile` calls what is marked here as it is, and errors are raised where the user called.
 
 What the library raises on purpose, and what a stepper or another function of the user's raises, is shown without the library's own frames.
 Whatever else happens inside is shown whole. `OPTIMCB_FULL_TRACEBACK=1` shows everything.
@@ -6,36 +6,67 @@ Whatever else happens inside is shown whole. `OPTIMCB_FULL_TRACEBACK=1` shows ev
 import contextlib
 import dis
 import os
+import sys
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from types import TracebackType
 
 import fastcore
 import numpy
 import torch
 
-__all__ = ['raises_here']
+__all__ = ['entry', 'opaque', 'refuse_tracing']
 
+DYNAMO = 'torch._dynamo' # takes a second to import, and whoever compiles has imported it
 OURS = os.path.dirname(__file__) + os.sep
 BELOW = *(os.path.dirname(o.__file__) + os.sep for o in (fastcore, numpy, torch)), contextlib.__file__ # what we call
 
 
-def raises_here(
-    f:Callable # A public function
+def entry(
+    f:Callable # A public function or method
 ) -> Callable:
-    "Let `f` raise its errors where it was called, without the frames between."
+    "Let `torch.compile` call `f` instead of tracing it or what it calls, and let errors be raised where it was called, without the frames between."
     @wraps(f)
     def call(*args, **kwargs):
         __tracebackhide__ = True # for IPython and pytest
-        try: return f(*args, **kwargs)
+        try: return (_untraced(f) if DYNAMO in sys.modules else f)(*args, **kwargs)
         except Exception as e:
             inner = e.__traceback__.tb_next
             frames = None if os.environ.get('OPTIMCB_FULL_TRACEBACK') else _frames_of_user(inner)
             if frames is None: raise
             if not frames: e.__suppress_context__ = True # it was raised on purpose
             raise e.with_traceback(_linked(frames)) # noqa: B904  (what it came from stays as it is)
-    return call
+    return opaque(call)
 
+
+# What torch.compile sees
+
+def opaque(
+    f:Callable # A short function: what it calls may be compiled on its own
+) -> Callable:
+    "Let `torch.compile` call `f` instead of tracing it. Returns `f` itself."
+    f._torchdynamo_disable = True
+    return f
+
+
+@cache
+def _untraced(f): return torch.compiler.disable(f)
+
+
+def refuse_tracing(
+    what:str, # What is read, as an error says it
+    instead:str # What to do where the whole function must be one graph
+):
+    """Leave the line out of a graph that reads an attribute which `torch.compile` has a way of its own to look at.
+
+    It looks at `param_groups` of any optimizer of torch's, as soon as a compiled function reads them, and writes `capturable` into what must be plain dicts."""
+    if DYNAMO not in sys.modules or torch._guards.TracingContext.try_get() is None: return
+    frame = sys._getframe(1)
+    while frame and frame.f_globals.get('__name__') != f'{DYNAMO}.variables.optimizer': frame = frame.f_back
+    if frame: raise sys.modules[f'{DYNAMO}.exc'].Unsupported(f"{what} can't be part of a graph. {instead}")
+
+
+# Tracebacks
 
 def _frames_of_user(tb) -> list|None:
     "The frames that the library called, or that called it again; None if an error isn't raised on purpose, nor in code of the user's"
