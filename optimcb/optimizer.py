@@ -47,6 +47,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     lacks something. Warns, with `CompositionWarning`, of steppers that can't be meant to be together.
     """
     _keep_on_clear = ('force_train', 'do_wd')
+    _choice = None # the options that chose the steppers, if an algorithm did
 
     def __init__(self,
         params:Tensor|Iterable, # Tensors, `(name, tensor)` pairs, dicts with `params`, or a list of lists: one group each
@@ -62,13 +63,14 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         self.hyper_names = set()
         self._has_part = _made_by_zero()
         composition = self.composition
-        hypers, self.engine = without_flags({**composition.defaults, **from_torch(hypers, composition.reads)}, composition, engine)
+        hypers, self.engine = without_flags({**composition.defaults, **from_torch(hypers, self._names)}, composition, engine)
         self._warn_unread(hypers)
         groups = _as_groups(params)
         values = {k: spread(k, v, len(groups)) for k, v in hypers.items()}
         self.hyper_names.update(values)
         super().__init__([{**{k: v[i] for k, v in values.items()}, **self._own(g)} for i, g in enumerate(groups)],
-                         TorchNames({k: own(k, v[-1]) for k, v in values.items()}).know(composition.reads))
+                         TorchNames({k: own(k, v[-1]) for k, v in values.items()}).know(self._names))
+        self._tell_choice()
         if not any(g['params'] for g in self.param_groups) and not _may_be_empty(groups): raise ValueError(NOTHING)
         if composition.marks: self._mark()
         self.frozen_idx = 0
@@ -104,9 +106,29 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             known = self._composition = self._understood(self.cbs)
             self.hyper_names |= known.reads
             for d in (*self.__dict__.get('param_groups', ()), *([self.defaults] if 'defaults' in self.__dict__ else [])):
-                if isinstance(d, TorchNames): d.know(known.reads)
+                if isinstance(d, TorchNames): d.know(self._names_for(known))
                 for k, v in known.defaults.items(): d.setdefault(k, v)
+        if self._choice is not None and self._choice.asks(self.__dict__.get('param_groups', ()), known.reads): return self._choose_again(known)
         return known
+
+    def _names_for(self, composition) -> frozenset:
+        "The names of hyper-parameters that mean something: steppers read them, or they choose steppers"
+        return composition.reads if self._choice is None else composition.reads | {*self._choice.names}
+
+    _names = property(lambda self: self._names_for(self.composition))
+
+    def _choose_again(self, composition):
+        "Go on with the steppers that the groups ask for. Raises what `Choice.again` does, and changes nothing then"
+        self.cbs = L(self._choice.again(composition.untapped, self.param_groups))
+        self._tell_choice()
+        return self.composition
+
+    def _tell_choice(self):
+        "Let groups have the options in which they differ as hyper-parameters"
+        if self._choice is None: return
+        for k, values in self._choice.told(self.param_groups, self.composition.reads).items():
+            for h, v in zip(self.hypers, values): h[k] = v
+            self.defaults.setdefault(k, self._choice.options[k])
 
     def _understood(self, cbs):
         composition = Composition(cbs)
@@ -172,7 +194,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         if closure is not None:
             with torch.enable_grad(): loss = closure()
         for i, g in enumerate(self.param_groups):
-            if type(g) is dict: self.param_groups[i] = TorchNames(g).know(self.composition.reads) # somebody has put another one there
+            if type(g) is dict: self.param_groups[i] = TorchNames(g).know(self._names) # somebody has put another one there
         runner = None if self.engine == 'eager' else self._running
         try:
             scaling = Scaling(getattr(self, 'grad_scale', None), getattr(self, 'found_inf', 0.)) if self.__dict__.keys() & SCALER else NOT_SCALED
@@ -315,6 +337,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             self._check(composition, old.makes)
             self._say_what_is_late(composition, composition.makes - old.makes)
         self.cbs = cbs
+        if self._choice is not None: self._choice = self._choice.copy(edits=(*self._choice.edits, f), labels=composition.untapped)
         composition = self.composition # with it come its hyper-parameters
         if 'called' in self.__dict__: self.called = f"{self.called.removesuffix(', edited')}, edited"
         out = [s for s in old.steppers if not any(s.f is f for f in cbs)]
@@ -369,9 +392,11 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         if any(('param_names' in g) != ('param_names' in group) for g in self.param_groups):
             raise ValueError(NAMES_FOR_ALL)
         group = {**{k: own(k, v) for k, v in self.defaults.items()}, **group}
-        self.param_groups.append(TorchNames(group).know(self.composition.reads))
-        if 'frozen_idx' in self.__dict__ and self.composition.marks:
-            try: self._mark()
+        self.param_groups.append(TorchNames(group).know(self._names))
+        if 'frozen_idx' in self.__dict__:
+            try:
+                if self.composition.marks: self._mark()
+                self._tell_choice()
             except BaseException:
                 self.param_groups.pop()
                 raise
@@ -382,12 +407,14 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         if not isinstance(group, dict): raise TypeError(f"a parameter group must be a dict with `params`, not {group!r:.80} ({type(group).__name__}).")
         if 'params' not in group: raise ValueError(f"a parameter group needs `params`, but this one has {sorted(group)}.")
         composition = self.composition
-        values = from_torch({k: v for k, v in group.items() if k not in NOT_HYPERS}, composition.reads)
-        values = self._without_flags(values)
+        values = from_torch({k: v for k, v in group.items() if k not in NOT_HYPERS}, self._names)
+        flags = {} if self._choice is None else self._choice.flags_of(values)
+        values = self._without_flags({k: v for k, v in values.items() if k not in flags})
         known = composition.reads | ALWAYS_WELCOME | self.hyper_names
         self._warn_unread(k for k in values if k in RANGES or suggest(k, composition.reads)) # others are somebody's notes: a name, an `initial_lr`
         self.hyper_names.update(k for k in values if k in known)
-        return {**{k: group[k] for k in NOT_HYPERS if k in group}, **{k: own(k, check(k, v)) if k in known else v for k, v in values.items()}}
+        asked = {k: v for k, v in flags.items() if v != self._choice.options[k]}
+        return {**{k: group[k] for k in NOT_HYPERS if k in group}, **{k: own(k, check(k, v)) if k in known else v for k, v in values.items()}, **asked}
 
     def _without_flags(self, group):
         "`group` without torch's options that are no numbers. Raises what `without_flags` does, and `ValueError` for an engine of its own"
@@ -411,9 +438,18 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         v # A value, one for each group, or a slice
     ):
         "Set hyper-parameter `k` in every group. Raises `ValueError` or `TypeError`, and sets nothing, for a value that can't be."
-        values = {o: spread(o, x, len(self.param_lists)) for o, x in from_torch({k: v}, self.composition.reads).items()}
+        values = {o: spread(o, x, len(self.param_lists)) for o, x in from_torch({k: v}, self._names).items()}
+        before = [(h, o, h.get(o)) for o in values for h in self.hypers]
         for o, vs in values.items():
             for h, x in zip(self.hypers, vs): h[o] = x
+        if self._choice is None: return
+        if _asked_by_fastai(): self._choice.ignore(values, self.param_groups)
+        try: self.composition # noqa: B018 - which may be another one now
+        except BaseException:
+            for h, o, x in before:
+                del h[o]
+                if x is not None: h[o] = x
+            raise
 
     # Freezing
 
@@ -502,7 +538,12 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             new = hook(self, sd)
             if new is not None: sd = new
-        groups, hyper_names, states = unpack(self, sd)
+        cbs, choice = self.cbs, self._choice and self._choice.copy()
+        if choice is not None: self._choose_for(sd)
+        try: groups, hyper_names, states = unpack(self, sd)
+        except BaseException:
+            self.cbs, self._choice = cbs, choice
+            raise
         forget(self)
         if self.composition.marks: self._mark()
         for g, new in zip(self.param_groups, groups): g.update(new)
@@ -510,8 +551,14 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         self.hyper_names |= hyper_names
         self.state.clear()
         self.state.update({p: s for p, s in states.items() if s or is_note(p)})
+        if choice is not None: self._choice.ignore(self._choice.names, self.param_groups) # these have chosen, or did nothing where it is from
         self._forget_runner()
         for hook in self._optimizer_load_state_dict_post_hooks.values(): hook(self)
+
+    def _choose_for(self, sd):
+        "Go on with the steppers that a state dict is of, if other options of the algorithm choose them"
+        cbs = self._choice.steppers_of(sd, self.composition)
+        if cbs is not None: self.cbs = L(cbs)
 
     def __repr__(self):
         rows = [f"{', '.join(self.composition.labels)}", *(f'{rule} {says}: {who}' for rule, says, *_, who in placement(self.composition, self._groups))]
@@ -524,7 +571,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     def __setstate__(self, state):
         super().__setstate__(state)
         self.defaults.pop('differentiable', None) # torch's default for its own algorithms
-        def named(d): return d if isinstance(d, TorchNames) else TorchNames(d).know(self.composition.reads)
+        def named(d): return d if isinstance(d, TorchNames) else TorchNames(d).know(self._names)
         self.param_groups[:] = map(named, self.param_groups)
         self.defaults = named(self.defaults)
 
@@ -551,6 +598,11 @@ def _not_compiled() -> Callable:
     if 'torch._dynamo' not in sys.modules: return Optimizer._step
     if not hasattr(Optimizer._step, '_as_it_is'): Optimizer._step._as_it_is = torch.compiler.disable(Optimizer._step)
     return Optimizer._step._as_it_is
+
+
+def _asked_by_fastai() -> bool:
+    "Does one of fastai's callbacks set a hyper-parameter? Its one-cycle schedules `mom` whether or not there is momentum, and there it does nothing"
+    return sys._getframe(2).f_globals.get('__name__', '').startswith('fastai.callback')
 
 
 def _other_rules(old, new) -> set: return {k for k in old.marks if new.marks.get(k) != old.marks[k]}

@@ -1,10 +1,8 @@
 "The recipes of rules that see a parameter as a matrix."
 from functools import partial
 
-import numpy as np
-
 from optimcb.algorithm import algorithm
-from optimcb.algorithms.classic import decay_of, mean_grad
+from optimcb.algorithms.classic import decay_of, mean_grad, momentum
 from optimcb.steppers import *
 
 __all__ = ['Muon', 'Shampoo', 'SOAP', 'Adafactor', 'SM3']
@@ -39,8 +37,7 @@ def Shampoo(
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
     "Gradients over a root of the sum of their products, one for each dimension (Gupta et al. 2018, https://arxiv.org/abs/1802.09568, alg. 2)."
-    average = [average_update] if np.any(mom) else []
-    return [decay_of(decouple_wd), step_stat, sum_grams, inverse_roots, shampoo_update, *average, apply_update]
+    return [decay_of(decouple_wd), step_stat, sum_grams, inverse_roots, shampoo_update, *momentum(average_update, mom), apply_update]
 
 
 @algorithm
@@ -81,5 +78,5 @@ def SM3(
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
     "Adagrad with a bound of the squares for each row and column (Anil et al. 2019, https://arxiv.org/abs/1901.11150, alg. SM3-II)."
-    average = [partial(average_update, dampening=True)] if np.any(mom) else []
+    average = momentum(partial(average_update, dampening=True), mom)
     return [decay_of(decouple_wd), cover_sqr_grad, keep_cover, eps_in_root, rms_update, *average, apply_update]
