@@ -65,8 +65,8 @@ class Choice:
         options = {k: numbers(v) for k, v in self.options.items()}
         for k in self.names: options[k] = _one(self._numbers(k, groups))
         for k in self.flags: options[k] = next(filter(None, self._values(k, groups)), False)
-        cbs = self.algorithm.steppers(**options)
-        composition = Composition(cbs := _with(cbs, self.edits))
+        cbs = self.algorithm.edited(self.algorithm.steppers(**options), self.edits)
+        composition = Composition(cbs)
         for k in self.flags - composition.reads:
             if len({*map(bool, self._values(k, groups))}) > 1: raise TypeError(self._must_agree(k, composition))
         self.chosen, self.labels = options, composition.untapped
@@ -247,8 +247,16 @@ class Algorithm(partial, Composable, Explained):
         **options # Options of the recipe
     ) -> list:
         "The steppers for some options."
-        cbs = _with(self.recipe(**options), self.edits)
+        cbs = self.edited(self.recipe(**options), self.edits)
         return wrapped(cbs, ascent) if maximize else cbs
+
+    def edited(self,
+        cbs:list, # Steppers
+        edits # Functions from such a list to another
+    ) -> list:
+        "`cbs`, edited. Raises `ValueError` where that can't be done."
+        try: return _with(cbs, edits)
+        except ValueError as e: raise ValueError(f"with these options {self.__name__} can't be edited like that: {e} Edit the optimizer instead.") from None
 
     @property
     def hypers(self) -> dict:
@@ -347,9 +355,7 @@ class Algorithm(partial, Composable, Explained):
 
 
 def _with(cbs, edits) -> list:
-    try:
-        for edit in edits: cbs = edit(cbs)
-    except ValueError as e: raise ValueError(f"with these options the steppers can't be edited like that: {e} Edit the optimizer instead.") from None
+    for edit in edits: cbs = edit(cbs)
     return cbs
 
 

@@ -121,11 +121,12 @@ def from_torch_optim(
     found = _recognized(sd)
     if found is None: return _refuse_torchs(sd)
     mine, groups, steppers = opt.composition, [], opt.composition.untapped
+    asked = {k for g in opt.param_groups for k in g.keys()} | (opt._choice.flags - {'dampening'} if opt._choice is not None else {'maximize'})
     for g in sd['param_groups']:
         options = _options(found, g, mine)
-        theirs, same = _does(found, options, mine)
+        theirs, same = _does(found, options, mine, asked)
         if not same: steppers = theirs.untapped
-        switches = _switches(options, mine, {k for o in opt.param_groups for k in o.keys()})
+        switches = _switches(options, mine, asked)
         groups.append({**_hypers(found, options, theirs, mine), **switches, **{k: g[k] for k in NOT_HYPERS if k in g}})
     names = {k: v for k, v in found.state.items() if v != 'step' or v in mine.reads}
     state = {i: {names[k]: SCALARS[k](v) if k in SCALARS else v for k, v in s.items() if k in names and v is not None} for i, s in sd['state'].items()}
@@ -162,10 +163,10 @@ def _options(found, g, mine) -> dict:
     return options
 
 
-def _does(found, options, mine) -> tuple[Composition, bool]:
+def _does(found, options, mine, asked) -> tuple[Composition, bool]:
     "Steppers that do what torch does with these options, and whether ours do"
     no_matter = ('momentum', 'nesterov') if options.get('momentum') == 0 else () # an average is then the gradient
-    no_matter += tuple(k for k in PER_GROUP if k in mine.reads and not options.get(k)) # then it is a hyper-parameter
+    no_matter += tuple(k for k in PER_GROUP if k in mine.reads & asked and not options.get(k)) # then it is a hyper-parameter
     flags = {k: options[k] for k in found.flags if k not in no_matter}
     does = [c for _, c in _variants(found, **flags)] or [Composition(found.recipe(**flags))] # which says why there are none
     if flags.get('dampening'): does += [c for _, c in _variants(found, **flags | {'dampening': 0.})] # the number is a hyper-parameter
@@ -179,10 +180,10 @@ def _hypers(found, options, theirs, mine) -> dict:
     return {k: v for k, v in hypers.items() if k in mine.reads | {'lr'} or k not in OURS | theirs.defaults.keys()}
 
 
-def _switches(options, mine, there) -> dict:
-    "Options that steppers take as hyper-parameters of groups, where they aren't as steppers have them anyway"
-    res = {k: bool(options[k]) for k in PER_GROUP if k in options and k in mine.reads and (not options[k] or k in there)}
-    if 'dampening' in options and 'dampening' in mine.reads and (options['dampening'] or 'dampening' in there): res['dampening'] = options['dampening']
+def _switches(options, mine, asked) -> dict:
+    "Options that steppers take as hyper-parameters of groups, where they may be other than steppers have them anyway"
+    res = {k: bool(options[k]) for k in PER_GROUP if k in options and k in mine.reads & asked}
+    if 'dampening' in options.keys() & mine.reads and (options['dampening'] or 'dampening' in asked): res['dampening'] = options['dampening']
     return res
 
 
