@@ -195,6 +195,8 @@ class Algorithm(partial, Composable, Explained):
     `.cbs` and `.hypers` are those of the defaults. What `replace`, `insert`, `remove` and `rename` return is another algorithm;
     they are done to what the recipe lists for the options that are given.
 
+    A recipe may name an `lr`, whose default is then the optimizer's, and have a function `translated` from what others call its options.
+
     Raises `TypeError` for an option that the recipe doesn't have, `ValueError` for one that can't be.
     """
     def __new__(cls,
@@ -204,7 +206,8 @@ class Algorithm(partial, Composable, Explained):
         name=None # What it is called; default: as the recipe
     ):
         "Make an algorithm of a recipe; `algorithm` is the decorator that does."
-        options = inspect.signature(recipe).parameters
+        options = dict(inspect.signature(recipe).parameters)
+        usual = options.pop('lr', None)
         cbs = _with(recipe(), edits)
         composition = Composition(cbs)
         gone = Composition(recipe()).reads - composition.reads if edits and not composition.reads_all else () # what only steppers read that are left out
@@ -215,6 +218,7 @@ class Algorithm(partial, Composable, Explained):
         self.__name__ = self.__qualname__ = name or recipe.__name__
         self.__doc__, self.__module__ = recipe.__doc__, recipe.__module__
         params, lr, *for_all = inspect.signature(_for_all).parameters.values()
+        if usual is not None: lr = lr.replace(default=usual.default)
         others = [inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=v) for k, v in self.hypers.items() if k not in options]
         self.signature = inspect.Signature([params, lr, *options.values(), *others, *for_all])
         self.__wrapped__ = _documented(self)
@@ -281,7 +285,7 @@ class Algorithm(partial, Composable, Explained):
 
     def __call__(self, *args, **kwargs) -> Optimizer:
         known = self.signature.parameters
-        kwargs = from_torch(kwargs, known)
+        kwargs = from_torch(self.ours(kwargs), known)
         ascends = None if 'maximize' in known else kwargs.pop('maximize', None)
         flags = {k: kwargs.pop(k) for k in TORCH_FLAGS if k in kwargs and k not in known and (k != 'dampening' or not kwargs[k])}
         flags.pop('dampening', None) # `average_grad` takes it
@@ -297,6 +301,7 @@ class Algorithm(partial, Composable, Explained):
         asked = set(given.arguments)
         given.apply_defaults()
         given = given.arguments
+        if given['lr'] is None and known['lr'].default is not inspect.Parameter.empty: given['lr'] = known['lr'].default
         given.update({k: self._flag(k, given[k]) for k in self.flags & given.keys()})
         choice = Choice(self, {**{k: given[k] for k in self.options}, 'maximize': self._flag('maximize', ascends)})
         params, groups = self._groups_of(given)
@@ -310,6 +315,12 @@ class Algorithm(partial, Composable, Explained):
         for h in opt.hypers:
             for k in hypers: check(k, h[k], NOT_NEGATIVE)
         return opt
+
+    def ours(self,
+        given:dict # Options, or a parameter group
+    ) -> dict:
+        "`given`, with our names for what others call the options of this algorithm."
+        return getattr(self.recipe, 'translated', dict)(given)
 
     def _flag(self, k, v):
         """Options that choose steppers are True or False; None is the default, and 0, which torch has for no dampening, is False.
@@ -327,7 +338,7 @@ class Algorithm(partial, Composable, Explained):
         if isinstance(params, Iterator): params = list(params)
         first = next(iter(params), None) if isinstance(params, (list, tuple, L)) else None
         apart = isinstance(first, (dict, list, L))
-        groups = [from_torch(g, self.signature.parameters) if isinstance(g, dict) else {} for g in params] if apart else [{}]
+        groups = [from_torch(self.ours(g), self.signature.parameters) if isinstance(g, dict) else {} for g in params] if apart else [{}]
         values = {k: spread(k, given[k], len(groups)) for k in self.choosing}
         found = [{**{k: v[i] for k, v in values.items()}, **g} for i, g in enumerate(groups)]
         flags = self.flags | {'maximize'}

@@ -407,6 +407,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         if not isinstance(group, dict): raise TypeError(f"a parameter group must be a dict with `params`, not {group!r:.80} ({type(group).__name__}).")
         if 'params' not in group: raise ValueError(f"a parameter group needs `params`, but this one has {sorted(group)}.")
         composition = self.composition
+        if self._choice is not None: group = self._choice.algorithm.ours(group)
         values = from_torch({k: v for k, v in group.items() if k not in NOT_HYPERS}, self._names)
         flags = {} if self._choice is None else self._choice.flags_of(values)
         values = self._without_flags({k: v for k, v in values.items() if k not in flags})

@@ -49,6 +49,7 @@ def maximize(p,
     **kwargs):
     "Maximize the objective instead of minimizing it, as `maximize=True` of `torch.optim` does: what comes after it sees the negative gradient."
     if maximize: p.grad = -p.grad.data
+maximize.turns = True
 
 
 @part('gradient', 'way with gradients that are not finite')
