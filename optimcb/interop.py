@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from optimcb.algorithms import SGD, Adadelta, Adagrad, Adam, Adamax, AMSGrad, NAdam, RAdam, RMSProp
+from optimcb.algorithms.classic import LAZY
 from optimcb.checkpoint import is_note, ours, pack
 from optimcb.composition import Composition
 from optimcb.hypers import NOT_HYPERS, TORCH_NAMES, from_torch, numbers
@@ -88,16 +89,15 @@ def _same(a, b, decays) -> bool:
         for s in composition.steppers:
             if s.taps or not decays and s.innermost in (weight_decay, l2_reg): continue
             if s.innermost is maximize: continue # groups say it
-            yield from next((((f, f.__name__) for f in parts) for whole, parts in IN_PARTS if s.f is whole), [(s.innermost, _essence(s))])
+            yield from next((((f, f.__name__) for f in parts) for whole, parts in IN_PARTS if s.f is whole), [_essence(s)])
     return list(essence(a)) == list(essence(b))
 
 
-def _essence(s) -> str:
-    "A stepper's label as it is where `mom` isn't 0"
-    f = s.f
-    if not isinstance(f, partial) or not f.keywords.get('skip_zero'): return s.label
-    others = {k: v for k, v in f.keywords.items() if k != 'skip_zero'}
-    return label(partial(f.func, **others) if others else f.func)
+def _essence(s) -> tuple:
+    "A stepper, as it is where `mom` isn't 0, and its label"
+    f = next((f for f, lazy in LAZY.items() if lazy is s.innermost), None)
+    if f is None: return s.innermost, s.label
+    return f, label(partial(f, **s.f.keywords) if isinstance(s.f, partial) else f)
 
 
 def _variants(counterpart, **given) -> Iterator[tuple[dict, Composition]]:

@@ -17,6 +17,7 @@ __all__ = ['SGD', 'RMSProp', 'Adam', 'AdamW', 'AMSGrad', 'Yogi', 'NAdam', 'Adama
            'Adadelta', 'RAdam', 'QHAdam', 'Larc', 'Lamb', 'ranger']
 
 
+LAZY = {average_grad: lazy_average_grad, average_update: lazy_average_update} # what keeps no average for groups without momentum
 mean_grad = partial(average_grad, dampening=True)
 
 
@@ -29,9 +30,11 @@ def momentum(
     average, # Stepper that averages gradients, or updates
     mom # Coefficient of the past: a number, or one for each group
 ) -> list:
-    "The stepper, if there is momentum in some group. It keeps no average for groups without momentum."
+    "The stepper, if there is momentum in some group; a lazy one, if there is none in another."
     if not np.any(mom): return []
-    return [average] if np.all(mom) else [partial(average, skip_zero=True)]
+    if np.all(mom): return [average]
+    if isinstance(average, partial): return [partial(LAZY[average.func], **average.keywords)]
+    return [LAZY[average]]
 
 
 @algorithm

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from optimcb.stepper import once, weights_by
 from optimcb.wrapping import DECAY, part
 
-__all__ = ['apply_update', 'grad_update', 'sgd_step', 'weight_decay', 'l2_reg', 'average_grad', 'avg_update', 'momentum_step', 'nesterov_update',
-           'average_sqr_grad', 'rms_update', 'rms_prop_step', 'average_update', 'average_center', 'center_sqr_avg',
+__all__ = ['apply_update', 'grad_update', 'sgd_step', 'weight_decay', 'l2_reg', 'average_grad', 'lazy_average_grad', 'avg_update', 'momentum_step', 'nesterov_update',
+           'average_sqr_grad', 'rms_update', 'rms_prop_step', 'average_update', 'lazy_average_update', 'average_center', 'center_sqr_avg',
            'eps_in_root', 'step_stat', 'debias', 'debias_grad_avg', 'debias_sqr_avg', 'debias_eps', 'adam_step', 'yogi_sqr_grad',
            'start_avgs', 'max_sqr_avg', 'use_sqr_max', 'sum_sqr_grad', 'decay_lr', 'adadelta_update', 'max_abs_grad',
            'adamax_update', 'nadam_mom', 'nadam_schedule', 'nadam_avg', 'rectification', 'radam_update', 'radam_step', 'qhadam_avgs',
@@ -101,13 +101,21 @@ def average_grad(p,
     mom=0.9, # Coefficient of the past, 0 to 1
     dampening=False, # Weigh the gradient by `1-mom`, which makes it a mean? A number as in torch: by `1-dampening`
     grad_avg=None, # State: the average
-    skip_zero=False, # Keep no average while `mom` is 0? Then the gradient is the average
     **kwargs):
     """Exponentially weighted sum, or mean, of the gradients, in `grad_avg` (Polyak 1964; Kingma & Ba 2015, alg. 1).
 
     `torch.optim.SGD` starts from the first gradient, whatever its `dampening`, a number that weighs the later ones."""
-    if skip_zero and mom == 0: return once(grad_avg=p.grad.data.clone())
     return {'grad_avg': exp_avg(grad_avg, p.grad.data, mom, dampening)}
+
+
+def lazy_average_grad(p,
+    mom=0.9, # Coefficient of the past, 0 to 1
+    dampening=False, # As in `average_grad`
+    grad_avg=None, # State: the average, if there is momentum
+    **kwargs):
+    "`average_grad` where there is momentum. While `mom` is 0, nothing is kept, and for this step `grad_avg` is the gradient (Polyak 1964; as in torch)."
+    if mom == 0: return once(grad_avg=p.grad.data.clone())
+    return average_grad(p, mom, dampening, grad_avg)
 
 
 def avg_update(p,
@@ -181,12 +189,20 @@ def average_update(p,
     update, # The step's own update
     dampening=False, # Weigh the update by `1-mom`, which makes it a mean?
     update_avg=None, # State: the average
-    skip_zero=False, # Keep no average while `mom` is 0?
     **kwargs):
     "Momentum of the updates, where `average_grad` has that of the gradients: `torch.optim.RMSprop` divides first."
-    if skip_zero and mom == 0: return None
     update_avg = exp_avg(update_avg, update, mom, dampening)
     return {'update_avg': update_avg, 'update': update_avg.clone()}
+
+
+def lazy_average_update(p,
+    mom, # Coefficient of the past, 0 to 1
+    update, # The step's own update
+    dampening=False, # As in `average_update`
+    update_avg=None, # State: the average, if there is momentum
+    **kwargs):
+    "`average_update` where there is momentum. While `mom` is 0, nothing is kept, and the update stays as it is (Polyak 1964; as in torch)."
+    if mom != 0: return average_update(p, mom, update, dampening, update_avg)
 
 
 def average_center(p,
