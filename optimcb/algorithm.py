@@ -1,25 +1,24 @@
 "An algorithm: a `partial` of `Optimizer` whose steppers are listed by a function of its options, a recipe."
 import inspect
-import pickle
 from collections.abc import Iterator
 from functools import partial
 from numbers import Real
 
 import numpy as np
 from fastcore.foundation import L
-from torch import Tensor
 
+from optimcb.choice import Choice
 from optimcb.composition import Composition
 from optimcb.display import Explained
 from optimcb.editing import Composable
-from optimcb.hypers import NOT_HYPERS, NOT_NEGATIVE, TORCH_FLAGS, check, from_torch, numbers, spread, suggest
+from optimcb.hypers import NOT_NEGATIVE, TORCH_FLAGS, check, from_torch, spread, suggest
 from optimcb.optimizer import Optimizer
 from optimcb.rehearsal import Group
 from optimcb.stepper import ONE_STEP
 from optimcb.steppers.parts import maximize as ascent
 from optimcb.wrapping import wrapped
 
-__all__ = ['Algorithm', 'Choice', 'algorithm']
+__all__ = ['Algorithm', 'algorithm']
 
 
 def _for_all(
@@ -40,150 +39,6 @@ def _documented(algorithm):
 
 
 LR = 1e-3 # what is explained without parameters is explained with this learning rate
-
-
-class Choice:
-    """The options that chose the steppers of an optimizer, and how to choose again when a group asks for others.
-
-    A number chooses by whether it is 0 in all groups, a flag by whether it is on in some group. Where groups differ in a flag, it becomes
-    a hyper-parameter of theirs, if a stepper reads it."""
-    def __init__(self,
-        algorithm, # The `Algorithm` that lists the steppers
-        options:dict # Its options, and `maximize`: what counts for groups that don't say
-    ):
-        self.algorithm, self.options = algorithm, options
-        self.names = frozenset(algorithm.choosing) # the options that are numbers
-        self.flags = algorithm.flags | {'maximize'}
-        self.edits = () # what was done to the optimizer's steppers since
-        self.ignored = {} # by name, the values with which fastai's schedules have chosen nothing
-        self.chosen, self.labels = {}, []
-
-    def steppers(self,
-        groups:list # Of each group a dict in which it may have options of its own
-    ) -> list:
-        "The steppers for all groups. Raises `TypeError` for flags in which groups can't differ, `ValueError` for what the recipe refuses."
-        options = {k: numbers(v) for k, v in self.options.items()}
-        for k in self.names: options[k] = _one(self._numbers(k, groups))
-        for k in self.flags: options[k] = next(filter(None, self._values(k, groups)), False)
-        cbs = self.algorithm.edited(self.algorithm.steppers(**options), self.edits)
-        composition = Composition(cbs)
-        for k in self.flags - composition.reads:
-            if len({*map(bool, self._values(k, groups))}) > 1: raise TypeError(self._must_agree(k, composition))
-        self.chosen, self.labels = options, composition.untapped
-        return cbs
-
-    def told(self,
-        groups:list, # The parameter groups
-        reads:frozenset # Names that the steppers read
-    ) -> dict:
-        "By name, the flags that groups must have as hyper-parameters, for steppers to read: those in which they differ, and those that are more than flags."
-        found = {k: self._values(k, groups) for k in self.flags & reads}
-        return {k: vs for k, vs in found.items() if k == 'maximize' and any(vs) or any(vs[0] != v or not isinstance(v, bool) for v in vs)}
-
-    def _values(self, k, groups) -> list:
-        given = [numbers(dict.get(g, k)) for g in groups]
-        return [self.options[k] if v is None else v for v in given] or [self.options[k]]
-
-    def _numbers(self, k, groups) -> list:
-        return [0. if self._is_ignored(k, i, v) else v for i, v in enumerate(self._values(k, groups))]
-
-    def _is_ignored(self, k, i, v) -> bool: return i < len(self.ignored.get(k, ())) and v == self.ignored[k][i]
-
-    def _must_agree(self, k, composition):
-        name = self.algorithm.__name__
-        return (f"`{k}` chooses the steppers of {name} for all groups, and none of {', '.join(composition.labels)} reads it. "
-                f"Give it to the optimizer, `{name}(…, {k}=…)`; or, if groups are to differ, give each its own steppers: "
-                f"`route(some=(partial({name}, {k}=True), rule), rest=partial({name}, {k}=False))`.")
-
-    def asks(self,
-        groups:list, # The parameter groups as they are now
-        reads:frozenset # Names that the steppers read
-    ) -> bool:
-        "Does a group ask for steppers that aren't there?"
-        for i, g in enumerate(groups):
-            for k in self.names:
-                if k not in reads and (v := dict.get(g, k)) is not None and _is_on(v) and not self._is_ignored(k, i, v): return True
-            for k in self.flags:
-                if k in g.keys() and k not in reads and (v := dict.get(g, k)) is not None and _is_on(v) != _is_on(self.chosen[k]): return True
-        return False
-
-    def again(self,
-        labels:list, # The labels of the optimizer's steppers
-        groups:list # Its parameter groups
-    ) -> list:
-        "The steppers that its groups ask for now. Raises `ValueError` if the steppers were set by hand since, and what `steppers` does."
-        if labels != self.labels:
-            asked = ' and '.join(f'`{k}`' for k in (*self.names, *self.flags) if any(_is_on(dict.get(g, k)) for g in groups))
-            raise ValueError(f"{asked} of a group asks {self.algorithm.__name__} for other steppers, but `cbs` were set by hand: {', '.join(labels)}. "
-                             "Put the steppers that it needs among them, or set it before they are changed.")
-        return self.steppers(groups)
-
-    def flags_of(self,
-        values:dict # What a group is given
-    ) -> dict:
-        "The flags among them. Raises `TypeError` for what is none."
-        return {k: self.algorithm._flag(k, v) for k, v in values.items() if k in self.flags}
-
-    def steppers_of(self,
-        sd:dict, # A state dict: ours, fastai's, or of an optimizer of torch
-        composition # The steppers that are there
-    ) -> list|None:
-        "The steppers that a state dict is of, if they are those of other options; None: they aren't, or are there."
-        names, groups = composition.reads | {*self.names}, sd.get('param_groups', sd.get('hypers'))
-        if not isinstance(groups, (list, L)) or not all(hasattr(g, 'keys') for g in groups): return None # `unpack` says what is wrong
-        groups = [from_torch({k: v for k, v in g.items() if k not in NOT_HYPERS}, names) for g in groups]
-        groups = [{**g, **self.flags_of(g)} for g in groups]
-        new = self.copy(ignored={})
-        if composition.untapped != self.labels or not new.asks(groups, composition.reads): return None
-        try: cbs = new.steppers(groups)
-        except (TypeError, ValueError): return None
-        if 'steppers' in sd: fits = new.labels == sd['steppers']
-        elif 'hypers' in sd: fits = bool(_state_names(sd) & (Composition(cbs).makes - composition.makes)) # fastai schedules what does nothing
-        else: fits = True
-        if not fits: return None
-        self.__dict__.update(new.__dict__)
-        return cbs
-
-    def copy(self, **changes) -> 'Choice':
-        "A copy, with other attributes."
-        new = Choice(self.algorithm, self.options)
-        new.__dict__.update({**self.__dict__, 'ignored': dict(self.ignored), **changes})
-        return new
-
-    def ignore(self,
-        names, # Names, of which only options that are numbers count
-        groups:list # The parameter groups
-    ):
-        "Let what the groups have now choose nothing."
-        for k in self.names & {*names}: self.ignored[k] = [dict.get(g, k) for g in groups]
-
-    def __deepcopy__(self, memo): return self.copy()
-
-    def __reduce__(self):
-        "What has no name in a module is forgotten with all the rest: then steppers stay as they were chosen"
-        changes = {k: v for k, v in self.__dict__.items() if k not in ('algorithm', 'options')}
-        try: pickle.dumps((self.algorithm, self.options, changes))
-        except Exception: return _nothing, ()
-        return _chosen, (self.algorithm, self.options, changes)
-
-
-def _state_names(sd) -> set:
-    states = sd['state'].values() if isinstance(sd['state'], dict) else sd['state']
-    return {k for s in states for k in s}
-
-
-def _nothing(): return None
-def _chosen(algorithm, options, changes): return Choice(algorithm, options).copy(**changes)
-
-
-def _is_on(v) -> bool:
-    if isinstance(v, Tensor): v = numbers(v)
-    return bool(v) if isinstance(v, (Real, np.bool_)) else v is not None
-
-
-def _one(values):
-    "One value if all are the same, else a tuple of them"
-    return values[0] if all(v == values[0] for v in values) else tuple(values)
 
 
 class Algorithm(partial, Composable, Explained):
@@ -302,8 +157,8 @@ class Algorithm(partial, Composable, Explained):
         given.apply_defaults()
         given = given.arguments
         if given['lr'] is None and known['lr'].default is not inspect.Parameter.empty: given['lr'] = known['lr'].default
-        given.update({k: self._flag(k, given[k]) for k in self.flags & given.keys()})
-        choice = Choice(self, {**{k: given[k] for k in self.options}, 'maximize': self._flag('maximize', ascends)})
+        given.update({k: self.flag(k, given[k]) for k in self.flags & given.keys()})
+        choice = Choice(self, {**{k: given[k] for k in self.options}, 'maximize': self.flag('maximize', ascends)})
         params, groups = self._groups_of(given)
         cbs = choice.steppers(groups)
         reads = Composition(cbs).reads # a number that came with a stepper is gone with it
@@ -322,7 +177,10 @@ class Algorithm(partial, Composable, Explained):
         "`given`, with our names for what others call the options of this algorithm."
         return getattr(self.recipe, 'translated', dict)(given)
 
-    def _flag(self, k, v):
+    def flag(self,
+        k:str, # Name of a flag
+        v # What it is given
+    ):
         """Options that choose steppers are True or False; None is the default, and 0, which torch has for no dampening, is False.
 
         Other numbers are what torch's `dampening` may be."""
@@ -342,7 +200,7 @@ class Algorithm(partial, Composable, Explained):
         values = {k: spread(k, given[k], len(groups)) for k in self.choosing}
         found = [{**{k: v[i] for k, v in values.items()}, **g} for i, g in enumerate(groups)]
         flags = self.flags | {'maximize'}
-        found = [{k: self._flag(k, v) if k in flags else v for k, v in g.items() if k in flags or k in values} for g in found]
+        found = [{k: self.flag(k, v) if k in flags else v for k, v in g.items() if k in flags or k in values} for g in found]
         return params, found
 
     def edit(self,

@@ -603,7 +603,9 @@ def _not_compiled() -> Callable:
 
 def _asked_by_fastai() -> bool:
     "Does one of fastai's callbacks set a hyper-parameter? Its one-cycle schedules `mom` whether or not there is momentum, and there it does nothing"
-    return sys._getframe(2).f_globals.get('__name__', '').startswith('fastai.callback')
+    frame = sys._getframe(2)
+    while frame.f_back and frame.f_globals.get('__name__', '').startswith('optimcb.'): frame = frame.f_back # a wrapper's `set_hyper`
+    return frame.f_globals.get('__name__', '').startswith('fastai.callback')
 
 
 def _other_rules(old, new) -> set: return {k for k in old.marks if new.marks.get(k) != old.marks[k]}

@@ -68,9 +68,10 @@ def Adafactor(
     decay_by_step=False, # Decay by the step's own learning rate, as `transformers` does? Else by `lr`
     lr=1e-2 # Learning rate
 ):
-    """Gradients over a mean square of their rows and columns (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4-6), for which `lr=1e-2` is meant.
+    """Gradients over a mean square of their rows and columns (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4-6).
 
-    The arguments of `transformers.Adafactor` (`eps=(1e-30, 1e-3)`, `clip_threshold`, `decay_rate`, `beta1`, …) are understood, and mean `decay_by_step`, too."""
+    The arguments of `transformers.Adafactor` are understood. Of those, `clip_threshold`, `decay_rate`, `beta1` and a pair for `eps` also mean
+    `decay_by_step`, unless that is given."""
     if warmup_init and not relative_step: raise ValueError("`warmup_init=True` needs `relative_step=True`: it is about the largest learning rate.")
     before, after = ([param_rms], [scale_lr]) if scale_parameter else ([], [])
     relative = [partial(relative_lr, warmup_init=True) if warmup_init else relative_lr] if relative_step else []

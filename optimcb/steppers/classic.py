@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from optimcb.stepper import once, weights_by
 from optimcb.wrapping import DECAY, part
 
-__all__ = ['apply_update', 'grad_update', 'sgd_step', 'weight_decay', 'l2_reg', 'average_grad', 'lazy_average_grad', 'avg_update', 'momentum_step', 'nesterov_update',
-           'average_sqr_grad', 'rms_update', 'rms_prop_step', 'average_update', 'lazy_average_update', 'average_center', 'center_sqr_avg',
+__all__ = ['apply_update', 'grad_update', 'sgd_step', 'weight_decay', 'l2_reg', 'average_grad', 'lazy_average_grad', 'avg_update', 'momentum_step',
+           'nesterov_update', 'average_sqr_grad', 'rms_update', 'rms_prop_step', 'average_update', 'lazy_average_update', 'average_center', 'center_sqr_avg',
            'eps_in_root', 'step_stat', 'debias', 'debias_grad_avg', 'debias_sqr_avg', 'debias_eps', 'adam_step', 'yogi_sqr_grad',
            'start_avgs', 'max_sqr_avg', 'use_sqr_max', 'sum_sqr_grad', 'decay_lr', 'adadelta_update', 'max_abs_grad',
            'adamax_update', 'nadam_mom', 'nadam_schedule', 'nadam_avg', 'rectification', 'radam_update', 'radam_step', 'qhadam_avgs',
@@ -82,7 +82,7 @@ def newest_weight(
     dampening # True for a mean, False for a sum, or torch's number
 ):
     "The weight of the newest value in an exponential average."
-    if _is_torchs(dampening): return 1 - dampening
+    if _is_torchs(dampening): return 1 - dampening if mom != 0 else 1.
     return 1-mom if dampening else 1.
 
 

@@ -12,8 +12,8 @@ from optimcb.stepper import by_torch, once
 from optimcb.steppers.classic import average_sqr_grad, debias_grad_avg, debias_sqr_avg, direction, precise, rms, rms_update, sum_sqr_grad
 
 __all__ = ['slow_vectors', 'orthogonal_update', 'vector_update', 'spectral_lr', 'match_rms_lr', 'sum_grams', 'inverse_roots', 'shampoo_update',
-           'average_grams', 'refresh_bases', 'turn_grad', 'turn_back', 'param_rms', 'relative_lr', 'scale_lr', 'lr_in_update', 'factored_sqr_grad', 'factored_update',
-           'cover_sqr_grad', 'keep_cover']
+           'average_grams', 'refresh_bases', 'turn_grad', 'turn_back', 'param_rms', 'relative_lr', 'scale_lr', 'lr_in_update',
+           'factored_sqr_grad', 'factored_update', 'cover_sqr_grad', 'keep_cover']
 
 
 # Muon: all singular values of the update are made one
