@@ -1,5 +1,6 @@
 "The options by which an algorithm chose the steppers of an optimizer, kept so that it can choose again when a group asks for others."
 import pickle
+from itertools import repeat
 from numbers import Real
 
 import numpy as np
@@ -27,6 +28,7 @@ class Choice:
         self.edits = () # what was done to the optimizer's steppers since
         self.ignored = {} # by name, values that choose nothing: fastai's schedules set them, whatever the steppers are
         self.chosen, self.labels = {}, [] # by name, is it on; and the steppers that came of it
+        self.reads, self.watched = None, () # what steppers read, and the options that they don't
 
     # Choosing
 
@@ -61,17 +63,17 @@ class Choice:
         groups:list, # The parameter groups as they are now
         reads:frozenset # Names that the steppers read
     ) -> bool:
-        "Do groups ask for steppers that aren't there? What steppers read is their business."
-        for k in self.names:
-            if k in reads: continue
-            values = [(i, dict.get(g, k)) for i, g in enumerate(groups)]
-            on = any(_is_on(v) and not self._is_ignored(k, i, v) for i, v in values)
-            if on != self.chosen[k] and groups: return True
-        for g in groups:
-            for k in self.flags:
-                v = dict.get(g, k)
-                if v is not None and k not in reads and _is_on(v) != self.chosen[k]: return True
+        "Do groups ask for steppers that aren't there? What steppers read is their business. Each step asks: a loop over groups is C."
+        if reads is not self.reads: self.reads, self.watched = reads, tuple((self.names | self.flags) - reads)
+        for k in self.watched:
+            values = map(dict.get, groups, repeat(k))
+            if (False in values if self.chosen[k] else any(values)) and self._asks(k, groups): return True
         return False
+
+    def _asks(self, k, groups) -> bool:
+        values = [(i, dict.get(g, k)) for i, g in enumerate(groups)]
+        if k in self.flags: return any(v is not None and _is_on(v) != self.chosen[k] for _, v in values)
+        return any(_is_on(v) and not self._is_ignored(k, i, v) for i, v in values) != self.chosen[k]
 
     def told(self,
         groups:list, # The parameter groups
@@ -153,7 +155,7 @@ class Choice:
 
     def __reduce__(self):
         "Recipes and edits without a name in a module can't be pickled: all is forgotten, and steppers stay as they were chosen"
-        changes = {k: v for k, v in self.__dict__.items() if k not in ('algorithm', 'options')}
+        changes = {k: v for k, v in self.__dict__.items() if k not in ('algorithm', 'options', 'reads', 'watched')}
         try: pickle.dumps((self.algorithm, self.options, changes))
         except Exception: return _nothing, ()
         return _copied, (self.algorithm, self.options, changes)

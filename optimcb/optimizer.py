@@ -19,7 +19,21 @@ from optimcb.display import Explained
 from optimcb.editing import Composable
 from optimcb.engine import ENGINES, Runner, eager
 from optimcb.engine.scaling import NOT_SCALED, Scaling
-from optimcb.hypers import NOT_HYPERS, RANGES, HyperView, HyperViews, TorchNames, check, from_torch, own, spread, suggest, without_flags
+from optimcb.hypers import (
+    NOT_HYPERS,
+    RANGES,
+    TORCH_FLAGS,
+    TORCH_NAMES,
+    HyperView,
+    HyperViews,
+    TorchNames,
+    check,
+    from_torch,
+    own,
+    spread,
+    suggest,
+    without_flags,
+)
 from optimcb.rehearsal import Group, can_step, placement
 from optimcb.stepper import ONE_STEP
 from optimcb.warn import CompositionWarning, warn
@@ -412,7 +426,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         flags = {} if self._choice is None else self._choice.flags_of(values)
         values = self._without_flags({k: v for k, v in values.items() if k not in flags})
         known = composition.reads | ALWAYS_WELCOME | self.hyper_names
-        self._warn_unread(k for k in values if k in RANGES or suggest(k, composition.reads)) # others are somebody's notes: a name, an `initial_lr`
+        self._warn_unread(k for k, v in values.items() if k in RANGES or k in TORCH_NAMES and v or suggest(k, composition.reads)) # others are somebody's notes: a name, an `initial_lr`
         self.hyper_names.update(k for k in values if k in known)
         asked = {k: v for k, v in flags.items() if v != self._choice.options[k]}
         return {**{k: group[k] for k in NOT_HYPERS if k in group}, **{k: own(k, check(k, v)) if k in known else v for k, v in values.items()}, **asked}
@@ -440,6 +454,9 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     ):
         "Set hyper-parameter `k` in every group. Raises `ValueError` or `TypeError`, and sets nothing, for a value that can't be."
         values = {o: spread(o, x, len(self.param_lists)) for o, x in from_torch({k: v}, self._names).items()}
+        for o, vs in values.items():
+            if o in TORCH_FLAGS and (self._choice is None or o not in self._choice.flags):
+                for x in vs: self._without_flags({o: x})
         before = [(h, o, h.get(o)) for o in values for h in self.hypers]
         for o, vs in values.items():
             for h, x in zip(self.hypers, vs): h[o] = x
@@ -591,6 +608,7 @@ def become(
 ):
     "Let `wrapper` have the parameters, hyper-parameters and state of `opt`, and step them by an engine of its own."
     wrapper.__dict__.update({k: v for k, v in {**opt.__dict__, 'state': opt.state}.items() if k not in MADE_AGAIN})
+    if wrapper._choice is not None: wrapper._choice = wrapper._choice.copy()
     wrapper.opt, wrapper.called = opt, f'{called} of {opt._title}'
 
 

@@ -470,3 +470,47 @@ def test_adafactor_refuses_what_transformers_refuses():
         with pytest.raises(ValueError, match=message): oc.Adafactor(new(), lr=1e-3, **options)
     assert oc.Adafactor(new()).hypers[0]['lr'] == 1e-2
     with pytest.raises(TypeError, match="missing a required argument: 'lr'"): oc.SM3(new())
+
+
+# Where else
+
+def test_routes_and_wrappers_choose_again():
+    routed = oc.route(hidden=(partial(SGD, mom=0.), oc.by_ndim(2)), rest=partial(SGD, mom=0.5))
+    want = run(oc.route(hidden=(partial(SGD, mom=0.), oc.by_ndim(2)), rest=partial(SGD, mom=0.5))(new(), lr=0.1, hidden_mom=0.9))
+    late = routed(new(), lr=0.1)
+    late.set_hyper('hidden_mom', 0.9)
+    assert same(run(late), want)
+    assert same(run(routed(new(), lr=0.1, maximize=True)), run(routed(new(), lr=0.1), sign=-1))
+    assert same(run(oc.ranger(new(), lr=0.1, maximize=True)), run(oc.ranger(new(), lr=0.1), sign=-1))
+    inner = SGD(new(), lr=0.1)
+    sam = SAM(inner, rho=0.1)
+    sam.set_hyper('mom', 0.9)
+    assert 'average_grad' in sam.composition.labels and trained(1, lambda ps: SAM(SGD(ps, lr=0.01), rho=0.1))
+
+
+def test_a_step_in_backward_chooses_again():
+    ends = []
+    for late in (False, True):
+        ps = new()
+        opt = SGD(ps, lr=0.01, mom=0. if late else 0.9)
+        oc.step_in_backward(opt)
+        opt.param_groups[0]['momentum'] = 0.9
+        for _ in range(3): objective(ps, 1).backward()
+        ends.append([p.detach() for p in ps])
+    assert same(*ends)
+
+
+def test_what_means_nothing_in_a_composition_is_said():
+    with pytest.warns(UserWarning, match='no stepper reads `momentum`'): Optimizer([{'params': new(), 'momentum': 0.9}], sgd_step, lr=0.1)
+    opt = SGD(new(), lr=0.1)
+    with pytest.raises(TypeError, match='`centered=True` can\'t be had.*RMSProp'): opt.set_hyper('centered', True)
+    with pytest.raises(TypeError, match=r'`maximize=True` can.t be had.*wrap\(maximize\)'): Optimizer(new(), sgd_step, lr=0.1).set_hyper('maximize', True)
+    with pytest.raises(TypeError, match='`decouple_wd` chooses'): SGD(groups(new()), lr=0.1).set_hyper('decouple_wd', [True, False])
+    assert 'centered' not in opt.hypers[0]
+
+
+def test_what_cannot_be_set_is_not_set():
+    opt = SGD(groups(new()), lr=0.1)
+    with pytest.raises(TypeError, match='route'): opt.set_hyper('decouple_wd', [True, False])
+    assert all('decouple_wd' not in h for h in opt.hypers) and opt.composition.labels == SGD.composition.labels
+    run(opt)
