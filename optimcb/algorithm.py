@@ -1,19 +1,25 @@
 "An algorithm: a `partial` of `Optimizer` whose steppers are listed by a function of its options, a recipe."
 import inspect
 import sys
+from collections.abc import Iterator
 from functools import partial
+from numbers import Real
 
 import numpy as np
+from fastcore.foundation import L
 from torch import nn
 
 from optimcb.boundary import entry
+from optimcb.choice import Choice
 from optimcb.composition import Composition
 from optimcb.display import Explained
 from optimcb.editing import Composable
-from optimcb.hypers import NOT_NEGATIVE, TORCH_FLAGS, check, from_torch, numbers, suggest
+from optimcb.hypers import NOT_NEGATIVE, TORCH_FLAGS, check, from_torch, spread, suggest
 from optimcb.optimizer import Optimizer
 from optimcb.rehearsal import Group
 from optimcb.stepper import ONE_STEP
+from optimcb.steppers.parts import maximize as ascent
+from optimcb.wrapping import wrapped
 
 __all__ = ['Algorithm', 'algorithm']
 
@@ -91,9 +97,12 @@ class Algorithm(partial, Composable, Explained):
     """A recipe: `Optimizer` with the steppers that a function of the options lists.
 
     Called with `params`, `lr`, options, `engine` and `check` it makes an `Optimizer`. Options that are numbers become hyper-parameters,
-    those that are flags only choose steppers. Hyper-parameters that the steppers bring along are options too.
+    those that are flags choose steppers. When a group asks for steppers that aren't there, as one with momentum among others without, when it
+    is given or later, they are chosen again. Every algorithm takes `maximize`, too. Hyper-parameters that the steppers bring along are options too.
     `.cbs` and `.hypers` are those of the defaults. What `replace`, `insert`, `remove` and `rename` return is another algorithm;
     they are done to what the recipe lists for the options that are given.
+
+    A recipe may name an `lr`, whose default is then the optimizer's, and have a function `translated` from what others call its options.
 
     Raises `TypeError` for an option that the recipe doesn't have, `ValueError` for one that can't be.
     """
@@ -105,7 +114,8 @@ class Algorithm(partial, Composable, Explained):
         name=None # What it is called; default: as the recipe
     ):
         "Make an algorithm of a recipe; `algorithm` is the decorator that does."
-        options = inspect.signature(recipe).parameters
+        options = dict(inspect.signature(recipe).parameters)
+        usual = options.pop('lr', None)
         cbs = _with(recipe(), edits)
         composition = Composition(cbs)
         gone = Composition(recipe()).reads - composition.reads if edits and not composition.reads_all else () # what only steppers read that are left out
@@ -116,6 +126,7 @@ class Algorithm(partial, Composable, Explained):
         self.__name__ = self.__qualname__ = name or recipe.__name__
         self.__doc__, self.__module__ = recipe.__doc__, recipe.__module__
         params, lr, *for_all = inspect.signature(_for_all).parameters.values()
+        if usual is not None: lr = lr.replace(default=usual.default)
         others = [inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=v) for k, v in self.hypers.items() if k not in options]
         self.signature = inspect.Signature([params, lr, *options.values(), *others, *for_all])
         self.__wrapped__ = _documented(self)
@@ -132,6 +143,39 @@ class Algorithm(partial, Composable, Explained):
     def cbs(self) -> list:
         "The steppers, with the default options."
         return list(self.keywords['cbs'])
+
+    @property
+    def flags(self) -> frozenset:
+        "The options that are no numbers, and only choose steppers."
+        return frozenset(k for k, o in inspect.signature(self.recipe).parameters.items() if isinstance(o.default, bool))
+
+    @property
+    def choosing(self) -> tuple:
+        "The options that are numbers and choose steppers by being 0, as `mom` of `SGD` does."
+        if 'choosing' not in self.__dict__: self.__dict__['choosing'] = tuple(filter(self._chooses, self.options))
+        return self.__dict__['choosing']
+
+    def _chooses(self, k) -> bool:
+        if not isinstance(inspect.signature(self.recipe).parameters[k].default, Real) or k in self.flags: return False
+        try: without, with_it = (Composition(self.recipe(**{k: v})).labels for v in (0., 0.5))
+        except (ValueError, TypeError): return False
+        return without != with_it
+
+    def steppers(self,
+        maximize:bool=False, # Go up instead of down?
+        **options # Options of the recipe
+    ) -> list:
+        "The steppers for some options."
+        cbs = self.edited(self.recipe(**options), self.edits)
+        return wrapped(cbs, ascent) if maximize else cbs
+
+    def edited(self,
+        cbs:list, # Steppers
+        edits # Functions from such a list to another
+    ) -> list:
+        "`cbs`, edited. Raises `ValueError` where that can't be done."
+        try: return _with(cbs, edits)
+        except ValueError as e: raise ValueError(f"with these options {self.__name__} can't be edited like that: {e} Edit the optimizer instead.") from None
 
     @property
     def hypers(self) -> dict:
@@ -157,13 +201,16 @@ class Algorithm(partial, Composable, Explained):
     @entry
     def __call__(self, *args, **kwargs) -> Optimizer:
         known = self.signature.parameters
-        kwargs = from_torch(kwargs, known)
+        kwargs = from_torch(self.ours(kwargs), known)
+        ascends = None if 'maximize' in known else kwargs.pop('maximize', None)
         flags = {k: kwargs.pop(k) for k in TORCH_FLAGS if k in kwargs and k not in known and (k != 'dampening' or not kwargs[k])}
         flags.pop('dampening', None) # `average_grad` takes it
         required = {k: kwargs.pop(k) for k in self._required & kwargs.keys()}
         for k in kwargs:
             if k not in known: raise TypeError(f"{self.__name__} has no `{k}`.{suggest(k, {*known, *self._required})} It has {', '.join(known)}.")
-        if not args and 'params' not in kwargs: return WithoutParams(self, **kwargs, **required, **flags)
+        if not args and 'params' not in kwargs:
+            if ascends is not None: flags['maximize'] = ascends
+            return WithoutParams(self, **kwargs, **required, **flags)
         if len(args) > 2 and isinstance(args[2], tuple) and 'sqr_mom' in known:
             third = list(known)[2]
             raise TypeError(f"the third argument of {self.__name__} is `{third}`, but is {args[2]!r}. "
@@ -173,25 +220,52 @@ class Algorithm(partial, Composable, Explained):
         asked = set(given.arguments)
         given.apply_defaults()
         given = given.arguments
-        self._set_flags(given)
-        cbs = self.recipe(**{k: numbers(given[k]) for k in self.options})
-        try: cbs = _with(cbs, self.edits)
-        except ValueError as e: raise ValueError(f"with these options {self.__name__} can't be edited like that: {e} Edit the optimizer instead.") from None
+        if given['lr'] is None and known['lr'].default is not inspect.Parameter.empty: given['lr'] = known['lr'].default
+        given.update({k: self.flag(k, given[k]) for k in self.flags & given.keys()})
+        choice = Choice(self, {**{k: given[k] for k in self.options}, 'maximize': self.flag('maximize', ascends)})
+        params, groups = self._groups_of(given)
+        cbs = choice.steppers(groups)
         reads = Composition(cbs).reads # a number that came with a stepper is gone with it
         hypers = {k: given[k] for k in ('lr', *self.hypers) if k in self.options or k in asked or k in reads}
-        opt = Optimizer(given['params'], cbs, engine=given['engine'], check=given['check'], **hypers, **required, **flags)
+        opt = Optimizer.__new__(Optimizer)
+        opt._choice = choice
+        opt.__init__(params, cbs, engine=given['engine'], check=given['check'], **hypers, **required, **flags)
         opt.called = self._title
         for h in opt.hypers:
             for k in hypers: check(k, h[k], NOT_NEGATIVE)
         return opt
 
-    def _set_flags(self, given):
-        "Options that choose steppers are True or False; None is the default, and 0, which torch has for no dampening, is False"
-        for k, o in inspect.signature(self.recipe).parameters.items():
-            if not isinstance(o.default, bool) or k not in given: continue
-            if given[k] is None: given[k] = o.default
-            elif isinstance(given[k], (bool, np.bool_)) or given[k] == 0: given[k] = bool(given[k])
-            else: raise TypeError(f"`{k}` of {self.__name__} must be True or False, but is {given[k]!r}. {TORCH_FLAGS.get(k, ('', ''))[1]}".rstrip())
+    def ours(self,
+        given:dict # Options, or a parameter group
+    ) -> dict:
+        "`given`, with our names for what others call the options of this algorithm."
+        return getattr(self.recipe, 'translated', dict)(given)
+
+    def flag(self,
+        k:str, # Name of a flag
+        v # What it is given
+    ):
+        """Options that choose steppers are True or False; None is the default, and 0, which torch has for no dampening, is False.
+
+        Other numbers are what torch's `dampening` may be."""
+        recipe = inspect.signature(self.recipe).parameters
+        if v is None: return recipe[k].default if k in recipe else False
+        if isinstance(v, (bool, np.bool_)) or v == 0: return bool(v)
+        if k == 'dampening' and isinstance(v, Real): return v
+        raise TypeError(f"`{k}` of {self.__name__} must be True or False, but is {v!r}. {TORCH_FLAGS.get(k, ('', ''))[1]}".rstrip())
+
+    def _groups_of(self, given) -> tuple:
+        "The parameters, and of each group the options that may choose steppers"
+        params = given['params']
+        if isinstance(params, Iterator): params = list(params)
+        first = next(iter(params), None) if isinstance(params, (list, tuple, L)) else None
+        apart = isinstance(first, (dict, list, L))
+        groups = [from_torch(self.ours(g), self.signature.parameters) if isinstance(g, dict) else {} for g in params] if apart else [{}]
+        values = {k: spread(k, given[k], len(groups)) for k in self.choosing}
+        found = [{**{k: v[i] for k, v in values.items()}, **g} for i, g in enumerate(groups)]
+        flags = self.flags | {'maximize'}
+        found = [{k: self.flag(k, v) if k in flags else v for k, v in g.items() if k in flags or k in values} for g in found]
+        return params, found
 
     @entry
     def edit(self,

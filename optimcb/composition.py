@@ -46,7 +46,8 @@ class Composition:
     `reads_all` tells that some stepper may read any name, `sums_over_all` that some stepper yields what is to be summed
     over all parameters, `skips_nonfinite` that a step is skipped if a gradient is infinite or NaN, `spares_grads` that none
     writes into a gradient. `needs_all` are the steppers that can't do with a part of the parameters, `draws`
-    those that draw random numbers. `whole` tells that one needs the whole of a sparse gradient. `makes` are the names that some stepper speaks of.
+    those that draw random numbers, `turns` those that turn gradients round, to maximize.
+    `whole` tells that one needs the whole of a sparse gradient. `makes` are the names that some stepper speaks of.
     `marks` are the names of state that tells for which parameters a stepper is there, and who decides it.
     Raises `ValueError` for a tap that would overwrite something, and for a route that isn't there.
     """
@@ -65,6 +66,7 @@ class Composition:
         self.skips_nonfinite = bool(skip)
         self.whole = any(getattr(s.innermost, 'whole', False) for s in self.steppers)
         self.draws = [s for s in self.steppers if getattr(s.innermost, 'draws', False)]
+        self.turns = [s for s in self.steppers if getattr(s.innermost, 'turns', False)]
         self.needs_all = [s for s in self.steppers if s.sums_over_all] + skip
         self.spares_grads = all(any(s.innermost is o for o in vars(steppers).values()) for s in self.steppers)
         declared = {k: v for s in self.steppers for k, v in s.declared.items()}

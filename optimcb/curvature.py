@@ -24,6 +24,7 @@ def update_hessian(
 
     Squared gradients are an estimate (Gauss-Newton-Bartlett's) if the loss is of labels that were drawn from what the model gives:
     `update_hessian(opt, scale=len(x))` after its `backward`, then `zero_grad`. Another one is `hutchinson`'s.
+    Estimates are of the Hessian of what `backward` was called on: where that is maximized, their sign is turned, as that of the gradients is.
     The mean's coefficient is `sqr_mom`. Raises `ValueError`, and changes nothing, if nobody reads it or an estimate doesn't fit.
     Source: Liu et al. 2024, https://arxiv.org/abs/2305.14342, alg. 1-3.
     """
@@ -36,7 +37,14 @@ def update_hessian(
     for e, (p, h) in zip(found, params):
         if e is None: continue
         state, grad = opt.state[p], e.to(p.device, p.dtype)
+        if estimates is not None and _is_maximized(opt, p, h): grad = -grad
         state.update(hess_avg=exp_avg(state.get('hess_avg'), grad, h['sqr_mom']))
+
+
+def _is_maximized(opt, p, hypers) -> bool:
+    "Does a step turn the gradient of `p` round?"
+    said = {**opt._said.get(p, {}), **opt.state.get(p, {})}
+    return any(hypers.get(s.new_name('maximize'), True) and s.applies(said) for s in opt.composition.turns)
 
 
 def _squared(p, scale):

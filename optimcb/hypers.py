@@ -37,13 +37,11 @@ TORCH_FLAGS = dict( # options of torch.optim that are no numbers: the stepper th
     capturable=(None, "Leave it out: a CUDA graph can have any step that kernels run. `opt.before_replay()` sends it the numbers of the next one."),
     differentiable=(None, "A step changes parameters in place, where autograd doesn't look. "
                           "Write the update as an expression, for `torch.func.functional_call`."),
-    maximize=(None, "Negate the loss, or put this stepper before the others in `cbs`: `def ascend(p): p.grad = -p.grad`."),
-    amsgrad=('max_sqr_avg', "Use `AMSGrad`, or put `max_sqr_avg` and `use_sqr_max` after `average_sqr_grad`."),
+    maximize=(None, "Put `maximize` before these steppers, by `wrap(maximize)`."),
+    amsgrad=('max_sqr_avg', "Use `Adam(…, amsgrad=True)`, or put `max_sqr_avg` and `use_sqr_max` after `average_sqr_grad`."),
     nesterov=('nesterov_update', "Use `SGD(…, nesterov=True)` or `NAdam`, or put `nesterov_update` and `apply_update` in the place of `momentum_step`."),
     centered=('center_sqr_avg', "Use `RMSProp(…, centered=True)`, or put `average_center` and `center_sqr_avg` after `average_sqr_grad`."),
-    dampening=(None, "torch starts from the first gradient and weighs the others by `1-dampening`. `SGD(…, dampening=True)` starts from zero and weighs "
-                     "by `1-mom`. For torch's, put a stepper in the place of `average_grad`: `def damped(p, mom, damp=0.5, grad_avg=None): "
-                     "return {'grad_avg': p.grad.clone() if grad_avg is None else mom*grad_avg + (1-damp)*p.grad}`."),
+    dampening=(None, "A number means what it does in `torch.optim.SGD`, and `average_grad` takes it, as in `SGD(…, mom=0.9, dampening=0.5)`."),
     decoupled_weight_decay=('weight_decay', "`weight_decay` in `cbs` is decoupled, `l2_reg` in its place is not: algorithms choose it by `decouple_wd`."))
 
 NOT_HYPERS = frozenset({'params', 'param_names'})
@@ -160,7 +158,8 @@ def without_flags(
 
     What is off, or None, or what the steppers do, is passed over. Raises `TypeError` for what can't be had, `ValueError` for engines that contradict."""
     known = frozenset().union(*(s.mentions.union(s.names) for s in composition.steppers if not s.is_ours))
-    def meant(k, v): return k not in TORCH_FLAGS or k in known or k in composition.reads and isinstance(v, bool) # `dampening` of `average_grad`
+    def read(k, v): return TORCH_FLAGS[k][0] is None and k in composition.reads and (isinstance(v, bool) or k == 'dampening' and _dampens(composition, v))
+    def meant(k, v): return k not in TORCH_FLAGS or k in known or read(k, v)
     rest = {k: v for k, v in hypers.items() if meant(k, v)}
     flags = {k: v for k, v in hypers.items() if k not in rest and v is not None}
     does = {getattr(s.innermost, '__name__', None) for s in composition.steppers}
@@ -172,6 +171,12 @@ def without_flags(
         if k not in ENGINE_FLAGS and bool(v) != (by in does):
             raise TypeError(f"`{k}={v!r}` can't be had with {', '.join(composition.labels)}. {instead}")
     return rest, _engine(engine, {k: bool(flags[k]) for k in ENGINE_FLAGS if k in flags})
+
+
+def _dampens(composition, v) -> bool:
+    "Is a number torch's `dampening`? Averages of squares have none"
+    readers = {s.innermost.__name__ for s in composition.steppers if s.is_ours and 'dampening' in s.names}
+    return isinstance(v, Real) and bool(readers & {'average_grad', 'average_update'}) and 'average_sqr_grad' not in readers
 
 
 def _engine(engine, flags) -> str:

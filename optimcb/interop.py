@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from optimcb.algorithms import SGD, Adadelta, Adagrad, Adam, Adamax, AMSGrad, NAdam, RAdam, RMSProp
+from optimcb.algorithms.classic import LAZY
 from optimcb.boundary import entry
 from optimcb.checkpoint import is_note, ours, pack
 from optimcb.composition import Composition
 from optimcb.hypers import NOT_HYPERS, TORCH_NAMES, from_torch, numbers
+from optimcb.stepper import label
 from optimcb.steppers import (
     adam_step,
     apply_update,
@@ -20,12 +22,12 @@ from optimcb.steppers import (
     debias_grad_avg,
     debias_sqr_avg,
     l2_reg,
+    maximize,
     radam_step,
     rms_prop_step,
     rms_update,
     weight_decay,
 )
-from optimcb.warn import warn
 
 __all__ = ['COUNTERPARTS', 'Counterpart', 'from_torch_optim', 'to_torch']
 
@@ -51,8 +53,7 @@ class Counterpart(NamedTuple):
 
 
 def _sgd(momentum, nesterov, dampening):
-    if dampening not in (0, momentum): raise ValueError(f"no steppers do torch's `dampening={dampening}`: it must be 0 or equal to `momentum`.")
-    return SGD.recipe(momentum, decouple_wd=False, nesterov=nesterov, dampening=bool(dampening))
+    return SGD.recipe(momentum, decouple_wd=False, nesterov=nesterov, dampening=bool(dampening) and dampening == momentum)
 
 
 def _adam(amsgrad, decoupled_weight_decay): return (AMSGrad if amsgrad else Adam).recipe(decouple_wd=decoupled_weight_decay)
@@ -61,6 +62,7 @@ def _eps_before(cbs): return [o for f in cbs for o in ([debias_eps, f] if f in (
 
 
 SWITCHES = frozenset({'foreach', 'fused', 'capturable', 'differentiable', 'maximize'}) # how torch runs; `maximize` is looked at for itself
+PER_GROUP = 'maximize', 'amsgrad', 'nesterov', 'centered' # switches that steppers read
 EITHER = False, True
 MAYBE = 0., 0.9
 AVGS = dict(step='step', exp_avg='grad_avg', exp_avg_sq='sqr_avg')
@@ -87,8 +89,16 @@ def _same(a, b, decays) -> bool:
     def essence(composition):
         for s in composition.steppers:
             if s.taps or not decays and s.innermost in (weight_decay, l2_reg): continue
-            yield from next((((f, f.__name__) for f in parts) for whole, parts in IN_PARTS if s.f is whole), [(s.innermost, s.label)])
+            if s.innermost is maximize: continue # groups say it
+            yield from next((((f, f.__name__) for f in parts) for whole, parts in IN_PARTS if s.f is whole), [_essence(s)])
     return list(essence(a)) == list(essence(b))
+
+
+def _essence(s) -> tuple:
+    "A stepper, as it is where `mom` isn't 0, and its label"
+    f = next((f for f, lazy in LAZY.items() if lazy is s.innermost), None)
+    if f is None: return s.innermost, s.label
+    return f, label(partial(f, **s.f.keywords) if isinstance(s.f, partial) else f)
 
 
 def _variants(counterpart, **given) -> Iterator[tuple[dict, Composition]]:
@@ -112,14 +122,13 @@ def from_torch_optim(
     found = _recognized(sd)
     if found is None: return _refuse_torchs(sd)
     mine, groups, steppers = opt.composition, [], opt.composition.untapped
+    asked = {k for g in opt.param_groups for k in g.keys()} | (opt._choice.flags - {'dampening'} if opt._choice is not None else {'maximize'})
     for g in sd['param_groups']:
         options = _options(found, g, mine)
-        theirs, same = _does(found, options, mine)
+        theirs, same = _does(found, options, mine, asked)
         if not same: steppers = theirs.untapped
-        groups.append({**_hypers(found, options, theirs, mine), **{k: g[k] for k in NOT_HYPERS if k in g}})
-        if options.get('dampening') and any(not sd['state'].get(i) for i in g['params']):
-            warn("torch starts the momentum with a gradient that isn't dampened, which no stepper does: "
-                 "parameters that have no momentum yet start with a smaller one.")
+        switches = _switches(options, mine, asked)
+        groups.append({**_hypers(found, options, theirs, mine), **switches, **{k: g[k] for k in NOT_HYPERS if k in g}})
     names = {k: v for k, v in found.state.items() if v != 'step' or v in mine.reads}
     state = {i: {names[k]: SCALARS[k](v) if k in SCALARS else v for k, v in s.items() if k in names and v is not None} for i, s in sd['state'].items()}
     return {**sd, 'param_groups': groups, 'state': state, 'steppers': steppers, 'of': f'torch.optim.{found.optim.__name__}: '}
@@ -148,17 +157,20 @@ def _refuse_torchs(sd) -> dict:
 def _options(found, g, mine) -> dict:
     "A group's options, all of them, and numbers where they are tensors"
     options = {k: numbers(v) for k, v in {**found.options, **g}.items()}
-    if options.get('maximize'): raise ValueError("no stepper does torch's `maximize=True`. Negate the loss, and set it to False in the state dict's groups.")
+    if options.get('maximize') and not mine.turns:
+        raise ValueError("the state dict is of an optimizer with `maximize=True`. Make yours with it, too, or put `maximize` before its steppers.")
     if 'decoupled_weight_decay' in found.flags and 'decoupled_weight_decay' not in g: # AdamW of older torch doesn't say that it is
         options['decoupled_weight_decay'] = any(s.innermost is weight_decay for s in mine.steppers)
     return options
 
 
-def _does(found, options, mine) -> tuple[Composition, bool]:
+def _does(found, options, mine, asked) -> tuple[Composition, bool]:
     "Steppers that do what torch does with these options, and whether ours do"
     no_matter = ('momentum', 'nesterov') if options.get('momentum') == 0 else () # an average is then the gradient
+    no_matter += tuple(k for k in PER_GROUP if k in mine.reads & asked and not options.get(k)) # then it is a hyper-parameter
     flags = {k: options[k] for k in found.flags if k not in no_matter}
     does = [c for _, c in _variants(found, **flags)] or [Composition(found.recipe(**flags))] # which says why there are none
+    if flags.get('dampening'): does += [c for _, c in _variants(found, **flags | {'dampening': 0.})] # the number is a hyper-parameter
     return next(((c, True) for c in does if _same(mine, c, options.get('weight_decay'))), (does[0], False))
 
 
@@ -167,6 +179,13 @@ def _hypers(found, options, theirs, mine) -> dict:
     given = {k: v for k, v in options.items() if k not in SWITCHES | NOT_HYPERS | found.flags.keys() - {'momentum'}}
     hypers = {'wd': 0., **theirs.defaults, **from_torch(given, OURS)}
     return {k: v for k, v in hypers.items() if k in mine.reads | {'lr'} or k not in OURS | theirs.defaults.keys()}
+
+
+def _switches(options, mine, asked) -> dict:
+    "Options that steppers take as hyper-parameters of groups, where they may be other than steppers have them anyway"
+    res = {k: bool(options[k]) for k in PER_GROUP if k in options and k in mine.reads & asked}
+    if 'dampening' in options.keys() & mine.reads and (options['dampening'] or 'dampening' in asked): res['dampening'] = options['dampening']
+    return res
 
 
 # To torch
@@ -189,9 +208,10 @@ def to_torch(
     if decays and any(s.get('do_wd') is False for k, s in sd['state'].items() if k not in notes):
         raise ValueError("some parameters are not decayed (`do_wd` in their state), which torch's optimizers can't tell. Put them in a group with `wd=0`; "
                          "in fastai, `Learner(…, wd_bn_bias=True)` or a `splitter` that puts them in a group of their own.")
+    ascends = {'maximize': True} if mine.turns else {}
     groups, state = [], {}
     for g, h, ps in zip(sd['param_groups'], sd['hypers'], opt.param_lists):
-        hypers = {k: v for k, v in h.items() if k in mine.reads or k == 'lr'}
+        hypers = {**ascends, **{k: v for k, v in h.items() if k in mine.reads or k == 'lr'}}
         groups.append({**_torchs_options(c, flags, theirs, hypers), **{k: v for k, v in g.items() if k not in opt.hyper_names}})
         starts = {'step': 0, 'mom_prod': 1., 'sqr_avg': h.get('init_sum', 0.)} # of others, zero
         for i, p in zip(g['params'], ps):
@@ -209,7 +229,11 @@ def _torchs_options(c, flags, theirs, hypers) -> dict:
     for k in c.options.keys() - flags.keys() | {'momentum'} & flags.keys():
         values = [hypers.get(o, 0.) for o in TORCH_NAMES.get(k, (k,))] # no momentum or no decay, if no stepper reads it
         res[k] = tuple(values) if len(values) > 1 else values[0]
-    return {**res, 'dampening': res['momentum']} if flags.get('dampening') else res
+    res.update({k: bool(hypers[k]) for k in PER_GROUP if k in hypers})
+    if 'dampening' in c.flags:
+        dampening = hypers.get('dampening', bool(flags['dampening']))
+        res['dampening'] = res['momentum'] if dampening is True else float(dampening)
+    return res
 
 
 def _torchs_state(k, v, p):

@@ -1,9 +1,12 @@
 "fastai's `Lookahead`, which wraps an optimizer: here it is the same optimizer with two more steppers."
+from functools import partial
 from numbers import Integral
 
 from fastcore.foundation import L
 
 from optimcb.boundary import entry
+from optimcb.composition import Composition
+from optimcb.editing import with_parts
 from optimcb.hypers import spread
 from optimcb.optimizer import Optimizer, become, runs_steppers
 from optimcb.steppers.classic import ALPHA, K, lookahead_step, slow_start
@@ -35,6 +38,9 @@ class Lookahead(Optimizer):
         if '_in_backward' in opt.__dict__: raise ValueError("this optimizer steps in backward. Wrap it first, then call `step_in_backward` on the Lookahead.")
         become(self, opt, 'Lookahead')
         self.cbs = L(wrapped(list(opt.cbs), look_ahead()))
+        if self._choice is not None:
+            labels = Composition(self.cbs).untapped
+            self._choice = self._choice.copy(edits=(*self._choice.edits, partial(with_parts, parts=(look_ahead(),))), labels=labels)
         self.set_hypers(k=k, alpha=alpha)
         self.defaults.update(k=k, alpha=alpha)
 

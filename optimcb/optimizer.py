@@ -19,10 +19,25 @@ from optimcb.display import Explained
 from optimcb.editing import Composable
 from optimcb.engine import ENGINES, Runner, eager
 from optimcb.engine.scaling import NOT_SCALED, Scaling
-from optimcb.hypers import NOT_HYPERS, RANGES, Groups, HyperView, HyperViews, TorchNames, check, from_torch, own, spread, suggest, without_flags
+from optimcb.hypers import (
+    NOT_HYPERS,
+    RANGES,
+    TORCH_FLAGS,
+    TORCH_NAMES,
+    Groups,
+    HyperView,
+    HyperViews,
+    TorchNames,
+    check,
+    from_torch,
+    own,
+    spread,
+    suggest,
+    without_flags,
+)
 from optimcb.rehearsal import Group, can_step, placement
 from optimcb.stepper import ONE_STEP
-from optimcb.warn import CompositionWarning, warn
+from optimcb.warn import CompositionWarning, calling_frame, warn
 
 __all__ = ['Optimizer']
 
@@ -48,6 +63,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     Warns, with `CompositionWarning`, of steppers that can't be meant to be together.
     """
     _keep_on_clear = ('force_train', 'do_wd')
+    _choice = None # the options that chose the steppers, if an algorithm did
 
     @entry
     def __init__(self,
@@ -64,13 +80,14 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         self.hyper_names = set()
         self._has_part = _made_by_zero()
         composition = self.composition
-        hypers, self.engine = without_flags({**composition.defaults, **from_torch(hypers, composition.reads)}, composition, engine)
+        hypers, self.engine = without_flags({**composition.defaults, **from_torch(hypers, self._names)}, composition, engine)
         self._warn_unread(hypers)
         groups = _as_groups(params)
         values = {k: spread(k, v, len(groups)) for k, v in hypers.items()}
         self.hyper_names.update(values)
         super().__init__([{**{k: v[i] for k, v in values.items()}, **self._own(g)} for i, g in enumerate(groups)],
-                         TorchNames({k: own(k, v[-1]) for k, v in values.items()}).know(composition.reads))
+                         TorchNames({k: own(k, v[-1]) for k, v in values.items()}).know(self._names))
+        self._tell_choice()
         if not any(g['params'] for g in self.param_groups) and not _may_be_empty(groups): raise ValueError(NOTHING)
         if composition.marks: self._mark()
         self.frozen_idx = 0
@@ -106,11 +123,31 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         if known is None or known.cbs != tuple(self.cbs):
             known = self._composition = self._understood(self.cbs)
             self.hyper_names |= known.reads
-            if 'param_groups' in self.__dict__: self.param_groups.know(known.reads)
+            if 'param_groups' in self.__dict__: self.param_groups.know(self._names_for(known))
             for d in (*self.__dict__.get('param_groups', ()), *([self.defaults] if 'defaults' in self.__dict__ else [])):
-                if isinstance(d, TorchNames): d.know(known.reads)
+                if isinstance(d, TorchNames): d.know(self._names_for(known))
                 for k, v in known.defaults.items(): d.setdefault(k, v)
+        if self._choice is not None and self._choice.asks(self.__dict__.get('param_groups', ()), known.reads): return self._choose_again(known)
         return known
+
+    def _names_for(self, composition) -> frozenset:
+        "The names of hyper-parameters that mean something: steppers read them, or they choose steppers"
+        return composition.reads if self._choice is None else composition.reads | {*self._choice.names}
+
+    _names = property(lambda self: self._names_for(self.composition))
+
+    def _choose_again(self, composition):
+        "Go on with the steppers that the groups ask for. Raises what `Choice.again` does, and changes nothing then"
+        self.cbs = L(self._choice.again(composition.untapped, self.param_groups))
+        self._tell_choice()
+        return self.composition
+
+    def _tell_choice(self):
+        "Let groups have the options in which they differ as hyper-parameters"
+        if self._choice is None: return
+        for k, values in self._choice.told(self.param_groups, self.composition.reads).items():
+            for h, v in zip(self.hypers, values): h[k] = v
+            self.defaults.setdefault(k, self._choice.options[k])
 
     def _understood(self, cbs):
         composition = Composition(cbs)
@@ -132,7 +169,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     @opaque
     def param_groups(self, groups):
         self.__dict__['param_groups'] = groups = groups if type(groups) is Groups else Groups(groups)
-        if 'cbs' in self.__dict__: groups.know(self.composition.reads)
+        if 'cbs' in self.__dict__: groups.know(self._names)
 
     @property
     @opaque
@@ -340,6 +377,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             self._check(composition, old.makes)
             self._say_what_is_late(composition, composition.makes - old.makes)
         self.cbs = cbs
+        if self._choice is not None: self._choice = self._choice.copy(edits=(*self._choice.edits, f), labels=composition.untapped)
         composition = self.composition # with it come its hyper-parameters
         if 'called' in self.__dict__: self.called = f"{self.called.removesuffix(', edited')}, edited"
         out = [s for s in old.steppers if not any(s.f is f for f in cbs)]
@@ -396,8 +434,10 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             raise ValueError(NAMES_FOR_ALL)
         group = {**{k: own(k, v) for k, v in self.defaults.items()}, **group}
         self.param_groups.append(group)
-        if 'frozen_idx' in self.__dict__ and self.composition.marks:
-            try: self._mark()
+        if 'frozen_idx' in self.__dict__:
+            try:
+                if self.composition.marks: self._mark()
+                self._tell_choice()
             except BaseException:
                 self.param_groups.pop()
                 raise
@@ -408,12 +448,16 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         if not isinstance(group, dict): raise TypeError(f"a parameter group must be a dict with `params`, not {group!r:.80} ({type(group).__name__}).")
         if 'params' not in group: raise ValueError(f"a parameter group needs `params`, but this one has {sorted(group)}.")
         composition = self.composition
-        values = from_torch({k: v for k, v in group.items() if k not in NOT_HYPERS}, composition.reads)
-        values = self._without_flags(values)
+        if self._choice is not None: group = self._choice.algorithm.ours(group)
+        values = from_torch({k: v for k, v in group.items() if k not in NOT_HYPERS}, self._names)
+        flags = {} if self._choice is None else self._choice.flags_of(values)
+        values = self._without_flags({k: v for k, v in values.items() if k not in flags})
         known = composition.reads | ALWAYS_WELCOME | self.hyper_names
-        self._warn_unread(k for k in values if k in RANGES or suggest(k, composition.reads)) # others are somebody's notes: a name, an `initial_lr`
+        def meant(k, v): return k in RANGES or k in TORCH_NAMES and v or suggest(k, composition.reads) # others are notes: a name, an `initial_lr`
+        self._warn_unread(k for k, v in values.items() if meant(k, v))
         self.hyper_names.update(k for k in values if k in known)
-        return {**{k: group[k] for k in NOT_HYPERS if k in group}, **{k: own(k, check(k, v)) if k in known else v for k, v in values.items()}}
+        asked = {k: v for k, v in flags.items() if v != self._choice.options[k]}
+        return {**{k: group[k] for k in NOT_HYPERS if k in group}, **{k: own(k, check(k, v)) if k in known else v for k, v in values.items()}, **asked}
 
     def _without_flags(self, group):
         "`group` without torch's options that are no numbers. Raises what `without_flags` does, and `ValueError` for an engine of its own"
@@ -442,8 +486,20 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         v # A value, one for each group, or a slice
     ):
         "Set hyper-parameter `k` in every group. Raises `ValueError` or `TypeError`, and sets nothing, for a value that can't be."
-        values = {o: spread(o, x, len(self.param_lists)) for o, x in from_torch({k: v}, self.composition.reads).items()}
+        values = {o: spread(o, x, len(self.param_lists)) for o, x in from_torch({k: v}, self._names).items()}
+        for o, vs in values.items():
+            if o in TORCH_FLAGS and (self._choice is None or o not in self._choice.flags):
+                for x in vs: self._without_flags({o: x})
+        before = [(h, o, h.get(o)) for o in values for h in self.hypers]
         for o, vs in values.items(): self._set_hyper(o, vs)
+        if self._choice is None: return
+        if _asked_by_fastai(): self._choice.ignore(values, self.param_groups)
+        try: self.composition # noqa: B018 - which may be another one now
+        except BaseException:
+            for h, o, x in before:
+                del h[o]
+                if x is not None: h[o] = x
+            raise
 
     def _set_hyper(self, k, values):
         "Set a value for each group, as fastai's method of this name, which subclasses override"
@@ -549,7 +605,12 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             new = hook(self, sd)
             if new is not None: sd = new
-        groups, hyper_names, states = unpack(self, sd)
+        cbs, choice = self.cbs, self._choice and self._choice.copy()
+        if choice is not None: self._choose_for(sd)
+        try: groups, hyper_names, states = unpack(self, sd)
+        except BaseException:
+            self.cbs, self._choice = cbs, choice
+            raise
         forget(self)
         if self.composition.marks: self._mark()
         for g, new in zip(self.param_groups, groups): g.update(new)
@@ -557,8 +618,14 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         self.hyper_names |= hyper_names
         self.state.clear()
         self.state.update({p: s for p, s in states.items() if s or is_note(p)})
+        if choice is not None: self._choice.ignore(self._choice.names, self.param_groups) # these have chosen, or did nothing where it is from
         self._forget_runner()
         for hook in self._optimizer_load_state_dict_post_hooks.values(): hook(self)
+
+    def _choose_for(self, sd):
+        "Go on with the steppers that a state dict is of, if other options of the algorithm choose them"
+        cbs = self._choice.steppers_of(sd, self.composition)
+        if cbs is not None: self.cbs = L(cbs)
 
     @entry
     def __repr__(self):
@@ -573,7 +640,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         super().__setstate__(state)
         self.defaults.pop('differentiable', None) # torch's default for its own algorithms
         if 'param_groups' in self.__dict__: self.param_groups = self.__dict__['param_groups'] # one that delegates has none
-        if not isinstance(self.defaults, TorchNames): self.defaults = TorchNames(self.defaults).know(self.composition.reads)
+        if not isinstance(self.defaults, TorchNames): self.defaults = TorchNames(self.defaults).know(self._names)
 
 
 def runs_steppers(
@@ -590,7 +657,13 @@ def become(
 ):
     "Let `wrapper` have the parameters, hyper-parameters and state of `opt`, and step them by an engine of its own."
     wrapper.__dict__.update({k: v for k, v in {**opt.__dict__, 'state': opt.state}.items() if k not in MADE_AGAIN})
+    if wrapper._choice is not None: wrapper._choice = wrapper._choice.copy()
     wrapper.opt, wrapper.called = opt, f'{called} of {opt._title}'
+
+
+def _asked_by_fastai() -> bool:
+    "Does one of fastai's callbacks set a hyper-parameter? Its one-cycle schedules `mom` whether or not there is momentum, and there it does nothing"
+    return calling_frame().f_globals.get('__name__', '').startswith('fastai.callback')
 
 
 def _other_rules(old, new) -> set: return {k for k in old.marks if new.marks.get(k) != old.marks[k]}

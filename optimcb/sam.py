@@ -13,7 +13,7 @@ from optimcb.averages import refuse_step
 from optimcb.boundary import entry
 from optimcb.hypers import NOT_NEGATIVE, check
 from optimcb.optimizer import Optimizer, become, runs_steppers
-from optimcb.steppers import ascend
+from optimcb.steppers import ascend, maximize
 
 __all__ = ['Ascent', 'SAM', 'stats_kept']
 
@@ -21,6 +21,7 @@ __all__ = ['Ascent', 'SAM', 'stats_kept']
 class Ascent:
     """Takes the parameters of an optimizer up to where the loss is about the largest nearby, and back to the bits that they were.
 
+    Where an objective is maximized, by the stepper `maximize` or by an option of torch's, it goes down to where that is about the smallest.
     It keeps a copy of the weights, for the next time too. Parameters without a gradient stay. Raises `ValueError` for gradients that are sparse."""
     @entry
     def __init__(self,
@@ -55,14 +56,22 @@ class Ascent:
 
     def _climber(self):
         "The optimizer that goes up, with the groups that there are now"
-        groups = self.opt.param_groups
+        groups, turns = self.opt.param_groups, self._turns()
         hypers = [{k: g.get(k, v) for k, v in self.hypers.items()} for g in groups]
-        if self.climber is None or len(self.climber.param_groups) != len(groups):
-            self.climber = Optimizer([{'params': list(g['params']), **h} for g, h in zip(groups, hypers)], partial(ascend, adaptive=self.adaptive))
+        if turns: hypers = [{**h, 'maximize': bool(g.get('maximize', hasattr(self.opt, 'composition')))} for g, h in zip(groups, hypers)]
+        if self.climber is None or len(self.climber.param_groups) != len(groups) or list(self.climber.cbs[:-1]) != turns:
+            params = [list(zip(g['param_names'], g['params'])) if 'param_names' in g else list(g['params']) for g in groups]
+            self.climber = Optimizer([{'params': ps, **h} for ps, h in zip(params, hypers)], [*turns, partial(ascend, adaptive=self.adaptive)])
         for mine, g, h in zip(self.climber.param_groups, groups, hypers): mine.update(h, params=g['params'])
         wanted = getattr(self.opt, 'engine', 'auto')
         if self.climber.engine != wanted: self.climber.engine = wanted
         return self.climber
+
+
+    def _turns(self) -> list:
+        "The steppers that turn gradients round, as the optimizer has them"
+        if hasattr(self.opt, 'composition'): return [s.f for s in self.opt.composition.turns]
+        return [maximize] if any(g.get('maximize') for g in self.opt.param_groups) else []
 
 
 class SAM(Optimizer):

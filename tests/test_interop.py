@@ -85,9 +85,6 @@ def test_before_the_first_step(ours, theirs):
     advance([a, b], [rs, qs], range(9))
     assert difference(rs, qs) < 1e-12
     a, b = theirs(ps, lr=0.01), ours(rs, lr=5., engine='eager')
-    if a.param_groups[0].get('dampening'):
-        with pytest.warns(UserWarning, match='starts'): b.load_state_dict(a.state_dict())
-        return
     b.load_state_dict(a.state_dict())
     copy_(rs, ps)
     advance([a, b], [ps, rs], range(9))
@@ -130,16 +127,12 @@ def test_the_table_has_the_options_and_the_state_of_torch(counterpart):
 OTHER = [
     (to.Adam, dict(weight_decay=0.1), oc.Adam, 'torch.optim.Adam: theirs alone: l2_reg; ours alone: weight_decay; to have `l2_reg`: `decouple_wd=False`.* left: nothing'),
     (to.AdamW, dict(weight_decay=0.1), partial(oc.Adam, decouple_wd=False), 'theirs alone: weight_decay; ours alone: l2_reg; to have `weight_decay`: `decouple_wd=True`'),
-    (to.Adam, dict(amsgrad=True), oc.AdamW, r'torch.optim.Adam: theirs alone: max_sqr_avg, use_sqr_max\)\..* left: sqr_max'),
     (to.Adam, {}, oc.AMSGrad, 'Taken: grad_avg, sqr_avg, step; .* started afresh: sqr_max'),
-    (to.SGD, dict(momentum=0.9, nesterov=True), partial(oc.SGD, mom=0.9), 'nesterov_update'),
-    (to.SGD, dict(momentum=0.9), partial(oc.SGD, mom=0.9, nesterov=True), 'momentum_step'),
-    (to.SGD, dict(momentum=0.9), oc.SGD, 'left: grad_avg'),
+    (to.SGD, dict(momentum=0.9, nesterov=True), partial(oc.Optimizer, cbs=oc.SGD.recipe(mom=0.9), mom=0.9), 'nesterov_update'),
     (to.SGD, dict(momentum=0.9), partial(oc.SGD, mom=0.9, dampening=True), r'theirs alone: average_grad; ours alone: average_grad\(dampening=True\)'),
     (to.SGD, dict(weight_decay=0.1), oc.SGD, 'l2_reg'),
     (to.RAdam, {}, oc.RAdam, r'theirs alone: debias_eps; to have `debias_eps`: `insert` it before `adam_step` or `radam_step`\)'),
     (to.RMSprop, dict(momentum=0.9), partial(oc.RMSProp, mom=0.9), 'left: update_avg.*afresh: grad_avg'),
-    (to.RMSprop, dict(centered=True), oc.RMSProp, 'left: grad_center'),
     (to.Adam, {}, oc.Lamb, 'adam_step'),
     (to.Adam, {}, lambda ps, lr: oc.Lookahead(oc.AdamW(ps, lr)), 'afresh: count, slow_avg'),
 ]
@@ -154,12 +147,46 @@ def test_another_trajectory_is_said(theirs, options, ours, message):
     assert len(said) == 1 and said[0].filename == __file__ and b.hypers[0]['lr'] == 0.01
 
 
-@pytest.mark.parametrize('theirs, options, message', [
-    (to.Adam, dict(maximize=True), 'maximize'), (to.SGD, dict(momentum=0.9, dampening=0.3), 'dampening=0.3`: it must be 0 or equal'),
-    (to.ASGD, {}, 'another optimizer'), (to.Rprop, {}, 'another optimizer')], ids='maximize dampening ASGD Rprop'.split())
+l2 = dict(decouple_wd=False)
+CHOSEN = [ # options that choose steppers, and algorithms that do without them by default
+    (to.SGD, dict(momentum=0.9), oc.SGD), (to.SGD, dict(momentum=0.9, nesterov=True), oc.SGD), (to.SGD, dict(momentum=0.9, dampening=0.3), oc.SGD),
+    (to.SGD, dict(momentum=0.9, weight_decay=0.1, maximize=True), partial(oc.SGD, **l2)), (to.SGD, dict(momentum=0.9, nesterov=True), partial(oc.SGD, mom=0.7)),
+    (to.SGD, dict(momentum=0.9), partial(oc.SGD, mom=0.7, nesterov=True)),
+    (to.SGD, dict(momentum=0.9), partial(oc.SGD, mom=0.7, dampening=0.5)), (to.SGD, {}, partial(oc.SGD, maximize=True)),
+    (to.Adam, dict(amsgrad=True), oc.AdamW), (to.AdamW, dict(amsgrad=True, maximize=True), oc.Adam), (to.Adam, {}, partial(oc.Adam, amsgrad=True)),
+    (to.RMSprop, dict(centered=True), oc.RMSProp), (to.RMSprop, dict(momentum=0.9, centered=True), partial(oc.RMSProp, divide_first=True)),
+    (to.RMSprop, {}, partial(oc.RMSProp, centered=True)), (to.NAdam, dict(maximize=True, weight_decay=0.1), partial(oc.NAdam, **l2))]
+
+
+@pytest.mark.parametrize('theirs, options, ours', CHOSEN, ids=[f'{t.__name__} {o} {i}' for i, (t, o, *_) in enumerate(CHOSEN)])
+@pytest.mark.parametrize('engine', ['eager', 'auto'])
+def test_options_that_choose_steppers_come_with_torchs_state(theirs, options, ours, engine):
+    ps, qs = two()
+    groups = lambda ps: [{'params': ps[:2]}, {'params': ps[2:]}] # noqa: E731
+    a, b = theirs(groups(ps), lr=0.01, **options), ours(groups(qs), lr=0.5, engine=engine)
+    advance([a], [ps], range(7))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        b.load_state_dict(a.state_dict())
+    copy_(qs, ps)
+    advance([a, b], [ps, qs], range(7, 20))
+    assert difference(qs, ps) < 1e-12
+    sd = to_torch(b)
+    assert same_groups(sd, a.state_dict())
+    rs = params(dtype=torch.float64)
+    copy_(rs, qs)
+    c = theirs(groups(rs), lr=7.)
+    c.load_state_dict(sd)
+    advance([b, c], [qs, rs], range(20, 30))
+    assert difference(rs, qs) < 1e-12
+
+
+@pytest.mark.parametrize('theirs, options, message', [(to.ASGD, {}, 'another optimizer'), (to.Rprop, {}, 'another optimizer'),
+                                                      (to.SGD, dict(maximize=True), 'put `maximize` before')], ids='ASGD Rprop maximize'.split())
 def test_what_nothing_does_is_refused(theirs, options, message):
     ps, qs = two()
-    a, b = theirs(ps, lr=0.01, **options), oc.SGD(qs, lr=0.5, mom=0.7)
+    make = partial(oc.Optimizer, cbs=oc.SGD.recipe(mom=0.7)) if options else oc.SGD
+    a, b = theirs(ps, lr=0.01, **options), make(qs, lr=0.5, mom=0.7)
     advance([a], [ps], range(2))
     advance([b], [qs], range(2))
     before = b.state_dict()

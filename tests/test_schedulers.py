@@ -21,7 +21,9 @@ OPTIMIZERS = {
     'sgd': (oc.SGD, torch.optim.SGD),
     'momentum': (partial(oc.SGD, mom=0.9), partial(torch.optim.SGD, momentum=0.9)),
     'adam': (partial(oc.Adam, sqr_mom=0.999, eps=1e-8, wd=0.1, decouple_wd=False), partial(torch.optim.Adam, weight_decay=0.1)),
-    'rmsprop': (oc.RMSProp, torch.optim.RMSprop),
+    'rmsprop': (partial(oc.RMSProp, divide_first=True), torch.optim.RMSprop),
+    'adamax': (oc.Adamax, torch.optim.Adamax),
+    'radam': (partial(oc.RAdam.insert(oc.debias_eps, before=oc.radam_step), sqr_mom=0.999, eps=1e-3), partial(torch.optim.RAdam, eps=1e-3)),
     'rmsprop with momentum': (partial(oc.RMSProp, mom=0.9, divide_first=True, eps=1e-3), partial(torch.optim.RMSprop, momentum=0.9, eps=1e-3)),
 }
 
@@ -43,6 +45,8 @@ SCHEDULERS = {
     'ReduceLROnPlateau': lambda opt: ls.ReduceLROnPlateau(opt, factor=0.5, patience=2, min_lr=[1e-3, 1e-2, 1e-1]),
     'CyclicLR': lambda opt: ls.CyclicLR(opt, [1e-3, 2e-3, 3e-3], [0.1, 0.2, 0.3], step_size_up=5, mode='triangular2', cycle_momentum=False),
     'CyclicLR, momentum': lambda opt: ls.CyclicLR(opt, 1e-3, 0.1, step_size_up=5, base_momentum=[0.7, 0.75, 0.8], max_momentum=0.95),
+    'CyclicLR, defaults': lambda opt: ls.CyclicLR(opt, 1e-3, 0.1, step_size_up=7),
+    'OneCycleLR, defaults': lambda opt: ls.OneCycleLR(opt, 0.1, total_steps=STEPS+2),
     'CosineAnnealingWarmRestarts': lambda opt: ls.CosineAnnealingWarmRestarts(opt, 5, 2),
     'OneCycleLR': lambda opt: ls.OneCycleLR(opt, [0.1, 0.2, 0.3], total_steps=STEPS+2, cycle_momentum=False),
     'OneCycleLR, momentum': lambda opt: ls.OneCycleLR(opt, 0.1, total_steps=STEPS+2, base_momentum=[0.8, 0.85, 0.7], three_phase=True),
@@ -90,14 +94,12 @@ def test_all_schedulers_of_torch(kind):
     fused = partial(ours, engine='fused')
     known = kernels(fused)
     for name, schedule in SCHEDULERS.items():
-        if 'momentum' in name and kind in ('sgd', 'rmsprop'): # they would start to have momentum, which torch's then do
-            with pytest.raises(ValueError, match='must support momentum'): schedule(ours(in_groups(params(), 0.1), lr=0.1))
-            continue
         want, numbers, _ = scheduled(theirs, schedule)
         for make, resume in ((partial(ours, engine='eager'), False), (fused, True)):
             got, seen, opt = scheduled(make, schedule, resume)
             assert difference(got, want) < 1e-12 and seen == numbers, name
-        assert len(opt._running.programs) <= known, name
+        begins = kind in ('sgd', 'rmsprop') and opt.hypers[0]['mom'] # with momentum there is a first step, too
+        assert len(opt._running.programs) <= known + bool(begins), name
     assert set(SCHEDULERS) >= {k for k, v in vars(ls).items() if isinstance(v, type) and issubclass(v, ls.LRScheduler) and k[0] != '_'} - {'LRScheduler'}
 
 
@@ -181,10 +183,10 @@ def test_names_come_through_copies_pickles_and_state_dicts():
 
 
 def test_only_what_steppers_read_has_torchs_name():
-    plain = oc.SGD(params(), lr=0.1)
+    plain = Optimizer(params(), sgd_step, lr=0.1)
     assert not {'momentum', 'betas'} & {k for k in ('momentum', 'betas') if k in plain.defaults or k in plain.param_groups[0]}
     plain.param_groups[0]['momentum'] = 0.9 # somebody's note, as any other key
-    assert plain.param_groups[0]['momentum'] == 0.9 and plain.hypers[0]['mom'] == 0.
+    assert plain.param_groups[0]['momentum'] == 0.9 and 'mom' not in plain.hypers[0]
     plain.edit(lambda cbs: [average_grad, momentum_step])
     assert plain.hypers[0]['mom'] == 0.9 == plain.param_groups[0]['momentum'] and 'momentum' not in plain.param_groups[0].keys()
     def heavy(p, lr, momentum=0.5, mom=0.9): p.data.add_(p.grad, alpha=-lr*(momentum + mom))
@@ -246,12 +248,13 @@ def test_foreach_and_fused_choose_the_engine():
 
 
 @pytest.mark.parametrize('option, message', [
-    (dict(capturable=True), 'before_replay'), (dict(differentiable=True), 'functional_call'), (dict(maximize=True), 'Negate the loss'),
-    (dict(amsgrad=True), 'Use `AMSGrad`'), (dict(nesterov=True), '`NAdam`'), (dict(centered=True), '`RMSProp'), (dict(dampening=0.5), 'damped')], ids=str)
+    (dict(capturable=True), 'before_replay'), (dict(differentiable=True), 'functional_call'), (dict(maximize=True), r'wrap\(maximize\)'),
+    (dict(amsgrad=True), r'Use `Adam\(…, amsgrad=True'), (dict(nesterov=True), '`NAdam`'), (dict(centered=True), '`RMSProp'),
+    (dict(dampening=0.5), '`average_grad` takes it')], ids=str)
 def test_what_cannot_be_had_says_what_to_do(option, message):
     name = next(iter(option))
     for make in (oc.Adam, partial(Optimizer, cbs=oc.Adam.cbs, **oc.Adam.hypers)):
-        if make is oc.Adam and name == 'dampening': continue # which it doesn't have
+        if make is oc.Adam and name in ('dampening', 'maximize', 'amsgrad'): continue # it doesn't have the one, and can do the others
         with pytest.raises(TypeError, match=f'`{name}=.*{message}'): make(params(), lr=0.1, **option)
         opt = make(params(), lr=0.1)
         with pytest.raises(TypeError, match=f'`{name}=.*{message}'): opt.add_param_group({'params': params(seed=1), **option})
@@ -267,8 +270,10 @@ def test_options_of_algorithms_as_torch_has_them():
     for wd in (0.1, [0., 0.1], tensor(0.1)):
         with pytest.raises(TypeError, match='decouple_wd'): oc.AdamW([params(), params(seed=1)], lr=0.1, wd=wd, decoupled_weight_decay=False)
     assert oc.AdamW(params(), lr=0.1, wd=0., decoupled_weight_decay=False)
-    with pytest.raises(TypeError, match='decouple_wd'): oc.Adam([{'params': params(), 'decoupled_weight_decay': False}], lr=0.1)
-    with pytest.raises(TypeError, match='`dampening` of SGD must be True or False, but is 0.5.*damped'): oc.SGD(params(), lr=0.1, momentum=0.9, dampening=0.5)
+    assert 'l2_reg' in repr(oc.Adam([{'params': params(), 'decoupled_weight_decay': False}], lr=0.1))
+    with pytest.raises(TypeError, match='`decouple_wd` chooses the steppers of Adam for all groups.*route'):
+        oc.Adam([{'params': params(), 'decoupled_weight_decay': False}, {'params': params(seed=1)}], lr=0.1)
+    with pytest.raises(TypeError, match="`dampening` of SGD must be True or False, but is 'half'.*`average_grad` takes it"): oc.SGD(params(), lr=0.1, dampening='half')
     with pytest.raises(TypeError, match='`decouple_wd` of SGD must be True or False, but is 0.0001'): oc.SGD(params(), 0.1, 0.9, 0, 1e-4)
     with pytest.raises(TypeError, match=r'third argument of AdamW is `mom`.* Pass betas=\(0.9, 0.999\)'): oc.AdamW(params(), 1e-3, (0.9, 0.999))
     assert oc.SGD(params(), 0.1, 0.9).hypers[0]['mom'] == 0.9
@@ -279,13 +284,12 @@ def test_options_of_algorithms_as_torch_has_them():
 
 def test_steppers_that_messages_offer():
     "What stands in the messages does what torch does"
-    namespace = {}
-    for name in ('maximize', 'dampening'): exec(oc.hypers.TORCH_FLAGS[name][1].split('`')[-2], namespace)
-    ascend, damped = namespace['ascend'], namespace['damped']
+    assert all(f'`{k}`' in oc.hypers.TORCH_FLAGS[name][1] for name, k in (('maximize', 'wrap(maximize)'), ('dampening', 'SGD(…, mom=0.9, dampening=0.5)')))
+    ascend = oc.maximize
     wd = dict(weight_decay=0.1)
     for ours, theirs in ((oc.AdamW.edit(lambda cbs: [ascend, *cbs])(params(dtype=torch.float64), lr=0.1, **wd), partial(torch.optim.AdamW, maximize=True, **wd)),
                          (Optimizer(params(dtype=torch.float64), [ascend, oc.l2_reg, sgd_step], lr=0.1, **wd), partial(torch.optim.SGD, maximize=True, **wd)),
-                         (oc.SGD(params(dtype=torch.float64), lr=0.1, mom=0.9).replace(average_grad, damped), partial(torch.optim.SGD, momentum=0.9, dampening=0.5))):
+                         (oc.SGD(params(dtype=torch.float64), lr=0.1, mom=0.9, dampening=0.5), partial(torch.optim.SGD, momentum=0.9, dampening=0.5))):
         assert difference(run(ours), run(theirs(params(dtype=torch.float64), lr=0.1))) < 1e-12
 
 

@@ -39,6 +39,7 @@ from optimcb import (
     grokfast,
     l2_reg,
     lookahead_step,
+    maximize,
     of_signs,
     once,
     part,
@@ -66,7 +67,7 @@ PARTS = {**SCALING, 'centralize': centralize, 'grokfast': grokfast, 'zero non-fi
          'accumulate': partial(accumulate, accum=2), 'l2': l2_reg, 'full decay': full_decay, 'decay toward': decay_toward, 'decay inside': decay_update,
          'trust ratio': trust_ratio, 'cautious': cautious, 'update value': partial(clip_update, max_update=0.1),
          'update norm': partial(clip_update_norm, max_update_norm=0.5), 'update rms': partial(clip_update_rms, max_update_rms=0.5),
-         'lookahead': [slow_start, partial(lookahead_step, k=2)], 'noise': add_noise}
+         'lookahead': [slow_start, partial(lookahead_step, k=2)], 'noise': add_noise, 'maximize': maximize}
 
 
 def labels(o): return Composition(o.cbs if hasattr(o, 'cbs') else o).labels

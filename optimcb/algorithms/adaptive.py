@@ -5,7 +5,7 @@ Defaults are those of the paper, or of the authors' code. Where the two differ, 
 from functools import partial
 
 from optimcb.algorithm import algorithm
-from optimcb.algorithms.classic import adam_avgs, decay_of, mean_grad
+from optimcb.algorithms.classic import adam_avgs, decay_of, largest, mean_grad
 from optimcb.stepper import renamed
 from optimcb.steppers import *
 
@@ -13,9 +13,6 @@ __all__ = ['AdaBelief', 'Adan', 'ADOPT', 'LaProp', 'AdEMAMix', 'NovoGrad', 'AdaB
 
 mean_update = partial(average_update, dampening=True)
 adam_update = [debias_grad_avg, debias_sqr_avg, rms_update]
-
-
-def largest(amsgrad): return [max_sqr_avg, use_sqr_max] if amsgrad else []
 
 
 @algorithm

@@ -17,11 +17,24 @@ __all__ = ['SGD', 'RMSProp', 'Adam', 'AdamW', 'AMSGrad', 'Yogi', 'NAdam', 'Adama
            'Adadelta', 'RAdam', 'QHAdam', 'Larc', 'Lamb', 'ranger']
 
 
+LAZY = {average_grad: lazy_average_grad, average_update: lazy_average_update} # what keeps no average for groups without momentum
 mean_grad = partial(average_grad, dampening=True)
 
 
 def decay_of(decouple_wd): return weight_decay if decouple_wd else l2_reg
 def adam_avgs(decouple_wd, sqr=average_sqr_grad): return [decay_of(decouple_wd), mean_grad, sqr]
+def largest(amsgrad): return [max_sqr_avg, use_sqr_max] if amsgrad else []
+
+
+def momentum(
+    average, # Stepper that averages gradients, or updates
+    mom # Coefficient of the past: a number, or one for each group
+) -> list:
+    "The stepper, if there is momentum in some group; a lazy one, if there is none in another."
+    if not np.any(mom): return []
+    if np.all(mom): return [average]
+    if isinstance(average, partial): return [partial(LAZY[average.func], **average.keywords)]
+    return [LAZY[average]]
 
 
 @algorithm
@@ -30,13 +43,13 @@ def SGD(
     wd=0., # Weight decay
     decouple_wd=True, # Decay the weights, or add an L2 penalty to the gradient?
     nesterov=False, # Look ahead by one step?
-    dampening=False # Average the gradients, instead of summing them?
+    dampening=False # Average the gradients, instead of summing them? A number means what it does in torch
 ):
     "Stochastic gradient descent, with momentum if `mom` is not 0 (Robbins & Monro 1951; Polyak 1964; Sutskever et al. 2013)."
     if nesterov and (dampening or not np.any(mom)): raise ValueError("Nesterov momentum needs `mom` and no `dampening`.")
     if not np.any(mom): return [decay_of(decouple_wd), sgd_step]
-    average = mean_grad if dampening else average_grad
-    return [decay_of(decouple_wd), average, *([nesterov_update, apply_update] if nesterov else [momentum_step])]
+    average = mean_grad if dampening is True else average_grad # a number is a hyper-parameter
+    return [decay_of(decouple_wd), *momentum(average, mom), *([nesterov_update, apply_update] if nesterov else [momentum_step])]
 
 
 @algorithm
@@ -52,8 +65,8 @@ def RMSProp(
     "Gradients over their root mean square (Tieleman & Hinton 2012, lecture 6.5)."
     sqr = [average_sqr_grad, *([average_center, center_sqr_avg] if centered else [])]
     if not np.any(mom): return [decay_of(decouple_wd), *sqr, rms_prop_step]
-    if divide_first: return [decay_of(decouple_wd), *sqr, rms_update, average_update, apply_update]
-    return [decay_of(decouple_wd), average_grad, *sqr, rms_prop_step]
+    if divide_first: return [decay_of(decouple_wd), *sqr, rms_update, *momentum(average_update, mom), apply_update]
+    return [decay_of(decouple_wd), *momentum(average_grad, mom), *sqr, rms_prop_step]
 
 
 @algorithm
@@ -62,10 +75,11 @@ def Adam(
     sqr_mom=0.99, # Coefficient of past squares (β2), 0 to 1
     eps=1e-5, # Added to the root
     wd=0.01, # Weight decay
-    decouple_wd=True # Decay the weights (AdamW), or add an L2 penalty to the gradient?
+    decouple_wd=True, # Decay the weights (AdamW), or add an L2 penalty to the gradient?
+    amsgrad=False # Divide by the largest mean square so far?
 ):
     "Adam (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980), with decoupled weight decay unless told otherwise."
-    return [*adam_avgs(decouple_wd), step_stat, adam_step]
+    return [*adam_avgs(decouple_wd), *largest(amsgrad), step_stat, adam_step]
 
 
 @algorithm
@@ -73,10 +87,11 @@ def AdamW(
     mom=0.9, # Coefficient of past gradients (β1), 0 to 1
     sqr_mom=0.999, # Coefficient of past squares (β2), 0 to 1
     eps=1e-8, # Added to the root
-    wd=0.01 # Weight decay
+    wd=0.01, # Weight decay
+    amsgrad=False # Divide by the largest mean square so far?
 ):
     "Adam with decoupled weight decay and torch's defaults (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101)."
-    return Adam.recipe()
+    return Adam.recipe(amsgrad=amsgrad)
 
 
 @algorithm
@@ -88,7 +103,7 @@ def AMSGrad(
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
     "Adam that divides by the largest mean square so far (Reddi et al. 2018, https://arxiv.org/abs/1904.09237, alg. 2; bias correction as in torch)."
-    return [*adam_avgs(decouple_wd), max_sqr_avg, use_sqr_max, step_stat, adam_step]
+    return Adam.recipe(decouple_wd=decouple_wd, amsgrad=True)
 
 
 @algorithm
@@ -185,7 +200,7 @@ def Larc(
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
     "Momentum with a learning rate for each tensor (You et al. 2017, https://arxiv.org/abs/1708.03888)."
-    return [decay_of(decouple_wd), *([average_grad] if np.any(mom) else []), partial(larc_layer_lr, clip=clip), larc_step]
+    return [decay_of(decouple_wd), *momentum(average_grad, mom), partial(larc_layer_lr, clip=clip), larc_step]
 
 
 @algorithm

@@ -1,10 +1,8 @@
 "The recipes of rules that see a parameter as a matrix."
 from functools import partial
 
-import numpy as np
-
 from optimcb.algorithm import algorithm
-from optimcb.algorithms.classic import decay_of, mean_grad
+from optimcb.algorithms.classic import decay_of, mean_grad, momentum
 from optimcb.steppers import *
 
 __all__ = ['Muon', 'Shampoo', 'SOAP', 'Adafactor', 'SM3']
@@ -39,8 +37,7 @@ def Shampoo(
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
     "Gradients over a root of the sum of their products, one for each dimension (Gupta et al. 2018, https://arxiv.org/abs/1802.09568, alg. 2)."
-    average = [average_update] if np.any(mom) else []
-    return [decay_of(decouple_wd), step_stat, sum_grams, inverse_roots, shampoo_update, *average, apply_update]
+    return [decay_of(decouple_wd), step_stat, sum_grams, inverse_roots, shampoo_update, *momentum(average_update, mom), apply_update]
 
 
 @algorithm
@@ -65,12 +62,39 @@ def Adafactor(
     wd=0., # Weight decay
     decouple_wd=True, # Decay the weights, or add an L2 penalty to the gradient?
     relative_step=True, # Is `lr` only the largest learning rate, and otherwise it is one over the root of the steps?
-    scale_parameter=True # Is the learning rate a share of the size of the weights?
+    scale_parameter=True, # Is the learning rate a share of the size of the weights?
+    mom=0., # Coefficient of past updates (β1), 0 to 1
+    warmup_init=False, # Does the largest learning rate grow with the steps? For `relative_step`
+    decay_by_step=False, # Decay by the step's own learning rate, as `transformers` does? Else by `lr`
+    lr=1e-2 # Learning rate
 ):
-    "Gradients over a mean square of their rows and columns (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4-6), for which `lr=1e-2` is meant."
+    """Gradients over a mean square of their rows and columns (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4-6).
+
+    The arguments of `transformers.Adafactor` are understood. Of those, `clip_threshold`, `decay_rate`, `beta1` and a pair for `eps` also mean
+    `decay_by_step`, unless that is given."""
+    if warmup_init and not relative_step: raise ValueError("`warmup_init=True` needs `relative_step=True`: it is about the largest learning rate.")
     before, after = ([param_rms], [scale_lr]) if scale_parameter else ([], [])
-    relative = [relative_lr] if relative_step else []
-    return [*before, decay_of(decouple_wd), step_stat, factored_sqr_grad, factored_update, clip_update_rms, *relative, *after, apply_update]
+    relative = [partial(relative_lr, warmup_init=True) if warmup_init else relative_lr] if relative_step else []
+    early, late = ([], [weight_decay]) if decay_by_step and decouple_wd else ([decay_of(decouple_wd)], [])
+    average = momentum(partial(average_update, dampening=True), mom)
+    return [*before, *early, step_stat, factored_sqr_grad, factored_update, clip_update_rms, *relative, *after, *late,
+            *([lr_in_update, *average] if average else []), apply_update]
+
+
+def from_transformers(
+    given:dict # Arguments, or a parameter group
+) -> dict:
+    "What `Adafactor` of `transformers` is given, as ours is. A tuple for `eps` is its pair."
+    res, own = dict(given), {'clip_threshold', 'decay_rate', 'beta1'} & given.keys()
+    if isinstance(res.get('eps'), tuple) and len(res['eps']) == 2:
+        own.add('eps')
+        res['eps'], res['min_rms'] = res['eps']
+    if 'decay_rate' in own: res['decay_power'] = -res.pop('decay_rate')
+    if 'clip_threshold' in own: res['max_update_rms'] = res.pop('clip_threshold')
+    if 'beta1' in own: res['mom'] = res.pop('beta1') or 0.
+    if own and 'params' not in given: res.setdefault('decay_by_step', True)
+    return res
+Adafactor.recipe.translated = from_transformers
 
 
 @algorithm
@@ -81,5 +105,5 @@ def SM3(
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
     "Adagrad with a bound of the squares for each row and column (Anil et al. 2019, https://arxiv.org/abs/1901.11150, alg. SM3-II)."
-    average = [partial(average_update, dampening=True)] if np.any(mom) else []
+    average = momentum(partial(average_update, dampening=True), mom)
     return [decay_of(decouple_wd), cover_sqr_grad, keep_cover, eps_in_root, rms_update, *average, apply_update]

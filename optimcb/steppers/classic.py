@@ -4,6 +4,7 @@ First come steps and statistics, then the parts of which longer rules are made, 
 an `update`, which other steppers may change before `apply_update` takes it, or is a `…_step` that does all of it.
 """
 import math
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +12,8 @@ import torch.nn.functional as F
 from optimcb.stepper import once, weights_by
 from optimcb.wrapping import DECAY, part
 
-__all__ = ['apply_update', 'grad_update', 'sgd_step', 'weight_decay', 'l2_reg', 'average_grad', 'avg_update', 'momentum_step', 'nesterov_update',
-           'average_sqr_grad', 'rms_update', 'rms_prop_step', 'average_update', 'average_center', 'center_sqr_avg',
+__all__ = ['apply_update', 'grad_update', 'sgd_step', 'weight_decay', 'l2_reg', 'average_grad', 'lazy_average_grad', 'avg_update', 'momentum_step',
+           'nesterov_update', 'average_sqr_grad', 'rms_update', 'rms_prop_step', 'average_update', 'lazy_average_update', 'average_center', 'center_sqr_avg',
            'eps_in_root', 'step_stat', 'debias', 'debias_grad_avg', 'debias_sqr_avg', 'debias_eps', 'adam_step', 'yogi_sqr_grad',
            'start_avgs', 'max_sqr_avg', 'use_sqr_max', 'sum_sqr_grad', 'decay_lr', 'adadelta_update', 'max_abs_grad',
            'adamax_update', 'nadam_mom', 'nadam_schedule', 'nadam_avg', 'rectification', 'radam_update', 'radam_step', 'qhadam_avgs',
@@ -73,23 +74,48 @@ def l2_reg(p,
 
 # Momentum
 
+def _is_torchs(dampening) -> bool: return isinstance(dampening, Real) and not isinstance(dampening, bool)
+
+
+def newest_weight(
+    mom, # Coefficient of the past, 0 to 1
+    dampening # True for a mean, False for a sum, or torch's number
+):
+    "The weight of the newest value in an exponential average."
+    if _is_torchs(dampening): return 1 - dampening if mom != 0 else 1.
+    return 1-mom if dampening else 1.
+
+
 def exp_avg(
-    avg, # The average so far, which is changed; None: it starts from zero
+    avg, # The average so far, which is changed; None: it starts from zero, or with torch's dampening from `x`
     x, # The newest value
     mom, # Coefficient of the past, 0 to 1
-    dampening=True # Weigh the value by `1-mom`, which makes it a mean?
+    dampening=True # Weigh the value by `1-mom`, which makes it a mean? A number as in torch: by `1-dampening`
 ):
     "Exponentially weighted mean, or sum, with a new value taken in."
-    return (torch.zeros_like(x) if avg is None else avg).mul_(mom).add_(x, alpha=1-mom if dampening else 1.)
+    if avg is None and _is_torchs(dampening): return x.clone()
+    return (torch.zeros_like(x) if avg is None else avg).mul_(mom).add_(x, alpha=newest_weight(mom, dampening))
 
 
 def average_grad(p,
     mom=0.9, # Coefficient of the past, 0 to 1
-    dampening=False, # Weigh the gradient by `1-mom`, which makes it a mean?
+    dampening=False, # Weigh the gradient by `1-mom`, which makes it a mean? A number as in torch: by `1-dampening`
     grad_avg=None, # State: the average
     **kwargs):
-    "Exponentially weighted sum, or mean, of the gradients, in `grad_avg` (Polyak 1964; Kingma & Ba 2015, alg. 1)."
+    """Exponentially weighted sum, or mean, of the gradients, in `grad_avg` (Polyak 1964; Kingma & Ba 2015, alg. 1).
+
+    `torch.optim.SGD` starts from the first gradient, whatever its `dampening`, a number that weighs the later ones."""
     return {'grad_avg': exp_avg(grad_avg, p.grad.data, mom, dampening)}
+
+
+def lazy_average_grad(p,
+    mom=0.9, # Coefficient of the past, 0 to 1
+    dampening=False, # As in `average_grad`
+    grad_avg=None, # State: the average, if there is momentum
+    **kwargs):
+    "`average_grad` where there is momentum. While `mom` is 0, nothing is kept, and for this step `grad_avg` is the gradient (Polyak 1964; as in torch)."
+    if mom == 0: return once(grad_avg=p.grad.data.clone())
+    return average_grad(p, mom, dampening, grad_avg)
 
 
 def avg_update(p,
@@ -112,9 +138,11 @@ def nesterov_update(p,
     mom, # Coefficient of the past, 0 to 1
     grad_avg, # State: sum, or mean, of gradients
     dampening=False, # Is it a mean, in which a gradient is weighed by `1-mom`?
+    nesterov=True, # Look ahead? Groups that have it False step against the average
     **kwargs):
     "The gradient, and what momentum will be left of the sum: the step looks ahead (Sutskever et al. 2013, eq. 3-4)."
-    return {'update': (p.grad.data * (1-mom) if dampening else p.grad.data) + mom*grad_avg}
+    if not nesterov: return avg_update(p, grad_avg)
+    return {'update': (p.grad.data * newest_weight(mom, dampening) if dampening else p.grad.data) + mom*grad_avg}
 
 
 # Division by a root mean square
@@ -167,11 +195,23 @@ def average_update(p,
     return {'update_avg': update_avg, 'update': update_avg.clone()}
 
 
+def lazy_average_update(p,
+    mom, # Coefficient of the past, 0 to 1
+    update, # The step's own update
+    dampening=False, # As in `average_update`
+    update_avg=None, # State: the average, if there is momentum
+    **kwargs):
+    "`average_update` where there is momentum. While `mom` is 0, nothing is kept, and the update stays as it is (Polyak 1964; as in torch)."
+    if mom != 0: return average_update(p, mom, update, dampening, update_avg)
+
+
 def average_center(p,
     sqr_mom, # Coefficient of the past, 0 to 1: that of the squares
     grad_center=None, # State: mean of the gradients
+    centered=True, # Groups that have it False keep no mean
     **kwargs):
     "Mean of the gradients over the window of the squares, in `grad_center`."
+    if not centered: return once(grad_center=torch.zeros_like(p.grad.data))
     return {'grad_center': exp_avg(grad_center, p.grad.data, sqr_mom)}
 
 
@@ -278,8 +318,10 @@ def start_avgs(p,
 def max_sqr_avg(p,
     sqr_avg, # State: mean of squared gradients
     sqr_max=None, # State: the largest so far
+    amsgrad=True, # Groups that have it False keep none: for each step it is `sqr_avg`
     **kwargs):
     "Keep the largest `sqr_avg` so far, in `sqr_max` (Reddi et al. 2018, https://arxiv.org/abs/1904.09237, alg. 2)."
+    if not amsgrad: return once(sqr_max=sqr_avg.clone())
     return {'sqr_max': sqr_avg.clone() if sqr_max is None else torch.maximum(sqr_max, sqr_avg)}
 
 

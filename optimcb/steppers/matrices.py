@@ -12,8 +12,8 @@ from optimcb.stepper import by_torch, once
 from optimcb.steppers.classic import average_sqr_grad, debias_grad_avg, debias_sqr_avg, direction, precise, rms, rms_update, sum_sqr_grad
 
 __all__ = ['slow_vectors', 'orthogonal_update', 'vector_update', 'spectral_lr', 'match_rms_lr', 'sum_grams', 'inverse_roots', 'shampoo_update',
-           'average_grams', 'refresh_bases', 'turn_grad', 'turn_back', 'param_rms', 'relative_lr', 'scale_lr', 'factored_sqr_grad', 'factored_update',
-           'cover_sqr_grad', 'keep_cover']
+           'average_grams', 'refresh_bases', 'turn_grad', 'turn_back', 'param_rms', 'relative_lr', 'scale_lr', 'lr_in_update',
+           'factored_sqr_grad', 'factored_update', 'cover_sqr_grad', 'keep_cover']
 
 
 # Muon: all singular values of the update are made one
@@ -338,17 +338,29 @@ def param_rms(p,
 def relative_lr(p,
     lr, # Largest learning rate
     step, # State: steps done
+    relative_step=True, # Groups that have it False keep their `lr`
+    warmup_init=False, # Let the largest learning rate grow with the steps, by a ten-thousandth of `lr` each?
     **kwargs):
-    "For this step, `lr` is at most one over the root of the number of steps (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 6)."
-    return once(lr=min(lr, 1/math.sqrt(step)))
+    "For this step, `lr` is at most one over the root of the number of steps (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 6 and sec. 9)."
+    if not relative_step: return None
+    return once(lr=min(lr*1e-4*step if warmup_init else lr, 1/math.sqrt(step)))
 
 
 def scale_lr(p,
     lr, # Learning rate, a share of the weights' size
     p_rms, # The weights' size
+    scale_parameter=True, # Groups that have it False keep their `lr`
     **kwargs):
     "For this step, `lr` is in proportion to the size of the weights (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4)."
-    return once(lr=lr*p_rms)
+    if scale_parameter: return once(lr=lr*p_rms)
+
+
+def lr_in_update(p,
+    lr, # Learning rate
+    update, # This step's update
+    **kwargs):
+    "For this step, `lr` is in the update, so that an average of updates remembers it."
+    return once(lr=1., update=update*lr)
 
 
 def factored_sqr_grad(p,

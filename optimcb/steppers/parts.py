@@ -11,7 +11,7 @@ from optimcb.steppers.classic import exp_avg, norm, precise, rms
 from optimcb.wrapping import DECAY, part
 
 __all__ = ['accumulate', 'add_noise', 'agc', 'cautious', 'centralize', 'clip_norm', 'clip_tensor_norm', 'clip_update', 'clip_update_norm', 'clip_update_rms',
-           'clip_value', 'decay_toward', 'decay_update', 'full_decay', 'grokfast', 'skip_nonfinite', 'zero_nonfinite']
+           'clip_value', 'decay_toward', 'decay_update', 'full_decay', 'grokfast', 'maximize', 'skip_nonfinite', 'zero_nonfinite']
 
 
 # Whole steps
@@ -42,6 +42,15 @@ skip_nonfinite.skips_nonfinite = True
 
 
 # Gradients, for this step
+
+@part('first')
+def maximize(p,
+    maximize=True, # Go up? Groups that have it False go down
+    **kwargs):
+    "Maximize the objective instead of minimizing it, as `maximize=True` of `torch.optim` does: what comes after it sees the negative gradient."
+    if maximize: p.grad = -p.grad.data
+maximize.turns = True
+
 
 @part('gradient', 'way with gradients that are not finite')
 def zero_nonfinite(p, **kwargs):
