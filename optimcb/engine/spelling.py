@@ -4,6 +4,8 @@ What the table of operations has as a row is spelled by itself; here are the fun
 that are made of others, types and copies, and what reduces a tensor.
 """
 import math
+from collections.abc import Callable
+from functools import wraps
 from numbers import Number
 
 import numpy as np
@@ -44,8 +46,22 @@ def div(x, other, *, rounding_mode=None):
     return _apply('trunc', res) if rounding_mode else res
 
 
-def addcmul(x, a, b, *, value=1): return _apply('addcmul', x, a, b, value)
-def addcdiv(x, a, b, *, value=1): return _apply('addcdiv', x, a, b, value)
+def addcmul(x, tensor1, tensor2, *, value=1): return _apply('addcmul', x, tensor1, tensor2, value)
+def addcdiv(x, tensor1, tensor2, *, value=1): return _apply('addcdiv', x, tensor1, tensor2, value)
+
+
+def _scale_first(f, scale, *tensors) -> Callable:
+    "Take the keyword `scale` also as torch of old does, before `tensors`: `p.add_(-lr, grad)`, `v.addcmul_(1-mom, grad, grad)`."
+    @wraps(f)
+    def g(x, *args, **kwargs):
+        is_old = scale not in kwargs and len(args) + sum(k in kwargs for k in tensors) > len(tensors)
+        if is_old and args: args, kwargs[scale] = args[1:], args[0]
+        if getattr(kwargs.get(scale), 'each', False):
+            trace_of(kwargs[scale]).fail(f"its `{scale}` is a tensor, which torch refuses", "Multiply by it.")
+        return f(x, *args, **kwargs)
+    return g
+
+
 def lerp(x, end, weight):
     if x.dtype is not getattr(end, 'dtype', None): trace_of(x, end).fail("it interpolates between types, which torch refuses")
     return _apply('lerp', x, end, weight)
@@ -261,7 +277,7 @@ def _functions() -> dict:
               new_zeros, new_ones, new_tensor, mean, var, std, count_nonzero, norm, dist, copy_, fill_, zero_): res[f.__name__] = f
     res.update({'amax': amax, 'amin': amin, 'sum': sum_, 'any': any_, 'all': all_, 'pow': pow_, 'linalg_vector_norm': vector_norm,
                 'linalg_norm': vector_norm, 'empty_like': zeros_like,
-                'max': _two('maximum', amax), 'min': _two('minimum', amin), 'new_empty': new_zeros, 'bitwise_not': invert,
+                'max': _two('maximum', amax), 'min': _two('minimum', amin), 'new_empty': new_zeros, 'new': new_zeros, 'bitwise_not': invert,
                 'bitwise_and': _logic('logical_and', '&'), 'bitwise_or': _logic('logical_or', '|'), 'bitwise_xor': _logic('logical_xor', '^')})
     alias = dict(absolute='abs', negative='neg', subtract='sub', multiply='mul', divide='div', true_divide='div', sgn='sign', clip='clamp', fix='trunc',
                  not_equal='ne', less='lt', less_equal='le', greater='gt', greater_equal='ge', arctan2='atan2',
@@ -269,6 +285,9 @@ def _functions() -> dict:
                  special_logit='logit', special_round='round')
     alias.update({o[0] + o[3:]: o for o in one if o.startswith('arc')})
     res.update({k: res[v] for k, v in alias.items() if v in res})
+    res.update(add=_scale_first(add, 'alpha', 'other'), sub=_scale_first(sub, 'alpha', 'other'),
+               addcmul=_scale_first(addcmul, 'value', 'tensor1', 'tensor2'),
+               addcdiv=_scale_first(addcdiv, 'value', 'tensor1', 'tensor2'))
     for k in list(res):
         if not k.endswith('_') and hasattr(Tensor, k + '_'): res[k + '_'] = _inplace(res[k])
     res.update(dict.fromkeys(('detach', 'detach_', 'contiguous', 'requires_grad_', 'positive', 'conj', 'resolve_conj', 'resolve_neg', 'view_as'), same))

@@ -301,6 +301,7 @@ class Typed(Value):
 
 STANDS = frozenset({Value, Typed})
 
+WRITES = "it writes into a tensor that doesn't come from `p`", "Make it with `torch.zeros_like(p)` or the like."
 KNOWN = "Use operations on the elements of one tensor, or its sum, mean, norm, max or min."
 INSTEAD = {
     **dict.fromkeys(['view', 'reshape', 'flatten', 'ravel'], "Sums and norms of a tensor need no `view`."),
@@ -308,6 +309,7 @@ INSTEAD = {
                     "Random numbers are drawn by the eager engine only."),
     **dict.fromkeys(['median', 'sort', 'topk', 'quantile', 'kthvalue', 'argmax', 'argmin'], "Only the eager engine can do it."),
     **dict.fromkeys(['dot', 'vdot', 'inner'], "Write `(a*b).sum()`."),
+    **dict.fromkeys(['new', 'resize_as_', 'resize_'], "Make state with `torch.zeros_like(p)`."),
     **dict.fromkeys(['matmul', 'mm', 'mv', '__matmul__', 'bmm'], DO_IT),
 }
 
@@ -335,9 +337,13 @@ def as_value(
 def _spelled(f, name, args, kwargs):
     "Call `f`, which has the arguments that we can do"
     if isinstance(args[0] if args else None, Tensor) and name.endswith('_') and not name.endswith('__'):
-        trace_of(*args, *kwargs.values()).fail("it writes into a tensor that doesn't come from `p`", "Make it with `torch.zeros_like(p)` or the like.")
-    if kwargs.get('out', 0) is None: del kwargs['out']
-    try: return f(*args, **kwargs)
+        trace_of(*args, *kwargs.values()).fail(*WRITES)
+    out = kwargs.pop('out', None)
+    if out is not None and type(out) not in STANDS: trace_of(*args).fail(*WRITES)
+    try: res = f(*args, **kwargs)
     except TypeError as e:
         if 'argument' not in str(e): raise
         trace_of(*args, *kwargs.values()).fail(f"it calls `{name}` with arguments that only tensors take ({str(e).split(') ', 1)[-1]})")
+    if out is None: return res
+    if res.each != out.each: out.trace.fail("its `out` is of another shape than what goes there, which torch resizes it to")
+    return out.write(res)
