@@ -11,6 +11,7 @@ from torch import Tensor
 from optimcb.composition import Composition, MissingName
 from optimcb.engine.calls import Foreign
 from optimcb.engine.plan import constant
+from optimcb.engine.reading import impurity
 from optimcb.engine.scaling import NOT_SCALED, Scaling
 from optimcb.engine.shards import is_dtensor, whole
 from optimcb.engine.spelling import dress
@@ -22,6 +23,7 @@ __all__ = ['NotRecorded', 'Recording', 'record']
 dress()
 
 KINDS = STANDS | {Foreign}
+NUMBERS = frozenset({float, int, bool, str, type(None), Tensor})
 KEPT = 3 # references to the stand-in for the parameter: the recording's, its trace's, and that of the one who asks
 HERE, TORCH = os.path.dirname(__file__), os.path.dirname(torch.__file__)
 COMPOSITION, STEPPER = Composition.run.__code__.co_filename, by_torch.__code__.co_filename
@@ -126,6 +128,7 @@ def record(
         key, h = (a.key[1], tuple(a.numbers.items()), *a.key[3:]), hypers[a.group] # the numbers of now: others may have been alike at another time
         known = next((r for k, g, r in done if k == key and _equal(g, h)), None)
         if known is None:
+            _check_given(a, composition, h)
             with _explained(all_alike if composition.sums_over_all else [a], composition):
                 known = Recording(a, looked, typed, scaling)
                 known.run = composition.run(known.p, known.state, h)
@@ -140,6 +143,15 @@ def record(
             _go_on([r for _, _, r in done])
             for _, _, r in done: r.finish(composition)
     return res
+
+
+def _check_given(alike, composition, hypers):
+    "Raise `NotRecorded` for hyper-parameters that are objects which may give something else to each parameter"
+    for k, v in hypers.items():
+        why = None if type(v) in NUMBERS or not (composition.reads_all or k in composition.reads) else impurity(v, k)
+        if not why: continue
+        who = next((s for s in composition.steppers if k in s.names), composition.steppers[0])
+        raise NotRecorded([alike], f"stepper `{who}` must be called for each parameter: {why}.")
 
 
 @contextmanager

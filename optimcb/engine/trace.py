@@ -15,6 +15,7 @@ from torch import Tensor
 from optimcb.composition import Composition
 from optimcb.engine.calls import DO_IT, HOLE, Call, Foreign, Surprise, foreseen, like, listed
 from optimcb.engine.ops import OPS
+from optimcb.engine.reading import impurity
 
 __all__ = ['DTYPES', 'FLOATS', 'FUNCTIONS', 'LOW', 'STANDS', 'Trace', 'Typed', 'Untraceable', 'Value', 'as_value', 'trace_of']
 
@@ -289,6 +290,8 @@ class Value:
         self.trace.looked.add(name)
         found = getattr(self.trace.example, name) # an attribute that somebody gave to the parameter
         if isinstance(found, Tensor): self._real(f"it uses `{name}`, a tensor of the parameter")
+        why = impurity(found, name)
+        if why: self._real(why, "The parameter has it as an attribute.")
         return found
 
 
