@@ -11,7 +11,7 @@ import enum
 import inspect
 import re
 import sys
-from collections import deque, namedtuple
+from collections import OrderedDict, deque, namedtuple
 from collections.abc import Iterator as Iterating
 from functools import cached_property, partial
 from numbers import Number
@@ -68,7 +68,7 @@ CHANGE = frozenset({ # methods of containers, and functions, that change them
     '__ior__', 'move_to_end', 'subtract'})
 CHANGE_BY = frozenset({'setitem', 'delitem', 'iadd', 'ior', 'iconcat', 'heappush', 'heappop', 'heapify', 'heapreplace',
                        'heappushpop', 'insort', 'insort_left', 'insort_right', 'copyto', 'place', 'putmask', 'fill_diagonal'})
-INERT = (type(None), Number, str, bytes, type(...), slice, range, CodeType, re.Pattern, enum.Enum, np.generic, np.dtype, Tensor,
+INERT = (type(None), type(NotImplemented), Number, str, bytes, type(...), slice, range, CodeType, re.Pattern, enum.Enum, np.generic, np.dtype, Tensor,
          torch.dtype, torch.device, torch.layout, torch.memory_format, torch.finfo, torch.iinfo, torch.Size,
          type(sys.float_info), type(namedtuple('Pair', 'a').a))
 ELEMENTS = (list, tuple, set, frozenset, deque)
@@ -76,7 +76,8 @@ BY_NAME = {id(o) for o in (getattr, attrgetter, methodcaller)}
 IN_C = (BuiltinFunctionType, MethodDescriptorType, WrapperDescriptorType, MethodWrapperType, ClassMethodDescriptorType,
         np.ufunc)
 MADE_IN_C = (object, int, float, complex, str, bytes, tuple, frozenset, dict, list, set, deque, np.ndarray, BaseException,
-             Exception, SimpleNamespace, type, partial)
+             Exception, SimpleNamespace, type, partial, MappingProxyType, OrderedDict)
+CALL_BACK = ('torch', 'numpy', 'scipy') # libraries whose classes call methods of those that inherit from them
 RARELY = frozenset({ # what nothing calls without naming it, or only to print, copy or end an object
     '__repr__', '__str__', '__reduce__', '__reduce_ex__', '__getstate__', '__setstate__', '__getnewargs__', '__copy__',
     '__deepcopy__', '__del__', '__dir__', '__sizeof__', '__init_subclass__', '__class_getitem__', '__subclasshook__',
@@ -143,7 +144,8 @@ class _Reading:
         self.names = set() # attributes that the code reads of objects that are not known
         self.objects, self.members = [], set() # objects of which any method may be called; those of their names that were looked at
         self.held, self.tensors = {}, [] # containers by name; names of tensors
-        self.changes, self.by_alias = set(), False # names of what may change a container; may one be changed under another name?
+        self.changes = set() # names of what may change a container
+        self.in_place, self.writes = False, False # may a container be changed, a tensor be written to, under another name?
         self.asks_type, self.stepper = False, None
 
     def read(self, o, name):
@@ -157,8 +159,8 @@ class _Reading:
         if '__dict__' in self.names and self.objects: raise _Impure("it reads `__dict__`")
         for name, o in self.held.items():
             changed = any(hasattr(o, k) or k in CHANGE_BY or k == '[]' for k in self.changes)
-            if changed or self.by_alias: raise _Impure(f"it may change `{name}`, which lies outside of it")
-        if self.tensors and self.by_alias: raise _Impure(f"it may write into `{self.tensors[0]}`")
+            if changed or self.in_place: raise _Impure(f"it may change `{name}`, which lies outside of it")
+        if self.tensors and (self.writes or self.in_place): raise _Impure(f"it may write into `{self.tensors[0]}`")
 
     # What lies outside
 
@@ -225,8 +227,7 @@ class _Reading:
         "An object, in any way"
         top = (type(o).__module__ or '').partition('.')[0]
         if top in MODULES: raise _Impure(f"it uses `{name}`, which {MODULES[top]}")
-        can_be_read = all(c in MADE_IN_C or _is_python(c) for c in type(o).__mro__) or isinstance(o, (partial, MappingProxyType))
-        if not can_be_read or top in PURE and not isinstance(o, (*MADE_IN_C[1:], MappingProxyType)):
+        if not all(c in MADE_IN_C or _is_python(c) and not c.__module__.startswith(CALL_BACK) for c in type(o).__mro__):
             raise _Impure(f"it uses `{name}`, a {type(o).__name__}, which may give something else each time")
         if isinstance(o, partial):
             for v in (o.func, *o.args, *o.keywords.values()):
@@ -235,7 +236,7 @@ class _Reading:
         if isinstance(o, CONTAINERS): self.held[name] = o
         elements = (*o, *o.values()) if isinstance(o, (dict, MappingProxyType)) else o if isinstance(o, ELEMENTS) else ()
         for v in elements: self.value(v, name)
-        if type(o) not in (*MADE_IN_C[1:], MappingProxyType) or isinstance(o, SimpleNamespace): self.objects.append((o, name))
+        if type(o) not in MADE_IN_C[1:] or isinstance(o, SimpleNamespace): self.objects.append((o, name))
 
     def _names_of(self, o) -> set:
         "Names of an object that may be used: those that the code names, and what Python calls by itself"
@@ -277,23 +278,24 @@ class _Reading:
         aliases = set() if is_stepper else set(code.co_varnames[:code.co_argcount + code.co_kwonlyargcount])
         inside = outside.get('__builtins__', builtins)
         inside = inside if isinstance(inside, dict) else vars(inside)
-        means, o, name, imported = {}, UNKNOWN, '', None # by offset, what was loaded; what was loaded last; a module
+        means, imported = {}, None # by offset, what was loaded; a module
+        o, name, root = UNKNOWN, '', () # what was loaded last; the local names that it comes from
         ins = [i for i in every if i.opname not in NOISE]
         for last, i in zip([None, *ins], ins):
             op, k = i.opname, i.argval
             if op in LOADS_ATTR:
                 if k in ASK: self.asks_type = True
                 if o is UNKNOWN: self._named(k)
-                if k.endswith('_') and last and aliases.intersection(_loaded(last)): self.by_alias = True
+                if k.endswith('_') and not k.endswith('__') and aliases.intersection(root): self.writes = True # as `t.add_(1)`
                 o, name = UNKNOWN if o is UNKNOWN else self.attribute(o, name, k), k
                 if o is not UNKNOWN: means[i.offset] = o
                 continue
             if o is not UNKNOWN: self._used(o, name)
-            o = UNKNOWN
+            o, root = UNKNOWN, _loaded(i)
             if op in LOADS_OUTSIDE and k[0] != '@': o, name = outside.get(k, inside.get(k, UNKNOWN)), k # `@` is pytest's
             if op == 'IMPORT_NAME': imported = means[i.offset] = _imported(k)
             if op == 'IMPORT_FROM': means[i.offset] = vars(imported).get(k, imported)
-            for n in _loaded(i):
+            for n in root:
                 if o is not UNKNOWN: self._used(o, name)
                 o, name = known.get(n, UNKNOWN), n
             if o is not UNKNOWN: means[i.offset] = o
@@ -302,7 +304,7 @@ class _Reading:
                 if last.opname == 'IMPORT_NAME': known[n] = _imported(last.argval.partition('.')[0])
                 if last.opname == 'IMPORT_FROM': known[n] = before
                 if isinstance(before, (*CONTAINERS, Tensor)): aliases.add(n)
-                if n in aliases and _is_in_place(last): self.by_alias = True
+                if n in aliases and _is_in_place(last): self.in_place = True
             self._effect(i, last, before, code)
             if op == 'IS_OP' and not _is_told(every, i, means): raise _Impure(_identity(every, i, means))
         for c in code.co_consts:

@@ -151,7 +151,7 @@ def _check_given(alike, composition, hypers):
         why = None if type(v) in NUMBERS or not (composition.reads_all or k in composition.reads) else impurity(v, k)
         if not why: continue
         who = next((s for s in composition.steppers if k in s.names), composition.steppers[0])
-        raise NotRecorded([alike], f"stepper `{who}` must be called for each parameter: {why}.")
+        raise NotRecorded([alike], f"stepper `{who}` must be called for each parameter: by `{k}`, {why}.")
 
 
 @contextmanager
