@@ -1,11 +1,11 @@
 "Steppers as other people write them: they give on every engine what the eager one gives, and which become kernels is stated."
-import warnings
-from functools import partial
 
 import pytest
 import torch
 from engines import TRACED, stepped, ulps
 from helpers import params
+
+from optimcb.engine import CantRun
 
 engines = pytest.mark.parametrize('engine', TRACED)
 
@@ -84,3 +84,73 @@ def test_out_of_another_shape_is_left_to_eager():
         p.data.sub_(seen, alpha=lr)
         return {'seen': seen}
     same('auto', [resized], lr=0.1)
+
+
+# What a stepper asks a tensor: it is answered from what parameters are told apart by
+
+ASKED = """p.dtype is torch.float16 | p.dtype is torch.float32 | torch.float64 is p.dtype | p.dtype is not p.grad.dtype | p.dtype == torch.float32
+    p.dtype in (torch.float16, torch.bfloat16) | p.grad.dtype is p.dtype | torch.get_default_dtype() is p.dtype | p.dtype.is_floating_point
+    torch.promote_types(p.dtype, torch.float16) is torch.float32 | torch.finfo(p.dtype).eps > 1e-5 | (p.grad*2).dtype is torch.bfloat16
+    isinstance(p, torch.Tensor) | isinstance(p, nn.Parameter) | isinstance(p.data, nn.Parameter) | isinstance(p.grad, nn.Parameter)
+    isinstance(p.grad*2, torch.Tensor) | isinstance(p.grad.sum(), torch.Tensor) | isinstance(torch.zeros_like(p), nn.Parameter)
+    isinstance(p.clone(), nn.Parameter) | isinstance(lr, float) | isinstance(p, (float, torch.Tensor)) | torch.is_tensor(p) | torch.is_tensor(p.grad + 1)
+    torch.is_tensor(lr) | type(p) == nn.Parameter | type(p) == torch.Tensor | type(p.data) == torch.Tensor | type(p.data) == nn.Parameter
+    type(p) in (nn.Parameter,) | type(p.grad) != torch.Tensor | type(lr) is float | type(lr) is not int | type(p).__name__ == 'Parameter'
+    isinstance(p.data, type(p)) | isinstance(p.data, type(p.grad)) | p.__class__ is nn.Parameter | type(lr).__name__ == 'float'
+    p.grad is None | p.grad is not None | p is None | lr is None | p.data is not None | p.data.grad is None | p.ndim > 1 | p.dim() == 1 | p.ndimension() == 1
+    len(p.shape) > 1 | len(p.size()) > 1 | p.numel() > 4 | p.nelement() > 4 | p.shape == p.grad.shape | torch.is_same_size(p, p.grad) | p.is_same_size(p.grad)
+    p.nbytes > 20 | p.itemsize == 4 | p.element_size() == 4 | p.is_cuda | p.is_cpu | p.is_mps | p.is_xpu | p.is_meta | p.device.type == 'cuda'
+    p.device == torch.device('cpu') | str(p.device) == 'cpu' | p.get_device() == -1 | p.device.index is None | p.requires_grad | p.data.requires_grad
+    p.grad.requires_grad | p.is_leaf | p.data.is_leaf | p.is_sparse | p.grad.is_sparse | p.layout is torch.strided | p.grad.layout is torch.sparse_coo
+    p.layout == torch.sparse_csr | p.is_complex() | torch.is_complex(p) | p.is_floating_point() | p.is_signed() | p.is_quantized | p.is_nested | p.is_conj() | p.is_neg()
+    p.is_contiguous() | p.data.is_contiguous() | p.is_contiguous(memory_format=torch.channels_last) | len(p.stride()) > 1 | p.stride() == (1, 3)
+    p.type() == 'torch.FloatTensor' | p.grad.type(torch.float32).dtype is p.dtype | hasattr(p, 'is_expert') | getattr(p, 'is_expert', False)"""
+ASKED = [o.strip() for line in ASKED.splitlines() for o in line.split('|')]
+
+def asking(condition, by_helper):
+    "A stepper that asks, by itself or by a helper, and one whose state tells what it asked"
+    names = {'torch': torch, 'nn': torch.nn}
+    exec(f"def ask(p, lr): return bool({condition})\n"
+         f"def by_itself(p, lr):\n    yes = 1. if {condition} else 0.\n    p.data.sub_(p.grad, alpha=lr*(1 + yes))\n    return {{'yes': yes}}\n"
+         f"def by_helper(p, lr):\n    yes = 1. if ask(p, lr) else 0.\n    p.data.sub_(p.grad, alpha=lr*(1 + yes))\n    return {{'yes': yes}}\n", names)
+    return names['by_helper' if by_helper else 'by_itself']
+
+@pytest.mark.parametrize('by_helper', [False, True], ids=['itself', 'helper'])
+@pytest.mark.parametrize('condition', ASKED)
+def test_what_is_asked_is_answered(condition, by_helper):
+    ps = [p for dtype in (torch.float32, torch.bfloat16, torch.float64) for p in params([(3, 4), (5,), ()], dtype)]
+    ps += [torch.nn.Parameter(torch.randn(2, 3, generator=torch.Generator().manual_seed(0)).t().contiguous().t()), *params([(2, 3, 4, 4)])]
+    grads = [[torch.ones_like(p) for p in ps]]
+    f = asking(condition, by_helper)
+    _, want, states = stepped('eager', ps, grads, f, lr=0.5)
+    for engine in TRACED:
+        _, got, others = stepped(engine, ps, grads, f, lr=0.5)
+        assert others == states and all(map(torch.equal, got, want))
+
+@pytest.mark.parametrize('condition, instead', [
+    ('type(p) is nn.Parameter', 'isinstance'), ('nn.Parameter is type(p)', 'isinstance'), ('issubclass(type(p), torch.Tensor)', 'isinstance'),
+    ('isinstance(p, torch.FloatTensor)', 'p.dtype'), ('p.grad.is_contiguous()', 'Ask the parameter'), ('p is p.data', 'that object'),
+    ('type(p) is type(p.data)', 'that object'), ('{nn.Parameter: 1}.get(type(p))', 'look a type up'), ('type(p) in {nn.Parameter}', 'look a type up'), ('p.data_ptr() > 0', 'data_ptr'), ('id(p) > 0', 'which object')])
+def test_what_cannot_be_answered_is_left_to_eager_with_what_to_ask(condition, instead):
+    ps = params([(3, 4), (5,)])
+    with pytest.raises(CantRun, match=instead): stepped('fused', ps, drawn_grads(ps), asking(condition, False), lr=0.5)
+    same('auto', asking(condition, False), lr=0.5)
+
+@engines
+def test_steppers_that_ask_may_do_all_that_others_may(engine):
+    def asks(p, lr, mom=0.9, avg=None):
+        if not isinstance(avg, torch.Tensor): avg = torch.zeros_like(p)
+        avg.mul_(mom).add_(p.grad)
+        p.data -= lr*avg
+        p.data = p.data.sub_(torch.relu_(avg.clone()), alpha=lr)
+        half = p.data.mul(0.5)
+        assert isinstance(half, torch.Tensor) and not half.requires_grad and p.requires_grad and not p.data.requires_grad
+        p.data.copy_(half).mul_(2)
+        return {'avg': avg}
+    same(engine, asks, lr=0.1, most=1)
+    def keeps(p, lr, seen=None):
+        if isinstance(seen, torch.Tensor): p.data.sub_(seen, alpha=lr)
+        p.data.add_(p.grad, alpha=lr)
+        return {'seen': p.data}
+    with pytest.raises(CantRun, match='memory that has a name already'): same(engine, keeps, lr=0.1)
+    same('auto', keeps, lr=0.1)

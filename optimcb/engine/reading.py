@@ -146,7 +146,8 @@ class _Reading:
         self.held, self.tensors = {}, [] # containers by name; names of tensors
         self.changes = set() # names of what may change a container
         self.in_place, self.writes = False, False # may a container be changed, a tensor be written to, under another name?
-        self.asks_type, self.stepper = False, None
+        self.asks_type, self.asks_class, self.looks_up = False, False, False # `isinstance` or the like; `type`; a set, or `.get`
+        self.stepper = None
 
     def read(self, o, name):
         "Read all that `o` may run. Raises `_Impure`."
@@ -157,6 +158,8 @@ class _Reading:
                 self.members.add((id(o), k))
                 self._member(o, k, n)
         if '__dict__' in self.names and self.objects: raise _Impure("it reads `__dict__`")
+        if self.asks_class and (self.looks_up or any(isinstance(o, (dict, set)) for o in self.held.values())):
+            raise _Impure("it may look a type up: ask with `isinstance`, or compare")
         for name, o in self.held.items():
             changed = any(hasattr(o, k) or k in CHANGE_BY or k == '[]' for k in self.changes)
             if changed or self.in_place: raise _Impure(f"it may change `{name}`, which lies outside of it")
@@ -234,6 +237,7 @@ class _Reading:
                 if isinstance(v, str): self._named(v) # `partial(getattr, o, 'name')`
                 self.value(v, name)
         if isinstance(o, CONTAINERS): self.held[name] = o
+        if isinstance(o, frozenset): self.looks_up = True
         elements = (*o, *o.values()) if isinstance(o, (dict, MappingProxyType)) else o if isinstance(o, ELEMENTS) else ()
         for v in elements: self.value(v, name)
         if type(o) not in MADE_IN_C[1:] or isinstance(o, SimpleNamespace): self.objects.append((o, name))
@@ -267,6 +271,7 @@ class _Reading:
         "An attribute of what isn't known"
         if k in DRAW: raise _Impure(DRAWN.format(k))
         self.names.add(k)
+        if k in ('get', 'setdefault'): self.looks_up = True
         if k in CHANGE or k in CHANGE_BY: self.changes.add(k)
 
     # Code
@@ -284,7 +289,8 @@ class _Reading:
         for last, i in zip([None, *ins], ins):
             op, k = i.opname, i.argval
             if op in LOADS_ATTR:
-                if k in ASK: self.asks_type = True
+                is_of_data = k == 'grad' and last.opname in LOADS_ATTR and last.argval == 'data' # `p.data` has none
+                if k in ASK or is_of_data: self.asks_type = True
                 if o is UNKNOWN: self._named(k)
                 if k.endswith('_') and not k.endswith('__') and aliases.intersection(root): self.writes = True # as `t.add_(1)`
                 o, name = UNKNOWN if o is UNKNOWN else self.attribute(o, name, k), k
@@ -315,6 +321,7 @@ class _Reading:
         "Something outside that is used in another way than for an attribute"
         if o is issubclass: raise _Impure("it asks for a type: ask with `isinstance`")
         if getattr(o, '__name__', None) in ASK: self.asks_type = True
+        if o is type: self.asks_class = True
         self.value(o, name)
 
     def _effect(self, i, last, before, code):
@@ -329,6 +336,7 @@ class _Reading:
             self.changes.add('[]')
             self.names |= {'__setitem__', '__delitem__'}
         if op == 'MATCH_CLASS': self.asks_type = True
+        if op == 'CONTAINS_OP' and last.opname in ('BUILD_SET', 'SET_UPDATE') or op == 'LOAD_CONST' and isinstance(k, frozenset): self.looks_up = True
 
 
 def _is_inert(o) -> bool:

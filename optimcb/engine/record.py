@@ -15,7 +15,7 @@ from optimcb.engine.reading import impurity
 from optimcb.engine.scaling import NOT_SCALED, Scaling
 from optimcb.engine.shards import is_dtensor, whole
 from optimcb.engine.spelling import dress
-from optimcb.engine.trace import STANDS, Trace, Typed, Untraceable, Value, as_value
+from optimcb.engine.trace import STANDS, Trace, TypedParam, Untraceable, Value, as_value
 from optimcb.stepper import by_torch
 
 __all__ = ['NotRecorded', 'Recording', 'record']
@@ -37,9 +37,9 @@ class Recording:
         typed:bool, # Should stand-ins say that they are tensors?
         scaling:Scaling # What the gradients were multiplied by, and whether to skip the step
     ):
-        t = self.trace = Trace(whole(alike.example), looked)
-        kind = Typed if typed else Value
-        p = t.param = kind(t, t.emit('load', alike.example.dtype, True, '.p'), alike.example.dtype, True, True)
+        t = self.trace = Trace(whole(alike.example), looked, typed)
+        kind = t.kind
+        p = t.param = (TypedParam if typed else Value)(t, t.emit('load', alike.example.dtype, True, '.p'), alike.example.dtype, True, True)
         grad = alike.grad_dtype
         t.grad = kind(t, t.emit('load', grad, True, '.grad'), grad, True)
         if scaling.scale is not None: t.grad = kind(t, t.cast(t.apply('div', (t.grad, scaling.scale)), grad), grad, True)
@@ -62,7 +62,7 @@ class Recording:
             try:
                 if type(v) not in KINDS and isinstance(v, Tensor): v = self._number(name, v)
                 if type(v) in KINDS:
-                    if id(v) in seen: t.fail(f"it returns `{name}`, which is memory that has a name already", "Return a copy: `.clone()`.")
+                    if id(getattr(v, 'owner', v)) in seen: t.fail(f"it returns `{name}`, which is memory that has a name already", "Return a copy: `.clone()`.")
                     seen.add(id(v))
                     outputs += self._written(name, v)
                 elif not constant(v):
@@ -86,7 +86,7 @@ class Recording:
         "A stand-in for a real tensor that a stepper made: one number can be had for each parameter"
         t = self.trace
         if v.dim() or v.requires_grad: t.fail(f"it returns `{name}`, a tensor that doesn't come from `p`", "Make it with `torch.zeros_like(p)` or the like.")
-        return Value(t, t.slot(v.item()), v.dtype, False)
+        return t.kind(t, t.slot(v.item()), v.dtype, False)
 
     def _written(self, name, v) -> list:
         "What is to be stored for a state"

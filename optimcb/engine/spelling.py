@@ -120,7 +120,7 @@ def invert(x):
 
 
 def _like(x, as_) -> Value:
-    return Value(x.trace, x.trace.cast(x, as_.dtype), as_.dtype, x.each)
+    return x.trace.kind(x.trace, x.trace.cast(x, as_.dtype), as_.dtype, x.each)
 
 
 def _inside(x, new, inplace): return x.write(new) if inplace else new
@@ -140,11 +140,19 @@ def to(x, *args, dtype=None, device=None, non_blocking=False, copy=False, memory
     if dtype is x.dtype:
         if not x.buffer: x.id = x.trace.emit('cast', dtype, x.each, x.id) # here rounding was asked for
         return x
-    return Value(x.trace, x.trace.cast(x, dtype), dtype, x.each)
+    return x.trace.kind(x.trace, x.trace.cast(x, dtype), dtype, x.each)
 
 
 def type_as(x, other): return to(x, other)
-def clone(x, *, memory_format=None): return Value(x.trace, x.id, x.dtype, x.each, buffer=True)
+
+
+def type_(x, dtype=None, non_blocking=False):
+    if dtype is None: return torch.empty((), dtype=x.dtype, device=x.device).type()
+    if not isinstance(dtype, torch.dtype): x.trace.fail(f"it makes a tensor of type {dtype}", "Name a `dtype`: `.to(torch.float32)`.")
+    return to(x, dtype)
+
+
+def clone(x, *, memory_format=None): return x.trace.kind(x.trace, x.id, x.dtype, x.each, buffer=True)
 def same(x, *args, **kwargs): return x
 def copy_(x, src, non_blocking=False): return x.write(as_value(x.trace, src))
 def fill_(x, value): return x.write(as_value(x.trace, value))
@@ -154,8 +162,8 @@ def zero_(x): return x.write(as_value(x.trace, 0.))
 def full_like(x, fill_value, *, dtype=None, device=None, requires_grad=False, memory_format=None, layout=None, pin_memory=False):
     dtype = dtype or x.dtype
     if dtype not in DTYPES: x.trace.fail(f"it makes a tensor of {dtype}")
-    if type(fill_value) in STANDS: return Value(x.trace, x.trace.cast(fill_value, dtype), dtype, x.each, buffer=True)
-    new = Value(x.trace, x.trace.emit('cast', dtype, x.each, x.trace.slot(fill_value)), dtype, x.each, buffer=True)
+    if type(fill_value) in STANDS: return x.trace.kind(x.trace, x.trace.cast(fill_value, dtype), dtype, x.each, buffer=True)
+    new = x.trace.kind(x.trace, x.trace.emit('cast', dtype, x.each, x.trace.slot(fill_value)), dtype, x.each, buffer=True)
     new.born = new.id
     return new
 
@@ -167,7 +175,7 @@ def ones_like(x, **kwargs): return full_like(x, 1., **kwargs)
 def new_full(x, size, fill_value, **kwargs):
     size = torch.Size([size] if isinstance(size, int) else size)
     if size == x.shape: return full_like(x, fill_value, **kwargs)
-    if not size: return full_like(Value(x.trace, x.id, x.dtype, False), fill_value, **kwargs)
+    if not size: return full_like(x.trace.kind(x.trace, x.id, x.dtype, False), fill_value, **kwargs)
     x.trace.fail(f"it makes a tensor of shape {tuple(size)}", "Make state in the shape of `p`, or a single number.")
 
 
@@ -190,7 +198,7 @@ def _whole(x, dim, keepdim=False):
 def _wide(x, dtype=None):
     "The type of a sum"
     if dtype is not None: x = to(x, dtype)
-    return x if x.dtype in FLOATS else Value(x.trace, x.trace.cast(x, torch.int64), torch.int64, x.each)
+    return x if x.dtype in FLOATS else x.trace.kind(x.trace, x.trace.cast(x, torch.int64), torch.int64, x.each)
 
 
 def sum_(x, dim=None, keepdim=False, *, dtype=None):
@@ -199,7 +207,7 @@ def sum_(x, dim=None, keepdim=False, *, dtype=None):
     return x.trace.reduce('sum', x, x.dtype)
 
 
-def count(x): return Value(x.trace, x.trace.emit('numel', x.dtype, False), x.dtype, False) if x.each else 1
+def count(x): return x.trace.kind(x.trace, x.trace.emit('numel', x.dtype, False), x.dtype, False) if x.each else 1
 
 
 def mean(x, dim=None, keepdim=False, *, dtype=None):
@@ -294,6 +302,8 @@ def _functions() -> dict:
     res.update({k: (lambda x, _dtype=d, **kw: to(x, _dtype)) for k, d in
                 dict(float=torch.float32, double=torch.float64, half=torch.float16, bfloat16=torch.bfloat16, bool=torch.bool, long=torch.int64).items()})
     res.update({k: (lambda x, _k=k: getattr(x, _k)()) for k in ('numel', 'is_floating_point', 'is_complex')})
+    res.update({'type': type_, 'is_same_size': lambda x, other: x.shape == other.shape, 'is_signed': lambda x: x.dtype.is_signed,
+                'is_conj': lambda x: False, 'is_neg': lambda x: False})
     res['result_type'] = lambda a, b: trace_of(a, b).common([a, b])
     return res
 
