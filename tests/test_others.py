@@ -1,5 +1,9 @@
 "Steppers as other people write them: they give on every engine what the eager one gives, and which become kernels is stated."
 
+import linecache
+import math
+import re
+
 import pytest
 import torch
 from engines import TRACED, stepped, ulps
@@ -154,3 +158,75 @@ def test_steppers_that_ask_may_do_all_that_others_may(engine):
         return {'seen': p.data}
     with pytest.raises(CantRun, match='memory that has a name already'): same(engine, keeps, lr=0.1)
     same('auto', keeps, lr=0.1)
+
+
+# Branches on a tensor's value: the message says the line to write, which does the same on every engine
+
+BRANCHES = { # what is there, what comes after it, and the line that is said
+    'min of a ratio': ("q = min(r1/r2, 10)", "q = (r1 / r2).clamp(max=10)"),
+    'min, the number first': ("q = min(10., r1/r2)", "q = (r1 / r2).clamp(max=10.0)"),
+    'max of a hyper-parameter': ("q = 1/max(r2, lr)", "q = 1 / r2.clamp(min=lr)"),
+    'max of two and a number': ("q = max(r1, r2, 1e-3)", "q = torch.maximum(r1, r2).clamp(min=0.001)"),
+    'no norm, no ratio': ("if r1 == 0 or r2 == 0: q = 1.\nelse: q = r1/r2", "q = torch.where((r1 == 0) | (r2 == 0), 1.0, r1 / r2)"),
+    'both norms': ("if r1 > 0 and r2 > 0:\n    q = r1/r2\nelse:\n    q = 1.", "q = torch.where((r1 > 0) & (r2 > 0), r1 / r2, 1.0)"),
+    'as an expression': ("q = r1/r2 if r1 != 0. and r2 != 0. else 1.", "q = torch.where((r1 != 0.0) & (r2 != 0.0), r1 / r2, 1.0)"),
+    'over several lines': ("q = (r1/r2\n     if r2 > 0 else\n     1.)", "q = torch.where(r2 > 0, r1 / r2, 1.0)"),
+    'truth of a tensor': ("q = r1/r2 if r2 else 1.", "q = torch.where(r2 != 0, r1 / r2, 1.0)"),
+    'not': ("q = 1. if not r1 > 3 else 2.", "q = torch.where(~(r1 > 3), 1.0, 2.0)"),
+    'chain': ("q = 1. if 0.5 < r1 < 3 else 2.", "q = torch.where((0.5 < r1) & (r1 < 3), 1.0, 2.0)"),
+    'a number and a tensor': ("q = 1. if lr and r1 > 3 else 2.", "q = torch.where(bool(lr) & (r1 > 3), 1.0, 2.0)"),
+    'three ways': ("if r1 > 4: q = 1.\nelif r1 > 2: q = 2.\nelse: q = 3.", "q = torch.where(r1 > 4, 1.0, torch.where(r1 > 2, 2.0, 3.0))"),
+    'no else': ("q = 1.\nif r1 > 3: q = r1/3", "q = torch.where(r1 > 3, r1 / 3, q)"),
+    'in place': ("q = 1.\nif r2 > 1.5: p.grad.mul_(1.5/r2)", "p.grad.mul_(torch.where(r2 > 1.5, 1.5 / r2, 1.0))"),
+    'divided in place': ("q = 1.\nif r2 > 1.5: p.grad.div_(r2/1.5)", "p.grad.div_(torch.where(r2 > 1.5, r2 / 1.5, 1.0))"),
+    'decay': ("q = 1.\nif r1 > 3: p.data.sub_(p.data, alpha=lr)", "p.data.sub_(torch.where(r1 > 3, p.data, 0.0), alpha=lr)"),
+    'by an operator': ("q = 1.\nif r1 > 3: p.data *= 1 - lr", "p.data *= torch.where(r1 > 3, 1 - lr, 1.0)"),
+    'skipped where there is NaN': ("q = 1.\nif torch.isnan(p.grad).any(): p.grad.zero_()", "p.grad.masked_fill_(torch.isnan(p.grad).any(), 0.0)"),
+    'float': ("q = 1/float(r2)", "q = 1 / r2"),
+    'item': ("q = r1.item()", "q = r1"),
+    'math': ("q = math.sqrt(r1)", "q = torch.sqrt(r1)"),
+}
+
+def written(lines, name='f'):
+    "A stepper of these lines, as if they were in a file"
+    body = ['r1, r2 = p.data.norm(), p.grad.norm()', *lines, 'p.data.sub_(p.grad*q, alpha=lr)']
+    text, file = '\n    '.join([f'def {name}(p, lr):', *body]) + '\n', f'<written {hash(tuple(lines))}>'
+    linecache.cache[file] = len(text), None, text.splitlines(True), file
+    names = {'torch': torch, 'math': math}
+    exec(compile(text, file, 'exec'), names)
+    return names[name]
+
+@pytest.mark.parametrize('name', BRANCHES)
+def test_the_line_to_write_instead_of_a_branch(name):
+    there, line = BRANCHES[name]
+    f = written(there.split('\n'))
+    ps = params([(3, 4), (5,), (2, 2)])
+    grads = drawn_grads(ps)
+    if 'NaN' in name: grads[0][1][2] = float('nan')
+    with pytest.raises(CantRun) as e: stepped('fused', ps, grads, f, lr=0.1)
+    said = re.search(r'(?:Write|Choose with `torch.where`:|Keep it a tensor:) `(.*)`\. `engine', str(e.value))
+    assert said and said[1] == line, str(e.value)
+    first = there.split('\n')[0] # what comes before the branch
+    g = written([first, line] if first == 'q = 1.' else [line])
+    _, want, _ = stepped('eager', ps, grads, f, 4, lr=0.1)
+    for engine in ('eager', *TRACED):
+        _, got, _ = stepped(engine, ps, grads, g, 4, lr=0.1)
+        assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-5) for a, b in zip(got, want)), engine
+    _, got, _ = stepped('auto', ps, grads, f, 4, lr=0.1)
+    assert all(map(torch.equal, got, want))
+
+@pytest.mark.parametrize('there, said', [
+    ("q = 1.\nwhile r1 > 3: r1 = r1/2", "torch.where(r1 > 3, a, b)"), ("q = 1.\nif r1 > 3: return", "torch.where(r1 > 3, a, b)"),
+    ("q = 1.\nif r1 > 3:\n    a = 2.\n    q = a", "torch.where(r1 > 3, a, b)"), ("q = 1.\nassert r1 < 100", "torch.where(r1 < 100, a, b)"),
+    ("q = r1 and 1.", "torch.where(condition, a, b)"), ("q = sorted([r1, r2])[0]", "torch.where(condition, a, b)"),
+    ("q = sum(r1.tolist() for _ in range(1))", "keep numbers as tensors")])
+def test_where_no_line_does_it_the_condition_is_said(there, said):
+    ps = params([(3, 4), (5,)])
+    with pytest.raises(CantRun) as e: stepped('fused', ps, drawn_grads(ps), written(there.split('\n')), lr=0.1)
+    assert said in str(e.value)
+
+def test_without_a_source_the_message_is_general():
+    names = {}
+    exec("def f(p, lr):\n    if p.grad.norm() > 1: p.data.sub_(p.grad, alpha=lr)\n", names)
+    ps = params([(3, 4)])
+    with pytest.raises(CantRun, match=r'Choose with `torch.where\(condition, a, b\)`'): stepped('fused', ps, drawn_grads(ps), names['f'], lr=0.1)

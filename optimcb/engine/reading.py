@@ -341,7 +341,7 @@ class _Reading:
 
 def _is_inert(o) -> bool:
     "Does whatever is done with this give the same each time?"
-    return isinstance(o, INERT) and (isinstance(o, (Tensor, enum.Enum)) or (type(o).__module__ or '').partition('.')[0] in {*PURE, 'sys'})
+    return isinstance(o, INERT) and (isinstance(o, (Tensor, enum.Enum)) or (type(o).__module__ or '').partition('.')[0] in {*PURE, 'sys', 'optimcb'})
 
 
 def _is_python(cls) -> bool:

@@ -109,8 +109,8 @@ def nan_to_num(x, nan=0., posinf=None, neginf=None):
 
 def _logic(name, c):
     def f(x, other):
-        if x.dtype is not torch.bool or getattr(other, 'dtype', torch.bool) is not torch.bool: x.trace.fail(f"it uses `{c}` on numbers", "Compare first.")
-        return _apply(name, x, other)
+        if x.dtype is not torch.bool or not isinstance(other, (bool, np.bool_)) and getattr(other, 'dtype', 0) is not torch.bool: x.trace.fail(f"it uses `{c}` on numbers", "Compare first.")
+        return _apply(name, x, full_like(x, other) if isinstance(other, (bool, np.bool_)) else other) # torch's functions take no truths
     return f
 
 
@@ -337,5 +337,7 @@ def dress():
         setattr(Value, f'__i{python}__', _known(FUNCTIONS[k + '_']))
     for k, name in {'and': 'bitwise_and', 'or': 'bitwise_or', 'xor': 'bitwise_xor', **{k: k for k in ('lt', 'le', 'gt', 'ge', 'eq', 'ne')}}.items():
         setattr(Value, f'__{k}__', _known(FUNCTIONS[name]))
-    for k in ('and', 'or', 'xor'): setattr(Value, f'__i{k}__', _known(FUNCTIONS[f'bitwise_{k}_']))
+    for k in ('and', 'or', 'xor'):
+        setattr(Value, f'__i{k}__', _known(FUNCTIONS[f'bitwise_{k}_']))
+        setattr(Value, f'__r{k}__', getattr(Value, f'__{k}__')) # the order is all the same
     Value.__neg__, Value.__abs__, Value.__invert__, Value.__pos__ = FUNCTIONS['neg'], FUNCTIONS['abs'], invert, same

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from optimcb.composition import Composition
+from optimcb.engine.advice import instead_of_branch, instead_of_number
 from optimcb.engine.calls import DO_IT, HOLE, Call, Foreign, Surprise, foreseen, like, listed
 from optimcb.engine.ops import OPS
 from optimcb.engine.reading import impurity
@@ -291,8 +292,8 @@ class Value:
     def _real(self, what, instead="Only the eager engine knows numbers: use `torch.where` to choose, and keep numbers as tensors."):
         self.trace.fail(what, instead)
 
-    def __bool__(self): self._real("it branches on a tensor's value", "Choose with `torch.where(condition, a, b)`.")
-    def __float__(self): self._real("it makes a number of a tensor")
+    def __bool__(self): self._real("it branches on a tensor's value", instead_of_branch())
+    def __float__(self): self._real("it makes a number of a tensor", instead_of_number())
     __int__ = __index__ = __complex__ = item = tolist = numpy = __float__
     def __array__(self, *args, **kwargs): self._real("it makes an array of a tensor")
     def __iter__(self): self._real("it goes through the elements of a tensor")
