@@ -31,7 +31,8 @@ class Chance:
 
 def _generators() -> Iterator[tuple[Callable, Callable]]:
     "What gets and sets the states of the generators on each kind of device that is in use"
-    if torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing(): # a graph that is captured can't be asked
+    can_be_asked = torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing()
+    if can_be_asked:
         yield torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all
     if torch.xpu.is_initialized(): yield torch.xpu.get_rng_state_all, torch.xpu.set_rng_state_all
     if torch.backends.mps.is_available():

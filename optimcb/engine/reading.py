@@ -11,7 +11,7 @@ import enum
 import inspect
 import re
 import sys
-from collections import OrderedDict, deque, namedtuple
+from collections import OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Iterator as Iterating
 from functools import cached_property, partial
 from numbers import Number
@@ -52,7 +52,8 @@ DRAW = frozenset({'random', 'rand', 'randn', 'randint', 'randperm', 'normal', 'u
                   'time', 'perf_counter', 'monotonic', 'default_rng', 'RandomState', 'Generator'})
 RANDOM = DRAW | {'randn_like', 'rand_like', 'randint_like', 'normal_', 'uniform_', 'bernoulli', 'bernoulli_',
                  'multinomial', 'dropout', 'svd_lowrank', 'pca_lowrank'}
-SEED = frozenset({'seed', 'manual_seed', 'manual_seed_all', 'set_rng_state', 'set_rng_state_all', 'fork_rng', 'set_state'})
+SEED = frozenset({'seed', 'manual_seed', 'manual_seed_all', 'set_rng_state', 'set_rng_state_all', 'fork_rng',
+                  'set_state'})
 PURE = frozenset({ # modules of which what is called gives the same each time, but for the names above
     'builtins', 'torch', 'numpy', 'scipy', 'math', 'cmath', 'operator', '_operator', 'itertools', 'functools', '_functools',
     'collections', '_collections', 'statistics', '_statistics', 'fractions', 'decimal', '_decimal', 'numbers', 'enum',
@@ -66,11 +67,12 @@ CHANGE = frozenset({ # methods of containers, and functions, that change them
     'remove', 'discard', 'clear', 'sort', 'reverse', 'rotate', 'fill', 'put', 'itemset', 'resize', 'partition',
     'difference_update', 'intersection_update', 'symmetric_difference_update', '__setitem__', '__delitem__', '__iadd__',
     '__ior__', 'move_to_end', 'subtract'})
-CHANGE_BY = frozenset({'setitem', 'delitem', 'iadd', 'ior', 'iconcat', 'heappush', 'heappop', 'heapify', 'heapreplace',
-                       'heappushpop', 'insort', 'insort_left', 'insort_right', 'copyto', 'place', 'putmask', 'fill_diagonal'})
-INERT = (type(None), type(NotImplemented), Number, str, bytes, type(...), slice, range, CodeType, re.Pattern, enum.Enum, np.generic, np.dtype, Tensor,
-         torch.dtype, torch.device, torch.layout, torch.memory_format, torch.finfo, torch.iinfo, torch.Size,
-         type(sys.float_info), type(namedtuple('Pair', 'a').a))
+CHANGE_BY = frozenset({
+    'setitem', 'delitem', 'iadd', 'ior', 'iconcat', 'heappush', 'heappop', 'heapify', 'heapreplace', 'heappushpop',
+    'insort', 'insort_left', 'insort_right', 'copyto', 'place', 'putmask', 'fill_diagonal'})
+INERT = (type(None), type(NotImplemented), Number, str, bytes, type(...), slice, range, CodeType, re.Pattern,
+         enum.Enum, np.generic, np.dtype, Tensor, torch.dtype, torch.device, torch.layout, torch.memory_format,
+         torch.finfo, torch.iinfo, torch.Size, type(sys.float_info), type(namedtuple('Pair', 'a').a))
 ELEMENTS = (list, tuple, set, frozenset, deque)
 BY_NAME = {id(o) for o in (getattr, attrgetter, methodcaller)}
 IN_C = (BuiltinFunctionType, MethodDescriptorType, WrapperDescriptorType, MethodWrapperType, ClassMethodDescriptorType,
@@ -84,9 +86,9 @@ RARELY = frozenset({ # what nothing calls without naming it, or only to print, c
     '__init__', '__new__', '__post_init__', '__set_name__', '__doc__', '__module__', '__dict__', '__weakref__',
     '__annotations__', '__slots__', '__qualname__', '__name__', '__class__', '__firstlineno__', '__static_attributes__',
     '__abstractmethods__', '__orig_bases__', '__parameters__', '__dataclass_fields__', '__dataclass_params__',
-    '__match_args__', '__annotate__', '__annotate_func__', '__annotations_cache__', '__delattr__', '__setattr__', '__replace__',
-    '__setitem__', '__delitem__'})
-TELLING = frozenset({'dtype', 'device', 'layout', 'shape', 'ndim', '__class__', 'requires_grad'}) # no attribute of these is a tensor
+    '__match_args__', '__annotate__', '__annotate_func__', '__annotations_cache__', '__delattr__', '__setattr__',
+    '__replace__', '__setitem__', '__delitem__'})
+TELLING = frozenset({'dtype', 'device', 'layout', 'shape', 'ndim', '__class__', 'requires_grad'}) # none is a tensor
 ASK = frozenset({'isinstance', 'is_tensor', 'type', '__class__', 'requires_grad', 'is_leaf'})
 NOISE = frozenset({'CACHE', 'EXTENDED_ARG', 'PUSH_NULL', 'PRECALL', 'NOP'})
 LOADS_OUTSIDE = frozenset({'LOAD_GLOBAL', 'LOAD_NAME', 'LOAD_FROM_DICT_OR_GLOBALS'})
@@ -142,20 +144,23 @@ class _Reading:
     def __init__(self):
         self.seen = {} # by id, what was met
         self.names = set() # attributes that the code reads of objects that are not known
-        self.objects, self.members = [], set() # objects of which any method may be called; those of their names that were looked at
+        self.objects = [] # of which any method may be called, with what they are called
+        self.members = defaultdict(set) # by id of an object, the names that were looked up in it
         self.held, self.tensors = {}, [] # containers by name; names of tensors
         self.changes = set() # names of what may change a container
-        self.in_place, self.writes = False, False # may a container be changed, a tensor be written to, under another name?
-        self.asks_type, self.asks_class, self.looks_up = False, False, False # `isinstance` or the like; `type`; a set, or `.get`
+        self.in_place = False # may a container be changed under another name?
+        self.writes = False # may a tensor be written into under another name?
+        self.asks_type = False # `isinstance` or the like
+        self.asks_class, self.looks_up = False, False # `type`; is something looked up in a set or dict?
         self.stepper = None
 
     def read(self, o, name):
         "Read all that `o` may run. Raises `_Impure`."
         self.stepper = code_of(o) if callable(o) else None
         self.value(o, name)
-        while todo := [(o, n, k) for o, n in self.objects for k in self._names_of(o) if (id(o), k) not in self.members]:
+        while todo := [(o, n, k) for o, n in self.objects for k in self._names_of(o) - self.members[id(o)]]:
             for o, n, k in todo:
-                self.members.add((id(o), k))
+                self.members[id(o)].add(k)
                 self._member(o, k, n)
         if '__dict__' in self.names and self.objects: raise _Impure("it reads `__dict__`")
         if self.asks_class and (self.looks_up or any(isinstance(o, (dict, set)) for o in self.held.values())):
@@ -163,7 +168,8 @@ class _Reading:
         for name, o in self.held.items():
             changed = any(hasattr(o, k) or k in CHANGE_BY or k == '[]' for k in self.changes)
             if changed or self.in_place: raise _Impure(f"it may change `{name}`, which lies outside of it")
-        if self.tensors and (self.writes or self.in_place): raise _Impure(f"it may write into `{self.tensors[0]}`")
+        if self.tensors and (self.writes or self.in_place):
+            raise _Impure(f"it may write into `{self.tensors[0]}`, which lies outside of it")
 
     # What lies outside
 
@@ -190,18 +196,20 @@ class _Reading:
         module = f.__module__ or ''
         if hasattr(f, 'foreseen'): # what torch runs it runs for each parameter
             drawn = RANDOM.intersection(getattr(getattr(f.__wrapped__, '__code__', None), 'co_names', ()))
-            if drawn: raise _Impure(f"it calls `{f.__name__}`, which uses `{min(drawn)}`: engines call it in another order")
+            if not drawn: return
+            raise _Impure(f"it calls `{f.__name__}`, which uses `{min(drawn)}`: engines call it in another order")
         elif not module.startswith(OURS) and not self._is_known(f.__name__, module):
             free = zip(f.__code__.co_freevars, f.__closure__ or ())
             known = {k: cell.cell_contents for k, cell in free if _is_bound(cell)}
-            ps = [p for p in inspect.signature(f, follow_wrapped=False).parameters.values() if p.default is not p.empty]
-            self._code(f.__code__, f.__globals__, known | {p.name: p.default for p in ps})
+            ps = inspect.signature(f, follow_wrapped=False).parameters.values()
+            known |= {p.name: p.default for p in ps if p.default is not p.empty}
+            self._code(f.__code__, f.__globals__, known)
 
     def _is_known(self, name, module) -> bool:
-        "Is a function or class of this module known to give the same each time? Raises `_Impure` if it is known not to"
-        top = module.partition('.')[0]
+        "Does a function or class of this module give the same each time? Raises `_Impure` if it is known not to"
+        top = _top(module)
         if top in MODULES: raise _Impure(f"it uses `{name}`, which {MODULES[top]}")
-        if name in RANDOM and top in PURE and top not in ('builtins', 'operator'): raise _Impure(DRAWN.format(name))
+        if name in RANDOM and top in PURE: raise _Impure(DRAWN.format(name))
         if name in SEED and top in PURE: raise _Impure(f"it calls `{name}`, which sets random numbers")
         if name in CHANGE_BY: self.changes.add(name)
         return top in PURE
@@ -212,15 +220,16 @@ class _Reading:
         if f.__name__ in ACT and owner is builtins: raise _Impure(f"it {ACT[f.__name__]}")
         if isinstance(f, np.ufunc): return
         if owner is None or isinstance(owner, (ModuleType, type)):
-            module = getattr(f, '__module__', None) or getattr(getattr(f, '__objclass__', owner), '__module__', None) or ''
-            if not self._is_known(f.__name__, module): raise _Impure(f"it calls `{name}`, which may give something else each time")
+            module = getattr(f, '__module__', None) or getattr(getattr(f, '__objclass__', owner), '__module__', None)
+            if self._is_known(f.__name__, module): return
+            raise _Impure(f"it calls `{name}`, which may give something else each time")
         else:
             if f.__name__ in CHANGE: self.changes.add(f.__name__)
             self.value(owner, name)
 
     def _class(self, cls, name):
         if type(cls) is LEGACY: raise _Impure(f"it asks for `{name}`: ask for `p.dtype` instead")
-        if (cls.__module__ or '').startswith(OURS) or self._is_known(cls.__name__, cls.__module__ or ''): return
+        if _is_of(cls, OURS) or self._is_known(cls.__name__, cls.__module__): return
         if not all(c in MADE_IN_C or _is_python(c) for c in cls.__mro__):
             raise _Impure(f"it uses `{name}`, which may give something else each time")
         self.objects.append((cls, name))
@@ -228,9 +237,9 @@ class _Reading:
 
     def _object(self, o, name):
         "An object, in any way"
-        top = (type(o).__module__ or '').partition('.')[0]
+        top = _top(type(o).__module__)
         if top in MODULES: raise _Impure(f"it uses `{name}`, which {MODULES[top]}")
-        if not all(c in MADE_IN_C or _is_python(c) and not c.__module__.startswith(CALL_BACK) for c in type(o).__mro__):
+        if not all(c in MADE_IN_C or _is_python(c) and not _is_of(c, CALL_BACK) for c in type(o).__mro__):
             raise _Impure(f"it uses `{name}`, a {type(o).__name__}, which may give something else each time")
         if isinstance(o, partial):
             for v in (o.func, *o.args, *o.keywords.values()):
@@ -238,7 +247,8 @@ class _Reading:
                 self.value(v, name)
         if isinstance(o, CONTAINERS): self.held[name] = o
         if isinstance(o, frozenset): self.looks_up = True
-        elements = (*o, *o.values()) if isinstance(o, (dict, MappingProxyType)) else o if isinstance(o, ELEMENTS) else ()
+        if isinstance(o, (dict, MappingProxyType)): elements = *o, *o.values()
+        else: elements = o if isinstance(o, ELEMENTS) else ()
         for v in elements: self.value(v, name)
         if type(o) not in MADE_IN_C[1:] or isinstance(o, SimpleNamespace): self.objects.append((o, name))
 
@@ -246,24 +256,26 @@ class _Reading:
         "Names of an object that may be used: those that the code names, and what Python calls by itself"
         if isinstance(o, ModuleType): return self.names
         classes = [c for c in (o if isinstance(o, type) else type(o)).__mro__ if c not in MADE_IN_C]
-        return self.names | {k for c in classes for k in vars(c) if k.startswith('__') and k.endswith('__') and k not in RARELY}
+        return self.names | {k for c in classes for k in vars(c) if k[:2] == k[-2:] == '__' and k not in RARELY}
 
     def _member(self, o, k, name):
         "What `k` may be of an object: its own, and that of each of its classes"
         if k in (own := _own(o)): self.value(own[k], f'{name}.{k}')
-        for c in () if isinstance(o, ModuleType) else (o if isinstance(o, type) else type(o)).__mro__:
+        if isinstance(o, ModuleType): return
+        for c in (o if isinstance(o, type) else type(o)).__mro__:
             v = vars(c).get(k)
-            if isinstance(v, MemberDescriptorType) and not isinstance(o, type): v = getattr(o, k, None) # one of `__slots__`
-            if c not in MADE_IN_C and not isinstance(v, (GetSetDescriptorType, MemberDescriptorType)): self.value(v, f'{name}.{k}')
+            if isinstance(v, MemberDescriptorType) and not isinstance(o, type): v = getattr(o, k, None) # of `__slots__`
+            if c in MADE_IN_C or isinstance(v, (GetSetDescriptorType, MemberDescriptorType)): continue
+            self.value(v, f'{name}.{k}')
 
     def attribute(self, o, name, k):
         "`o.k` of something known, if that is no matter of methods."
         if isinstance(o, ModuleType): return vars(o)[k] if k in vars(o) else getattr(o, k, UNKNOWN)
-        if isinstance(o, Tensor) and k.endswith('_') and not k.endswith('__'): raise _Impure(f"it writes into `{name}`")
+        if isinstance(o, Tensor) and _is_written(k): raise _Impure(f"it writes into `{name}`")
         if _is_inert(o): return UNKNOWN
         self._named(k)
-        found = [vars(c)[k] for c in type(o).__mro__ if k in vars(c)]
-        if k in _own(o) and not found and '__getattribute__' not in {n for c in type(o).__mro__[:-1] for n in vars(c)}: return _own(o)[k]
+        is_of_class = any(k in vars(c) or '__getattribute__' in vars(c) for c in type(o).__mro__ if c not in MADE_IN_C)
+        if k in _own(o) and not is_of_class: return _own(o)[k]
         self.value(o, name)
         return UNKNOWN
 
@@ -289,16 +301,16 @@ class _Reading:
         for last, i in zip([None, *ins], ins):
             op, k = i.opname, i.argval
             if op in LOADS_ATTR:
-                is_of_data = k == 'grad' and last.opname in LOADS_ATTR and last.argval == 'data' # `p.data` has none
-                if k in ASK or is_of_data: self.asks_type = True
+                if k in ASK or k == 'grad' and name == 'data': self.asks_type = True # `p.data` has no gradient
                 if o is UNKNOWN: self._named(k)
-                if k.endswith('_') and not k.endswith('__') and aliases.intersection(root): self.writes = True # as `t.add_(1)`
+                if _is_written(k) and aliases.intersection(root): self.writes = True
                 o, name = UNKNOWN if o is UNKNOWN else self.attribute(o, name, k), k
                 if o is not UNKNOWN: means[i.offset] = o
                 continue
             if o is not UNKNOWN: self._used(o, name)
             o, root = UNKNOWN, _loaded(i)
-            if op in LOADS_OUTSIDE and k[0] != '@': o, name = outside.get(k, inside.get(k, UNKNOWN)), k # `@` is pytest's
+            if op in LOADS_OUTSIDE and k[0] != '@': o = outside.get(k, inside.get(k, UNKNOWN)) # `@` is pytest's
+            name = k
             if op == 'IMPORT_NAME': imported = means[i.offset] = _imported(k)
             if op == 'IMPORT_FROM': means[i.offset] = vars(imported).get(k, imported)
             for n in root:
@@ -327,21 +339,29 @@ class _Reading:
     def _effect(self, i, last, before, code):
         "What an instruction changes. `last` is the one before it, `before` what that means"
         op, k = i.opname, i.argval
-        if op in ('STORE_GLOBAL', 'DELETE_GLOBAL') or op in ('STORE_DEREF', 'DELETE_DEREF') and k in code.co_freevars:
+        is_free = op in ('STORE_DEREF', 'DELETE_DEREF') and k in code.co_freevars
+        if is_free or op in ('STORE_GLOBAL', 'DELETE_GLOBAL'):
             raise _Impure(f"it sets `{k}`, which lies outside of it")
         if op in ('STORE_ATTR', 'DELETE_ATTR') and (k not in OWN or before is not UNKNOWN):
-            is_new = code.co_name in ('__init__', '__post_init__') and _loaded(last)[-1:] == code.co_varnames[:1]
-            if not is_new: raise _Impure(f"it sets the attribute `{k}`")
+            makes = code.co_name in ('__init__', '__post_init__') # a new object
+            if not makes or _loaded(last)[-1:] != code.co_varnames[:1]: raise _Impure(f"it sets the attribute `{k}`")
         if op in ('STORE_SUBSCR', 'DELETE_SUBSCR', 'STORE_SLICE'):
             self.changes.add('[]')
             self.names |= {'__setitem__', '__delitem__'}
         if op == 'MATCH_CLASS': self.asks_type = True
-        if op == 'CONTAINS_OP' and last.opname in ('BUILD_SET', 'SET_UPDATE') or op == 'LOAD_CONST' and isinstance(k, frozenset): self.looks_up = True
+        is_set = op == 'LOAD_CONST' and isinstance(k, frozenset)
+        if is_set or op == 'CONTAINS_OP' and last.opname in ('BUILD_SET', 'SET_UPDATE'): self.looks_up = True
 
 
 def _is_inert(o) -> bool:
     "Does whatever is done with this give the same each time?"
-    return isinstance(o, INERT) and (isinstance(o, (Tensor, enum.Enum)) or (type(o).__module__ or '').partition('.')[0] in {*PURE, 'sys', 'optimcb'})
+    if isinstance(o, (Tensor, enum.Enum)): return True
+    return isinstance(o, INERT) and _top(type(o).__module__) in {*PURE, 'sys', 'optimcb'}
+
+
+def _top(module) -> str: return module.partition('.')[0] if isinstance(module, str) else ''
+def _is_of(cls, modules) -> bool: return isinstance(cls.__module__, str) and cls.__module__.startswith(modules)
+def _is_written(k) -> bool: return k.endswith('_') and not k.endswith('__') # as `add_` writes
 
 
 def _is_python(cls) -> bool:
@@ -379,13 +399,15 @@ def _stored(i) -> tuple:
     return (i.argval,) if isinstance(i.argval, str) else i.argval[:1] if 'LOAD' in i.opname else i.argval
 
 
-def _is_in_place(i) -> bool: return i.opname.startswith('INPLACE') or i.opname == 'BINARY_OP' and i.argrepr.endswith('=')
+def _is_in_place(i) -> bool:
+    "Is this `+=` or the like?"
+    return i.opname.startswith('INPLACE') or i.opname == 'BINARY_OP' and i.argrepr.endswith('=')
 
 
 # What `is` compares
 
 def _operands(every, i) -> list:
-    "The instructions that have put the operands of `i` on the stack, the second one first; fewer where that can't be told"
+    "The instructions that have put the operands of `i` on the stack, the second one first; one if it did both"
     at, found = every.index(i) - 1, []
     while at >= 0 and len(found) < 2:
         found.append(every[at])
@@ -393,8 +415,10 @@ def _operands(every, i) -> list:
         while at >= 0 and missing > 0:
             o = every[at]
             if o.opcode in dis.hasjrel or o.opcode in dis.hasjabs: return found
-            missing -= dis.stack_effect(o.opcode, o.arg if o.opcode >= dis.HAVE_ARGUMENT else None, jump=False)
+            arg = o.arg if o.opcode >= dis.HAVE_ARGUMENT else None
+            missing -= dis.stack_effect(o.opcode, arg, jump=False)
             at -= 1
+        if missing < 0: return found
         while at >= 0 and every[at].opname in NOISE - {'PUSH_NULL'}: at -= 1
     return found
 
@@ -407,12 +431,13 @@ def _is_told(every, i, means) -> bool:
 def _tells(i, means) -> bool:
     if i.opname.startswith(('LOAD_CONST', 'LOAD_SMALL_INT', 'LOAD_COMMON_CONSTANT')): return True
     if i.offset in means: return not isinstance(means[i.offset], Tensor) and not _is_tensors(means[i.offset])
-    return i.opname in LOADS_ATTR and i.argval in TELLING
+    return i.opname in LOADS_ATTR and i.argval in TELLING or 'self' in _loaded(i) # an object that has the method
 
 
 def _is_tensors(o) -> bool: return isinstance(o, type) and issubclass(o, Tensor)
 
 
 def _identity(every, i, means) -> str:
-    asked = next((means[o.offset].__name__ for o in _operands(every, i) if _is_tensors(means.get(o.offset))), None)
-    return f"it asks whether a type is `{asked}`: ask with `isinstance`" if asked else "it asks whether this is that object"
+    asked = [means[o.offset].__name__ for o in _operands(every, i) if _is_tensors(means.get(o.offset))]
+    if not asked: return "it asks whether this is that object"
+    return f"it asks whether a type is `{asked[0]}`: ask with `isinstance`"

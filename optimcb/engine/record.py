@@ -39,7 +39,8 @@ class Recording:
     ):
         t = self.trace = Trace(whole(alike.example), looked, typed)
         kind = t.kind
-        p = t.param = (TypedParam if typed else Value)(t, t.emit('load', alike.example.dtype, True, '.p'), alike.example.dtype, True, True)
+        dtype = alike.example.dtype
+        p = t.param = (TypedParam if typed else Value)(t, t.emit('load', dtype, True, '.p'), dtype, True, True)
         grad = alike.grad_dtype
         t.grad = kind(t, t.emit('load', grad, True, '.grad'), grad, True)
         if scaling.scale is not None: t.grad = kind(t, t.cast(t.apply('div', (t.grad, scaling.scale)), grad), grad, True)
@@ -62,7 +63,8 @@ class Recording:
             try:
                 if type(v) not in KINDS and isinstance(v, Tensor): v = self._number(name, v)
                 if type(v) in KINDS:
-                    if id(getattr(v, 'owner', v)) in seen: t.fail(f"it returns `{name}`, which is memory that has a name already", "Return a copy: `.clone()`.")
+                    if id(getattr(v, 'owner', v)) in seen:
+                        t.fail(f"it returns `{name}`, which is memory that has a name already", "Return a copy: `.clone()`.")
                     seen.add(id(v))
                     outputs += self._written(name, v)
                 elif not constant(v):
@@ -148,7 +150,8 @@ def record(
 def _check_given(alike, composition, hypers):
     "Raise `NotRecorded` for hyper-parameters that are objects which may give something else to each parameter"
     for k, v in hypers.items():
-        why = None if type(v) in NUMBERS or not (composition.reads_all or k in composition.reads) else impurity(v, k)
+        if type(v) in NUMBERS or not composition.reads_all and k not in composition.reads: continue
+        why = impurity(v, k)
         if not why: continue
         who = next((s for s in composition.steppers if k in s.names), composition.steppers[0])
         raise NotRecorded([alike], f"stepper `{who}` must be called for each parameter: by `{k}`, {why}.")

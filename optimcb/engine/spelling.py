@@ -51,7 +51,7 @@ def addcdiv(x, tensor1, tensor2, *, value=1): return _apply('addcdiv', x, tensor
 
 
 def _scale_first(f, scale, *tensors) -> Callable:
-    "Take the keyword `scale` also as torch of old does, before `tensors`: `p.add_(-lr, grad)`, `v.addcmul_(1-mom, grad, grad)`."
+    "Take the keyword `scale` also as torch of old does, before `tensors`: `p.add_(-lr, grad)`."
     @wraps(f)
     def g(x, *args, **kwargs):
         is_old = scale not in kwargs and len(args) + sum(k in kwargs for k in tensors) > len(tensors)
@@ -109,8 +109,10 @@ def nan_to_num(x, nan=0., posinf=None, neginf=None):
 
 def _logic(name, c):
     def f(x, other):
-        if x.dtype is not torch.bool or not isinstance(other, (bool, np.bool_)) and getattr(other, 'dtype', 0) is not torch.bool: x.trace.fail(f"it uses `{c}` on numbers", "Compare first.")
-        return _apply(name, x, full_like(x, other) if isinstance(other, (bool, np.bool_)) else other) # torch's functions take no truths
+        if isinstance(other, (bool, np.bool_)): other = full_like(x, other) # torch's functions take tensors only
+        if not x.dtype is getattr(other, 'dtype', None) is torch.bool:
+            x.trace.fail(f"it uses `{c}` on numbers", "Compare first.")
+        return _apply(name, x, other)
     return f
 
 
@@ -148,7 +150,8 @@ def type_as(x, other): return to(x, other)
 
 def type_(x, dtype=None, non_blocking=False):
     if dtype is None: return torch.empty((), dtype=x.dtype, device=x.device).type()
-    if not isinstance(dtype, torch.dtype): x.trace.fail(f"it makes a tensor of type {dtype}", "Name a `dtype`: `.to(torch.float32)`.")
+    if not isinstance(dtype, torch.dtype):
+        x.trace.fail(f"it makes a tensor of type {dtype}", "Name a `dtype`: `.to(torch.float32)`.")
     return to(x, dtype)
 
 
@@ -302,8 +305,8 @@ def _functions() -> dict:
     res.update({k: (lambda x, _dtype=d, **kw: to(x, _dtype)) for k, d in
                 dict(float=torch.float32, double=torch.float64, half=torch.float16, bfloat16=torch.bfloat16, bool=torch.bool, long=torch.int64).items()})
     res.update({k: (lambda x, _k=k: getattr(x, _k)()) for k in ('numel', 'is_floating_point', 'is_complex')})
-    res.update({'type': type_, 'is_same_size': lambda x, other: x.shape == other.shape, 'is_signed': lambda x: x.dtype.is_signed,
-                'is_conj': lambda x: False, 'is_neg': lambda x: False})
+    res.update({'type': type_, 'is_same_size': lambda x, other: x.shape == other.shape,
+                'is_signed': lambda x: x.dtype.is_signed, 'is_conj': lambda x: False, 'is_neg': lambda x: False})
     res['result_type'] = lambda a, b: trace_of(a, b).common([a, b])
     return res
 

@@ -40,7 +40,7 @@ class Trace:
     "What one step does to tensors, as `nodes`, and the numbers that it takes, as `slots`."
     def __init__(self,
         example, # A parameter that the step is recorded for
-        looked:set, # Takes the names of the attributes of `example` that the steppers look at, `stride()` among them
+        looked:set, # Takes the names of what steppers look at of `example`, `stride()` among them
         typed:bool=False # Should stand-ins say that they are tensors?
     ):
         self.example, self.looked, self.kind = example, looked, Typed if typed else Value
@@ -262,7 +262,7 @@ class Value:
     nelement, ndimension = numel, dim
 
     def stride(self, dim=None):
-        if not self.is_param: self._real("it asks how a tensor lies in memory that is not the parameter", "Ask the parameter.")
+        if not self.is_param: self._real("it asks how a tensor that is not the parameter lies in memory", "Ask the parameter.")
         self.trace.looked.add('stride()')
         return self.trace.example.stride() if dim is None else self.trace.example.stride(dim)
 
@@ -346,9 +346,13 @@ class TypedParam(Typed):
 class TypedData(Typed):
     "The memory of a parameter, which is a tensor of its own: it requires no gradient, and has none."
     __slots__ = ('owner',)
-    def __init__(self, owner): self.owner, self.trace, self.dtype, self.each, self.buffer = owner, owner.trace, owner.dtype, owner.each, owner.buffer
     is_param, is_leaf = True, True
-    id, exact, born = (property(lambda self, k=k: getattr(self.owner, k), lambda self, v, k=k: setattr(self.owner, k, v)) for k in ('id', 'exact', 'born'))
+    def __init__(self, owner):
+        self.owner, self.trace = owner, owner.trace
+        self.dtype, self.each, self.buffer = owner.dtype, owner.each, owner.buffer
+
+    def _of_owner(name): return property(lambda self: getattr(self.owner, name), lambda self, v: setattr(self.owner, name, v))
+    id, exact, born = map(_of_owner, ('id', 'exact', 'born'))
 
 
 STANDS = frozenset({Value, Typed, TypedParam, TypedData})
@@ -398,5 +402,5 @@ def _spelled(f, name, args, kwargs):
         if 'argument' not in str(e): raise
         trace_of(*args, *kwargs.values()).fail(f"it calls `{name}` with arguments that only tensors take ({str(e).split(') ', 1)[-1]})")
     if out is None: return res
-    if res.each != out.each: out.trace.fail("its `out` is of another shape than what goes there, which torch resizes it to")
+    if res.each != out.each: out.trace.fail("its `out` is of another shape than the result: torch resizes it")
     return out.write(res)
