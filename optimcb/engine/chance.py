@@ -1,5 +1,6 @@
 "Random number generators, which trying something must leave as they were."
 import random
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -9,15 +10,30 @@ __all__ = ['Chance']
 
 class Chance:
     "The states of the global random number generators, as they are when this is made."
-    def __init__(self): self.states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    def __init__(self):
+        self.states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        self.on_devices = [(get(), get, put) for get, put in _generators()]
 
     def undone(self) -> bool:
         "Whether they have moved since; then they are put back."
         python, numpy, torchs = self.states
         now = np.random.get_state()
         same = now[2:] == numpy[2:] and np.array_equal(now[1], numpy[1])
-        if same and random.getstate() == python and torch.equal(torch.get_rng_state(), torchs): return False
+        same = same and random.getstate() == python and torch.equal(torch.get_rng_state(), torchs)
+        moved = [(old, put) for old, get, put in self.on_devices if not all(map(torch.equal, old, get()))]
+        for old, put in moved: put(old)
+        if same: return bool(moved)
         random.setstate(python)
         np.random.set_state(numpy)
         torch.set_rng_state(torchs)
         return True
+
+
+def _generators() -> Iterator[tuple[Callable, Callable]]:
+    "What gets and sets the states of the generators on each kind of device that is in use"
+    can_be_asked = torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing()
+    if can_be_asked:
+        yield torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all
+    if torch.xpu.is_initialized(): yield torch.xpu.get_rng_state_all, torch.xpu.set_rng_state_all
+    if torch.backends.mps.is_available():
+        yield lambda: [torch.mps.get_rng_state()], lambda states: torch.mps.set_rng_state(states[0])

@@ -11,10 +11,11 @@ from torch import Tensor
 from optimcb.composition import Composition, StepperError
 from optimcb.engine.calls import Foreign
 from optimcb.engine.plan import constant
+from optimcb.engine.reading import impurity
 from optimcb.engine.scaling import NOT_SCALED, Scaling
 from optimcb.engine.shards import is_dtensor, whole
 from optimcb.engine.spelling import dress
-from optimcb.engine.trace import STANDS, Trace, Typed, Untraceable, Value, as_value
+from optimcb.engine.trace import STANDS, Trace, TypedParam, Untraceable, Value, as_value
 from optimcb.stepper import by_torch
 
 __all__ = ['NotRecorded', 'Recording', 'record']
@@ -22,6 +23,7 @@ __all__ = ['NotRecorded', 'Recording', 'record']
 dress()
 
 KINDS = STANDS | {Foreign}
+NUMBERS = frozenset({float, int, bool, str, type(None), Tensor})
 KEPT = 3 # references to the stand-in for the parameter: the recording's, its trace's, and that of the one who asks
 HERE, TORCH = os.path.dirname(__file__), os.path.dirname(torch.__file__)
 COMPOSITION, STEPPER = Composition.run.__code__.co_filename, by_torch.__code__.co_filename
@@ -35,9 +37,10 @@ class Recording:
         typed:bool, # Should stand-ins say that they are tensors?
         scaling:Scaling # What the gradients were multiplied by, and whether to skip the step
     ):
-        t = self.trace = Trace(whole(alike.example), looked)
-        kind = Typed if typed else Value
-        p = t.param = kind(t, t.emit('load', alike.example.dtype, True, '.p'), alike.example.dtype, True, True)
+        t = self.trace = Trace(whole(alike.example), looked, typed)
+        kind = t.kind
+        dtype = alike.example.dtype
+        p = t.param = (TypedParam if typed else Value)(t, t.emit('load', dtype, True, '.p'), dtype, True, True)
         grad = alike.grad_dtype
         t.grad = kind(t, t.emit('load', grad, True, '.grad'), grad, True)
         if scaling.scale is not None: t.grad = kind(t, t.cast(t.apply('div', (t.grad, scaling.scale)), grad), grad, True)
@@ -60,7 +63,8 @@ class Recording:
             try:
                 if type(v) not in KINDS and isinstance(v, Tensor): v = self._number(name, v)
                 if type(v) in KINDS:
-                    if id(v) in seen: t.fail(f"it returns `{name}`, a tensor that is `p` or has another name already", "Return a copy: `.clone()`.")
+                    if id(getattr(v, 'owner', v)) in seen:
+                        t.fail(f"it returns `{name}`, a tensor that is `p` or has another name already", "Return a copy: `.clone()`.")
                     seen.add(id(v))
                     outputs += self._written(name, v)
                 elif not constant(v):
@@ -84,7 +88,7 @@ class Recording:
         "A stand-in for a real tensor that a stepper made: one number can be had for each parameter"
         t = self.trace
         if v.dim() or v.requires_grad: t.fail(f"it returns `{name}`, a tensor that doesn't come from `p`", "Make it with `torch.zeros_like(p)` or the like.")
-        return Value(t, t.slot(v.item()), v.dtype, False)
+        return t.kind(t, t.slot(v.item()), v.dtype, False)
 
     def _written(self, name, v) -> list:
         "What is to be stored for a state"
@@ -126,6 +130,7 @@ def record(
         key, h = (a.key[1], tuple(a.numbers.items()), *a.key[3:]), hypers[a.group] # the numbers of now: others may have been alike at another time
         known = next((r for k, g, r in done if k == key and _equal(g, h)), None)
         if known is None:
+            _check_given(a, composition, h)
             with _explained(all_alike if composition.sums_over_all else [a], composition):
                 known = Recording(a, looked, typed, scaling)
                 known.run = composition.run(known.p, known.state, h)
@@ -140,6 +145,16 @@ def record(
             _go_on([r for _, _, r in done])
             for _, _, r in done: r.finish(composition)
     return res
+
+
+def _check_given(alike, composition, hypers):
+    "Raise `NotRecorded` for hyper-parameters that are objects which may give something else to each parameter"
+    for k, v in hypers.items():
+        if type(v) in NUMBERS or not composition.reads_all and k not in composition.reads: continue
+        why = impurity(v, k)
+        if not why: continue
+        who = next((s for s in composition.steppers if k in s.names), composition.steppers[0])
+        raise NotRecorded([alike], f"stepper `{who}` must be called for each parameter: by `{k}`, {why}.")
 
 
 @contextmanager

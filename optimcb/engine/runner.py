@@ -52,7 +52,8 @@ class Runner:
     def look(self, p) -> tuple:
         "What the steppers look at, of `p`."
         p, spread = whole(p), spread_of(p)
-        seen = [(k, getattr(p, k, NOTHING)) for k in sorted(self.looked)] + ([('', spread)] if spread else [])
+        seen = [(k, p.stride() if k == 'stride()' else getattr(p, k, NOTHING)) for k in sorted(self.looked)]
+        if spread: seen.append(('', spread))
         return tuple((k, v if isinstance(v, Hashable) else id(v)) for k, v in seen)
 
     def is_refused(self, kind) -> bool:

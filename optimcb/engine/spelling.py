@@ -4,6 +4,8 @@ What the table of operations has as a row is spelled by itself; here are the fun
 that are made of others, types and copies, and what reduces a tensor.
 """
 import math
+from collections.abc import Callable
+from functools import wraps
 from numbers import Number
 
 import numpy as np
@@ -44,8 +46,22 @@ def div(x, other, *, rounding_mode=None):
     return _apply('trunc', res) if rounding_mode else res
 
 
-def addcmul(x, a, b, *, value=1): return _apply('addcmul', x, a, b, value)
-def addcdiv(x, a, b, *, value=1): return _apply('addcdiv', x, a, b, value)
+def addcmul(x, tensor1, tensor2, *, value=1): return _apply('addcmul', x, tensor1, tensor2, value)
+def addcdiv(x, tensor1, tensor2, *, value=1): return _apply('addcdiv', x, tensor1, tensor2, value)
+
+
+def _scale_first(f, scale, *tensors) -> Callable:
+    "Take the keyword `scale` also as torch of old does, before `tensors`: `p.add_(-lr, grad)`."
+    @wraps(f)
+    def g(x, *args, **kwargs):
+        is_old = scale not in kwargs and len(args) + sum(k in kwargs for k in tensors) > len(tensors)
+        if is_old and args: args, kwargs[scale] = args[1:], args[0]
+        if getattr(kwargs.get(scale), 'each', False):
+            trace_of(kwargs[scale]).fail(f"its `{scale}` is a tensor, which torch refuses", "Multiply by it.")
+        return f(x, *args, **kwargs)
+    return g
+
+
 def lerp(x, end, weight):
     if x.dtype is not getattr(end, 'dtype', None): trace_of(x, end).fail("it interpolates between types, which torch refuses")
     return _apply('lerp', x, end, weight)
@@ -93,7 +109,9 @@ def nan_to_num(x, nan=0., posinf=None, neginf=None):
 
 def _logic(name, c):
     def f(x, other):
-        if x.dtype is not torch.bool or getattr(other, 'dtype', torch.bool) is not torch.bool: x.trace.fail(f"it uses `{c}` on numbers", "Compare first.")
+        if isinstance(other, (bool, np.bool_)): other = full_like(x, other) # torch's functions take tensors only
+        if not x.dtype is getattr(other, 'dtype', None) is torch.bool:
+            x.trace.fail(f"it uses `{c}` on numbers", "Compare first.")
         return _apply(name, x, other)
     return f
 
@@ -104,7 +122,7 @@ def invert(x):
 
 
 def _like(x, as_) -> Value:
-    return Value(x.trace, x.trace.cast(x, as_.dtype), as_.dtype, x.each)
+    return x.trace.kind(x.trace, x.trace.cast(x, as_.dtype), as_.dtype, x.each)
 
 
 def _inside(x, new, inplace): return x.write(new) if inplace else new
@@ -124,11 +142,20 @@ def to(x, *args, dtype=None, device=None, non_blocking=False, copy=False, memory
     if dtype is x.dtype:
         if not x.buffer: x.id = x.trace.emit('cast', dtype, x.each, x.id) # here rounding was asked for
         return x
-    return Value(x.trace, x.trace.cast(x, dtype), dtype, x.each)
+    return x.trace.kind(x.trace, x.trace.cast(x, dtype), dtype, x.each)
 
 
 def type_as(x, other): return to(x, other)
-def clone(x, *, memory_format=None): return Value(x.trace, x.id, x.dtype, x.each, buffer=True)
+
+
+def type_(x, dtype=None, non_blocking=False):
+    if dtype is None: return torch.empty((), dtype=x.dtype, device=x.device).type()
+    if not isinstance(dtype, torch.dtype):
+        x.trace.fail(f"it makes a tensor of type {dtype}", "Name a `dtype`: `.to(torch.float32)`.")
+    return to(x, dtype)
+
+
+def clone(x, *, memory_format=None): return x.trace.kind(x.trace, x.id, x.dtype, x.each, buffer=True)
 def same(x, *args, **kwargs): return x
 def copy_(x, src, non_blocking=False): return x.write(as_value(x.trace, src))
 def fill_(x, value): return x.write(as_value(x.trace, value))
@@ -138,8 +165,8 @@ def zero_(x): return x.write(as_value(x.trace, 0.))
 def full_like(x, fill_value, *, dtype=None, device=None, requires_grad=False, memory_format=None, layout=None, pin_memory=False):
     dtype = dtype or x.dtype
     if dtype not in DTYPES: x.trace.fail(f"it makes a tensor of {dtype}")
-    if type(fill_value) in STANDS: return Value(x.trace, x.trace.cast(fill_value, dtype), dtype, x.each, buffer=True)
-    new = Value(x.trace, x.trace.emit('cast', dtype, x.each, x.trace.slot(fill_value)), dtype, x.each, buffer=True)
+    if type(fill_value) in STANDS: return x.trace.kind(x.trace, x.trace.cast(fill_value, dtype), dtype, x.each, buffer=True)
+    new = x.trace.kind(x.trace, x.trace.emit('cast', dtype, x.each, x.trace.slot(fill_value)), dtype, x.each, buffer=True)
     new.born = new.id
     return new
 
@@ -151,7 +178,7 @@ def ones_like(x, **kwargs): return full_like(x, 1., **kwargs)
 def new_full(x, size, fill_value, **kwargs):
     size = torch.Size([size] if isinstance(size, int) else size)
     if size == x.shape: return full_like(x, fill_value, **kwargs)
-    if not size: return full_like(Value(x.trace, x.id, x.dtype, False), fill_value, **kwargs)
+    if not size: return full_like(x.trace.kind(x.trace, x.id, x.dtype, False), fill_value, **kwargs)
     x.trace.fail(f"it makes a tensor of shape {tuple(size)}", "Make state in the shape of `p`, or a single number.")
 
 
@@ -174,7 +201,7 @@ def _whole(x, dim, keepdim=False):
 def _wide(x, dtype=None):
     "The type of a sum"
     if dtype is not None: x = to(x, dtype)
-    return x if x.dtype in FLOATS else Value(x.trace, x.trace.cast(x, torch.int64), torch.int64, x.each)
+    return x if x.dtype in FLOATS else x.trace.kind(x.trace, x.trace.cast(x, torch.int64), torch.int64, x.each)
 
 
 def sum_(x, dim=None, keepdim=False, *, dtype=None):
@@ -183,7 +210,7 @@ def sum_(x, dim=None, keepdim=False, *, dtype=None):
     return x.trace.reduce('sum', x, x.dtype)
 
 
-def count(x): return Value(x.trace, x.trace.emit('numel', x.dtype, False), x.dtype, False) if x.each else 1
+def count(x): return x.trace.kind(x.trace, x.trace.emit('numel', x.dtype, False), x.dtype, False) if x.each else 1
 
 
 def mean(x, dim=None, keepdim=False, *, dtype=None):
@@ -261,7 +288,7 @@ def _functions() -> dict:
               new_zeros, new_ones, new_tensor, mean, var, std, count_nonzero, norm, dist, copy_, fill_, zero_): res[f.__name__] = f
     res.update({'amax': amax, 'amin': amin, 'sum': sum_, 'any': any_, 'all': all_, 'pow': pow_, 'linalg_vector_norm': vector_norm,
                 'linalg_norm': vector_norm, 'empty_like': zeros_like,
-                'max': _two('maximum', amax), 'min': _two('minimum', amin), 'new_empty': new_zeros, 'bitwise_not': invert,
+                'max': _two('maximum', amax), 'min': _two('minimum', amin), 'new_empty': new_zeros, 'new': new_zeros, 'bitwise_not': invert,
                 'bitwise_and': _logic('logical_and', '&'), 'bitwise_or': _logic('logical_or', '|'), 'bitwise_xor': _logic('logical_xor', '^')})
     alias = dict(absolute='abs', negative='neg', subtract='sub', multiply='mul', divide='div', true_divide='div', sgn='sign', clip='clamp', fix='trunc',
                  not_equal='ne', less='lt', less_equal='le', greater='gt', greater_equal='ge', arctan2='atan2',
@@ -269,12 +296,17 @@ def _functions() -> dict:
                  special_logit='logit', special_round='round')
     alias.update({o[0] + o[3:]: o for o in one if o.startswith('arc')})
     res.update({k: res[v] for k, v in alias.items() if v in res})
+    res.update(add=_scale_first(add, 'alpha', 'other'), sub=_scale_first(sub, 'alpha', 'other'),
+               addcmul=_scale_first(addcmul, 'value', 'tensor1', 'tensor2'),
+               addcdiv=_scale_first(addcdiv, 'value', 'tensor1', 'tensor2'))
     for k in list(res):
         if not k.endswith('_') and hasattr(Tensor, k + '_'): res[k + '_'] = _inplace(res[k])
     res.update(dict.fromkeys(('detach', 'detach_', 'contiguous', 'requires_grad_', 'positive', 'conj', 'resolve_conj', 'resolve_neg', 'view_as'), same))
     res.update({k: (lambda x, _dtype=d, **kw: to(x, _dtype)) for k, d in
                 dict(float=torch.float32, double=torch.float64, half=torch.float16, bfloat16=torch.bfloat16, bool=torch.bool, long=torch.int64).items()})
     res.update({k: (lambda x, _k=k: getattr(x, _k)()) for k in ('numel', 'is_floating_point', 'is_complex')})
+    res.update({'type': type_, 'is_same_size': lambda x, other: x.shape == other.shape,
+                'is_signed': lambda x: x.dtype.is_signed, 'is_conj': lambda x: False, 'is_neg': lambda x: False})
     res['result_type'] = lambda a, b: trace_of(a, b).common([a, b])
     return res
 
@@ -308,5 +340,7 @@ def dress():
         setattr(Value, f'__i{python}__', _known(FUNCTIONS[k + '_']))
     for k, name in {'and': 'bitwise_and', 'or': 'bitwise_or', 'xor': 'bitwise_xor', **{k: k for k in ('lt', 'le', 'gt', 'ge', 'eq', 'ne')}}.items():
         setattr(Value, f'__{k}__', _known(FUNCTIONS[name]))
-    for k in ('and', 'or', 'xor'): setattr(Value, f'__i{k}__', _known(FUNCTIONS[f'bitwise_{k}_']))
+    for k in ('and', 'or', 'xor'):
+        setattr(Value, f'__i{k}__', _known(FUNCTIONS[f'bitwise_{k}_']))
+        setattr(Value, f'__r{k}__', getattr(Value, f'__{k}__')) # the order is all the same
     Value.__neg__, Value.__abs__, Value.__invert__, Value.__pos__ = FUNCTIONS['neg'], FUNCTIONS['abs'], invert, same

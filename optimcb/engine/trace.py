@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from optimcb.composition import Composition
+from optimcb.engine.advice import instead_of_branch, instead_of_number
 from optimcb.engine.calls import DO_IT, HOLE, Call, Foreign, Surprise, foreseen, like, listed
 from optimcb.engine.ops import OPS
+from optimcb.engine.reading import impurity
 
-__all__ = ['DTYPES', 'FLOATS', 'FUNCTIONS', 'LOW', 'STANDS', 'Trace', 'Typed', 'Untraceable', 'Value', 'as_value', 'trace_of']
+__all__ = ['DTYPES', 'FLOATS', 'FUNCTIONS', 'LOW', 'STANDS', 'Trace', 'Typed', 'TypedParam', 'Untraceable', 'Value', 'as_value', 'trace_of']
 
 LOW = frozenset({torch.float16, torch.bfloat16})
 FLOATS = LOW | {torch.float32, torch.float64}
@@ -38,9 +40,10 @@ class Trace:
     "What one step does to tensors, as `nodes`, and the numbers that it takes, as `slots`."
     def __init__(self,
         example, # A parameter that the step is recorded for
-        looked:set # Takes the names of the attributes of `example` that the steppers look at
+        looked:set, # Takes the names of what steppers look at of `example`, `stride()` among them
+        typed:bool=False # Should stand-ins say that they are tensors?
     ):
-        self.example, self.looked = example, looked
+        self.example, self.looked, self.kind = example, looked, Typed if typed else Value
         self.nodes, self.index, self.slots, self.externals, self.versions = [], {}, [], [], []
         self.no_dims = example.dim() == 0
         self.failure = None
@@ -83,7 +86,7 @@ class Trace:
         if k == len(self.externals):
             self.externals.append(tensor)
             self.versions.append(tensor._version)
-        return Value(self, self.emit('external', tensor.dtype, False, k), tensor.dtype, False)
+        return self.kind(self, self.emit('external', tensor.dtype, False, k), tensor.dtype, False)
 
     def apply(self, name, operands) -> 'Value':
         "The operation `name` on `operands`, by torch's rules for types."
@@ -111,7 +114,7 @@ class Trace:
         nodes = self.nodes
         id = self.index.setdefault(node, len(nodes))
         if id == len(nodes): nodes.append(node)
-        return Value(self, id, result, each)
+        return self.kind(self, id, result, each)
 
     def common(self, operands) -> torch.dtype:
         "torch's type for an operation on `operands`."
@@ -128,7 +131,7 @@ class Trace:
 
     def reduce(self, name, x:'Value', dtype) -> 'Value':
         "All elements of `x` in one number."
-        return Value(self, self.emit(name, dtype, False, x.id), dtype, False) if x.each else Value(self, x.id, x.dtype, False)
+        return self.kind(self, self.emit(name, dtype, False, x.id), dtype, False) if x.each else self.kind(self, x.id, x.dtype, False)
 
     def call(self, f, args, kwargs):
         "Stand-ins for what `f`, which `by_torch` has marked, returns."
@@ -155,14 +158,14 @@ class Trace:
             each = True if o.shape == p.shape else None if o.shape else False
             if o.dtype not in DTYPES: self.fail(f"it calls `{name}`, which makes a tensor of {o.dtype}")
             i = self.emit('result', o.dtype, each, id, k)
-            return Foreign(self, i, o.dtype, o.shape) if each is None else Value(self, i, o.dtype, each, buffer=True)
+            return Foreign(self, i, o.dtype, o.shape) if each is None else self.kind(self, i, o.dtype, each, buffer=True)
         return like(out, [result(k, o) for k, o in enumerate(listed(out))])
 
     def total(self, x, round) -> 'Value':
         "The sum of `x`, one number of each parameter, over all parameters; the `round`th that is asked for."
         if x.each: self.fail("it yields a tensor, not one number of each parameter", "Yield a sum: `total = yield x.sum()`.")
         dtype = torch.promote_types(x.dtype, torch.float32)
-        return Value(self, self.emit('total', dtype, False, x.id, round), dtype, False)
+        return self.kind(self, self.emit('total', dtype, False, x.id, round), dtype, False)
 
 
 ASKS = frozenset(o for o in OPS if OPS[o].gives == 'bool' or o == 'where')
@@ -224,7 +227,7 @@ class Value:
 
     def unrounded(self) -> 'Value':
         "What an operation in place goes on from: it rounds once, when it is done."
-        return Value(self.trace, self.exact, self.dtype, self.each)
+        return self.trace.kind(self.trace, self.exact, self.dtype, self.each)
 
     # What a tensor tells of itself. Parameters are told apart by what is looked at.
 
@@ -239,8 +242,13 @@ class Value:
     device = property(lambda self: self.trace.example.device)
     is_cuda = property(lambda self: self.trace.example.is_cuda)
     is_cpu = property(lambda self: self.trace.example.is_cpu)
+    is_xpu = property(lambda self: self.trace.example.is_xpu)
+    is_mps = property(lambda self: self.trace.example.is_mps)
+    is_meta = property(lambda self: self.trace.example.is_meta)
+    nbytes = property(lambda self: self.numel()*self.itemsize)
+    is_param = property(lambda self: self is self.trace.param) # its memory is the parameter's
     requires_grad = property(lambda self: self is self.trace.param and self._look('requires_grad'))
-    is_sparse = property(lambda self: False)
+    is_sparse = is_sparse_csr = is_quantized = is_nested = is_mkldnn = property(lambda self: False)
     itemsize = property(lambda self: self.dtype.itemsize)
     layout = property(lambda self: torch.strided)
     def size(self, dim=None): return self.shape if dim is None else self.shape[dim]
@@ -250,7 +258,18 @@ class Value:
     def element_size(self): return self.dtype.itemsize
     def is_floating_point(self): return self.dtype in FLOATS
     def is_complex(self): return False
-    nelement = numel
+    def get_device(self): return self.trace.example.get_device()
+    nelement, ndimension = numel, dim
+
+    def stride(self, dim=None):
+        if not self.is_param: self._real("it asks how a tensor that is not the parameter lies in memory", "Ask the parameter.")
+        self.trace.looked.add('stride()')
+        return self.trace.example.stride() if dim is None else self.trace.example.stride(dim)
+
+    def is_contiguous(self, memory_format=torch.contiguous_format):
+        self.stride()
+        self.trace.looked.add('shape')
+        return self.trace.example.is_contiguous(memory_format=memory_format)
 
     # Memory
 
@@ -273,8 +292,8 @@ class Value:
     def _real(self, what, instead="Only the eager engine knows numbers: use `torch.where` to choose, and keep numbers as tensors."):
         self.trace.fail(what, instead)
 
-    def __bool__(self): self._real("it branches on a tensor's value", "Choose with `torch.where(condition, a, b)`.")
-    def __float__(self): self._real("it makes a number of a tensor")
+    def __bool__(self): self._real("it branches on a tensor's value", instead_of_branch())
+    def __float__(self): self._real("it makes a number of a tensor", instead_of_number())
     __int__ = __index__ = __complex__ = item = tolist = numpy = __float__
     def __array__(self, *args, **kwargs): self._real("it makes an array of a tensor")
     def __iter__(self): self._real("it goes through the elements of a tensor")
@@ -289,18 +308,56 @@ class Value:
         self.trace.looked.add(name)
         found = getattr(self.trace.example, name) # an attribute that somebody gave to the parameter
         if isinstance(found, Tensor): self._real(f"it uses `{name}`, a tensor of the parameter")
+        why = impurity(found, name)
+        if why: self._real(why, "The parameter has it as an attribute.")
         return found
 
 
-class Typed(Value):
+class _Passing(type):
+    "Classes that pass for those of tensors, for steppers that ask for `type(p)`"
+    def __eq__(cls, other): return other is cls or other is cls.passes_for
+    __hash__ = type.__hash__
+    def __instancecheck__(cls, o): return isinstance(o, cls.passes_for)
+    __name__ = property(lambda cls: cls.passes_for.__name__)
+
+
+class Typed(Value, metaclass=_Passing):
     "A stand-in that says that it is a tensor; for steppers that ask. Code in C must not see it."
     __slots__ = ()
-    __class__ = property(lambda self: torch.nn.Parameter if self is self.trace.param else Tensor)
-    _is_param = property(lambda self: self is self.trace.param)
+    passes_for = Tensor
+    __class__ = property(lambda self: Tensor)
+    _is_param = False
 
 
-STANDS = frozenset({Value, Typed})
+class TypedParam(Typed):
+    "A stand-in that says that it is a parameter."
+    __slots__ = ()
+    passes_for = torch.nn.Parameter
+    __class__ = property(lambda self: torch.nn.Parameter)
+    _is_param = True
+    is_leaf = property(lambda self: self._look('is_leaf'))
 
+    @property
+    def data(self): return TypedData(self)
+    @data.setter
+    def data(self, new): Value.data.fset(self, self if getattr(new, 'owner', None) is self else new)
+
+
+class TypedData(Typed):
+    "The memory of a parameter, which is a tensor of its own: it requires no gradient, and has none."
+    __slots__ = ('owner',)
+    is_param, is_leaf = True, True
+    def __init__(self, owner):
+        self.owner, self.trace = owner, owner.trace
+        self.dtype, self.each, self.buffer = owner.dtype, owner.each, owner.buffer
+
+    def _of_owner(name): return property(lambda self: getattr(self.owner, name), lambda self, v: setattr(self.owner, name, v))
+    id, exact, born = map(_of_owner, ('id', 'exact', 'born'))
+
+
+STANDS = frozenset({Value, Typed, TypedParam, TypedData})
+
+WRITES = "it writes into a tensor that doesn't come from `p`", "Make it with `torch.zeros_like(p)` or the like."
 KNOWN = "Use operations on the elements of one tensor, or its sum, mean, norm, max or min."
 INSTEAD = {
     **dict.fromkeys(['view', 'reshape', 'flatten', 'ravel'], "Sums and norms of a tensor need no `view`."),
@@ -308,6 +365,7 @@ INSTEAD = {
                     "Random numbers are drawn by the eager engine only."),
     **dict.fromkeys(['median', 'sort', 'topk', 'quantile', 'kthvalue', 'argmax', 'argmin'], "Only the eager engine can do it."),
     **dict.fromkeys(['dot', 'vdot', 'inner'], "Write `(a*b).sum()`."),
+    **dict.fromkeys(['new', 'resize_as_', 'resize_'], "Make state with `torch.zeros_like(p)`."),
     **dict.fromkeys(['matmul', 'mm', 'mv', '__matmul__', 'bmm'], DO_IT),
 }
 
@@ -329,15 +387,20 @@ def as_value(
     "`x` as a stand-in."
     if type(x) in STANDS: return x
     if isinstance(x, Tensor) and type(x) is not Foreign: return trace.external(x)
-    return Value(trace, trace.operand(x), trace.common([x]), False)
+    return trace.kind(trace, trace.operand(x), trace.common([x]), False)
 
 
 def _spelled(f, name, args, kwargs):
     "Call `f`, which has the arguments that we can do"
-    if isinstance(args[0] if args else None, Tensor) and name.endswith('_') and not name.endswith('__'):
-        trace_of(*args, *kwargs.values()).fail("it writes into a tensor that doesn't come from `p`", "Make it with `torch.zeros_like(p)` or the like.")
-    if kwargs.get('out', 0) is None: del kwargs['out']
-    try: return f(*args, **kwargs)
+    first = args[0] if args else None
+    if isinstance(first, Tensor) and type(first) not in STANDS and name.endswith('_') and not name.endswith('__'):
+        trace_of(*args, *kwargs.values()).fail(*WRITES)
+    out = kwargs.pop('out', None)
+    if out is not None and type(out) not in STANDS: trace_of(*args).fail(*WRITES)
+    try: res = f(*args, **kwargs)
     except TypeError as e:
         if 'argument' not in str(e): raise
         trace_of(*args, *kwargs.values()).fail(f"it calls `{name}` with arguments that only tensors take ({str(e).split(') ', 1)[-1]})")
+    if out is None: return res
+    if res.each != out.each: out.trace.fail("its `out` is of another shape than the result: torch resizes it")
+    return out.write(res)
