@@ -103,13 +103,15 @@ class Outcome(NamedTuple):
     items: tuple
     numbers: tuple # Of lines
     ends: object # The condition under which the steppers that follow are not called
+    given: tuple = () # Conditions with answers, all of them first ones, without which no step comes there
+    assumes: tuple = () # Conditions with answers, on hyper-parameters alone, without which it was not looked at
 
     def changed(self, new) -> 'Outcome':
         "With other expressions in the place of some."
         def lines(items):
             return tuple(o._replace(e=substituted(o.e, new)) if isinstance(o, Line) else
                          o._replace(condition=substituted(o.condition, new), yes=lines(o.yes), no=lines(o.no)) for o in items)
-        return Outcome(lines(self.items), lines(self.numbers), substituted(self.ends, new))
+        return Outcome(lines(self.items), lines(self.numbers), substituted(self.ends, new), self.given, self.assumes)
 
     @property
     def names(self) -> dict:
@@ -182,6 +184,7 @@ class _Reader:
             x = self.trace.externals[n.args[0]]
             name = next((k for k, v in self.hypers.items() if v is x), None)
             return Sym(name) if name else expression_of(x.item())
+        if n.op == 'named': return self.expression(n.args[0])
         if n.op == 'numel': return call('numel')
         if n.op == 'result': return self.result(*n.args)
         args = [self.expression(a) for a in operands(n)]
@@ -240,7 +243,7 @@ def look(
     "Its next step, which is not taken, with numbers that know where they come from. Raises `NotRecorded`."
     named = _short_named(rehearsal.hypers)
     if decisions: named = lambda name, value, kept: _moved(_named(name, value, rehearsal.hypers), name in moved)
-    if key is None and not (decisions and decisions.told): key = rehearsal.look().recording.key
+    if key is None and not decisions: key = rehearsal.look().recording.key
     res = failure = None
     with math_written():
         for Symbolic.whole in WHOLE:
@@ -286,19 +289,20 @@ class Explored:
         self.starts, self.assumed, self.unsaid, self.by_torch, self.old = {}, [], {}, {}, {}
         self.steps, self.looks, self.situations, ways = steps, 0, {}, []
         for i in range(1, steps + 1):
-            before, step = copy(rehearsal), rehearsal.step()
+            before = copy(rehearsal)
             self.situations.setdefault(_situation(before), before)
-            ways.append((before, self.look(before, key=step.recording.key, number=i)))
+            ways.append((before, self.look(before, number=i)))
+            rehearsal.step()
         self.explore()
         self.move(*ways[-1], *ways[0])
         self.put_together()
 
     # Looking
 
-    def look(self, rehearsal, key=None, told=None, number=None) -> dict:
+    def look(self, rehearsal, told=None, number=None) -> dict:
         "Look at a step, and note which branches it doesn't take."
         decisions = Decisions(told)
-        step = look(rehearsal, key, decisions)
+        step = look(rehearsal, None, decisions)
         reader = _Reader(step)
         found = _read(step, reader, decisions, number)
         self.by_torch |= reader.by_torch
@@ -306,6 +310,8 @@ class Explored:
         for place, sample in found.items():
             self.samples.setdefault(place, []).append(sample)
             for i, answer in enumerate(sample.answers[:DEEP]):
+                asked = sample.decisions[i].condition
+                if asked.name not in ('eq', 'ne') and self.is_fixed(asked, place): continue # a matter of shapes, say
                 other = place, sample.there, (*sample.answers[:i], not answer)
                 self.flips.setdefault(other, {})[_situation(rehearsal)] = rehearsal
         if told: self.go_on(rehearsal, step)
@@ -365,14 +371,13 @@ class Explored:
     def put_together(self):
         "Work out what all samples of a stepper say"
         self.level_hats()
-        self.outcomes, never = {}, set()
+        self.outcomes, never, assumed = {}, set(), self.assumed
         while True:
-            found = {}
-            try: self.outcomes = {place: self.outcome(place, found, never) for place in sorted(self.samples)}
-            except _NoStart as e:
-                never |= e.names
-                continue
-            break
+            found, self.no_start, self.assumed = {}, [], list(assumed)
+            self.outcomes = {place: self.outcome(place, found, never) for place in sorted(self.samples)}
+            if not self.no_start: break
+            alone = {k for names in self.no_start if len(names) == 1 for k in names}
+            never |= alone or {min(self.no_start[0], key=lambda k: (k in found, k))}
         self.starts = self.first_numbers() | found | dict.fromkeys(sorted(never))
         self.assumed = list(dict.fromkeys(self.assumed))
 
@@ -406,7 +411,17 @@ class Explored:
         by_there = {}
         for s in self.samples[place]: by_there.setdefault(s.there, []).append(s)
         told = {there: self.branches(place, samples) for there, samples in by_there.items()}
-        return self.whatever_is_there(place, told, starts, never)
+        return self.settled(place, self.whatever_is_there(place, told, starts, never))
+
+    def settled(self, place, outcome) -> Outcome:
+        "Without branches on hyper-parameters alone: what is said holds while they are as they are"
+        for d in dict.fromkeys(d for s in self.samples[place] for d in s.decisions):
+            if not self.is_fixed(d.condition, place): continue
+            settled = _taking(outcome, d.condition, d.natural)
+            if settled != outcome: self.assumed.append(d.condition if d.natural else negated(d.condition))
+            outcome = settled
+        self.assumed += [condition if answer else negated(condition) for condition, answer in outcome.assumes]
+        return outcome
 
     def branches(self, place, samples, depth=0) -> Outcome:
         "What samples say that decided alike up to here"
@@ -419,18 +434,12 @@ class Explored:
         if all(sides.values()):
             if len({s.answers for s in samples}) > LEAVES_SHOWN: return self.agreed(place, samples)
             yes, no = (self.branches(place, sides[o], depth + 1) for o in (True, False))
-            if self.is_fixed(condition, place) and yes != no and not _special(condition, yes, no):
-                natural = next(s.decisions[depth].natural for s in samples)
-                self.assumed.append(condition if natural else negated(condition))
-                return yes if natural else no
             return self.chosen(place, condition, yes, no)
         answer = bool(sides[True])
         res = self.branches(place, samples, depth + 1)
         failure = self.failed.get((place, samples[0].there, (*answers, not answer)))
-        if _is_error(failure): return res # no step comes there
-        if self.is_fixed(condition, place):
-            self.assumed.append(condition if answer else negated(condition))
-            return res
+        if _is_error(failure): return res._replace(given=((condition, answer), *res.given)) # no step comes there
+        if self.is_fixed(condition, place): return res._replace(assumes=((condition, answer), *res.assumes))
         why = str(failure) if isinstance(failure, NotRecorded) else 'it has more branches than are looked at'
         self.unsaid.setdefault(place, why)
         other = _nothing_known(res, condition)
@@ -462,24 +471,27 @@ class Explored:
 
     def chosen(self, place, condition, yes, no) -> Outcome:
         "What is done under a condition, and what is done otherwise, together"
-        if yes == no: return yes
-        special = _special(condition, yes, no)
-        if special: return special
-        if condition.name in ('ne', 'is_there'): return self.chosen(place, negated(condition), no, yes)
+        assumes = tuple(dict.fromkeys((*yes.assumes, *no.assumes)))
+        yes, no = (o._replace(given=(), assumes=()) for o in (yes, no))
+        special = yes if yes == no else _special(condition, yes, no)
+        if special: return special._replace(assumes=assumes)
+        if condition.name in ('ne', 'is_there'): return self.chosen(place, negated(condition), no._replace(assumes=assumes), yes)
         names = {o.name: o for o in (*yes.numbers, *no.numbers)}
         def value(outcome, line): return next((o.e for o in outcome.numbers if o.name == line.name), Sym(line.name, line.e.scalar))
         numbers = tuple(o._replace(e=choice(condition, value(yes, o), value(no, o))) for o in names.values())
         ends = either(both(condition, yes.ends), both(negated(condition), no.ends))
-        return Outcome(self.items(place, condition, yes.items, no.items), numbers, ends)
+        return Outcome(self.items(place, condition, yes.items, no.items), numbers, ends, (), assumes)
 
     def items(self, place, condition, yes, no) -> tuple:
         "Lines that differ in numbers only are written once"
-        if [getattr(o, 'name', None) for o in yes] == [getattr(o, 'name', None) for o in no] and all(isinstance(o, Line) for o in yes):
+        if condition.name != 'is_none' and [getattr(o, 'name', None) for o in yes] == [getattr(o, 'name', None) for o in no] and all(isinstance(o, Line) for o in yes):
             try: return tuple(o._replace(e=common(o.e, x.e, lambda a, b: _number_chosen(condition, a, b))) for o, x in zip(yes, no))
             except _NoNumber: pass
         start = next((i for i, (a, b) in enumerate(zip(yes, no)) if a != b), min(len(yes), len(no)))
         shared, yes, no = yes[:start], yes[start:], no[start:]
         when = tuple(self.words(self.when(place, condition, answer)) for answer in (True, False))
+        if len(no) == 1 and isinstance(no[0], Block) and no[0].yes == yes: # two reasons for the same
+            return (*shared, Block(either(condition, no[0].condition), yes, no[0].no, ('', no[0].when[1])))
         block = Block(condition, yes, no, when) if yes else Block(negated(condition), no, (), when[::-1])
         return (*shared, *([block] if yes or no else []))
 
@@ -501,11 +513,11 @@ class Explored:
         present, absent = ({o: v for o, v in told.items() if (name in o) is side} for side in (True, False))
         missing = frozenset.intersection(*present) - frozenset().union(*absent)
         present, absent = (self.whatever_is_there(place, o, starts, never) for o in (present, absent))
-        if present == absent: return present
+        if _bare(present) == _bare(absent): return present
         if not missing & never:
             known = self.started(present, absent, sorted(missing), starts)
-            if known is None: raise _NoStart(missing)
-            starts |= known
+            if known is not None: starts |= known
+            else: self.no_start.append(missing)
             return present
         name = min(missing & never)
         return self.chosen(place, call('is_none', Sym(name)), absent, present)
@@ -520,14 +532,9 @@ class Explored:
             return [e for e in dict.fromkeys(found) if symbols(e) <= self.hypers.keys() and e.scalar]
         for values in product(*map(candidates, names)):
             known = dict(zip(names, values))
-            if _without_same(present.changed(_all_as(known)), known) == _without_same(absent, {}): return known
-
-
-class _NoStart(Exception):
-    "State doesn't start from a number"
-    def __init__(self, names):
-        super().__init__(names)
-        self.names = names
+            then = present.changed(_all_as(known))
+            for condition, answer in (*absent.given, *absent.assumes): then = _taking(then, condition, answer)
+            if _without_same(_bare(then), known) == _without_same(_bare(absent), {}): return known
 
 
 class _NoNumber(Exception):
@@ -549,6 +556,21 @@ def _nothing_known(outcome, condition) -> Outcome:
 def _situation(rehearsal): return frozenset(rehearsal.kinds.items()), frozenset(rehearsal.numbers)
 def _is_number(v) -> bool: return isinstance(v, (int, float)) and not isinstance(v, bool)
 def _all_as(new): return {Sym(k, scalar): e for k, e in new.items() for scalar in (True, False)}
+
+
+def _bare(outcome) -> Outcome: return outcome._replace(given=(), assumes=())
+
+
+def _taking(outcome, condition, answer) -> Outcome:
+    "What it is where a condition has an answer"
+    new = {condition: Num(answer), negated(condition): Num(not answer)}
+    def taken(items):
+        for o in items:
+            if isinstance(o, Line): yield o
+            elif isinstance(o.condition, Num): yield from taken(o.yes if o.condition.value else o.no)
+            else: yield o._replace(yes=tuple(taken(o.yes)), no=tuple(taken(o.no)))
+    res = outcome.changed(new)
+    return res._replace(items=tuple(taken(res.items)))
 
 
 def _without_same(outcome, known) -> Outcome:

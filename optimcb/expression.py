@@ -271,6 +271,7 @@ def choice(
     if a == b: return a
     if c.name in ('gt', 'ge'): return choice(call('lt' if c.name == 'gt' else 'le', *c.args[::-1]), a, b)
     if c.name in ('ne', 'is_there'): return choice(negated(c), b, a)
+    if isinstance(b, Call) and b.name == 'case' and b.args[1] == a: return choice(either(c, b.args[0]), a, b.args[2])
     if not (a.scalar and b.scalar): return call('case', c, a, b)
     extreme = _extreme(c, a, b)
     if extreme: return extreme
@@ -383,6 +384,7 @@ class _Python:
     def function(self, name, args): return f'{args[0]}[{args[1]}]' if name == 'item' else f"{name}({', '.join(args)})"
     def brackets(self, x): return f'({x})'
     def case(self, c, a, b): return f'{a} if {c} else {b}', CASE
+    def is_there(self, x, there): return f"{x} is{' not'*there} None"
 
 
 class _Latex:
@@ -402,6 +404,7 @@ class _Latex:
                                             rf"\operatorname{{{name.replace('_', chr(92) + '_')}}}\left({', '.join(args)}\right)")
     def brackets(self, x): return rf'\left({x}\right)'
     def case(self, c, a, b): return TEX['where'].format(c, a, b), ATOM
+    def is_there(self, x, there): return rf"{x} \text{{ is {'' if there else 'not '}there}}"
 
 
 TEX = {'where': r'\begin{{cases}} {1} & \text{{if }} {0} \\ {2} & \text{{else}} \end{{cases}}', 'abs': r'\left|{}\right|', 'sum': r'\sum {}',
@@ -410,7 +413,6 @@ TEX = {'where': r'\begin{{cases}} {1} & \text{{if }} {0} \\ {2} & \text{{else}} 
        'log': r'\ln\left({}\right)', 'maximum': r'\max\left({}, {}\right)', 'minimum': r'\min\left({}, {}\right)',
        'floor': r'\left\lfloor {} \right\rfloor', 'ceil': r'\left\lceil {} \right\rceil',
        'min': r'\min\left({}, {}\right)', 'max': r'\max\left({}, {}\right)',
-       'is_none': r'{} \text{{ is not there yet}}', 'is_there': r'{} \text{{ is there}}',
        'item': '{}_{{{}}}', 'mod': r'\left({} \bmod {}\right)'}
 
 TEX_NAMES = dict(p=r'\theta', grad='g', lr=r'\eta', mom=r'\beta_1', sqr_mom=r'\beta_2', wd=r'\lambda', eps=r'\epsilon', step='t', grad_avg='m', sqr_avg='v',
@@ -432,8 +434,9 @@ def latex_name(
 
 
 def _short(x):
-    "`x` without the dust of binary fractions"
-    return float(f'{x:.12g}')
+    "`x` without the dust of binary fractions, if that is all that it loses"
+    short = float(f'{x:.12g}')
+    return short if abs(short - x) <= 4*math.ulp(x) else x
 
 
 def _write(e, w) -> tuple[str, int]:
@@ -464,6 +467,7 @@ def _function(e, w):
     if e.name in BETWEEN:
         sign, least = BETWEEN[e.name]
         return w.signs.get(e.name, f' {sign} ').join(_inside(a, w, least) for a in e.args), TRUTH
+    if e.name in ('is_none', 'is_there'): return w.is_there(_inside(e.args[0], w, ATOM), e.name == 'is_there'), TRUTH
     if e.name == 'case':
         c, a, b = e.args
         return w.case(_inside(c, w, TRUTH), _inside(a, w, TRUTH), _inside(b, w, CASE))

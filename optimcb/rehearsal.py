@@ -105,13 +105,12 @@ class Rehearsal:
 
     def look(self,
         named:Callable|None=None, # Puts something else in the place of a number: called with its name, the number, and whether it is to be kept
-        began:Callable|None=None # Called with the place of each stepper before that is called
+        began:Callable|None=None # Called with the place of each stepper before that is called; each name is then an operand of its own
     ) -> Step:
         "The next step, which is not taken. Raises `MissingName`, and `NotRecorded` if it can't be rehearsed."
         for reason in self.refusals: raise NotRecorded([], reason)
         starts = {k for s in self.composition.steppers for k in s.numbers} & self.composition.makes - self.hypers.keys() if named else ()
         named = named or (lambda name, v, kept: v)
-        began = began or (lambda place: None)
         def all_named(values): return {k: named(k, v, True) if _is_number(v) else v for k, v in values.items()}
         acts, p = [], self.example
         watched = copy(self.composition)
@@ -164,7 +163,7 @@ class _Watch:
     def __call__(self, p, values):
         values = {**{k: self.named(k, v, True) for k, v in self.stepper.numbers.items() if k in self.starts and k not in values}, **values}
         before, known = _now(p, values), len(p.trace.nodes)
-        self.began(self.place)
+        if self.began: self.began(self.place)
         new = self.stepper(p, values)
         return self._going(p, values, before, known, new) if isinstance(new, GeneratorType) else self._noted(p, values, before, known, new)
 
@@ -183,6 +182,7 @@ class _Watch:
         if made: new = type(new)({**new, **{k: self.named(shown[k], v, k in kept) for k, v in made.items() if _is_number(v)}})
         after = _now(p, {**values, **made})
         writes = {k: i for k, i in after.items() if before.get(k) != i}
+        if self.began: writes |= _apart(p, {**values, **made}, writes)
         nodes = p.trace.nodes
         asked = [i for i in range(known, len(nodes)) if nodes[i][0] == 'total']
         used = _until(nodes, [*writes.values(), *asked], set(before.values()))
@@ -201,6 +201,18 @@ def _now(p, values) -> dict:
     "What the names of tensors stand for"
     grad = p.trace.grad
     return {'p': p.id, 'grad': None if grad is None else grad.id, **{k: v.id for k, v in values.items() if type(v) in KINDS}}
+
+
+def _apart(p, values, names) -> dict:
+    "Give names that were written operands of their own, so that two that stand for the same now can be told apart. Returns the operands"
+    marked = {}
+    for k in names:
+        v = p if k == 'p' else p.trace.grad if k == 'grad' else values[k]
+        if v is None: continue
+        if id(v) not in marked:
+            marked[id(v)] = v.id = p.trace.emit('named', v.dtype, v.each if isinstance(v.each, bool) else None, v.id, p.trace.slot(0.))
+            if hasattr(v, 'exact'): v.exact = None
+    return {k: i for k, i in _now(p, values).items() if k in names}
 
 
 def _until(nodes, operands, stop) -> set:

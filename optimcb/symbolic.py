@@ -14,6 +14,7 @@ from threading import RLock
 from typing import NamedTuple
 
 from optimcb.engine import spelling
+from optimcb.engine.record import NotRecorded
 from optimcb.expression import add, call, div, mul, neg, number, power, sub, symbols
 
 __all__ = ['Decision', 'Decisions', 'Symbolic', 'expression_of', 'math_written', 'plain', 'symbolic']
@@ -21,6 +22,9 @@ __all__ = ['Decision', 'Decisions', 'Symbolic', 'expression_of', 'math_written',
 LOCK = RLock() # what follows is of one thread at a time
 # The library's own bookkeeping compares numbers, too. What is asked there is no decision of a step
 BOOKKEEPING = tuple(f'optimcb.{o}' for o in ('engine', 'composition', 'stepper', 'rehearsal', 'expression', 'symbolic', 'formula'))
+
+
+PATIENCE = 1000 # questions in a step
 
 
 # Decisions
@@ -40,6 +44,7 @@ class Decisions:
         told=None # By the place of a stepper, the answers to the first conditions that it asks for
     ):
         self.told, self.made, self.place, self.departed = told or {}, {}, None, False
+        self.asked = 0
 
     def began(self,
         place:int # Of a stepper
@@ -51,6 +56,8 @@ class Decisions:
     def answer(self, condition, natural):
         "The answer to a condition: the one before if it was asked for already, or else what was told, or else the natural one."
         made = self.made[self.place]
+        self.asked += 1
+        if self.asked > PATIENCE: raise NotRecorded([], "it goes on and on where it is told to take another branch.")
         for d in made:
             if d.condition == condition: return d.answer
         told = self.told.get(self.place, ())
@@ -74,6 +81,7 @@ def _decided(name, natural, a, b):
     if listening is None or listening.place is None: return natural
     module = sys._getframe(2).f_globals.get('__name__') or ''
     if module != spelling.__name__ and f'{module}.'.startswith(tuple(f'{o}.' for o in BOOKKEEPING)): return natural
+    if a == b: return natural
     condition = call(name, a, b)
     return listening.answer(condition, natural) if symbols(condition) else natural
 
@@ -109,13 +117,13 @@ def plain(
 
 
 def _worked_out(f, *xs):
-    "`f` of numbers. Where a stepper was told to take a branch that it wouldn't, there may be no such number"
+    "`f` of numbers. Where a stepper was told to take a branch that it wouldn't, there may be no such number: any will do"
     departed = Decisions.listening is not None and Decisions.listening.departed
     try: res = f(*xs)
     except (ArithmeticError, ValueError):
         if not departed: raise
-        return math.nan
-    return math.nan if departed and isinstance(res, complex) else res
+        return 1.
+    return 1. if departed and isinstance(res, complex) else res
 
 
 def _floored(a, b): return call('floor', div(a, b))
