@@ -103,15 +103,14 @@ class Outcome(NamedTuple):
     items: tuple
     numbers: tuple # Of lines
     ends: object # The condition under which the steppers that follow are not called
-    given: tuple = () # Conditions with answers, all of them first ones, without which no step comes there
-    assumes: tuple = () # Conditions with answers, on hyper-parameters alone, without which it was not looked at
+    assumes: tuple = () # Conditions, on hyper-parameters alone, without which it was not looked at
 
     def changed(self, new) -> 'Outcome':
         "With other expressions in the place of some."
         def lines(items):
             return tuple(o._replace(e=substituted(o.e, new)) if isinstance(o, Line) else
                          o._replace(condition=substituted(o.condition, new), yes=lines(o.yes), no=lines(o.no)) for o in items)
-        return Outcome(lines(self.items), lines(self.numbers), substituted(self.ends, new), self.given, self.assumes)
+        return Outcome(lines(self.items), lines(self.numbers), substituted(self.ends, new), self.assumes)
 
     @property
     def names(self) -> dict:
@@ -124,6 +123,17 @@ def _flat(items):
     for o in items:
         if isinstance(o, Line): yield o
         else: yield from (*_flat(o.yes), *_flat(o.no))
+
+
+class Tree(NamedTuple):
+    "What a stepper does under a condition, and what it does otherwise: outcomes, trees, `NOWHERE` or `UNSEEN`."
+    condition: object # An expression
+    yes: object
+    no: object
+
+
+NOWHERE = None # no step takes this branch: it raises an error
+UNSEEN = () # nobody has looked at this branch, which only other hyper-parameters lead to
 
 
 class Sample(NamedTuple):
@@ -149,19 +159,24 @@ class _Reader:
         self.trace = trace
         self.nodes = [Node(n[0], n[1], n[2], n[3:]) for n in trace.nodes]
         self.now = {_name(n.args[0]): i for i, n in enumerate(self.nodes) if n.op == 'load'} # what names stand for
-        self.old, self.by_torch = {}, {} # names that stood for something else before, functions that torch runs
+        self.old, self.by_torch = {}, {} # names that stood for something else before the step, functions that torch runs
+        self.before, self.newest, self.kept_before = {}, {}, {} # what names stood for before a stepper, what it writes, what it needs of before
 
     def read(self, act) -> Outcome:
         "What a stepper did."
         todo, lines = {act.shown.get(k, k): v for k, v in act.writes.items() if v is not None}, []
         kept = {act.shown.get(k, k) for k in act.kept} | {'p', 'grad'}
+        self.before, self.newest, self.kept_before = dict(self.now), {}, {}
         while todo: # first what overwrites nothing that the others are worked out from
             name = next((k for k in todo if not any(k in self.uses(v) for o, v in todo.items() if o != k)), next(iter(todo)))
             lines.append(Line(name, self.expression(todo[name]), act.stepper, name in kept))
             self.now.pop(name, None)
-            self.now[name] = todo.pop(name)
+            self.now[name] = id = todo.pop(name)
+            self.newest[name] = self.nodes[id].args[0] if id >= 0 and self.nodes[id].op == 'named' else id
         numbers = [Line(act.shown[k], expression_of(v), act.stepper, k in act.kept) for k, v in act.numbers.items()]
-        return Outcome(tuple(lines), tuple(numbers), Num(act.ends))
+        before = [Line(f'{k}_old', Sym(k, scalar)) for k, scalar in self.kept_before.items()]
+        self.newest = {}
+        return Outcome((*before, *lines), tuple(numbers), Num(act.ends))
 
     def uses(self, operand):
         "Names of tensors that an operand would be written with"
@@ -173,12 +188,16 @@ class _Reader:
 
     def known(self, id):
         "The last name that was given to an operand: an earlier one may stand for something else in another branch"
-        return next((k for k, i in reversed(self.now.items()) if i == id), None)
+        return next((k for names in (self.now, self.newest) for k, i in reversed(names.items()) if i == id), None)
 
     def expression(self, operand):
         if operand < 0: return expression_of(self.trace.slots[~operand])
         n, name = self.nodes[operand], self.known(operand)
         if name: return Sym(name, n.each is False)
+        before = next((k for k, i in reversed(self.before.items()) if i == operand), None)
+        if before:
+            self.kept_before[before] = n.each is False
+            return Sym(f'{before}_old', n.each is False)
         if n.op == 'load': return self.overwritten(_name(n.args[0]), n.each is False)
         if n.op == 'external':
             x = self.trace.externals[n.args[0]]
@@ -311,7 +330,7 @@ class Explored:
             self.samples.setdefault(place, []).append(sample)
             for i, answer in enumerate(sample.answers[:DEEP]):
                 asked = sample.decisions[i].condition
-                if asked.name not in ('eq', 'ne') and self.is_fixed(asked, place): continue # a matter of shapes, say
+                if self.by_torch and asked.name not in ('eq', 'ne') and self.is_fixed(asked, place): continue # a matter of shapes, say
                 other = place, sample.there, (*sample.answers[:i], not answer)
                 self.flips.setdefault(other, {})[_situation(rehearsal)] = rehearsal
         if told: self.go_on(rehearsal, step)
@@ -410,8 +429,8 @@ class Explored:
         "Of one stepper, whatever was there and whatever it decides"
         by_there = {}
         for s in self.samples[place]: by_there.setdefault(s.there, []).append(s)
-        told = {there: self.branches(place, samples) for there, samples in by_there.items()}
-        return self.settled(place, self.whatever_is_there(place, told, starts, never))
+        trees = {there: self.tree(place, samples) for there, samples in by_there.items()}
+        return self.settled(place, self.merged(place, self.whatever_is_there(place, trees, starts, never)))
 
     def settled(self, place, outcome) -> Outcome:
         "Without branches on hyper-parameters alone: what is said holds while they are as they are"
@@ -420,30 +439,38 @@ class Explored:
             settled = _taking(outcome, d.condition, d.natural)
             if settled != outcome: self.assumed.append(d.condition if d.natural else negated(d.condition))
             outcome = settled
-        self.assumed += [condition if answer else negated(condition) for condition, answer in outcome.assumes]
+        self.assumed += outcome.assumes
         return outcome
 
-    def branches(self, place, samples, depth=0) -> Outcome:
+    def tree(self, place, samples, depth=0) -> Tree|Outcome:
         "What samples say that decided alike up to here"
-        if all(len(s.decisions) == depth for s in samples): return self.agreed(place, samples)
         conditions = {s.decisions[depth].condition if len(s.decisions) > depth else None for s in samples}
-        if len(conditions) > 1: return self.agreed(place, samples)
+        if conditions == {None} or len(conditions) > 1 or len({s.answers for s in samples}) > LEAVES_SHOWN:
+            return self.agreed(place, samples)
         condition, = conditions
         sides = {answer: [s for s in samples if s.decisions[depth].answer is answer] for answer in (True, False)}
-        answers = samples[0].answers[:depth]
-        if all(sides.values()):
-            if len({s.answers for s in samples}) > LEAVES_SHOWN: return self.agreed(place, samples)
-            yes, no = (self.branches(place, sides[o], depth + 1) for o in (True, False))
-            return self.chosen(place, condition, yes, no)
+        yes, no = (self.tree(place, o, depth + 1) if o else None for o in sides.values())
+        if all(sides.values()): return Tree(condition, yes, no)
         answer = bool(sides[True])
-        res = self.branches(place, samples, depth + 1)
-        failure = self.failed.get((place, samples[0].there, (*answers, not answer)))
-        if _is_error(failure): return res._replace(given=((condition, answer), *res.given)) # no step comes there
-        if self.is_fixed(condition, place): return res._replace(assumes=((condition, answer), *res.assumes))
-        why = str(failure) if isinstance(failure, NotRecorded) else 'it has more branches than are looked at'
-        self.unsaid.setdefault(place, why)
-        other = _nothing_known(res, condition)
-        return self.chosen(place, condition, *((res, other) if answer else (other, res)))
+        res = yes if answer else no
+        failure = self.failed.get((place, samples[0].there, (*samples[0].answers[:depth], not answer)))
+        if _is_error(failure): other = NOWHERE
+        elif self.is_fixed(condition, place): other = UNSEEN
+        else:
+            why = str(failure) if isinstance(failure, NotRecorded) else 'it has more branches than are looked at'
+            self.unsaid.setdefault(place, why)
+            other = _nothing_known(self.merged(place, res), condition)
+        return Tree(condition, res, other) if answer else Tree(condition, other, res)
+
+    def merged(self, place, tree) -> Outcome:
+        "The branches of a tree together"
+        if isinstance(tree, Outcome): return tree
+        c = tree.condition
+        if tree.yes is NOWHERE or tree.no is NOWHERE: return self.merged(place, tree.yes or tree.no)
+        if tree.yes is UNSEEN or tree.no is UNSEEN:
+            res = self.merged(place, tree.yes or tree.no)
+            return res._replace(assumes=(c if tree.yes else negated(c), *res.assumes))
+        return self.chosen(place, c, self.merged(place, tree.yes), self.merged(place, tree.no))
 
     def is_fixed(self, condition, place) -> bool:
         "Is it about hyper-parameters alone, so that it is the same in all steps?"
@@ -472,7 +499,7 @@ class Explored:
     def chosen(self, place, condition, yes, no) -> Outcome:
         "What is done under a condition, and what is done otherwise, together"
         assumes = tuple(dict.fromkeys((*yes.assumes, *no.assumes)))
-        yes, no = (o._replace(given=(), assumes=()) for o in (yes, no))
+        yes, no = (o._replace(assumes=()) for o in (yes, no))
         special = yes if yes == no else _special(condition, yes, no)
         if special: return special._replace(assumes=assumes)
         if condition.name in ('ne', 'is_there'): return self.chosen(place, negated(condition), no._replace(assumes=assumes), yes)
@@ -480,7 +507,7 @@ class Explored:
         def value(outcome, line): return next((o.e for o in outcome.numbers if o.name == line.name), Sym(line.name, line.e.scalar))
         numbers = tuple(o._replace(e=choice(condition, value(yes, o), value(no, o))) for o in names.values())
         ends = either(both(condition, yes.ends), both(negated(condition), no.ends))
-        return Outcome(self.items(place, condition, yes.items, no.items), numbers, ends, (), assumes)
+        return Outcome(self.items(place, condition, yes.items, no.items), numbers, ends, assumes)
 
     def items(self, place, condition, yes, no) -> tuple:
         "Lines that differ in numbers only are written once"
@@ -506,35 +533,45 @@ class Explored:
         "In words, which of the steps that were rehearsed these are."
         return _words(steps, self.steps)
 
-    def whatever_is_there(self, place, told, starts, never) -> Outcome:
+    def whatever_is_there(self, place, trees, starts, never) -> Tree|Outcome:
         "Where state is there and where it isn't yet: that is one thing if it starts from a number, or else two"
-        if len(told) == 1: return next(iter(told.values()))
-        name = next(k for k in sorted(frozenset().union(*told)) if len({k in there for there in told}) > 1)
-        present, absent = ({o: v for o, v in told.items() if (name in o) is side} for side in (True, False))
+        if len(trees) == 1: return next(iter(trees.values()))
+        varying = [k for k in sorted(frozenset().union(*trees)) if len({k in there for there in trees}) > 1]
+        name = varying[0]
+        present, absent = ({o: v for o, v in trees.items() if (name in o) is side} for side in (True, False))
         missing = frozenset.intersection(*present) - frozenset().union(*absent)
         present, absent = (self.whatever_is_there(place, o, starts, never) for o in (present, absent))
-        if _bare(present) == _bare(absent): return present
-        if not missing & never:
-            known = self.started(present, absent, sorted(missing), starts)
-            if known is not None: starts |= known
-            else: self.no_start.append(missing)
-            return present
-        name = min(missing & never)
-        return self.chosen(place, call('is_none', Sym(name)), absent, present)
+        if present == absent: return present
+        if missing & never: return Tree(call('is_none', Sym(min(missing & never))), absent, present)
+        known = self.started(place, present, absent, sorted(missing), starts)
+        if known is None: self.no_start.append(missing)
+        else: starts |= known
+        return present
 
-    def started(self, present, absent, names, starts) -> dict|None:
+    def started(self, place, present, absent, names, starts) -> dict|None:
         "Numbers that state may start from, with which what is done later is what is done at first"
+        first, later = (self.merged(place, o).names for o in (absent, present))
         def candidates(name):
             if name in starts: return [starts[name]]
-            first, later = absent.names.get(name), present.names.get(name)
             found = [ZERO, ONE]
-            if first: found += [first.e, sub(first.e, substituted(later.e, _all_as({name: ZERO})))] if later else [first.e]
+            if name in first: found.append(first[name].e)
+            if name in first and name in later: found.append(sub(first[name].e, substituted(later[name].e, _all_as({name: ZERO}))))
             return [e for e in dict.fromkeys(found) if symbols(e) <= self.hypers.keys() and e.scalar]
         for values in product(*map(candidates, names)):
             known = dict(zip(names, values))
-            then = present.changed(_all_as(known))
-            for condition, answer in (*absent.given, *absent.assumes): then = _taking(then, condition, answer)
-            if _without_same(_bare(then), known) == _without_same(_bare(absent), {}): return known
+            if _is_like(absent, present, known): return known
+
+
+def _is_like(absent, present, known) -> bool:
+    "Is what is done without state what is done with state of which this is known?"
+    if absent is NOWHERE or absent is UNSEEN: return True
+    if isinstance(present, Tree):
+        c = substituted(present.condition, _all_as(known))
+        if isinstance(c, Num): return _is_like(absent, present.yes if c.value else present.no, known)
+        if not isinstance(absent, Tree) or absent.condition != c: return False
+        return _is_like(absent.yes, present.yes, known) and _is_like(absent.no, present.no, known)
+    if not isinstance(absent, Outcome) or not isinstance(present, Outcome): return False
+    return _without_same(present.changed(_all_as(known)), known) == _without_same(absent, {})
 
 
 class _NoNumber(Exception):
@@ -556,9 +593,6 @@ def _nothing_known(outcome, condition) -> Outcome:
 def _situation(rehearsal): return frozenset(rehearsal.kinds.items()), frozenset(rehearsal.numbers)
 def _is_number(v) -> bool: return isinstance(v, (int, float)) and not isinstance(v, bool)
 def _all_as(new): return {Sym(k, scalar): e for k, e in new.items() for scalar in (True, False)}
-
-
-def _bare(outcome) -> Outcome: return outcome._replace(given=(), assumes=())
 
 
 def _taking(outcome, condition, answer) -> Outcome:

@@ -275,12 +275,47 @@ def choice(
     if not (a.scalar and b.scalar): return call('case', c, a, b)
     extreme = _extreme(c, a, b)
     if extreme: return extreme
+    differ = _differences(a, b)
+    if len(differ) == 1 and differ != {(a, b)}: # the choice is inside
+        (x, y), = differ
+        return _one_for_two(a, b, (x, y), choice(c, x, y))
     if _minus(a) and _minus(b): return neg(choice(c, neg(a), neg(b)))
     mine, theirs = _factors(a), _factors(b)
     shared = [f for f in mine if f in theirs and ZERO not in (a, b)]
     if not shared: return call('case', c, a, b)
     rests = [_product([f for f in fs if f not in shared]) for fs in (mine, theirs)]
     return mul(_product(shared), choice(c, *rests))
+
+
+def _parts(e) -> list:
+    "What an expression is made of"
+    if isinstance(e, Add): return [x for _, x in e.terms]
+    if isinstance(e, Mul): return [x for factor in e.factors for x in factor]
+    return list(e.args) if isinstance(e, Call) else []
+
+
+def _is_alike(a, b) -> bool:
+    "Do two expressions differ in their parts only?"
+    if type(a) is not type(b): return False
+    if isinstance(a, Add): return [c for c, _ in a.terms] == [c for c, _ in b.terms]
+    if isinstance(a, Mul): return len(a.factors) == len(b.factors)
+    return isinstance(a, Call) and a.name == b.name and len(a.args) == len(b.args)
+
+
+def _differences(a, b) -> set:
+    "The pairs of parts, one of each, that differ"
+    if a == b: return set()
+    return set().union(*map(_differences, _parts(a), _parts(b))) if _is_alike(a, b) else {(a, b)}
+
+
+def _one_for_two(a, b, pair, new):
+    "What `a` and `b` are with `new` in the place of the only parts that differ"
+    if (a, b) == pair: return new
+    if a == b: return a
+    parts = [_one_for_two(x, y, pair, new) for x, y in zip(_parts(a), _parts(b))]
+    if isinstance(a, Add): return add(*(_scaled(c, x) for (c, _), x in zip(a.terms, parts)))
+    if isinstance(a, Mul): return mul(*(power(x, n) for x, n in zip(parts[::2], parts[1::2])))
+    return choice(*parts) if a.name == 'case' else call(a.name, *parts)
 
 
 def _factors(e) -> tuple: return e.factors if isinstance(e, Mul) else ((e, ONE),) if e != ONE else ()
