@@ -106,11 +106,18 @@ class Outcome(NamedTuple):
     assumes: tuple = () # Conditions, on hyper-parameters alone, without which it was not looked at
 
     def changed(self, new) -> 'Outcome':
-        "With other expressions in the place of some."
+        "With other expressions in the place of some: of names, until they are written."
+        new = dict(new)
         def lines(items):
-            return tuple(o._replace(e=substituted(o.e, new)) if isinstance(o, Line) else
-                         o._replace(condition=substituted(o.condition, new), yes=lines(o.yes), no=lines(o.no)) for o in items)
-        return Outcome(lines(self.items), lines(self.numbers), substituted(self.ends, new), self.assumes)
+            res = []
+            for o in items:
+                if isinstance(o, Line): res.append(o._replace(e=substituted(o.e, new)))
+                else: res.append(o._replace(condition=substituted(o.condition, new), yes=lines(o.yes), no=lines(o.no)))
+                written = {k.name for k in _flat([o])}
+                for e in [e for e in new if isinstance(e, Sym) and e.name in written]: del new[e]
+            return tuple(res)
+        items, ends = lines(self.items), substituted(self.ends, new)
+        return Outcome(items, tuple(o._replace(e=substituted(o.e, new)) for o in self.numbers), ends, self.assumes)
 
     @property
     def names(self) -> dict:
@@ -571,7 +578,7 @@ def _is_like(absent, present, known) -> bool:
         if not isinstance(absent, Tree) or absent.condition != c: return False
         return _is_like(absent.yes, present.yes, known) and _is_like(absent.no, present.no, known)
     if not isinstance(absent, Outcome) or not isinstance(present, Outcome): return False
-    return _without_same(present.changed(_all_as(known)), known) == _without_same(absent, {})
+    return _without_same(present.changed(_all_as(known)), known) == _without_same(absent, known)
 
 
 class _NoNumber(Exception):

@@ -250,7 +250,7 @@ def both(
     "The condition that both hold."
     if isinstance(a, Num): return b if a.value else FALSE
     if isinstance(b, Num): return a if b.value else FALSE
-    return a if a == b else call('and', a, b)
+    return a if a == b else FALSE if a == negated(b) else call('and', a, b)
 
 
 def either(
