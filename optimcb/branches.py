@@ -53,6 +53,7 @@ TWO, HALF = number(2), number(Fraction(1, 2))
 
 def _where(c, a, b):
     "An extreme that is NaN where an element is NaN is the extreme, as torch has it"
+    if isinstance(c, Num): return a if c.value else b
     if getattr(c, 'name', '') == 'amax' and getattr(b, 'name', '') in ('amax', 'amin'): return b
     if getattr(c, 'args', None) == (a, b) and c.name in SMALLER: return call(SMALLER[c.name], a, b)
     return call('where', c, a, b)
@@ -296,6 +297,7 @@ LOOKS = 160 # at branches, at most
 TRIES = 3 # to take a branch, each from another step
 DEEP = 12 # decisions of a stepper in one step that are looked into
 LEAVES_SHOWN = 8 # branches of a stepper that are shown
+LEAKS = 'it takes numbers out of their names, by `float`, `int`, an index or a loop, say'
 SITUATIONS = 8 # kinds of state from which to go on
 
 
@@ -452,8 +454,9 @@ class Explored:
     def tree(self, place, samples, depth=0) -> Tree|Outcome:
         "What samples say that decided alike up to here"
         conditions = {s.decisions[depth].condition if len(s.decisions) > depth else None for s in samples}
-        if conditions == {None} or len(conditions) > 1 or len({s.answers for s in samples}) > LEAVES_SHOWN:
-            return self.agreed(place, samples)
+        if conditions == {None} or len(conditions) > 1: return self.agreed(place, samples)
+        ways = {tuple(d.answer for d in s.decisions if not self.is_fixed(d.condition, place)) for s in samples}
+        if len(ways) > LEAVES_SHOWN: return self.agreed(place, samples, f'it has {len(ways)} branches, or more')
         condition, = conditions
         sides = {answer: [s for s in samples if s.decisions[depth].answer is answer] for answer in (True, False)}
         yes, no = (self.tree(place, o, depth + 1) if o else None for o in sides.values())
@@ -484,12 +487,12 @@ class Explored:
         written = {k for i in range(place) for s in self.samples.get(i, ()) for k in s.outcome.names}
         return symbols(condition) <= self.hypers.keys() - written
 
-    def agreed(self, place, samples) -> Outcome:
+    def agreed(self, place, samples, why=LEAKS) -> Outcome:
         "What samples with the same decisions say. A number that differs is worked out in a way that isn't seen"
         outcomes = list(dict.fromkeys(s.outcome for s in samples))
         res, *others = outcomes
         if not others: return res
-        self.unsaid.setdefault(place, 'it takes numbers out of their names, by `float`, `int`, an index or a loop, say')
+        self.unsaid.setdefault(place, why)
         counters = {o.name for s in samples for o in s.outcome.numbers} & {*self.steppers[place].names}
         also = [Sym(k) for k in sorted(counters)]
         for other in others:
@@ -602,9 +605,13 @@ def _is_number(v) -> bool: return isinstance(v, (int, float)) and not isinstance
 def _all_as(new): return {Sym(k, scalar): e for k, e in new.items() for scalar in (True, False)}
 
 
+TURNED = dict(lt='gt', gt='lt', le='ge', ge='le')
+
+
 def _taking(outcome, condition, answer) -> Outcome:
     "What it is where a condition has an answer"
     new = {condition: Num(answer), negated(condition): Num(not answer)}
+    new |= {call(TURNED[c.name], *c.args[::-1]): holds for c, holds in new.items() if c.name in TURNED}
     def taken(items):
         for o in items:
             if isinstance(o, Line): yield o

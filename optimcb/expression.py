@@ -216,6 +216,7 @@ def substituted(
     if not isinstance(e, Call): return e
     args = [substituted(a, new) for a in e.args]
     if e.name == 'case': return choice(*args)
+    if e.name == 'where' and isinstance(args[0], Num): return args[1] if args[0].value else args[2]
     return _decided(e.name, *args) if e.name in OPPOSITE and len(args) == 2 else call(e.name, *args)
 
 
@@ -279,11 +280,13 @@ def choice(
     if len(differ) == 1 and differ != {(a, b)}: # the choice is inside
         (x, y), = differ
         return _one_for_two(a, b, (x, y), choice(c, x, y))
-    if _minus(a) and _minus(b): return neg(choice(c, neg(a), neg(b)))
+    if _minus(a) and (_minus(b) or b == ZERO) or a == ZERO and _minus(b): return neg(choice(c, neg(a), neg(b)))
     mine, theirs = _factors(a), _factors(b)
-    shared = [f for f in mine if f in theirs and ZERO not in (a, b)]
+    shared = [f for f in mine if f in theirs]
+    if ZERO in (a, b): # nothing may be pulled out that there may not be, in the other case
+        shared = [f for f in (theirs if a == ZERO else mine) if isinstance(f[0], Sym) and f[1] == ONE]
     if not shared: return call('case', c, a, b)
-    rests = [_product([f for f in fs if f not in shared]) for fs in (mine, theirs)]
+    rests = [ZERO if e == ZERO else _product([f for f in _factors(e) if f not in shared]) for e in (a, b)]
     return mul(_product(shared), choice(c, *rests))
 
 
@@ -329,7 +332,8 @@ def _extreme(c, a, b):
         for e, side, other, side_of_other in ((a, mine, b, theirs), (b, theirs, a, mine)):
             if side == ZERO: continue
             times = div(e, side)
-            if mul(times, side_of_other) == other and times != ZERO:
+            divides = any(_divides(f) and symbols(f[0]) for f in _factors(times)) # by what may be 0 in the other case
+            if mul(times, side_of_other) == other and times != ZERO and not divides:
                 return mul(times, call(name, *sorted((mine, theirs), key=lambda x: not isinstance(x, Num))))
 
 
@@ -500,6 +504,7 @@ def _write(e, w) -> tuple[str, int]:
 
 def _function(e, w):
     if e.name in BETWEEN:
+        if e.name in ('lt', 'le') and isinstance(e.args[0], Num): e = call({'lt': 'gt', 'le': 'ge'}[e.name], *e.args[::-1])
         sign, least = BETWEEN[e.name]
         return w.signs.get(e.name, f' {sign} ').join(_inside(a, w, least) for a in e.args), TRUTH
     if e.name in ('is_none', 'is_there'): return w.is_there(_inside(e.args[0], w, ATOM), e.name == 'is_there'), TRUTH

@@ -13,9 +13,14 @@ import torch.nn.functional as F
 FIRST, WHILE, BY_TORCH = '# before the first step: ', '# while ', re.compile(r'^# (.*): by torch, in `(.*)`$')
 
 
+def as_tensor(x):
+    "A number as a tensor in float64; truths stay truths"
+    return torch.as_tensor(x, dtype=None if isinstance(x, (torch.Tensor, bool)) else torch.float64)
+
+
 def of_tensors(f):
     "`f` of numbers and tensors alike"
-    return lambda *xs: f(*(torch.as_tensor(x, dtype=None if isinstance(x, torch.Tensor) else torch.float64) for x in xs))
+    return lambda *xs: f(*map(as_tensor, xs))
 
 
 def of_either(name):
