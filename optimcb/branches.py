@@ -40,7 +40,7 @@ from optimcb.expression import (
     symbols,
     unknown,
 )
-from optimcb.rehearsal import Act, Rehearsal, Step
+from optimcb.rehearsal import Rehearsal, Step
 from optimcb.stepper import Stepper
 from optimcb.symbolic import WHOLE, Decisions, Symbolic, expression_of, math_written, plain, symbolic
 
@@ -256,6 +256,15 @@ def _short_named(hypers):
     return named
 
 
+def _all_named(hypers, moved):
+    "All numbers go on under their names, those in `moved` with other values"
+    def named(name, value, kept):
+        x = _named(name, value, hypers)
+        if name not in moved: return x
+        return symbolic(plain(x) + 1 if isinstance(plain(x), int) else plain(x)*1.0009765625 + 0.0009765625, x.e)
+    return named
+
+
 def _named(name, value, hypers):
     "A number that stands for a name. Hyper-parameters know their value: it tells the sign of a difference"
     return symbolic(plain(value), Sym(name, True, plain(value) if name in hypers else None))
@@ -268,8 +277,7 @@ def look(
     moved=frozenset() # Names of numbers to take other values of: what changes with them knows nothing of its names
 ) -> Step:
     "Its next step, which is not taken, with numbers that know where they come from. Raises `NotRecorded`."
-    named = _short_named(rehearsal.hypers)
-    if decisions: named = lambda name, value, kept: _moved(_named(name, value, rehearsal.hypers), name in moved)
+    named = _all_named(rehearsal.hypers, moved) if decisions else _short_named(rehearsal.hypers)
     if key is None and not decisions: key = rehearsal.look().recording.key
     res = failure = None
     with math_written():
@@ -282,12 +290,6 @@ def look(
             if key is None or res.recording.key == key: return res
     if res is None: raise failure
     return res
-
-
-def _moved(x, moved):
-    if not moved: return x
-    value = plain(x)
-    return symbolic(value + 1 if isinstance(value, int) else value*1.0009765625 + 0.0009765625, x.e)
 
 
 # All steps
@@ -319,15 +321,16 @@ class Explored:
         for i in range(1, steps + 1):
             before = copy(rehearsal)
             self.situations.setdefault(_situation(before), before)
-            ways.append((before, self.look(before, number=i)))
-            rehearsal.step()
+            found, step = self.look(before, number=i)
+            ways.append((before, found))
+            rehearsal.go_on(_state_after(step))
         self.explore()
-        self.move(*ways[-1], *ways[0])
+        self.move(ways[-1], ways[0])
         self.put_together()
 
     # Looking
 
-    def look(self, rehearsal, told=None, number=None) -> dict:
+    def look(self, rehearsal, told=None, number=None) -> tuple[dict, Step]:
         "Look at a step, and note which branches it doesn't take."
         decisions = Decisions(told)
         step = look(rehearsal, None, decisions)
@@ -343,12 +346,12 @@ class Explored:
                 other = place, sample.there, (*sample.answers[:i], not answer)
                 self.flips.setdefault(other, {})[_situation(rehearsal)] = rehearsal
         if told: self.go_on(rehearsal, step)
-        return found
+        return found, step
 
     def go_on(self, rehearsal, step):
         "A branch may leave state that no other one does: look at what follows"
         after = copy(rehearsal)
-        after.go_on({k: plain(v) if isinstance(v, Symbolic) else v for k, v in step.recording.state.items()})
+        after.go_on(_state_after(step))
         situation = _situation(after)
         if situation in self.situations or len(self.situations) >= SITUATIONS: return
         self.situations[situation] = after
@@ -371,14 +374,14 @@ class Explored:
     def seen(self, place, there, answers) -> bool:
         return any(s.there == there and s.answers[:len(answers)] == answers for s in self.samples[place])
 
-    def move(self, last, found, *first):
+    def move(self, last, first):
         "Let numbers be others, and all decisions the same: what changes now is worked out unseen"
-        counters = {k for k in last.numbers if not isinstance(last.numbers[k], bool)}
-        self.moved(last, found, counters)
-        fixed = [k for k, v in self.hypers.items() if _is_number(v) and k not in last.composition.makes]
-        for rehearsal, found in ((last, found), first):
-            if not self.moved(rehearsal, found, frozenset(fixed), keep=False): continue
-            leaks = [k for k in fixed if self.moved(rehearsal, found, {k}, keep=False)]
+        composition, numbers = last[0].composition, last[0].numbers
+        self.moved(*last, {k for k, v in numbers.items() if _is_number(v)})
+        fixed = {k for k, v in self.hypers.items() if _is_number(v) and k not in composition.makes}
+        for way in (last, first):
+            if not self.moved(*way, fixed, keep=False): continue
+            leaks = [k for k in self.hypers if k in fixed and self.moved(*way, {k}, keep=False)]
             self.assumed += [call('eq', Sym(k), number(self.hypers[k])) for k in leaks]
 
     def moved(self, rehearsal, found, names, keep=True) -> bool:
@@ -419,9 +422,10 @@ class Explored:
         for place, samples in self.samples.items():
             for i, s in enumerate(samples):
                 missing = [k for k, (at, _) in first.items() if at < place and k not in s.hats]
+                here = [line for k, (at, line) in first.items() if at == place and k not in s.outcome.names]
+                if not missing and not here: continue
                 new = {Sym(k[:-4], scalar): Sym(k, scalar) for k in missing for scalar in (True, False)}
                 outcome = s.outcome.changed(new)
-                here = [line for k, (at, line) in first.items() if at == place and k not in outcome.names]
                 same = tuple(o._replace(e=Sym(o.name[:-4], o.e.scalar)) for o in here)
                 if any(isinstance(o, Line) and o.name in [k.name for k in here] for x in samples for o in x.outcome.items):
                     outcome = outcome._replace(items=outcome.items + same)
@@ -502,7 +506,8 @@ class Explored:
                 seen = [o.e for o in names.values()]
                 items = tuple(o._replace(e=unknown(*seen, also=also)) for o in names.values())
                 return Outcome(items, (), res.ends if res.ends == other.ends else unknown(*seen, also=also))
-            def lines(a, b): return tuple(o._replace(e=common(o.e, x.e, lambda m, n: _unseen(m, n, also))) for o, x in zip(a, b))
+            def differ(a, b): return _unseen(a, b, also)
+            def lines(a, b): return tuple(o._replace(e=common(o.e, x.e, differ)) for o, x in zip(a, b))
             res = Outcome(lines(res.items, other.items), lines(res.numbers, other.numbers), res.ends)
         return res
 
@@ -521,8 +526,10 @@ class Explored:
 
     def items(self, place, condition, yes, no) -> tuple:
         "Lines that differ in numbers only are written once"
-        if condition.name != 'is_none' and [getattr(o, 'name', None) for o in yes] == [getattr(o, 'name', None) for o in no] and all(isinstance(o, Line) for o in yes):
-            try: return tuple(o._replace(e=common(o.e, x.e, lambda a, b: _number_chosen(condition, a, b))) for o, x in zip(yes, no))
+        only_lines = all(isinstance(o, Line) for o in (*yes, *no))
+        if condition.name != 'is_none' and only_lines and [o.name for o in yes] == [o.name for o in no]:
+            def differ(a, b): return _number_chosen(condition, a, b)
+            try: return tuple(o._replace(e=common(o.e, x.e, differ)) for o, x in zip(yes, no))
             except _NoNumber: pass
         start = next((i for i, (a, b) in enumerate(zip(yes, no)) if a != b), min(len(yes), len(no)))
         shared, yes, no = yes[:start], yes[start:], no[start:]
@@ -537,7 +544,8 @@ class Explored:
         if condition.name == 'is_none':
             name, = symbols(condition)
             return [s.step for s in self.samples[place] if s.step and (name in s.there) is not answer]
-        return [s.step for s in self.samples[place] if s.step and any(d.condition == condition and d.answer is answer for d in s.decisions)]
+        def answered(s): return any(d.condition == condition and d.answer is answer for d in s.decisions)
+        return [s.step for s in self.samples[place] if s.step and answered(s)]
 
     def words(self, steps) -> str:
         "In words, which of the steps that were rehearsed these are."
@@ -600,6 +608,11 @@ def _nothing_known(outcome, condition) -> Outcome:
     return Outcome(lines(_flat(outcome.items)), lines(outcome.numbers), outcome.ends)
 
 
+def _state_after(step) -> dict:
+    "State with numbers that know nothing"
+    return {k: plain(v) if isinstance(v, Symbolic) else v for k, v in step.recording.state.items()}
+
+
 def _situation(rehearsal): return frozenset(rehearsal.kinds.items()), frozenset(rehearsal.numbers)
 def _is_number(v) -> bool: return isinstance(v, (int, float)) and not isinstance(v, bool)
 def _all_as(new): return {Sym(k, scalar): e for k, e in new.items() for scalar in (True, False)}
@@ -624,7 +637,8 @@ def _taking(outcome, condition, answer) -> Outcome:
 def _without_same(outcome, known) -> Outcome:
     "Without lines that only say that something is what it started from"
     def stays(o): return isinstance(o, Line) and o.name in known and o.e == known[o.name]
-    return outcome._replace(items=tuple(o for o in outcome.items if not stays(o)), numbers=tuple(o for o in outcome.numbers if not stays(o)))
+    def others(lines): return tuple(o for o in lines if not stays(o))
+    return outcome._replace(items=others(outcome.items), numbers=others(outcome.numbers))
 
 
 def _special(condition, yes, no) -> Outcome|None:

@@ -428,7 +428,8 @@ class _Python:
 
 class _Latex:
     over = SUM
-    signs = {'and': r' \text{ and } ', 'or': r' \text{ or } '} | dict(eq=' = ', ne=r' \ne ', le=r' \le ', ge=r' \ge ', logical_and=r' \wedge ', logical_or=r' \vee ', logical_xor=r' \oplus ')
+    signs = {'and': r' \text{ and } ', 'or': r' \text{ or } '} | dict(
+        eq=' = ', ne=r' \ne ', le=r' \le ', ge=r' \ge ', logical_and=r' \wedge ', logical_or=r' \vee ', logical_xor=r' \oplus ')
     def symbol(self, name): return latex_name(name)
     def number(self, x):
         if isinstance(x, Fraction): return rf'\frac{{{x.numerator}}}{{{x.denominator}}}'

@@ -104,27 +104,37 @@ def _steps(found, places) -> list:
 
 def _one_by_one(numbers, ends) -> tuple[list, Call|Num]:
     "Lines that are all worked out from what there was before, so that they can be done one by one; and the condition after them"
-    todo = {o.name: o for o in numbers if o.e != Sym(o.name, o.e.scalar)}
-    end, done = Line('', ends), []
-    def is_new(name): return Sym(f'{name} (new)')
-    def after(line, others):
-        "The others, in which the name stands for what it is after a line, where they compute that"
-        new = {} if isinstance(line.e, (Sym, Num)) else {line.e: is_new(line.name)}
-        return {k: o._replace(e=substituted(o.e, new)) for k, o in others.items()}
-    while todo:
-        def waits(line): return [k for k, o in after(line, todo | {'': end}).items() if k != line.name and line.name in symbols(o.e)]
-        line = next((o for o in todo.values() if not waits(o)), next(iter(todo.values())))
-        old = waits(line)
-        others = after(line, todo | {'': end})
-        if old: # somebody needs what it was
+    todo = {o.name: o for o in numbers if o.e != Sym(o.name, o.e.scalar)} | {END: Line(END, ends)}
+    done = []
+    while len(todo) > 1:
+        lines = [o for o in todo.values() if o.name != END]
+        line = next((o for o in lines if not _waiting(o, todo)), lines[0])
+        old = _waiting(line, todo)
+        todo = _after(line, todo)
+        if old: # it is needed as it was before
             done.append(Line(f'{line.name}_old', Sym(line.name)))
-            others = {k: o._replace(e=substituted(o.e, {Sym(line.name): Sym(f'{line.name}_old')})) for k, o in others.items() if k != line.name}
-        others.pop(line.name, None)
-        end = others.pop('')
-        todo = others
+            before = {Sym(line.name): Sym(f'{line.name}_old')}
+            todo = {k: o._replace(e=substituted(o.e, before)) for k, o in todo.items()}
         done.append(line)
-    back = {is_new(o.name): Sym(o.name) for o in numbers}
-    return [o._replace(e=substituted(o.e, back)) for o in done], substituted(end.e, back)
+    back = {_new_value(o.name): Sym(o.name) for o in numbers}
+    return [o._replace(e=substituted(o.e, back)) for o in done], substituted(todo[END].e, back)
+
+
+END = '' # the condition under which the step ends, among names
+
+
+def _new_value(name) -> Sym: return Sym(f'{name} (new)')
+
+
+def _after(line, todo) -> dict:
+    "The other lines, in which the name stands for what it is after a line, where they compute that"
+    new = {} if isinstance(line.e, (Sym, Num)) else {line.e: _new_value(line.name)}
+    return {k: o._replace(e=substituted(o.e, new)) for k, o in todo.items() if k != line.name}
+
+
+def _waiting(line, todo) -> list:
+    "The other lines that need what the name is before a line"
+    return [k for k, o in _after(line, todo).items() if line.name in symbols(o.e)]
 
 
 # Shorter

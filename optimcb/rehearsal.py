@@ -109,7 +109,7 @@ class Rehearsal:
     ) -> Step:
         "The next step, which is not taken. Raises `MissingName`, and `NotRecorded` if it can't be rehearsed."
         for reason in self.refusals: raise NotRecorded([], reason)
-        starts = {k for s in self.composition.steppers for k in s.numbers} & self.composition.makes - self.hypers.keys() if named else ()
+        starts = {k for s in self.composition.steppers for k in s.numbers} & self.composition.makes - self.hypers.keys() if began else ()
         named = named or (lambda name, v, kept: v)
         def all_named(values): return {k: named(k, v, True) if _is_number(v) else v for k, v in values.items()}
         acts, p = [], self.example
