@@ -20,6 +20,8 @@ from optimcb.engine.trace import Untraceable
 from optimcb.expression import (
     ONE,
     ZERO,
+    Add,
+    Call,
     Mul,
     Num,
     Sym,
@@ -298,7 +300,8 @@ STEPS = 32 # to rehearse
 LOOKS = 160 # at branches, at most
 TRIES = 3 # to take a branch, each from another step
 DEEP = 12 # decisions of a stepper in one step that are looked into
-LEAVES_SHOWN = 8 # branches of a stepper that are shown
+LEAVES_SEEN = 64 # branches of a stepper that are put together
+CASES_SHOWN = 12 # choices among them that are shown
 LEAKS = 'it takes numbers out of their names, by `float`, `int`, an index or a loop, say'
 SITUATIONS = 8 # kinds of state from which to go on
 
@@ -442,7 +445,7 @@ class Explored:
         "Of one stepper, whatever was there and whatever it decides"
         by_there = {}
         for s in self.samples[place]: by_there.setdefault(s.there, []).append(s)
-        trees = {there: self.tree(place, samples) for there, samples in by_there.items()}
+        trees = {there: self.shown(place, samples) for there, samples in by_there.items()}
         return self.settled(place, self.merged(place, self.whatever_is_there(place, trees, starts, never)))
 
     def settled(self, place, outcome) -> Outcome:
@@ -455,12 +458,18 @@ class Explored:
         self.assumed += outcome.assumes
         return outcome
 
+    def shown(self, place, samples) -> Tree|Outcome:
+        "The branches of a stepper, if they can be read when they are put together"
+        tree = self.tree(place, samples)
+        cases = _cases(self.merged(place, tree))
+        return tree if cases <= CASES_SHOWN else self.agreed(place, samples, f'it has {cases} cases')
+
     def tree(self, place, samples, depth=0) -> Tree|Outcome:
         "What samples say that decided alike up to here"
         conditions = {s.decisions[depth].condition if len(s.decisions) > depth else None for s in samples}
         if conditions == {None} or len(conditions) > 1: return self.agreed(place, samples)
         ways = {tuple(d.answer for d in s.decisions if not self.is_fixed(d.condition, place)) for s in samples}
-        if len(ways) > LEAVES_SHOWN: return self.agreed(place, samples, f'it has {len(ways)} branches, or more')
+        if len(ways) > LEAVES_SEEN: return self.agreed(place, samples, f'it has {len(ways)} branches, or more')
         condition, = conditions
         sides = {answer: [s for s in samples if s.decisions[depth].answer is answer] for answer in (True, False)}
         yes, no = (self.tree(place, o, depth + 1) if o else None for o in sides.values())
@@ -590,6 +599,16 @@ def _is_like(absent, present, known) -> bool:
         return _is_like(absent.yes, present.yes, known) and _is_like(absent.no, present.no, known)
     if not isinstance(absent, Outcome) or not isinstance(present, Outcome): return False
     return _without_same(present.changed(_all_as(known)), known) == _without_same(absent, known)
+
+
+def _cases(outcome) -> int:
+    "How many choices it takes to write it"
+    def of(e):
+        if isinstance(e, Call): return (e.name == 'case') + sum(map(of, e.args))
+        if isinstance(e, Add): return sum(of(x) for _, x in e.terms)
+        return sum(of(b) + of(x) for b, x in e.factors) if isinstance(e, Mul) else 0
+    def blocks(items): return sum(1 + blocks(o.yes) + blocks(o.no) for o in items if isinstance(o, Block))
+    return blocks(outcome.items) + sum(of(o.e) for o in (*_flat(outcome.items), *outcome.numbers))
 
 
 class _NoNumber(Exception):

@@ -127,7 +127,7 @@ def drawn_source(draw):
         if draw(st.booleans()) and name in names: line = f'if {drawn_condition(draw, names)}: {line}'
         lines.append(line)
         names = list(dict.fromkeys([*names, name]))
-    lines += ['other = min(max(other, -3.), 3.)', f'scale = {drawn_number(draw, names, 2)}', 'if avg is None: avg = torch.zeros_like(p.grad)']
+    lines += ['other = min(other, 3.)', f'scale = {drawn_number(draw, names, 2)}', 'if avg is None: avg = torch.zeros_like(p.grad)']
     average = 'avg.mul_(mom).add_(p.grad, alpha=1 - mom)'
     lines.append(draw(st.sampled_from([average, f'if {drawn_condition(draw, names)}: {average}'])))
     step = 'p.data.add_({}, alpha=-lr*min(max(scale, -2.), 2.))'
@@ -136,14 +136,14 @@ def drawn_source(draw):
     return '\n    '.join(['def drawn(p, lr, mom=0.9, n=0, other=0.5, avg=None):', *lines, "return {'n': n, 'other': other, 'avg': avg}"])
 
 
-@settings(max_examples=int(os.environ.get('OPTIMCB_CASES', 60)), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=int(os.environ.get('OPTIMCB_CASES', 25)), deadline=None, suppress_health_check=list(HealthCheck))
 @given(source=drawn_source())
 def test_formulas_of_drawn_steppers_hold_in_all_steps(source):
     "Or they say that they don't know"
     names = dict(math=math, torch=torch)
     exec(source, names)
     opt = Optimizer(params([(3, 4)], torch.float64), names['drawn'], lr=0.1, engine='eager', check=False)
-    if 'it has' in opt.formula.text and 'branches' in opt.formula.text: return
+    if re.search('it has .*(branches|cases)', opt.formula.text): return
     follow_whole(partial(Optimizer, cbs=[names['drawn']], check=False), 60, close=1e-10)
 
 
