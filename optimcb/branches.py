@@ -30,6 +30,7 @@ from optimcb.expression import (
     call,
     choice,
     common,
+    condition,
     div,
     either,
     mul,
@@ -218,6 +219,7 @@ class _Reader:
         if n.op == 'result': return self.result(*n.args)
         args = [self.expression(a) for a in operands(n)]
         if n.op == 'cast': return _cast(args[0], self.nodes[n.args[0]].gives if n.args[0] >= 0 else n.dtype, n.dtype)
+        if n.op in TURNED: return condition(n.op, *args)
         return OPS[n.op](*args) if n.op in OPS else call(n.op, *args)
 
     def result(self, k, which):

@@ -12,7 +12,7 @@ from keyword import iskeyword
 from numbers import Number
 from typing import NamedTuple
 
-__all__ = ['Add', 'Call', 'Mul', 'Num', 'Sym', 'ONE', 'ZERO', 'add', 'both', 'call', 'choice', 'common', 'div', 'either',
+__all__ = ['Add', 'Call', 'Mul', 'Num', 'Sym', 'ONE', 'ZERO', 'add', 'both', 'call', 'choice', 'common', 'condition', 'div', 'either',
            'latex', 'latex_name', 'mul', 'neg', 'negated', 'number', 'power', 'sub', 'substituted', 'symbols', 'text', 'unknown']
 
 HALF = Fraction(1, 2)
@@ -217,7 +217,7 @@ def substituted(
     args = [substituted(a, new) for a in e.args]
     if e.name == 'case': return choice(*args)
     if e.name == 'where' and isinstance(args[0], Num): return args[1] if args[0].value else args[2]
-    return _decided(e.name, *args) if e.name in OPPOSITE and len(args) == 2 else call(e.name, *args)
+    return condition(e.name, *args) if e.name in OPPOSITE and len(args) == 2 else call(e.name, *args)
 
 
 # Choices
@@ -227,8 +227,11 @@ OPPOSITE |= {'and': 'or', 'or': 'and'}
 TRUE, FALSE = Num(True), Num(False)
 
 
-def _decided(name, *args):
-    "A condition, or what it is if that is known"
+def condition(
+    name:str, # Of a comparison, `and` or `or`
+    *args # What is compared, or two conditions
+):
+    "A condition, or true or false if it is known."
     if name == 'and': return both(*args)
     if name == 'or': return either(*args)
     if not all(isinstance(a, Num) for a in args): return call(name, *args)
