@@ -81,7 +81,9 @@ class Explained:
     @property
     @entry
     def formula(self) -> Formula:
-        "What a step does, line by line, as LaTeX and as text: for the first parameter, in most steps. `explain().formulas` has all. Raises `NotRecorded`."
+        """What a step does, line by line, as LaTeX and as text: for the first parameter, in all steps. `explain().formulas` has all parameters.
+
+        Raises `NotRecorded`."""
         group = self._groups[0]
         return formulas(_rehearsal(self.composition, group, _example(group)))[0]
 
@@ -173,12 +175,15 @@ class Explanation:
 
     @lazy
     def formulas(self) -> list[Formula]:
-        "One formula, or one for each kind of step and of parameter."
+        "One formula, or one for each kind of parameter."
         known, found = {}, {}
         for k in self.kinds:
             if not k.steps: continue
-            if k.program.key not in known: known[k.program.key] = formulas(k.rehearsal())
-            for f in known[k.program.key]: found.setdefault(f.text, (f, []))[1].append(k)
+            hypers, fs = known.get(k.program.key, (None, None))
+            if fs is None or any(f.assumed for f in fs) and hypers != k.group.hypers: # it may hold for others, or not
+                fs = formulas(k.rehearsal())
+                known[k.program.key] = k.group.hypers, fs
+            for f in fs: found.setdefault(f.text, (f, []))[1].append(k)
         for f, ks in found.values():
             if len(ks) < len(self.kinds): f.when = f'{f.when} of {self._who(ks)}'.strip()
         return [f for f, _ in found.values()]

@@ -1,15 +1,19 @@
 """Algebra on formulas: built simplified, and written as Python or as LaTeX.
 
 An expression is a symbol, a number, a sum, a product of powers, or a function of expressions. `add`, `mul`, `power` and
-`call` make them; they flatten, collect and cancel, and keep the order in which things were written.
+`call` make them; they flatten, collect and cancel, and keep the order in which things were written. A choice between two
+expressions is a function of a condition and both, which `choice` makes.
 """
 import math
+import operator
+from collections.abc import Callable
 from fractions import Fraction
+from keyword import iskeyword
 from numbers import Number
 from typing import NamedTuple
 
-__all__ = ['Add', 'Call', 'Mul', 'Num', 'Sym', 'ONE', 'add', 'call', 'common', 'div', 'latex', 'latex_name', 'mul', 'neg', 'number', 'power', 'sub',
-           'symbols', 'text']
+__all__ = ['Add', 'Call', 'Mul', 'Num', 'Sym', 'ONE', 'ZERO', 'add', 'both', 'call', 'choice', 'common', 'condition', 'div', 'either',
+           'latex', 'latex_name', 'mul', 'neg', 'negated', 'number', 'power', 'sub', 'substituted', 'symbols', 'text', 'unknown']
 
 HALF = Fraction(1, 2)
 
@@ -50,10 +54,10 @@ class Call(NamedTuple):
     name: str
     args: tuple
     @property
-    def scalar(self): return self.name in OVER_ALL or all(a.scalar for a in self.args)
+    def scalar(self): return self.name in OVER_ALL or self.name != 'F' and all(a.scalar for a in self.args)
 
 
-OVER_ALL = frozenset({'sum', 'mean', 'norm', 'rms', 'amax', 'amin', 'total', 'numel'})
+OVER_ALL = frozenset({'sum', 'mean', 'norm', 'rms', 'amax', 'amin', 'total', 'numel', 'f'}) # `f` is an unknown number, `F` an unknown tensor
 
 
 def number(
@@ -195,34 +199,192 @@ def symbols(
     e # An expression
 ) -> set[str]:
     "The names in it."
-    if isinstance(e, Sym): return {e.name}
+    if isinstance(e, Sym): return {e.name} if e.name.isidentifier() and not iskeyword(e.name) else set() # no constants
     if isinstance(e, Add): return set().union(*(symbols(x) for _, x in e.terms))
     if isinstance(e, Mul): return set().union(*(symbols(b) | symbols(x) for b, x in e.factors))
     return set().union(*map(symbols, e.args)) if isinstance(e, Call) else set()
 
 
+def substituted(
+    e, # An expression
+    new:dict # By expression, what takes its place
+):
+    "`e` with other expressions in the place of some, simplified."
+    if e in new: return new[e]
+    if isinstance(e, Add): return add(*(_scaled(c, substituted(x, new)) for c, x in e.terms))
+    if isinstance(e, Mul): return mul(*(power(substituted(b, new), substituted(x, new)) for b, x in e.factors))
+    if not isinstance(e, Call): return e
+    args = [substituted(a, new) for a in e.args]
+    if e.name == 'case': return choice(*args)
+    if e.name == 'where' and isinstance(args[0], Num): return args[1] if args[0].value else args[2]
+    return condition(e.name, *args) if e.name in OPPOSITE and len(args) == 2 else call(e.name, *args)
+
+
+# Choices
+
+OPPOSITE = dict(eq='ne', ne='eq', lt='ge', ge='lt', gt='le', le='gt', is_none='is_there', is_there='is_none')
+OPPOSITE |= {'and': 'or', 'or': 'and'}
+TRUE, FALSE = Num(True), Num(False)
+
+
+def condition(
+    name:str, # Of a comparison, `and` or `or`
+    *args # What is compared, or two conditions
+):
+    "A condition, or true or false if it is known."
+    if name == 'and': return both(*args)
+    if name == 'or': return either(*args)
+    if not all(isinstance(a, Num) for a in args): return call(name, *args)
+    return TRUE if getattr(operator, name)(*(a.value for a in args)) else FALSE
+
+
+def negated(
+    c # A condition on numbers
+):
+    "The opposite condition."
+    if isinstance(c, Num): return FALSE if c.value else TRUE
+    args = map(negated, c.args) if c.name in ('and', 'or') else c.args
+    return call(OPPOSITE[c.name], *args)
+
+
+def both(
+    a, # A condition on numbers
+    b # Another
+):
+    "The condition that both hold."
+    if isinstance(a, Num): return b if a.value else FALSE
+    if isinstance(b, Num): return a if b.value else FALSE
+    return a if a == b else FALSE if a == negated(b) else call('and', a, b)
+
+
+def either(
+    a, # A condition on numbers
+    b # Another
+):
+    "The condition that one of them holds, or both."
+    return negated(both(negated(a), negated(b)))
+
+
+def choice(
+    c, # A condition on numbers
+    a, # What it is if that holds
+    b # What it is if not
+):
+    "`a` or `b`: what both have in common stands before the choice, the smaller or the larger of two is `min` or `max`."
+    if isinstance(c, Num): return a if c.value else b
+    if a == b: return a
+    if c.name in ('gt', 'ge'): return choice(call('lt' if c.name == 'gt' else 'le', *c.args[::-1]), a, b)
+    if c.name in ('ne', 'is_there'): return choice(negated(c), b, a)
+    if isinstance(b, Call) and b.name == 'case' and b.args[1] == a: return choice(either(c, b.args[0]), a, b.args[2])
+    if not (a.scalar and b.scalar): return call('case', c, a, b)
+    extreme = _extreme(c, a, b)
+    if extreme: return extreme
+    differ = _differences(a, b)
+    if len(differ) == 1 and differ != {(a, b)}: # the choice is inside
+        (x, y), = differ
+        return _one_for_two(a, b, (x, y), choice(c, x, y))
+    if _minus(a) and (_minus(b) or b == ZERO) or a == ZERO and _minus(b): return neg(choice(c, neg(a), neg(b)))
+    mine, theirs = _factors(a), _factors(b)
+    shared = [f for f in mine if f in theirs]
+    if ZERO in (a, b): # nothing may be pulled out that there may not be, in the other case
+        shared = [f for f in (theirs if a == ZERO else mine) if isinstance(f[0], Sym) and f[1] == ONE]
+    if not shared: return call('case', c, a, b)
+    rests = [ZERO if e == ZERO else _product([f for f in _factors(e) if f not in shared]) for e in (a, b)]
+    return mul(_product(shared), choice(c, *rests))
+
+
+def _parts(e) -> list:
+    "What an expression is made of"
+    if isinstance(e, Add): return [x for _, x in e.terms]
+    if isinstance(e, Mul): return [x for factor in e.factors for x in factor]
+    return list(e.args) if isinstance(e, Call) else []
+
+
+def _is_alike(a, b) -> bool:
+    "Do two expressions differ in their parts only?"
+    if type(a) is not type(b): return False
+    if isinstance(a, Add): return [c for c, _ in a.terms] == [c for c, _ in b.terms]
+    if isinstance(a, Mul): return len(a.factors) == len(b.factors)
+    return isinstance(a, Call) and a.name == b.name and len(a.args) == len(b.args)
+
+
+def _differences(a, b) -> set:
+    "The pairs of parts, one of each, that differ"
+    if a == b: return set()
+    return set().union(*map(_differences, _parts(a), _parts(b))) if _is_alike(a, b) else {(a, b)}
+
+
+def _one_for_two(a, b, pair, new):
+    "What `a` and `b` are with `new` in the place of the only parts that differ"
+    if (a, b) == pair: return new
+    if a == b: return a
+    parts = [_one_for_two(x, y, pair, new) for x, y in zip(_parts(a), _parts(b))]
+    if isinstance(a, Add): return add(*(_scaled(c, x) for (c, _), x in zip(a.terms, parts)))
+    if isinstance(a, Mul): return mul(*(power(x, n) for x, n in zip(parts[::2], parts[1::2])))
+    return choice(*parts) if a.name == 'case' else call(a.name, *parts)
+
+
+def _factors(e) -> tuple: return e.factors if isinstance(e, Mul) else ((e, ONE),) if e != ONE else ()
+
+
+def _extreme(c, a, b):
+    "A multiple of the smaller or larger of the two sides of a comparison, if the choice is that"
+    if c.name not in ('lt', 'le'): return None
+    small, large = c.args
+    for name, mine, theirs in (('min', small, large), ('max', large, small)):
+        for e, side, other, side_of_other in ((a, mine, b, theirs), (b, theirs, a, mine)):
+            if side == ZERO: continue
+            times = div(e, side)
+            divides = any(_divides(f) and symbols(f[0]) for f in _factors(times)) # by what may be 0 in the other case
+            if mul(times, side_of_other) == other and times != ZERO and not divides:
+                return mul(times, call(name, *sorted((mine, theirs), key=lambda x: not isinstance(x, Num))))
+
+
+def unknown(
+    *es, # Expressions
+    also=() # Others, on which it may depend, too
+) -> Call:
+    "`f(…)`, which can be either of them, of the names that they depend on. It is a number if all of them are."
+    names = {}
+    for e in (*es, *also): _names(e, names)
+    res = [names[k] for k in sorted(names)]
+    return Call('f' if all(e.scalar for e in es) else 'F', tuple(res))
+
+
+def _names(e, found):
+    "Put the symbols in `e` into `found`, by name"
+    if isinstance(e, Sym):
+        if symbols(e): found[e.name] = e
+    elif isinstance(e, Add):
+        for _, x in e.terms: _names(x, found)
+    elif isinstance(e, Mul):
+        for b, x in e.factors: _names(b, found), _names(x, found)
+    elif isinstance(e, Call):
+        for a in e.args: _names(a, found)
+
+
 def common(
     a, # An expression
     b, # Another
-    also=() # Names that both may depend on, though they are not in them
+    differ:Callable # Takes a number in one and a number in its place in the other, or parts that are no numbers; returns what is there
 ):
-    "What both are, with `f(…)` for numbers that are worked out in different ways, of what they are worked out from."
+    "What both are, with what `differ` says in the places of numbers that differ."
     if a == b: return a
-    if _minus(a) and _minus(b): return neg(common(neg(a), neg(b), also))
-    def unknown(scalar): return Call('f', tuple(Sym(k, scalar) for k in sorted(symbols(a) | symbols(b) | set(also))))
-    if a.scalar and b.scalar:
-        if not (type(a) is type(b) is Mul and len(a.factors) == len(b.factors)): return unknown(True)
-        return mul(*(power(common(x, y, also), common(m, n, also)) for (x, m), (y, n) in zip(a.factors, b.factors)))
+    if _minus(a) and _minus(b): return neg(common(neg(a), neg(b), differ))
+    if a.scalar and b.scalar: return differ(a, b)
     x, y = _by_tensors(a), _by_tensors(b)
     if x.keys() <= y.keys() or y.keys() <= x.keys(): # the same tensors, with other numbers before them
-        return add(*(mul(common(x.get(t, ZERO), y.get(t, ZERO), also), _product(list(t))) for t in {**x, **y}))
+        return add(*(mul(common(x.get(t, ZERO), y.get(t, ZERO), differ), _product(list(t))) for t in {**x, **y}))
     if type(a) is type(b) is Call and a.name == b.name and len(a.args) == len(b.args):
-        return Call(a.name, tuple(common(m, n, also) for m, n in zip(a.args, b.args)))
-    if type(a) is type(b) is Add and len(a.terms) == len(b.terms): return add(*(common(_scaled(*m), _scaled(*n), also) for m, n in zip(a.terms, b.terms)))
+        return Call(a.name, tuple(common(m, n, differ) for m, n in zip(a.args, b.args)))
+    if type(a) is type(b) is Add and len(a.terms) == len(b.terms):
+        return add(*(common(_scaled(*m), _scaled(*n), differ) for m, n in zip(a.terms, b.terms)))
     (s, t), (u, v) = _split(a), _split(b)
+    if len(t) == len(v) == 1 and t[0][1] == v[0][1] and t[0][1] != ONE: # the same power of something else
+        return mul(common(s, u, differ), power(common(t[0][0], v[0][0], differ), t[0][1]))
     if max(len(t), len(v)) > 1 and len(t) == len(v):
-        return mul(common(s, u, also), *(common(_product([m]), _product([n]), also) for m, n in zip(t, v)))
-    return unknown(False)
+        return mul(common(s, u, differ), *(common(_product([m]), _product([n]), differ) for m, n in zip(t, v)))
+    return differ(a, b)
 
 
 def _minus(e) -> bool: return isinstance(e, Num) and e.value < 0 or isinstance(e, Mul) and _minus(e.factors[0][0])
@@ -245,10 +407,11 @@ def _split(e):
 
 # Writing
 
-TRUTH, SUM, PRODUCT, POWER, ATOM = range(5) # how tightly parts hold together
+CASE, TRUTH, SUM, PRODUCT, POWER, ATOM = range(6) # how tightly parts hold together
 OPEN = frozenset({'sum', 'total'}) # in LaTeX, these have no brackets of their own
 BETWEEN = dict(eq=('==', SUM), ne=('!=', SUM), lt=('<', SUM), le=('<=', SUM), gt=('>', SUM), ge=('>=', SUM), # and how tightly what is beside them must hold
                logical_and=('&', SUM), logical_or=('|', SUM), logical_xor=('^', SUM))
+BETWEEN |= {k: (k, SUM) for k in ('and', 'or')}
 
 
 class _Python:
@@ -262,11 +425,14 @@ class _Python:
     def root(self, x): return f'sqrt({x})'
     def function(self, name, args): return f'{args[0]}[{args[1]}]' if name == 'item' else f"{name}({', '.join(args)})"
     def brackets(self, x): return f'({x})'
+    def case(self, c, a, b): return f'{a} if {c} else {b}', CASE
+    def is_there(self, x, there): return f"{x} is{' not'*there} None"
 
 
 class _Latex:
     over = SUM
-    signs = dict(eq=' = ', ne=r' \ne ', le=r' \le ', ge=r' \ge ', logical_and=r' \wedge ', logical_or=r' \vee ', logical_xor=r' \oplus ')
+    signs = {'and': r' \text{ and } ', 'or': r' \text{ or } '} | dict(
+        eq=' = ', ne=r' \ne ', le=r' \le ', ge=r' \ge ', logical_and=r' \wedge ', logical_or=r' \vee ', logical_xor=r' \oplus ')
     def symbol(self, name): return latex_name(name)
     def number(self, x):
         if isinstance(x, Fraction): return rf'\frac{{{x.numerator}}}{{{x.denominator}}}'
@@ -280,6 +446,8 @@ class _Latex:
     def function(self, name, args): return (TEX[name].format(*args) if name in TEX else
                                             rf"\operatorname{{{name.replace('_', chr(92) + '_')}}}\left({', '.join(args)}\right)")
     def brackets(self, x): return rf'\left({x}\right)'
+    def case(self, c, a, b): return TEX['where'].format(c, a, b), ATOM
+    def is_there(self, x, there): return rf"{x} \text{{ is {'' if there else 'not '}there}}"
 
 
 TEX = {'where': r'\begin{{cases}} {1} & \text{{if }} {0} \\ {2} & \text{{else}} \end{{cases}}', 'abs': r'\left|{}\right|', 'sum': r'\sum {}',
@@ -287,6 +455,7 @@ TEX = {'where': r'\begin{{cases}} {1} & \text{{if }} {0} \\ {2} & \text{{else}} 
        'rms': r'\operatorname{{rms}}\left({}\right)', 'numel': 'n', 'total': r'\sum_{{\text{{all }} \theta}} {}', 'exp': r'e^{{{}}}',
        'log': r'\ln\left({}\right)', 'maximum': r'\max\left({}, {}\right)', 'minimum': r'\min\left({}, {}\right)',
        'floor': r'\left\lfloor {} \right\rfloor', 'ceil': r'\left\lceil {} \right\rceil',
+       'min': r'\min\left({}, {}\right)', 'max': r'\max\left({}, {}\right)',
        'item': '{}_{{{}}}', 'mod': r'\left({} \bmod {}\right)'}
 
 TEX_NAMES = dict(p=r'\theta', grad='g', lr=r'\eta', mom=r'\beta_1', sqr_mom=r'\beta_2', wd=r'\lambda', eps=r'\epsilon', step='t', grad_avg='m', sqr_avg='v',
@@ -308,8 +477,9 @@ def latex_name(
 
 
 def _short(x):
-    "`x` without the dust of binary fractions"
-    return float(f'{x:.12g}')
+    "`x` without the dust of binary fractions, if that is all that it loses"
+    short = float(f'{x:.12g}')
+    return short if abs(short - x) <= 4*math.ulp(x) else x
 
 
 def _write(e, w) -> tuple[str, int]:
@@ -338,9 +508,14 @@ def _write(e, w) -> tuple[str, int]:
 
 def _function(e, w):
     if e.name in BETWEEN:
+        if e.name in ('lt', 'le') and isinstance(e.args[0], Num): e = call({'lt': 'gt', 'le': 'ge'}[e.name], *e.args[::-1])
         sign, least = BETWEEN[e.name]
         return w.signs.get(e.name, f' {sign} ').join(_inside(a, w, least) for a in e.args), TRUTH
-    args = [_inside(a, w, PRODUCT if e.name in OPEN and isinstance(w, _Latex) else TRUTH) for a in e.args]
+    if e.name in ('is_none', 'is_there'): return w.is_there(_inside(e.args[0], w, ATOM), e.name == 'is_there'), TRUTH
+    if e.name == 'case':
+        c, a, b = e.args
+        return w.case(_inside(c, w, TRUTH), _inside(a, w, TRUTH), _inside(b, w, CASE))
+    args = [_inside(a, w, PRODUCT if e.name in OPEN and isinstance(w, _Latex) else CASE) for a in e.args]
     return w.function(e.name, args), PRODUCT if e.name in OPEN and isinstance(w, _Latex) else ATOM
 
 

@@ -1,272 +1,275 @@
-"""The formula of a composition, read off a rehearsal of it: so it is right also for steppers of one's own.
+"""The formula of a composition: Python that does what a step does, and the same in LaTeX.
 
-Hyper-parameters and counters are handed to the steppers as numbers that know what they were worked out from, tensors
-are stand-ins already. What each stepper wrote is one line.
+It is read off a rehearsal, so it is right also for steppers of one's own. What each stepper does, in all of its
+branches, is one line or more; what can't be read off, such as a number that was taken out of a name by `float`, is
+`f(…)`, and the formula says whose it is and why.
 """
-import math
-import operator
-from contextlib import contextmanager
-from copy import copy
-from fractions import Fraction
-from numbers import Real
-from threading import RLock
-
 import torch
 
-from optimcb.engine.calls import HOLE
-from optimcb.engine.program import LEAVES, Node, Program, operands
-from optimcb.engine.record import NotRecorded
-from optimcb.expression import ONE, Num, Sym, add, call, common, div, latex, latex_name, mul, neg, number, power, sub, symbols, text
+from optimcb.branches import Block, Explored, Line, look, of_step
+from optimcb.engine.program import Program
+from optimcb.expression import (
+    ZERO,
+    Call,
+    Num,
+    Sym,
+    call,
+    latex,
+    latex_name,
+    negated,
+    substituted,
+    symbols,
+    text,
+)
 from optimcb.rehearsal import Rehearsal, Step
+from optimcb.symbolic import expression_of
 
-__all__ = ['Formula', 'formulas', 'look', 'named', 'slots']
-
-TWO, HALF = number(2), number(Fraction(1, 2))
-
-
-# Numbers that know where they come from
-
-class _Symbolic:
-    "A number with an expression, `e`"
-
-
-def _as(value, e):
-    "`value` as a number that is worked out by `e`"
-    res = (_Symbolic.whole if isinstance(value, int) else _Float)(value)
-    res.e = e
-    return res
-
-
-def _expression(x): return x.e if isinstance(x, _Symbolic) else number(x)
-def _plain(x): return int(x) if isinstance(x, (int, _Count)) else float(x)
-
-
-def _operators(cls):
-    "`cls` with arithmetic that is written down"
-    def both(name, f, build):
-        def forward(self, other):
-            if not isinstance(other, Real): return NotImplemented
-            return _written(f(_plain(self), _plain(other)), lambda: build(_expression(self), _expression(other)))
-        def backward(self, other):
-            if not isinstance(other, Real): return NotImplemented
-            return _written(f(_plain(other), _plain(self)), lambda: build(_expression(other), _expression(self)))
-        setattr(cls, f'__{name}__', forward)
-        setattr(cls, f'__r{name}__', backward)
-    for name, build in dict(add=add, sub=sub, mul=mul, truediv=div, pow=power, floordiv=_floored, mod=_rest).items(): both(name, getattr(operator, name), build)
-    cls.__neg__ = lambda self: _as(-_plain(self), neg(self.e))
-    cls.__abs__ = lambda self: _as(abs(_plain(self)), call('abs', self.e))
-    cls.__pos__ = lambda self: self
-    return cls
-
-
-def _floored(a, b): return call('floor', div(a, b))
-def _rest(a, b): return call('mod', a, b)
-
-
-def _written(value, build): return _as(value, build()) if isinstance(value, (int, float)) else value
-
-
-@_operators
-class _Float(_Symbolic, float): pass
-@_operators
-class _Int(_Symbolic, int): pass
-@_operators
-class _Count(_Float):
-    "A whole number that is a float, so that a float beside it leaves the operator to us"
-    def __index__(self): return int(float(self))
-
-
-def _named_call(name): return lambda x: call(name, x)
-
-
-LOCK = RLock()
-OF_MATH = dict(sqrt=lambda x: power(x, HALF), pow=power) | {k: _named_call(k) for k in ('exp', 'log', 'expm1', 'log1p', 'sin', 'cos', 'tanh')}
-
-
-@contextmanager
-def _math_written():
-    "`math`'s functions write down what they do to our numbers; to others they do what they always do"
-    def written(f, build):
-        count = build.__code__.co_argcount # `log` of another base is not written down
-        return lambda *xs: _as(f(*xs), build(*map(_expression, xs))) if len(xs) == count and any(isinstance(x, _Symbolic) for x in xs) else f(*xs)
-    with LOCK:
-        before = {k: getattr(math, k) for k in OF_MATH}
-        try:
-            for k, build in OF_MATH.items(): setattr(math, k, written(before[k], build))
-            yield
-        finally:
-            for k, f in before.items(): setattr(math, k, f)
-
-
-# Operations on tensors
-
-def _where(c, a, b):
-    "An extreme that is NaN where an element is NaN is the extreme, as torch has it"
-    if getattr(c, 'name', '') == 'amax' and getattr(b, 'name', '') in ('amax', 'amin'): return b
-    if getattr(c, 'args', None) == (a, b) and c.name in SMALLER: return call(SMALLER[c.name], a, b)
-    return call('where', c, a, b)
-
-
-SMALLER = dict(lt='minimum', le='minimum', gt='maximum', ge='maximum') # `where(a < b, a, b)`
-
-
-def _cast(x, old, new):
-    "`x` in another type: rounding to fewer bits is not written down"
-    if old is torch.bool and new is not torch.bool: return call('float', x)
-    return call('trunc', x) if old.is_floating_point and not new.is_floating_point and new is not torch.bool else x
-
-
-def _extreme(name): return lambda x: x if x.scalar else call(name, x) # of one number for all elements, it is that
-
-
-OPS = dict(
-    sum=lambda x: mul(call('numel'), x) if x.scalar else call('sum', x), amax=_extreme('amax'), amin=_extreme('amin'),
-    neg=neg, add=add, sub=sub, mul=mul, div=div, where=_where,
-    add_alpha=lambda x, y, alpha: add(x, mul(alpha, y)), sub_alpha=lambda x, y, alpha: sub(x, mul(alpha, y)),
-    addcmul=lambda x, a, b, value: add(x, mul(value, a, b)), addcdiv=lambda x, a, b, value: add(x, div(mul(value, a), b)),
-    lerp=lambda a, b, weight: add(mul(sub(ONE, weight), a), mul(weight, b)),
-    reciprocal=lambda x: div(ONE, x), square=lambda x: power(x, TWO), cube=lambda x: power(x, number(3)), pow=power,
-    sqrt=lambda x: power(x, HALF), rsqrt=lambda x: div(ONE, power(x, HALF)),
-    clamp_min=lambda x, y: call('maximum', x, y), clamp_max=lambda x, y: call('minimum', x, y),
-    softplus=lambda x, beta, threshold: call('softplus', x, beta, *([] if threshold == number(20) else [threshold])))
-
-
-class _Reader:
-    "Writes down what a step did, one name after the other"
-    def __init__(self, step):
-        trace, self.hypers = step.recording.trace, step.hypers
-        self.trace = trace
-        self.nodes = [Node(n[0], n[1], n[2], n[3:]) for n in trace.nodes]
-        self.now = {_name(n.args[0]): i for i, n in enumerate(self.nodes) if n.op == 'load'} # what names stand for
-        self.lines, self.spare, self.old, self.stepper = [], {}, [], None
-
-    def read(self, act):
-        self.stepper, todo = act.stepper, {act.shown.get(k, k): v for k, v in act.writes.items() if v is not None}
-        while todo: # first what overwrites nothing that the others are worked out from
-            name = next((k for k in todo if not any(k in self.uses(v) for o, v in todo.items() if o != k)), next(iter(todo)))
-            self.write(name, self.expression(todo[name]), name in act.kept or name in ('p', 'grad'))
-            self.now[name] = todo.pop(name)
-        for k, v in act.numbers.items(): self.write(act.shown[k], _expression(v), k in act.kept)
-
-    def write(self, name, e, kept):
-        "A line. One that only gives something another name is shown if that name is needed later"
-        if isinstance(e, (Sym, Num)) and not kept: self.spare[name] = len(self.lines)
-        if getattr(e, 'name', None) != name: self.lines.append((name, e, self.stepper))
-
-    def uses(self, operand):
-        "Names of tensors that an operand would be written with"
-        if operand is None or operand < 0: return set()
-        known = self.known(operand)
-        if known: return {known}
-        n = self.nodes[operand]
-        return set().union(*(self.uses(a) for a in operands(n))) if n.op not in LEAVES else set()
-
-    def known(self, id): return next((k for k, i in self.now.items() if i == id), None)
-
-    def expression(self, operand):
-        if operand < 0: return _expression(self.trace.slots[~operand])
-        n, name = self.nodes[operand], self.known(operand)
-        if name:
-            self.spare.pop(name, None)
-            return Sym(name, n.each is False)
-        if n.op == 'load': return self.overwritten(_name(n.args[0]), n.each is False)
-        if n.op == 'external':
-            x = self.trace.externals[n.args[0]]
-            name = next((k for k, v in self.hypers.items() if v is x), None)
-            return Sym(name) if name else _expression(x.item())
-        if n.op == 'numel': return call('numel')
-        if n.op == 'result': return self.result(*n.args)
-        args = [self.expression(a) for a in operands(n)]
-        if n.op == 'cast': return _cast(args[0], self.nodes[n.args[0]].gives if n.args[0] >= 0 else n.dtype, n.dtype)
-        return OPS[n.op](*args) if n.op in OPS else call(n.op, *args)
-
-    def result(self, k, which):
-        "What a function by torch returns: `f(…)`, or one of several"
-        *given, called = self.nodes[k].args
-        args, kwargs = called.filled(map(self.expression, given))
-        e = call(called.name, *(a if o is HOLE else Sym(repr(a)) for o, a in zip((*called.args, *dict(called.kwargs).values()), (*args, *kwargs.values()))))
-        several = any(n.op == 'result' and n.args[0] == k and n.args[1] for n in self.nodes)
-        return call('item', e, number(which)) if several else e
-
-    def overwritten(self, name, scalar):
-        if name not in self.old: self.old.append(name)
-        return Sym(f'{name}_old', scalar)
-
-
-def _name(column): return column.lstrip('.') if column in ('.p', '.grad') else column
+__all__ = ['Formula', 'formulas', 'look', 'slots']
 
 
 class Formula:
-    "What a step does, line by line: `(name, expression, stepper)`. Shown as LaTeX in a notebook, as text elsewhere."
-    def __init__(self,
-        step:Step, # A step, rehearsed with `named`
-        when:str='' # In which steps it is done; empty: in all
-    ):
-        reader = _Reader(step)
-        for act in step.acts: reader.read(act)
-        tensors = {n.args[0]: n.each is not False for n in reader.nodes if n.op == 'load'}
-        before = [(f'{k}_old', Sym(k, not tensors.get(k, True)), None) for k in reader.old]
-        self.lines, self.when = before + [o for i, o in enumerate(reader.lines) if i not in reader.spare.values()], when
-        self.counters = {k for act in step.acts for k in act.numbers}
+    """What a step does: `items`, lines and blocks of lines under conditions. Shown as LaTeX in a notebook, as text elsewhere.
 
-    def like(self,
-        other:'Formula' # That of another step that does the same to tensors
-    ) -> 'Formula':
-        "What both are: a number that Python works out in different ways is `f(…)` of what it is worked out from."
-        mine, theirs = ([o[0] for o in f.lines] for f in (self, other))
-        if mine != theirs: # a line may be missing: one that says that something stays as it is
-            if max(map(len, (mine, theirs))) > len({*mine, *theirs}): return self
-            mine, theirs = ({o[0]: o for o in f.lines} for f in (self, other))
-            def line(known, k, o): return known.get(k, (k, Sym(k, o[1].scalar), o[2]))
-            both = {**mine, **theirs}
-            pairs = [(line(mine, k, o), line(theirs, k, o)) for k, o in (both if len(mine) >= len(theirs) else {**theirs, **mine}).items()]
-        else: pairs = zip(self.lines, other.lines)
-        self.lines = [(k, common(a, b, self.counters.intersection(s.names) if s else ()), s) for (k, a, s), (_, b, _) in pairs]
-        return self
+    State is 0 before the first step, but for what `starts` says: an expression, or None if the state isn't there. What the formula says holds
+    where the conditions `assumed`, on hyper-parameters alone, hold. `notes` are what else is to be said, one of them for each `f(…)`.
+    The text is Python: names are numbers and tensors, functions those of `math` and `torch`.
+    """
+    def __init__(self,
+        what:Step|Explored, # A step, from `look`, as it is; or what steppers do in all steps
+        when:str='' # For which parameters it is; empty: for all
+    ):
+        found = what if isinstance(what, Explored) else of_step(what)
+        tensors = [Line(f'{k}_old', Sym(k, scalar)) for k, scalar in found.old.items()]
+        items = _needed([*tensors, *_steps(found, sorted(found.outcomes))])
+        self.items, self.when, self.assumed = tuple(_short(items)), when, tuple(found.assumed)
+        read = _reads(self.items) | {k for c in self.assumed for k in symbols(c)}
+        self.starts = {k: v for k, v in found.starts.items() if k in read}
+        self.notes = tuple(_notes(self.items, found))
+
+    @property
+    def lines(self) -> list[tuple]:
+        "All lines, whatever their conditions: `(name, expression, stepper)`."
+        return [(o.name, o.e, o.stepper) for o in _lines(self.items)]
 
     @property
     def names(self) -> list[str]:
         "The names in it, in their order."
-        return list(dict.fromkeys(k for name, e, _ in self.lines for k in (name, *sorted(symbols(e)))))
+        conditions = [k for c in (*_conditions(self.items), *self.assumed) for k in sorted(symbols(c))]
+        return list(dict.fromkeys([k for o in _lines(self.items) for k in (o.name, *sorted(symbols(o.e)))] + conditions))
+
+    @property
+    def _starts_said(self) -> dict: return {k: v for k, v in self.starts.items() if v != ZERO}
 
     @property
     def text(self) -> str:
         "The formula in Python."
-        return '\n'.join(f'{name} = {text(e)}' for name, e, _ in self.lines)
+        starts = ', '.join(f"{k} = {'None' if e is None else text(e)}" for k, e in self._starts_said.items())
+        before = [f'# before the first step: {starts}'] if starts else []
+        before += [f'# while {text(c)}' for c in self.assumed]
+        return '\n'.join([*before, *_python(self.items), *(f'# {n}' for n in self.notes)])
 
     @property
     def latex(self) -> str:
         "The formula in LaTeX."
-        lines = ' \\\\\n'.join(rf'{latex_name(name)} &\leftarrow {latex(e)}' for name, e, _ in self.lines)
+        def start(k, e):
+            if e is None: return latex(call('is_none', Sym(k)))
+            return f'{latex_name(k)} = {latex(e)}'
+        starts = r', \; '.join(start(k, e) for k, e in self._starts_said.items())
+        before = [rf'&\text{{before the first step: }} {starts}'] if starts else []
+        before += [rf'&\text{{while }} {latex(c)}' for c in self.assumed]
+        notes = [rf'&\text{{{_plain_text(n)}}}' for n in self.notes]
+        lines = ' \\\\\n'.join([*before, *_tex(self.items), *notes])
         return f'\\begin{{aligned}}\n{lines}\n\\end{{aligned}}'
 
     def __str__(self): return self.text
     def __repr__(self): return self.text
-    def _repr_latex_(self): return f'$$\n{self.latex}\n$$' if self.lines else None
+    def _repr_latex_(self): return f'$$\n{self.latex}\n$$' if self.items else None
 
 
-def named(
-    name:str, # Of a hyper-parameter or a number among the state
-    value, # Its value
-    kept:bool # Is it state, or a hyper-parameter?
-):
-    "A number that stands for a name. One that was worked out from others goes on under its own; one that is the same in all steps has none."
-    if isinstance(getattr(value, 'e', None), Sym) or not kept and not isinstance(value, _Symbolic): return value
-    return _as(_plain(value), Sym(name, True, _plain(value)))
+# One step after the other
+
+def _steps(found, places) -> list:
+    "What steppers do, one after the other: those after one that ends the step are under the condition that it doesn't"
+    items = []
+    for i, place in enumerate(places):
+        o = found.outcomes[place]
+        lines, ends = _one_by_one(o.numbers, o.ends)
+        items += [*o.items, *lines]
+        if not isinstance(ends, Num):
+            goes_on = [s.step for s in found.samples[place] if s.step and s.outcome.ends == Num(False)]
+            items.append(Block(negated(ends), tuple(_steps(found, places[i+1:])), (), (found.words(goes_on), '')))
+        if ends != Num(False): break
+    return items
 
 
-def look(
-    rehearsal:Rehearsal, # A rehearsal
-    key:tuple|None=None # Of the step's recording, if it is known
-) -> Step:
-    "Its next step, which is not taken, with numbers that know where they come from. Raises `NotRecorded`."
-    key = key or rehearsal.look().recording.key
-    with _math_written():
-        for _Symbolic.whole in (_Count, _Int): # the first one knows more, if it does what whole numbers do
-            try: res = rehearsal.look(named)
-            except NotRecorded: continue
-            if res.recording.key == key: break
+def _one_by_one(numbers, ends) -> tuple[list, Call|Num]:
+    "Lines that are all worked out from what there was before, so that they can be done one by one; and the condition after them"
+    todo = {o.name: o for o in numbers if o.e != Sym(o.name, o.e.scalar)} | {END: Line(END, ends)}
+    done = []
+    while len(todo) > 1:
+        lines = [o for o in todo.values() if o.name != END]
+        line = next((o for o in lines if not _waiting(o, todo)), lines[0])
+        old = _waiting(line, todo)
+        todo = _after(line, todo)
+        if old: # it is needed as it was before
+            done.append(Line(f'{line.name}_old', Sym(line.name)))
+            before = {Sym(line.name): Sym(f'{line.name}_old')}
+            todo = {k: o._replace(e=substituted(o.e, before)) for k, o in todo.items()}
+        done.append(line)
+    back = {_new_value(o.name): Sym(o.name) for o in numbers}
+    return [o._replace(e=substituted(o.e, back)) for o in done], substituted(todo[END].e, back)
+
+
+END = '' # the condition under which the step ends, among names
+
+
+def _new_value(name) -> Sym: return Sym(f'{name} (new)')
+
+
+def _after(line, todo) -> dict:
+    "The other lines, in which the name stands for what it is after a line, where they compute that"
+    new = {} if isinstance(line.e, (Sym, Num)) else {line.e: _new_value(line.name)}
+    return {k: o._replace(e=substituted(o.e, new)) for k, o in todo.items() if k != line.name}
+
+
+def _waiting(line, todo) -> list:
+    "The other lines that need what the name is before a line"
+    return [k for k, o in _after(line, todo).items() if line.name in symbols(o.e)]
+
+
+# Shorter
+
+def _lines(items):
+    for o in items:
+        if isinstance(o, Line): yield o
+        else: yield from (*_lines(o.yes), *_lines(o.no))
+
+
+def _conditions(items):
+    for o in items:
+        if isinstance(o, Block): yield from (o.condition, *_conditions(o.yes), *_conditions(o.no))
+
+
+def _reads(items) -> set:
+    return {k for e in (*(o.e for o in _lines(items)), *_conditions(items)) for k in symbols(e)}
+
+
+def _writes(items) -> set: return {o.name for o in _lines(items)}
+
+
+def _changed(item, new):
+    "An item with other expressions in the place of some"
+    if isinstance(item, Line): return item._replace(e=substituted(item.e, new))
+    return item._replace(condition=substituted(item.condition, new), yes=tuple(_changed(o, new) for o in item.yes),
+                         no=tuple(_changed(o, new) for o in item.no))
+
+
+def _short(items, after=frozenset()) -> list:
+    "Without lines that only give something another name. `after` are the names that are read after all of them"
+    items = list(items)
+    i = 0
+    while i < len(items):
+        line = items[i]
+        if isinstance(line, Block):
+            live = frozenset(_reads(items[i+1:])) | after
+            yes, no = (tuple(_short(o, live)) for o in (line.yes, line.no))
+            items[i:i+1] = [line._replace(yes=yes, no=no)] if yes or no else []
+            i += bool(yes or no)
+            continue
+        if line.e == Sym(line.name, line.e.scalar): del items[i]
+        elif isinstance(line.e, (Sym, Num)) and line.name not in ('p', 'grad'): i += not _passed_on(items, i, after)
+        else: i += 1
+    return items
+
+
+def _passed_on(items, i, after) -> bool:
+    "Put what a line gives another name in the place of that, and leave the line out if nobody needs the name; is it left out?"
+    line, fixed = items[i], {items[i].name} | symbols(items[i].e)
+    new = {Sym(line.name, scalar): line.e for scalar in (True, False)}
+    changed, rewritten = [], False
+    rest = items[i+1:]
+    for o in rest:
+        if isinstance(o, Block) and fixed & _writes([o]): break
+        changed.append(_changed(o, new))
+        rewritten = isinstance(o, Line) and o.name == line.name
+        if isinstance(o, Line) and o.name in fixed: break
+    needed = not rewritten and (line.name in _reads(rest[len(changed):]) or line.name in after)
+    if needed and not line.kept: return False
+    items[i+1:] = [*changed, *rest[len(changed):]]
+    if line.kept: return False
+    del items[i]
+    return True
+
+
+def _needed(items) -> list:
+    "Without what a name was before, if nobody reads it"
+    read = _reads(items)
+    return [o for o in items if not (isinstance(o, Line) and o.stepper is None and o.name not in read)]
+
+
+# Writing
+
+INDENT = '    '
+
+
+def _python(items, depth='') -> list[str]:
+    "Lines of Python"
+    res = []
+    for o in items:
+        if isinstance(o, Line):
+            res.append(f'{depth}{o.name} = {text(o.e)}')
+            continue
+        yes, no = (f' # {w}' if w else '' for w in o.when)
+        res += [f'{depth}if {text(o.condition)}:{yes}', *_python(o.yes, depth + INDENT)]
+        if o.no: res += [f'{depth}else:{no}', *_python(o.no, depth + INDENT)]
     return res
+
+
+def _tex(items, depth='') -> list[str]:
+    "Rows of LaTeX"
+    res = []
+    for o in items:
+        if isinstance(o, Line):
+            res.append(rf'{depth}{latex_name(o.name)} &\leftarrow {latex(o.e)}' if not depth else
+                       rf'&{depth}{latex_name(o.name)} \leftarrow {latex(o.e)}')
+            continue
+        yes, no = (rf' \quad \text{{({w})}}' if w else '' for w in o.when)
+        res += [rf'&{depth}\text{{if }} {latex(o.condition)}\text{{:}}{yes}', *_tex(o.yes, depth + r'\quad ')]
+        if o.no: res += [rf'&{depth}\text{{else:}}{no}', *_tex(o.no, depth + r'\quad ')]
+    return res
+
+
+def _plain_text(s) -> str:
+    "`s` for LaTeX's text"
+    for c in '\\{}': s = s.replace(c, ' ')
+    for c in '_&%#$': s = s.replace(c, f'\\{c}')
+    return s.replace('`', '').replace('^', ' ').replace('~', ' ')
+
+
+def _notes(items, found):
+    "What is to be said of functions that are not `math`'s or `torch`'s"
+    unsaid = {}
+    for o in _lines(items):
+        for e in _calls(o.e):
+            if e.name in ('f', 'F'): unsaid.setdefault(o.stepper, e)
+    reasons = {found.steppers[place]: why for place, why in found.unsaid.items()}
+    for stepper, e in unsaid.items():
+        yield f"{text(e)} is what stepper `{stepper}` works out, which can't be said: {reasons.get(stepper, 'see there')}"
+    names = {e.name for x in (*(o.e for o in _lines(items)), *_conditions(items)) for e in _calls(x)}
+    for module in sorted({found.by_torch[k] for k in names & found.by_torch.keys()}):
+        yield f"{', '.join(sorted(k for k in names if found.by_torch.get(k) == module))}: by torch, in `{module}`"
+
+
+def _calls(e):
+    "The functions in an expression"
+    if isinstance(e, Call): yield e
+    for x in _inside(e): yield from _calls(x)
+
+
+def _inside(e) -> list:
+    if isinstance(e, (Sym, Num)): return []
+    if isinstance(e, Call): return list(e.args)
+    return [x for o in e[0] for x in o if isinstance(x, tuple)]
 
 
 def slots(
@@ -274,39 +277,13 @@ def slots(
     program:Program # Its program
 ) -> list:
     "What each number that the program is handed was worked out from."
-    return [_expression(step.recording.trace.slots[k]) for k in program.slots]
+    return [expression_of(step.recording.trace.slots[k]) for k in program.slots]
 
 
 def formulas(
-    rehearsal:Rehearsal, # A rehearsal that hasn't begun
-    steps:int=32, # How many steps to rehearse: what is done less often than that is not seen
+    rehearsal:Rehearsal # A rehearsal that hasn't begun
 ) -> list[Formula]:
-    "The formulas of a composition: one, or one for each kind of step, that of most steps first. Raises `NotRecorded`."
-    rehearsal.hypers = {k: v.item() if isinstance(v, torch.Tensor) and v.numel() == 1 else v for k, v in rehearsal.hypers.items()} # numbers have names
-    programs, found = {}, {}
-    for i in range(1, steps + 1):
-        before, step = copy(rehearsal), rehearsal.step()
-        key = step.recording.key
-        if key not in programs: programs[key] = step.program.key
-        when, looks = found.setdefault(programs[key], ([], []))
-        when.append(i)
-        if len(when) < 4 or i in (7, 16, steps): looks.append(look(before, key))
-    found = sorted(found.values(), key=lambda o: -len(o[0]))
-    return [_of(looks, _when(when, steps) if len(found) > 1 else '') for when, looks in found]
-
-
-def _of(looks, when) -> Formula:
-    "The formula of several steps. The first one counts if it is alone: in it, averages may start from zero"
-    res = Formula(looks[1] if len(looks) > 1 else looks[0], when)
-    for o in looks[2:]: res.like(Formula(o))
-    return res
-
-
-def _when(steps, last) -> str:
-    "In words, which of the steps up to `last`"
-    first, every = steps[0], steps[1] - steps[0] if len(steps) > 1 else 1
-    if len(steps) == 1: return f'in step {first}'
-    if steps == list(range(first, last + 1)): return f'from step {first} on'
-    if steps == list(range(first, steps[-1] + 1)): return f'in steps {first} to {steps[-1]}'
-    if steps == list(range(first, last + 1, every)): return f'in every {every}th step' if first == every else f'in step {first} and every {every}th after it'
-    return 'in most steps'
+    "The formulas of a composition: one, of all kinds of steps. Raises `NotRecorded`."
+    hypers = {k: v.item() if isinstance(v, torch.Tensor) and v.numel() == 1 else v for k, v in rehearsal.hypers.items()}
+    rehearsal.hypers = hypers # numbers have names
+    return [Formula(Explored(rehearsal))]

@@ -20,7 +20,7 @@ from optimcb.engine.program import Node, Program, inputs
 from optimcb.engine.reading import asks_type, refusals
 from optimcb.engine.record import NotRecorded, Recording, record
 from optimcb.engine.trace import STANDS
-from optimcb.stepper import ONE_STEP, Stepper, once
+from optimcb.stepper import ONE_STEP, Stepper, once, stop
 
 __all__ = ['Act', 'Group', 'Rehearsal', 'Step', 'can_step', 'placement']
 
@@ -70,6 +70,9 @@ class Act(NamedTuple):
     idle: frozenset # Names that it returned to no effect: of hyper-parameters, which come first, or of the parameter and its gradient
     shown: dict # By name, the name to show: a one-step value that hides another has a hat
     returns: bool # Did it return a dict, be it an empty one?
+    place: int = 0 # Of the stepper in the composition
+    there: frozenset = frozenset() # Those of its names that stood for something
+    ends: bool = False # Are the steppers that follow not called?
 
 
 class Step(NamedTuple):
@@ -102,17 +105,19 @@ class Rehearsal:
         self.done, self.looked = 0, set() # what steppers look at, of the parameter
 
     def look(self,
-        named:Callable|None=None # Puts something else in the place of a number: called with its name, the number, and whether it is to be kept
+        named:Callable|None=None, # Puts something else in the place of a number: called with its name, the number, and whether it is to be kept
+        began:Callable|None=None # Called with the place of each stepper before that is called; each name is then an operand of its own
     ) -> Step:
         "The next step, which is not taken. Raises `MissingName`, and `NotRecorded` if it can't be rehearsed."
         for reason in self.refusals: raise NotRecorded([], reason)
+        starts = {k for s in self.composition.steppers for k in s.numbers} & self.composition.makes - self.hypers.keys() if began else ()
         named = named or (lambda name, v, kept: v)
         def all_named(values): return {k: named(k, v, True) if _is_number(v) else v for k, v in values.items()}
         acts, p = [], self.example
         watched = copy(self.composition)
         there = {*self.hypers, *self.kinds, *self.numbers}
         fixed = {k for k, v in self.hypers.items() if not self.composition.is_default(k, v)}
-        watched.steppers = [_Watch(s, acts, named, there, fixed) for s in self.composition.steppers]
+        watched.steppers = [_Watch(s, i, acts, named, began, there, fixed, starts) for i, s in enumerate(self.composition.steppers)]
         kinds, numbers = tuple((k, *v) for k, v in self.kinds.items()), tuple(all_named(self.numbers).items())
         alike = Alike((0, kinds, numbers, p.dtype, p.dim() == 0, self.grad_dtype, p.device, ()), 0, p)
         alike.add(0, p, {})
@@ -123,9 +128,15 @@ class Rehearsal:
     def step(self) -> Step:
         "Take the next step. Raises what `look` does."
         res = self.look()
-        self.kinds, self.numbers = _kinds(res.recording.state, self.example)
-        self.done += 1
+        self.go_on(res.recording.state)
         return res
+
+    def go_on(self,
+        state:dict # What a step leaves
+    ):
+        "Be after a step."
+        self.kinds, self.numbers = _kinds(state, self.example)
+        self.done += 1
 
 
 def _kinds(state, example) -> tuple[dict, dict]:
@@ -143,14 +154,17 @@ def _is_number(v) -> bool: return isinstance(v, Real) and not isinstance(v, bool
 
 class _Watch:
     "A stepper that notes what it does"
-    def __init__(self, stepper, acts, named, there, fixed):
-        self.stepper, self.acts, self.named, self.there, self.fixed = stepper, acts, named, there, fixed
+    def __init__(self, stepper, place, acts, named, began, there, fixed, starts):
+        self.stepper, self.place, self.acts, self.named, self.began = stepper, place, acts, named, began
+        self.there, self.fixed, self.starts = there, fixed, starts # `starts` are state whose first value is in a signature
 
     def __getattr__(self, name): return getattr(self.stepper, name)
     def __repr__(self): return repr(self.stepper)
 
     def __call__(self, p, values):
+        values = {**{k: self.named(k, v, True) for k, v in self.stepper.numbers.items() if k in self.starts and k not in values}, **values}
         before, known = _now(p, values), len(p.trace.nodes)
+        if self.began: self.began(self.place)
         new = self.stepper(p, values)
         return self._going(p, values, before, known, new) if isinstance(new, GeneratorType) else self._noted(p, values, before, known, new)
 
@@ -169,6 +183,7 @@ class _Watch:
         if made: new = type(new)({**new, **{k: self.named(shown[k], v, k in kept) for k, v in made.items() if _is_number(v)}})
         after = _now(p, {**values, **made})
         writes = {k: i for k, i in after.items() if before.get(k) != i}
+        if self.began: writes |= _apart(p, {**values, **made}, writes)
         nodes = p.trace.nodes
         asked = [i for i in range(known, len(nodes)) if nodes[i][0] == 'total']
         used = _until(nodes, [*writes.values(), *asked], set(before.values()))
@@ -177,7 +192,9 @@ class _Watch:
         numbers = {k: v for k, v in made.items() if _is_number(v)}
         single = frozenset(k for k in writes if type(v := made.get(k, values.get(k))) in STANDS and not v.each)
         kept |= {k for k in writes if k in state and k not in made} # what was written into
-        self.acts.append(Act(self.stepper, tuple(dict.fromkeys(given)), reads, writes, numbers, kept, single, idle, shown, isinstance(new, dict)))
+        there = frozenset(k for k in {*self.stepper.names, *(self.stepper.mentions if self.stepper.reads_all else ())} if k in values)
+        self.acts.append(Act(self.stepper, tuple(dict.fromkeys(given)), reads, writes, numbers, kept, single, idle, shown,
+                             self.place, there, isinstance(new, stop)))
         return new
 
 
@@ -185,6 +202,18 @@ def _now(p, values) -> dict:
     "What the names of tensors stand for"
     grad = p.trace.grad
     return {'p': p.id, 'grad': None if grad is None else grad.id, **{k: v.id for k, v in values.items() if type(v) in KINDS}}
+
+
+def _apart(p, values, names) -> dict:
+    "Give names that were written operands of their own, so that two that stand for the same now can be told apart. Returns the operands"
+    marked = {}
+    for k in names:
+        v = p if k == 'p' else p.trace.grad if k == 'grad' else values[k]
+        if v is None: continue
+        if id(v) not in marked:
+            marked[id(v)] = v.id = p.trace.emit('named', v.dtype, v.each if isinstance(v.each, bool) else None, v.id, p.trace.slot(0.))
+            if hasattr(v, 'exact'): v.exact = None
+    return {k: i for k, i in _now(p, values).items() if k in names}
 
 
 def _until(nodes, operands, stop) -> set:

@@ -176,7 +176,11 @@ def test_doubts_and_what_is_html_are_shown():
 def test_groups_with_formulas_of_their_own_are_told_apart():
     ps = params([(3,), (2, 2), (3,), (2, 2)])
     e = Adam([{'params': ps[:2]}, {'params': ps[2:], 'wd': 0.}], lr=0.1).explain()
-    assert [f.when for f in e.formulas] == ['of group 0', 'of group 1'] and 'wd' in e.formulas[0].text and 'wd' not in e.formulas[1].text
+    assert [f.when for f in e.formulas] == [''] and 'wd' in e.formulas[0].text # it holds for both
+    def by_kind(p, lr, kind=1.): p.data.sub_(p.grad if kind == 1. else p.grad.sign(), alpha=lr)
+    e = Optimizer([{'params': ps[:2]}, {'params': ps[2:], 'kind': 2.}], by_kind, lr=0.1).explain()
+    assert [f.when for f in e.formulas] == ['of group 0', 'of group 1']
+    assert [f.text.splitlines()[0] for f in e.formulas] == ['# while kind == 1', '# while kind != 1']
     def by_shape(p, lr): p.data.sub_(p.grad if p.ndim > 1 else p.grad.sign(), alpha=lr)
     e = Optimizer(ps, by_shape, lr=0.1).explain()
     assert [f.when for f in e.formulas] == ['of group 0, float32 with 1 dimension', 'of group 0, float32 with 2 dimensions']

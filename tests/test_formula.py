@@ -4,31 +4,27 @@ So it is right for every algorithm, for steppers of one's own, and for compositi
 """
 import math
 import os
+import re
 from functools import partial
 
+import formula_interpreter
 import pytest
 import torch
-import torch.nn.functional as F
 from cases import CASES
+from formula_interpreter import FUNCTIONS
 from helpers import params, set_grads
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_engines import drawn_stepper, instruction
+from test_wrapping import PARTS
 
 import optimcb as oc
-from optimcb import Adam, Optimizer, once, sgd_step, step_stat
+from optimcb import SGD, Adam, Optimizer, once, sgd_step, step_stat
 from optimcb.expression import ONE, Sym, add, call, div, latex, mul, neg, number, power, sub, text
 from optimcb.formula import Formula, formulas, look
 from optimcb.rehearsal import Rehearsal
 
-
-def of_tensors(f): return lambda *xs: f(*(torch.as_tensor(x, dtype=None if isinstance(x, torch.Tensor) else torch.float64) for x in xs))
-
-
-NAMES = {k: of_tensors(getattr(torch, k)) for k in 'sqrt exp abs maximum minimum sign where isnan trunc amax amin logical_not'.split()}
-NAMES |= {k: of_tensors(f) for k, f in dict(norm=torch.linalg.vector_norm, rms=lambda x: x.square().mean().sqrt(), softplus=lambda x, beta: F.softplus(x, beta.item()),
-                                            sum=lambda x: x.double().sum(), mean=lambda x: x.double().mean()).items()}
-NAMES |= dict(numel=lambda: 12, float=lambda x: torch.as_tensor(x).double(), total=lambda x: x, nan=math.nan, inf=math.inf)
+NAMES = {**FUNCTIONS, 'numel': lambda: 12}
 
 
 def follow(opt, p, steps, close=1e-12):
@@ -44,6 +40,127 @@ def follow(opt, p, steps, close=1e-12):
             want = torch.as_tensor(want, dtype=torch.float64)
             got = torch.as_tensor(names[k], dtype=torch.float64).broadcast_to(want.shape)
             assert torch.allclose(got, want, rtol=close, atol=close, equal_nan=True), (i, k, formula)
+
+
+def follow_whole(make, steps, close=1e-12, shape=(3, 4), **hypers):
+    "Run the one formula of an optimizer beside it, from before the first step, by its text alone"
+    p, = params([shape], torch.float64)
+    opt = make([p], lr=0.01, **hypers)
+    opt.engine = 'eager'
+    text = opt.formula.text
+    assert not re.search(r'\b[fF]\(', text), text
+    f, q = formula_interpreter.Formula(text, opt.hypers[0]), p.data.clone()
+    for i in range(steps):
+        set_grads([p], i)
+        q = f.step(q, p.grad)
+        opt.step()
+        assert torch.allclose(q, p.data, rtol=close, atol=close), (i, text)
+        for k, got in f.state.items():
+            want = opt.state[p].get(k)
+            if got is None or want is None or k.endswith('_old'): continue
+            want = torch.as_tensor(want, dtype=torch.float64)
+            got = torch.as_tensor(got, dtype=torch.float64).broadcast_to(want.shape)
+            assert torch.allclose(got, want, rtol=1e3*close, atol=1e3*close), (i, k, text)
+
+
+ALGORITHMS = {k: a for k, a in vars(oc).items() if isinstance(a, oc.Algorithm)}
+BY_MATRICES = {'SOAP', 'Shampoo', 'Muon'} # decompositions: rounding grows
+SCHEDULES = dict(warmup=oc.warmup(5), long_warmup=oc.warmup(100), cosine=oc.cosine_decay(50, end=0.1, warm=7), inverse_sqrt=oc.inverse_sqrt(9))
+
+
+@pytest.mark.parametrize('shape', [(3, 4), (5,)], ids=str)
+@pytest.mark.parametrize('name', ALGORITHMS)
+def test_the_formula_of_an_algorithm_is_what_it_does(name, shape):
+    "In all steps, from the first one on"
+    follow_whole(ALGORITHMS[name], 40, 1e-9 if name in BY_MATRICES else 1e-12, shape)
+
+
+@pytest.mark.parametrize('name, ours', [c[:2] for c in CASES], ids=[c[0] for c in CASES])
+def test_the_formula_of_an_algorithm_with_options_is_what_it_does(name, ours): follow_whole(ours, 20)
+
+
+@pytest.mark.parametrize('schedule', SCHEDULES)
+@pytest.mark.parametrize('name', ['Adam', 'SGD', 'RAdam'])
+def test_the_formula_of_a_schedule_holds_before_and_after_its_limits(name, schedule):
+    follow_whole(ALGORITHMS[name].wrap(oc.scheduled(lr=SCHEDULES[schedule])), 120)
+
+
+@pytest.mark.parametrize('options', [dict(slow_mom_warmup=9, slow_weight_warmup=20), dict(slow_mom_warmup=0)], ids=str)
+def test_the_formula_of_options_that_are_reached_later(options): follow_whole(partial(oc.AdEMAMix, **options), 40)
+
+
+WHOLE = {k: f for k, f in PARTS.items() if k != 'noise'} | dict(
+    swa=partial(oc.swa_weights, swa_start=5, swa_every=3), ema=partial(oc.ema_weights, ema_start=40, ema_every=2),
+    schedule_free=oc.schedule_free(), warm_up=oc.scheduled(lr=oc.warmup(5)))
+
+
+@pytest.mark.parametrize('part', WHOLE)
+@pytest.mark.parametrize('name', list(ALGORITHMS) if os.environ.get('OPTIMCB_CASES') else ['Adam', 'RAdam'])
+def test_the_formula_of_a_part_around_a_rule_is_what_it_does(name, part):
+    try: made = ALGORITHMS[name].wrap(WHOLE[part])
+    except ValueError: return # it doesn't go with this rule
+    follow_whole(made, 50 if part == 'ema' else 25, 1e-9 if name in BY_MATRICES else 1e-12)
+
+
+# Drawn steppers: numbers with limits, branches, and names that are written again
+
+def drawn_number(draw, names, depth):
+    "Source of a number, from names"
+    if depth == 0 or draw(st.integers(0, 3)) == 0: return draw(st.sampled_from([*names, '1', '2.5', '0.3']))
+    x, y = (drawn_number(draw, names, depth - 1) for _ in range(2))
+    return draw(st.sampled_from([f'min({x}, {y})', f'max({x}, {y})', f'({x} + {y})', f'({x} - {y})', f'({x} * {y})', f'({x} / 7)', f'math.sqrt(abs({x}))',
+                                 f'({x} if {drawn_condition(draw, names)} else {y})']))
+
+
+def drawn_condition(draw, names):
+    k = draw(st.sampled_from([2, 5, 13, 40]))
+    return draw(st.sampled_from([f'n < {k}', f'n >= {k}', f'n == {k}', f'n % {k} == 0', f'{draw(st.sampled_from(names))} > 0.7', 'other < lr*n']))
+
+
+@st.composite
+def drawn_source(draw):
+    "Source of a stepper that keeps a count and another number, writes names again, and steps in one way or the other"
+    lines, names = ['n = n + 1'], ['n', 'lr', 'other', 'mom']
+    for _ in range(draw(st.integers(1, 3))):
+        name = draw(st.sampled_from(['other', 'x', 'y']))
+        line = f'{name} = {drawn_number(draw, names, 2)}'
+        if draw(st.booleans()) and name in names: line = f'if {drawn_condition(draw, names)}: {line}'
+        lines.append(line)
+        names = list(dict.fromkeys([*names, name]))
+    lines += ['other = min(other, 3.)', f'scale = {drawn_number(draw, names, 2)}', 'if avg is None: avg = torch.zeros_like(p.grad)']
+    average = 'avg.mul_(mom).add_(p.grad, alpha=1 - mom)'
+    lines.append(draw(st.sampled_from([average, f'if {drawn_condition(draw, names)}: {average}'])))
+    step = 'p.data.add_({}, alpha=-lr*min(max(scale, -2.), 2.))'
+    lines.append(f"if {drawn_condition(draw, names)}: {step.format('avg')}")
+    lines.append(f"else: {step.format(draw(st.sampled_from(['p.grad', 'p.grad.sign()', 'avg'])))}")
+    return '\n    '.join(['def drawn(p, lr, mom=0.9, n=0, other=0.5, avg=None):', *lines, "return {'n': n, 'other': other, 'avg': avg}"])
+
+
+@settings(max_examples=int(os.environ.get('OPTIMCB_CASES', 25)), deadline=None, suppress_health_check=list(HealthCheck))
+@given(source=drawn_source())
+def test_formulas_of_drawn_steppers_hold_in_all_steps(source):
+    "Or they say that they don't know"
+    names = dict(math=math, torch=torch)
+    exec(source, names)
+    opt = Optimizer(params([(3, 4)], torch.float64), names['drawn'], lr=0.1, engine='eager', check=False)
+    if re.search('it has .*(branches|cases)', opt.formula.text): return
+    follow_whole(partial(Optimizer, cbs=[names['drawn']], check=False), 60, close=1e-10)
+
+
+def test_state_starts_where_the_formula_says():
+    assert oc.NAdam.formula.starts['mom_prod'] == number(1) and '# before the first step: mom_prod = 1' in oc.NAdam.formula.text
+    assert oc.Yogi.formula.starts['grad_avg'] == Sym('init_avg') and oc.AMSGrad.formula.starts['sqr_max'] is None
+    assert Adam.formula.starts['grad_avg'] == Adam.formula.starts['step'] == number(0)
+
+
+def test_latex_says_what_the_text_says():
+    "Each line, each condition, and what holds for all of them"
+    for make in (Adam.wrap(oc.scheduled(lr=oc.cosine_decay(50, warm=7))), oc.RAdam, SGD.wrap(oc.schedule_free()), oc.SOAP, SGD.wrap(oc.accumulate)):
+        f = make.formula
+        tex = f.latex
+        for name, e, _ in f.lines: assert latex(e) in tex, name
+        assert tex.count(r'\leftarrow') == len(f.lines) and tex.count(r'\text{if } ') >= f.text.count('if ') - f.text.count(' if ')
+        assert tex.count('before the first step') == f.text.count('before the first step') and tex.count(r'\text{while } ') == len(f.assumed)
 
 
 @pytest.mark.parametrize('name, ours', [c[:2] for c in CASES], ids=[c[0] for c in CASES])
@@ -115,24 +232,71 @@ def test_latex_is_well_formed():
         assert 'None' not in s and s.count(r'\begin') == s.count(r'\end')
 
 
-def test_kinds_of_steps_have_formulas_of_their_own():
-    h = {**oc.RAdam.hypers, 'lr': 0.1}
-    later, early = formulas(Rehearsal(oc.RAdam.composition, h))
-    assert (later.when, early.when) == ('from step 6 on', 'in steps 1 to 5') and 'sqrt' in later.text and 'sqrt' not in early.text
-    look = oc.Composition([oc.slow_start, sgd_step, oc.lookahead_step])
-    assert [f.when for f in formulas(Rehearsal(look, {**look.defaults, 'lr': 0.1}))] == ['in most steps', 'in every 6th step', 'in step 1']
+def test_kinds_of_steps_are_branches_of_one_formula():
+    "With the steps in which each is taken"
+    f, = formulas(Rehearsal(oc.RAdam.composition, {**oc.RAdam.hypers, 'lr': 0.1}))
+    early, later = f.items[-1].no, f.items[-1].yes
+    assert f.items[-1].when == ('from step 6 on', 'in steps 1 to 5') and f.when == ''
+    assert any('sqrt_avg' in str(o) or 'sqr_avg' in str(o) for o in later) and not any('sqr_avg' in str(o) for o in early)
+    composition = oc.Composition([oc.slow_start, sgd_step, oc.lookahead_step])
+    f, = formulas(Rehearsal(composition, {**composition.defaults, 'lr': 0.1}))
+    assert [line.partition('#')[2] for line in f.text.splitlines() if line.startswith('if')] == [' in step 1', ' in every 6th step']
     assert [f.when for f in formulas(Rehearsal(Adam.composition, {**Adam.hypers, 'lr': 0.1}))] == ['']
 
 
+def scaled_by(scale):
+    def scaled(p, lr, step): p.data.sub_(p.grad, alpha=scale(lr, step))
+    return [step_stat, scaled]
+
+
 @pytest.mark.parametrize('scale, text', [
-    (lambda lr, step: lr/float(step), 'p - f(step)*lr*grad'), (lambda lr, step: lr*min(1, step/5), 'p - f(lr, step)*grad'), (lambda lr, step: lr*min(1, step/500), 'p - lr*step/500*grad'),
-    (lambda lr, step: lr*max(0, step-5), 'p + f(lr, step)*grad'), (lambda lr, step: lr if step < 3 else 2*lr, 'p - f(lr, step)*grad'),
-    (lambda lr, step: lr*math.sqrt(1 - 0.9**step), 'p - lr*sqrt(1 - 0.9**step)*grad'), (lambda lr, step: lr*(step//10 + 1), 'p - lr*(floor(step/10) + 1)*grad'),
-    (lambda lr, step: +lr*(1 + step % 10), 'p - lr*(1 + mod(step, 10))*grad'), (lambda lr, step: sum([lr for _ in range(step)]), 'p - f(step)*lr*grad'),
-    (lambda lr, step: [lr, lr/2][step % 2], 'p - f(lr, step)*grad')], ids=range(10))
-def test_what_python_works_out_in_another_way_from_step_to_step_is_no_constant(scale, text):
-    opt = Optimizer(params(), [step_stat, lambda p, lr, step: p.data.sub_(p.grad, alpha=scale(lr, step))], lr=0.1)
+    (lambda lr, step: lr*min(1, step/5), 'p - lr*min(1, step/5)*grad'),
+    (lambda lr, step: lr*min(1, step/500), 'p - lr*min(1, step/500)*grad'),
+    (lambda lr, step: lr*max(0, step-5), 'p - lr*max(0, step - 5)*grad'),
+    (lambda lr, step: lr*max(0, 1 - step/50), 'p - lr*max(0, 1 - step/50)*grad'),
+    (lambda lr, step: lr if step < 3 else 2*lr, 'p - lr*(1 if step < 3 else 2)*grad'),
+    (lambda lr, step: lr if step < 300 else lr*0.1, 'p - lr*(1 if step < 300 else 0.1)*grad'),
+    (lambda lr, step: lr*0.1**(step >= 20), 'p - lr*(0.1 if step >= 20 else 1)*grad'),
+    (lambda lr, step: lr if step < 5 else lr/2 if step < 40 else lr/3, 'p - lr*(1 if step < 5 else 1/2 if step < 40 else 1/3)*grad'),
+    (lambda lr, step: lr*(step == 3), 'p - lr*(1 if step == 3 else 0)*grad'),
+    (lambda lr, step: lr*math.sqrt(1 - 0.9**step), 'p - lr*sqrt(1 - 0.9**step)*grad'),
+    (lambda lr, step: lr*(step//10 + 1), 'p - lr*(floor(step/10) + 1)*grad'),
+    (lambda lr, step: lr*math.floor(step/3), 'p - lr*floor(step/3)*grad'),
+    (lambda lr, step: +lr*(1 + step % 10), 'p - lr*(1 + mod(step, 10))*grad'),
+    (lambda lr, step: lr if step % 2 else lr/2, 'p - lr*(1/2 if mod(step, 2) == 0 else 1)*grad')], ids=range(14))
+def test_what_python_decides_by_a_number_is_a_case(scale, text):
+    "Also where it is decided otherwise long after the steps that are rehearsed"
+    opt = Optimizer(params(), scaled_by(scale), lr=0.1)
     assert opt.formula.text == f'step = step + 1\np = {text}'
+    follow_whole(partial(Optimizer, cbs=scaled_by(scale)), 60)
+
+
+@pytest.mark.parametrize('scale, text', [
+    (lambda lr, step: lr/float(step), 'p - f(step)*lr*grad'), (lambda lr, step: sum([lr for _ in range(step)]), 'p - f(step)*lr*grad'),
+    (lambda lr, step: lr*int(step/3), 'p - f(step)*lr*grad'), (lambda lr, step: [lr, lr/2][step % 2], 'p - f(lr, step)*grad'),
+    (lambda lr, step: lr*math.gamma(step), 'p - f(step)*lr*grad')], ids=range(5))
+def test_what_cant_be_read_off_is_said_to_be_so(scale, text):
+    "With whose it is, and why"
+    f = Optimizer(params(), scaled_by(scale), lr=0.1).formula
+    assert f.text.startswith(f'step = step + 1\np = {text}\n# f(') and 'stepper `scaled` works out, which can\'t be said' in f.text
+    assert 'scaled' in f.latex
+
+
+def test_what_only_holds_for_a_hyper_parameter_says_so():
+    "Whether it is asked for or taken out of its name"
+    def taken(p, lr): p.data.sub_(p.grad, alpha=2*float(lr))
+    def looped(p, lr, times=3):
+        for _ in range(times): p.data.sub_(p.grad, alpha=lr)
+    def asked(p, lr, kind=2.): p.data.sub_(p.grad if kind == 2. else p.grad.sign(), alpha=lr)
+    def said(f): return Optimizer(params(), f, lr=0.1).formula.text.splitlines()
+    assert said(taken) == ['# while lr == 0.1', 'p = p - 0.2*grad']
+    assert said(looped)[0] == '# while times == 3' and said(asked) == ['# while kind == 2', 'p = p - lr*grad']
+
+
+def test_more_branches_than_are_looked_at_are_said_to_be_there():
+    def stairs(p, lr, step): p.data.sub_(p.grad, alpha=next(lr/k for k in range(1, 1000) if step < 2*k))
+    f = Optimizer(params(), [step_stat, stairs], lr=0.1).formula
+    assert 'f(lr, step)' in f.text and '`stairs` works out, which can\'t be said: it has' in f.text
 
 
 def test_a_learning_rate_on_a_device_has_its_name():
