@@ -12,6 +12,7 @@ from torch import Tensor
 from optimcb.checks import doubts_of
 from optimcb.composition import Composition, MissingName
 from optimcb.engine import Runner, build, cpu
+from optimcb.engine.frozen import grad_of
 from optimcb.engine.plan import misfit, sharing
 from optimcb.engine.program import Program, Unsupported
 from optimcb.engine.record import NotRecorded
@@ -97,9 +98,10 @@ class Explained:
     def _repr_html_(self): return self.explain()._repr_html_()
 
 
-def _example(group): return next(chain(filter(_is_live, group.params), filter(can_step, group.params)), None)
+def _example(group): return next(chain(_live(group), filter(can_step, group.params)), None)
+def _live(group): return [p for p in group.params if _is_real(p) and _is_live(p, group.tracked)]
 def _is_real(p): return isinstance(p, Tensor) and not torch.nn.parameter.is_lazy(p)
-def _is_live(p): return _is_real(p) and (p.requires_grad or p.grad is not None)
+def _is_live(p, tracked): return p.requires_grad or grad_of(p, tracked) is not None
 
 
 class lazy(cached_property):
@@ -125,7 +127,7 @@ class Explanation:
         for i, g in enumerate(self.groups):
             marks = {id(p): {k: s[k] for k in self.composition.marks if k in s} for p, s in zip(g.params, g.states)}
             def alike(p, marks=marks): return str(marks[id(p)]), *_alike(p)
-            for _, ps in groupby(sorted(filter(_is_live, g.params), key=alike), key=alike):
+            for _, ps in groupby(sorted(_live(g), key=alike), key=alike):
                 ps = list(ps)
                 kind = Kind(self.composition, g, i, ps, marks[id(ps[0])])
                 res += kind.by_shape() if 'shape' in kind.looked else [kind]
@@ -231,7 +233,7 @@ class Explanation:
         yield 'steppers', [('', 'stepper', 'reads', 'writes'), *rows]
         there = any(g.params for g in self.groups)
         names = sorted(dict.fromkeys(n for g in self.groups for n in g.hypers if n not in self.composition.marks), key=lambda n: n != 'lr') # it comes first
-        def frozen(g): return sum(_is_real(p) and not _is_live(p) for p in g.params)
+        def frozen(g): return sum(map(_is_real, g.params)) - len(_live(g))
         def sizes(i, g):
             return str(i), f'{len(g.params):,}' + (f' ({n:,} frozen)' if (n := frozen(g)) else ''), f'{sum(p.numel() for p in g.params if _is_real(p)):,}'
         def values(g): return ('…' if n == 'lr' and not there else _shown(g.hypers.get(n, '')) for n in names) # an algorithm has none yet

@@ -18,6 +18,7 @@ from optimcb.composition import Composition
 from optimcb.display import Explained
 from optimcb.editing import Composable
 from optimcb.engine import ENGINES, Runner, eager
+from optimcb.engine.frozen import grad_of, track
 from optimcb.engine.scaling import NOT_SCALED, Scaling
 from optimcb.hypers import NOT_HYPERS, RANGES, HyperView, HyperViews, TorchNames, check, from_torch, own, spread, suggest, without_flags
 from optimcb.rehearsal import Group, can_step, placement
@@ -70,6 +71,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         super().__init__([{**{k: v[i] for k, v in values.items()}, **self._own(g)} for i, g in enumerate(groups)],
                          TorchNames({k: own(k, v[-1]) for k, v in values.items()}).know(composition.reads))
         if not any(g['params'] for g in self.param_groups) and not _may_be_empty(groups): raise ValueError(NOTHING)
+        self._track()
         if composition.marks: self._mark()
         self.frozen_idx = 0
         self._checked = check
@@ -150,19 +152,32 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     def hypers(self, v):
         for h, new in zip(self.hypers, [dict(h) for h in v], strict=True): h.replace(new)
 
+    @property
+    def tracked(self) -> set:
+        "Parameters that have required gradients. They are frozen while they don't: neither stepped nor decayed, whatever lies in their `.grad`."
+        return self.__dict__.setdefault('_tracked', set())
+
+    def _track(self): track((p for g in self.param_groups for p in g['params']), self.tracked)
+
     def all_params(self,
         n:slice|int=slice(None), # Which groups
-        with_grad:bool=False # Only parameters that have a gradient?
+        with_grad:bool=False # Only parameters that have a gradient, and aren't frozen?
     ) -> L:
         "Each parameter as `(parameter, its group's parameters, its state, its group's hyper-parameters)`."
         if isinstance(n, int): n = slice(n, n+1 or None)
         res = L((p, pg, self.state[p], h) for pg, h in zip(self.param_lists[n], self.hypers[n]) for p in pg)
-        return res.filter(lambda o: _has_grad(o[0])) if with_grad else res
+        if not with_grad: return res
+        track((p for p, *_ in res), self.tracked)
+        return res.filter(lambda o: self._is_stepped(o[0]))
+
+    def _is_stepped(self, p) -> bool: return grad_of(p, self.tracked) is not None
 
     def step(self,
         closure:Callable|None=None # Evaluates the model again and returns the loss
     ):
-        "Call the steppers on each parameter that has a gradient. Returns what `closure` returns. Raises `MissingName`."
+        """Call the steppers on each parameter that has a gradient and isn't frozen. Returns what `closure` returns. Raises `MissingName`.
+
+        A parameter that has required gradients and doesn't now is frozen: it rests, with its state, until it requires them again."""
         return _not_compiled()(self, closure)
 
     @torch.no_grad()
@@ -186,14 +201,15 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         "Step the parameters of `part`, which has `param_groups` and `state`: the optimizer, or what stands for some of its parameters"
         composition = self.composition
         if composition.skips_nonfinite:
-            scaling = scaling.or_nonfinite([p.grad for g in part.param_groups for p in g['params'] if _has_grad(p)])
+            scaling = scaling.or_nonfinite([p.grad for g in part.param_groups for p in g['params'] if self._is_stepped(p)])
             if not scaling.in_doubt and scaling.skips(): return
         mark = partial(self._mark, part) if composition.marks else None
         if mark and ((plan := getattr(runner, 'plan', None)) is None or plan.spreads): mark() # else the plan has seen it
         hypers = self._hypers_of_groups(part.param_groups)
         if runner is None:
+            track((p for g in part.param_groups for p in g['params']), self.tracked)
             state = part.state
-            work = [(p, state[p], h) for g, h in zip(part.param_groups, hypers) for p in g['params'] if _has_grad(p)]
+            work = [(p, state[p], h) for g, h in zip(part.param_groups, hypers) for p in g['params'] if self._is_stepped(p)]
             stepped = []
         else:
             work, made, stepped = runner.step(part, composition, hypers, scaling, mark)
@@ -269,7 +285,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             for p in g['params']:
                 known = states.get(p, {}) if isinstance(p, Tensor) else {}
                 if routes and 'route' in known and 'route' not in old: self._check_route(routes, known['route'])
-                if not can_step(p) if part is None else known.keys() >= marks.keys() or not _has_grad(p): continue
+                if not can_step(p) if part is None else known.keys() >= marks.keys() or not self._is_stepped(p): continue
                 known = {k: v for o in (self._said.get(p, {}), {} if part else g, known) for k, v in o.items() if k in marks and k not in old}
                 for k in marks.keys() - known.keys():
                     if k not in tests: tests[k] = marks[k].test()
@@ -340,7 +356,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     _title = property(lambda self: self.__dict__.get('called', type(self).__name__))
     _engine_wanted = property(lambda self: self.engine)
-    _groups = property(lambda self: [Group(dict(h), ps, [{**self._said.get(p, {}), **self.state.get(p, {})} for p in ps], g.get('param_names'))
+    _groups = property(lambda self: [Group(dict(h), ps, [{**self._said.get(p, {}), **self.state.get(p, {})} for p in ps], g.get('param_names'), self.tracked)
                                     for g, ps, h in zip(self.param_groups, self.param_lists, self.hypers)])
 
     @property
@@ -370,6 +386,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             raise ValueError(NAMES_FOR_ALL)
         group = {**{k: own(k, v) for k, v in self.defaults.items()}, **group}
         self.param_groups.append(TorchNames(group).know(self.composition.reads))
+        self._track()
         if 'frozen_idx' in self.__dict__ and self.composition.marks:
             try: self._mark()
             except BaseException:
@@ -426,6 +443,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         if self.frozen_idx >= count: warnings.warn(f"frozen up to group {self.frozen_idx} of {count}: the whole model is frozen.", stacklevel=2)
         for p, *_ in self.all_params(slice(n, None)): p.requires_grad_(True)
         for p, _, state, _ in self.all_params(slice(None, n)): p.requires_grad_(state.get('force_train', False))
+        self.tracked.update(p for ps in self.param_lists for p in ps) # also plain tensors: they are frozen now if they are said to be
 
     def freeze(self):
         "Freeze all groups but the last. Raises `ValueError` if there is only one."

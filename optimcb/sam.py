@@ -33,10 +33,10 @@ class Ascent:
     def up(self):
         "Go up by the gradients that are there, after going back from where a step that was skipped has left the parameters."
         self.down()
-        ps = [p for g in self.opt.param_groups for p in g['params'] if getattr(p, 'grad', None) is not None]
+        climber = self._climber()
+        ps = [p for p, *_ in climber.all_params(with_grad=True)]
         if any(p.grad.layout is not torch.strided for p in ps):
             raise ValueError("SAM needs the gradients of whole parameters, but one is sparse. Make the embedding without `sparse=True`.")
-        climber = self._climber()
         self.moved = ps # before it begins, so that a step that fails can be undone
         try: climber.step()
         except BaseException:
@@ -57,6 +57,7 @@ class Ascent:
         hypers = [{k: g.get(k, v) for k, v in self.hypers.items()} for g in groups]
         if self.climber is None or len(self.climber.param_groups) != len(groups):
             self.climber = Optimizer([{'params': list(g['params']), **h} for g, h in zip(groups, hypers)], partial(ascend, adaptive=self.adaptive))
+            if hasattr(self.opt, 'tracked'): self.climber._tracked = self.opt.tracked # it knows which parameters are frozen
         for mine, g, h in zip(self.climber.param_groups, groups, hypers): mine.update(h, params=g['params'])
         wanted = getattr(self.opt, 'engine', 'auto')
         if self.climber.engine != wanted: self.climber.engine = wanted

@@ -225,6 +225,22 @@ def partly(engine):
 
 
 @check
+def frozen(engine):
+    "A layer that is frozen for some steps in mid-training, with gradients of zeros that are left, or new ones"
+    def run(model, opt, batch):
+        for i in range(9):
+            model.hidden.requires_grad_(not 3 <= i < 6)
+            before = [p.clone() for p in numbers(model.hidden)]
+            train(model, opt, [i], batch)
+            assert all(map(torch.equal, numbers(model.hidden), before)) == (3 <= i < 6), (i, [whole(p.grad) for p in model.hidden.parameters()])
+        return model
+    for name in ('adam', 'clipped'):
+        one, model = Net(), sharded()
+        opt, alone_opt = (MAKERS[name](m.parameters(), lr=0.01, engine=e) for m, e in ((model, engine), (one, 'eager')))
+        close(f'frozen, {engine}, {name}', run(model, opt, my_batch), run(one, alone_opt, batch))
+
+
+@check
 def mixed(engine):
     "Computed in bfloat16, kept in float32: what torch's own AdamW makes of it"
     options = dict(mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32))

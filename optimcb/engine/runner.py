@@ -139,7 +139,7 @@ class Runner:
         "Let the step that a CUDA graph has captured be the next one. Raises `CantRun`."
         self.settle()
         plan, launches, grads = self.captured or (None, None, None)
-        if plan is None or plan is not self.plan:
+        if plan is None or plan is not self.plan or plan.refrozen():
             raise CantRun("no step was captured in a CUDA graph, or parameters or state have changed since. Capture `opt.step()` after some steps.")
         recordings, launches_now = self._prepared(hypers, NOT_SCALED) or (None, None)
         if self.plan is not plan or launches_now is not launches:

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from optimcb.engine.frozen import track
 from optimcb.engine.program import Unsupported
 
 __all__ = ['Shards', 'Spread', 'agreed', 'is_dtensor', 'on_all', 'on_wholes', 'shard_of', 'spread_of', 'whole', 'whole_of']
@@ -101,8 +102,9 @@ def on_all(
 
 
 class Shards:
-    "An optimizer as an engine sees it: `param_groups`, with shards in the place of DTensors, and their `state`."
-    def __init__(self): self.state, self.shards, self.param_groups, self.sharded = defaultdict(dict), {}, [], []
+    "An optimizer as an engine sees it: `param_groups`, with shards in the place of DTensors, their `state`, and those that are `tracked`."
+    def __init__(self):
+        self.state, self.shards, self.param_groups, self.sharded, self.tracked = defaultdict(dict), {}, [], [], set()
 
     def open(self,
         opt # Optimizer
@@ -110,8 +112,11 @@ class Shards:
         "The optimizer as it is now; the optimizer itself, if it has no DTensors."
         self.opt, self.sharded = opt, []
         if 'torch.distributed.tensor' not in sys.modules or not any(is_dtensor(p) for g in opt.param_groups for p in g['params']): return opt
-        for gone in self.shards.keys() - {p for g in opt.param_groups for p in g['params']}: self.state.pop(self.shards.pop(gone), None)
+        params = [p for g in opt.param_groups for p in g['params']]
+        for gone in self.shards.keys() - set(params): self.state.pop(self.shards.pop(gone), None)
         self.param_groups = [{**g, 'params': [self._shard(p) for p in g['params']]} for g in opt.param_groups]
+        track(params, opt.tracked)
+        self.tracked = {self.shards.get(p, p) for p in opt.tracked}
         return self
 
     def _shard(self, p):
@@ -124,6 +129,7 @@ class Shards:
             self.state.pop(q, None)
             q = self.shards[p] = new
         q.grad = new.grad
+        q.requires_grad_(p.requires_grad)
         mine = {k: v._local_tensor if is_dtensor(v) else v for k, v in state.items()}
         known = self.state[q]
         if known.keys() != mine.keys() or any(known[k] is not v for k, v in mine.items()):
