@@ -13,10 +13,10 @@ from optimcb.checks import doubts_of
 from optimcb.composition import Composition, MissingName
 from optimcb.engine import Runner, build, cpu
 from optimcb.engine.frozen import grad_of
-from optimcb.engine.plan import misfit, sharing
+from optimcb.engine.plan import fit, key_of, misfit, sharing
 from optimcb.engine.program import Program, Unsupported
 from optimcb.engine.record import NotRecorded
-from optimcb.engine.shards import shard_of, whole
+from optimcb.engine.shards import local, shard_of, whole
 from optimcb.expression import latex_name, text
 from optimcb.formula import Formula, formulas, look, slots
 from optimcb.rehearsal import Group, Rehearsal, can_step, placement
@@ -154,7 +154,7 @@ class Explanation:
     @lazy
     def state_bytes(self) -> int:
         "Bytes of state of all parameters: what is there, and what the first step will make of what is not."
-        there = {id(p): state for g in self.groups for p, state in zip(g.params, g.states)}
+        there = self._state_of
         expected = sum((p.numel() if each is True else math.prod(each or ()))*dtype.itemsize
                        for k in self.kinds for p in k.params for name, (dtype, each) in k.kinds.items() if name not in there[id(p)])
         return sum(v.nbytes for state in there.values() for v in state.values() if isinstance(v, Tensor)) + expected
@@ -218,8 +218,11 @@ class Explanation:
         left = plan is not None and grad is not None and not any(p is whole(o) for o in plan.flat)
         if not why and (id(p) in shared or left): why = 'it shares memory with another'
         if self.runner is None or not self.runner.refused: return why
-        kind = p.dtype, p.dim() == 0, p.dtype if grad is None else grad.dtype, p.device, self.runner.look(seen)
-        return self.runner.refused.get(None) or self.runner.refused.get(kind) or why
+        can = fit(seen, grad, {k: local(v) for k, v in self._state_of[id(p)].items()}) or ((), ())
+        return self.runner.refusal(key_of(0, can, seen, p.dtype if grad is None else grad.dtype, self.runner)) or why
+
+    @cached_property
+    def _state_of(self) -> dict: return {id(p): state for g in self.groups for p, state in zip(g.params, g.states)}
 
     @lazy
     def doubts(self) -> list[str]:

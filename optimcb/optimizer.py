@@ -177,7 +177,13 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     ):
         """Call the steppers on each parameter that has a gradient and isn't frozen. Returns what `closure` returns. Raises `MissingName`.
 
-        A parameter that has required gradients and doesn't now is frozen: it rests, with its state, until it requires them again."""
+        A parameter that has required gradients and doesn't now is frozen: it rests, with its state, until it requires them again.
+
+        A step that raises has changed nothing, wherever that can be known: kernels store when all else is done, and a
+        step in which the eager engine meets a parameter, a kind of gradient or a stepper for the first time is undone.
+        What is left: a stepper raises in a later step, and the eager engine runs it. Then, as in `torch.optim`, the
+        parameters before it in the eager engine's part have been stepped, and it may be half stepped itself. Those
+        after it, and all that kernels step, are as they were."""
         return _not_compiled()(self, closure)
 
     @torch.no_grad()
@@ -210,12 +216,12 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             track((p for g in part.param_groups for p in g['params']), self.tracked)
             state = part.state
             work = [(p, state[p], h) for g, h in zip(part.param_groups, hypers) for p in g['params'] if self._is_stepped(p)]
-            stepped = []
+            if work: self._step_eagerly(composition, work, hypers, scaling)
         else:
-            work, made, stepped = runner.step(part, composition, hypers, scaling, mark)
+            def eagerly(work): self._step_eagerly(composition, work, hypers, scaling)
+            made, stepped = runner.step(part, composition, hypers, scaling, eagerly, mark)
             if made: self._not_hypers(made)
-        if work and not scaling.skips(): self._step_eagerly(composition, work, hypers, scaling)
-        torch.autograd.graph.increment_version([p for p, *_ in work] + stepped)
+            torch.autograd.graph.increment_version(stepped)
 
     @torch.no_grad()
     def before_replay(self):
@@ -231,27 +237,24 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         return [{k: v for k, v in g.items() if k in names} for g in groups]
 
     def _step_eagerly(self, composition, work, hypers, scaling):
-        known, tried = self.__dict__.get('_tried', (None, frozenset()))
-        names = {frozenset(h) for h in hypers}
-        if known is not composition or not names <= tried:
-            work = self._try(composition, work, scaling)
-            self._tried = composition, names | (tried if known is composition else frozenset())
-        eager.step(composition, work, scaling)
+        "Step parameters by the eager engine. What is new to it is tried: if that fails, nothing has changed"
+        if scaling.skips(): return
+        if self.__dict__.get('_tried', (None,))[0] is not composition: self._tried = composition, set()
+        tried = self._tried[1]
+        new = {(id(p), p.grad.layout) for p, *_ in work}.union(map(frozenset, hypers)) - tried
+        try:
+            if new: self._try(composition, work, scaling)
+            else: eager.step(composition, work, scaling)
+        finally: torch.autograd.graph.increment_version([p for p, *_ in work])
+        tried |= new
 
     def _try(self, composition, work, scaling):
-        """Step the first parameter, and that of each group which lacks a name that its group has; if that fails, nothing has changed.
-
-        Returns the work that is left."""
-        firsts = {}
-        for o in work: firsts.setdefault(id(o[2]), o)
-        names = work[0][2].keys()
-        firsts = work if composition.sums_over_all else [o for o in firsts.values() if o is work[0] or names - o[2].keys()]
-        before = [set(state) for _, state, _ in firsts]
+        "Step parameters; if that fails, nothing has changed"
+        before = [set(state) for _, state, _ in work]
         with ExitStack() as stack:
-            for p, state, _ in firsts: stack.enter_context(_unharmed(p, state))
-            eager.step(composition, firsts, scaling)
-        self._not_hypers({k for (_, state, _), old in zip(firsts, before) for k in state.keys() - old})
-        return [o for o in work if not any(o is f for f in firsts)]
+            for p, state, _ in work: stack.enter_context(_unharmed(p, state))
+            eager.step(composition, work, scaling)
+        self._not_hypers({k for (_, state, _), old in zip(work, before) for k in state.keys() - old})
 
     def _not_hypers(self, made):
         "A number in a signature that a stepper turns out to return was state all along, not a hyper-parameter"

@@ -20,7 +20,7 @@ ENGINES = ('eager', *TRACED)
 RULES = [partial(oc.SGD, mom=0.9, wd=0.1), partial(oc.AdamW, wd=0.1), partial(oc.Lion.wrap(clip_norm, ema_weights), wd=0.1), oc.Adafactor]
 
 
-def snapshot(opt, p): return copy.deepcopy((p.detach(), {k: v for k, v in opt.state[p].items()}))
+def snapshot(opt, p): return copy.deepcopy((p.detach(), dict(opt.state[p])))
 
 
 def same(a, b):

@@ -15,7 +15,7 @@ from torch import Tensor
 from optimcb.engine.frozen import track
 from optimcb.engine.program import Unsupported
 
-__all__ = ['Shards', 'Spread', 'agreed', 'is_dtensor', 'on_all', 'on_wholes', 'shard_of', 'spread_of', 'whole', 'whole_of']
+__all__ = ['Shards', 'Spread', 'agreed', 'is_dtensor', 'local', 'on_all', 'on_wholes', 'shard_of', 'spread_of', 'whole', 'whole_of']
 
 ALL = {'sum': 'SUM', 'amax': 'MAX', 'amin': 'MIN'} # what becomes of the processes' sums, by the name of the reduction
 
@@ -65,8 +65,15 @@ def shard_of(
     q, g = p._local_tensor.detach(), p.grad
     q._whole = p
     if is_dtensor(g) and g.placements != p.placements: g = g.redistribute(p.device_mesh, p.placements)
-    q.grad = g._local_tensor if is_dtensor(g) else g
+    q.grad = local(g)
     return q
+
+
+def local(
+    x # Anything
+):
+    "What lies here of a DTensor; another thing itself."
+    return x._local_tensor if is_dtensor(x) else x
 
 
 def whole(
@@ -130,7 +137,7 @@ class Shards:
             q = self.shards[p] = new
         q.grad = new.grad
         q.requires_grad_(p.requires_grad)
-        mine = {k: v._local_tensor if is_dtensor(v) else v for k, v in state.items()}
+        mine = {k: local(v) for k, v in state.items()}
         known = self.state[q]
         if known.keys() != mine.keys() or any(known[k] is not v for k, v in mine.items()):
             known.clear()
@@ -151,12 +158,14 @@ class Shards:
         states = self.opt.__dict__['state'] if self.sharded else {}
         return [states[q._whole] for q in shards if hasattr(q, '_whole')] if states else []
 
-    def close(self):
+    def close(self,
+        stepped:list # Parameters that kernels have stepped; of others, the eager engine has the state
+    ):
         "Give the DTensors their new state, and forget the gradients. Nothing waits for a GPU."
-        states = self.opt.__dict__['state']
+        states, stepped = self.opt.__dict__['state'], set(map(id, stepped))
         for p, q in self.sharded:
             q.grad, state = None, states[p]
-            for k, v in self.state[q].items():
+            for k, v in self.state[q].items() if id(q) in stepped else ():
                 old = state.get(k)
                 if not isinstance(v, Tensor): state[k] = v
                 elif not is_dtensor(old) or old._local_tensor is not v:

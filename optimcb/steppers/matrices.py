@@ -71,6 +71,7 @@ def orthogonal_update(p,
     A convolution's kernel is a matrix of outputs by all else. What has fewer than two dimensions is left to `vector_update`."""
     if p.ndim < 2: return None
     return {'update': orthogonalized(direction(p, grad_avg, update), ns_steps, eps, *coeffs, exact, pairs)}
+orthogonal_update.whole = True
 
 
 def vector_update(p,
@@ -188,6 +189,7 @@ def sum_grams(p,
     "Sum of the products of gradients with themselves, a matrix for each dimension, in `grams` (Gupta et al. 2018, https://arxiv.org/abs/1802.09568, alg. 2)."
     g = p.grad.data
     return {'grams': added_grams(g, started_grams(g, _sides(p, max_dim), eps) if grams is None else grams, _sides(p, max_dim))}
+sum_grams.whole = True
 
 
 def inverse_roots(p,
@@ -280,6 +282,7 @@ def average_grams(p,
     if p.ndim < 2: return None
     g = p.grad.data
     return {'grams': first_grams(g, 1-sqr_mom, _sides(p, max_dim)) if grams is None else mixed_grams(g, grams, 1-sqr_mom, _sides(p, max_dim))}
+average_grams.whole = True
 
 
 def turn_grad(p,
@@ -364,6 +367,7 @@ def factored_sqr_grad(p,
     if p.ndim < 2: return average_sqr_grad(p, 1-new, sqr_avg=sqr_avg)
     rows, columns = mean_sqrs(p.grad.data)
     return {'row_avg': rows if row_avg is None else mixed(row_avg, rows, new), 'col_avg': columns if col_avg is None else mixed(col_avg, columns, new)}
+factored_sqr_grad.whole = True
 
 
 def factored_update(p,
@@ -404,6 +408,7 @@ def cover_sqr_grad(p,
     if p.ndim < 2: return sum_sqr_grad(p, 0., sqr_avg)
     sqr = p.grad.data.pow(2)
     return once(sqr_avg=sqr if cover is None else sqr + least_cover(sqr, cover))
+cover_sqr_grad.whole = True
 
 
 def keep_cover(p,
