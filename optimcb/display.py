@@ -75,11 +75,19 @@ class Explained:
     "What can be explained: it has a `composition`, an `engine`, and groups of parameters."
     def explain(self) -> 'Explanation':
         "The pipeline, what it reads and writes, its cost, its engine and its formula. Shown as text, or as tables in a notebook."
-        return Explanation(self._title, self.composition, self._groups, self._engine_wanted, self._runs)
+        return Explanation(self._title, self.composition, self._groups, self._engine_wanted, self._runs, self._own_step)
+
+    _own_step = None # the name of a class with a step that runs no steppers as ours does
+
+    def _steps_by_ours(self, what):
+        "Raise `NotRecorded` if they don't"
+        own = self._own_step
+        if own: raise NotRecorded([], f"{own} has a step of its own, and what that does can't be read off its steppers: it has no {what}.")
 
     @property
     def formula(self) -> Formula:
         "What a step does, line by line, as LaTeX and as text: for the first parameter, in most steps. `explain().formulas` has all. Raises `NotRecorded`."
+        self._steps_by_ours('formula')
         group = self._groups[0]
         return formulas(_rehearsal(self.composition, group, _example(group)))[0]
 
@@ -88,6 +96,7 @@ class Explained:
         group:int=0 # Group of parameters: its first one counts
     ) -> 'Source':
         "The source of the kernel that does a step. Raises `NotRecorded` or `Unsupported` for a composition that no kernel can do."
+        self._steps_by_ours('kernel')
         group = self._groups[group]
         example = _example(group)
         r = _rehearsal(self.composition, group, example)
@@ -116,15 +125,17 @@ class Explanation:
         composition:Composition, # Its steppers
         groups:list[Group], # Its parameters
         engine:str='auto', # Engine that was asked for
-        runner:Runner|None=None # What has run its steps so far
+        runner:Runner|None=None, # What has run its steps so far
+        own_step:str|None=None # Class with a step of its own: nothing is told of what it does
     ):
+        self.own_step = own_step
         self.title, self.composition, self.groups, self.engine_wanted, self.runner = title, composition, groups, engine, runner
 
     @lazy
     def kinds(self) -> list[Kind]:
         "The parameters, by group, type and number of dimensions."
         res = []
-        for i, g in enumerate(self.groups):
+        for i, g in enumerate([] if self.own_step else self.groups):
             marks = {id(p): {k: s[k] for k in self.composition.marks if k in s} for p, s in zip(g.params, g.states)}
             def alike(p, marks=marks): return str(marks[id(p)]), *_alike(p)
             for _, ps in groupby(sorted(_live(g), key=alike), key=alike):
@@ -162,7 +173,7 @@ class Explanation:
     @lazy
     def moved_bytes(self) -> int|None:
         "Bytes that a step must read and write, if it can be rehearsed."
-        return None if any(k.program is None for k in self.kinds) else sum(k.program.moved*sum(k.sizes) for k in self.kinds)
+        return None if self.own_step or any(k.program is None for k in self.kinds) else sum(k.program.moved*sum(k.sizes) for k in self.kinds)
 
     @lazy
     def bytes_each(self) -> tuple[str, str]:
@@ -194,6 +205,7 @@ class Explanation:
     @lazy
     def engine(self) -> list[str]:
         "Which engine runs what, and why not a faster one: as in the last step, or as it is to be expected."
+        if self.own_step: return [f"none of ours: {self.own_step} has a step of its own"]
         runs, left, kernels = Counter(), Counter(), {}
         plan = getattr(self.runner, 'plan', None)
         shared = sharing([(id(p), shard_of(p)) for k in self.kinds for p in k.params if not misfit(shard_of(p))]) if plan is None else ()
@@ -227,13 +239,14 @@ class Explanation:
     @lazy
     def doubts(self) -> list[str]:
         "What is doubtful about the composition."
+        if self.own_step: return []
         try: return doubts_of(self.composition, self.groups, self.composition.makes)
         except MissingName: return [] # the engine says so
 
     def _parts(self):
         "Titles and what is under them: tables of rows, or lines"
         rows = [(str(i), r['stepper'], ', '.join(r['reads']), ', '.join(r['writes'])) for i, r in enumerate(self.steppers)]
-        yield 'steppers', [('', 'stepper', 'reads', 'writes'), *rows]
+        if not self.own_step: yield 'steppers', [('', 'stepper', 'reads', 'writes'), *rows]
         there = any(g.params for g in self.groups)
         names = sorted(dict.fromkeys(n for g in self.groups for n in g.hypers if n not in self.composition.marks), key=lambda n: n != 'lr') # it comes first
         def frozen(g): return sum(map(_is_real, g.params)) - len(_live(g))
@@ -246,7 +259,7 @@ class Explanation:
         each, moved = self.bytes_each
         yield 'state', [('name', 'kind'), *self.state.items()]
         def total(n): return f', {_size(n)} in all' if there else ''
-        cost = [f'state: {each} bytes an element{total(self.state_bytes)}']
+        cost = [f"state: {'' if self.own_step else f'{each} bytes an element, '}{_size(self.state_bytes)} in all" if there else f'state: {each} bytes an element']
         if self.moved_bytes is not None: cost.append(f'a kernel moves {moved} bytes an element{total(self.moved_bytes)}')
         yield 'cost', cost
         yield 'engine', self.engine

@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from inspect import unwrap
 from numbers import Real
+from types import CodeType
 
 import torch
 from fastcore.foundation import L
@@ -63,7 +64,8 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         self.hyper_names = set()
         self._has_part = _made_by_zero()
         composition = self.composition
-        hypers, self.engine = without_flags({**composition.defaults, **from_torch(hypers, composition.reads)}, composition, engine)
+        hypers = {**composition.defaults, **from_torch(hypers, composition.reads)}
+        if not self._own_step: hypers, self.engine = without_flags(hypers, composition, engine)
         self._warn_unread(hypers)
         groups = _as_groups(params)
         values = {k: spread(k, v, len(groups)) for k, v in hypers.items()}
@@ -110,7 +112,13 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
                 for k, v in known.defaults.items(): d.setdefault(k, v)
         return known
 
+    @property
+    def _own_step(self) -> str|None:
+        "The name of a class with a step that doesn't go on to ours, if that is so: what it does with `cbs` and hyper-parameters is its own business"
+        return _own_step_of(type(self))
+
     def _understood(self, cbs):
+        if self._own_step: return _readable(cbs)
         composition = Composition(cbs)
         if composition.needs_all and self.__dict__.get('_has_part'):
             raise ValueError(PART.format(' and '.join(f'`{s}`' for s in composition.needs_all)))
@@ -134,7 +142,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         A wrapper with a step of its own would not know, nor would accelerate, which puts one into the instance to see whether GradScaler calls it."""
         asks = sys._getframe(1).f_globals.get('__name__')
         step = getattr(self.step, '__func__', self.step)
-        return asks == torch.amp.GradScaler.__module__ and unwrap(step) is unwrap(Optimizer.step) and 'cbs' in self.__dict__
+        return asks == torch.amp.GradScaler.__module__ and unwrap(step) is unwrap(STEP) and 'cbs' in self.__dict__
 
     @property
     def param_lists(self) -> L:
@@ -315,6 +323,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     def _check(self, composition, made_before=frozenset()):
         "Rehearse `composition` for each group, without the state that it must make itself. Raises `MissingName`, warns of what is doubtful"
+        if self._own_step: return
         names = (self.hyper_names | composition.reads) - NOT_HYPERS
         hypers = [{**composition.defaults, **{k: v for k, v in g.items() if k in names}} for g in self.param_groups]
         marks = self._marks_of(composition) if composition.marks else {}
@@ -332,7 +341,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         composition = self._understood(cbs)
         if self.__dict__.get('_checked', True) and composition.untapped != old.untapped:
             self._check(composition, old.makes)
-            self._say_what_is_late(composition, composition.makes - old.makes)
+            if not self._own_step: self._say_what_is_late(composition, composition.makes - old.makes)
         self.cbs = cbs
         composition = self.composition # with it come its hyper-parameters
         if 'called' in self.__dict__: self.called = f"{self.called.removesuffix(', edited')}, edited"
@@ -411,12 +420,14 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     def _without_flags(self, group):
         "`group` without torch's options that are no numbers. Raises what `without_flags` does, and `ValueError` for an engine of its own"
+        if self._own_step: return group
         values, engine = without_flags(group, self.composition, self.engine)
         if engine != self.engine: raise ValueError(f"a group can't have an engine of its own. Pass engine='{engine}' to the optimizer.")
         return values
 
     def _warn_unread(self, names):
         composition = self.composition
+        if self._own_step: return
         welcome = ALWAYS_WELCOME.union(*({f'{r}_{k}' for k in ALWAYS_WELCOME} for r in composition.routes))
         unread = [] if composition.reads_all else [k for k in names if k not in composition.reads | welcome | self.hyper_names]
         meant = ''.join(suggest(k, composition.reads) for k in unread)
@@ -535,7 +546,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         for hook in self._optimizer_load_state_dict_post_hooks.values(): hook(self)
 
     def __repr__(self):
-        rows = [f"{', '.join(self.composition.labels)}", *(f'{rule} {says}: {who}' for rule, says, *_, who in placement(self.composition, self._groups))]
+        rows = [] if self._own_step else [', '.join(self.composition.labels), *(f'{rule} {says}: {who}' for rule, says, *_, who in placement(self.composition, self._groups))]
         return '\n'.join([*rows, super().__repr__()])
 
     def __getstate__(self):
@@ -550,11 +561,44 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         self.defaults = named(self.defaults)
 
 
+STEP = Optimizer.step # a patch of the class, as by fastcore's `patch`, is another one
+
+
 def runs_steppers(
     opt # Some optimizer
 ) -> bool:
     "Is it an `Optimizer` without a step of its own? torch wraps the method once for each class."
-    return isinstance(opt, Optimizer) and unwrap(type(opt).step) is unwrap(Optimizer.step)
+    return isinstance(opt, Optimizer) and unwrap(type(opt).step) is unwrap(STEP)
+
+
+def _own_step_of(cls) -> str|None:
+    "The name of the class in whose step a step of `cls` ends, if it isn't ours: one that calls `super().step` goes on"
+    for c in cls.__mro__:
+        if 'step' not in vars(c): continue
+        step = unwrap(vars(c)['step'])
+        if step is unwrap(STEP): return None
+        if not _goes_on(step, {'super', *(o.__name__ for o in cls.__mro__)}): return c.__name__
+
+
+def _goes_on(step, above) -> bool:
+    "Does a method call the `step` of a class that is above its own?"
+    todo, names = [getattr(step, '__code__', None)], set()
+    while todo:
+        code = todo.pop()
+        if code is None: continue
+        names.update(code.co_names)
+        todo += [o for o in code.co_consts if isinstance(o, CodeType)]
+    return 'step' in names and not names.isdisjoint(above)
+
+
+def _readable(cbs) -> Composition:
+    "What can be read of `cbs`, which may be anything, for a step that isn't ours"
+    def composition(found):
+        try: return Composition(found)
+        except (TypeError, ValueError): return None # one is no stepper, or they don't go together
+    res = composition([f for f in cbs if callable(f) and composition([f])]) or Composition([])
+    res.cbs = tuple(cbs)
+    return res
 
 
 def become(
