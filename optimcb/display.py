@@ -259,7 +259,8 @@ class Explanation:
         each, moved = self.bytes_each
         yield 'state', [('name', 'kind'), *self.state.items()]
         def total(n): return f', {_size(n)} in all' if there else ''
-        cost = [f"state: {'' if self.own_step else f'{each} bytes an element, '}{_size(self.state_bytes)} in all" if there else f'state: {each} bytes an element']
+        of_each = [] if self.own_step else [f'{each} bytes an element']
+        cost = [f"state: {', '.join([*of_each, *([f'{_size(self.state_bytes)} in all'] if there else [])])}"]
         if self.moved_bytes is not None: cost.append(f'a kernel moves {moved} bytes an element{total(self.moved_bytes)}')
         yield 'cost', cost
         yield 'engine', self.engine

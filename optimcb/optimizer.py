@@ -431,7 +431,8 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         welcome = ALWAYS_WELCOME.union(*({f'{r}_{k}' for k in ALWAYS_WELCOME} for r in composition.routes))
         unread = [] if composition.reads_all else [k for k in names if k not in composition.reads | welcome | self.hyper_names]
         meant = ''.join(suggest(k, composition.reads) for k in unread)
-        if unread: warn(f"no stepper reads {' or '.join(f'`{k}`' for k in unread)}: {', '.join(composition.labels)} don't.{meant}")
+        who = f"{', '.join(composition.labels)} don't" if composition.labels else "there are none"
+        if unread: warn(f"no stepper reads {' or '.join(f'`{k}`' for k in unread)}: {who}.{meant}")
 
     def set_hypers(self, **kwargs):
         "`set_hyper` for all `kwargs`."
@@ -546,8 +547,9 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         for hook in self._optimizer_load_state_dict_post_hooks.values(): hook(self)
 
     def __repr__(self):
-        rows = [] if self._own_step else [', '.join(self.composition.labels), *(f'{rule} {says}: {who}' for rule, says, *_, who in placement(self.composition, self._groups))]
-        return '\n'.join([*rows, super().__repr__()])
+        if self._own_step: return super().__repr__()
+        rules = [f'{rule} {says}: {who}' for rule, says, *_, who in placement(self.composition, self._groups)]
+        return '\n'.join([', '.join(self.composition.labels), *rules, super().__repr__()])
 
     def __getstate__(self):
         "Everything but hooks, as in torch, and what is made again when needed"

@@ -163,3 +163,7 @@ def test_a_patch_of_the_class(monkeypatch):
     opt.step()
     assert p.tolist() == [0.5, 0.5] and 'none of ours: Optimizer' in str(opt.explain())
     with pytest.raises(TypeError, match='step of its own'): oc.step_in_backward(opt)
+
+
+def test_no_steppers_and_no_step_of_its_own():
+    with pytest.warns(UserWarning, match='no stepper reads `wd` or `beta1`: there are none'): Optimizer(linear(), [None], lr=0.1, wd=0.1, beta1=0.9, check=False)
