@@ -240,6 +240,23 @@ def frozen(engine):
         close(f'frozen, {engine}, {name}', run(model, opt, my_batch), run(one, alone_opt, batch))
 
 
+def looks_at_vectors(p):
+    if p.ndim == 1: p.grad.sum() > 0 or None # noqa: B015
+    return {}
+
+
+@check
+def beside(engine):
+    "What is left to the eager engine goes on beside what kernels step, and their counts go on"
+    def make(params, lr, engine): return Optimizer(params, [looks_at_vectors, *Adam.cbs], engine=engine, **{**Adam.hypers, 'lr': lr})
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        model = sharded()
+        opt = make(model.parameters(), lr=0.01, engine=engine)
+        close('beside', train(model, opt, batch=my_batch), alone(make))
+    assert {s['step'] for s in opt.state.values()} == {STEPS} and 0 < len(opt._running.plan.eager) < len(opt.state)
+
+
 @check
 def mixed(engine):
     "Computed in bfloat16, kept in float32: what torch's own AdamW makes of it"
