@@ -163,7 +163,7 @@ class Hook:
 
 
 class Part:
-    "One parameter, its hook, and what an optimizer that had only this one would be to an engine: `param_groups` and `state`."
+    "One parameter, its hook, and what an optimizer that had only this one would be to an engine: `param_groups`, `state`, `tracked`."
     def __init__(self,
         p:Tensor, # The parameter
         inside:InBackward # Whose hook it gets
@@ -181,7 +181,7 @@ class Part:
         opt:Optimizer # Optimizer whose hyper-parameters and state these are
     ):
         "Be as the parameter is in `opt` now."
-        self.param_groups = [{**opt.param_groups[self.group], 'params': [self.p]}]
+        self.param_groups, self.tracked = [{**opt.param_groups[self.group], 'params': [self.p]}], opt.tracked
         self.state[self.p] = opt.state[self.p]
 
     def detach(self):

@@ -266,6 +266,7 @@ def _taken(opt, saved, sd) -> set:
     "Names of the state that `opt` can use. Says what it leaves, if `sd` is of other steppers; raises `ValueError` if it is of none that we know"
     mine, theirs = opt.composition, sd.get('steppers')
     there = {k for s in saved for k in s}
+    if getattr(opt, '_own_step', None): return there # it knows what it reads
     alone = None if theirs is None else _differ(theirs, mine.untapped, any('wd' not in g or g['wd'] != 0 for g in sd['param_groups']))
     if alone == '': return there
     keep = {k for k in there if k in mine.reads or k in opt._keep_on_clear or k == TRAINED}

@@ -46,8 +46,8 @@ class Composition:
     `reads_all` tells that some stepper may read any name, `sums_over_all` that some stepper yields what is to be summed
     over all parameters, `skips_nonfinite` that a step is skipped if a gradient is infinite or NaN, `spares_grads` that none
     writes into a gradient. `needs_all` are the steppers that can't do with a part of the parameters, `draws`
-    those that draw random numbers, `turns` those that turn gradients round, to maximize.
-    `whole` tells that one needs the whole of a sparse gradient. `makes` are the names that some stepper speaks of.
+    those that draw random numbers, `turns` those that turn gradients round, to maximize, `whole` those that need the
+    whole of a sparse gradient. `makes` are the names that some stepper speaks of.
     `marks` are the names of state that tells for which parameters a stepper is there, and who decides it.
     Raises `ValueError` for a tap that would overwrite something, and for a route that isn't there.
     """
@@ -64,7 +64,7 @@ class Composition:
         self.sums_over_all = any(s.sums_over_all for s in self.steppers)
         skip = [s for s in self.steppers if getattr(s.innermost, 'skips_nonfinite', False)]
         self.skips_nonfinite = bool(skip)
-        self.whole = any(getattr(s.innermost, 'whole', False) for s in self.steppers)
+        self.whole = [s for s in self.steppers if getattr(s.innermost, 'whole', False)]
         self.draws = [s for s in self.steppers if getattr(s.innermost, 'draws', False)]
         self.turns = [s for s in self.steppers if getattr(s.innermost, 'turns', False)]
         self.needs_all = [s for s in self.steppers if s.sums_over_all] + skip
@@ -151,6 +151,12 @@ class Composition:
                     state[name] = value
                     if name not in is_set: values[name] = value
             if isinstance(new, stop): return
+
+    def needs_whole(self,
+        values:dict # State and hyper-parameters of a parameter
+    ) -> bool:
+        "Is a stepper called for this parameter that needs the whole of a sparse gradient?"
+        return any(all(w.mark in values for w in s.masks) and s.applies(values) for s in self.whole)
 
     def _applies(self, stepper, values):
         try: return stepper.applies(values)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from optimcb.boundary import entry
 from optimcb.composition import not_so
+from optimcb.engine.frozen import grad_of
 from optimcb.steppers.classic import exp_avg
 
 __all__ = ['hutchinson', 'update_hessian']
@@ -30,7 +31,7 @@ def update_hessian(
     """
     if 'hess_avg' not in opt.composition.reads: raise ValueError(NO_READER.format(not_so(opt.composition.labels)))
     params = [(p, h) for ps, h in zip(opt.param_lists, opt.hypers) for p in ps]
-    found = [_squared(p, scale) for p, _ in params] if estimates is None else list(estimates)
+    found = [_squared(p, grad_of(p, opt.tracked), scale) for p, _ in params] if estimates is None else list(estimates)
     if len(found) != len(params): raise ValueError(f"there are {len(found)} estimates for {len(params)} parameters. Pass one, or None, for each.")
     for i, (e, (p, _)) in enumerate(zip(found, params)):
         if e is not None and e.shape != p.shape: raise ValueError(f"estimate {i} is of shape {tuple(e.shape)}, but its parameter of {tuple(p.shape)}.")
@@ -47,10 +48,10 @@ def _is_maximized(opt, p, hypers) -> bool:
     return any(hypers.get(s.new_name('maximize'), True) and s.applies(said) for s in opt.composition.turns)
 
 
-def _squared(p, scale):
-    if p.grad is None: return None
-    if p.grad.is_sparse or p.is_complex(): raise ValueError("squared gradients are an estimate for dense, real parameters only. Pass `estimates`.")
-    return scale * p.grad**2
+def _squared(p, grad, scale):
+    if grad is None: return None
+    if grad.is_sparse or p.is_complex(): raise ValueError("squared gradients are an estimate for dense, real parameters only. Pass `estimates`.")
+    return scale * grad**2
 
 
 @entry

@@ -13,10 +13,11 @@ from optimcb.boundary import entry
 from optimcb.checks import doubts_of
 from optimcb.composition import Composition, StepperError
 from optimcb.engine import Runner, build, cpu
-from optimcb.engine.plan import misfit, sharing
+from optimcb.engine.frozen import grad_of
+from optimcb.engine.plan import fit, key_of, misfit, sharing
 from optimcb.engine.program import Program, Unsupported
 from optimcb.engine.record import NotRecorded
-from optimcb.engine.shards import shard_of, whole
+from optimcb.engine.shards import local, shard_of, whole
 from optimcb.expression import latex_name, text
 from optimcb.formula import Formula, formulas, look, slots
 from optimcb.rehearsal import Group, Rehearsal, can_step, placement
@@ -76,7 +77,14 @@ class Explained:
     @entry
     def explain(self) -> 'Explanation':
         "The pipeline, what it reads and writes, its cost, its engine and its formula. Shown as text, or as tables in a notebook."
-        return Explanation(self._title, self.composition, self._groups, self._engine_wanted, self._runs)
+        return Explanation(self._title, self.composition, self._groups, self._engine_wanted, self._runs, self._own_step)
+
+    _own_step = None # the name of a class with a step that runs no steppers as ours does
+
+    def _steps_by_ours(self, what):
+        "Raise `NotRecorded` if they don't"
+        own = self._own_step
+        if own: raise NotRecorded([], f"{own} has a step of its own, and what that does can't be read off its steppers: it has no {what}.")
 
     @property
     @entry
@@ -84,6 +92,7 @@ class Explained:
         """What a step does, line by line, as LaTeX and as text: for the first parameter, in all steps. `explain().formulas` has all parameters.
 
         Raises `NotRecorded`."""
+        self._steps_by_ours('formula')
         group = self._groups[0]
         return formulas(_rehearsal(self.composition, group, _example(group)))[0]
 
@@ -93,6 +102,7 @@ class Explained:
         group:int=0 # Group of parameters: its first one counts
     ) -> 'Source':
         "The source of the kernel that does a step. Raises `NotRecorded` or `Unsupported` for a composition that no kernel can do."
+        self._steps_by_ours('kernel')
         group = self._groups[group]
         example = _example(group)
         r = _rehearsal(self.composition, group, example)
@@ -103,9 +113,10 @@ class Explained:
     def _repr_html_(self): return self.explain()._repr_html_()
 
 
-def _example(group): return next(chain(filter(_is_live, group.params), filter(can_step, group.params)), None)
+def _example(group): return next(chain(_live(group), filter(can_step, group.params)), None)
+def _live(group): return [p for p in group.params if _is_real(p) and _is_live(p, group.tracked)]
 def _is_real(p): return isinstance(p, Tensor) and not torch.nn.parameter.is_lazy(p)
-def _is_live(p): return _is_real(p) and (p.requires_grad or p.grad is not None)
+def _is_live(p, tracked): return p.requires_grad or grad_of(p, tracked) is not None
 
 
 class lazy(cached_property):
@@ -120,18 +131,20 @@ class Explanation:
         composition:Composition, # Its steppers
         groups:list[Group], # Its parameters
         engine:str='auto', # Engine that was asked for
-        runner:Runner|None=None # What has run its steps so far
+        runner:Runner|None=None, # What has run its steps so far
+        own_step:str|None=None # Class with a step of its own: nothing is told of what it does
     ):
+        self.own_step = own_step
         self.title, self.composition, self.groups, self.engine_wanted, self.runner = title, composition, groups, engine, runner
 
     @lazy
     def kinds(self) -> list[Kind]:
         "The parameters, by group, type and number of dimensions."
         res = []
-        for i, g in enumerate(self.groups):
+        for i, g in enumerate([] if self.own_step else self.groups):
             marks = {id(p): {k: s[k] for k in self.composition.marks if k in s} for p, s in zip(g.params, g.states)}
             def alike(p, marks=marks): return str(marks[id(p)]), *_alike(p)
-            for _, ps in groupby(sorted(filter(_is_live, g.params), key=alike), key=alike):
+            for _, ps in groupby(sorted(_live(g), key=alike), key=alike):
                 ps = list(ps)
                 kind = Kind(self.composition, g, i, ps, marks[id(ps[0])])
                 res += kind.by_shape() if 'shape' in kind.looked else [kind]
@@ -158,7 +171,7 @@ class Explanation:
     @lazy
     def state_bytes(self) -> int:
         "Bytes of state of all parameters: what is there, and what the first step will make of what is not."
-        there = {id(p): state for g in self.groups for p, state in zip(g.params, g.states)}
+        there = self._state_of
         expected = sum((p.numel() if each is True else math.prod(each or ()))*dtype.itemsize
                        for k in self.kinds for p in k.params for name, (dtype, each) in k.kinds.items() if name not in there[id(p)])
         return sum(v.nbytes for state in there.values() for v in state.values() if isinstance(v, Tensor)) + expected
@@ -166,7 +179,7 @@ class Explanation:
     @lazy
     def moved_bytes(self) -> int|None:
         "Bytes that a step must read and write, if it can be rehearsed."
-        return None if any(k.program is None for k in self.kinds) else sum(k.program.moved*sum(k.sizes) for k in self.kinds)
+        return None if self.own_step or any(k.program is None for k in self.kinds) else sum(k.program.moved*sum(k.sizes) for k in self.kinds)
 
     @lazy
     def bytes_each(self) -> tuple[str, str]:
@@ -201,6 +214,7 @@ class Explanation:
     @lazy
     def engine(self) -> list[str]:
         "Which engine runs what, and why not a faster one: as in the last step, or as it is to be expected."
+        if self.own_step: return [f"none of ours: {self.own_step} has a step of its own"]
         runs, left, kernels = Counter(), Counter(), {}
         plan = getattr(self.runner, 'plan', None)
         shared = sharing([(id(p), shard_of(p)) for k in self.kinds for p in k.params if not misfit(shard_of(p))]) if plan is None else ()
@@ -225,22 +239,26 @@ class Explanation:
         left = plan is not None and grad is not None and not any(p is whole(o) for o in plan.flat)
         if not why and (id(p) in shared or left): why = 'it shares memory with another'
         if self.runner is None or not self.runner.refused: return why
-        kind = p.dtype, p.dim() == 0, p.dtype if grad is None else grad.dtype, p.device, self.runner.look(seen)
-        return self.runner.refused.get(None) or self.runner.refused.get(kind) or why
+        can = fit(seen, grad, {k: local(v) for k, v in self._state_of[id(p)].items()}) or ((), ())
+        return self.runner.refusal(key_of(0, can, seen, p.dtype if grad is None else grad.dtype, self.runner)) or why
+
+    @cached_property
+    def _state_of(self) -> dict: return {id(p): state for g in self.groups for p, state in zip(g.params, g.states)}
 
     @lazy
     def doubts(self) -> list[str]:
         "What is doubtful about the composition."
+        if self.own_step: return []
         try: return doubts_of(self.composition, self.groups, self.composition.makes)
         except StepperError: return [] # the engine says so
 
     def _parts(self):
         "Titles and what is under them: tables of rows, or lines"
         rows = [(str(i), r['stepper'], ', '.join(r['reads']), ', '.join(r['writes'])) for i, r in enumerate(self.steppers)]
-        yield 'steppers', [('', 'stepper', 'reads', 'writes'), *rows]
+        if not self.own_step: yield 'steppers', [('', 'stepper', 'reads', 'writes'), *rows]
         there = any(g.params for g in self.groups)
         names = sorted(dict.fromkeys(n for g in self.groups for n in g.hypers if n not in self.composition.marks), key=lambda n: n != 'lr') # it comes first
-        def frozen(g): return sum(_is_real(p) and not _is_live(p) for p in g.params)
+        def frozen(g): return sum(map(_is_real, g.params)) - len(_live(g))
         def sizes(i, g):
             return str(i), f'{len(g.params):,}' + (f' ({n:,} frozen)' if (n := frozen(g)) else ''), f'{sum(p.numel() for p in g.params if _is_real(p)):,}'
         def values(g): return ('…' if n == 'lr' and not there else _shown(g.hypers.get(n, '')) for n in names) # an algorithm has none yet
@@ -250,7 +268,8 @@ class Explanation:
         each, moved = self.bytes_each
         yield 'state', [('name', 'kind'), *self.state.items()]
         def total(n): return f', {_size(n)} in all' if there else ''
-        cost = [f'state: {each} bytes an element{total(self.state_bytes)}']
+        of_each = [] if self.own_step else [f'{each} bytes an element']
+        cost = [f"state: {', '.join([*of_each, *([f'{_size(self.state_bytes)} in all'] if there else [])])}"]
         if self.moved_bytes is not None: cost.append(f'a kernel moves {moved} bytes an element{total(self.moved_bytes)}')
         yield 'cost', cost
         yield 'engine', self.engine

@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from inspect import unwrap
 from numbers import Real
+from types import CodeType
 
 import torch
 from fastcore.foundation import L
@@ -18,6 +19,7 @@ from optimcb.composition import Composition, not_so
 from optimcb.display import Explained
 from optimcb.editing import Composable
 from optimcb.engine import ENGINES, Runner, eager
+from optimcb.engine.frozen import grad_of, track
 from optimcb.engine.scaling import NOT_SCALED, Scaling
 from optimcb.hypers import (
     NOT_HYPERS,
@@ -80,7 +82,8 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         self.hyper_names = set()
         self._has_part = _made_by_zero()
         composition = self.composition
-        hypers, self.engine = without_flags({**composition.defaults, **from_torch(hypers, self._names)}, composition, engine)
+        hypers = {**composition.defaults, **from_torch(hypers, self._names)}
+        if not self._own_step: hypers, self.engine = without_flags(hypers, composition, engine)
         self._warn_unread(hypers)
         groups = _as_groups(params)
         values = {k: spread(k, v, len(groups)) for k, v in hypers.items()}
@@ -89,6 +92,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
                          TorchNames({k: own(k, v[-1]) for k, v in values.items()}).know(self._names))
         self._tell_choice()
         if not any(g['params'] for g in self.param_groups) and not _may_be_empty(groups): raise ValueError(NOTHING)
+        self._track()
         if composition.marks: self._mark()
         self.frozen_idx = 0
         self._checked = check
@@ -149,7 +153,13 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             for h, v in zip(self.hypers, values): h[k] = v
             self.defaults.setdefault(k, self._choice.options[k])
 
+    @property
+    def _own_step(self) -> str|None:
+        "The name of a class with a step that doesn't go on to ours, if that is so: what it does with `cbs` and hyper-parameters is its own business"
+        return _own_step_of(type(self))
+
     def _understood(self, cbs):
+        if self._own_step: return _readable(cbs)
         composition = Composition(cbs)
         if composition.needs_all and self.__dict__.get('_has_part'):
             raise ValueError(PART.format(' and '.join(f'`{s}`' for s in composition.needs_all)))
@@ -190,7 +200,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         A wrapper with a step of its own would not know, nor would accelerate, which puts one into the instance to see whether GradScaler calls it."""
         asks = sys._getframe(1).f_globals.get('__name__')
         step = getattr(self.step, '__func__', self.step)
-        return asks == torch.amp.GradScaler.__module__ and unwrap(step) is unwrap(Optimizer.step) and 'cbs' in self.__dict__
+        return asks == torch.amp.GradScaler.__module__ and unwrap(step) is unwrap(STEP) and 'cbs' in self.__dict__
 
     @property
     @entry
@@ -212,22 +222,41 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     def hypers(self, v):
         for h, new in zip(self.hypers, [dict(h) for h in v], strict=True): h.replace(new)
 
+    @property
+    def tracked(self) -> set:
+        "Parameters that have required gradients. They are frozen while they don't: neither stepped nor decayed, whatever lies in their `.grad`."
+        return self.__dict__.setdefault('_tracked', set())
+
+    def _track(self): track((p for g in self.param_groups for p in g['params']), self.tracked)
+
     @entry
     def all_params(self,
         n:slice|int=slice(None), # Which groups
-        with_grad:bool=False # Only parameters that have a gradient?
+        with_grad:bool=False # Only parameters that have a gradient, and aren't frozen?
     ) -> L:
         "Each parameter as `(parameter, its group's parameters, its state, its group's hyper-parameters)`."
         if isinstance(n, int): n = slice(n, n+1 or None)
         res = L((p, pg, self.state[p], h) for pg, h in zip(self.param_lists[n], self.hypers[n]) for p in pg)
-        return res.filter(lambda o: _has_grad(o[0])) if with_grad else res
+        if not with_grad: return res
+        track((p for p, *_ in res), self.tracked)
+        return res.filter(lambda o: self._is_stepped(o[0]))
+
+    def _is_stepped(self, p) -> bool: return grad_of(p, self.tracked) is not None
 
     @entry
     @torch.no_grad()
     def step(self,
         closure:Callable|None=None # Evaluates the model again and returns the loss
     ):
-        "Call the steppers on each parameter that has a gradient. Returns what `closure` returns. Raises `MissingName`."
+        """Call the steppers on each parameter that has a gradient and isn't frozen. Returns what `closure` returns. Raises `MissingName`.
+
+        A parameter that has required gradients and doesn't now is frozen: it rests, with its state, until it requires them again.
+
+        A step that raises has changed nothing, wherever that can be known: kernels store when all else is done, and a
+        step in which the eager engine meets a parameter, a kind of gradient or a stepper for the first time is undone.
+        What is left: a stepper raises in a later step, and the eager engine runs it. Then, as in `torch.optim`, the
+        parameters before it in the eager engine's part have been stepped, and it may be half stepped itself. Those
+        after it, and all that kernels step, are as they were."""
         refuse_step(self)
         loss = None
         if closure is not None:
@@ -245,20 +274,21 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         "Step the parameters of `part`, which has `param_groups` and `state`: the optimizer, or what stands for some of its parameters"
         composition = self.composition
         if composition.skips_nonfinite:
-            scaling = scaling.or_nonfinite([p.grad for g in part.param_groups for p in g['params'] if _has_grad(p)])
+            scaling = scaling.or_nonfinite([p.grad for g in part.param_groups for p in g['params'] if self._is_stepped(p)])
             if not scaling.in_doubt and scaling.skips(): return
         mark = partial(self._mark, part) if composition.marks else None
         if mark and ((plan := getattr(runner, 'plan', None)) is None or plan.spreads): mark() # else the plan has seen it
         hypers = self._hypers_of_groups(part.param_groups)
         if runner is None:
+            track((p for g in part.param_groups for p in g['params']), self.tracked)
             state = part.state
-            work = [(p, state[p], h) for g, h in zip(part.param_groups, hypers) for p in g['params'] if _has_grad(p)]
-            stepped = []
+            work = [(p, state[p], h) for g, h in zip(part.param_groups, hypers) for p in g['params'] if self._is_stepped(p)]
+            if work: self._step_eagerly(composition, work, hypers, scaling)
         else:
-            work, made, stepped = runner.step(part, composition, hypers, scaling, mark)
+            def eagerly(work): self._step_eagerly(composition, work, hypers, scaling)
+            made, stepped = runner.step(part, composition, hypers, scaling, eagerly, mark)
             if made: self._not_hypers(made)
-        if work and not scaling.skips(): self._step_eagerly(composition, work, hypers, scaling)
-        torch.autograd.graph.increment_version([p for p, *_ in work] + stepped)
+            torch.autograd.graph.increment_version(stepped)
 
     @entry
     @torch.no_grad()
@@ -275,27 +305,24 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         return [{k: v for k, v in g.items() if k in names} for g in groups]
 
     def _step_eagerly(self, composition, work, hypers, scaling):
-        known, tried = self.__dict__.get('_tried', (None, frozenset()))
-        names = {frozenset(h) for h in hypers}
-        if known is not composition or not names <= tried:
-            work = self._try(composition, work, scaling)
-            self._tried = composition, names | (tried if known is composition else frozenset())
-        eager.step(composition, work, scaling)
+        "Step parameters by the eager engine. What is new to it is tried: if that fails, nothing has changed"
+        if scaling.skips(): return
+        if self.__dict__.get('_tried', (None,))[0] is not composition: self._tried = composition, set()
+        tried = self._tried[1]
+        new = {(id(p), p.grad.layout) for p, *_ in work}.union(map(frozenset, hypers)) - tried
+        try:
+            if new: self._try(composition, work, scaling)
+            else: eager.step(composition, work, scaling)
+        finally: torch.autograd.graph.increment_version([p for p, *_ in work])
+        tried |= new
 
     def _try(self, composition, work, scaling):
-        """Step the first parameter, and that of each group which lacks a name that its group has; if that fails, nothing has changed.
-
-        Returns the work that is left."""
-        firsts = {}
-        for o in work: firsts.setdefault(id(o[2]), o)
-        names = work[0][2].keys()
-        firsts = work if composition.sums_over_all else [o for o in firsts.values() if o is work[0] or names - o[2].keys()]
-        before = [set(state) for _, state, _ in firsts]
+        "Step parameters; if that fails, nothing has changed"
+        before = [set(state) for _, state, _ in work]
         with ExitStack() as stack:
-            for p, state, _ in firsts: stack.enter_context(_unharmed(p, state))
-            eager.step(composition, firsts, scaling)
-        self._not_hypers({k for (_, state, _), old in zip(firsts, before) for k in state.keys() - old})
-        return [o for o in work if not any(o is f for f in firsts)]
+            for p, state, _ in work: stack.enter_context(_unharmed(p, state))
+            eager.step(composition, work, scaling)
+        self._not_hypers({k for (_, state, _), old in zip(work, before) for k in state.keys() - old})
 
     def _not_hypers(self, made):
         "A number in a signature that a stepper turns out to return was state all along, not a hyper-parameter"
@@ -330,7 +357,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             for p in g['params']:
                 known = states.get(p, {}) if isinstance(p, Tensor) else {}
                 if routes and 'route' in known and 'route' not in old: self._check_route(routes, known['route'])
-                if not can_step(p) if part is None else known.keys() >= marks.keys() or not _has_grad(p): continue
+                if not can_step(p) if part is None else known.keys() >= marks.keys() or not self._is_stepped(p): continue
                 known = {k: v for o in (self._said.get(p, {}), {} if part else g, known) for k, v in o.items() if k in marks and k not in old}
                 for k in marks.keys() - known.keys():
                     if k not in tests: tests[k] = marks[k].test()
@@ -357,6 +384,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     def _check(self, composition, made_before=frozenset()):
         "Rehearse `composition` for each group, without the state that it must make itself. Raises `MissingName`, warns of what is doubtful"
+        if self._own_step: return
         names = (self.hyper_names | composition.reads) - NOT_HYPERS
         hypers = [{**composition.defaults, **{k: v for k, v in g.items() if k in names}} for g in self.param_groups]
         marks = self._marks_of(composition) if composition.marks else {}
@@ -375,7 +403,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         composition = self._understood(cbs)
         if self.__dict__.get('_checked', True) and composition.untapped != old.untapped:
             self._check(composition, old.makes)
-            self._say_what_is_late(composition, composition.makes - old.makes)
+            if not self._own_step: self._say_what_is_late(composition, composition.makes - old.makes)
         self.cbs = cbs
         if self._choice is not None: self._choice = self._choice.copy(edits=(*self._choice.edits, f), labels=composition.untapped)
         composition = self.composition # with it come its hyper-parameters
@@ -403,7 +431,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     _title = property(lambda self: self.__dict__.get('called', type(self).__name__))
     _engine_wanted = property(lambda self: self.engine)
-    _groups = property(lambda self: [Group(dict(h), ps, [{**self._said.get(p, {}), **self.state.get(p, {})} for p in ps], g.get('param_names'))
+    _groups = property(lambda self: [Group(dict(h), ps, [{**self._said.get(p, {}), **self.state.get(p, {})} for p in ps], g.get('param_names'), self.tracked)
                                     for g, ps, h in zip(self.param_groups, self.param_lists, self.hypers)])
 
     @property
@@ -434,6 +462,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             raise ValueError(NAMES_FOR_ALL)
         group = {**{k: own(k, v) for k, v in self.defaults.items()}, **group}
         self.param_groups.append(group)
+        self._track()
         if 'frozen_idx' in self.__dict__:
             try:
                 if self.composition.marks: self._mark()
@@ -461,12 +490,14 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     def _without_flags(self, group):
         "`group` without torch's options that are no numbers. Raises what `without_flags` does, and `ValueError` for an engine of its own"
+        if self._own_step: return group
         values, engine = without_flags(group, self.composition, self.engine)
         if engine != self.engine: raise ValueError(f"a group can't have an engine of its own. Pass engine='{engine}' to the optimizer.")
         return values
 
     def _warn_unread(self, names):
         composition = self.composition
+        if self._own_step: return
         welcome = ALWAYS_WELCOME.union(*({f'{r}_{k}' for k in ALWAYS_WELCOME} for r in composition.routes))
         unread = [] if composition.reads_all else [k for k in names if k not in composition.reads | welcome | self.hyper_names]
         if not unread or not composition.steppers: return
@@ -517,6 +548,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         if self.frozen_idx >= count: warn(f"frozen up to group {self.frozen_idx} of {count}: the whole model is frozen.")
         for o in self.all_params(slice(n, None)): self._set_require_grad(True, *o)
         for o in self.all_params(slice(None, n)): self._set_require_grad(False, *o)
+        self.tracked.update(p for ps in self.param_lists for p in ps) # also plain tensors: they are frozen now if they are said to be
 
     def _set_require_grad(self, rg, p, pg, state, h):
         "Freeze or unfreeze one of `all_params`, as fastai's method of this name, which callbacks call and subclasses override"
@@ -629,8 +661,9 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     @entry
     def __repr__(self):
-        rows = [f"{', '.join(self.composition.labels)}", *(f'{rule} {says}: {who}' for rule, says, *_, who in placement(self.composition, self._groups))]
-        return '\n'.join([*rows, super().__repr__()])
+        if self._own_step: return super().__repr__()
+        rules = [f'{rule} {says}: {who}' for rule, says, *_, who in placement(self.composition, self._groups)]
+        return '\n'.join([', '.join(self.composition.labels), *rules, super().__repr__()])
 
     def __getstate__(self):
         "Everything but hooks, as in torch, and what is made again when needed"
@@ -643,11 +676,44 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         if not isinstance(self.defaults, TorchNames): self.defaults = TorchNames(self.defaults).know(self._names)
 
 
+STEP = Optimizer.step # a patch of the class, as by fastcore's `patch`, is another one
+
+
 def runs_steppers(
     opt # Some optimizer
 ) -> bool:
     "Is it an `Optimizer` without a step of its own? torch wraps the method once for each class."
-    return isinstance(opt, Optimizer) and unwrap(type(opt).step) is unwrap(Optimizer.step)
+    return isinstance(opt, Optimizer) and unwrap(type(opt).step) is unwrap(STEP)
+
+
+def _own_step_of(cls) -> str|None:
+    "The name of the class in whose step a step of `cls` ends, if it isn't ours: one that calls `super().step` goes on"
+    for c in cls.__mro__:
+        if 'step' not in vars(c): continue
+        step = unwrap(vars(c)['step'])
+        if step is unwrap(STEP): return None
+        if not _goes_on(step, {'super', *(o.__name__ for o in cls.__mro__)}): return c.__name__
+
+
+def _goes_on(step, above) -> bool:
+    "Does a method call the `step` of a class that is above its own?"
+    todo, names = [getattr(step, '__code__', None)], set()
+    while todo:
+        code = todo.pop()
+        if code is None: continue
+        names.update(code.co_names)
+        todo += [o for o in code.co_consts if isinstance(o, CodeType)]
+    return 'step' in names and not names.isdisjoint(above)
+
+
+def _readable(cbs) -> Composition:
+    "What can be read of `cbs`, which may be anything, for a step that isn't ours"
+    def composition(found):
+        try: return Composition(found)
+        except (TypeError, ValueError): return None # one is no stepper, or they don't go together
+    res = composition([f for f in cbs if callable(f) and composition([f])]) or Composition([])
+    res.cbs = tuple(cbs)
+    return res
 
 
 def become(

@@ -3,7 +3,7 @@
 Nothing is computed and nothing changes. From step to step the state goes on as kinds of tensors and as numbers, so
 that counters count, and steppers take the branches that they would take.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from copy import copy
 from numbers import Real
 from types import GeneratorType
@@ -31,6 +31,7 @@ class Group(NamedTuple):
     params: list # Empty for an algorithm without parameters
     states: list # Of each parameter its state
     names: list|None = None # Of each parameter its name, if they have names
+    tracked: Set = frozenset() # Parameters that have required gradients, and are frozen if they don't now
 
 
 def can_step(

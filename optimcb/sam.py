@@ -36,10 +36,10 @@ class Ascent:
     def up(self):
         "Go up by the gradients that are there, after going back from where a step that was skipped has left the parameters."
         self.down()
-        ps = [p for g in self.opt.param_groups for p in g['params'] if getattr(p, 'grad', None) is not None]
+        climber = self._climber()
+        ps = [p for p, *_ in climber.all_params(with_grad=True)]
         if any(p.grad.layout is not torch.strided for p in ps):
             raise ValueError("SAM needs the gradients of whole parameters, but one is sparse. Make the embedding without `sparse=True`.")
-        climber = self._climber()
         self.moved = ps # before it begins, so that a step that fails can be undone
         try: climber.step()
         except BaseException:
@@ -62,6 +62,7 @@ class Ascent:
         if self.climber is None or len(self.climber.param_groups) != len(groups) or list(self.climber.cbs[:-1]) != turns:
             params = [list(zip(g['param_names'], g['params'])) if 'param_names' in g else list(g['params']) for g in groups]
             self.climber = Optimizer([{'params': ps, **h} for ps, h in zip(params, hypers)], [*turns, partial(ascend, adaptive=self.adaptive)])
+            if hasattr(self.opt, 'tracked'): self.climber._tracked = self.opt.tracked # it knows which parameters are frozen
         for mine, g, h in zip(self.climber.param_groups, groups, hypers): mine.update(h, params=g['params'])
         wanted = getattr(self.opt, 'engine', 'auto')
         if self.climber.engine != wanted: self.climber.engine = wanted

@@ -225,6 +225,39 @@ def partly(engine):
 
 
 @check
+def frozen(engine):
+    "A layer that is frozen for some steps in mid-training, with gradients of zeros that are left, or new ones"
+    def run(model, opt, batch):
+        for i in range(9):
+            model.hidden.requires_grad_(not 3 <= i < 6)
+            before = [p.clone() for p in numbers(model.hidden)]
+            train(model, opt, [i], batch)
+            assert all(map(torch.equal, numbers(model.hidden), before)) == (3 <= i < 6), (i, [whole(p.grad) for p in model.hidden.parameters()])
+        return model
+    for name in ('adam', 'clipped'):
+        one, model = Net(), sharded()
+        opt, alone_opt = (MAKERS[name](m.parameters(), lr=0.01, engine=e) for m, e in ((model, engine), (one, 'eager')))
+        close(f'frozen, {engine}, {name}', run(model, opt, my_batch), run(one, alone_opt, batch))
+
+
+def looks_at_vectors(p):
+    if p.ndim == 1: p.grad.sum() > 0 or None # noqa: B015
+    return {}
+
+
+@check
+def beside(engine):
+    "What is left to the eager engine goes on beside what kernels step, and their counts go on"
+    def make(params, lr, engine): return Optimizer(params, [looks_at_vectors, *Adam.cbs], engine=engine, **{**Adam.hypers, 'lr': lr})
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        model = sharded()
+        opt = make(model.parameters(), lr=0.01, engine=engine)
+        close('beside', train(model, opt, batch=my_batch), alone(make))
+    assert {s['step'] for s in opt.state.values()} == {STEPS} and 0 < len(opt._running.plan.eager) < len(opt.state)
+
+
+@check
 def mixed(engine):
     "Computed in bfloat16, kept in float32: what torch's own AdamW makes of it"
     options = dict(mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32))

@@ -34,8 +34,8 @@ def torchrun(n, script, *args, cwd=None, **env):
 
 
 @pytest.mark.parametrize('n, checks, engines', [
-    (2, 'ddp accumulated unused zero zero_resumed', ['auto']),
-    pytest.param(2, 'fsdp partly mixed clipped tensor_parallel failed watched resumed scaled noted', ['eager', 'fused'], marks=pytest.mark.slow),
+    (2, 'ddp accumulated unused zero zero_resumed beside', ['auto']),
+    pytest.param(2, 'fsdp partly frozen mixed clipped tensor_parallel failed watched resumed scaled noted', ['eager', 'fused'], marks=pytest.mark.slow),
     pytest.param(4, 'ddp fsdp two_meshes shards_of_shards partly zero', ['fused'], marks=pytest.mark.slow)], ids=['2, data parallel', '2, sharded', '4'])
 def test_many_processes_do_what_one_does(n, checks, engines):
     assert 'all is well' in torchrun(n, HERE/'distributed_worker.py', *checks.split(), '--engines', *engines)

@@ -41,6 +41,54 @@ def test_muon_iterates_on_a_kernel_as_on_a_matrix():
     assert torch.equal(kernel.flatten(1), matrix)
 
 
+def authors_update(grad, momentum, mom=0.95):
+    "One step of https://github.com/KellerJordan/Muon, but in the type of the gradient, and with the rows and columns of the matrix that a kernel is made into"
+    momentum.lerp_(grad, 1 - mom)
+    x = grad.lerp(momentum, mom)
+    x = x.view(len(x), -1) if x.dim() >= 4 else x
+    scale = max(1, x.shape[-2] / x.shape[-1])**0.5
+    flip = x.shape[-2] > x.shape[-1]
+    if flip: x = x.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445*x + (-4.7750*gram + 2.0315*gram @ gram) @ x
+    return scale*(x.mT if flip else x).reshape(grad.shape)
+
+
+@pytest.mark.parametrize('engine', ['eager', 'auto', 'foreach'])
+@pytest.mark.parametrize('shape', [(5, 3), (4, 5, 3), (4, 3, 8), (3, 2, 2), (1, 3, 4), (4, 3, 2, 2), (2, 3, 2, 2, 2), (0, 3, 2), (3, 0, 2)], ids=str)
+@pytest.mark.parametrize('pairs', [True, False], ids=['pairs', 'one by one'])
+def test_muon_takes_stacks_and_kernels_as_its_author_does(shape, pairs, engine):
+    "Three dimensions are a stack of matrices, four and more one matrix of outputs by all else"
+    p = params([shape], torch.float64)[0]
+    q, momentum = p.detach().clone(), torch.zeros(shape, dtype=torch.float64)
+    opt = oc.Muon([p], lr=0.02, exact=True, pairs=pairs, engine=engine)
+    for i in range(6):
+        set_grads([p], i)
+        if p.numel(): q -= 0.02*authors_update(p.grad, momentum)
+        opt.step()
+    assert torch.allclose(p, q, rtol=1e-5, atol=1e-7) # eps is a smallest norm here, and added to it there
+
+
+@pytest.mark.parametrize('match_rms', [False, True])
+@pytest.mark.parametrize('kernel_ndim, shape, one', [
+    (4, (3, 4, 2), (4, 2)), (4, (2, 9, 2), (9, 2)), (3, (6, 2, 3), (6, 6)), (5, (2, 3, 4, 2), (4, 2)), (4, (5, 2, 2, 2), (5, 8))], ids=str)
+def test_each_matrix_of_a_stack_is_stepped_as_by_itself(kernel_ndim, shape, one, match_rms):
+    "Also on the same numbers in bfloat16"
+    for exact, tol in ((True, 1e-12), (False, 1e-2)):
+        whole = params([shape])[0]
+        parts = [torch.nn.Parameter(m.clone()) for m in whole.detach().reshape(-1, *one)]
+        options = dict(lr=0.1, wd=0.1, match_rms=match_rms, exact=exact)
+        together, alone = oc.Muon([{'params': [whole], 'kernel_ndim': kernel_ndim}], **options), oc.Muon(parts, **options)
+        for i in range(3):
+            set_grads([whole], i)
+            for q, g in zip(parts, whole.grad.reshape(-1, *one)): q.grad = g.clone()
+            together.step()
+            alone.step()
+        assert difference([whole.reshape(-1, *one)], [torch.stack([q.detach() for q in parts])]) < max(tol, 1e-6)
+
+
 def test_adafactors_rate_falls_with_the_root_of_the_step():
     "Where `lr` is larger than one over it"
     ours, theirs = (trajectory(o, torch.float64, lr=0.5) for o in (partial(oc.Adafactor, engine='eager'), torch.optim.Adafactor))
@@ -78,12 +126,13 @@ def test_soap_only_looks_in_its_first_step():
 
 
 @pytest.mark.parametrize('algo', [oc.Shampoo, oc.SOAP, oc.Adafactor, oc.SM3], ids=lambda o: o.__name__)
-def test_what_has_no_rows_refuses_sparse_gradients(algo):
-    p = params([(6, 3)])[0]
-    opt, start = algo([p], lr=0.1), p.detach().clone()
-    p.grad = torch.sparse_coo_tensor([[1, 4]], torch.ones(2, 3), (6, 3))
-    with pytest.raises(ValueError, match="a gradient is sparse, but state `.*` is of another shape"): opt.step()
-    assert torch.equal(p, start) and not opt.state[p]
+def test_what_has_no_rows_takes_sparse_gradients_as_dense_ones(algo):
+    sparse, dense = (params([(6, 3)])[0] for _ in range(2))
+    for p in (sparse, dense):
+        grad = torch.sparse_coo_tensor([[1, 4]], torch.ones(2, 3), (6, 3))
+        p.grad, opt = grad if p is sparse else grad.to_dense(), algo([p], lr=0.1, engine='eager')
+        opt.step()
+    assert torch.equal(sparse, dense) and sparse.grad.is_sparse
 
 
 @pytest.mark.parametrize('algo', [oc.Shampoo, oc.SOAP], ids=lambda o: o.__name__)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import optimcb as oc
-from optimcb import Optimizer, apply_update, average_grad, average_sqr_grad, debias_grad_avg, rms_update, step_stat
+from optimcb import Optimizer, apply_update, average_grad, average_sqr_grad, by_torch, debias_grad_avg, rms_update, step_stat
 
 ENGINES = ('eager', 'auto')
 
@@ -204,3 +204,62 @@ def test_complex_parameters_that_get_other_memory_and_conjugate_gradients(engine
     p.grad = torch.full((3,), 1 + 1j, dtype=torch.complex128).conj()
     opt.step()
     assert p.tolist() == [0.5 + 0.5j]*3
+
+
+@by_torch
+def row_means(x): return x.mean(-1, keepdim=True)
+
+
+def of_rows(p, lr, row_avg=None):
+    "A stepper of one's own, with state that has no rows like the parameter"
+    new = row_means(p.grad.data)
+    row_avg = new if row_avg is None else 0.5*row_avg + 0.5*new
+    p.data.sub_(p.grad - row_avg, alpha=lr)
+    return {'row_avg': row_avg}
+
+
+WHOLE = {'Adafactor': oc.Adafactor, 'Shampoo': oc.Shampoo, 'SOAP': oc.SOAP, 'SM3': oc.SM3, 'Muon': partial(oc.Muon, exact=True), 'own': partial(Optimizer, cbs=of_rows)}
+
+
+@pytest.mark.parametrize('engine', ENGINES)
+@pytest.mark.parametrize('shape, rows', [((9, 4), 3), ((9, 4), 0), ((4, 2, 3), 2), ((6,), 1), ((5, 1), 1)], ids=str)
+@pytest.mark.parametrize('name', WHOLE)
+def test_rules_of_whole_matrices_have_the_dense_gradient(name, shape, rows, engine):
+    "And step all rows, as with `sparse=False`; what kernels step beside them is stepped, too"
+    if name == 'own' and (len(shape) == 1 or shape[1] == 1): return # its state has rows then
+    ends = []
+    for sparse in (True, False):
+        p, q = start(shape), start((3, 3))
+        opt = WHOLE[name]([p, q], lr=0.01, engine=engine)
+        for i in range(5):
+            grad = sparse_grad(shape, i, rows=rows)
+            p.grad, q.grad = grad if sparse else grad.to_dense(), torch.ones(3, 3, dtype=torch.float64) * (i+1)
+            opt.step()
+            assert p.grad.is_sparse == sparse
+        ends.append((p.detach(), q.detach(), opt.state[p]))
+    (p, q, s), (p_, q_, t) = ends
+    assert torch.allclose(p, p_, rtol=1e-11, atol=1e-13) and torch.allclose(q, q_, rtol=1e-11)
+    assert s.keys() == t.keys() and all(torch.allclose(v, t[k], rtol=1e-9, atol=1e-11) if isinstance(v, torch.Tensor) else v == t[k] for k, v in s.items())
+
+
+def test_of_a_route_without_them_the_rows_are_stepped():
+    p, q = start((9, 4)), start((3, 3))
+    opt = oc.route(hidden=(oc.Muon, oc.by_shape(lambda s: s == (3, 3))), rest=oc.AdamW)([p, q], lr=0.1)
+    before, p.grad, q.grad = p.detach().clone(), torch.sparse_coo_tensor([[2, 5]], torch.ones(2, 4, dtype=torch.float64), (9, 4)), torch.eye(3, dtype=torch.float64)
+    opt.step()
+    assert [i for i in range(9) if not torch.equal(p[i], before[i])] == [2, 5] and q.grad is not None and opt.state[q]
+
+
+def test_a_stepper_that_draws_is_called_again_with_the_same_numbers():
+    "Where it turns out that state has no rows"
+    def draws(p, lr, total=None):
+        p.data.sub_(lr*torch.rand(()))
+        return {'total': torch.ones(2)}
+    p = start((9, 4))
+    opt, before = Optimizer([p], draws, lr=1., engine='eager', check=False), p.detach().clone()
+    p.grad = sparse_grad((9, 4), 0)
+    torch.manual_seed(3)
+    opt.step()
+    after = torch.rand(())
+    torch.manual_seed(3)
+    assert torch.allclose(before - p, torch.rand(()).double().expand(9, 4)) and torch.rand(()) == after

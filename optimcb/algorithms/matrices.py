@@ -17,6 +17,7 @@ def Muon(
     decouple_wd=True, # Decay the weights, or add an L2 penalty to the gradient?
     nesterov=True, # Look ahead by one step?
     match_rms=False, # Are updates to be as large as Adam's, so that its learning rate fits?
+    kernel_ndim=4, # Dimensions from which on a tensor is a kernel, one matrix, and not a stack of them; 3 for those of `Conv1d`
     exact=False, # Iterate in the parameter's type, float32 at least, instead of bfloat16?
     pairs=True # Take two steps of the iteration at a time where that is quicker? Else it rounds as `torch.optim.Muon` does
 ):

@@ -2,9 +2,10 @@
 import torch
 from torch import Tensor
 
+from optimcb.engine.chance import Chance
 from optimcb.engine.scaling import NOT_SCALED, Scaling
 from optimcb.engine.shards import on_all, whole_of
-from optimcb.engine.views import AsReal, Rows
+from optimcb.engine.views import AsReal, NoRows, Rows, has_rows
 
 __all__ = ['step']
 
@@ -17,23 +18,40 @@ def step(
     """Run the composition on each parameter. What steppers do to a gradient is undone after the parameter's step.
 
     A complex parameter, and its state, is seen as real with a last dimension of 2, as in torch. Of one with a sparse gradient, the rows are
-    seen that the gradient has, or all, where some stepper needs the whole of it."""
+    seen that the gradient has; all, with zeros for a gradient, where some stepper needs the whole of it or some state has no rows."""
     if composition.sums_over_all: return _together(composition, work, scaling)
     for p, state, hypers in work:
-        seen = _Seen(p, state, composition, scaling)
-        try:
-            for _ in composition.run(seen.p, seen.state, hypers): raise TypeError("a stepper that yields must be a generator function, or a partial of one.")
-            seen.done(composition, hypers)
-        finally: seen.close()
+        if p.grad.layout is not torch.sparse_coo: _alone(p, state, hypers, composition, scaling)
+        else: _sparse(p, state, hypers, composition, scaling)
+
+
+def _alone(p, state, hypers, composition, scaling, whole=False):
+    "One parameter by itself"
+    seen = _Seen(p, state, hypers, composition, scaling, whole)
+    try:
+        for _ in composition.run(seen.p, seen.state, hypers): raise TypeError("a stepper that yields must be a generator function, or a partial of one.")
+        seen.done(composition, hypers)
+    finally: seen.close()
+
+
+def _sparse(p, state, hypers, composition, scaling):
+    "Steppers that turn out to make state that has no rows are called again, for the whole parameter: they have worked on a copy"
+    before = Chance()
+    try: _alone(p, state, hypers, composition, scaling)
+    except NoRows:
+        before.undone()
+        _alone(p, state, hypers, composition, scaling, whole=True)
 
 
 class _Seen:
     "What the steppers see of a parameter: `p`, with a gradient that they may change, and its `state`"
-    def __init__(self, p, state, composition, scaling):
+    def __init__(self, p, state, hypers, composition, scaling, whole=False):
         self.p, self.state, self.given, self.views = p, state, p.grad, []
         grad = self.given if scaling.scale is None else scaling.unscaled(self.given)
         if p.is_complex(): grad = self._see(AsReal, grad)
-        if grad.layout is torch.sparse_coo: grad = grad.to_dense() if composition.whole else self._see(Rows, grad)
+        if grad.layout is torch.sparse_coo:
+            whole = whole or composition.needs_whole({**hypers, **state}) or not has_rows(self.p, self.state)
+            grad = grad.to_dense() if whole else self._see(Rows, grad)
         if composition.spares_grads or scaling.scale is not None: self.p.grad = grad
         else:
             with torch.set_grad_enabled(grad.requires_grad): self.p.grad = grad.clone() # steppers may differentiate it again
@@ -56,7 +74,7 @@ def _together(composition, work, scaling):
     "All parameters, from sum to sum; what a step yields is summed in float32 at least"
     seen = []
     try:
-        for p, state, _ in work: seen.append(_Seen(p, state, composition, scaling))
+        for p, state, hypers in work: seen.append(_Seen(p, state, hypers, composition, scaling))
         waiting = [(composition.run(s.p, s.state, hypers), None) for s, (_, _, hypers) in zip(seen, work)]
         while waiting:
             yielded = []

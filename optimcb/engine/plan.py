@@ -11,13 +11,15 @@ from operator import is_, itemgetter
 import torch
 from torch import Tensor
 
+from optimcb.engine.frozen import grad_of, track
 from optimcb.engine.memory import Arena
 from optimcb.engine.shards import spread_of
 from optimcb.engine.trace import DTYPES, FLOATS
 
-__all__ = ['Alike', 'Changed', 'Plan', 'constant', 'is_plain', 'misfit', 'sharing']
+__all__ = ['Alike', 'Changed', 'Plan', 'constant', 'fit', 'is_plain', 'key_of', 'misfit', 'sharing']
 
 data_ptr, numel, stride, dtype_of, is_neg = Tensor.data_ptr, Tensor.numel, Tensor.stride, Tensor.dtype.__get__, Tensor.is_neg
+requires_grad = Tensor.requires_grad.__get__
 
 
 SOME = 64 # states in an arena whose addresses are looked at in a step, in turn: somebody may have given one other memory, and keep the old
@@ -131,20 +133,23 @@ class Plan:
     ):
         self.composition, self.runner, self.states, self.launches = composition, runner, opt.state, {}
         self.params = [p for g in opt.param_groups for p in g['params']]
+        track(self.params, opt.tracked)
         grads = [getattr(p, 'grad', None) for p in self.params]
         self.missing = list(map(is_, grads, repeat(None)))
+        self.tensors = [p for p in self.params if isinstance(p, Tensor)]
+        self.require_grad = list(map(requires_grad, self.tensors))
         groups = [i for i, g in enumerate(opt.param_groups) for _ in g['params']]
-        work = [(k, *o) for k, o in enumerate(zip(self.params, grads, groups)) if o[1] is not None]
-        fits = {k: _fit(p, g, opt.state[p]) for k, p, g, _ in work}
+        work = [(k, *o) for k, o in enumerate(zip(self.params, grads, groups)) if grad_of(o[0], opt.tracked) is not None]
+        fits = {k: fit(p, g, opt.state[p]) for k, p, g, _ in work}
         tensors = [(k, t) for k, p, _, _ in work for t in ((p, *opt.state[p].values()) if fits[k] else (p,)) if isinstance(t, Tensor)]
         shared = sharing([(k, t) for k, t in tensors if fits[k] or is_plain(t)])
         known, self.eager, self.maybe = {}, [], [] # `maybe` are those that may fit another time
         for k, p, g, i in work:
-            fit = None if k in shared else fits[k]
-            key = fit and (i, *fit, p.dtype, p.dim() == 0, g.dtype, p.device, runner.look(p))
-            if not fit or runner.is_refused(key[3:]):
+            can = None if k in shared else fits[k]
+            key = can and key_of(i, can, p, g.dtype, runner)
+            if not can or runner.refusal(key):
                 self.eager.append((p, opt.state[p], i))
-                if not fit and k not in shared and isinstance(p, Tensor): self.maybe.append(self.eager[-1])
+                if not can and k not in shared and isinstance(p, Tensor): self.maybe.append(self.eager[-1])
                 continue
             known.setdefault(key, Alike(key, i, p)).add(k, p, opt.state[p])
         self.alike = list(known.values())
@@ -184,15 +189,19 @@ class Plan:
         values = opt.state.values()
         if len(values) != len(self.values) or not all(map(is_, values, self.values)): raise Changed
         grads = [getattr(p, 'grad', None) for p in params] if self.eager else [p.grad for p in params]
-        if list(map(is_, grads, repeat(None))) != self.missing: raise Changed
+        if list(map(is_, grads, repeat(None))) != self.missing or self.refrozen(): raise Changed
         for a in self.alike: a.check()
         if any(arena.storages != n for arena, n in self.arenas): raise Changed
         part, ptrs = next(self.turns)
         if list(map(data_ptr, part)) != ptrs or list(map(numel, self.flat)) != self.sizes: raise Changed
         if self.runner.looked and any(self.runner.look(p) != a.key[-1] for a in self.alike for p in a.params): raise Changed
         if list(map(data_ptr, self.fixed)) != self.fixed_ptrs or list(map(stride, self.many_params)) != self.many_strides: raise Changed
-        if self.maybe and any(_fit(p, p.grad, state) for p, state, _ in self.maybe): raise Changed # a gradient is dense again, say
+        if self.maybe and any(fit(p, p.grad, state) for p, state, _ in self.maybe): raise Changed # a gradient is dense again, say
         self._take(grads)
+
+    def refrozen(self) -> bool:
+        "Has a parameter been frozen or unfrozen?"
+        return list(map(requires_grad, self.tensors)) != self.require_grad
 
     def _take(self, grads):
         "Note where this step's gradients are. New tensors must be what the old ones were"
@@ -243,6 +252,21 @@ def misfit(
     if g is not None and (g.shape != p.shape or g.device != p.device): return "its gradient is of another shape or on another device"
 
 
-def _fit(p, g, state) -> tuple|None:
-    "Kinds of state, and its numbers, if a kernel can have this parameter"
+def fit(
+    p, # A parameter
+    g:Tensor|None, # Its gradient, if it has one
+    state:dict # Its state
+) -> tuple|None:
+    "Kinds of state, and its numbers, if a kernel can have this parameter."
     return None if misfit(p, g) else _kinds(p, state)
+
+
+def key_of(
+    group:int, # Index of its group
+    fit:tuple, # What `fit` says
+    p:Tensor, # A parameter
+    grad_dtype:torch.dtype, # The type of its gradient
+    runner # Knows what steppers look at
+) -> tuple:
+    "What parameters must have in common to be alike."
+    return group, *fit, p.dtype, p.dim() == 0, grad_dtype, p.device, runner.look(p)

@@ -122,7 +122,8 @@ def record(
     looked:set, # Takes names of attributes of parameters that the steppers look at
     typed:bool=False, # Should stand-ins say that they are tensors?
     scaling:Scaling=NOT_SCALED, # What the gradients were multiplied by, and whether to skip the step
-    done:list|None=None # What was recorded for others in this step, and takes what is recorded now: `(key, hypers, recording)`
+    done:list|None=None, # What was recorded for others in this step, and takes what is recorded now: `(key, hypers, recording)`
+    failures:list|None=None # Takes what would be raised for those who can't be recorded; then the recordings are of the others
 ) -> list[Recording]:
     "A recording for each of `all_alike`; those for which nothing differs share one. Raises `NotRecorded` or `MissingName`."
     done, res = [] if done is None else done, []
@@ -130,18 +131,15 @@ def record(
         key, h = (a.key[1], tuple(a.numbers.items()), *a.key[3:]), hypers[a.group] # the numbers of now: others may have been alike at another time
         known = next((r for k, g, r in done if k == key and _equal(g, h)), None)
         if known is None:
-            _check_given(a, composition, h)
-            with _explained(all_alike if composition.sums_over_all else [a], composition):
-                known = Recording(a, looked, typed, scaling)
-                known.run = composition.run(known.p, known.state, h)
-                if not composition.sums_over_all:
-                    for _ in known.run: known.trace.fail("it yields, but is no generator function", "Make it one, or a partial of one.")
-                    known.finish(composition)
-            done.append((key, h, known))
+            with _collected(failures), _explained(all_alike if composition.sums_over_all else [a], composition):
+                _check_given(a, composition, h)
+                known = _begun(a, composition, h, looked, typed, scaling)
+                done.append((key, h, known))
+        if known is None: continue
         known.count += len(a.params)
         res.append(known)
-    if composition.sums_over_all:
-        with _explained(all_alike, composition):
+    if composition.sums_over_all and not failures:
+        with _collected(failures), _explained(all_alike, composition):
             _go_on([r for _, _, r in done])
             for _, _, r in done: r.finish(composition)
     return res
@@ -155,6 +153,25 @@ def _check_given(alike, composition, hypers):
         if not why: continue
         who = next((s for s in composition.steppers if k in s.names), composition.steppers[0])
         raise NotRecorded([alike], f"stepper `{who}` must be called for each parameter: by `{k}`, {why}.")
+
+
+def _begun(alike, composition, hypers, looked, typed, scaling) -> Recording:
+    "A recording: to its end, unless it waits for sums over all parameters"
+    res = Recording(alike, looked, typed, scaling)
+    res.run = composition.run(res.p, res.state, hypers)
+    if not composition.sums_over_all:
+        for _ in res.run: res.trace.fail("it yields, but is no generator function", "Make it one, or a partial of one.")
+        res.finish(composition)
+    return res
+
+
+@contextmanager
+def _collected(failures):
+    "Put a `NotRecorded` into a list, if there is one"
+    try: yield
+    except NotRecorded as e:
+        if failures is None: raise
+        failures.append(e)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from optimcb.engine.chance import Chance
 from optimcb.engine.plan import Changed, Plan
 from optimcb.engine.program import Program, Unsupported
 from optimcb.engine.reading import asks_type, refusals
-from optimcb.engine.record import NotRecorded, record
+from optimcb.engine.record import record
 from optimcb.engine.scaling import NOT_SCALED, Doubt, Scaling
 from optimcb.engine.shards import Shards, agreed, spread_of, whole
 from optimcb.warn import warn
@@ -56,9 +56,19 @@ class Runner:
         if spread: seen.append(('', spread))
         return tuple((k, v if isinstance(v, Hashable) else id(v)) for k, v in seen)
 
-    def is_refused(self, kind) -> bool:
-        "Is this kind of parameter left to the eager engine?"
-        return kind in self.refused or None in self.refused
+    def refusal(self,
+        key:tuple # What a parameter has in common with those that are alike
+    ) -> str|None:
+        "Why such parameters are left to the eager engine, if they are."
+        return next((self.refused[k] for k in (None, _kind(key), _kind_with_state(key)) if k in self.refused), None)
+
+    def _refuse_all(self, failures, alike):
+        "Leave those to the eager engine that can't be recorded. Where parameters of the same kind could be that have other state, it is due to that"
+        failed = {_kind_with_state(o.key) for e in failures for o in e.alike}
+        others = {_kind(a.key) for a in alike if _kind_with_state(a.key) not in failed} if len(self.refused) < MANY else ()
+        for e in failures:
+            key = e.alike[0].key
+            self._refuse(None if self.composition.sums_over_all else _kind_with_state(key) if _kind(key) in others else _kind(key), e.reason)
 
     def _refuse(self, kind, reason, quiet=False):
         "Leave a kind of parameters, or all, to the eager engine"
@@ -73,11 +83,13 @@ class Runner:
         composition, # Its composition
         hypers:list[dict], # Hyper-parameters of each group
         scaling:Scaling, # What the gradients were multiplied by, and whether to skip the step
+        eagerly, # Steps what is left to the eager engine: called with the work, before a kernel stores anything
         mark=None # Called before a new plan is made, where it isn't known whether states tell for which parameters steppers are there
-    ) -> tuple[list, set, list]:
-        """One step of what can be traced. Returns the work that is left to the eager engine, the names of new state, and the parameters that were stepped.
+    ) -> tuple[set, list]:
+        """Step all parameters. Returns the names of new state, and the parameters that kernels have stepped.
 
-        Raises `MissingName`, and `CantRun` for an engine that was asked for by name, before anything has changed.
+        Raises `MissingName`, `CantRun` for an engine that was asked for by name, and what a function by torch or
+        `eagerly` raises. Kernels have stored nothing then: only their last phase does, which comes after `eagerly`.
         """
         self.settle()
         if composition is not self.composition: self._begin(composition)
@@ -95,23 +107,30 @@ class Runner:
         if capturing: self._capture(before == (plan, len(plan.launches)), launches, scaling)
         try:
             for launch, of in launches: (launch.capture if capturing else launch.start)([recordings[i] for i in of], plan)
-            _run([launch for launch, _ in launches])
-            self.doubt = Doubt(scaling.found) if scaling.in_doubt else None
+            running, doubt = [launch for launch, _ in launches], Doubt(scaling.found) if scaling.in_doubt else None
+            _to_the_last(running)
+            if plan.eager: eagerly(self._left(plan, hypers))
+            _store(running)
+            self.doubt = doubt
             made = set() if capturing else self._count(recordings) # what is captured is not done
         except Surprise as e: # before anything has changed
             self._refuse(None, f"{e}")
             self.plan = None
-            return self.step(given, composition, hypers, scaling, mark)
+            return self.step(given, composition, hypers, scaling, eagerly, mark)
         except BaseException:
             self.plan = None # it was broken off on the way: only the state itself tells how far it came
             raise
         plan.release()
         if any(r.program.new for r in recordings): self.plan = None # there is state that wasn't there
-        work = [(p, state, hypers[i]) for p, state, i in plan.eager]
-        if opt is not self.shards: return work, made, plan.flat
-        self.shards.close()
-        states = opt.opt.state if work else {}
-        return [(whole(p), states[whole(p)], h) for p, _, h in work], made, list(map(whole, plan.flat))
+        if opt is not self.shards: return made, plan.flat
+        self.shards.close(plan.flat)
+        return made, list(map(whole, plan.flat))
+
+    def _left(self, plan, hypers) -> list:
+        "The work that is left to the eager engine, of whole parameters"
+        if not self.shards.sharded: return [(p, state, hypers[i]) for p, state, i in plan.eager]
+        states = self.shards.opt.state
+        return [(whole(p), states[whole(p)], hypers[i]) for p, _, i in plan.eager]
 
     def _count(self, recordings) -> set:
         "Let states have the numbers that a step has made. Names of what is new"
@@ -140,7 +159,7 @@ class Runner:
         "Let the step that a CUDA graph has captured be the next one. Raises `CantRun`."
         self.settle()
         plan, launches, grads = self.captured or (None, None, None)
-        if plan is None or plan is not self.plan:
+        if plan is None or plan is not self.plan or plan.refrozen():
             raise CantRun("no step was captured in a CUDA graph, or parameters or state have changed since. Capture `opt.step()` after some steps.")
         recordings, launches_now = self._prepared(hypers, NOT_SCALED) or (None, None)
         if self.plan is not plan or launches_now is not launches:
@@ -158,13 +177,13 @@ class Runner:
         "A recording for each who are alike, and the launches; None if the plan must be made again"
         plan, looked = self.plan, set(self.looked)
         before = Chance() if not self.programs else None
-        try: recordings = record(plan.alike, self.composition, hypers, looked, self.asks_type, scaling, self.recorded)
-        except NotRecorded as e:
-            if looked != self.looked: self.looked = looked # then fewer are alike
-            else: self._refuse(None if self.composition.sums_over_all else e.alike[0].key[3:], e.reason)
-            return None
-        if looked != self.looked:
+        failures = []
+        recordings = record(plan.alike, self.composition, hypers, looked, self.asks_type, scaling, self.recorded, failures)
+        if looked != self.looked: # then fewer are alike
             self.looked = looked
+            return None
+        if failures:
+            self._refuse_all(failures, plan.alike)
             return None
         if before and before.undone() and recordings:
             self._refuse(None, "the steppers draw random numbers, other ones for each parameter.")
@@ -214,6 +233,16 @@ class Runner:
         return foreach
 
 
+def _kind(key) -> tuple:
+    "What parameters are told apart by, but for group and state: types, device, and what steppers look at"
+    return key[3:]
+
+
+def _kind_with_state(key) -> tuple:
+    "The same, and the kinds of their state; numbers among it may change with each step"
+    return key[1], *key[3:]
+
+
 def _capturing() -> bool:
     "Does a CUDA graph capture what is launched now?"
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
@@ -224,15 +253,15 @@ def _added(a, b):
     return a + b.to(a.device, non_blocking=True) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a + b
 
 
-def _run(launches):
-    "All phases of all launches. The last phase stores: it begins when all others have come to theirs"
-    if max((len(o.program.phases) for o in launches), default=1) > 1: _to_the_last(launches)
+def _store(launches):
+    "The last phase of all launches, which stores what they have worked out"
     for o in launches: o.phase(len(o.program.phases) - 1)
     for o in launches: o.finish()
 
 
 def _to_the_last(launches):
     "All phases but the last: a launch goes on as long as it knows what it has asked for, which it does when all others have yielded for it, too"
+    if all(len(o.program.phases) == 1 for o in launches): return
     done, yielded, known = [0 for _ in launches], {}, set()
     asked = Counter(round for o in launches for round in {r for r, _ in o.program.rounds}) # what ends early asks for none
     while any(i + 1 < len(o.program.phases) for i, o in zip(done, launches)):

@@ -12,9 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from optimcb.engine.frozen import track
 from optimcb.engine.program import Unsupported
 
-__all__ = ['Shards', 'Spread', 'agreed', 'is_dtensor', 'on_all', 'on_wholes', 'shard_of', 'spread_of', 'whole', 'whole_of']
+__all__ = ['Shards', 'Spread', 'agreed', 'is_dtensor', 'local', 'on_all', 'on_wholes', 'shard_of', 'spread_of', 'whole', 'whole_of']
 
 ALL = {'sum': 'SUM', 'amax': 'MAX', 'amin': 'MIN'} # what becomes of the processes' sums, by the name of the reduction
 
@@ -64,8 +65,15 @@ def shard_of(
     q, g = p._local_tensor.detach(), p.grad
     q._whole = p
     if is_dtensor(g) and g.placements != p.placements: g = g.redistribute(p.device_mesh, p.placements)
-    q.grad = g._local_tensor if is_dtensor(g) else g
+    q.grad = local(g)
     return q
+
+
+def local(
+    x # Anything
+):
+    "What lies here of a DTensor; another thing itself."
+    return x._local_tensor if is_dtensor(x) else x
 
 
 def whole(
@@ -101,8 +109,9 @@ def on_all(
 
 
 class Shards:
-    "An optimizer as an engine sees it: `param_groups`, with shards in the place of DTensors, and their `state`."
-    def __init__(self): self.state, self.shards, self.param_groups, self.sharded = defaultdict(dict), {}, [], []
+    "An optimizer as an engine sees it: `param_groups`, with shards in the place of DTensors, their `state`, and those that are `tracked`."
+    def __init__(self):
+        self.state, self.shards, self.param_groups, self.sharded, self.tracked = defaultdict(dict), {}, [], [], set()
 
     def open(self,
         opt # Optimizer
@@ -110,8 +119,11 @@ class Shards:
         "The optimizer as it is now; the optimizer itself, if it has no DTensors."
         self.opt, self.sharded = opt, []
         if 'torch.distributed.tensor' not in sys.modules or not any(is_dtensor(p) for g in opt.param_groups for p in g['params']): return opt
-        for gone in self.shards.keys() - {p for g in opt.param_groups for p in g['params']}: self.state.pop(self.shards.pop(gone), None)
+        params = [p for g in opt.param_groups for p in g['params']]
+        for gone in self.shards.keys() - set(params): self.state.pop(self.shards.pop(gone), None)
         self.param_groups = [{**g, 'params': [self._shard(p) for p in g['params']]} for g in opt.param_groups]
+        track(params, opt.tracked)
+        self.tracked = {self.shards.get(p, p) for p in opt.tracked}
         return self
 
     def _shard(self, p):
@@ -124,7 +136,8 @@ class Shards:
             self.state.pop(q, None)
             q = self.shards[p] = new
         q.grad = new.grad
-        mine = {k: v._local_tensor if is_dtensor(v) else v for k, v in state.items()}
+        q.requires_grad_(p.requires_grad)
+        mine = {k: local(v) for k, v in state.items()}
         known = self.state[q]
         if known.keys() != mine.keys() or any(known[k] is not v for k, v in mine.items()):
             known.clear()
@@ -145,12 +158,14 @@ class Shards:
         states = self.opt.__dict__['state'] if self.sharded else {}
         return [states[q._whole] for q in shards if hasattr(q, '_whole')] if states else []
 
-    def close(self):
+    def close(self,
+        stepped:list # Parameters that kernels have stepped; of others, the eager engine has the state
+    ):
         "Give the DTensors their new state, and forget the gradients. Nothing waits for a GPU."
-        states = self.opt.__dict__['state']
+        states, stepped = self.opt.__dict__['state'], set(map(id, stepped))
         for p, q in self.sharded:
             q.grad, state = None, states[p]
-            for k, v in self.state[q].items():
+            for k, v in self.state[q].items() if id(q) in stepped else ():
                 old = state.get(k)
                 if not isinstance(v, Tensor): state[k] = v
                 elif not is_dtensor(old) or old._local_tensor is not v:

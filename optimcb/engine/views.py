@@ -10,10 +10,22 @@ from optimcb.engine.chance import Chance
 from optimcb.engine.record import NotRecorded
 from optimcb.rehearsal import Rehearsal
 
-__all__ = ['AsReal', 'Rows']
+__all__ = ['AsReal', 'NoRows', 'Rows', 'has_rows']
 
 NO_ROWS = ("a gradient is sparse, but state `{}` is of another shape than the parameter, so that it can't be told what of it belongs to the gradient's rows. "
            "Pass dense gradients, `torch.nn.Embedding(…, sparse=False)`, or give this parameter to elementwise steppers. These are {}.")
+
+
+class NoRows(ValueError):
+    "Some state has no rows, so that the steppers can't be run on the rows of a sparse gradient. Nothing has changed."
+
+
+def has_rows(
+    p:Tensor, # A parameter
+    state:dict # Its state
+) -> bool:
+    "Has all of its state rows like the parameter, or is one number?"
+    return all(not isinstance(v, Tensor) or v.dim() == 0 or v.shape == p.shape for v in state.values())
 
 
 class AsReal:
@@ -60,9 +72,9 @@ class Rows:
         composition, # What was run on the rows
         hypers:dict # Hyper-parameters
     ):
-        "Put the rows back. State that is new has, in other rows, what the steppers start it from. Raises `ValueError` for state that has no rows."
+        "Put the rows back. State that is new has, in other rows, what the steppers start it from. Raises `NoRows`."
         odd = [k for k, v in self.state.items() if isinstance(v, Tensor) and v.dim() and v.shape not in (self.p.shape, self.all.shape)]
-        if odd: raise ValueError(NO_ROWS.format(odd[0], ', '.join(composition.labels)))
+        if odd: raise NoRows(NO_ROWS.format(odd[0], ', '.join(composition.labels)))
         rows = {k: v for k, v in self.state.items() if isinstance(v, Tensor) and v.shape == self.p.shape and (k in self.rows or k not in self.whole)}
         starts = self._starts(composition, hypers) if rows.keys() - self.rows else {}
         for k, v in self.state.items():

@@ -21,31 +21,41 @@ __all__ = ['slow_vectors', 'orthogonal_update', 'vector_update', 'spectral_lr', 
 NEWTON_SCHULZ = 3.4445, -4.7750, 2.0315 # how an odd polynomial of degree 5 weighs its powers so that it is steepest at zero
 
 
+KERNEL_NDIM = 4 # as the author has it: three dimensions are a stack, four a kernel
+
+
+def _is_stack(p, kernel_ndim): return 2 < p.ndim < kernel_ndim
+
+
 @by_torch
 def orthogonalized(
-    x, # A tensor of two dimensions or more, seen as a matrix of its first dimension by the others
+    x, # A tensor of two dimensions or more, seen as a matrix of its first dimension by the others, or as a stack of matrices
     steps, # How often the polynomial is applied
     eps, # Smallest norm that is divided by
     a, b, c, # Coefficients of the polynomial
     exact, # Compute in the type of `x`, float32 at least? Else in bfloat16
-    pairs # Apply it twice at a time where that takes fewer operations? In bfloat16 it rounds more often
+    pairs, # Apply it twice at a time where that takes fewer operations? In bfloat16 it rounds more often
+    stacked=False # Is it a stack of matrices, those of the last two dimensions?
 ):
-    "The matrix with the singular vectors of `x`, and singular values about one."
+    "The matrix, or each of them, with the singular vectors of `x`, and singular values about one."
     if not x.numel(): return x.clone()
     dtype = torch.promote_types(x.dtype, torch.float32) if exact else torch.bfloat16
-    m = x.flatten(1).to(dtype, copy=True, memory_format=torch.contiguous_format)
-    tall = m.shape[0] > m.shape[1]
+    m = x.flatten(0, -3) if stacked else x.flatten(1)
+    m = m.to(dtype, copy=True, memory_format=torch.contiguous_format)
+    added = torch.baddbmm if stacked else torch.addmm
+    tall = m.shape[-2] > m.shape[-1]
     if tall: m = m.mT
-    m.div_(m.norm().clamp(min=eps))
-    twice = steps//2 if pairs and m.shape[1] >= 2*m.shape[0] else 0
+    norm = m.norm(dim=(-2, -1), keepdim=True) if stacked else m.norm()
+    m.div_(norm.clamp(min=eps))
+    twice = steps//2 if pairs and m.shape[-1] >= 2*m.shape[-2] else 0
     for i in range(steps - twice):
         gram = m @ m.mT
-        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        factor = added(gram, gram, gram, beta=b, alpha=c)
         if i < twice: # the next gram matrix is the square of the factor times this one: all three go together
-            factor.diagonal().add_(a)
+            factor.diagonal(dim1=-2, dim2=-1).add_(a)
             gram = factor @ gram @ factor
-            m = torch.addmm(factor, torch.addmm(gram, gram, gram, beta=b, alpha=c), factor, beta=a) @ m
-        else: m = torch.addmm(m, factor, m, beta=a)
+            m = added(factor, added(gram, gram, gram, beta=b, alpha=c), factor, beta=a) @ m
+        else: m = added(m, factor, m, beta=a)
     return (m.mT if tall else m).reshape(x.shape).to(x.dtype)
 
 
@@ -63,14 +73,18 @@ def orthogonal_update(p,
     exact=False, # Iterate in the parameter's type, float32 at least? Else in bfloat16
     pairs=True, # Take two steps at a time with long matrices, which is quicker? Else it rounds as `torch.optim.Muon`
     coeffs=NEWTON_SCHULZ, # Three coefficients of the iteration
+    kernel_ndim=KERNEL_NDIM, # Dimensions from which on a tensor is a kernel, and not a stack of matrices
     grad_avg=None, # State: average of gradients, if there is one
     update=None, # This step's update, if there is one already
     **kwargs):
     """The update, or the average of the gradients, or the gradient, with all singular values about one (Jordan 2024, https://kellerjordan.github.io/posts/muon/).
 
-    A convolution's kernel is a matrix of outputs by all else. What has fewer than two dimensions is left to `vector_update`."""
+    A convolution's kernel is a matrix of outputs by all else; each matrix of a stack, of experts' weights say, is one by
+    itself. What has fewer than two dimensions is left to `vector_update`."""
     if p.ndim < 2: return None
-    return {'update': orthogonalized(direction(p, grad_avg, update), ns_steps, eps, *coeffs, exact, pairs)}
+    x, stacked = direction(p, grad_avg, update), _is_stack(p, kernel_ndim)
+    return {'update': orthogonalized(x, ns_steps, eps, *coeffs, exact, pairs, stacked)}
+orthogonal_update.whole = True
 
 
 def vector_update(p,
@@ -88,25 +102,30 @@ def vector_update(p,
     return {'sqr_avg': sqr_avg, **rms_update(p, eps=eps, **debiased)}
 
 
-def _rows_and_columns(p): return max(1, p.shape[0]), max(1, math.prod(p.shape[1:]))
+def _rows_and_columns(p, kernel_ndim):
+    "Those of the matrix that a tensor is made into, or of each matrix of a stack"
+    rows, columns = p.shape[-2:] if _is_stack(p, kernel_ndim) else (p.shape[0], math.prod(p.shape[1:]))
+    return max(1, rows), max(1, columns)
 
 
 def spectral_lr(p,
     lr, # Learning rate
+    kernel_ndim=KERNEL_NDIM, # Dimensions from which on a tensor is a kernel, and not a stack of matrices
     **kwargs):
     """For this step, `lr` of a matrix with more rows than columns is larger, by the root of their ratio (Jordan 2024).
 
     Rows and columns are those of the matrix that a kernel is made into; the author's code takes the last two dimensions of the kernel, which are alike."""
     if p.ndim < 2: return None
-    rows, columns = _rows_and_columns(p)
+    rows, columns = _rows_and_columns(p, kernel_ndim)
     return once(lr=lr * math.sqrt(max(1, rows/columns)))
 
 
 def match_rms_lr(p,
     lr, # Learning rate
+    kernel_ndim=KERNEL_NDIM, # Dimensions from which on a tensor is a kernel, and not a stack of matrices
     **kwargs):
     "For this step, `lr` of a matrix is such that Muon's update is as large as Adam's (Liu et al. 2025, https://arxiv.org/abs/2502.16982, eq. 4)."
-    if p.ndim >= 2: return once(lr=lr * 0.2*math.sqrt(max(_rows_and_columns(p))))
+    if p.ndim >= 2: return once(lr=lr * 0.2*math.sqrt(max(_rows_and_columns(p, kernel_ndim))))
 
 
 # A matrix for each dimension
@@ -188,6 +207,7 @@ def sum_grams(p,
     "Sum of the products of gradients with themselves, a matrix for each dimension, in `grams` (Gupta et al. 2018, https://arxiv.org/abs/1802.09568, alg. 2)."
     g = p.grad.data
     return {'grams': added_grams(g, started_grams(g, _sides(p, max_dim), eps) if grams is None else grams, _sides(p, max_dim))}
+sum_grams.whole = True
 
 
 def inverse_roots(p,
@@ -280,6 +300,7 @@ def average_grams(p,
     if p.ndim < 2: return None
     g = p.grad.data
     return {'grams': first_grams(g, 1-sqr_mom, _sides(p, max_dim)) if grams is None else mixed_grams(g, grams, 1-sqr_mom, _sides(p, max_dim))}
+average_grams.whole = True
 
 
 def turn_grad(p,
@@ -376,6 +397,7 @@ def factored_sqr_grad(p,
     if p.ndim < 2: return average_sqr_grad(p, 1-new, sqr_avg=sqr_avg)
     rows, columns = mean_sqrs(p.grad.data)
     return {'row_avg': rows if row_avg is None else mixed(row_avg, rows, new), 'col_avg': columns if col_avg is None else mixed(col_avg, columns, new)}
+factored_sqr_grad.whole = True
 
 
 def factored_update(p,
@@ -416,6 +438,7 @@ def cover_sqr_grad(p,
     if p.ndim < 2: return sum_sqr_grad(p, 0., sqr_avg)
     sqr = p.grad.data.pow(2)
     return once(sqr_avg=sqr if cover is None else sqr + least_cover(sqr, cover))
+cover_sqr_grad.whole = True
 
 
 def keep_cover(p,
