@@ -54,7 +54,7 @@ def why_not(
         for last, i in zip([None, *instructions], instructions):
             if i.opname == 'LOAD_GLOBAL' and i.argval == 'type': return "it asks for a type"
             if i.opname == 'IS_OP' and last and not last.opname.startswith('LOAD_CONST'): return "it asks whether this is that object"
-            method = i.opname == 'LOAD_METHOD' or i.opname == 'LOAD_ATTR' and 'self' in i.argrepr
+            method = i.opname == 'LOAD_METHOD' or i.opname == 'LOAD_ATTR' and 'NULL|self' in i.argrepr
             owner = known.get(last.argval) if method and last and isinstance(last.argval, str) else None
             if method and isinstance(owner, Tensor) and i.argval.endswith('_'): return f"it writes into `{last.argval}`"
             if owner is not None and _may_change(owner): return f"it calls `{last.argval}.{i.argval}`"
