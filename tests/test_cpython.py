@@ -38,8 +38,6 @@ def appends_in_a_function(p): (lambda: log.append(1))()
 def sets_an_item(p): counter[0] += 1
 def sets_an_attribute(p): config.seen = True
 def deletes_an_item(p): del log[:0]
-def asks_for_a_type(p, lr): return {'a': type(p) is int}
-def asks_which_object(p, lr): return {'a': p is config}
 def prints(p): print(end='')
 
 def nonlocal_counter():
@@ -56,7 +54,7 @@ class Counter:
 
 
 OUTSIDE = [counts, appends, appends_twice, appends_in_a_comprehension, appends_in_a_function, sets_an_item, sets_an_attribute,
-           deletes_an_item, asks_which_object, prints, nonlocal_counter(), Counter(), Counter().method, partial(appends_twice, x=2)]
+           deletes_an_item, prints, nonlocal_counter(), Counter(), Counter().method, partial(appends_twice, x=2)]
 
 
 @pytest.mark.parametrize('f', OUTSIDE, ids=lambda f: Stepper(f).label)
