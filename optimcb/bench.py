@@ -177,6 +177,7 @@ def peers(library, algorithm) -> list[Contender]:
     def make(**more): return partial(_peer, MODULES.get(library, library), cls, {**options, **more})
     if compiled: return [Contender(f'torch {cls} compiled', partial(_compiled, make(foreach=True)))]
     if library != 'torch': return [Contender(f'{library} {cls}', make())]
+    if not hasattr(torch.optim, cls): return [] # it came with a later torch
     known = inspect.signature(getattr(torch.optim, cls)).parameters
     if not any(o.keys() <= known.keys() for o in WAYS.values()): return [Contender(f'torch {cls}', make())]
     return [Contender(f'torch {cls} {way}', make(**o), way == 'fused') for way, o in WAYS.items() if o.keys() <= known.keys()]

@@ -1,4 +1,6 @@
 "What is there: every algorithm, and every part that goes with any of them, as tables that are made of the code."
+import inspect
+
 import torch
 
 import optimcb
@@ -43,7 +45,7 @@ def parts() -> Catalog:
 
 def _is_part(f) -> bool: return getattr(f, 'place', None) in PLACES and f.place != 'apply'
 def _rank(f) -> int: return list(PLACES).index(place_of(f))
-def _said(f) -> str: return ' '.join(f.__doc__.partition('\n\n    Raises')[0].split()).rstrip('.')
+def _said(f) -> str: return ' '.join(inspect.getdoc(f).partition('\n\nRaises')[0].split()).rstrip('.')
 
 
 def _part(name, fs, f) -> dict:

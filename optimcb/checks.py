@@ -187,7 +187,18 @@ def _waits(stepper, steps) -> bool:
         for k, v in act.numbers.items(): seen.setdefault(k, set()).add(v)
     code = code_of(stepper.f)
     changing = {k for k in stepper.names if len(seen.get(k, ())) > 1}
-    return bool(changing and code) and any(i.opname.startswith('POP_JUMP') and 'NONE' not in i.opname for i in dis.get_instructions(code))
+    return bool(changing and code and _branches(code))
+
+
+def _branches(code) -> bool:
+    "Does it branch on anything but whether something is None? Each Python has other instructions for that."
+    instructions = list(dis.get_instructions(code))
+    for n, i in enumerate(instructions):
+        if 'JUMP' not in i.opname or '_IF_' not in i.opname or 'NONE' in i.opname: continue
+        test = instructions[max(n-2, 0):n]
+        is_none = [o.opname for o in test] == ['LOAD_CONST', 'IS_OP'] and test[0].argval is None # Python 3.10
+        if not is_none: return True
+    return False
 
 
 def _applies(acts) -> str:

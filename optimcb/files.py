@@ -222,7 +222,10 @@ def _from_json(o, tensors):
 
 
 def _laid_out(t, strides, dtype=None, shape=None) -> Tensor:
-    if dtype is not None: t = t.clone().view(getattr(torch, dtype)).reshape(shape)
+    if dtype is not None:
+        known = getattr(torch, dtype, None)
+        if known is None: raise ValueError(f"the file has a tensor of {dtype}, which torch {torch.__version__} lacks. Load it with the torch that saved it.")
+        t = t.clone().view(known).reshape(shape)
     return t.clone() if strides is None else torch.empty_strided(t.shape, strides, dtype=t.dtype).copy_(t)
 
 

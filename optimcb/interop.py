@@ -43,8 +43,9 @@ class Counterpart(NamedTuple):
 
     @property
     def defaults(self) -> dict:
-        "A group's options, with torch's defaults."
-        return {k: p.default for k, p in inspect.signature(self.optim).parameters.items() if k != 'params'}
+        "A group's options, with torch's defaults; a flag that came with a later torch is False."
+        known = inspect.signature(self.optim).parameters
+        return {**dict.fromkeys(self.flags, False), **{k: p.default for k, p in known.items() if k != 'params'}}
 
     @property
     def options(self) -> dict:

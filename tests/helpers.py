@@ -1,7 +1,10 @@
 "What several tests need: parameters with gradients, and trajectories."
+import pytest
 import torch
 
 SHAPES = [(3, 4), (5,), (2, 3, 2, 2), ()]
+
+shards_on_cpu = pytest.mark.skipif(not hasattr(torch.cpu.Stream, 'record_event'), reason="torch 2.6 can't shard parameters on a CPU")
 
 
 def params(shapes=SHAPES, dtype=torch.float32, seed=0):

@@ -1,4 +1,5 @@
 """The engine for CUDA: what it computes, by Triton's interpreter; what it compiles to, for a GPU that need not be there; and on a GPU, where there is one."""
+import inspect
 import os
 import re
 import subprocess
@@ -64,13 +65,18 @@ def programs(monkeypatch):
     return seen
 
 
+NEW_SOURCE = 'constexprs' in inspect.signature(ASTSource).parameters # Triton 3.2, of torch 2.6, has other words
+NONE, CONSTANTS = ('constexpr', 'constexprs') if NEW_SOURCE else ('*i8', 'constants')
+
+
 def compiled(program):
     "Each kernel's name, text for a GPU, and what it takes of it"
     found = cuda.functions(cuda.source(program))
     absent = [a for a, wanted in zip(cuda.ARGUMENTS[3:], (program.sums, program.sums, program.totals, program.totals)) if not wanted]
-    signature = {a: '*i64' if a in cuda.ARGUMENTS[:3] else 'constexpr' if a in absent else '*fp64' for a in cuda.ARGUMENTS}
+    signature = {a: '*i64' if a in cuda.ARGUMENTS[:3] else NONE if a in absent else '*fp64' for a in cuda.ARGUMENTS}
     for name in (name for phase in program.passes for name, _ in phase):
-        asm = triton.compile(ASTSource(fn=found[name], signature=signature, constexprs=dict.fromkeys(absent)), target=TARGET, options=cuda.OPTIONS).asm
+        kernel = ASTSource(fn=found[name], signature=signature, **{CONSTANTS: dict.fromkeys(absent)})
+        asm = triton.compile(kernel, target=TARGET, options=cuda.OPTIONS).asm
         yield name, asm['ptx'], asm['cubin']
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import set_grads
+from helpers import set_grads, shards_on_cpu
 from torch import nn
 
 import optimcb as oc
@@ -93,6 +93,7 @@ def test_torchs_own_state_comes_that_way_too():
     assert all(torch.allclose(p, q, rtol=1e-5) for p, q in zip(model.parameters(), other.parameters())) and ours.state[other[0].bias]['step'] == 9
 
 
+@shards_on_cpu
 @pytest.mark.skipif(not hasattr(os, 'fork') or not torch.distributed.is_gloo_available(), reason='needs fork and gloo')
 @pytest.mark.parametrize('engines', [('eager', 'auto')], ids=' '.join)
 def test_saved_by_two_processes_goes_on_with_one_and_with_four(tmp_path, engines):

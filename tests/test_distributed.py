@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from helpers import shards_on_cpu
 
 from optimcb import Adam
 
@@ -35,8 +36,10 @@ def torchrun(n, script, *args, cwd=None, **env):
 
 @pytest.mark.parametrize('n, checks, engines', [
     (2, 'ddp accumulated unused zero zero_resumed beside', ['auto']),
-    pytest.param(2, 'fsdp partly frozen mixed clipped tensor_parallel failed watched resumed scaled noted', ['eager', 'fused'], marks=pytest.mark.slow),
-    pytest.param(4, 'ddp fsdp two_meshes shards_of_shards partly zero', ['fused'], marks=pytest.mark.slow)], ids=['2, data parallel', '2, sharded', '4'])
+    pytest.param(2, 'fsdp partly frozen mixed clipped tensor_parallel failed watched resumed scaled noted', ['eager', 'fused'],
+                 marks=[pytest.mark.slow, shards_on_cpu]),
+    pytest.param(4, 'ddp fsdp two_meshes shards_of_shards partly zero', ['fused'], marks=[pytest.mark.slow, shards_on_cpu])],
+    ids=['2, data parallel', '2, sharded', '4'])
 def test_many_processes_do_what_one_does(n, checks, engines):
     assert 'all is well' in torchrun(n, HERE/'distributed_worker.py', *checks.split(), '--engines', *engines)
 
@@ -47,6 +50,7 @@ def test_fastai():
     assert 'all is well' in torchrun(2, HERE/'distributed_fastai.py')
 
 
+@shards_on_cpu
 def test_the_example(tmp_path, capsys):
     "Trained sharded over two processes, which build their kernels at the same time; and what they have saved, loaded by one"
     out = torchrun(2, EXAMPLES/'distributed.py', '--fsdp', '--epochs', 4, cwd=tmp_path, OPTIMCB_CACHE_DIR=str(tmp_path/'cache'))

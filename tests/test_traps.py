@@ -257,7 +257,7 @@ def test_negated_views():
             assert p.grad.is_neg() == bool(i % 2)
     both(lambda: params([(4,), (3,)]), negate)
 
-@pytest.mark.skipif(not hasattr(torch.Tensor, 'grad_dtype'), reason='this torch has gradients of the parameter\'s type only')
+@pytest.mark.skipif(not hasattr(torch.Tensor, 'grad_dtype'), reason="torch 2.6 has gradients of the parameter's type only")
 def test_gradients_of_another_type():
     def make():
         ps = params([(4,), (3, 2)], torch.bfloat16)

@@ -55,8 +55,7 @@ class Arena:
     @property
     def storages(self) -> int:
         "How many storages there are in it."
-        pages = self.pages()
-        return sys.getrefcount(pages) - 2
+        return sys.getrefcount(self.pages()) - 1 # that of the call
 
 
 def new_states(

@@ -1,5 +1,6 @@
 "One step, recorded for all parameters that are alike."
 import os
+import re
 import sys
 import traceback
 from contextlib import contextmanager
@@ -181,11 +182,17 @@ def _explained(alike, composition):
     except (StepperError, NotRecorded): raise
     except Exception as e:
         what, instead = ((e.what, e.instead) if isinstance(e, Untraceable) else
-                         (f"raises {type(e).__name__} on a stand-in for tensors ({e})", "Only the eager engine can run it."))
+                         (f"raises {type(e).__name__} on a stand-in for tensors ({e})", _instead(e)))
         lines = [f'{os.path.basename(f.filename)}:{f.lineno}' for f in traceback.extract_tb(e.__traceback__)
                  if not f.filename.startswith((HERE, TORCH)) and f.filename not in (COMPOSITION, STEPPER)]
         who = f"stepper `{s}`" if (s := getattr(e, 'stepper', None)) else f"one of the steppers {', '.join(composition.labels)}"
         raise NotRecorded(alike, f"{who}{f' at {lines[-1]}' if lines else ''}: {what}. {instead}") from None
+
+
+def _instead(e) -> str:
+    "What to write for what raises `e` on a stand-in. Functions of older torch refuse one where a number is expected"
+    wants_number = isinstance(e, TypeError) and re.search(r'must be (Number|float), not (Value|Typed)', str(e))
+    return "Call it as a method: `x.addcmul(a, b, value=c)`, `x.new_full(x.shape, c)`." if wants_number else "Only the eager engine can run it."
 
 
 def _equal(a, b):

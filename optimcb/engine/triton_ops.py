@@ -11,6 +11,10 @@ __all__ = ['abs_', 'acos_', 'acosh_', 'asin_', 'asinh_', 'atan2', 'atan_', 'atan
            'exp_', 'expm1_', 'floor', 'fma_', 'hypot', 'lerp_', 'log10_', 'log1p_', 'log2_', 'log_', 'maximum_', 'minimum_', 'pow', 'rint', 'sign_', 'sin_',
            'sinh_', 'softplus_', 'sqrt', 'tan_', 'tanh_', 'trunc', 'where']
 
+# Before Triton 3.6, the division and the root that round as IEEE says take denormals of float32 for zeros. In float64
+# there are none of these, and a quotient or root of two float32 that is rounded to float64 and then to float32 is the right one
+FLUSHES = tl.constexpr(tuple(map(int, triton.__version__.split('.')[:2])) < (3, 6))
+
 
 # Exact, or rounded once
 
@@ -35,13 +39,15 @@ def fma_(a, b, c): return tl.fma(a, b, c)
 @triton.jit
 def div_(a, b):
     a = tl.cast(a, b.dtype)
-    if b.dtype == tl.float32: return tl.div_rn(a, b)
-    else: return a / b
+    if b.dtype != tl.float32: return a / b
+    elif FLUSHES: return (a.to(tl.float64) / b.to(tl.float64)).to(tl.float32)
+    else: return tl.div_rn(a, b)
 
 @triton.jit
 def sqrt(x):
-    if x.dtype == tl.float32: return tl.sqrt_rn(x)
-    else: return tl.sqrt(x)
+    if x.dtype != tl.float32: return tl.sqrt(x)
+    elif FLUSHES: return tl.sqrt(x.to(tl.float64)).to(tl.float32)
+    else: return tl.sqrt_rn(x)
 
 @triton.jit
 def floor(x): return tl.floor(x.to(tl.float64)).to(x.dtype) # in float32, denormals would be zeros

@@ -35,7 +35,7 @@ class AsReal:
         grad:Tensor, # Its gradient
         state:dict # Its state
     ):
-        self.whole, self.original, self.p, self.grad = state, p, torch.view_as_real(p.data), torch.view_as_real(grad.resolve_conj())
+        self.whole, self.original, self.p, self.grad = state, p, torch.view_as_real(p.data), _as_real(grad)
         self.state = {k: torch.view_as_real(v) if isinstance(v, Tensor) and v.is_complex() and v.shape == p.shape else v for k, v in state.items()}
 
     def done(self, composition, hypers):
@@ -45,6 +45,14 @@ class AsReal:
             old = self.whole.get(k)
             if not isinstance(v, Tensor) or v.shape != self.p.shape or v.dtype != self.p.dtype: self.whole[k] = v
             elif not (isinstance(old, Tensor) and old.is_complex() and old.data_ptr() == v.data_ptr()): self.whole[k] = torch.view_as_complex(_paired(v))
+
+
+def _as_real(grad) -> Tensor:
+    "A complex gradient as a real one; of a sparse one the values are, since older torch has no real view of the whole"
+    if grad.layout is not torch.sparse_coo: return torch.view_as_real(grad.resolve_conj())
+    grad = grad.coalesce()
+    values = torch.view_as_real(grad.values().resolve_conj())
+    return torch.sparse_coo_tensor(grad.indices(), values, (*grad.shape, 2), is_coalesced=True)
 
 
 def _paired(v) -> Tensor:

@@ -41,8 +41,8 @@ def share_d(p,
     wide, here = torch.promote_types(p.dtype, torch.float32), float(turn == latest)
     if turn == 0: own = {k: p.data.new_full((), starts.get(k, 0.), dtype=wide) for k in shared}
     for k in () if same else shared: # a mean over elements, so that it is asked for alike of a parameter that is one number
-        total = yield torch.full_like(p.data, own[k], dtype=wide).mul_(here).sum()
-        count = yield torch.full_like(p.data, here, dtype=wide).sum()
+        total = yield torch.ones_like(p.data, dtype=wide).mul_(own[k]).mul_(here).sum()
+        count = yield torch.ones_like(p.data, dtype=wide).mul_(here).sum()
         own[k] = here*own[k] + (1-here)*(total/count)
     return {**{k: own[k] for k in shared}, 'turn': latest + 1}
 
