@@ -9,6 +9,7 @@ from optimcb.curvature import hutchinson, update_hessian
 from optimcb.files import load_state, save_state
 from optimcb.interop import to_torch
 from optimcb.lookahead import Lookahead, look_ahead
+from optimcb.names import names_in_learners
 from optimcb.optimizer import Optimizer
 from optimcb.plots import *
 from optimcb.routing import *
@@ -18,6 +19,8 @@ from optimcb.steppers import *
 from optimcb.taps import OptStats, Record, tap
 from optimcb.warn import CompositionWarning
 from optimcb.wrapping import of_directions, of_signs, part, wrapped
+
+names_in_learners()
 
 __version__ = '0.1.0'
 __all__ = [k for k, v in globals().items() if k[0] != '_' and type(v).__name__ != 'module'] # without the modules, one of which is `display`

@@ -3,6 +3,7 @@ import inspect
 from functools import partial
 
 import numpy as np
+from fastcore.foundation import L
 
 from optimcb.composition import Composition
 from optimcb.display import Explained
@@ -63,7 +64,10 @@ class Algorithm(partial, Composable, Explained):
         self.__name__ = self.__qualname__ = name or recipe.__name__
         self.__doc__, self.__module__ = recipe.__doc__, recipe.__module__
         params, lr, *for_all = inspect.signature(_for_all).parameters.values()
-        others = [inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=v) for k, v in self.hypers.items() if k not in options]
+        if 'lr' in self.hypers: lr = lr.replace(default=self.hypers['lr'])
+        listed = {'lr', *options}
+        options.pop('lr', None)
+        others = [inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=v) for k, v in self.hypers.items() if k not in listed]
         self.signature = inspect.Signature([params, lr, *options.values(), *others, *for_all])
         self.__wrapped__ = _documented(self)
         return self
@@ -84,11 +88,14 @@ class Algorithm(partial, Composable, Explained):
         return Composition(self.cbs)
 
     @property
-    def _required(self) -> frozenset:
-        "Names without a default that only steppers which were put in take, and that none of them makes"
-        if not self.edits: return frozenset()
-        required = frozenset().union(*(s.required for s in self.composition.steppers))
-        return required - self.composition.makes - self.signature.parameters.keys() - ONE_STEP
+    def _unlisted(self) -> frozenset:
+        """Names that are given all the same, although they are no options: what steppers take and none of them makes.
+
+        Of those that a recipe has chosen, names with a default are the recipe's business; but steppers that were put in may need others."""
+        if isinstance(self.recipe, _Listed): taken = frozenset().union(*(s.names for s in self.composition.steppers))
+        elif self.edits: taken = frozenset().union(*(s.required for s in self.composition.steppers))
+        else: return frozenset()
+        return taken - self.composition.makes - self.signature.parameters.keys() - ONE_STEP
 
     _title = property(lambda self: f"{self.__name__}{', edited' if self.edits and self.__name__ == self.recipe.__name__ else ''}")
     _groups = property(lambda self: [Group({'lr': LR, **self.hypers}, [], [])])
@@ -99,9 +106,10 @@ class Algorithm(partial, Composable, Explained):
         kwargs = from_torch(kwargs, known)
         flags = {k: kwargs.pop(k) for k in TORCH_FLAGS if k in kwargs and k not in known and (k != 'dampening' or not kwargs[k])}
         flags.pop('dampening', None) # `average_grad` takes it
-        required = {k: kwargs.pop(k) for k in self._required & kwargs.keys()}
+        takes_any = isinstance(self.recipe, _Listed) and self.composition.reads_all
+        unlisted = {k: kwargs.pop(k) for k in [*kwargs] if k in self._unlisted or takes_any and k not in known}
         for k in kwargs:
-            if k not in known: raise TypeError(f"{self.__name__} has no `{k}`.{suggest(k, {*known, *self._required})} It has {', '.join(known)}.")
+            if k not in known: raise TypeError(f"{self.__name__} has no `{k}`.{suggest(k, {*known, *self._unlisted})} It has {', '.join(known)}.")
         if len(args) > 2 and isinstance(args[2], tuple) and 'sqr_mom' in known:
             third = list(known)[2]
             raise TypeError(f"the third argument of {self.__name__} is `{third}`, but is {args[2]!r}. "
@@ -117,8 +125,9 @@ class Algorithm(partial, Composable, Explained):
         except ValueError as e: raise ValueError(f"with these options {self.__name__} can't be edited like that: {e} Edit the optimizer instead.") from None
         reads = Composition(cbs).reads # a number that came with a stepper is gone with it
         hypers = {k: given[k] for k in ('lr', *self.hypers) if k in self.options or k in asked or k in reads}
-        opt = Optimizer(given['params'], cbs, engine=given['engine'], check=given['check'], **hypers, **required, **flags)
+        opt = Optimizer(given['params'], cbs, engine=given['engine'], check=given['check'], **hypers, **unlisted, **flags)
         opt.called = self._title
+        opt._given = asked.union(self.options, unlisted) # not what comes with a stepper
         for h in opt.hypers:
             for k in hypers: check(k, h[k], NOT_NEGATIVE)
         return opt
@@ -159,8 +168,51 @@ def _with(cbs, edits) -> list:
 def _again(base, edits, name): return Algorithm(base.recipe, edits, base, name)
 
 
+class _Listed:
+    "A recipe that lists the same steppers whatever the options are, which are hyper-parameters"
+    def __init__(self, name, cbs, hypers):
+        self.__name__ = self.__qualname__ = name
+        self.__module__ = __name__
+        self.cbs, self.hypers = list(L(cbs)), hypers
+        composition = Composition(self.cbs)
+        if not composition.steppers: raise ValueError(f"{name} has no steppers. List what it does: `algorithm('{name}', [average_grad, momentum_step])`.")
+        self.__doc__ = f"{' → '.join(composition.labels)}."
+        for k, v in from_torch(hypers, composition.reads).items(): self._check(k, v, composition)
+        values = from_torch(hypers, composition.reads)
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        self.__signature__ = inspect.Signature([inspect.Parameter(k, kind, default=v) for k, v in values.items()])
+
+    def _check(self, k, v, composition):
+        "Raises `TypeError` for what is no hyper-parameter of these steppers"
+        name = self.__name__
+        if k in ('params', 'engine', 'check'): raise TypeError(f"`{k}` is given when {name} is called: `{name}(model.parameters(), lr=…, {k}=…)`.")
+        if k != 'lr' and k not in composition.reads and not composition.reads_all:
+            raise TypeError(f"no stepper of {name} reads `{k}`: there are {', '.join(composition.labels)}.{suggest(k, composition.reads)}")
+        if isinstance(v, (bool, np.bool_)): raise TypeError(f"`{k}={v}` of {name} is no number. Fix it in the stepper: `partial(f, {k}={v})`.")
+        check(k, v) if not np.iterable(v) and not isinstance(v, slice) else None
+
+    def __call__(self, **options) -> list: return list(self.cbs)
+    def __reduce__(self): return _Listed, (self.__name__, self.cbs, self.hypers)
+
+
 def algorithm(
-    recipe # Function of the options, all with defaults, that returns a list of steppers
+    recipe, # A name, for an algorithm of the steppers that follow; or a function of the options, all with defaults, that returns a list of steppers
+    /,
+    cbs=None, # Steppers, after a name, in the order in which they are called
+    **hypers # Default hyper-parameters, after a name; they override the steppers' own
 ) -> Algorithm:
-    "Make a function from options to a list of steppers into an `Algorithm`."
+    """Name an algorithm of one's own: `Momentum = algorithm('Momentum', [average_grad, momentum_step], mom=0.95)`.
+
+    As a decorator, make a recipe into an `Algorithm`: a function from options to a list of steppers, where options choose them.
+    Raises `TypeError` or `ValueError` for steppers and hyper-parameters that can't be."""
+    if isinstance(recipe, str):
+        if cbs is None: raise TypeError(f"`algorithm({recipe!r})` needs steppers: `{recipe} = algorithm({recipe!r}, [average_grad, momentum_step])`.")
+        return Algorithm(_Listed(recipe, cbs, hypers))
+    if isinstance(recipe, (list, tuple, L)): raise TypeError("an algorithm needs a name first: `Mine = algorithm('Mine', [average_grad, momentum_step])`.")
+    if cbs is not None or hypers or not callable(recipe):
+        raise TypeError(f"`algorithm` takes a name and steppers, or decorates a function that lists them, but is given {recipe!r:.80} ({type(recipe).__name__}).")
+    lacking = [k for k, o in inspect.signature(recipe).parameters.items() if o.default is o.empty]
+    if lacking:
+        raise TypeError(f"the options of a recipe need defaults, but {getattr(recipe, '__name__', recipe)} has none for {', '.join(f'`{k}`' for k in lacking)}. "
+                        "If it is a stepper, put it into a list: `Mine = algorithm('Mine', [f])`.")
     return Algorithm(recipe)

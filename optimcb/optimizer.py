@@ -20,6 +20,7 @@ from optimcb.editing import Composable
 from optimcb.engine import ENGINES, Runner, eager
 from optimcb.engine.scaling import NOT_SCALED, Scaling
 from optimcb.hypers import NOT_HYPERS, RANGES, HyperView, HyperViews, TorchNames, check, from_torch, own, spread, suggest, without_flags
+from optimcb.names import name_params
 from optimcb.rehearsal import Group, can_step, placement
 from optimcb.stepper import ONE_STEP
 from optimcb.warn import CompositionWarning, warn
@@ -62,13 +63,16 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         self.hyper_names = set()
         self._has_part = _made_by_zero()
         composition = self.composition
-        hypers, self.engine = without_flags({**composition.defaults, **from_torch(hypers, composition.reads)}, composition, engine)
+        hypers = from_torch(hypers, composition.reads)
+        self._given = frozenset(hypers) # the others are the steppers' own
+        hypers, self.engine = without_flags({**composition.defaults, **hypers}, composition, engine)
         self._warn_unread(hypers)
         groups = _as_groups(params)
         values = {k: spread(k, v, len(groups)) for k, v in hypers.items()}
         self.hyper_names.update(values)
         super().__init__([{**{k: v[i] for k, v in values.items()}, **self._own(g)} for i, g in enumerate(groups)],
                          TorchNames({k: own(k, v[-1]) for k, v in values.items()}).know(composition.reads))
+        name_params(self)
         if not any(g['params'] for g in self.param_groups) and not _may_be_empty(groups): raise ValueError(NOTHING)
         if composition.marks: self._mark()
         self.frozen_idx = 0
@@ -140,7 +144,9 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         return L(L(g['params']) for g in self.param_groups)
     @param_lists.setter
     def param_lists(self, v):
-        for g, ps in zip(self.param_groups, v, strict=True): g['params'] = list(ps)
+        for g, ps in zip(self.param_groups, v, strict=True):
+            g['params'] = list(ps)
+            if len(g.get('param_names', ())) != len(g['params']): g.pop('param_names', None) # several in one tensor
 
     @property
     def hypers(self) -> L:
@@ -316,6 +322,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             self._say_what_is_late(composition, composition.makes - old.makes)
         self.cbs = cbs
         composition = self.composition # with it come its hyper-parameters
+        self._renew_defaults(old, composition)
         if 'called' in self.__dict__: self.called = f"{self.called.removesuffix(', edited')}, edited"
         out = [s for s in old.steppers if not any(s.f is f for f in cbs)]
         taps = {k for s in out for k in s.taps}
@@ -328,6 +335,14 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             for said in self._said.values(): [said.pop(k, None) for k in rules]
             self._mark()
         return self
+
+    def _renew_defaults(self, old, new):
+        "Where nobody has set a number that comes with the steppers, let it be the default of the new ones"
+        given = self.__dict__.get('_given', frozenset())
+        was = {k: v for k, v in old.defaults.items() if k in new.defaults and k not in given and isinstance(v, Real)}
+        for d in (self.defaults, *self.param_groups):
+            for k, v in was.items():
+                if k in d and isinstance(d[k], Real) and d[k] == v: d[k] = new.defaults[k]
 
     def _say_what_is_late(self, composition, started):
         "Warn of state that starts now, where a stepper takes it for as old as the count of steps"

@@ -4,8 +4,10 @@ from functools import partial
 
 import numpy as np
 import torch
+from fastcore.foundation import L
 
 from optimcb.problems import Problem, as_problem, path
+from optimcb.stepper import label
 
 __all__ = ['animate_paths', 'plot_curves', 'plot_layers', 'plot_paths', 'plot_sched']
 
@@ -115,13 +117,24 @@ def plot_layers(
             shown = ax.imshow(v.T, aspect='auto', interpolation='none', norm='log' if log and np.isfinite(v).any() else 'linear',
                               extent=(1 - every/2, steps[-1] + every/2, len(layers) - 0.5, -0.5))
             ax.figure.colorbar(shown, ax=ax)
-            ax.set_ylabel('parameter')
+            _name_rows(ax, layers)
         ax.set(title=name, xlabel='step')
     if few: axs[-1].legend(loc='upper left', bbox_to_anchor=(1, 1), frameon=False, fontsize='small')
     return axs
 
 
 LINES = 8 # layers that are drawn as lines
+ROWS = 24 # names of layers that there is room for beside a picture
+
+
+def _name_rows(ax, layers):
+    "Name the rows of a picture, or as many as there is room for, if it is the leftmost of several, which have the same rows"
+    place = ax.get_subplotspec()
+    named = range(0, len(layers), -(-len(layers)//ROWS))
+    leftmost = place is None or place.is_first_col()
+    ax.set_yticks(named, [layers[i] if leftmost else '' for i in named], fontsize=5)
+
+
 
 
 def _axes(n, axs, size) -> np.ndarray:
@@ -199,9 +212,11 @@ def _named(opt_funcs) -> dict:
 
 
 def _name(o):
-    "A name to be read: `SGD(lr=0.1)`"
+    "A name to be read: `SGD(lr=0.1)`, or `Optimizer(average_grad, momentum_step, lr=0.1)`, which has no other name than its steppers"
     if hasattr(o, '__name__') or not isinstance(o, partial): return getattr(o, '__name__', type(o).__name__)
-    fixed = ', '.join(f'{k}={v}' for k, v in o.keywords.items() if not isinstance(v, (list, Callable)))
+    steppers = map(label, filter(None, L(o.keywords.get('cbs'))))
+    others = [f'{k}={v}' for k, v in o.keywords.items() if k != 'cbs' and not isinstance(v, (list, Callable))]
+    fixed = ', '.join([*steppers, *others])
     return f'{_name(o.func)}({fixed})' if fixed else _name(o.func)
 
 

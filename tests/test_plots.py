@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from optimcb import SGD, Adam, Optimizer, momentum_step, sgd_step
+from optimcb import SGD, Adam, Optimizer, average_grad, momentum_step, sgd_step, weight_decay
 from optimcb.problems import PROBLEMS, Problem, as_problem, path, ravine, rosenbrock
 
 mpl = pytest.importorskip('matplotlib')
 mpl.use('Agg')
 import matplotlib.pyplot as plt  # noqa: E402
 
-from optimcb.plots import animate_paths, plot_curves, plot_paths, plot_sched  # noqa: E402
+from fastcore.foundation import L  # noqa: E402
+
+from optimcb.plots import _named, animate_paths, plot_curves, plot_paths, plot_sched  # noqa: E402
 
 OPTS = {'sgd': partial(SGD, lr=0.1, engine='eager'), 'adam': partial(Adam, lr=0.3, engine='eager')}
 
@@ -149,13 +151,20 @@ def test_problems_of_ones_own():
 def test_names_of_a_list():
     opts = [partial(SGD, lr=0.1, mom=0.9), torch.optim.Adam, partial(torch.optim.Adam, lr=0.2, betas=(0.5, 0.9)), partial(Optimizer, cbs=[sgd_step], lr=0.1)]
     ax = plot_paths(opts, ravine, steps=1)
-    assert [t.split(':')[0] for t in legend(ax)[:4]] == ['SGD(lr=0.1, mom=0.9)', 'Adam', 'Adam(lr=0.2, betas=(0.5, 0.9))', 'Optimizer(lr=0.1)']
+    assert [t.split(':')[0] for t in legend(ax)[:4]] == ['SGD(lr=0.1, mom=0.9)', 'Adam', 'Adam(lr=0.2, betas=(0.5, 0.9))', 'Optimizer(sgd_step, lr=0.1)']
+
+
+@pytest.mark.parametrize('cbs, name', [
+    (sgd_step, 'Optimizer(sgd_step)'), ((weight_decay, sgd_step), 'Optimizer(weight_decay, sgd_step)'), (L(sgd_step), 'Optimizer(sgd_step)'),
+    ([None, partial(average_grad, dampening=True), momentum_step], 'Optimizer(average_grad(dampening=True), momentum_step)')])
+def test_an_optimizer_without_a_name_is_called_by_its_steppers(cbs, name):
+    assert list(_named([partial(Optimizer, cbs=cbs)])) == [name]
 
 
 @pytest.mark.parametrize('opts, error', [
     ({}, '`opt_funcs` is empty'), ([], '`opt_funcs` is empty'), (OPTS['sgd'], '`opt_funcs` must be a dict of names and what to draw'),
     ({'sgd': 0.1}, "'sgd' in `opt_funcs` must be called .* but is 0.1. Pass e.g. partial"),
-    ([partial(Optimizer, cbs=[o], lr=0.1) for o in (sgd_step, momentum_step)], r'more than one Optimizer\(lr=0.1\). Pass a dict')])
+    ([partial(Optimizer, cbs=[sgd_step], lr=0.1) for _ in range(2)], r'more than one Optimizer\(sgd_step, lr=0.1\). Pass a dict')])
 def test_optimizers_that_cannot_be_drawn(opts, error):
     for draw in (plot_paths, animate_paths):
         with pytest.raises((TypeError, ValueError), match=error): draw(opts)
