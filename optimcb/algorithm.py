@@ -33,6 +33,7 @@ def _documented(algorithm):
     return call
 
 
+FOR_ALL = frozenset(inspect.signature(_for_all).parameters) - {'lr'}
 LR = 1e-3 # what is explained without parameters is explained with this learning rate
 
 
@@ -123,13 +124,15 @@ class Algorithm(partial, Composable, Explained):
         cbs = self.recipe(**{k: numbers(given[k]) for k in self.options})
         try: cbs = _with(cbs, self.edits)
         except ValueError as e: raise ValueError(f"with these options {self.__name__} can't be edited like that: {e} Edit the optimizer instead.") from None
-        reads = Composition(cbs).reads # a number that came with a stepper is gone with it
+        composition = Composition(cbs)
+        reads = composition.reads # a number that came with a stepper is gone with it
         hypers = {k: given[k] for k in ('lr', *self.hypers) if k in self.options or k in asked or k in reads}
         opt = Optimizer(given['params'], cbs, engine=given['engine'], check=given['check'], **hypers, **unlisted, **flags)
         opt.called = self._title
         opt._given = asked.union(self.options, unlisted) # not what comes with a stepper
+        free = frozenset().union(*(s.names for s in composition.steppers if not s.is_ours)) # what others mean by a number
         for h in opt.hypers:
-            for k in hypers: check(k, h[k], NOT_NEGATIVE)
+            for k in hypers.keys() - free: check(k, h[k], NOT_NEGATIVE)
         return opt
 
     def _set_flags(self, given):
@@ -169,50 +172,60 @@ def _again(base, edits, name): return Algorithm(base.recipe, edits, base, name)
 
 
 class _Listed:
-    "A recipe that lists the same steppers whatever the options are, which are hyper-parameters"
+    "A recipe that lists the same steppers whatever its options are, which are hyper-parameters"
     def __init__(self, name, cbs, hypers):
         self.__name__ = self.__qualname__ = name
         self.__module__ = __name__
-        self.cbs, self.hypers = list(L(cbs)), hypers
+        self.cbs = list(L(cbs))
         composition = Composition(self.cbs)
-        if not composition.steppers: raise ValueError(f"{name} has no steppers. List what it does: `algorithm('{name}', [average_grad, momentum_step])`.")
+        if not composition.steppers:
+            raise ValueError(f"{name} has no steppers. List them: `algorithm({name!r}, [average_grad, momentum_step])`.")
         self.__doc__ = f"{' → '.join(composition.labels)}."
-        for k, v in from_torch(hypers, composition.reads).items(): self._check(k, v, composition)
-        values = from_torch(hypers, composition.reads)
+        self.hypers = from_torch(hypers, composition.reads)
+        for k, v in self.hypers.items(): self._check(k, v, composition)
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        self.__signature__ = inspect.Signature([inspect.Parameter(k, kind, default=v) for k, v in values.items()])
+        self.__signature__ = inspect.Signature([inspect.Parameter(k, kind, default=v) for k, v in self.hypers.items()])
 
     def _check(self, k, v, composition):
-        "Raises `TypeError` for what is no hyper-parameter of these steppers"
+        "Raises `TypeError` for what is no hyper-parameter of these steppers, `ValueError` for what it can't be"
         name = self.__name__
-        if k in ('params', 'engine', 'check'): raise TypeError(f"`{k}` is given when {name} is called: `{name}(model.parameters(), lr=…, {k}=…)`.")
-        if k != 'lr' and k not in composition.reads and not composition.reads_all:
-            raise TypeError(f"no stepper of {name} reads `{k}`: there are {', '.join(composition.labels)}.{suggest(k, composition.reads)}")
-        if isinstance(v, (bool, np.bool_)): raise TypeError(f"`{k}={v}` of {name} is no number. Fix it in the stepper: `partial(f, {k}={v})`.")
-        check(k, v) if not np.iterable(v) and not isinstance(v, slice) else None
+        if k in FOR_ALL:
+            raise TypeError(f"`{k}` is given when {name} is called: `{name}(model.parameters(), lr=…, {k}=…)`.")
+        if not (k == 'lr' or k in composition.reads or composition.reads_all):
+            there = ', '.join(composition.labels)
+            raise TypeError(f"no stepper of {name} reads `{k}`: there are {there}.{suggest(k, composition.reads)}")
+        if isinstance(v, (bool, np.bool_)):
+            raise TypeError(f"`{k}={v}` of {name} is no number. Fix it in the stepper: `partial(f, {k}={v})`.")
+        for_groups = isinstance(v, (list, tuple, L, slice)) or getattr(v, 'ndim', 0) > 0
+        if not for_groups: check(k, v)
 
     def __call__(self, **options) -> list: return list(self.cbs)
     def __reduce__(self): return _Listed, (self.__name__, self.cbs, self.hypers)
 
 
 def algorithm(
-    recipe, # A name, for an algorithm of the steppers that follow; or a function of the options, all with defaults, that returns a list of steppers
+    recipe, # A name for the steppers that follow; or a function of options, all with defaults, that returns a list of steppers
     /,
-    cbs=None, # Steppers, after a name, in the order in which they are called
-    **hypers # Default hyper-parameters, after a name; they override the steppers' own
+    cbs=None, # Steppers, in the order in which they are called, after a name
+    **hypers # Default hyper-parameters, after a name: they override the steppers' own
 ) -> Algorithm:
     """Name an algorithm of one's own: `Momentum = algorithm('Momentum', [average_grad, momentum_step], mom=0.95)`.
 
-    As a decorator, make a recipe into an `Algorithm`: a function from options to a list of steppers, where options choose them.
+    As a decorator, make an `Algorithm` of a recipe, a function whose options choose the steppers that it lists.
     Raises `TypeError` or `ValueError` for steppers and hyper-parameters that can't be."""
     if isinstance(recipe, str):
-        if cbs is None: raise TypeError(f"`algorithm({recipe!r})` needs steppers: `{recipe} = algorithm({recipe!r}, [average_grad, momentum_step])`.")
+        if cbs is None: raise TypeError(f"`algorithm({recipe!r})` lacks steppers. {_write(recipe)}")
         return Algorithm(_Listed(recipe, cbs, hypers))
-    if isinstance(recipe, (list, tuple, L)): raise TypeError("an algorithm needs a name first: `Mine = algorithm('Mine', [average_grad, momentum_step])`.")
+    if isinstance(recipe, (list, tuple, L)): raise TypeError(f"a list of steppers lacks a name. {_write('Mine')}")
     if cbs is not None or hypers or not callable(recipe):
-        raise TypeError(f"`algorithm` takes a name and steppers, or decorates a function that lists them, but is given {recipe!r:.80} ({type(recipe).__name__}).")
-    lacking = [k for k, o in inspect.signature(recipe).parameters.items() if o.default is o.empty]
+        raise TypeError("`algorithm` takes a name and steppers, or decorates a function that lists steppers, but is given "
+                        f"{recipe!r:.80} ({type(recipe).__name__}).")
+    lacking = [f'`{k}`' for k, o in inspect.signature(recipe).parameters.items() if o.default is o.empty]
     if lacking:
-        raise TypeError(f"the options of a recipe need defaults, but {getattr(recipe, '__name__', recipe)} has none for {', '.join(f'`{k}`' for k in lacking)}. "
-                        "If it is a stepper, put it into a list: `Mine = algorithm('Mine', [f])`.")
+        name = getattr(recipe, '__name__', type(recipe).__name__)
+        raise TypeError(f"the options of a recipe need defaults, but {name} has none for {', '.join(lacking)}. "
+                        f"If it is a stepper: `Mine = algorithm('Mine', [{name}])`.")
     return Algorithm(recipe)
+
+
+def _write(name) -> str: return f"Write `{name} = algorithm({name!r}, [average_grad, momentum_step])`."

@@ -530,7 +530,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     def __repr__(self):
         rows = [f"{', '.join(self.composition.labels)}", *(f'{rule} {says}: {who}' for rule, says, *_, who in placement(self.composition, self._groups))]
-        return '\n'.join([*rows, super().__repr__()])
+        return '\n'.join([*rows, *map(_shortened, super().__repr__().splitlines())])
 
     def __getstate__(self):
         "Everything but hooks, as in torch, and what is made again when needed"
@@ -566,6 +566,15 @@ def _not_compiled() -> Callable:
     if 'torch._dynamo' not in sys.modules: return Optimizer._step
     if not hasattr(Optimizer._step, '_as_it_is'): Optimizer._step._as_it_is = torch.compiler.disable(Optimizer._step)
     return Optimizer._step._as_it_is
+
+
+NAMES_SHOWN = 80 # characters of the names of a group
+
+
+def _shortened(line) -> str:
+    "A line of torch's `repr`, where the names of a large model would be the most of it"
+    if not line.startswith('    param_names: ') or len(line) <= NAMES_SHOWN: return line
+    return f"{line[:NAMES_SHOWN].rpartition(',')[0]}, …]"
 
 
 def _other_rules(old, new) -> set: return {k for k in old.marks if new.marks.get(k) != old.marks[k]}

@@ -439,13 +439,16 @@ def test_it_is_made_of_all_that_a_list_may_be():
     assert oc.algorithm('Mine', cbs=[weight_decay, sgd_step], weight_decay=0.1).hypers['wd'] == 0.1
     any_name = oc.algorithm('Any', [lambda p, **kwargs: p.data.mul_(kwargs['shrink'])])
     assert any_name(params(), lr=0.1, shrink=0.5).hypers[0]['shrink'] == 0.5
+    def shifted(p, lr, shift=-1.): p.data.sub_(lr*(p.grad + shift))
+    for o in (oc.algorithm('Shifted', [shifted]), oc.algorithm('Shifted', [shifted], shift=-2.), SGD.replace(sgd_step, shifted)):
+        assert o(params(), lr=0.1).hypers[0]['shift'] == o.hypers['shift'] < 0 # a number of one's own may be any
     late = oc.algorithm('Late', Adam.cbs, **Adam.hypers)
     assert all(map(torch.equal, ends(late), ends(Adam)))
 
 
 @pytest.mark.parametrize('make, error, said', [
-    (lambda: oc.algorithm('M'), TypeError, r"needs steppers: `M = algorithm\('M', \[average_grad"), (lambda: oc.algorithm('M', []), ValueError, 'M has no steppers'),
-    (lambda: oc.algorithm([heavy]), TypeError, 'needs a name first'), (lambda: oc.algorithm(heavy), TypeError, 'has none for `p`. If it is a stepper, put it into a list'),
+    (lambda: oc.algorithm('M'), TypeError, r"lacks steppers. Write `M = algorithm\('M', \[average_grad"), (lambda: oc.algorithm('M', []), ValueError, 'M has no steppers'),
+    (lambda: oc.algorithm([heavy]), TypeError, 'lacks a name. Write `Mine = algorithm'), (lambda: oc.algorithm(heavy), TypeError, r"heavy has none for `p`. If it is a stepper: `Mine = algorithm\('Mine', \[heavy\]\)`"),
     (lambda: oc.algorithm('M', [heavy, along_v], momm=0.9), TypeError, 'no stepper of M reads `momm`: there are heavy, along_v. Did you mean `mom`'),
     (lambda: oc.algorithm('M', [heavy], mom=1.5), ValueError, '`mom` must be at least 0 and less than 1'),
     (lambda: oc.algorithm('M', [average_grad], dampening=True), TypeError, r'is no number. Fix it in the stepper: `partial\(f, dampening=True\)`'),

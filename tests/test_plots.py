@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from fastcore.foundation import L
 
 from optimcb import SGD, Adam, Optimizer, average_grad, momentum_step, sgd_step, weight_decay
 from optimcb.problems import PROBLEMS, Problem, as_problem, path, ravine, rosenbrock
@@ -14,9 +15,7 @@ mpl = pytest.importorskip('matplotlib')
 mpl.use('Agg')
 import matplotlib.pyplot as plt  # noqa: E402
 
-from fastcore.foundation import L  # noqa: E402
-
-from optimcb.plots import _named, animate_paths, plot_curves, plot_paths, plot_sched  # noqa: E402
+from optimcb.plots import _named, animate_paths, plot_curves, plot_layers, plot_paths, plot_sched  # noqa: E402
 
 OPTS = {'sgd': partial(SGD, lr=0.1, engine='eager'), 'adam': partial(Adam, lr=0.3, engine='eager')}
 
@@ -315,3 +314,15 @@ def test_without_matplotlib(monkeypatch):
     plots = runpy.run_path(sys.modules['optimcb.plots'].__file__) # importing doesn't need it
     for k, arg in dict(plot_paths=OPTS, animate_paths=OPTS, plot_curves={'a': [1]}, plot_sched={'lr': [1]}).items():
         with pytest.raises(ImportError, match=r"Install it: pip install 'optimcb\[nbs\]'"): plots[k](arg)
+
+
+@pytest.mark.parametrize('n', [9, 24, 25, 110])
+def test_rows_of_a_picture_have_the_names_of_the_layers(n):
+    "As many as there is room for, on the left"
+    layers = [f'layer{i}.weight' for i in range(n)]
+    axs = plot_layers({k: np.ones((3, n)) for k in 'abcd'}, layers)
+    for ax, shown in zip(axs, (True, False, False, True)):
+        rows, labels = ax.get_yticks(), [o.get_text() for o in ax.get_yticklabels()]
+        assert labels == [layers[int(i)] if shown else '' for i in rows] and min(n, 12) <= len(rows) <= 24
+    ax = plot_layers({'a': np.ones((3, n))}, layers, axs=plt.figure().add_axes((0, 0, 1, 1)))[0]
+    assert ax.get_yticklabels()[0].get_text() == layers[0]
