@@ -17,3 +17,6 @@ FORMULAS = frozenset({'debias', 'nadam_mom', 'rectification'}) # functions of nu
 
 __all__ = [*classic.__all__, *adaptive.__all__, *momentum.__all__, *parameter_free.__all__, *matrices.__all__, *averages.__all__, *parts.__all__,
            *tools.__all__]
+
+
+def __dir__(): return __all__
