@@ -9,7 +9,7 @@ Make an optimizer
     create_optimizer('adamw', model, lr=1e-3)     by name; `list_optimizers('*adam*')` finds names
     Adam.wrap(clip_norm, cautious)                add parts, which go with any algorithm
     Adam.replace(average_sqr_grad, my_square)     swap steppers; `insert`, `remove`, `rename`, also of `opt`
-    route(hidden=(Muon, by_ndim(2)), rest=Adam)   several in one, by rules; `no_wd` and `grouped` use rules, too
+    route(hidden=(Muon, by_ndim(2)), rest=Adam)   several in one; rules are for `no_wd`, `grouped`, too
     SAM(opt), Lookahead(opt)                      wrap an optimizer
 See what it does
     opt.explain(), opt.formula, opt.kernel()      who reads what, the mathematics, the code that runs

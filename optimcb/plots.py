@@ -194,7 +194,9 @@ def _final(problem, xy): return f'{problem.f(*torch.tensor(xy[-1])).item():.2g}'
 
 
 def _filled(d, name):
-    if not isinstance(d, dict): raise TypeError(f"`{name}` must be a dict of names and what to draw, but is {d!r:.80} ({type(d).__name__}).")
+    if not isinstance(d, dict):
+        shown = _name(d) if callable(d) else repr(d)
+        raise TypeError(f"`{name}` must be a dict of names and what to draw, but is {shown:.80} ({type(d).__name__}).")
     if not d: raise ValueError(f"`{name}` is empty: there is nothing to draw. Pass a name and what to draw, at least.")
     return d
 

@@ -222,11 +222,13 @@ def is_redefined(
     new:Stepper, # A stepper
     old:Stepper # Another one
 ) -> bool:
-    "Is `new` the function of `old`, defined again under the same name at the same place, and does it use the same names?"
+    """Is `new` the function of `old`, defined again under the same name at the same place, and does it use the same names?
+
+    Functions that a factory or a loop makes have the same code, and are several on purpose."""
     f, g = new.innermost, old.innermost
-    if f is g or not (inspect.isfunction(f) and inspect.isfunction(g)) or not same_name(f, g): return False
-    if (f.__module__, f.__qualname__) != (g.__module__, g.__qualname__) or f.__closure__ or g.__closure__: return False
-    return all(new.new_name(k) == old.new_name(k) for k in inspect.signature(f).parameters)
+    if not (inspect.isfunction(f) and inspect.isfunction(g)) or not same_name(f, g) or f.__code__ is g.__code__: return False
+    same_place = (f.__module__, f.__qualname__) == (g.__module__, g.__qualname__)
+    return same_place and all(new.new_name(k) == old.new_name(k) for k in inspect.signature(f).parameters)
 
 
 def _shown(v) -> str:

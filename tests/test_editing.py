@@ -368,13 +368,28 @@ def test_a_part_that_was_defined_again_is_not_put_in_twice():
     source = '@part("gradient")\ndef mine(p, k=2.): p.grad = p.grad*k'
     old, new = defined(source), defined(source)
     for o in (SGD.wrap(old), SGD(params(), lr=0.1).wrap(old)):
-        with pytest.raises(ValueError, match=r'`mine` is there already, as it was defined before. `replace\(mine, mine\)`'): o.wrap(new)
+        with pytest.raises(ValueError, match=r'`mine` is there already, as it was before. `replace\(mine, mine\)`'): o.wrap(new)
         assert [f.__name__ for f in o.wrap(renamed(new, k='l')).cbs if hasattr(f, '__name__')].count('mine') == 1 # beside it
     def made(k):
         @oc.part('gradient')
         def scaled(p): p.grad = p.grad*k
         return scaled
     assert len(SGD.wrap(made(2.), made(3.)).cbs) == 4 # two functions, not one that was defined twice
+
+
+def test_a_cell_that_inserts_and_is_run_again_is_said():
+    source = 'def mine(p): p.grad = p.grad*2'
+    old, new = defined(source), defined(source)
+    opt = SGD(params(), lr=0.1).insert(old, before=sgd_step)
+    with pytest.warns(oc.CompositionWarning, match=r'`mine` is there twice: as it was, and defined again. .*`replace\(mine, mine\)`'): opt.insert(new, before=sgd_step)
+    def made(k):
+        def scaled(p): p.grad = p.grad*k
+        return scaled
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        SGD.insert(old, before=sgd_step).replace(new, new)(params(), lr=0.1)
+        SGD.insert(made(2.), made(3.), old, old, before=sgd_step)(params(), lr=0.1) # on purpose
+        oc.route(a=([old, sgd_step], oc.by_ndim(2)), b=[new, sgd_step])(params(), lr=0.1) # none has both
 
 
 def test_a_new_default_counts_where_nobody_has_set_the_number():

@@ -1,4 +1,5 @@
 "The pictures: paths on test functions, curves, schedules."
+import re
 import runpy
 import sys
 from functools import partial
@@ -158,6 +159,7 @@ def test_names_of_a_list():
     ([None, partial(average_grad, dampening=True), momentum_step], 'Optimizer(average_grad(dampening=True), momentum_step)')])
 def test_an_optimizer_without_a_name_is_called_by_its_steppers(cbs, name):
     assert list(_named([partial(Optimizer, cbs=cbs)])) == [name]
+    with pytest.raises(TypeError, match=f'but is {re.escape(name)}'): _named(partial(Optimizer, cbs=cbs))
 
 
 @pytest.mark.parametrize('opts, error', [
