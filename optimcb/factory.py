@@ -14,7 +14,7 @@ from optimcb import algorithms, parts
 from optimcb.algorithm import Algorithm
 from optimcb.hypers import from_torch, nearest
 from optimcb.optimizer import Optimizer
-from optimcb.routing import Rule
+from optimcb.routing import Rule, _found, norms_and_biases
 from optimcb.routing import no_wd as without_wd
 from optimcb.sam import SAM
 
@@ -71,14 +71,21 @@ def create_optimizer(
     if no_wd is True and not of_model:
         raise TypeError("`no_wd=True` needs the model to know norms and biases: pass it instead of its parameters, or a rule, "
                         "as `no_wd=by_ndim(0, 1)`.")
-    if in_front - {'sam'}: algo = algo.wrap(*_made(k for k in PARTS if k in in_front))
+    if in_front - {'sam'}: algo = algo.wrap(*_made(k for k in PARTS if k in in_front)).named(name)
     for_sam = {k: options.pop(k) for k in SAM_OPTIONS & options.keys()} if 'sam' in in_front else {}
     options |= {k: v for k, v in dict(lr=lr, wd=wd).items() if v is not None}
     given = from_torch(options, algo.signature.parameters)
     params = [(k, p) for k, p in model.named_parameters() if p.requires_grad] if of_model else model
     opt = algo(params, **{**defaults, **given})
-    if no_wd is not False: without_wd(opt, model if no_wd is True else no_wd)
+    if no_wd is True: _spare(opt, norms_and_biases(model))
+    elif no_wd not in (None, False): without_wd(opt, no_wd)
     return SAM(opt, **for_sam, model=model if of_model else None) if 'sam' in in_front else opt
+
+
+def _spare(opt, rule):
+    "Don't decay the parameters for which a rule holds, if there are some, and if anything is decayed"
+    if 'do_wd' in opt.composition.reads:
+        for p in _found(opt.param_groups, rule): opt.state[p]['do_wd'] = False
 
 
 def _made(names) -> list: return [f() if f in FACTORIES else f for f in map(PARTS.get, names)]

@@ -107,8 +107,17 @@ def test_what_is_not_decayed():
         return torch.optim.AdamW(by_hand, lr=0.01)
     ours, torchs = trained(lambda m: create_optimizer('adamw', m, lr=0.01, wd=0.1, no_wd=True)), trained(theirs)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(ours, torchs))
+    assert undecayed(create_optimizer('adamw', nn.Linear(2, 2, bias=False), lr=0.1, no_wd=True)) == set() # there are none
+    for name in list_optimizers(): create_optimizer(name, network(), lr=0.1, no_wd=True) # also where nothing is decayed
+    with pytest.raises(ValueError, match='reads `do_wd`'): create_optimizer('rprop', model, lr=0.1, no_wd=oc.by_ndim(1))
     with pytest.raises(TypeError, match='`no_wd=True` needs the model'): create_optimizer('adamw', model.parameters(), lr=0.1, no_wd=True)
     assert create_optimizer('adamw', by_hand, lr=0.1, no_wd=oc.by_ndim(0, 1)).hypers[1]['wd'] == 0.
+
+
+def test_it_is_called_by_its_name():
+    titles = {k: create_optimizer(k, network(), lr=0.1).explain().title for k in ('adamw', 'cautious_lion', 'ranger', 'sam_adamw')}
+    assert titles == {'adamw': 'AdamW', 'cautious_lion': 'cautious_lion', 'ranger': 'ranger', 'sam_adamw': 'SAM of AdamW'}
+    with pytest.raises(TypeError, match='cautious_lion has no `epss`'): create_optimizer('cautious_lion', network(), lr=0.1, epss=1.)
 
 
 def test_a_model_gives_what_is_trained():
