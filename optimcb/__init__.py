@@ -1,4 +1,40 @@
-"Optimizers composed of plain Python callbacks, for fastai and PyTorch."
+"""Optimizers composed of plain Python callbacks, for fastai and PyTorch.
+
+    from optimcb import *           # algorithms, parts and tools; after fastai, which also has an Adam
+    from optimcb.fastai import *    # what a Learner needs, callbacks too
+
+Make an optimizer
+    Adam(model.parameters(), lr=1e-3)             call an algorithm; `Learner(…, opt_func=Adam)`
+    algorithm('Mine', [average_grad, my_step])    name your own list of functions; `Optimizer` runs one
+    create_optimizer('adamw', model, lr=1e-3)     by name; `list_optimizers('*adam*')` finds names
+    Adam.wrap(clip_norm, cautious)                add parts, which go with any algorithm
+    Adam.replace(average_sqr_grad, my_square)     swap steppers; `insert`, `remove`, `rename`, also of `opt`
+    route(hidden=(Muon, by_ndim(2)), rest=Adam)   several in one; rules are for `no_wd`, `grouped`, too
+    SAM(opt), Lookahead(opt)                      wrap an optimizer
+See what it does
+    opt.explain(), opt.formula, opt.kernel()      who reads what, the mathematics, the code that runs
+    OptStats, tap, Record                         numbers for each parameter while it trains
+    compare, plot_paths, plot_sched               tables and pictures
+Keep its state
+    save_state, load_state, named_state           files; the state by parameter name
+    to_torch                                      the state for an optimizer of `torch.optim`
+
+Browse the rest, where each name has a docstring
+    optimcb.algorithms    every algorithm, with its defaults and its source
+    optimcb.parts         what `wrap` takes: clipping, decay, averages, …
+    optimcb.steppers      what algorithms are made of
+    optimcb.stepper       what a stepper may return (`once`, `stop`) and be (`only`, `renamed`, `by_torch`)
+    optimcb.routing       rules, `route`, hyper-parameters as functions of the step
+    optimcb.taps          what a tap measures: `norm`, `cosine`, `histogram`
+    optimcb.plots         pictures; `optimcb.problems` has functions to draw paths on
+    optimcb.learner       callbacks for a fastai Learner
+    optimcb.catalog       tables of algorithms and parts, with what they cost
+    optimcb.bench         `python -m optimcb.bench` measures steps
+
+Every algorithm, part and stepper can also be imported from `optimcb` by name.
+"""
+from importlib import import_module as _import_module
+
 from optimcb.algorithm import Algorithm, algorithm
 from optimcb.algorithms import *
 from optimcb.backward import InBackward, step_in_backward
@@ -6,9 +42,11 @@ from optimcb.checkpoint import named_state
 from optimcb.compare import Comparison, compare
 from optimcb.composition import Composition, MissingName
 from optimcb.curvature import hutchinson, update_hessian
+from optimcb.factory import create_optimizer, list_optimizers
 from optimcb.files import load_state, save_state
 from optimcb.interop import to_torch
 from optimcb.lookahead import Lookahead, look_ahead
+from optimcb.names import names_in_learners as _names_in_learners
 from optimcb.optimizer import Optimizer
 from optimcb.plots import *
 from optimcb.routing import *
@@ -20,4 +58,26 @@ from optimcb.warn import CompositionWarning
 from optimcb.wrapping import of_directions, of_signs, part, wrapped
 
 __version__ = '0.1.0'
-__all__ = [k for k, v in globals().items() if k[0] != '_' and type(v).__name__ != 'module'] # without the modules, one of which is `display`
+__all__ = [ # what one types; `only` and `stop` are other things in fastcore, whose names people have
+    *algorithms.__all__, *parts.__all__,
+    'Optimizer', 'Lookahead', 'SAM', 'algorithm', 'create_optimizer', 'list_optimizers',
+    'sgd_step', 'momentum_step', 'adam_step', 'average_grad', 'average_sqr_grad', 'step_stat', 'debias_grad_avg', 'debias_sqr_avg',
+    'rms_update', 'apply_update', 'max_sqr_avg', 'use_sqr_max', 'yogi_sqr_grad', # what the classic algorithms are made of
+    'once', 'renamed', 'by_torch', 'part', 'wrapped', 'Composition', 'CompositionWarning', 'MissingName',
+    'route', 'by_name', 'by_ndim', 'by_shape', 'by_module', 'norms_and_biases', 'no_wd', 'grouped', 'warmup', 'cosine_decay', 'inverse_sqrt',
+    'OptStats', 'Record', 'tap', 'compare', 'plot_paths', 'animate_paths', 'plot_sched', 'plot_curves',
+    'save_state', 'load_state', 'named_state', 'to_torch', 'step_in_backward', 'update_hessian', 'hutchinson', 'stats_kept']
+__all__ = list(dict.fromkeys(__all__))
+
+_PLACES = 'algorithms', 'parts', 'plots', 'routing', 'stepper', 'steppers', 'taps'
+_LATE = 'bench', 'catalog', 'fastai', 'learner', 'problems' # imported when they are used
+
+_names_in_learners()
+
+
+def __dir__(): return sorted({*__all__, *_PLACES, '__version__'})
+
+
+def __getattr__(name):
+    if name in _LATE: return _import_module(f'{__name__}.{name}')
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

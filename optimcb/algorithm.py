@@ -90,6 +90,7 @@ def _two_groups(model, decays) -> list[dict]:
     return [g for g in groups if g['params']]
 
 
+FOR_ALL = frozenset(inspect.signature(_for_all).parameters) - {'lr'}
 LR = 1e-3 # what is explained without parameters is explained with this learning rate
 
 
@@ -114,8 +115,7 @@ class Algorithm(partial, Composable, Explained):
         name=None # What it is called; default: as the recipe
     ):
         "Make an algorithm of a recipe; `algorithm` is the decorator that does."
-        options = dict(inspect.signature(recipe).parameters)
-        usual = options.pop('lr', None)
+        options = inspect.signature(recipe).parameters
         cbs = _with(recipe(), edits)
         composition = Composition(cbs)
         gone = Composition(recipe()).reads - composition.reads if edits and not composition.reads_all else () # what only steppers read that are left out
@@ -126,8 +126,10 @@ class Algorithm(partial, Composable, Explained):
         self.__name__ = self.__qualname__ = name or recipe.__name__
         self.__doc__, self.__module__ = recipe.__doc__, recipe.__module__
         params, lr, *for_all = inspect.signature(_for_all).parameters.values()
-        if usual is not None: lr = lr.replace(default=usual.default)
-        others = [inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=v) for k, v in self.hypers.items() if k not in options]
+        if 'lr' in self.hypers: lr = lr.replace(default=self.hypers['lr'])
+        listed = {'lr', *options}
+        options.pop('lr', None)
+        others = [inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=v) for k, v in self.hypers.items() if k not in listed]
         self.signature = inspect.Signature([params, lr, *options.values(), *others, *for_all])
         self.__wrapped__ = _documented(self)
         return self
@@ -188,11 +190,14 @@ class Algorithm(partial, Composable, Explained):
         return Composition(self.cbs)
 
     @property
-    def _required(self) -> frozenset:
-        "Names without a default that only steppers which were put in take, and that none of them makes"
-        if not self.edits: return frozenset()
-        required = frozenset().union(*(s.required for s in self.composition.steppers))
-        return required - self.composition.makes - self.signature.parameters.keys() - ONE_STEP
+    def _unlisted(self) -> frozenset:
+        """Names that are given all the same, although they are no options: what steppers take and none of them makes.
+
+        Of those that a recipe has chosen, names with a default are the recipe's business; but steppers that were put in may need others."""
+        if isinstance(self.recipe, _Listed): taken = frozenset().union(*(s.names for s in self.composition.steppers))
+        elif self.edits: taken = frozenset().union(*(s.required for s in self.composition.steppers))
+        else: return frozenset()
+        return taken - self.composition.makes - self.signature.parameters.keys() - ONE_STEP
 
     _title = property(lambda self: f"{self.__name__}{', edited' if self.edits and self.__name__ == self.recipe.__name__ else ''}")
     _groups = property(lambda self: [Group({'lr': LR, **self.hypers}, [], [])])
@@ -205,12 +210,13 @@ class Algorithm(partial, Composable, Explained):
         ascends = None if 'maximize' in known else kwargs.pop('maximize', None)
         flags = {k: kwargs.pop(k) for k in TORCH_FLAGS if k in kwargs and k not in known and (k != 'dampening' or not kwargs[k])}
         flags.pop('dampening', None) # `average_grad` takes it
-        required = {k: kwargs.pop(k) for k in self._required & kwargs.keys()}
+        takes_any = isinstance(self.recipe, _Listed) and self.composition.reads_all
+        unlisted = {k: kwargs.pop(k) for k in [*kwargs] if k in self._unlisted or takes_any and k not in known}
         for k in kwargs:
-            if k not in known: raise TypeError(f"{self.__name__} has no `{k}`.{suggest(k, {*known, *self._required})} It has {', '.join(known)}.")
+            if k not in known: raise TypeError(f"{self.__name__} has no `{k}`.{suggest(k, {*known, *self._unlisted})} It has {', '.join(known)}.")
         if not args and 'params' not in kwargs:
             if ascends is not None: flags['maximize'] = ascends
-            return WithoutParams(self, **kwargs, **required, **flags)
+            return WithoutParams(self, **kwargs, **unlisted, **flags)
         if len(args) > 2 and isinstance(args[2], tuple) and 'sqr_mom' in known:
             third = list(known)[2]
             raise TypeError(f"the third argument of {self.__name__} is `{third}`, but is {args[2]!r}. "
@@ -225,14 +231,17 @@ class Algorithm(partial, Composable, Explained):
         choice = Choice(self, {**{k: given[k] for k in self.options}, 'maximize': self.flag('maximize', ascends)})
         params, groups = self._groups_of(given)
         cbs = choice.steppers(groups)
-        reads = Composition(cbs).reads # a number that came with a stepper is gone with it
+        composition = Composition(cbs)
+        reads = composition.reads # a number that came with a stepper is gone with it
         hypers = {k: given[k] for k in ('lr', *self.hypers) if k in self.options or k in asked or k in reads}
         opt = Optimizer.__new__(Optimizer)
         opt._choice = choice
-        opt.__init__(params, cbs, engine=given['engine'], check=given['check'], **hypers, **required, **flags)
+        opt.__init__(params, cbs, engine=given['engine'], check=given['check'], **hypers, **unlisted, **flags)
         opt.called = self._title
+        opt._given = asked.union(self.options, unlisted) # not what comes with a stepper
+        free = frozenset().union(*(s.names for s in composition.steppers if not s.is_ours)) # what others mean by a number
         for h in opt.hypers:
-            for k in hypers: check(k, h[k], NOT_NEGATIVE)
+            for k in hypers.keys() - free: check(k, h[k], NOT_NEGATIVE)
         return opt
 
     def ours(self,
@@ -296,8 +305,61 @@ def _with(cbs, edits) -> list:
 def _again(base, edits, name): return Algorithm(base.recipe, edits, base, name)
 
 
+class _Listed:
+    "A recipe that lists the same steppers whatever its options are, which are hyper-parameters"
+    def __init__(self, name, cbs, hypers):
+        self.__name__ = self.__qualname__ = name
+        self.__module__ = __name__
+        self.cbs = list(L(cbs))
+        composition = Composition(self.cbs)
+        if not composition.steppers:
+            raise ValueError(f"{name} has no steppers. List them: `algorithm({name!r}, [average_grad, momentum_step])`.")
+        self.__doc__ = f"{' → '.join(composition.labels)}."
+        self.hypers = from_torch(hypers, composition.reads)
+        for k, v in self.hypers.items(): self._check(k, v, composition)
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        self.__signature__ = inspect.Signature([inspect.Parameter(k, kind, default=v) for k, v in self.hypers.items()])
+
+    def _check(self, k, v, composition):
+        "Raises `TypeError` for what is no hyper-parameter of these steppers, `ValueError` for what it can't be"
+        name = self.__name__
+        if k in FOR_ALL:
+            raise TypeError(f"`{k}` is given when {name} is called: `{name}(model.parameters(), lr=…, {k}=…)`.")
+        if not (k == 'lr' or k in composition.reads or composition.reads_all):
+            there = ', '.join(composition.labels)
+            raise TypeError(f"no stepper of {name} reads `{k}`: there are {there}.{suggest(k, composition.reads)}")
+        if isinstance(v, (bool, np.bool_)):
+            raise TypeError(f"`{k}={v}` of {name} is no number. Fix it in the stepper: `partial(f, {k}={v})`.")
+        for_groups = isinstance(v, (list, tuple, L, slice)) or getattr(v, 'ndim', 0) > 0
+        if not for_groups: check(k, v)
+
+    def __call__(self, **options) -> list: return list(self.cbs)
+    def __reduce__(self): return _Listed, (self.__name__, self.cbs, self.hypers)
+
+
 def algorithm(
-    recipe # Function of the options, all with defaults, that returns a list of steppers
+    recipe, # A name for the steppers that follow; or a function of options, all with defaults, that returns a list of steppers
+    /,
+    cbs=None, # Steppers, in the order in which they are called, after a name
+    **hypers # Default hyper-parameters, after a name: they override the steppers' own
 ) -> Algorithm:
-    "Make a function from options to a list of steppers into an `Algorithm`."
+    """Name an algorithm of one's own: `Momentum = algorithm('Momentum', [average_grad, momentum_step], mom=0.95)`.
+
+    As a decorator, make an `Algorithm` of a recipe, a function whose options choose the steppers that it lists.
+    Raises `TypeError` or `ValueError` for steppers and hyper-parameters that can't be."""
+    if isinstance(recipe, str):
+        if cbs is None: raise TypeError(f"`algorithm({recipe!r})` lacks steppers. {_write(recipe)}")
+        return Algorithm(_Listed(recipe, cbs, hypers))
+    if isinstance(recipe, (list, tuple, L)): raise TypeError(f"a list of steppers lacks a name. {_write('Mine')}")
+    if cbs is not None or hypers or not callable(recipe):
+        raise TypeError("`algorithm` takes a name and steppers, or decorates a function that lists steppers, but is given "
+                        f"{recipe!r:.80} ({type(recipe).__name__}).")
+    lacking = [f'`{k}`' for k, o in inspect.signature(recipe).parameters.items() if o.default is o.empty]
+    if lacking:
+        name = getattr(recipe, '__name__', type(recipe).__name__)
+        raise TypeError(f"the options of a recipe need defaults, but {name} has none for {', '.join(lacking)}. "
+                        f"If it is a stepper: `Mine = algorithm('Mine', [{name}])`.")
     return Algorithm(recipe)
+
+
+def _write(name) -> str: return f"Write `{name} = algorithm({name!r}, [average_grad, momentum_step])`."

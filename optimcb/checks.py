@@ -4,7 +4,7 @@ All of it is read off a rehearsal. A composition that can't be rehearsed, becaus
 is only tried on a small tensor, for names that are missing.
 """
 import dis
-from itertools import chain
+from itertools import chain, combinations
 from numbers import Real
 
 import torch
@@ -16,7 +16,7 @@ from optimcb.engine.chance import Chance
 from optimcb.engine.reading import branches, may_act
 from optimcb.engine.record import NotRecorded
 from optimcb.rehearsal import Group, Rehearsal, can_step, placement
-from optimcb.stepper import ONE_STEP, Stepper, code_of
+from optimcb.stepper import ONE_STEP, Stepper, code_of, is_redefined, name_of
 from optimcb.steppers.parts import take_back
 
 __all__ = ['doubts', 'doubts_of', 'steps_at_all']
@@ -43,7 +43,7 @@ def doubts_of(
     places = {key[0] for key in found}
     shared = [_shared([ds for key, ds in found.items() if key[0] == at]) for at in places]
     res = dict.fromkeys(d for ds in shared for d in ds if not isinstance(d, OfAll) or all(d in o for o in shared))
-    return [*_in_vain(composition), *res, *_unused(composition, groups)]
+    return [*_in_vain(composition), *res, *_unused(composition, groups), *_redefined(composition)]
 
 
 def _in_vain(composition):
@@ -57,6 +57,14 @@ class OfAll(str):
 
 
 def _shared(found) -> list: return [d for ds in found for d in ds if all(d in o for o in found)]
+
+
+def _redefined(composition) -> list[str]:
+    "Functions that are there as they were, and as they were defined again"
+    pairs = combinations(composition.steppers, 2)
+    again = [(old, new) for old, new in pairs if is_redefined(new, old) and old.masks == new.masks]
+    return [f"`{old}` is there twice: as it was, and defined again. To put a new one in the place of the old: "
+            f"`replace({name_of(old.f)}, {name_of(new.f)})`." for old, new in again]
 
 
 def _unused(composition, groups):

@@ -1,13 +1,15 @@
 """Changing a list of steppers by hand.
 
 Functions from a list of steppers to another, and `Composable`, whose methods they are. A stepper is named by itself, by
-the function inside of a `partial`, by its name, or by its place.
+the function inside of a `partial`, by its name, or by its place. A function that isn't in the list names the stepper of
+its own name, so that one that was defined again, in a notebook say, can take the place of the old one.
 """
+from collections.abc import Iterator
 from functools import partial
 
 from optimcb.boundary import entry
 from optimcb.hypers import nearest
-from optimcb.stepper import Stepper, renamed
+from optimcb.stepper import Stepper, name_of, renamed, same_name
 from optimcb.wrapping import wrapped
 
 __all__ = ['Composable', 'inserted', 'place', 'removed', 'replaced', 'with_parts', 'with_renamed']
@@ -65,15 +67,22 @@ def place(
     if isinstance(which, int) and not isinstance(which, bool):
         if -len(cbs) <= which < len(cbs): return which % len(cbs)
         raise ValueError(f"there is no stepper {which}. There are {labels}.")
-    found = [i for i, s in known.items() if s.f is which] or [i for i, s in known.items() if _is(s, which)]
+    found = next(filter(None, _matches(known, which)), [])
     if len(found) == 1: return found[0]
     name = which if isinstance(which, str) else Stepper(which).label
     if found: raise ValueError(f"`{name}` is there {len(found)} times, at {found}. Say which by its place: {labels}.")
-    near = nearest(name, [n for s in known.values() if (n := getattr(s.innermost, '__name__', None))])
+    near = nearest(name, {name_of(s.f) for s in known.values()} - {name})
     raise ValueError(f"there is no stepper `{name}`.{f' Did you mean `{near}`?' if near else ''} There are {labels}.")
 
 
-def _is(s, which) -> bool: return s.innermost is which or which in (s.label, getattr(s.innermost, '__name__', None))
+def _matches(known, which) -> Iterator[list]:
+    "The places of the steppers that `which` may stand for: by itself, by its label, by its name. The first that aren't empty count"
+    yield [i for i, s in known.items() if s.f is which]
+    yield [i for i, s in known.items() if s.innermost is which or which in (s.label, name_of(s.f))]
+    if not callable(which): return
+    wanted = Stepper(which) # perhaps of a function that was defined again
+    yield [i for i, s in known.items() if same_name(s.f, which) and s.label == wanted.label]
+    yield [i for i, s in known.items() if same_name(s.f, which)]
 
 
 def replaced(

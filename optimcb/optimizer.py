@@ -37,6 +37,7 @@ from optimcb.hypers import (
     suggest,
     without_flags,
 )
+from optimcb.names import name_params
 from optimcb.rehearsal import Group, can_step, placement
 from optimcb.stepper import ONE_STEP
 from optimcb.warn import CompositionWarning, calling_frame, warn
@@ -82,7 +83,9 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         self.hyper_names = set()
         self._has_part = _made_by_zero()
         composition = self.composition
-        hypers = {**composition.defaults, **from_torch(hypers, self._names)}
+        hypers = from_torch(hypers, self._names)
+        self._given = frozenset(hypers) # the others are the steppers' own
+        hypers = {**composition.defaults, **hypers}
         if not self._own_step: hypers, self.engine = without_flags(hypers, composition, engine)
         self._warn_unread(hypers)
         groups = _as_groups(params)
@@ -91,6 +94,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         super().__init__([{**{k: v[i] for k, v in values.items()}, **self._own(g)} for i, g in enumerate(groups)],
                          TorchNames({k: own(k, v[-1]) for k, v in values.items()}).know(self._names))
         self._tell_choice()
+        name_params(self)
         if not any(g['params'] for g in self.param_groups) and not _may_be_empty(groups): raise ValueError(NOTHING)
         self._track()
         if composition.marks: self._mark()
@@ -210,7 +214,9 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     @param_lists.setter
     @entry
     def param_lists(self, v):
-        for g, ps in zip(self.param_groups, v, strict=True): g['params'] = list(ps)
+        for g, ps in zip(self.param_groups, v, strict=True):
+            g['params'] = list(ps)
+            if len(g.get('param_names', ())) != len(g['params']): g.pop('param_names', None) # several in one tensor
 
     @property
     @entry
@@ -407,6 +413,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         self.cbs = cbs
         if self._choice is not None: self._choice = self._choice.copy(edits=(*self._choice.edits, f), labels=composition.untapped)
         composition = self.composition # with it come its hyper-parameters
+        self._renew_defaults(old, composition)
         if 'called' in self.__dict__: self.called = f"{self.called.removesuffix(', edited')}, edited"
         out = [s for s in old.steppers if not any(s.f is f for f in cbs)]
         taps = {k for s in out for k in s.taps}
@@ -419,6 +426,14 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             for said in self._said.values(): [said.pop(k, None) for k in rules]
             self._mark()
         return self
+
+    def _renew_defaults(self, old, new):
+        "Where nobody has set a number that comes with the steppers, let it be the default of the new ones"
+        given = self.__dict__.get('_given', frozenset())
+        was = {k: v for k, v in old.defaults.items() if k in new.defaults and k not in given and isinstance(v, Real)}
+        for d in (self.defaults, *self.param_groups):
+            for k, v in was.items():
+                if k in d and isinstance(d[k], Real) and d[k] == v: d[k] = new.defaults[k]
 
     def _say_what_is_late(self, composition, started):
         "Warn of state that starts now, where a stepper takes it for as old as the count of steps"
@@ -663,7 +678,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     def __repr__(self):
         if self._own_step: return super().__repr__()
         rules = [f'{rule} {says}: {who}' for rule, says, *_, who in placement(self.composition, self._groups)]
-        return '\n'.join([', '.join(self.composition.labels), *rules, super().__repr__()])
+        return '\n'.join([', '.join(self.composition.labels), *rules, *map(_shortened, super().__repr__().splitlines())])
 
     def __getstate__(self):
         "Everything but hooks, as in torch, and what is made again when needed"
@@ -730,6 +745,15 @@ def become(
 def _asked_by_fastai() -> bool:
     "Does one of fastai's callbacks set a hyper-parameter? Its one-cycle schedules `mom` whether or not there is momentum, and there it does nothing"
     return calling_frame().f_globals.get('__name__', '').startswith('fastai.callback')
+
+
+NAMES_SHOWN = 80 # characters of the names of a group
+
+
+def _shortened(line) -> str:
+    "A line of torch's `repr`, where the names of a large model would be the most of it"
+    if not line.startswith('    param_names: ') or len(line) <= NAMES_SHOWN: return line
+    return f"{line[:NAMES_SHOWN].rpartition(',')[0]}, …]"
 
 
 def _other_rules(old, new) -> set: return {k for k in old.marks if new.marks.get(k) != old.marks[k]}

@@ -5,9 +5,11 @@ from functools import partial
 
 import numpy as np
 import torch
+from fastcore.foundation import L
 
 from optimcb.boundary import entry
 from optimcb.problems import Problem, as_problem, path
+from optimcb.stepper import label
 
 __all__ = ['animate_paths', 'plot_curves', 'plot_layers', 'plot_paths', 'plot_sched']
 
@@ -122,13 +124,24 @@ def plot_layers(
             shown = ax.imshow(v.T, aspect='auto', interpolation='none', norm='log' if log and np.isfinite(v).any() else 'linear',
                               extent=(1 - every/2, steps[-1] + every/2, len(layers) - 0.5, -0.5))
             ax.figure.colorbar(shown, ax=ax)
-            ax.set_ylabel('parameter')
+            _name_rows(ax, layers)
         ax.set(title=name, xlabel='step')
     if few: axs[-1].legend(loc='upper left', bbox_to_anchor=(1, 1), frameon=False, fontsize='small')
     return axs
 
 
 LINES = 8 # layers that are drawn as lines
+ROWS = 24 # names of layers that there is room for beside a picture
+
+
+def _name_rows(ax, layers):
+    "Name the rows of a picture, or as many as there is room for, if it is the leftmost of several, which have the same rows"
+    place = ax.get_subplotspec()
+    named = range(0, len(layers), -(-len(layers)//ROWS))
+    leftmost = place is None or place.is_first_col()
+    ax.set_yticks(named, [layers[i] if leftmost else '' for i in named], fontsize=5)
+
+
 
 
 def _axes(n, axs, size) -> np.ndarray:
@@ -207,7 +220,9 @@ def _final(problem, xy): return f'{problem.f(*torch.tensor(xy[-1])).item():.2g}'
 
 
 def _filled(d, name):
-    if not isinstance(d, dict): raise TypeError(f"`{name}` must be a dict of names and what to draw, but is {d!r:.80} ({type(d).__name__}).")
+    if not isinstance(d, dict):
+        shown = _name(d) if callable(d) else repr(d)
+        raise TypeError(f"`{name}` must be a dict of names and what to draw, but is {shown:.80} ({type(d).__name__}).")
     if not d: raise ValueError(f"`{name}` is empty: there is nothing to draw. Pass a name and what to draw, at least.")
     return d
 
@@ -225,9 +240,11 @@ def _named(opt_funcs) -> dict:
 
 
 def _name(o):
-    "A name to be read: `SGD(lr=0.1)`"
+    "A name to be read: `SGD(lr=0.1)`, or `Optimizer(average_grad, momentum_step, lr=0.1)`, which has no other name than its steppers"
     if hasattr(o, '__name__') or not isinstance(o, partial): return getattr(o, '__name__', type(o).__name__)
-    fixed = ', '.join(f'{k}={v}' for k, v in o.keywords.items() if not isinstance(v, (list, Callable)))
+    steppers = map(label, filter(None, L(o.keywords.get('cbs'))))
+    others = [f'{k}={v}' for k, v in o.keywords.items() if k != 'cbs' and not isinstance(v, (list, Callable))]
+    fixed = ', '.join([*steppers, *others])
     return f'{_name(o.func)}({fixed})' if fixed else _name(o.func)
 
 

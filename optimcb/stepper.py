@@ -11,8 +11,8 @@ import torch
 from optimcb.boundary import entry
 from optimcb.hypers import nearest
 
-__all__ = ['InRoute', 'ONE_STEP', 'Stepper', 'by_torch', 'called_in_steps', 'code_of', 'hyper_defaults', 'innermost', 'label', 'once', 'only', 'renamed',
-           'renamed_all', 'stop', 'strings', 'weights_by']
+__all__ = ['InRoute', 'ONE_STEP', 'Stepper', 'by_torch', 'called_in_steps', 'code_of', 'hyper_defaults', 'innermost', 'is_redefined', 'label', 'name_of',
+           'once', 'only', 'renamed', 'renamed_all', 'same_name', 'stop', 'strings', 'weights_by']
 
 ONE_STEP = frozenset({'update'})  # names that live for one step, whoever returns them
 TORCH_KEYWORDS = frozenset({'alpha', 'value', 'beta', 'dim', 'dtype', 'device', 'keepdim', 'memory_format', 'min', 'max', 'out'})  # of its functions
@@ -249,11 +249,40 @@ def label(
     f:Callable # A stepper
 ) -> str:
     "A stepper's name, with what partials fix: `average_grad(dampening=True)`."
-    name = getattr(innermost(f), '__name__', type(f).__name__)
+    name = name_of(f)
     fixed = [f'{k}={_shown(v)}' for k, v in _given(f).items()]
     others = [f'{k}→{v}' for r in _chain(f) if isinstance(r, renamed) for k, v in r.names.items()]
     where = ''.join(f'[{o.where!r}]' for o in _chain(f) if isinstance(o, only))
     return (f"{name}({', '.join(fixed + others)})" if fixed or others else name) + where
+
+
+def name_of(
+    f:Callable # A stepper
+) -> str:
+    "The name of the function inside of all partials, or of the type of the object that is called."
+    o = innermost(f)
+    return getattr(o, '__name__', type(o).__name__)
+
+
+def same_name(
+    f:Callable, # A stepper
+    other:Callable # Another one
+) -> bool:
+    "Do two steppers have the same name, as a function has that was defined again? A lambda has no name of its own."
+    return name_of(f) == name_of(other) != '<lambda>'
+
+
+def is_redefined(
+    new:Stepper, # A stepper
+    old:Stepper # Another one
+) -> bool:
+    """Is `new` the function of `old`, defined again under the same name at the same place, and does it use the same names?
+
+    Functions that a factory or a loop makes have the same code, and are several on purpose."""
+    f, g = new.innermost, old.innermost
+    if not (inspect.isfunction(f) and inspect.isfunction(g)) or not same_name(f, g) or f.__code__ is g.__code__: return False
+    same_place = (f.__module__, f.__qualname__) == (g.__module__, g.__qualname__)
+    return same_place and all(new.new_name(k) == old.new_name(k) for k in inspect.signature(f).parameters)
 
 
 def _shown(v) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from optimcb.boundary import entry
-from optimcb.stepper import InRoute, Stepper, innermost, only, renamed
+from optimcb.stepper import InRoute, Stepper, innermost, is_redefined, name_of, only, renamed
 
 __all__ = ['PLACES', 'kind_of', 'of_directions', 'of_signs', 'part', 'place_of', 'wrapped']
 
@@ -103,6 +103,9 @@ def _check(f, cbs):
     if kind == DECAY: return
     for o in there:
         if o.innermost is s.innermost and o.names == s.names: raise ValueError(f"`{o}` is there already. Change its options, or `remove` it first.")
+        if is_redefined(s, o):
+            name = name_of(f)
+            raise ValueError(f"`{o}` is there already, as it was before. `replace({name}, {name})` puts the new one in its place.")
         if kind and kind_of(o.f) == kind:
             raise ValueError(f"`{s}` can't be put beside `{o}`: there can be one {kind} only. `remove` the other one first.")
         if kind and kind == _of(o.f, 'against') or kind_of(o.f) and kind_of(o.f) == _of(f, 'against'):

@@ -2,12 +2,16 @@
 import copy
 import inspect
 import pickle
+import subprocess
+import sys
 import warnings
 from functools import partial
 
 import pytest
 import torch
 from helpers import params, set_grads
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import optimcb as oc
 from optimcb import (
@@ -291,3 +295,198 @@ def test_an_edited_algorithm_takes_what_its_steppers_require():
     assert algo(params(), lr=0.1, push=0.5).hypers[0]['push'] == 0.5
     with pytest.raises(oc.MissingName, match='push'): algo(params(), lr=0.1)
     with pytest.raises(TypeError, match='Did you mean `push`'): algo(params(), lr=0.1, pusch=0.5)
+
+
+# Steppers that are defined again, as in a notebook's cell
+
+def defined(source, **names):
+    "What a cell defines"
+    cell = {'torch': torch, 'once': oc.once, 'part': oc.part, '__name__': '__main__', **names}
+    exec(source, cell)
+    return cell['mine']
+
+
+FIRST = 'def mine(p, m=None): return {"m": p.grad.clone() if m is None else 0.9*m + p.grad}'
+AGAIN = 'def mine(p, m=None): return {"m": p.grad.clone() if m is None else 0.5*m + p.grad}'
+def along(p, lr, m): p.data.sub_(lr*m)
+
+
+def stepped(opt, n=1, first=0):
+    for i in range(first, first + n):
+        set_grads([p for g in opt.param_groups for p in g['params']], i)
+        opt.step()
+    return opt
+
+
+@pytest.mark.parametrize('engine', ['eager', 'foreach', 'fused'])
+def test_a_stepper_that_is_defined_again_takes_the_place_of_the_old_one(engine):
+    "And goes on from the state that both speak of"
+    old, new = defined(FIRST), defined(AGAIN)
+    opt = stepped(Optimizer(ps := params(), [old, along], lr=0.1, engine=engine), 2)
+    expected = [0.9*0. + opt.state[p]['m'].clone() for p in ps]
+    assert opt.replace(new, new) is opt and list(opt.cbs) == [new, along]
+    assert all(torch.equal(opt.state[p]['m'], m) for p, m in zip(ps, expected))
+    stepped(opt, first=2)
+    assert all(torch.allclose(opt.state[p]['m'], 0.5*m + p.grad) for p, m in zip(ps, expected))
+
+
+@pytest.mark.parametrize('kind', [lambda f: f, lambda f: partial(f, k=2.), lambda f: renamed(f, m='n'), lambda f: oc.only(f, oc.by_ndim(2))],
+                         ids=['plain', 'partial', 'renamed', 'only'])
+@pytest.mark.parametrize('of', [lambda o: o, lambda o: o(params(), lr=0.1)], ids=['algorithm', 'optimizer'])
+def test_every_edit_finds_it_by_its_name(of, kind):
+    source = 'def mine(p, k=1., m=0.): return {"m": k}'
+    old, new = defined(source), defined(source)
+    def made(): return of(SGD.insert(kind(old), before=0))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', oc.CompositionWarning)
+        for which in (new, kind(new)):
+            assert made().replace(which, sgd_step).cbs[0] is sgd_step and made().remove(which).cbs[0] is weight_decay
+            assert made().insert(own, before=which).cbs[0] is own and made().insert(own, after=which).cbs[1] is own
+            assert 'kk' in made().rename(which, k='kk').composition.reads
+        assert made().replace(new, oc.only(new, oc.by_ndim(1))).cbs[0].func is new
+
+
+def test_what_its_name_does_not_tell_is_said():
+    new = defined(FIRST)
+    both = Optimizer(params(), [partial(defined(FIRST), m=0.), renamed(defined(FIRST), m='n'), along], lr=0.1, check=False)
+    with pytest.raises(ValueError, match=r'`mine` is there 2 times, at \[0, 1\]. Say which by its place'): both.replace(new, new)
+    assert both.replace(renamed(new, m='n'), new).cbs[1] is new # which of them is told by the label
+    nameless = Optimizer(params(), [lambda p: None, sgd_step], lr=0.1)
+    with pytest.raises(ValueError, match='there is no stepper `<lambda>`. There are 0: <lambda>'): nameless.remove(lambda p: None)
+    fastai = pytest.importorskip('fastai.optimizer')
+    assert Adam.remove(fastai.weight_decay).cbs == Adam.cbs[1:]
+
+
+def test_averages_are_put_in_by_a_stepper_that_was_defined_again():
+    source = ('from optimcb.stepper import weights_by\n@weights_by(lambda p, avg: avg)\n'
+              'def mine(p, avg=None): return {"avg": p.data.clone() if avg is None else avg.lerp(p.data, 0.5)}')
+    opt = stepped(Optimizer(ps := params(), [sgd_step, defined(source)], lr=0.1), 3)
+    with opt.averaged(defined(source)): assert all(torch.equal(p, opt.state[p]['avg']) for p in ps)
+
+
+def test_a_part_that_was_defined_again_is_not_put_in_twice():
+    source = '@part("gradient")\ndef mine(p, k=2.): p.grad = p.grad*k'
+    old, new = defined(source), defined(source)
+    for o in (SGD.wrap(old), SGD(params(), lr=0.1).wrap(old)):
+        with pytest.raises(ValueError, match=r'`mine` is there already, as it was before. `replace\(mine, mine\)`'): o.wrap(new)
+        assert [f.__name__ for f in o.wrap(renamed(new, k='l')).cbs if hasattr(f, '__name__')].count('mine') == 1 # beside it
+    def made(k):
+        @oc.part('gradient')
+        def scaled(p): p.grad = p.grad*k
+        return scaled
+    assert len(SGD.wrap(made(2.), made(3.)).cbs) == 4 # two functions, not one that was defined twice
+
+
+def test_a_cell_that_inserts_and_is_run_again_is_said():
+    source = 'def mine(p): p.grad = p.grad*2'
+    old, new = defined(source), defined(source)
+    opt = SGD(params(), lr=0.1).insert(old, before=sgd_step)
+    with pytest.warns(oc.CompositionWarning, match=r'`mine` is there twice: as it was, and defined again. .*`replace\(mine, mine\)`'): opt.insert(new, before=sgd_step)
+    def made(k):
+        def scaled(p): p.grad = p.grad*k
+        return scaled
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        SGD.insert(old, before=sgd_step).replace(new, new)(params(), lr=0.1)
+        SGD.insert(made(2.), made(3.), old, old, before=sgd_step)(params(), lr=0.1) # on purpose
+        oc.route(a=([old, sgd_step], oc.by_ndim(2)), b=[new, sgd_step])(params(), lr=0.1) # none has both
+
+
+def test_a_new_default_counts_where_nobody_has_set_the_number():
+    def source(k): return f'def mine(p, lr, k={k}): p.data.sub_(lr*k*p.grad)'
+    old, new = defined(source(2.)), defined(source(3.))
+    def values(opt): return [h['k'] for h in opt.replace(new, new).hypers]
+    two = [{'params': params()[:2]}, {'params': params()[2:], 'k': 5.}]
+    assert values(Optimizer(params(), old, lr=0.1)) == [3.] and values(Optimizer(two, old, lr=0.1)) == [3., 5.]
+    assert values(oc.algorithm('Mine', [old])(params(), lr=0.1)) == [3.] and values(oc.algorithm('Mine', [old], k=2.)(params(), lr=0.1)) == [2.]
+    assert values(Optimizer(params(), old, lr=0.1, k=2.)) == [2.] # that was said
+    opt = Optimizer(params(), old, lr=0.1)
+    opt.set_hyper('k', 4.)
+    assert values(opt) == [4.]
+    opt = Adam(params(), lr=0.1).replace(average_sqr_grad, lambda p, sqr_mom=0.5, sqr_avg=0.: {'sqr_avg': sqr_mom*sqr_avg + (1-sqr_mom)*p.grad**2})
+    assert opt.hypers[0]['sqr_mom'] == 0.99 # Adam says so, also where another stepper is put in before
+
+
+# Algorithms that are named
+
+def heavy(p, mom=0.9, v=0.): return {'v': mom*v + p.grad}
+def along_v(p, lr, v): p.data.sub_(lr*v)
+Momentum = oc.algorithm('Momentum', [heavy, along_v], mom=0.95)
+
+
+def ends(make, **kwargs):
+    return [p.data for g in stepped(make(params(), lr=0.1, **kwargs), 4).param_groups for p in g['params']]
+
+
+@given(mom=st.floats(0, 0.99), given_mom=st.none() | st.floats(0, 0.99), engine=st.sampled_from(['eager', 'foreach', 'fused']))
+@settings(max_examples=20, deadline=None)
+def test_a_named_list_of_steppers_is_that_list(mom, given_mom, engine):
+    kwargs = {} if given_mom is None else {'mom': given_mom}
+    ours = ends(oc.algorithm('Mine', [heavy, along_v], mom=mom), engine=engine, **kwargs)
+    theirs = ends(partial(Optimizer, cbs=[heavy, along_v], mom=mom), engine=engine, **kwargs)
+    assert all(map(torch.equal, ours, theirs))
+
+
+def test_it_has_what_an_algorithm_of_the_library_has():
+    assert isinstance(Momentum, oc.Algorithm) and isinstance(Momentum, partial) and Momentum.keywords['mom'] == 0.95
+    assert repr(Momentum) == "Momentum(params, lr, mom=0.95, *, engine='auto', check=True): heavy, along_v" and Momentum.__doc__ == 'heavy → along_v.'
+    assert Momentum.formula.text == 'v = mom*v + grad\np = p - lr*v' and 'fused' in str(Momentum.explain()) and 'for (' in Momentum.kernel('cpu')
+    again = pickle.loads(pickle.dumps(Momentum))
+    assert repr(again) == repr(copy.deepcopy(Momentum)) == repr(Momentum) and again.cbs == Momentum.cbs
+    for o in (again, copy.copy(Momentum)): assert all(map(torch.equal, ends(o), ends(Momentum)))
+    opt = Momentum(params(), 0.1, 0.5)
+    assert opt.explain().title == 'Momentum' and dict(opt.hypers[0]) == dict(lr=0.1, mom=0.5) == dict(Momentum(params(), 0.1, momentum=0.5).hypers[0])
+    wrapped = Momentum.wrap(oc.clip_norm, oc.ema_weights)
+    assert wrapped(params(), lr=0.1, max_norm=0.5).explain().title == 'Momentum, edited' and repr(pickle.loads(pickle.dumps(wrapped))) == repr(wrapped)
+    assert partial(Momentum, mom=0.3)(params(), lr=0.1).hypers[0]['mom'] == 0.3 and Momentum.named('Heavy').__name__ == 'Heavy'
+    routed = oc.route(matrices=(Momentum, oc.by_ndim(2)), rest=partial(Momentum, mom=0.5))
+    assert routed(params(), lr=0.1).hypers[0]['matrices_mom'] == 0.95 and 'Momentum for by_ndim(2)' in routed.__doc__
+    assert len(oc.SAM(Momentum(params(), lr=0.1)).hypers[0]) == 4
+
+
+def test_it_is_made_of_all_that_a_list_may_be():
+    required = oc.algorithm('Powered', [heavy, lambda p, lr, v, power, mask=None: p.data.sub_(lr*v.abs().pow(power)*v.sign())])
+    assert required(params(), lr=0.1, power=1., mask=2.).hypers[0]['power'] == 1.
+    with pytest.raises(oc.MissingName, match='power'): required(params(), lr=0.1)
+    with pytest.raises(TypeError, match='Powered has no `pover`. Did you mean `power`'): required(params(), lr=0.1, pover=1.)
+    with_lr = oc.algorithm('Mine', sgd_step, lr=0.3)
+    assert with_lr(params()).hypers[0]['lr'] == 0.3 and with_lr(params(), 0.1).hypers[0]['lr'] == 0.1 and with_lr.keywords['lr'] == 0.3
+    assert oc.algorithm('Mine', cbs=[weight_decay, sgd_step], weight_decay=0.1).hypers['wd'] == 0.1
+    any_name = oc.algorithm('Any', [lambda p, **kwargs: p.data.mul_(kwargs['shrink'])])
+    assert any_name(params(), lr=0.1, shrink=0.5).hypers[0]['shrink'] == 0.5
+    def shifted(p, lr, shift=-1.): p.data.sub_(lr*(p.grad + shift))
+    for o in (oc.algorithm('Shifted', [shifted]), oc.algorithm('Shifted', [shifted], shift=-2.), SGD.replace(sgd_step, shifted)):
+        assert o(params(), lr=0.1).hypers[0]['shift'] == o.hypers['shift'] < 0 # a number of one's own may be any
+    late = oc.algorithm('Late', Adam.cbs, **Adam.hypers)
+    assert all(map(torch.equal, ends(late), ends(Adam)))
+
+
+@pytest.mark.parametrize('make, error, said', [
+    (lambda: oc.algorithm('M'), TypeError, r"lacks steppers. Write `M = algorithm\('M', \[average_grad"), (lambda: oc.algorithm('M', []), ValueError, 'M has no steppers'),
+    (lambda: oc.algorithm([heavy]), TypeError, 'lacks a name. Write `Mine = algorithm'), (lambda: oc.algorithm(heavy), TypeError, r"heavy has none for `p`. If it is a stepper: `Mine = algorithm\('Mine', \[heavy\]\)`"),
+    (lambda: oc.algorithm('M', [heavy, along_v], momm=0.9), TypeError, 'no stepper of M reads `momm`: there are heavy, along_v. Did you mean `mom`'),
+    (lambda: oc.algorithm('M', [heavy], mom=1.5), ValueError, '`mom` must be at least 0 and less than 1'),
+    (lambda: oc.algorithm('M', [average_grad], dampening=True), TypeError, r'is no number. Fix it in the stepper: `partial\(f, dampening=True\)`'),
+    (lambda: oc.algorithm('M', [heavy], engine='eager'), TypeError, '`engine` is given when M is called'), (lambda: oc.algorithm('M', [3]), TypeError, 'must be callable'),
+    (lambda: oc.algorithm(lambda: [heavy], [along_v]), TypeError, 'takes a name and steppers'), (lambda: oc.algorithm(3), TypeError, 'takes a name and steppers')], ids=range(11))
+def test_what_can_not_be_named(make, error, said):
+    with pytest.raises(error, match=said): make()
+
+
+def test_it_is_exported_from_a_notebook():
+    "Where its steppers are in `__main__`, and it may have any name"
+    code = '''
+import pickle, torch, optimcb as oc
+from functools import partial
+def heavy(p, mom=0.9, v=0.): return {'v': mom*v + p.grad}
+def along_v(p, lr, v): p.data.sub_(lr*v)
+mine = oc.algorithm('Another', [heavy, along_v], mom=0.95)
+@oc.algorithm
+def Chosen(mom=0.9, plain=False): return [oc.sgd_step] if plain else [heavy, along_v]
+for o in (mine, mine.wrap(oc.clip_norm), partial(mine, mom=0.5), Chosen, Chosen.remove(0).insert(heavy, before=0)):
+    assert repr(pickle.loads(pickle.dumps(o))) == repr(o), o
+opt = mine([torch.nn.Parameter(torch.ones(2))], lr=0.1)
+assert pickle.loads(pickle.dumps(opt)).cbs == opt.cbs
+'''
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,5 +1,7 @@
 "Every way in which a fastai Learner uses an optimizer works, and gives the numbers that fastai's own gives."
 import copy
+import subprocess
+import sys
 import warnings
 from functools import partial
 from types import SimpleNamespace
@@ -46,8 +48,8 @@ def three_groups(m): return [params(m[0][:3]), params(m[0][3:]), params(m[1])]
 def learner(opt_func, path, model=None, **kwargs):
     set_seed(42, reproducible=True)
     dls = DataLoaders.from_dsets(Digits(DIGITS[:320]), Digits(DIGITS[320:420]), bs=32, num_workers=0, device='cpu')
-    learn = Learner(dls, model or nn.Sequential(body(), head()), loss_func=F.cross_entropy, metrics=accuracy, opt_func=opt_func, path=path,
-                    **{'splitter': three_groups, **kwargs})
+    learn = Learner(dls, model or nn.Sequential(body(), head()), metrics=accuracy, opt_func=opt_func, path=path,
+                    **{'loss_func': F.cross_entropy, 'splitter': three_groups, **kwargs})
     learn.remove_cbs(learn.cbs.filter(lambda cb: cb.name == 'progress'))
     learn.logger = print
     return learn
@@ -296,3 +298,126 @@ def test_the_fused_engine_in_a_learner(algo, tmp_path):
             for e in ('fused', 'eager')]
     assert runs[0].losses == pytest.approx(runs[1].losses, rel=1e-4) and len(runs[0].losses) > 10
     assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in zip(runs[0].weights, runs[1].weights))
+
+
+# Names of the model
+
+NAMES = ['0.0.weight', '0.0.bias', '0.1.weight', '0.1.bias', '0.3.weight', '0.3.bias', '0.4.weight', '0.4.bias', '1.0.weight', '1.0.bias']
+def names_of(opt): return [k for g in opt.param_groups for k in g.get('param_names', ())]
+
+
+@pytest.mark.parametrize('make', [oc.Adam, lookahead(oc), oc.ranger, lambda ps, lr: oc.SAM(oc.SGD(ps, lr=lr)), partial(oc.Optimizer, cbs=oc.sgd_step)],
+                         ids=['Adam', 'Lookahead', 'ranger', 'SAM', 'partial'])
+def test_parameters_have_the_names_of_the_model(make, tmp_path):
+    learn = learner(make, tmp_path)
+    learn.create_opt()
+    assert names_of(learn.opt) == NAMES and [len(g['param_names']) for g in learn.opt.param_groups] == [4, 4, 2]
+    known = dict(learn.model.named_parameters())
+    assert all(known[k] is p for g in learn.opt.param_groups for k, p in zip(g['param_names'], g['params']))
+    assert list(oc.named_state(learn.opt)) == NAMES
+    where = [line for line in str(learn.opt.explain()).splitlines() if line.strip().startswith('do_wd')]
+    if make is oc.Adam: assert '0.0.bias, 0.1.weight, 0.1.bias, …' in where[0]
+    assert "    param_names: ['1.0.weight', '1.0.bias']" in repr(learn.opt) and max(map(len, repr(learn.opt).splitlines()[2:])) < 82
+    assert oc.Adam([nn.Parameter(torch.ones(2))], lr=0.1).param_groups[0].keys().isdisjoint({'param_names'}) # outside of a Learner
+
+
+@pytest.mark.parametrize('first', ['fastai.learner', 'optimcb', 'fastai.data.all'])
+def test_names_are_there_whatever_is_imported_first(first):
+    code = f'''
+import sys, importlib
+importlib.import_module({first!r})
+import optimcb as oc
+assert ('fastai.learner' in sys.modules) == ({first!r} == 'fastai.learner')
+from fastai.learner import Learner
+import torch
+from torch import nn
+from fastai.data.core import DataLoaders
+rows = [(torch.ones(2), torch.ones(1))]*4
+by_names = oc.route(weights=(oc.SGD, oc.by_name('*.weight')), rest=oc.Adam)
+dls = DataLoaders.from_dsets(rows, rows, bs=2, num_workers=0, device='cpu')
+learn = Learner(dls, nn.Sequential(nn.Linear(2, 1)), loss_func=nn.MSELoss(), opt_func=by_names)
+learn.create_opt()
+assert learn.opt.param_groups[0]['param_names'] == ['0.weight', '0.bias']
+assert Learner.create_opt.__doc__ and not any(type(o).__module__.startswith('optimcb') for o in sys.meta_path)
+'''
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_rules_by_name_in_a_learner(tmp_path):
+    "As those that are told the model"
+    def way(opt_func): return Record(partial(opt_func, engine='eager'), lambda learn, note: learn.fit_one_cycle(1, 1e-2), tmp_path/opt_func.__name__)
+    two = way(oc.route('by_names', head=(oc.SGD, oc.by_name('1.*')), rest=oc.Adam))
+    def of_model(ps, lr, engine):
+        ps = [list(o) for o in ps]
+        return oc.route(head=(oc.SGD, oc.by_shape(head_shape)), rest=oc.Adam)(ps, lr=lr, engine=engine)
+    def head_shape(shape): return shape in ((10, 128), (10,))
+    expected = way(of_model)
+    assert two.losses == expected.losses and all(map(torch.equal, two.weights, expected.weights))
+    assert 'route head: 1.0.weight, 1.0.bias' in repr(two.opt) and '1.0.weight, 1.0.bias' in str(two.opt.explain())
+    only = learner(partial(oc.Optimizer, cbs=[oc.only(oc.weight_decay, ~oc.by_name('*.bias')), oc.sgd_step], wd=0.1), tmp_path)
+    only.fit(1, 1e-2)
+    assert oc.no_wd(only.opt, oc.by_name('1.0.*')) is only.opt
+
+
+class WithLoss(nn.Module):
+    "A loss with a parameter of its own"
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+    def forward(self, pred, y): return F.cross_entropy(pred*self.scale, y)
+
+
+def test_parameters_of_a_loss_and_of_nobody(tmp_path):
+    loss, alone = WithLoss(), nn.Parameter(torch.ones(3))
+    learn = learner(oc.Adam, tmp_path, loss_func=loss, splitter=lambda m: [params(m), list(loss.parameters())])
+    learn.fit(1, 1e-3)
+    assert names_of(learn.opt) == [*NAMES, 'loss_func.scale']
+    learn = learner(oc.Adam, tmp_path, splitter=lambda m: [params(m), [alone]])
+    learn.fit(1, 1e-3)
+    assert names_of(learn.opt) == [] # all have names, or none
+
+
+@pytest.mark.parametrize('saved, loaded', [(True, False), (False, True), (True, True)], ids=str)
+def test_runs_with_and_without_names_go_on_from_each_other(saved, loaded, tmp_path):
+    def way(with_names):
+        learn = learner(partial(oc.Adam, engine='eager'), tmp_path)
+        learn.create_opt()
+        if not with_names:
+            for g in learn.opt.param_groups: del g['param_names']
+        return learn
+    one = way(saved)
+    one.fit_one_cycle(1, 1e-2)
+    one.save('here')
+    other = way(loaded)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        warnings.filterwarnings('ignore', category=FutureWarning)
+        warnings.filterwarnings('ignore', category=DeprecationWarning)
+        other.load('here', with_opt=True)
+    assert names_of(other.opt) == (NAMES if saved or loaded else [])
+    batch = one.dls.train.one_batch()
+    for o in (one, other):
+        o.model.train()
+        F.cross_entropy(o.model(batch[0]), batch[1]).backward()
+        o.opt.step()
+    assert all(map(torch.equal, one.model.parameters(), other.model.parameters())) and other.opt.state[other.model[1][0].bias]['step'] == 11
+
+
+def test_a_group_is_added_without_a_name(tmp_path):
+    learn = learner(oc.Adam, tmp_path)
+    learn.create_opt()
+    learn.opt.add_param_group({'params': [nn.Parameter(torch.ones(3))]})
+    assert names_of(learn.opt) == [] and len(learn.opt.param_groups) == 4
+
+
+def test_a_named_algorithm_in_a_learner(tmp_path):
+    "Exported, too"
+    named = oc.algorithm('Sharpened', [oc.average_grad, sharpened], power=1., mom=0.9)
+    for i, way in enumerate((one_cycle, save_and_load, export_and_go_on, find_lr, summary)):
+        runs = [Record(partial(f, engine='eager'), way, tmp_path/f'{i}{n}')
+                for n, f in (('named', named), ('plain', partial(oc.Optimizer, cbs=[oc.average_grad, sharpened], power=1., mom=0.9)))]
+        assert runs[0].losses == runs[1].losses and all(map(torch.equal, runs[0].weights, runs[1].weights))
+    learn = learner(oc.algorithm('Mine', [oc.sgd_step], lr=0.05), tmp_path)
+    learn.fit(1)
+    assert learn.lr == 0.05 == learn.opt.hypers[0]['lr']

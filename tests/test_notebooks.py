@@ -1,12 +1,15 @@
 "The notebooks run from their first cell to their last, and are kept clean, with what they show."
+import ast
 import json
 import os
 import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 
 import pytest
 
@@ -64,6 +67,26 @@ def test_notebooks_are_clean(tmp_path):
         copy.write_text(path.read_text())
         clean.nbdev_clean(copy)
         assert copy.read_text() == path.read_text(), path.name
+
+
+def names_of(source):
+    "The names that code uses, and those that it makes: all that it assigns, defines, takes or imports"
+    used, made = set(), set()
+    for n in ast.walk(ast.parse(source)):
+        if isinstance(n, ast.Name): (made if isinstance(n.ctx, ast.Store) else used).add(n.id)
+        elif isinstance(n, (ast.FunctionDef, ast.ClassDef)): made.add(n.name)
+        elif isinstance(n, ast.arg): made.add(n.arg)
+        elif isinstance(n, ast.ImportFrom):
+            for a in n.names: made |= set(getattr(m := import_module(n.module), '__all__', vars(m))) if a.name == '*' else {a.asname or a.name}
+    return used, made
+
+
+@all_of_them
+def test_notebooks_import_what_they_use(path):
+    "Names of the library that its star doesn't bring, also in notebooks that run for long"
+    code = '\n'.join(''.join(c['source']) for c in json.loads(path.read_text())['cells'] if c['cell_type'] == 'code')
+    used, made = names_of(code)
+    assert not {k for k in used - made if hasattr(optimcb, k) and not isinstance(getattr(optimcb, k), ModuleType)} # IPython has a `display`
 
 
 def test_notebooks_are_linked_from_the_index():

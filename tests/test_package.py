@@ -1,7 +1,10 @@
 "The package as a whole: what it imports, what it exports, and that all of it is documented."
 import inspect
+import re
 import subprocess
 import sys
+import types
+from textwrap import dedent
 
 import pytest
 from fastcore.docments import docments
@@ -17,12 +20,15 @@ from optimcb import (
     display,
     editing,
     expression,
+    factory,
     files,
     formula,
     hypers,
     interop,
     lookahead,
+    names,
     optimizer,
+    parts,
     plots,
     problems,
     rehearsal,
@@ -34,7 +40,8 @@ from optimcb import (
 from optimcb.engine import build, cpu, eager, foreach, launch, memory, ops, plan, program, reading, record, runner, trace
 from optimcb.stepper import Stepper
 
-MODULES = [algorithms, averages, checkpoint, checks, composition, display, editing, expression, files, formula, hypers, interop, lookahead, optimizer, plots, problems, rehearsal, stepper,
+MODULES = [algorithms, averages, checkpoint, checks, composition, display, editing, expression, factory, files, formula, hypers, interop, lookahead, names, optimizer, parts,
+           plots, problems, rehearsal, stepper,
            steppers, taps, warn, sys.modules['optimcb.compare'],
            build, cpu, eager, foreach, launch, memory, ops, plan, program, reading, record, runner, trace]
 PUBLIC = {(m.__name__, k): getattr(m, k) for m in MODULES for k in m.__all__}
@@ -99,3 +106,108 @@ def test_show_doc_works_on_all_of_them():
         assert shown.startswith(f'---\n\n### {name}\n') and ' at 0x' not in shown, name
     shown = showdoc.show_doc(optimcb.Adam)._repr_markdown_()
     assert 'def Adam(' in shown and 'mom:float=0.9, # Coefficient of past gradients' in shown and 'lr, # Learning rate' in shown and 'Kingma' in shown
+
+
+# What is where
+
+def star(module, names):
+    exec(f'from {module} import *', names)
+    return names
+
+
+@pytest.fixture(scope='module')
+def fastai():
+    "The names that fastai's stars bring"
+    pytest.importorskip('fastai.vision.all')
+    names = {}
+    for k in ('vision.all', 'tabular.all', 'text.all', 'collab'): star(f'fastai.{k}', names)
+    return names
+
+
+def replaced(module, names):
+    new = star(module, dict(names))
+    return {k for k, o in names.items() if k != '__builtins__' and new[k] is not o}
+
+
+def test_stars_replace_nothing_of_fastais_but_its_optimizers(fastai):
+    import fastai.optimizer as fo
+    optimizers = {'Optimizer', 'SGD', 'RMSProp', 'Adam', 'RAdam', 'QHAdam', 'Larc', 'Lamb', 'Lookahead', 'ranger'}
+    assert replaced('optimcb.fastai', fastai) == optimizers
+    ours = replaced('optimcb', fastai)
+    assert optimizers <= ours <= set(fo.__all__) and not {'only', 'stop', 'debias', 'params'} & ours
+    for k in ours - optimizers: # steppers, which take the same names
+        assert list(inspect.signature(getattr(optimcb, k)).parameters) == list(inspect.signature(getattr(fo, k)).parameters), k
+
+
+OTHERS = '''Algorithm algorithm Comparison compare Composition MissingName CompositionWarning InBackward step_in_backward named_state
+    hutchinson update_hessian load_state save_state to_torch Lookahead look_ahead Optimizer SAM stats_kept by_torch once only renamed
+    renamed_all stop OptStats Record tap of_directions of_signs part wrapped create_optimizer list_optimizers'''.split()
+
+
+def test_everything_is_imported_by_name():
+    listed = [k for m in (algorithms, steppers, plots, parts, sys.modules['optimcb.routing']) for k in m.__all__]
+    for k in {*OTHERS, *listed, *optimcb.__all__}: exec(f'from optimcb import {k}', {})
+    assert set(optimcb.__all__) <= {*OTHERS, *listed} and len(set(optimcb.__all__)) == len(optimcb.__all__)
+
+
+def test_dir_is_what_one_types_and_where_the_rest_is():
+    assert set(optimcb.__all__) <= set(dir(optimcb)) and len(dir(optimcb)) < 140
+    modules = {k for k in dir(optimcb) if isinstance(getattr(optimcb, k), types.ModuleType)}
+    assert modules == {'algorithms', 'parts', 'plots', 'routing', 'stepper', 'steppers', 'taps'}
+    for k in ('algorithms', 'parts', 'steppers'): assert set(dir(getattr(optimcb, k))) == set(getattr(optimcb, k).__all__), k
+    with pytest.raises(AttributeError, match="module 'optimcb' has no attribute 'nobody'"): optimcb.nobody # noqa: B018
+    with pytest.raises(ImportError): exec('from optimcb import nobody', {})
+
+
+def test_help_is_a_map_of_a_screen():
+    lines = optimcb.__doc__.splitlines()
+    assert len(lines) <= 45 and max(map(len, lines)) <= 110
+    places = set(re.findall(r'optimcb\.(\w+)', optimcb.__doc__))
+    assert places >= {k for k in dir(optimcb) if isinstance(getattr(optimcb, k), types.ModuleType)}
+    code = [line for line in lines if line.startswith('    ') and '(' in line]
+    spoken = {k for line in code for k in re.findall(r"(?<![.\w'*])([A-Za-z]\w+)(?=\()", line)} - {'Learner'}
+    assert {'Adam', 'algorithm', 'create_optimizer', 'route', 'SAM'} <= spoken and all(hasattr(optimcb, k) for k in spoken)
+
+
+def test_places_that_are_imported_when_they_are_used():
+    pytest.importorskip('fastai')
+    code = '''
+        import sys, optimcb
+        assert not {'optimcb.learner', 'optimcb.catalog', 'optimcb.bench', 'fastai'} & set(sys.modules)
+        optimcb.catalog.parts, optimcb.bench.Bench, optimcb.problems.PROBLEMS
+        assert 'fastai' not in sys.modules
+        optimcb.learner.AveragedWeights, optimcb.fastai.Adam
+    '''
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', dedent(code)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_parts_are_listed_with_what_they_do():
+    from optimcb.catalog import parts as table
+    rows = [row['part'].strip('`').partition('(')[0] for row in table()]
+    assert set(parts.__all__) == set(rows) and len(parts.__all__) == len(rows)
+    lines = re.findall(r'^    (\w+)  +(\S.*)$', parts.__doc__, re.MULTILINE)
+    assert [k for k, _ in lines] == parts.__all__ and max(map(len, parts.__doc__.splitlines())) <= 110
+    for k, said in lines: assert getattr(parts, k).__doc__.startswith(said.removesuffix(' …')), k
+
+
+def test_a_learner_is_trained_with_one_line(tmp_path):
+    pytest.importorskip('fastai')
+    code = '''
+        from fastai.vision.all import *
+        from optimcb.fastai import *
+        import optimcb
+        rows = [(torch.ones(2)*i, torch.ones(1)) for i in range(8)]
+        dls = DataLoaders.from_dsets(rows, rows, bs=2, num_workers=0, device='cpu')
+        Mine = algorithm('Mine', [weight_decay, average_grad, momentum_step], mom=0.9) # these are fastai's
+        assert average_grad.__module__ == 'fastai.optimizer'
+        routed = route(head=(SGD, by_name('1.*')), rest=Adam)
+        for opt_func in (Adam.wrap(clip_norm, ema_weights), Mine.wrap(ema_weights), routed.wrap(ema_weights)):
+            model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+            learn = Learner(dls, model, nn.MSELoss(), opt_func=opt_func, cbs=[AveragedWeights(), OptStatsCallback()])
+            with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1, 1e-2)
+            assert isinstance(learn.opt, optimcb.Optimizer) and learn.opt_stats['grad_norm'].shape == (4, 4)
+            assert learn.opt_stats.param_names == ['0.weight', '0.bias', '1.weight', '1.bias']
+    '''
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', dedent(code)], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr

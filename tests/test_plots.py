@@ -1,4 +1,5 @@
 "The pictures: paths on test functions, curves, schedules."
+import re
 import runpy
 import sys
 from functools import partial
@@ -6,15 +7,16 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from fastcore.foundation import L
 
-from optimcb import SGD, Adam, Optimizer, momentum_step, sgd_step
+from optimcb import SGD, Adam, Optimizer, average_grad, momentum_step, sgd_step, weight_decay
 from optimcb.problems import PROBLEMS, Problem, as_problem, path, ravine, rosenbrock
 
 mpl = pytest.importorskip('matplotlib')
 mpl.use('Agg')
 import matplotlib.pyplot as plt  # noqa: E402
 
-from optimcb.plots import animate_paths, plot_curves, plot_paths, plot_sched  # noqa: E402
+from optimcb.plots import _named, animate_paths, plot_curves, plot_layers, plot_paths, plot_sched  # noqa: E402
 
 OPTS = {'sgd': partial(SGD, lr=0.1, engine='eager'), 'adam': partial(Adam, lr=0.3, engine='eager')}
 
@@ -149,13 +151,21 @@ def test_problems_of_ones_own():
 def test_names_of_a_list():
     opts = [partial(SGD, lr=0.1, mom=0.9), torch.optim.Adam, partial(torch.optim.Adam, lr=0.2, betas=(0.5, 0.9)), partial(Optimizer, cbs=[sgd_step], lr=0.1)]
     ax = plot_paths(opts, ravine, steps=1)
-    assert [t.split(':')[0] for t in legend(ax)[:4]] == ['SGD(lr=0.1, mom=0.9)', 'Adam', 'Adam(lr=0.2, betas=(0.5, 0.9))', 'Optimizer(lr=0.1)']
+    assert [t.split(':')[0] for t in legend(ax)[:4]] == ['SGD(lr=0.1, mom=0.9)', 'Adam', 'Adam(lr=0.2, betas=(0.5, 0.9))', 'Optimizer(sgd_step, lr=0.1)']
+
+
+@pytest.mark.parametrize('cbs, name', [
+    (sgd_step, 'Optimizer(sgd_step)'), ((weight_decay, sgd_step), 'Optimizer(weight_decay, sgd_step)'), (L(sgd_step), 'Optimizer(sgd_step)'),
+    ([None, partial(average_grad, dampening=True), momentum_step], 'Optimizer(average_grad(dampening=True), momentum_step)')])
+def test_an_optimizer_without_a_name_is_called_by_its_steppers(cbs, name):
+    assert list(_named([partial(Optimizer, cbs=cbs)])) == [name]
+    with pytest.raises(TypeError, match=f'but is {re.escape(name)}'): _named(partial(Optimizer, cbs=cbs))
 
 
 @pytest.mark.parametrize('opts, error', [
     ({}, '`opt_funcs` is empty'), ([], '`opt_funcs` is empty'), (OPTS['sgd'], '`opt_funcs` must be a dict of names and what to draw'),
     ({'sgd': 0.1}, "'sgd' in `opt_funcs` must be called .* but is 0.1. Pass e.g. partial"),
-    ([partial(Optimizer, cbs=[o], lr=0.1) for o in (sgd_step, momentum_step)], r'more than one Optimizer\(lr=0.1\). Pass a dict')])
+    ([partial(Optimizer, cbs=[sgd_step], lr=0.1) for _ in range(2)], r'more than one Optimizer\(sgd_step, lr=0.1\). Pass a dict')])
 def test_optimizers_that_cannot_be_drawn(opts, error):
     for draw in (plot_paths, animate_paths):
         with pytest.raises((TypeError, ValueError), match=error): draw(opts)
@@ -306,3 +316,15 @@ def test_without_matplotlib(monkeypatch):
     plots = runpy.run_path(sys.modules['optimcb.plots'].__file__) # importing doesn't need it
     for k, arg in dict(plot_paths=OPTS, animate_paths=OPTS, plot_curves={'a': [1]}, plot_sched={'lr': [1]}).items():
         with pytest.raises(ImportError, match=r"Install it: pip install 'optimcb\[nbs\]'"): plots[k](arg)
+
+
+@pytest.mark.parametrize('n', [9, 24, 25, 110])
+def test_rows_of_a_picture_have_the_names_of_the_layers(n):
+    "As many as there is room for, on the left"
+    layers = [f'layer{i}.weight' for i in range(n)]
+    axs = plot_layers({k: np.ones((3, n)) for k in 'abcd'}, layers)
+    for ax, shown in zip(axs, (True, False, False, True)):
+        rows, labels = ax.get_yticks(), [o.get_text() for o in ax.get_yticklabels()]
+        assert labels == [layers[int(i)] if shown else '' for i in rows] and min(n, 12) <= len(rows) <= 24
+    ax = plot_layers({'a': np.ones((3, n))}, layers, axs=plt.figure().add_axes((0, 0, 1, 1)))[0]
+    assert ax.get_yticklabels()[0].get_text() == layers[0]

@@ -11,3 +11,6 @@ from optimcb.algorithms.momentum import *
 from optimcb.algorithms.parameter_free import *
 
 __all__ = [*classic.__all__, *adaptive.__all__, *momentum.__all__, *parameter_free.__all__, *matrices.__all__, *averages.__all__]
+
+
+def __dir__(): return __all__

@@ -37,3 +37,6 @@ _help_callers()
 
 for name in __all__: # as fastai's steppers tell them, for whoever asks there
     if name not in FORMULAS: globals()[name].defaults = hyper_defaults(globals()[name])
+
+
+def __dir__(): return __all__

@@ -40,7 +40,7 @@ SKIPPED = { # by what the cell says
     r'untar_data|pretrained=True|cnn_learner|vision_learner': "needs a download",
     r'^\s*[!%]|show_doc|notebook2script|nbdev_export': "for the documentation",
 }
-OURS = {k: getattr(optimcb, k) for k in optimcb.__all__ if hasattr(fastai.optimizer, k)}
+OURS = {k: getattr(optimcb, k) for k in fastai.optimizer.__all__ if hasattr(optimcb, k)}
 THEIRS = {k: getattr(fastai.optimizer, k) for k in OURS}
 
 # What optimcb answers in another way, on purpose: by a word of the cell

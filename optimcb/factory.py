@@ -1,0 +1,118 @@
+"""Optimizers by the names of their algorithms, as timm has them: `create_optimizer('adamw', model, lr=1e-3)`.
+
+A name is that of an algorithm, in any case, with `_` or `-` between its words or without. Before it there may be the names of
+parts, `cautious_lion` or `clip_norm_lookahead_adamw`, and `sam`, `sam_adamw`.
+"""
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from inspect import signature
+
+from torch import nn
+
+from optimcb import algorithms, parts
+from optimcb.algorithm import Algorithm
+from optimcb.hypers import from_torch, nearest
+from optimcb.optimizer import Optimizer
+from optimcb.routing import Rule, _found, norms_and_biases
+from optimcb.routing import no_wd as without_wd
+from optimcb.sam import SAM
+
+__all__ = ['create_optimizer', 'list_optimizers']
+
+
+def _plain(name) -> str: return re.sub('[_-]', '', name.lower())
+def _defaults(f, *names) -> dict: return {k: signature(f).parameters[k].default for k in names}
+
+
+ALGORITHMS = {_plain(k): o for k, o in vars(algorithms).items() if isinstance(o, Algorithm)}
+ALIASES = { # other names: what they stand for, its options, and what that is
+    'momentum': ('sgd', dict(mom=0.9), '`SGD` with `mom=0.9`.'),
+    'lars': ('larc', dict(clip=False), '`Larc` with `clip=False`.'),
+    'ranger': ('lookahead_radam', _defaults(algorithms.ranger, 'mom', 'wd', 'eps'), algorithms.ranger.__doc__),
+    'sam': ('sam_momentum', {}, '`SAM` with SGD and `mom=0.9`; `sam_…` with any other.')}
+SAM_OPTIONS = signature(SAM).parameters.keys() - {'opt', 'model'}
+PARTS = {_plain(k): getattr(parts, k) for k in parts.__all__ if k != 'scheduled'} # which takes functions
+FACTORIES = parts.look_ahead, parts.schedule_free # parts of several steppers, which are made by a call
+
+
+def list_optimizers(
+    filter:str|Iterable='', # Pattern of names, such as `'*adam*'`, or several, of which one must fit; default: all
+    exclude_filters:str|Iterable=(), # Patterns of names that are left out
+    with_description:bool=False # Pairs of a name and what it is, instead of names?
+) -> list:
+    "The names that `create_optimizer` knows, in alphabetical order. Parts and `sam` may come before each of them."
+    wanted, unwanted = ([_plain(k) for k in ([o] if isinstance(o, str) else o) if k] for o in (filter, exclude_filters))
+    def fits(name, patterns): return any(fnmatchcase(name, k) for k in patterns)
+    names = [k for k in sorted({*ALGORITHMS, *ALIASES}) if (not wanted or fits(k, wanted)) and not fits(k, unwanted)]
+    return [(k, _description(k)) for k in names] if with_description else names
+
+
+def _description(name) -> str: return (ALIASES[name][-1] if name in ALIASES else ALGORITHMS[name].__doc__).splitlines()[0]
+
+
+def create_optimizer(
+    name:str, # What `list_optimizers` lists; parts and `sam` may come before it: `cautious_lion`, `sam_adamw`
+    model, # A model, whose parameters that require gradients are optimized under their names; or parameters, as an `Optimizer` takes them
+    lr=None, # Learning rate
+    *,
+    wd=None, # Weight decay; default: the algorithm's
+    no_wd:bool|Rule=False, # Parameters that are not decayed: True for norms and biases of the model, or a rule
+    **options # Of the algorithm, its parts and `SAM`, under our names or torch's (`betas=…`), and `engine`, `check`
+) -> Optimizer:
+    """Make an optimizer by the name of its algorithm, with the defaults of that.
+
+    Raises `ValueError` for a name that isn't there and parts that make no sense together, `TypeError` for options that aren't there."""
+    if isinstance(model, str): raise TypeError(f"the name comes first: `create_optimizer({model!r}, model, lr=…)`.")
+    if not isinstance(name, str):
+        raise TypeError(f"the first argument must be a name, such as 'adamw', but is {name!r:.80} ({type(name).__name__}).")
+    algo, in_front, defaults = _understood(name)
+    of_model = isinstance(model, nn.Module)
+    if no_wd is True and not of_model:
+        raise TypeError("`no_wd=True` needs the model to know norms and biases: pass it instead of its parameters, or a rule, "
+                        "as `no_wd=by_ndim(0, 1)`.")
+    if in_front - {'sam'}: algo = algo.wrap(*_made(k for k in PARTS if k in in_front)).named(name)
+    for_sam = {k: options.pop(k) for k in SAM_OPTIONS & options.keys()} if 'sam' in in_front else {}
+    options |= {k: v for k, v in dict(lr=lr, wd=wd).items() if v is not None}
+    given = from_torch(options, algo.signature.parameters)
+    params = [(k, p) for k, p in model.named_parameters() if p.requires_grad] if of_model else model
+    opt = algo(params, **{**defaults, **given})
+    if no_wd is True: _spare(opt, norms_and_biases(model))
+    elif no_wd not in (None, False): without_wd(opt, no_wd)
+    return SAM(opt, **for_sam, model=model if of_model else None) if 'sam' in in_front else opt
+
+
+def _spare(opt, rule):
+    "Don't decay the parameters for which a rule holds, if there are some, and if anything is decayed"
+    if 'do_wd' in opt.composition.reads:
+        for p in _found(opt.param_groups, rule): opt.state[p]['do_wd'] = False
+
+
+def _made(names) -> list: return [f() if f in FACTORIES else f for f in map(PARTS.get, names)]
+
+
+def _understood(name) -> tuple[Algorithm, set, dict]:
+    "The algorithm of a name, the names of what comes before it, and the options that it stands for"
+    words = re.split('[_-]', name.lower())
+    for i in range(len(words)):
+        last = ''.join(words[i:])
+        if last in ALGORITHMS: return ALGORITHMS[last], _in_front(name, words[:i]), {}
+        if last in ALIASES:
+            meant, options, _ = ALIASES[last]
+            algo, in_front, others = _understood(meant)
+            return algo, in_front | _in_front(name, words[:i]), {**others, **options}
+    near = nearest(_plain(name), {*ALGORITHMS, *ALIASES})
+    raise ValueError(f"there is no optimizer {name!r}.{f' Did you mean {near!r}?' if near else ''} `list_optimizers()` has all, "
+                     "`list_optimizers('*adam*')` some.")
+
+
+def _in_front(name, words) -> set:
+    "The parts whose names some words are, one after the other"
+    if not words: return set()
+    known = {*PARTS, 'sam'}
+    for i in range(len(words), 0, -1):
+        first = ''.join(words[:i])
+        if first in known: return {first} | _in_front(name, words[i:])
+    near = nearest(''.join(words), known)
+    raise ValueError(f"there is no part '{'_'.join(words)}', as in {name!r}.{f' Did you mean {near!r}?' if near else ''} "
+                     f"There are {', '.join(k for k in parts.__all__ if _plain(k) in known)} and sam.")

@@ -1,0 +1,41 @@
+"""What a `Learner` needs, to be imported after fastai: `from optimcb.fastai import *`.
+
+Algorithms, parts for their `wrap`, callbacks, and what makes an algorithm of one's own. Of fastai's names it takes the places of its
+optimizers only: `Adam`, `SGD`, …, `Optimizer` and `Lookahead`, which are called as fastai's are and give its numbers.
+"""
+from optimcb import (
+    Lookahead,
+    Optimizer,
+    algorithm,
+    algorithms,
+    by_module,
+    by_name,
+    by_ndim,
+    by_shape,
+    compare,
+    cosine_decay,
+    create_optimizer,
+    list_optimizers,
+    norms_and_biases,
+    once,
+    part,
+    parts,
+    renamed,
+    route,
+    tap,
+    warmup,
+)
+from optimcb.algorithms import *
+from optimcb.learner import AveragedWeights, OptStatsCallback, SAMCallback
+from optimcb.parts import *
+
+FASTAIS = {'weight_decay', 'l2_reg'} # parts that fastai has, too: they are `wd` and `decouple_wd` of an algorithm
+
+__all__ = [
+    *algorithms.__all__, *(k for k in parts.__all__ if k not in {*FASTAIS, *algorithms.__all__}),
+    'AveragedWeights', 'OptStatsCallback', 'SAMCallback', 'compare', 'tap',
+    'Lookahead', 'Optimizer', 'algorithm', 'create_optimizer', 'list_optimizers', 'once', 'part', 'renamed',
+    'route', 'by_module', 'by_name', 'by_ndim', 'by_shape', 'norms_and_biases', 'cosine_decay', 'warmup']
+
+
+def __dir__(): return __all__

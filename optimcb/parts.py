@@ -1,0 +1,50 @@
+"""Parts that go with any algorithm and any optimizer, in the order of a step: `Adam.wrap(clip_norm, cautious)`.
+
+`optimcb.catalog.parts()` is a table of them with places, numbers and costs."""
+from textwrap import shorten
+
+from optimcb.algorithms import schedule_free
+from optimcb.lookahead import look_ahead
+from optimcb.routing import scheduled
+from optimcb.steppers import (
+    accumulate,
+    add_noise,
+    agc,
+    cautious,
+    centralize,
+    clip_norm,
+    clip_tensor_norm,
+    clip_update,
+    clip_update_norm,
+    clip_update_rms,
+    clip_value,
+    decay_toward,
+    decay_update,
+    ema_weights,
+    full_decay,
+    grokfast,
+    l2_reg,
+    rms_lr,
+    skip_nonfinite,
+    swa_weights,
+    trust_ratio,
+    weight_decay,
+    zero_nonfinite,
+)
+
+__all__ = [
+    'accumulate', 'skip_nonfinite', # may end a step before it begins
+    'rms_lr', 'look_ahead', 'schedule_free', 'scheduled', # around everything else
+    'add_noise', 'agc', 'centralize', 'clip_norm', 'clip_tensor_norm', 'clip_value', 'grokfast', 'zero_nonfinite', # the gradient
+    'l2_reg', 'decay_toward', 'weight_decay', 'full_decay', # decay
+    'cautious', 'clip_update', 'clip_update_norm', 'clip_update_rms', 'decay_update', 'trust_ratio', # the update
+    'ema_weights', 'swa_weights'] # averages of the weights
+
+
+def _line(name) -> str: return f"{name:<16}  {shorten(globals()[name].__doc__.splitlines()[0], 88, placeholder=' …')}"
+
+
+__doc__ += '\n\n    ' + '\n    '.join(map(_line, __all__))
+
+
+def __dir__(): return __all__
