@@ -26,6 +26,7 @@ from optimcb.expression import (
     Num,
     Sym,
     add,
+    apart,
     both,
     call,
     choice,
@@ -508,7 +509,8 @@ class Explored:
         res, *others = outcomes
         if not others: return res
         self.unsaid.setdefault(place, why)
-        counters = {o.name for s in samples for o in s.outcome.numbers} & {*self.steppers[place].names}
+        numbers = {o.name for others in self.samples.values() for s in others for o in s.outcome.numbers if o.kept}
+        counters = numbers & {*self.steppers[place].names}
         also = [Sym(k) for k in sorted(counters)]
         for other in others:
             mine, theirs = ([o.name for o in (*x.items, *x.numbers) if isinstance(o, Line)] for x in (res, other))
@@ -689,10 +691,8 @@ def _number_chosen(condition, a, b):
 def _unseen(a, b, also):
     "`f(…)` in the place of numbers that differ"
     if not (a.scalar and b.scalar): return unknown(a, b, also=also)
-    if not (type(a) is type(b) is Mul and len(a.factors) == len(b.factors)): return unknown(a, b, also=also)
-    pairs = zip(a.factors, b.factors)
-    def differ(m, n): return _unseen(m, n, also)
-    return mul(*(power(common(x, y, differ), common(m, n, differ)) for (x, m), (y, n) in pairs))
+    shared, a, b = apart(a, b)
+    return mul(shared, unknown(a, b, also=also))
 
 
 def _words(steps, last) -> str:

@@ -12,7 +12,7 @@ from keyword import iskeyword
 from numbers import Number
 from typing import NamedTuple
 
-__all__ = ['Add', 'Call', 'Mul', 'Num', 'Sym', 'ONE', 'ZERO', 'add', 'both', 'call', 'choice', 'common', 'condition', 'div', 'either',
+__all__ = ['Add', 'Call', 'Mul', 'Num', 'Sym', 'ONE', 'ZERO', 'add', 'apart', 'both', 'call', 'choice', 'common', 'condition', 'div', 'either',
            'latex', 'latex_name', 'mul', 'neg', 'negated', 'number', 'power', 'sub', 'substituted', 'symbols', 'text', 'unknown']
 
 HALF = Fraction(1, 2)
@@ -284,13 +284,20 @@ def choice(
         (x, y), = differ
         return _one_for_two(a, b, (x, y), choice(c, x, y))
     if _minus(a) and (_minus(b) or b == ZERO) or a == ZERO and _minus(b): return neg(choice(c, neg(a), neg(b)))
+    shared, a, b = apart(a, b)
+    return mul(shared, choice(c, a, b)) if shared != ONE else call('case', c, a, b)
+
+
+def apart(
+    a, # A number, as an expression
+    b # Another
+) -> tuple:
+    "What can be pulled out of both, and what is left of each. Of 0 all can be pulled out that is there in any case: names."
     mine, theirs = _factors(a), _factors(b)
     shared = [f for f in mine if f in theirs]
-    if ZERO in (a, b): # nothing may be pulled out that there may not be, in the other case
-        shared = [f for f in (theirs if a == ZERO else mine) if isinstance(f[0], Sym) and f[1] == ONE]
-    if not shared: return call('case', c, a, b)
+    if ZERO in (a, b): shared = [f for f in (theirs if a == ZERO else mine) if isinstance(f[0], Sym) and f[1] == ONE]
     rests = [ZERO if e == ZERO else _product([f for f in _factors(e) if f not in shared]) for e in (a, b)]
-    return mul(_product(shared), choice(c, *rests))
+    return _product(shared), *rests
 
 
 def _parts(e) -> list:
