@@ -195,7 +195,7 @@ class _Watch:
         kept |= {k for k in writes if k in state and k not in made} # what was written into
         there = frozenset(k for k in {*self.stepper.names, *(self.stepper.mentions if self.stepper.reads_all else ())} if k in values)
         self.acts.append(Act(self.stepper, tuple(dict.fromkeys(given)), reads, writes, numbers, kept, single, idle, shown,
-                             self.place, there, isinstance(new, stop)))
+                             isinstance(new, dict), self.place, there, isinstance(new, stop)))
         return new
 
 
