@@ -1,4 +1,5 @@
 "The generic `Optimizer`: a `torch.optim.Optimizer` that runs a list of steppers and speaks fastai's protocol."
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -49,7 +50,7 @@ NAMES_FOR_ALL = "some parameters have names and some have not. Pass (name, tenso
 PART = ("`ZeroRedundancyOptimizer` gives each process some of the parameters only, but {} yields what is to be summed over all of them, "
         "or needs all of them. "
         "Leave it out, and call `torch.nn.utils.clip_grad_norm_` or the like before `step`; or shard with `torch.distributed.fsdp.fully_shard`.")
-MADE_AGAIN = frozenset({'step', '_composition', '_tried', '_runner', '_in_backward', '_put_in'}) # `step` is there where a scheduler put it
+MADE_AGAIN = frozenset({'step', '_composition', '_tried', '_runner', '_in_backward', '_put_in', '_said_unread'}) # `step` is there where a scheduler put it
 SCALER = frozenset({'grad_scale', 'found_inf'}) # what a GradScaler puts into an optimizer for a step
 ALWAYS_WELCOME = frozenset({'lr', 'mom'}) # fastai passes and schedules these, whether or not a stepper reads them
 
@@ -515,7 +516,10 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         if self._own_step: return
         welcome = ALWAYS_WELCOME.union(*({f'{r}_{k}' for k in ALWAYS_WELCOME} for r in composition.routes))
         unread = [] if composition.reads_all else [k for k in names if k not in composition.reads | welcome | self.hyper_names]
+        said = self.__dict__.setdefault('_said_unread', set())
+        unread = [k for k in unread if k not in said] # once is enough
         if not unread or not composition.steppers: return
+        said.update(unread)
         meant = ''.join(suggest(k, composition.reads) for k in unread)
         if 'wd' in unread: meant += " Put `weight_decay` before the others, if the weights should decay."
         warn(f"no stepper reads {' or '.join(f'`{k}`' for k in unread)}: {not_so(composition.labels)}.{meant}")
@@ -801,6 +805,7 @@ def _as_groups(params) -> list[dict]:
     "`params`, in any of the forms that torch and fastai have for it, as a list of torch's dicts"
     if isinstance(params, torch.nn.Module) and not isinstance(params, torch.nn.ParameterList):
         raise TypeError("`params` is a model. Pass its parameters: `model.parameters()`.")
+    if inspect.isroutine(params): raise TypeError("`params` is a function. Call it: `model.parameters()`.")
     _check_order(params)
     params = L(params)
     if not params or all(isinstance(ps, (L, list)) and not ps for ps in params): raise ValueError(NOTHING)

@@ -202,6 +202,8 @@ class Stepper:
         if isinstance(self.innermost, type):
             raise TypeError(f"stepper `{self.label}` is a class. Pass an object of it, `{self.innermost.__name__}()`, whose `__call__` is the stepper.")
         self.fixed_in_vain = tuple(_fixed_in_vain(f)) # by partials, but not taken
+        if _takes_no_parameter(f):
+            raise TypeError(f"stepper `{self.label}` takes no parameter, which it is called with first: write `def f(p, …)`.")
         taken, self.takes_all = _parameters(f)
         code = code_of(f)
         self.names = tuple(p.name for p in taken)
@@ -348,6 +350,12 @@ def _parameters(f) -> tuple[list[inspect.Parameter], bool]:
     named = [p for p in ps if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     first = bool(ps) and ps[0].kind is ps[0].POSITIONAL_OR_KEYWORD
     return named[first:], any(p.kind is p.VAR_KEYWORD for p in ps)
+
+
+def _takes_no_parameter(f) -> bool:
+    try: ps = inspect.signature(f).parameters.values()
+    except ValueError: return False # a builtin that keeps its signature to itself
+    return not any(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL) for p in ps)
 
 
 def code_of(

@@ -99,7 +99,7 @@ def _check(f, cbs):
     place, kind = place_of(f), kind_of(f)
     if place is None or place == 'apply':
         raise ValueError(f"stepper `{s}` doesn't say where it belongs. Say where: `insert(…, before=…)`, or decorate it with `@part('…')`."
-                         + f" If it makes steppers, call it: `{s}()`."*(not _of(f, 'place') and not s.is_ours))
+                         + f" If it makes steppers, call it: `{s}()`."*(not _of(f, 'place') and not s.is_ours and inspect.isroutine(s.innermost)))
     if kind == DECAY: return
     for o in there:
         if o.innermost is s.innermost and o.names == s.names: raise ValueError(f"`{o}` is there already. Change its options, or `remove` it first.")

@@ -591,10 +591,12 @@ def test_a_hyper_that_no_stepper_reads_is_a_warning():
     with pytest.warns(UserWarning, match='no stepper reads `wieght_decay`: weight_decay, sgd_step don.t. Did you mean `wd`?'):
         Optimizer(params(), [weight_decay, sgd_step], lr=0.1, wieght_decay=0.1)
     with pytest.warns(UserWarning, match='no stepper reads `wd`'): Optimizer([{'params': params(), 'wd': 0.1}], sgd_step, lr=0.1)
+    with pytest.warns(UserWarning, match="no stepper reads `other`: sgd_step doesn't"):
+        Optimizer(params(), sgd_step, lr=0.1).set_hypers(other=3)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         opt = Optimizer(params(), sgd_step, lr=0.1, mom=0.9)
-        opt.set_hypers(mom=0.5, wd=0.1, other=3)
+        opt.set_hypers(mom=0.5)
         oc.SGD(params(), lr=0.1)
         Optimizer(params(), lambda p, **kwargs: p.data.mul_(1 - kwargs['nu']), nu=0.1)
         oc.RMSProp(params(), lr=0.1)
