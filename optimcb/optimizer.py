@@ -568,7 +568,6 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     def __setstate__(self, state):
         super().__setstate__(state)
         self.defaults.pop('differentiable', None) # torch's default for its own algorithms
-        self.param_groups = self.__dict__['param_groups']
         if not isinstance(self.defaults, TorchNames): self.defaults = TorchNames(self.defaults).know(self.composition.reads)
 
 
