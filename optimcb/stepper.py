@@ -8,7 +8,8 @@ from types import CodeType, GeneratorType
 
 import torch
 
-__all__ = ['InRoute', 'ONE_STEP', 'Stepper', 'by_torch', 'code_of', 'hyper_defaults', 'innermost', 'label', 'once', 'only', 'renamed', 'renamed_all', 'stop', 'weights_by']
+__all__ = ['InRoute', 'ONE_STEP', 'Stepper', 'by_torch', 'code_of', 'hyper_defaults', 'innermost', 'label', 'once', 'only',
+           'renamed', 'renamed_all', 'stop', 'weights_by']
 
 ONE_STEP = frozenset({'update'})  # names that live for one step, whoever returns them
 TORCH_KEYWORDS = frozenset({'alpha', 'value', 'beta', 'dim', 'dtype', 'device', 'keepdim', 'memory_format', 'min', 'max', 'out'})  # of its functions
@@ -174,7 +175,7 @@ class Stepper:
         self.taps = frozenset(getattr(self.innermost, 'taps', ())) # state that only people read
         self.sums_over_all = inspect.isgeneratorfunction(self.innermost) or bool(code and code.co_flags & inspect.CO_GENERATOR)
         self.reads_all = self.takes_all and (code is None or _uses_kwargs(code))
-        declared = {} if self.is_ours else getattr(self.innermost, 'defaults', {}) # of ours, numbers in the signature
+        declared = {} if self.is_ours else getattr(self.innermost, 'defaults', {}) # ours have them in signatures
         self.declared = {new_name(k): v for k, v in declared.items() if k not in given}
         self.numbers = {p.name: p.default for p in taken if _is_number(p.default)}
 
