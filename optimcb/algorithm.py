@@ -42,9 +42,9 @@ def _documented(algorithm):
 
 
 class Keywords(dict):
-    """What a partial of an optimizer fixes, which answers `opt`, too: fastai's `partial(OptimWrapper, opt=…)` has the class there.
+    """The keywords of a partial, which answer `opt`, too, as those of fastai's `partial(OptimWrapper, opt=…)` do.
 
-    It isn't among the keywords, which are arguments of `Optimizer`."""
+    `opt` isn't among them: they are arguments of `Optimizer`."""
     def __init__(self,
         keywords:dict, # Keywords of a partial
         opt # What `opt` is
@@ -58,31 +58,34 @@ class Keywords(dict):
 
 
 class WithoutParams(partial):
-    """An algorithm with some of its options, which lacks parameters yet: call it with them, or with a model, and with what is left.
+    """An algorithm with some of its options, but without parameters: call it with them, or with a model.
 
-    transformers' `Trainer` makes an optimizer of what is no class by `AdamW()(model, **options)`."""
+    The `Trainer` of transformers makes an optimizer of what is no class by `AdamW()(model, **options)`."""
     def __call__(self,
         params, # As for the algorithm; or a model, of which norms and biases are not decayed
         *args, # More of the algorithm's arguments
         **kwargs # More of them, by name
     ) -> Optimizer:
         "Make the optimizer."
-        if isinstance(params, nn.Module): params = _trainers_groups() or _two_groups(params, 'wd' in self.func.hypers)
+        if isinstance(params, nn.Module):
+            params = _trainers_groups() or _two_groups(params, decays='wd' in self.func.hypers)
         return self.func(params, *args, **{**self.keywords, **kwargs})
 
     def __getattr__(self, name):
-        raise AttributeError(f"{self.func.__name__} was called without parameters, and is no optimizer yet. Pass them first: "
-                             f"{self.func.__name__}(model.parameters(), lr=…).")
+        called = self.func.__name__
+        raise AttributeError(f"{called} was called without parameters, and is no optimizer yet. Pass them first: "
+                             f"{called}(model.parameters(), lr=…).")
 
 
 def _trainers_groups() -> list[dict]|None:
-    "The groups that transformers' `Trainer` has made, if it is who calls: it passes them on only to classes"
+    "The groups that the `Trainer` of transformers has made, if it calls. It passes them to classes only"
     caller = sys._getframe(2)
-    if caller.f_globals.get('__name__') == 'transformers.trainer': return caller.f_locals.get('optimizer_grouped_parameters')
+    if caller.f_globals.get('__name__') != 'transformers.trainer': return None
+    return caller.f_locals.get('optimizer_grouped_parameters')
 
 
 def _two_groups(model, decays) -> list[dict]:
-    "The parameters that are decayed, and norms and biases, which are not. Frozen ones are left out, as by the `Trainer`"
+    "The parameters that are decayed, and norms and biases, which are not. Frozen ones are left out"
     from optimcb.routing import norms_and_biases  # which is made of algorithms
     test, groups = norms_and_biases(model).test(), ({'params': []}, {'params': [], 'wd': 0.})
     for k, p in model.named_parameters():

@@ -57,9 +57,10 @@ def refuse_tracing(
     what:str, # What is read, as an error says it
     instead:str # What to do where the whole function must be one graph
 ):
-    """Leave the line out of a graph that reads an attribute which `torch.compile` has a way of its own to look at.
+    """Keep `param_groups` out of a graph. Raises `Unsupported` if the compiler asks.
 
-    It looks at `param_groups` of any optimizer of torch's, as soon as a compiled function reads them, and writes `capturable` into what must be plain dicts."""
+    When a compiled function reads `param_groups` of an optimizer, the compiler looks at all groups, and notes
+    `capturable` in each as if it were a plain dict; of others it fails. `Unsupported` makes it break the graph."""
     if DYNAMO not in sys.modules or torch._guards.TracingContext.try_get() is None: return
     frame = sys._getframe(1)
     while frame and frame.f_globals.get('__name__') != f'{DYNAMO}.variables.optimizer': frame = frame.f_back

@@ -276,14 +276,15 @@ class Params(list):
         return list(self)
 
     def __getattr__(self, name):
-        if name.startswith('_') or not hasattr(L, name): raise AttributeError(f"a list of parameters has no `{name}`.")
+        if name.startswith('_') or not hasattr(L, name):
+            raise AttributeError(f"a list of parameters has no `{name}`.")
         return getattr(L(self.items), name)
 
 
 class Groups(list):
-    """Parameter groups that answer torch's names, whoever puts them there: each dict that comes into the list is a `TorchNames` in it.
+    """Parameter groups that answer torch's names, whoever puts them there: each is a `TorchNames`.
 
-    Such a dict is a copy of what was put in, with torch's names translated; one that is a `TorchNames` already is put in itself."""
+    A plain dict that is put in is copied, with torch's names translated; a `TorchNames` is put in itself."""
     reads = frozenset() # names that the steppers read; none while a copy is filled
 
     def __init__(self,
@@ -303,7 +304,7 @@ class Groups(list):
 
     def _named(self, group):
         if not isinstance(group, TorchNames): group = TorchNames(group)
-        if 'params' in group: group['params'] = group['params']
+        if 'params' in group: group['params'] = group['params'] # a plain list becomes `Params`
         return group.know(self.reads) if self.reads else group
 
     def append(self, group): super().append(self._named(group))

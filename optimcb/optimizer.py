@@ -172,11 +172,12 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
 
     @property
     def param_groups(self) -> Groups:
-        "The groups: dicts with `params` and hyper-parameters, which have our names and answer torch's. What is put here is one, too."
-        refuse_tracing("`param_groups` of an optimcb Optimizer", "Read what is needed of it before, and pass that.")
-        try: groups = self.__dict__['param_groups']
-        except KeyError: raise AttributeError(f"{type(self).__name__} has no groups of its own.") from None # a wrapper that delegates
-        if type(groups) is not Groups: # torch has put them there, by `__dict__`
+        "The groups: dicts with `params` and hyper-parameters, under our names, which answer torch's names, too."
+        refuse_tracing('`param_groups` of an optimcb Optimizer', "Read what is needed of it before, and pass that.")
+        groups = self.__dict__.get('param_groups')
+        if groups is None: # in a wrapper that delegates
+            raise AttributeError(f"{type(self).__name__} has no groups of its own.")
+        if type(groups) is not Groups: # torch's `__setstate__` writes into `__dict__`
             self.param_groups = groups
             return self.param_groups
         return groups
@@ -552,7 +553,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             raise
 
     def _set_hyper(self, k, values):
-        "Set a value for each group, as fastai's method of this name, which subclasses override"
+        "Set a hyper-parameter to a value for each group: fastai's method, which subclasses override."
         for h, v in zip(self.hypers, values): h[k] = v
 
     # Freezing
@@ -564,13 +565,14 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         "Freeze the groups before `n`, but for parameters whose state has `force_train`, and unfreeze the others."
         count = len(self.param_lists)
         self.frozen_idx = n if n >= 0 else count + n
-        if self.frozen_idx >= count: warn(f"frozen up to group {self.frozen_idx} of {count}: the whole model is frozen.")
+        if self.frozen_idx >= count:
+            warn(f"frozen up to group {self.frozen_idx} of {count}: the whole model is frozen.")
         for o in self.all_params(slice(n, None)): self._set_require_grad(True, *o)
         for o in self.all_params(slice(None, n)): self._set_require_grad(False, *o)
         self.tracked.update(p for ps in self.param_lists for p in ps) # also plain tensors: they are frozen now if they are said to be
 
     def _set_require_grad(self, rg, p, pg, state, h):
-        "Freeze or unfreeze one of `all_params`, as fastai's method of this name, which callbacks call and subclasses override"
+        "Freeze or unfreeze one of `all_params`: fastai's method, which callbacks call and subclasses override."
         p.requires_grad_(rg or state.get('force_train', False))
 
     @entry

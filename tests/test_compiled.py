@@ -1,4 +1,4 @@
-"What is public works inside of a function that `torch.compile` compiles as it does outside, and what is the model's is compiled all the same."
+"What is public works in a function that `torch.compile` compiles as it does outside of it, and the model is compiled all the same."
 import copy
 import subprocess
 import sys
@@ -77,7 +77,8 @@ def scaled_groups(x, model, opt):
 
 def names_in_groups(x, model, opt):
     g = opt.param_groups[-1]
-    return x*g['lr'] + g['mom'], x*('betas' in g) + ('nobody' in g), x*len(opt.param_groups), x*g.get('momentum', 3) + g.get('nobody', 7), x*len({**g})
+    there = x*('betas' in g) + ('nobody' in g), x*g.get('momentum', 3) + g.get('nobody', 7)
+    return there, x*g['lr'] + g['mom'], x*len(opt.param_groups), x*len({**g})
 
 
 def loop_of_ones_own(x, model, opt):
@@ -126,10 +127,12 @@ def edited(x, model, opt):
 
 
 def hooked(x, model, opt):
-    handles = [opt.register_step_pre_hook(lambda opt, *a: opt.set_hyper('lr', 0.7)), opt.register_state_dict_pre_hook(lambda opt: opt.set_hyper('mom', 0.1)),
+    handles = [opt.register_step_pre_hook(lambda opt, *a: opt.set_hyper('lr', 0.7)),
                opt.register_step_post_hook(lambda opt, *a: opt.set_hyper('eps', 0.1)),
+               opt.register_state_dict_pre_hook(lambda opt: opt.set_hyper('mom', 0.1)),
                opt.register_state_dict_post_hook(lambda opt, sd: {**sd, 'hypers': []}),
-               opt.register_load_state_dict_pre_hook(lambda opt, sd: None), opt.register_load_state_dict_post_hook(lambda opt: None)]
+               opt.register_load_state_dict_pre_hook(lambda opt, sd: None),
+               opt.register_load_state_dict_post_hook(lambda opt: None)]
     loss = train(x, model, opt)
     opt.load_state_dict(opt.state_dict())
     for h in handles: h.remove()
@@ -151,10 +154,27 @@ def frozen(x, model, opt):
     return y, train(x, model, opt)
 
 
-def shown(x, model, opt): return x*len(str(opt.explain())) + len(opt.kernel('cpu')), x*len(str(opt.formula)) + len(repr(opt))
-def of_state(x, model, opt): return x*opt.state[model[0].weight]['step'], opt.state[model[0].weight]['grad_avg']*2, [x*s['step'] for s in opt.state.values()]
+def shown(x, model, opt):
+    return x*len(str(opt.explain())) + len(opt.kernel('cpu')), x*len(str(opt.formula)) + len(repr(opt))
+
+
+def of_state(x, model, opt):
+    own = opt.state[model[0].weight]
+    return x*own['step'], own['grad_avg']*2, [x*s['step'] for s in opt.state.values()]
+
+
 def cleared(x, model, opt): return [opt.clear_state(), x*len(opt.state), train(x, model, opt)]
-def dropped(x, model, opt): return [train(x, model, opt), opt.zero_grad(set_to_none=True), x*(model[0].weight.grad is None)]
+def dropped(x, model, opt):
+    return [train(x, model, opt), opt.zero_grad(set_to_none=True), x*(model[0].weight.grad is None)]
+
+
+def set_one_and_all(x, model, opt):
+    opt.set_hyper('lr', 0.3)
+    opt.set_hypers(lr=slice(0.1, 0.2), mom=0.5)
+    return train(x, model, opt)
+
+
+def of_all(x, model, opt): return [p*h['lr'] + s['step'] for p, _, s, h in opt.all_params(with_grad=True)]
 
 
 WORKS = dict( # what is done, and the names that it is of
@@ -163,13 +183,14 @@ WORKS = dict( # what is done, and the names that it is of
     new_groups=(written('param_groups', lambda opt: [dict(g, lr=0.3) for g in opt.param_groups]), 'param_groups'),
     hypers=(lambda x, model, opt: [x*h['lr'] + h['mom'] for h in opt.hypers], 'hypers'),
     new_hypers=(written('hypers', lambda opt: [{**h, 'lr': 0.3} for h in opt.hypers]), 'hypers'),
-    set_hyper=(lambda x, model, opt: [opt.set_hyper('lr', 0.3), opt.set_hypers(lr=slice(0.1, 0.2), mom=0.5), train(x, model, opt)], 'set_hyper set_hypers'),
+    set_hyper=(set_one_and_all, 'set_hyper set_hypers'),
     param_lists=(lambda x, model, opt: [p.sum()*x for ps in opt.param_lists for p in ps], 'param_lists'),
     new_lists=(written('param_lists', lambda opt: [list(ps) for ps in opt.param_lists]), 'param_lists'),
-    all_params=(lambda x, model, opt: [p*h['lr'] + state['step'] for p, _, state, h in opt.all_params(with_grad=True)], 'all_params'),
-    own_loop=(loop_of_ones_own, 'all_params'), state=(of_state, 'state'), new_state=(written('state', lambda opt: copy.copy(opt.state)), 'state'),
-    clear_state=(cleared, 'clear_state'), state_dict=(in_and_out, 'state_dict load_state_dict'), freezing=(frozen, 'freeze freeze_to unfreeze'),
-    add_param_group=(grown, 'add_param_group'), engine=(written('engine', lambda opt: 'eager'), 'engine'), averages=(evaluated, 'eval train averaged'),
+    all_params=(of_all, 'all_params'), own_loop=(loop_of_ones_own, 'all_params'), state=(of_state, 'state'),
+    new_state=(written('state', lambda opt: copy.copy(opt.state)), 'state'), clear_state=(cleared, 'clear_state'),
+    state_dict=(in_and_out, 'state_dict load_state_dict'), freezing=(frozen, 'freeze freeze_to unfreeze'),
+    add_param_group=(grown, 'add_param_group'), engine=(written('engine', lambda opt: 'eager'), 'engine'),
+    averages=(evaluated, 'eval train averaged'),
     editing=(edited, 'replace insert remove rename edit wrap composition'), shown=(shown, 'explain formula kernel'),
     defaults=(lambda x, model, opt: x*opt.defaults['betas'][0] + opt.defaults['lr'], 'defaults'),
     hooks=(hooked, ' '.join(f'register_{o}_hook' for k in ('step', 'state_dict', 'load_state_dict') for o in (f'{k}_pre', f'{k}_post'))))
@@ -178,7 +199,8 @@ NOT_ON_CPU = {'before_replay'} # is called between replays of a CUDA graph
 NOT_OURS = {'OptimizerPreHook', 'OptimizerPostHook', 'profile_hook_step'} # types and a static method of torch
 
 
-def simple(ps, lr): return oc.Optimizer(ps, [oc.weight_decay, oc.average_grad, oc.momentum_step], lr=lr, mom=0.9, wd=0.1)
+def simple(ps, lr):
+    return oc.Optimizer(ps, [oc.weight_decay, oc.average_grad, oc.momentum_step], lr=lr, mom=0.9, wd=0.1)
 
 
 MADE = dict(own_loop=simple, averages=lambda ps, lr: oc.AdamW(ps, lr=lr).wrap(oc.look_ahead()))
@@ -191,7 +213,8 @@ def outcome(f, make, wrap):
     outs = [f(X*(i + 1)) for i in range(3)]
     tensors = [t.detach().clone() for t in [*tree_leaves(outs), *model.parameters()] if isinstance(t, torch.Tensor)]
     states = [sorted(opt.state[p]) for p in model.parameters()]
-    return tensors, [o for o in tree_leaves(outs) if not isinstance(o, torch.Tensor)], [dict(h) for h in opt.hypers], states
+    others = [o for o in tree_leaves(outs) if not isinstance(o, torch.Tensor)]
+    return tensors, others, [dict(h) for h in opt.hypers], states
 
 
 def same_when_compiled(f, make=made, backend='eager'):
@@ -212,7 +235,8 @@ def test_no_name_was_forgotten():
     done = {k for _, names in WORKS.values() for k in names.split()}
     assert {k for k in dir(oc.Optimizer) if not k.startswith('_')} - done == NOT_ON_CPU | NOT_OURS
 
-@pytest.mark.parametrize('algo', [oc.SGD, oc.Lamb, oc.Shampoo, oc.Muon, oc.ScheduleFreeAdamW, partial(oc.Adam, engine='eager'), partial(oc.Adam, engine='foreach')])
+@pytest.mark.parametrize('algo', [oc.SGD, oc.Lamb, oc.Shampoo, oc.Muon, oc.ScheduleFreeAdamW,
+                                  partial(oc.Adam, engine='eager'), partial(oc.Adam, engine='foreach')])
 def test_algorithms(algo): same_when_compiled(train, partial(made, algo))
 
 @pytest.mark.parametrize('wrapper, f', [
@@ -314,10 +338,12 @@ def test_bound_methods():
 # Schedulers, and who else wraps an optimizer
 
 SCHEDULERS = dict(
-    step=lambda o: lr_scheduler.StepLR(o, 1, 0.5), cosine=lambda o: lr_scheduler.CosineAnnealingLR(o, 9), one_cycle=lambda o: lr_scheduler.OneCycleLR(o, 0.2, total_steps=20),
-    cyclic=lambda o: lr_scheduler.CyclicLR(o, 0.01, 0.1, step_size_up=3), function=lambda o: lr_scheduler.LambdaLR(o, lambda i: 1/(i+1)),
+    step=partial(lr_scheduler.StepLR, step_size=1, gamma=0.5), cosine=partial(lr_scheduler.CosineAnnealingLR, T_max=9),
+    one_cycle=partial(lr_scheduler.OneCycleLR, max_lr=0.2, total_steps=20),
+    cyclic=partial(lr_scheduler.CyclicLR, base_lr=0.01, max_lr=0.1, step_size_up=3),
+    function=partial(lr_scheduler.LambdaLR, lr_lambda=lambda i: 1/(i + 1)),
     in_turn=lambda o: lr_scheduler.SequentialLR(o, [lr_scheduler.ConstantLR(o, 0.5, 2), lr_scheduler.ExponentialLR(o, 0.9)], [2]),
-    averaged=lambda o: torch.optim.swa_utils.SWALR(o, 0.3), plateau=lambda o: lr_scheduler.ReduceLROnPlateau(o, patience=0))
+    averaged=partial(torch.optim.swa_utils.SWALR, swa_lr=0.3), plateau=partial(lr_scheduler.ReduceLROnPlateau, patience=0))
 
 @pytest.mark.parametrize('scheduler', SCHEDULERS)
 def test_schedulers(scheduler):
