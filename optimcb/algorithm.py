@@ -229,9 +229,11 @@ class Algorithm(partial, Composable, Explained):
         asked = set(given.arguments)
         given.apply_defaults()
         given = given.arguments
-        if given['lr'] is None and known['lr'].default is not inspect.Parameter.empty: given['lr'] = known['lr'].default
+        usual = known['lr'].default
+        if given['lr'] is None and usual is not inspect.Parameter.empty: given['lr'] = usual
         given.update({k: self.flag(k, given[k]) for k in self.flags & given.keys()})
-        choice = Choice(self, {**{k: given[k] for k in self.options}, 'maximize': self.flag('maximize', ascends)})
+        options = {k: given[k] for k in self.options}
+        choice = Choice(self, {**options, 'maximize': self.flag('maximize', ascends)})
         params, groups = self._groups_of(given)
         cbs = choice.steppers(groups)
         composition = Composition(cbs)
@@ -257,14 +259,15 @@ class Algorithm(partial, Composable, Explained):
         k:str, # Name of a flag
         v # What it is given
     ):
-        """Options that choose steppers are True or False; None is the default, and 0, which torch has for no dampening, is False.
+        """Return the value of a flag: None is the default, and 0, which torch has for no dampening, is False.
 
-        Other numbers are what torch's `dampening` may be."""
+        Other numbers are what torch's `dampening` may be. Raises `TypeError` for anything else."""
         recipe = inspect.signature(self.recipe).parameters
         if v is None: return recipe[k].default if k in recipe else False
         if isinstance(v, (bool, np.bool_)) or v == 0: return bool(v)
         if k == 'dampening' and isinstance(v, Real): return v
-        raise TypeError(f"`{k}` of {self.__name__} must be True or False, but is {v!r}. {TORCH_FLAGS.get(k, ('', ''))[1]}".rstrip())
+        _, instead = TORCH_FLAGS.get(k, ('', ''))
+        raise TypeError(f"`{k}` of {self.__name__} must be True or False, but is {v!r}. {instead}".rstrip())
 
     def _groups_of(self, given) -> tuple:
         "The parameters, and of each group the options that may choose steppers"
@@ -272,12 +275,14 @@ class Algorithm(partial, Composable, Explained):
         if isinstance(params, Iterator): params = list(params)
         first = next(iter(params), None) if isinstance(params, (list, tuple, L)) else None
         apart = isinstance(first, (dict, list, L))
-        groups = [from_torch(self.ours(g), self.signature.parameters) if isinstance(g, dict) else {} for g in params] if apart else [{}]
-        values = {k: spread(k, given[k], len(groups)) for k in self.choosing}
-        found = [{**{k: v[i] for k, v in values.items()}, **g} for i, g in enumerate(groups)]
-        flags = self.flags | {'maximize'}
-        found = [{k: self.flag(k, v) if k in flags else v for k, v in g.items() if k in flags or k in values} for g in found]
-        return params, found
+        own = [self.ours(g) if isinstance(g, dict) else {} for g in params] if apart else [{}]
+        own = [from_torch(g, self.signature.parameters) for g in own]
+        values, flags = {k: spread(k, given[k], len(own)) for k in self.choosing}, self.flags | {'maximize'}
+        groups = []
+        for i, g in enumerate(own):
+            usual = {k: v[i] for k, v in values.items()}
+            groups.append({**usual, **{k: self.flag(k, v) if k in flags else v for k, v in g.items() if k in flags | usual.keys()}})
+        return params, groups
 
     @entry
     def edit(self,

@@ -1,4 +1,4 @@
-"The options by which an algorithm chose the steppers of an optimizer, kept so that it can choose again when a group asks for others."
+"The options by which an algorithm chose the steppers of an optimizer: it chooses again when a group asks for others."
 import pickle
 from itertools import repeat
 from numbers import Real
@@ -16,8 +16,8 @@ __all__ = ['Choice']
 class Choice:
     """The options that chose the steppers of an optimizer.
 
-    A number chooses by whether it is 0 in all groups, a flag by whether it is on in some group. Where groups differ in a flag, it
-    becomes a hyper-parameter of theirs, if a stepper reads it."""
+    A number chooses by whether it is 0 in all groups, a flag by whether it is on in some group. Where groups
+    differ in a flag, it becomes a hyper-parameter of theirs, if a stepper reads it."""
     def __init__(self,
         algorithm, # The `Algorithm` that lists the steppers
         options:dict # Its options, and `maximize`: what counts for groups that don't say
@@ -26,7 +26,7 @@ class Choice:
         self.names = frozenset(algorithm.choosing) # the options that are numbers
         self.flags = algorithm.flags | {'maximize'}
         self.edits = () # what was done to the optimizer's steppers since
-        self.ignored = {} # by name, values that choose nothing: fastai's schedules set them, whatever the steppers are
+        self.ignored = {} # by name, values that choose nothing: fastai's schedules set them, whatever there is
         self.chosen, self.labels = {}, [] # by name, is it on; and the steppers that came of it
         self.reads, self.watched = None, () # what steppers read, and the options that they don't
 
@@ -35,14 +35,15 @@ class Choice:
     def steppers(self,
         groups:list # Of each group a dict in which it may have options of its own
     ) -> list:
-        "List the steppers for all groups. Raises `TypeError` for flags in which groups can't differ, and what the recipe raises."
+        "List the steppers for all groups. Raises `TypeError` for flags in which they can't differ."
         options = {k: numbers(v) for k, v in self.options.items()}
         for k in self.names: options[k] = _one(self._numbers(k, groups))
         for k in self.flags: options[k] = next(filter(None, self._values(k, groups)), False)
         cbs = self.algorithm.edited(self.algorithm.steppers(**options), self.edits)
         composition = Composition(cbs)
         for k in self.flags - composition.reads:
-            if len({*map(bool, self._values(k, groups))}) > 1: raise TypeError(self._must_agree(k, composition))
+            if len({*map(bool, self._values(k, groups))}) < 2: continue
+            raise TypeError(self._must_agree(k, composition))
         self.chosen = {k: _is_on(options[k]) for k in self.names | self.flags}
         self.labels = composition.untapped
         return cbs
@@ -55,15 +56,16 @@ class Choice:
 
         Raises `ValueError` if the steppers were set by hand since, and what `steppers` raises."""
         if labels == self.labels: return self.steppers(groups)
-        asked = [f'`{k}`' for k in (*self.names, *self.flags) if any(_is_on(dict.get(g, k)) for g in groups)]
-        raise ValueError(f"{' and '.join(asked)} of a group asks {self.algorithm.__name__} for other steppers, but they were "
-                         f"set by hand: {', '.join(labels)}. Put what it needs among them, or set it before they are changed.")
+        name, options = self.algorithm.__name__, (*self.names, *self.flags)
+        asked = ' and '.join(f'`{k}`' for k in options if any(_is_on(dict.get(g, k)) for g in groups))
+        raise ValueError(f"{asked} of a group asks {name} for other steppers, but they were set by hand: {', '.join(labels)}. "
+                         "Put what it needs among them, or set it before they are changed.")
 
     def asks(self,
         groups:list, # The parameter groups as they are now
         reads:frozenset # Names that the steppers read
     ) -> bool:
-        "Do groups ask for steppers that aren't there? What steppers read is their business. Each step asks: a loop over groups is C."
+        "Do groups ask for steppers that aren't there? Each step asks this, so the loop over groups is in C."
         if reads is not self.reads: self.reads, self.watched = reads, tuple((self.names | self.flags) - reads)
         for k in self.watched:
             values = map(dict.get, groups, repeat(k))
@@ -79,7 +81,7 @@ class Choice:
         groups:list, # The parameter groups
         reads:frozenset # Names that the steppers read
     ) -> dict:
-        "List, by name, a value for each group of the flags that steppers read, where groups differ or it is more than a flag."
+        "Return the flags that groups must have, each with a value for each group: those in which they differ."
         found = {k: self._values(k, groups) for k in self.flags & reads}
         def differ(values): return any(v != values[0] or not isinstance(v, bool) for v in values)
         return {k: values for k, values in found.items() if differ(values) or k == 'maximize' and any(values)}
@@ -93,8 +95,8 @@ class Choice:
 
     def _must_agree(self, k, composition) -> str:
         name = self.algorithm.__name__
-        return (f"`{k}` chooses the steppers of {name} for all groups, and none of {', '.join(composition.labels)} reads it. "
-                f"Give it to the optimizer, `{name}(…, {k}=…)`; or, if groups are to differ, give each its own steppers: "
+        return (f"`{k}` chooses the steppers of {name} for all groups, and none of {', '.join(composition.labels)} "
+                f"reads it. Give it to the optimizer, `{name}(…, {k}=…)`; or, if groups are to differ, give each its own: "
                 f"`route(some=(partial({name}, {k}=True), rule), rest=partial({name}, {k}=False))`.")
 
     # What chooses nothing
@@ -106,7 +108,9 @@ class Choice:
         "Let what the groups have now choose nothing."
         for k in self.names & {*names}: self.ignored[k] = [dict.get(g, k) for g in groups]
 
-    def _is_ignored(self, k, i, v) -> bool: return i < len(self.ignored.get(k, ())) and v == self.ignored[k][i]
+    def _is_ignored(self, k, i, v) -> bool:
+        known = self.ignored.get(k, ())
+        return i < len(known) and v == known[i]
 
     # Groups and states from elsewhere
 
@@ -120,13 +124,15 @@ class Choice:
         sd:dict, # A state dict: ours, fastai's, or of an optimizer of torch
         composition:Composition # The steppers that are there
     ) -> list|None:
-        "List the steppers that a state dict is of, if other options choose them; None if they are there, or if it is of others."
+        "List the steppers that a state dict is of, if other options choose them. None: they are there, or it is of others."
         groups = sd.get('param_groups', sd.get('hypers'))
-        if not isinstance(groups, (list, L)) or not all(hasattr(g, 'keys') for g in groups): return None # `unpack` says so
+        if not isinstance(groups, (list, L)): return None # `unpack` says what is wrong
+        if not all(hasattr(g, 'keys') for g in groups): return None
         known = composition.reads | self.names
-        groups = [from_torch({k: v for k, v in g.items() if k not in NOT_HYPERS}, known) for g in groups]
+        groups = [{k: v for k, v in g.items() if k not in NOT_HYPERS} for g in groups]
         new = self.copy(ignored={})
         try:
+            if not {'steppers', 'hypers'} & sd.keys(): groups = [from_torch(g, known) for g in groups]
             groups = [{**g, **self.flags_of(g)} for g in groups]
             if composition.untapped != self.labels or not new.asks(groups, composition.reads): return None
             cbs = new.steppers(groups)
@@ -136,7 +142,7 @@ class Choice:
         return cbs
 
     def _made(self, sd, composition) -> bool:
-        "Are these the steppers that a state dict is of? fastai's and ours may have numbers that chose nothing"
+        "Are these the steppers that a state dict is of? In fastai's and ours there may be numbers that chose nothing"
         if 'steppers' in sd: return self.labels == sd['steppers']
         if 'hypers' not in sd: return True
         states = sd['state'].values() if isinstance(sd['state'], dict) else sd['state']
@@ -154,8 +160,9 @@ class Choice:
     def __deepcopy__(self, memo): return self.copy()
 
     def __reduce__(self):
-        "Recipes and edits without a name in a module can't be pickled: all is forgotten, and steppers stay as they were chosen"
-        changes = {k: v for k, v in self.__dict__.items() if k not in ('algorithm', 'options', 'reads', 'watched')}
+        "Forget all of it where a recipe or an edit can't be pickled: then steppers stay as they were chosen"
+        left_out = 'algorithm', 'options', 'reads', 'watched'
+        changes = {k: v for k, v in self.__dict__.items() if k not in left_out}
         try: pickle.dumps((self.algorithm, self.options, changes))
         except Exception: return _nothing, ()
         return _copied, (self.algorithm, self.options, changes)

@@ -158,7 +158,9 @@ def without_flags(
 
     What is off, or None, or what the steppers do, is passed over. Raises `TypeError` for what can't be had, `ValueError` for engines that contradict."""
     known = frozenset().union(*(s.mentions.union(s.names) for s in composition.steppers if not s.is_ours))
-    def read(k, v): return TORCH_FLAGS[k][0] is None and k in composition.reads and (isinstance(v, bool) or k == 'dampening' and _dampens(composition, v))
+    def read(k, v):
+        if TORCH_FLAGS[k][0] is not None or k not in composition.reads: return False
+        return isinstance(v, bool) or k == 'dampening' and _dampens(composition, v)
     def meant(k, v): return k not in TORCH_FLAGS or k in known or read(k, v)
     rest = {k: v for k, v in hypers.items() if meant(k, v)}
     flags = {k: v for k, v in hypers.items() if k not in rest and v is not None}

@@ -123,7 +123,8 @@ def from_torch_optim(
     found = _recognized(sd)
     if found is None: return _refuse_torchs(sd)
     mine, groups, steppers = opt.composition, [], opt.composition.untapped
-    asked = {k for g in opt.param_groups for k in g.keys()} | (opt._choice.flags - {'dampening'} if opt._choice is not None else {'maximize'})
+    flags = {'maximize'} if opt._choice is None else opt._choice.flags - {'dampening'}
+    asked = flags.union(*(g.keys() for g in opt.param_groups)) # what groups may say
     for g in sd['param_groups']:
         options = _options(found, g, mine)
         theirs, same = _does(found, options, mine, asked)
@@ -185,7 +186,8 @@ def _hypers(found, options, theirs, mine) -> dict:
 def _switches(options, mine, asked) -> dict:
     "Options that steppers take as hyper-parameters of groups, where they may be other than steppers have them anyway"
     res = {k: bool(options[k]) for k in PER_GROUP if k in options and k in mine.reads & asked}
-    if 'dampening' in options.keys() & mine.reads and (options['dampening'] or 'dampening' in asked): res['dampening'] = options['dampening']
+    dampens = 'dampening' in options and 'dampening' in mine.reads
+    if dampens and (options['dampening'] or 'dampening' in asked): res['dampening'] = options['dampening']
     return res
 
 

@@ -136,7 +136,8 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
             for d in (*self.__dict__.get('param_groups', ()), *([self.defaults] if 'defaults' in self.__dict__ else [])):
                 if isinstance(d, TorchNames): d.know(self._names_for(known))
                 for k, v in known.defaults.items(): d.setdefault(k, v)
-        if self._choice is not None and self._choice.asks(self.__dict__.get('param_groups', ()), known.reads): return self._choose_again(known)
+        groups = self.__dict__.get('param_groups', ())
+        if self._choice is not None and self._choice.asks(groups, known.reads): return self._choose_again(known)
         return known
 
     def _names_for(self, composition) -> frozenset:
@@ -146,7 +147,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     _names = property(lambda self: self._names_for(self.composition))
 
     def _choose_again(self, composition):
-        "Go on with the steppers that the groups ask for. Raises what `Choice.again` does, and changes nothing then"
+        "Go on with the steppers that the groups ask for. Raises what `Choice.again` does, before anything changes"
         self.cbs = L(self._choice.again(composition.untapped, self.param_groups))
         self._tell_choice()
         return self.composition
@@ -499,8 +500,8 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         flags = {} if self._choice is None else self._choice.flags_of(values)
         values = self._without_flags({k: v for k, v in values.items() if k not in flags})
         known = composition.reads | ALWAYS_WELCOME | self.hyper_names
-        def meant(k, v): return k in RANGES or k in TORCH_NAMES and v or suggest(k, composition.reads) # others are notes: a name, an `initial_lr`
-        self._warn_unread(k for k, v in values.items() if meant(k, v))
+        def is_meant(k, v): return k in RANGES or k in TORCH_NAMES and v or suggest(k, composition.reads)
+        self._warn_unread(k for k, v in values.items() if is_meant(k, v)) # others are somebody's notes: a name, an `initial_lr`
         self.hyper_names.update(k for k in values if k in known)
         asked = {k: v for k, v in flags.items() if v != self._choice.options[k]}
         return {**{k: group[k] for k in NOT_HYPERS if k in group}, **{k: own(k, check(k, v)) if k in known else v for k, v in values.items()}, **asked}
@@ -671,7 +672,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         self.hyper_names |= hyper_names
         self.state.clear()
         self.state.update({p: s for p, s in states.items() if s or is_note(p)})
-        if choice is not None: self._choice.ignore(self._choice.names, self.param_groups) # these have chosen, or did nothing where it is from
+        if choice is not None: self._choice.ignore(self._choice.names, self.param_groups) # they did nothing where they are from
         self._forget_runner()
         for hook in self._optimizer_load_state_dict_post_hooks.values(): hook(self)
 
@@ -749,7 +750,7 @@ def become(
 
 
 def _asked_by_fastai() -> bool:
-    "Does one of fastai's callbacks set a hyper-parameter? Its one-cycle schedules `mom` whether or not there is momentum, and there it does nothing"
+    "Does a callback of fastai set a hyper-parameter? One-cycle schedules `mom`, which there does nothing without momentum"
     return calling_frame().f_globals.get('__name__', '').startswith('fastai.callback')
 
 

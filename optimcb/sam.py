@@ -57,9 +57,10 @@ class Ascent:
     def _climber(self):
         "The optimizer that goes up, with the groups that there are now"
         groups, turns = self.opt.param_groups, self._turns()
-        hypers = [{k: g.get(k, v) for k, v in self.hypers.items()} for g in groups]
-        if turns: hypers = [{**h, 'maximize': bool(g.get('maximize', hasattr(self.opt, 'composition')))} for g, h in zip(groups, hypers)]
-        if self.climber is None or len(self.climber.param_groups) != len(groups) or list(self.climber.cbs[:-1]) != turns:
+        known = {**self.hypers, 'maximize': hasattr(self.opt, 'composition')} if turns else self.hypers # torch's say it
+        hypers = [{k: g.get(k, v) for k, v in known.items()} for g in groups]
+        climber = self.climber
+        if climber is None or len(climber.param_groups) != len(groups) or list(climber.cbs[:-1]) != turns:
             params = [list(zip(g['param_names'], g['params'])) if 'param_names' in g else list(g['params']) for g in groups]
             self.climber = Optimizer([{'params': ps, **h} for ps, h in zip(params, hypers)], [*turns, partial(ascend, adaptive=self.adaptive)])
             if hasattr(self.opt, 'tracked'): self.climber._tracked = self.opt.tracked # it knows which parameters are frozen

@@ -113,7 +113,9 @@ def lazy_average_grad(p,
     dampening=False, # As in `average_grad`
     grad_avg=None, # State: the average, if there is momentum
     **kwargs):
-    "`average_grad` where there is momentum. While `mom` is 0, nothing is kept, and for this step `grad_avg` is the gradient (Polyak 1964; as in torch)."
+    """Do what `average_grad` does where there is momentum (Polyak 1964; as in torch).
+
+    While `mom` is 0, nothing is kept, and for this step `grad_avg` is the gradient."""
     if mom == 0: return once(grad_avg=p.grad.data.clone())
     return average_grad(p, mom, dampening, grad_avg)
 
@@ -142,7 +144,8 @@ def nesterov_update(p,
     **kwargs):
     "The gradient, and what momentum will be left of the sum: the step looks ahead (Sutskever et al. 2013, eq. 3-4)."
     if not nesterov: return avg_update(p, grad_avg)
-    return {'update': (p.grad.data * newest_weight(mom, dampening) if dampening else p.grad.data) + mom*grad_avg}
+    is_mean = dampening and not _is_torchs(dampening)
+    return {'update': (p.grad.data * (1-mom) if is_mean else p.grad.data) + mom*grad_avg}
 
 
 # Division by a root mean square
@@ -201,7 +204,9 @@ def lazy_average_update(p,
     dampening=False, # As in `average_update`
     update_avg=None, # State: the average, if there is momentum
     **kwargs):
-    "`average_update` where there is momentum. While `mom` is 0, nothing is kept, and the update stays as it is (Polyak 1964; as in torch)."
+    """Do what `average_update` does where there is momentum (Polyak 1964; as in torch).
+
+    While `mom` is 0, nothing is kept, and the update stays as it is."""
     if mom != 0: return average_update(p, mom, update, dampening, update_avg)
 
 

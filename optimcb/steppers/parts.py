@@ -47,7 +47,7 @@ skip_nonfinite.skips_nonfinite = True
 def maximize(p,
     maximize=True, # Go up? Groups that have it False go down
     **kwargs):
-    "Maximize the objective instead of minimizing it, as `maximize=True` of `torch.optim` does: what comes after it sees the negative gradient."
+    "Maximize the objective, as `maximize=True` of `torch.optim` does: what comes after it sees the negative gradient."
     if maximize: p.grad = -p.grad.data
 maximize.turns = True
 
