@@ -1,4 +1,4 @@
-"What the library reads off CPython: bytecode, frames, counts of references. Each Python has its own, and all give the same."
+"What the library reads off CPython, bytecode, frames and counts of references: the same on every Python."
 import gc
 import inspect
 import warnings
@@ -53,8 +53,9 @@ class Counter:
     def method(self, p): self.n += 1
 
 
-OUTSIDE = [counts, appends, appends_twice, appends_in_a_comprehension, appends_in_a_function, sets_an_item, sets_an_attribute,
-           deletes_an_item, prints, nonlocal_counter(), Counter(), Counter().method, partial(appends_twice, x=2)]
+OUTSIDE = [counts, appends, appends_twice, appends_in_a_comprehension, appends_in_a_function, sets_an_item,
+           sets_an_attribute, deletes_an_item, prints, nonlocal_counter(), Counter(), Counter().method,
+           partial(appends_twice, x=2)]
 
 
 @pytest.mark.parametrize('f', OUTSIDE, ids=lambda f: Stepper(f).label)
@@ -78,8 +79,10 @@ def closes_over(weight):
     return scaled
 
 
-@pytest.mark.parametrize('f', [is_none, is_not_none, reads_an_attribute, makes_a_list, unpacks, loops, closes_over(0.5)],
-                         ids=lambda f: f.__name__)
+INSIDE = [is_none, is_not_none, reads_an_attribute, makes_a_list, unpacks, loops, closes_over(0.5)]
+
+
+@pytest.mark.parametrize('f', INSIDE, ids=lambda f: f.__name__)
 def test_what_stays_inside_is_recorded(f):
     opt, ps = step_of(f)
     eager = [torch.nn.Parameter(torch.ones_like(p)) for p in ps]
@@ -99,9 +102,11 @@ def in_a_comprehension(p, **kwargs): return [k.upper() for k in kwargs]
 def after_others(p, *args, lr=0.1, **kwargs): return kwargs
 
 
-@pytest.mark.parametrize('f, reads', [(unused, False), *((f, True) for f in (handed_on, indexed, loaded_with_another, enclosed, in_a_comprehension,
-                                                                             after_others))], ids=lambda o: getattr(o, '__name__', ''))
-def test_whether_kwargs_are_used(f, reads): assert Stepper(f).reads_all is reads
+USES = [handed_on, indexed, loaded_with_another, enclosed, in_a_comprehension, after_others]
+
+
+@pytest.mark.parametrize('f', [unused, *USES], ids=lambda f: f.__name__)
+def test_whether_kwargs_are_used(f): assert Stepper(f).reads_all is (f is not unused)
 
 
 def mentions_keys(p, a, b): return {'new_a': a, 'new_b': b}
@@ -115,7 +120,10 @@ def mentions_items(p, a, b):
     return res
 
 
-@pytest.mark.parametrize('f', [mentions_keys, mentions_keywords, mentions_once, mentions_inside, mentions_items], ids=lambda f: f.__name__)
+MENTIONS = [mentions_keys, mentions_keywords, mentions_once, mentions_inside, mentions_items]
+
+
+@pytest.mark.parametrize('f', MENTIONS, ids=lambda f: f.__name__)
 def test_names_that_are_mentioned(f):
     assert {'new_a', 'new_b'} <= Stepper(f).mentions and 'new_b' not in Stepper(mentions_one).mentions
 
@@ -138,9 +146,11 @@ def none_expression(p, step): return {'a': 1 if step is not None else 0}
 def straight(p, step): return {'a': step}
 
 
-@pytest.mark.parametrize('f', [branch_if, branch_expression, branch_and, branch_or, branch_while, none_if, none_expression, straight],
-                         ids=lambda f: f.__name__)
-def test_branches(f): assert checks._branches(f.__code__) is f.__name__.startswith('branch')
+BRANCHES = [branch_if, branch_expression, branch_and, branch_or, branch_while]
+
+
+@pytest.mark.parametrize('f', [*BRANCHES, none_if, none_expression, straight], ids=lambda f: f.__name__)
+def test_branches(f): assert checks._branches(f.__code__) is (f in BRANCHES)
 
 
 def sums(p):
@@ -166,7 +176,8 @@ def test_a_warning_is_at_the_users_line():
 def test_an_error_names_the_stepper_and_its_line():
     def branches(p, lr):
         if p.sum() > 0: p.data.sub_(lr)
-    with pytest.raises(CantRun, match='stepper `branches` at test_cpython.py:' + str(branches.__code__.co_firstlineno + 1)): step_of(branches)
+    line = branches.__code__.co_firstlineno + 1
+    with pytest.raises(CantRun, match=f'stepper `branches` at test_cpython.py:{line}'): step_of(branches)
     def catches(p, lr):
         try: float(p.sum())
         except Exception: pass
@@ -176,7 +187,8 @@ def test_an_error_names_the_stepper_and_its_line():
 def test_only_gradscaler_is_told_that_steps_unscale():
     opt = oc.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)
     def asked_by(module): return eval('opt._step_supports_amp_scaling', dict(opt=opt, __name__=module))
-    assert asked_by(torch.amp.GradScaler.__module__) and not asked_by('lightning') and not opt._step_supports_amp_scaling
+    assert asked_by(torch.amp.GradScaler.__module__) and not asked_by('lightning')
+    assert not opt._step_supports_amp_scaling
 
 
 def test_parameters_may_be_missing_only_where_zero_deals_them_out():
