@@ -258,3 +258,11 @@ def test_the_line_that_is_said_changes_no_number(name):
     grads = drawn_grads(ps, 8)
     results = [stepped('eager', ps, grads, WILD[k][0], 8, **WILD[k][1])[1] for k in (name, f'{name}, mended')]
     assert all(torch.allclose(a, b, rtol=1e-6, atol=1e-7) for a, b in zip(*results))
+
+
+@engines
+def test_a_scale_that_is_state_of_a_parameter_without_dimensions(engine):
+    "State of one number is as large as such a parameter; torch takes it for a number all the same"
+    def grow(p, rate=None): return {'rate': p.data.new_full((), 0.5) if rate is None else rate*1.5}
+    def step(p, rate): p.data.add_(p.grad, alpha=-rate)
+    same(engine, [grow, step], dtype=torch.float64, most=1)

@@ -56,8 +56,9 @@ def _scale_first(f, scale, *tensors) -> Callable:
     def g(x, *args, **kwargs):
         is_old = scale not in kwargs and len(args) + sum(k in kwargs for k in tensors) > len(tensors)
         if is_old and args: args, kwargs[scale] = args[1:], args[0]
-        if getattr(kwargs.get(scale), 'each', False):
-            trace_of(kwargs[scale]).fail(f"its `{scale}` is a tensor, which torch refuses", "Multiply by it.")
+        factor = kwargs.get(scale)
+        if getattr(factor, 'each', False) and not factor.trace.no_dims: # one of no dimensions is a number for torch
+            trace_of(factor).fail(f"its `{scale}` is a tensor, which torch refuses", "Multiply by it.")
         return f(x, *args, **kwargs)
     return g
 
