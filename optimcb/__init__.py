@@ -37,25 +37,31 @@ from importlib import import_module as _import_module
 
 from optimcb.algorithm import Algorithm, algorithm
 from optimcb.algorithms import *
-from optimcb.backward import InBackward, step_in_backward
-from optimcb.checkpoint import named_state
 from optimcb.compare import Comparison, compare
-from optimcb.composition import Composition, MissingName
-from optimcb.curvature import hutchinson, update_hessian
+from optimcb.composition.calls import by_torch
+from optimcb.composition.errors import MissingName
+from optimcb.composition.pipeline import Composition
+from optimcb.composition.results import once, stop
+from optimcb.composition.roles import of_directions, of_signs, part
+from optimcb.composition.stepper import only, renamed, renamed_all
+from optimcb.editing.wrap import wrapped
 from optimcb.factory import create_optimizer, list_optimizers
-from optimcb.files import load_state, save_state
-from optimcb.interop import to_torch
-from optimcb.lookahead import Lookahead, look_ahead
-from optimcb.names import names_in_learners as _names_in_learners
 from optimcb.optimizer import Optimizer
 from optimcb.plots import *
-from optimcb.routing import *
-from optimcb.sam import SAM, stats_kept
-from optimcb.stepper import by_torch, once, only, renamed, renamed_all, stop
+from optimcb.routing.route import *
+from optimcb.routing.rules import *
+from optimcb.routing.schedules import *
+from optimcb.state.files import load_state, save_state
+from optimcb.state.learner_names import names_in_learners as _names_in_learners
+from optimcb.state.state_dict import named_state
+from optimcb.state.torch_optim import to_torch
 from optimcb.steppers import *
 from optimcb.taps import OptStats, Record, tap
+from optimcb.training.hessian import hutchinson, update_hessian
+from optimcb.training.in_backward import InBackward, step_in_backward
+from optimcb.training.lookahead import Lookahead, look_ahead
+from optimcb.training.sam import SAM, stats_kept
 from optimcb.warn import CompositionWarning
-from optimcb.wrapping import of_directions, of_signs, part, wrapped
 
 __version__ = '0.1.0'
 __all__ = [ # what one types; `only` and `stop` are other things in fastcore, whose names people have
@@ -81,3 +87,5 @@ def __dir__(): return sorted({*__all__, *_PLACES, '__version__'})
 def __getattr__(name):
     if name in _LATE: return _import_module(f'{__name__}.{name}')
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+_moved.install()

@@ -9,17 +9,18 @@ import numpy as np
 from fastcore.foundation import L
 from torch import nn
 
-from optimcb.boundary import entry
-from optimcb.choice import Choice
-from optimcb.composition import Composition
-from optimcb.display import Explained
-from optimcb.editing import Composable
-from optimcb.hypers import NOT_NEGATIVE, TORCH_FLAGS, check, from_torch, spread, suggest
+from optimcb._boundary import entry
+from optimcb.composition.choice import Choice
+from optimcb.composition.pipeline import Composition
+from optimcb.composition.results import ONE_STEP
+from optimcb.diagnosis.explain import Explained
+from optimcb.diagnosis.groups import Group
+from optimcb.editing.edit import Composable
+from optimcb.editing.wrap import wrapped
+from optimcb.hypers.torch_names import TORCH_FLAGS, from_torch, suggest
+from optimcb.hypers.values import NOT_NEGATIVE, check, spread
 from optimcb.optimizer import Optimizer
-from optimcb.rehearsal import Group
-from optimcb.stepper import ONE_STEP
 from optimcb.steppers.parts import maximize as ascent
-from optimcb.wrapping import wrapped
 
 __all__ = ['Algorithm', 'algorithm']
 
@@ -86,7 +87,7 @@ def _trainers_groups() -> list[dict]|None:
 
 def _two_groups(model, decays) -> list[dict]:
     "The parameters that are decayed, and norms and biases, which are not. Frozen ones are left out"
-    from optimcb.routing import norms_and_biases  # which is made of algorithms
+    from optimcb.routing.rules import norms_and_biases  # which is made of algorithms
     test, groups = norms_and_biases(model).test(), ({'params': []}, {'params': [], 'wd': 0.})
     for k, p in model.named_parameters():
         if p.requires_grad: groups[decays and test(p, k)]['params'].append((k, p))

@@ -5,9 +5,9 @@ import torch
 
 import optimcb
 from optimcb.algorithm import Algorithm
-from optimcb.lookahead import look_ahead
-from optimcb.stepper import Stepper
-from optimcb.wrapping import PLACES, place_of
+from optimcb.composition.roles import PLACES, place_of
+from optimcb.composition.stepper import Stepper
+from optimcb.training.lookahead import look_ahead
 
 __all__ = ['Catalog', 'catalog', 'parts']
 

@@ -9,8 +9,8 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 
-from optimcb.boundary import entry
-from optimcb.hypers import suggest
+from optimcb._boundary import entry
+from optimcb.hypers.torch_names import suggest
 from optimcb.plots import _named, plot_curves
 
 __all__ = ['Comparison', 'compare']

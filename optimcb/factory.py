@@ -12,11 +12,11 @@ from torch import nn
 
 from optimcb import algorithms, parts
 from optimcb.algorithm import Algorithm
-from optimcb.hypers import from_torch, nearest
+from optimcb.hypers.torch_names import from_torch, nearest
 from optimcb.optimizer import Optimizer
-from optimcb.routing import Rule, _found, norms_and_biases
-from optimcb.routing import no_wd as without_wd
-from optimcb.sam import SAM
+from optimcb.routing.rules import Rule, _found, norms_and_biases
+from optimcb.routing.rules import no_wd as without_wd
+from optimcb.training.sam import SAM
 
 __all__ = ['create_optimizer', 'list_optimizers']
 

@@ -5,11 +5,11 @@ from fastai.callback.core import Callback, CancelBackwardException
 from fastai.callback.fp16 import MixedPrecision, NonNativeMixedPrecision
 from fastai.callback.training import GradientAccumulation
 
-from optimcb.averages import evaluated, tellers
-from optimcb.composition import not_so
+from optimcb.composition.errors import not_so
 from optimcb.optimizer import Optimizer
-from optimcb.sam import SAM, Ascent, stats_kept
+from optimcb.state.eval_weights import evaluated, tellers
 from optimcb.taps import OptStats
+from optimcb.training.sam import SAM, Ascent, stats_kept
 
 __all__ = ['AveragedWeights', 'OptStatsCallback', 'SAMCallback']
 

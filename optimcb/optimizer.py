@@ -12,35 +12,25 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor
 
-from optimcb.averages import averaged, forget, put_in, refuse_step, take_out, warn_unaveraged
-from optimcb.boundary import entry, opaque, refuse_tracing
-from optimcb.checkpoint import copied, is_note, pack, unpack
-from optimcb.checks import doubts_of
-from optimcb.composition import Composition, not_so
-from optimcb.display import Explained
-from optimcb.editing import Composable
-from optimcb.engine import ENGINES, Runner, eager
-from optimcb.engine.frozen import grad_of, track
-from optimcb.engine.scaling import NOT_SCALED, Scaling
-from optimcb.hypers import (
-    NOT_HYPERS,
-    RANGES,
-    TORCH_FLAGS,
-    TORCH_NAMES,
-    Groups,
-    HyperView,
-    HyperViews,
-    TorchNames,
-    check,
-    from_torch,
-    own,
-    spread,
-    suggest,
-    without_flags,
-)
-from optimcb.names import name_params
-from optimcb.rehearsal import Group, can_step, placement
-from optimcb.stepper import ONE_STEP
+from optimcb._boundary import entry, opaque, refuse_tracing
+from optimcb.composition.errors import not_so
+from optimcb.composition.pipeline import Composition
+from optimcb.composition.results import ONE_STEP
+from optimcb.diagnosis.checks import doubts_of
+from optimcb.diagnosis.explain import Explained
+from optimcb.diagnosis.groups import Group, can_step, placement
+from optimcb.editing.edit import Composable
+from optimcb.engines import ENGINES, eager
+from optimcb.engines.frozen import grad_of, track
+from optimcb.engines.grad_scaling import NOT_SCALED, Scaling
+from optimcb.engines.runner import Runner
+from optimcb.hypers.groups import Groups, TorchNames
+from optimcb.hypers.torch_names import TORCH_FLAGS, TORCH_NAMES, from_torch, suggest, without_flags
+from optimcb.hypers.values import NOT_HYPERS, RANGES, check, own, spread
+from optimcb.hypers.views import HyperView, HyperViews
+from optimcb.state.eval_weights import averaged, forget, put_in, refuse_step, take_out, warn_unaveraged
+from optimcb.state.learner_names import name_params
+from optimcb.state.state_dict import copied, is_note, pack, unpack
 from optimcb.warn import CompositionWarning, calling_frame, warn
 
 __all__ = ['Optimizer']

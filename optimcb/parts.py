@@ -4,8 +4,7 @@
 from textwrap import shorten
 
 from optimcb.algorithms import schedule_free
-from optimcb.lookahead import look_ahead
-from optimcb.routing import scheduled
+from optimcb.routing.schedules import scheduled
 from optimcb.steppers import (
     accumulate,
     add_noise,
@@ -31,6 +30,7 @@ from optimcb.steppers import (
     weight_decay,
     zero_nonfinite,
 )
+from optimcb.training.lookahead import look_ahead
 
 __all__ = [
     'accumulate', 'skip_nonfinite', # may end a step before it begins

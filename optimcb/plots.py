@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from fastcore.foundation import L
 
-from optimcb.boundary import entry
+from optimcb._boundary import entry
+from optimcb.composition.stepper import label
 from optimcb.problems import Problem, as_problem, path
-from optimcb.stepper import label
 
 __all__ = ['animate_paths', 'plot_curves', 'plot_layers', 'plot_paths', 'plot_sched']
 

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from optimcb.boundary import entry
-from optimcb.hypers import suggest
+from optimcb._boundary import entry
+from optimcb.hypers.torch_names import suggest
 
 __all__ = ['PROBLEMS', 'Problem', 'as_problem', 'beale', 'path', 'ravine', 'rosenbrock', 'saddle']
 

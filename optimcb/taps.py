@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optimcb.boundary import entry
-from optimcb.engine.shards import whole_of
-from optimcb.stepper import Stepper, once
-from optimcb.steppers.classic import precise
+from optimcb._boundary import entry
+from optimcb._tensors import whole_of
+from optimcb.composition.results import once
+from optimcb.composition.stepper import Stepper
+from optimcb.steppers.formulas import precise
 
 __all__ = ['OptStats', 'Record', 'cosine', 'histogram', 'norm', 'tap']
 

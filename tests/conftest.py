@@ -5,9 +5,10 @@ import pytest
 import torch
 from hypothesis import settings
 
-from optimcb.engine import build
+from optimcb.engines import c_compiler
 
-sys.path.insert(0, str(Path(__file__).parent))
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), *(str(o) for o in HERE.iterdir() if o.is_dir() and o.name[0] not in '._')] # tests use pieces of others
 torch.set_num_threads(1) # tensors are small here, and threads that wait for each other are slow on a busy machine
 torch.manual_seed(0)
 settings.register_profile('repeatable', derandomize=True)
@@ -18,7 +19,7 @@ settings.load_profile('repeatable')
 def cache(tmp_path, monkeypatch):
     "A cache of one's own, and nothing built yet"
     monkeypatch.setenv('OPTIMCB_CACHE_DIR', str(tmp_path/'cache'))
-    build.forget()
+    c_compiler.forget()
     yield tmp_path/'cache'
     monkeypatch.undo()
-    build.forget()
+    c_compiler.forget()

@@ -1,6 +1,6 @@
 """The kernels for CUDA on the CPU, by Triton's interpreter: a plugin of pytest that makes them the engine `fused`, and tests of their own.
 
-    TRITON_INTERPRET=1 PYTHONPATH=tests python -m pytest -p interpreted tests/interpreted.py tests/test_engines.py -k "not foreach"
+    TRITON_INTERPRET=1 PYTHONPATH=tests python -m pytest -p interpreted tests/interpreted.py tests/engines/test_engines.py -k "not foreach"
 """
 import inspect
 import re
@@ -10,14 +10,14 @@ import pytest
 import torch
 import triton.language as tl
 from cases import CASES
-from engines import stepped, ulps
 from helpers import params, set_grads
+from on_engines import stepped, ulps
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 import optimcb as oc
 from optimcb import Optimizer
-from optimcb.engine import cuda, foreach, runner, scaling, triton_ops
-from optimcb.engine.runner import Runner
+from optimcb.engines import foreach, grad_scaling, runner, triton_kernels, triton_math
+from optimcb.engines.runner import Runner
 
 # What a GPU has and the interpreter lacks
 
@@ -38,10 +38,10 @@ def cast(self, src, dst_type, plain=InterpreterBuilder.cast_impl):
     return plain(self, src, dst_type)
 
 
-torchs = {o: getattr(torch, {'rint': 'round'}.get(o, o)) for o in re.findall(r'libdevice\.(\w+)', inspect.getsource(triton_ops))}
-triton_ops.libdevice = SimpleNamespace(**{o: nvidia(f) for o, f in torchs.items()})
+torchs = {o: getattr(torch, {'rint': 'round'}.get(o, o)) for o in re.findall(r'libdevice\.(\w+)', inspect.getsource(triton_math))}
+triton_math.libdevice = SimpleNamespace(**{o: nvidia(f) for o, f in torchs.items()})
 InterpreterBuilder.cast_impl = cast
-Runner._lowering = lambda self, device: foreach if self.engine == 'foreach' else cuda
+Runner._lowering = lambda self, device: foreach if self.engine == 'foreach' else triton_kernels
 
 
 # Tests
@@ -147,7 +147,7 @@ def test_real_tensors_of_one_number():
 
 def test_a_step_that_the_device_skips(monkeypatch):
     "As if it had not been; gradients are unscaled by a number that only the device knows"
-    monkeypatch.setattr(scaling, '_known', lambda x: x)
+    monkeypatch.setattr(grad_scaling, '_known', lambda x: x)
     res = []
     for skipped in (False, True):
         ps = params(SIZES)
@@ -169,7 +169,7 @@ class Graph:
     def __init__(self, monkeypatch): self.m, self.kernels = monkeypatch, []
     def __enter__(self):
         self.m.setattr(runner, '_capturing', lambda: True)
-        self.m.setattr(cuda.Launch, 'phase', self.phase(cuda.Launch.phase))
+        self.m.setattr(triton_kernels.Launch, 'phase', self.phase(triton_kernels.Launch.phase))
     def __exit__(self, *args): self.m.undo()
     def phase(self, run):
         def phase(launch, i):
@@ -177,7 +177,7 @@ class Graph:
             return {}
         return phase
     def replay(self):
-        for kernel, count, arguments in self.kernels: kernel[(count,)](*arguments, **cuda.OPTIONS)
+        for kernel, count, arguments in self.kernels: kernel[(count,)](*arguments, **triton_kernels.OPTIONS)
 
 
 @pytest.mark.parametrize('make', [oc.Adam, oc.Lamb, oc.NAdam], ids=['Adam', 'Lamb', 'NAdam'])

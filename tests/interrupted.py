@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 import optimcb as oc
-from optimcb import files
+from optimcb.state import files
 
 STEPS = 60
 

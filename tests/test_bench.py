@@ -9,7 +9,11 @@ import torch
 
 import optimcb
 from optimcb import bench
-from optimcb.bench import Bench, Contender, environment, find, floor_bytes, main, table
+from optimcb.bench.__main__ import main
+from optimcb.bench.contenders import Contender, find
+from optimcb.bench.measure import Bench
+from optimcb.bench.report import environment, table
+from optimcb.bench.timing import floor_bytes
 
 TINY = [(3, 4), (5,), (2, 2, 2)]
 OWN = '''

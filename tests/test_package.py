@@ -10,40 +10,21 @@ import pytest
 from fastcore.docments import docments
 
 import optimcb
-from optimcb import (
-    Algorithm,
-    algorithms,
-    averages,
-    checkpoint,
-    checks,
-    composition,
-    display,
-    editing,
-    expression,
-    factory,
-    files,
-    formula,
-    hypers,
-    interop,
-    lookahead,
-    names,
-    optimizer,
-    parts,
-    plots,
-    problems,
-    rehearsal,
-    stepper,
-    steppers,
-    taps,
-    warn,
-)
-from optimcb.engine import build, cpu, eager, foreach, launch, memory, ops, plan, program, reading, record, runner, trace
-from optimcb.stepper import Stepper
+from optimcb import Algorithm, algorithms, factory, optimizer, parts, plots, problems, steppers, taps, warn
+from optimcb.composition import pipeline, stepper
+from optimcb.composition.stepper import Stepper
+from optimcb.diagnosis import algebra, checks, explain, formula
+from optimcb.editing import edit
+from optimcb.engines import arena, c_compiler, c_kernels, eager, foreach, launch, plan, runner
+from optimcb.hypers import values
+from optimcb.state import eval_weights, files, learner_names, state_dict, torch_optim
+from optimcb.tracing import ops, program, purity, recording, rehearsal, tracer
+from optimcb.training import lookahead
 
-MODULES = [algorithms, averages, checkpoint, checks, composition, display, editing, expression, factory, files, formula, hypers, interop, lookahead, names, optimizer, parts,
+MODULES = [algorithms, eval_weights, state_dict, checks, pipeline, explain, edit, algebra, factory, files, formula, values, torch_optim, lookahead, learner_names, optimizer, parts,
            plots, problems, rehearsal, stepper,
            steppers, taps, warn, sys.modules['optimcb.compare'],
-           build, cpu, eager, foreach, launch, memory, ops, plan, program, reading, record, runner, trace]
+           c_compiler, c_kernels, eager, foreach, launch, arena, ops, plan, program, purity, recording, runner, tracer]
 PUBLIC = {(m.__name__, k): getattr(m, k) for m in MODULES for k in m.__all__}
 FASTAI = ['sgd_step', 'weight_decay', 'l2_reg', 'average_grad', 'average_sqr_grad', 'momentum_step', 'rms_prop_step', 'step_stat', 'debias', 'adam_step',
           'radam_step', 'qhadam_step', 'larc_layer_lr', 'larc_step', 'lamb_step']
@@ -75,8 +56,8 @@ def test_every_public_name_is_documented(where):
 
 
 def test_methods_are_documented():
-    for cls in (optimcb.Optimizer, optimcb.Lookahead, optimcb.Composition, optimcb.Algorithm, hypers.HyperView, editing.Composable, display.Explained,
-                display.Explanation, formula.Formula, taps.Record, taps.OptStats, optimcb.Comparison):
+    for cls in (optimcb.Optimizer, optimcb.Lookahead, optimcb.Composition, optimcb.Algorithm, values.HyperView, edit.Composable, explain.Explained,
+                explain.Explanation, formula.Formula, taps.Record, taps.OptStats, optimcb.Comparison):
         for k, v in vars(cls).items():
             if not k.startswith('_') and (callable(v) or isinstance(v, property)): assert v.__doc__, f'{cls.__name__}.{k}'
 
@@ -111,22 +92,22 @@ def test_show_doc_works_on_all_of_them():
 # What is where
 
 def star(module, names):
-    exec(f'from {module} import *', names)
-    return names
+    exec(f'from {module} import *', learner_names)
+    return learner_names
 
 
 @pytest.fixture(scope='module')
 def fastai():
     "The names that fastai's stars bring"
     pytest.importorskip('fastai.vision.all')
-    names = {}
-    for k in ('vision.all', 'tabular.all', 'text.all', 'collab'): star(f'fastai.{k}', names)
-    return names
+    learner_names = {}
+    for k in ('vision.all', 'tabular.all', 'text.all', 'collab'): star(f'fastai.{k}', learner_names)
+    return learner_names
 
 
 def replaced(module, names):
-    new = star(module, dict(names))
-    return {k for k, o in names.items() if k != '__builtins__' and new[k] is not o}
+    new = star(module, dict(learner_names))
+    return {k for k, o in learner_names.items() if k != '__builtins__' and new[k] is not o}
 
 
 def test_stars_replace_nothing_of_fastais_but_its_optimizers(fastai):

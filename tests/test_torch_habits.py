@@ -3,8 +3,8 @@ import io
 
 import pytest
 import torch
-from engines import TRACED
 from helpers import params, set_grads
+from on_engines import TRACED
 from torch import nn
 
 from optimcb import SGD, Adam, Lamb, Lookahead, Optimizer, average_grad, momentum_step, sgd_step, weight_decay

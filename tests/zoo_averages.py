@@ -5,7 +5,7 @@ from references import Naive
 
 import optimcb as oc
 from optimcb import Optimizer, ema_weights, look_ahead, schedule_free, swa_weights
-from optimcb.wrapping import wrapped
+from optimcb.editing.wrap import wrapped
 
 
 def free(p, g, s, t, lr, mom, lr_power=2., step_power=0., warm_steps=0, wd=0., direction=lambda g, s, t: g):

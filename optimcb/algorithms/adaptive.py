@@ -6,7 +6,7 @@ from functools import partial
 
 from optimcb.algorithm import algorithm
 from optimcb.algorithms.classic import adam_avgs, decay_of, largest, mean_grad
-from optimcb.stepper import renamed
+from optimcb.composition.stepper import renamed
 from optimcb.steppers import *
 
 __all__ = ['AdaBelief', 'Adan', 'ADOPT', 'LaProp', 'AdEMAMix', 'NovoGrad', 'AdaBound', 'AdaMod', 'DiffGrad', 'PAdam', 'StableAdamW', 'MARS']

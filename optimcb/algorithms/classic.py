@@ -8,10 +8,10 @@ import numpy as np
 from fastcore.meta import delegates
 
 from optimcb.algorithm import algorithm
-from optimcb.hypers import from_torch
-from optimcb.lookahead import Lookahead
+from optimcb.hypers.torch_names import from_torch
 from optimcb.steppers import *
-from optimcb.steppers.classic import ALPHA, K
+from optimcb.steppers.lookahead import ALPHA, K
+from optimcb.training.lookahead import Lookahead
 
 __all__ = ['SGD', 'RMSProp', 'Adam', 'AdamW', 'AMSGrad', 'Yogi', 'NAdam', 'Adamax', 'Adagrad',
            'Adadelta', 'RAdam', 'QHAdam', 'Larc', 'Lamb', 'ranger']

@@ -5,31 +5,57 @@ Hyper-parameters are numbers. None of the library's steppers writes into a gradi
 """
 from inspect import isfunction
 
-from optimcb.stepper import called_in_steps, hyper_defaults
-from optimcb.steppers import adaptive, averages, classic, matrices, momentum, parameter_free, parts, tools
+from optimcb.composition.calls import called_in_steps
+from optimcb.composition.stepper import hyper_defaults
+from optimcb.steppers import (
+    adam,
+    adaptive,
+    averages,
+    factored,
+    formulas,
+    layerwise,
+    lookahead,
+    momentum,
+    muon,
+    parameter_free,
+    parts,
+    schedules,
+    second_moments,
+    sgd,
+    shampoo,
+    soap,
+)
+from optimcb.steppers.adam import *
 from optimcb.steppers.adaptive import *
 from optimcb.steppers.averages import *
-from optimcb.steppers.classic import *
-from optimcb.steppers.matrices import *
+from optimcb.steppers.factored import *
+from optimcb.steppers.formulas import *
+from optimcb.steppers.layerwise import *
+from optimcb.steppers.lookahead import *
 from optimcb.steppers.momentum import *
+from optimcb.steppers.muon import *
 from optimcb.steppers.parameter_free import *
 from optimcb.steppers.parts import *
-from optimcb.steppers.tools import *
+from optimcb.steppers.schedules import *
+from optimcb.steppers.second_moments import *
+from optimcb.steppers.sgd import *
+from optimcb.steppers.shampoo import *
+from optimcb.steppers.soap import *
 
 FORMULAS = frozenset({'debias', 'nadam_mom', 'rectification'}) # functions of numbers, not steppers
 
-__all__ = [*classic.__all__, *adaptive.__all__, *momentum.__all__, *parameter_free.__all__, *matrices.__all__, *averages.__all__, *parts.__all__,
-           *tools.__all__]
+FAMILIES = [sgd, adam, second_moments, layerwise, lookahead, adaptive, momentum, parameter_free, muon, shampoo, soap,
+            factored, averages, parts, schedules, formulas]
+__all__ = [name for family in FAMILIES for name in family.__all__]
 
 
 def _help_callers():
     "Let every stepper, wherever it has a name here, tell who calls it by hand to use `partial`"
-    modules = adaptive, averages, classic, matrices, momentum, parameter_free, parts, tools
-    public = {k: f for m in modules for k, f in vars(m).items() if k in m.__all__ and k not in FORMULAS and isfunction(f)}
+    public = {k: f for m in FAMILIES for k, f in vars(m).items() if k in m.__all__ and k not in FORMULAS and isfunction(f)}
     helpful = {f: called_in_steps(f) for f in public.values()}
     for f, new in helpful.items():
         if hasattr(f, 'parts'): new.parts = [helpful[o] for o in f.parts]
-    for names in (*map(vars, modules), globals()):
+    for names in (*map(vars, FAMILIES), globals()):
         names.update({k: helpful[f] for k, f in names.items() if isfunction(f) and f in helpful})
 
 

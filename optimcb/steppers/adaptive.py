@@ -6,9 +6,10 @@ import math
 
 import torch
 
-from optimcb.stepper import once
-from optimcb.steppers.classic import debias_grad_avg, exp_avg, norm, precise, rectification
-from optimcb.wrapping import DECAY, part
+from optimcb.composition.results import once
+from optimcb.composition.roles import DECAY, part
+from optimcb.steppers.adam import debias_grad_avg
+from optimcb.steppers.formulas import exp_avg, norm, precise, rectification
 
 __all__ = ['average_sqr_deviation', 'rectify_update', 'diff_of_grads', 'keep_grad', 'average_diff', 'look_ahead_grad', 'mix_grad_avgs', 'proximal_decay',
            'rest_at_first', 'past_rms_update', 'start_sqr_avg', 'clip_by_step', 'debias_update', 'slow_schedule', 'average_sqr_norm',

@@ -4,9 +4,11 @@ Each is a part that goes with any rule. `Optimizer.eval` puts the averages into 
 """
 import torch
 
-from optimcb.stepper import once, weights_by
-from optimcb.steppers.classic import SLOW, precise
-from optimcb.wrapping import part
+from optimcb.composition.results import once
+from optimcb.composition.roles import part
+from optimcb.composition.stepper import weights_by
+from optimcb.steppers.formulas import precise
+from optimcb.steppers.lookahead import SLOW
 
 __all__ = ['ema_weights', 'swa_weights', 'free_warm_up', 'free_weight', 'free_start', 'free_step', 'ascend']
 

@@ -6,9 +6,9 @@ import math
 
 import torch
 
-from optimcb.stepper import once
-from optimcb.steppers.classic import direction, norm, rms
-from optimcb.wrapping import of_directions, of_signs, part
+from optimcb.composition.results import once
+from optimcb.composition.roles import of_directions, of_signs, part
+from optimcb.steppers.formulas import direction, norm, rms
 
 __all__ = ['sign_update', 'mixed_update', 'rms_lr', 'mean_of_avgs', 'whole_step', 'rprop_update', 'asgd_lr', 'average_weights',
            'keep_start', 'eps_in_lr', 'dual_sums', 'over_cube_root', 'dual_update', 'norm_ratio', 'shrink_by_lr', 'keep_bound', 'bound_norm', 'newton_update']

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import torch
 
-from optimcb.stepper import once
-from optimcb.steppers.classic import debias, precise
+from optimcb.composition.results import once
+from optimcb.steppers.formulas import debias, precise
 
 __all__ = ['share_d', 'lr_by_d', 'debias_lr', 'prodigy_d', 'eps_by_d', 'dadapt_adam_d', 'lr_in_grad', 'keep_first_norm', 'dadapt_sgd_d']
 

@@ -6,9 +6,10 @@ from numbers import Real
 
 import torch
 
-from optimcb.stepper import by_torch, once, stop
-from optimcb.steppers.classic import exp_avg, norm, precise, rms
-from optimcb.wrapping import DECAY, part
+from optimcb.composition.calls import by_torch
+from optimcb.composition.results import once, stop
+from optimcb.composition.roles import DECAY, part
+from optimcb.steppers.formulas import exp_avg, norm, precise, rms
 
 __all__ = ['accumulate', 'add_noise', 'agc', 'cautious', 'centralize', 'clip_norm', 'clip_tensor_norm', 'clip_update', 'clip_update_norm', 'clip_update_rms',
            'clip_value', 'decay_toward', 'decay_update', 'full_decay', 'grokfast', 'maximize', 'skip_nonfinite', 'zero_nonfinite']

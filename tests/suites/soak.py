@@ -18,12 +18,13 @@ from pathlib import Path
 
 import torch
 
-sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent.parent)]
+TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS/"engines"), str(TESTS.parent)]
 from helpers import params  # noqa: E402
 from test_stress import coming_and_going  # noqa: E402
 
 import optimcb as oc  # noqa: E402
-from optimcb.engine import build  # noqa: E402
+from optimcb.engines import c_compiler  # noqa: E402
 
 failed = []
 
@@ -76,11 +77,11 @@ def coming(steps):
         for p in ps: p.grad = None
         opt = oc.Adam(ps, lr=1e-3, wd=0.1, engine=engine)
         coming_and_going(opt, ps, 200)
-        kernels = len(build._loaded)
+        kernels = len(c_compiler._loaded)
         before = usage()
         coming_and_going(opt, ps, steps, 1)
         grown(before, f'{steps} steps with gradients that come and go, {engine}')
-        check(f'no new kernels, {len(opt._runner.programs) if engine != "eager" else 0} programs', len(build._loaded) == kernels)
+        check(f'no new kernels, {len(opt._runner.programs) if engine != "eager" else 0} programs', len(c_compiler._loaded) == kernels)
     for engine, ps in runs.items():
         far = max((p - q).abs().max().item() for p, q in zip(ps, runs['eager']))
         check(f'{engine} is {far:.1e} from eager at the end', far < 1e-9)

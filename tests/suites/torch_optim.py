@@ -26,7 +26,7 @@ from torch.testing._internal import common_optimizers
 
 from optimcb import Composition, Optimizer
 from optimcb import steppers as s
-from optimcb.hypers import from_torch
+from optimcb.hypers.torch_names import from_torch
 
 FLAGS = {'maximize', 'amsgrad', 'nesterov', 'centered', 'decoupled_weight_decay', 'foreach', 'fused', 'capturable', 'differentiable'}
 ENGINE = 'auto'

@@ -1,0 +1,96 @@
+"""Where users enter the library: `torch.compile` calls what is marked here as it is, and errors are raised where the user called.
+
+What the library raises on purpose, and what a stepper or another function of the user's raises, is shown without the library's own frames.
+Whatever else happens inside is shown whole. `OPTIMCB_FULL_TRACEBACK=1` shows everything.
+"""
+import contextlib
+import dis
+import os
+import sys
+from collections.abc import Callable
+from functools import cache, wraps
+from types import TracebackType
+
+import fastcore
+import numpy
+import torch
+
+__all__ = ['entry', 'opaque', 'refuse_tracing']
+
+
+DYNAMO = 'torch._dynamo' # takes a second to import, and whoever compiles has imported it
+OURS = os.path.dirname(__file__) + os.sep
+BELOW = *(os.path.dirname(o.__file__) + os.sep for o in (fastcore, numpy, torch)), contextlib.__file__ # what we call
+
+
+def entry(
+    f:Callable # A public function or method
+) -> Callable:
+    "Let `torch.compile` call `f` instead of tracing it or what it calls, and let errors be raised where it was called, without the frames between."
+    @wraps(f)
+    def call(*args, **kwargs):
+        __tracebackhide__ = True # for IPython and pytest
+        try: return (_untraced(f) if DYNAMO in sys.modules else f)(*args, **kwargs)
+        except Exception as e:
+            inner = e.__traceback__.tb_next
+            frames = None if os.environ.get('OPTIMCB_FULL_TRACEBACK') else _frames_of_user(inner)
+            if frames is None: raise
+            if not frames: e.__suppress_context__ = True # it was raised on purpose
+            raise e.with_traceback(_linked(frames)) # noqa: B904  (what it came from stays as it is)
+    return opaque(call)
+
+
+# What torch.compile sees
+
+def opaque(
+    f:Callable # A short function: what it calls may be compiled on its own
+) -> Callable:
+    "Let `torch.compile` call `f` instead of tracing it. Returns `f` itself."
+    f._torchdynamo_disable = True
+    return f
+
+
+@cache
+def _untraced(f): return torch.compiler.disable(f)
+
+
+def refuse_tracing(
+    what:str, # What is read, as an error says it
+    instead:str # What to do where the whole function must be one graph
+):
+    """Keep `param_groups` out of a graph. Raises `Unsupported` if the compiler asks.
+
+    When a compiled function reads `param_groups` of an optimizer, the compiler looks at all groups, and notes
+    `capturable` in each as if it were a plain dict; of others it fails. `Unsupported` makes it break the graph."""
+    if DYNAMO not in sys.modules or torch._guards.TracingContext.try_get() is None: return
+    frame = sys._getframe(1)
+    while frame and frame.f_globals.get('__name__') != f'{DYNAMO}.variables.optimizer': frame = frame.f_back
+    if frame: raise sys.modules[f'{DYNAMO}.exc'].Unsupported(f"{what} can't be part of a graph. {instead}")
+
+
+# Tracebacks
+
+def _frames_of_user(tb) -> list|None:
+    "The frames that the library called, or that called it again; None if an error isn't raised on purpose, nor in code of the user's"
+    frames = []
+    while tb: frames, tb = [*frames, tb], tb.tb_next
+    if not frames: return None # the call itself is wrong
+    called = next((i for i, t in enumerate(reversed(frames)) if _file(t).startswith(OURS)), len(frames)) # since our last frame
+    if not called: return [t for t in frames if not _is_inside(t)] if _raises(frames[-1]) else None
+    if all(map(_is_inside, frames[-called:])): return None
+    return [t for t in frames[:-called] if not _is_inside(t)] + frames[-called:]
+
+
+def _file(tb) -> str: return tb.tb_frame.f_code.co_filename
+def _is_inside(tb) -> bool: return _file(tb).startswith((OURS, *BELOW))
+
+
+def _raises(tb) -> bool:
+    "Did a frame come to its end by a `raise`?"
+    return dis.opname[tb.tb_frame.f_code.co_code[tb.tb_lasti]] == 'RAISE_VARARGS'
+
+
+def _linked(frames) -> TracebackType|None:
+    tb = None
+    for t in reversed(frames): tb = TracebackType(tb, t.tb_frame, t.tb_lasti, t.tb_lineno)
+    return tb

@@ -1,0 +1,184 @@
+"The options by which an algorithm chose the steppers of an optimizer: it chooses again when a group asks for others."
+import pickle
+from itertools import repeat
+from numbers import Real
+
+import numpy as np
+from fastcore.foundation import L
+from torch import Tensor
+
+from optimcb.composition.pipeline import Composition
+from optimcb.hypers.torch_names import from_torch
+from optimcb.hypers.values import NOT_HYPERS, numbers
+
+__all__ = ['Choice']
+
+
+class Choice:
+    """The options that chose the steppers of an optimizer.
+
+    A number chooses by whether it is 0 in all groups, a flag by whether it is on in some group. Where groups
+    differ in a flag, it becomes a hyper-parameter of theirs, if a stepper reads it."""
+    def __init__(self,
+        algorithm, # The `Algorithm` that lists the steppers
+        options:dict # Its options, and `maximize`: what counts for groups that don't say
+    ):
+        self.algorithm, self.options = algorithm, options
+        self.names = frozenset(algorithm.choosing) # the options that are numbers
+        self.flags = algorithm.flags | {'maximize'}
+        self.edits = () # what was done to the optimizer's steppers since
+        self.ignored = {} # by name, values that choose nothing: fastai's schedules set them, whatever there is
+        self.chosen, self.labels = {}, [] # by name, is it on; and the steppers that came of it
+        self.reads, self.watched = None, () # what steppers read, and the options that they don't
+
+    # Choosing
+
+    def steppers(self,
+        groups:list # Of each group a dict in which it may have options of its own
+    ) -> list:
+        "List the steppers for all groups. Raises `TypeError` for flags in which they can't differ."
+        options = {k: numbers(v) for k, v in self.options.items()}
+        for k in self.names: options[k] = _one(self._numbers(k, groups))
+        for k in self.flags: options[k] = next(filter(None, self._values(k, groups)), False)
+        cbs = self.algorithm.edited(self.algorithm.steppers(**options), self.edits)
+        composition = Composition(cbs)
+        for k in self.flags - composition.reads:
+            if len({*map(bool, self._values(k, groups))}) < 2: continue
+            raise TypeError(self._must_agree(k, composition))
+        self.chosen = {k: _is_on(options[k]) for k in self.names | self.flags}
+        self.labels = composition.untapped
+        return cbs
+
+    def again(self,
+        labels:list, # The labels of the optimizer's steppers
+        groups:list # Its parameter groups
+    ) -> list:
+        """List the steppers that the groups ask for now.
+
+        Raises `ValueError` if the steppers were set by hand since, and what `steppers` raises."""
+        if labels == self.labels: return self.steppers(groups)
+        name, options = self.algorithm.__name__, (*self.names, *self.flags)
+        asked = ' and '.join(f'`{k}`' for k in options if any(_is_on(dict.get(g, k)) for g in groups))
+        raise ValueError(f"{asked} of a group asks {name} for other steppers, but they were set by hand: {', '.join(labels)}. "
+                         "Put what it needs among them, or set it before they are changed.")
+
+    def asks(self,
+        groups:list, # The parameter groups as they are now
+        reads:frozenset # Names that the steppers read
+    ) -> bool:
+        "Do groups ask for steppers that aren't there? Each step asks this, so the loop over groups is in C."
+        if reads is not self.reads: self.reads, self.watched = reads, tuple((self.names | self.flags) - reads)
+        for k in self.watched:
+            values = map(dict.get, groups, repeat(k))
+            if (False in values if self.chosen[k] else any(values)) and self._asks(k, groups): return True
+        return False
+
+    def _asks(self, k, groups) -> bool:
+        values = [(i, dict.get(g, k)) for i, g in enumerate(groups)]
+        if k in self.flags: return any(v is not None and _is_on(v) != self.chosen[k] for _, v in values)
+        return any(_is_on(v) and not self._is_ignored(k, i, v) for i, v in values) != self.chosen[k]
+
+    def told(self,
+        groups:list, # The parameter groups
+        reads:frozenset # Names that the steppers read
+    ) -> dict:
+        "Return the flags that groups must have, each with a value for each group: those in which they differ."
+        found = {k: self._values(k, groups) for k in self.flags & reads}
+        def differ(values): return any(v != values[0] or not isinstance(v, bool) for v in values)
+        return {k: values for k, values in found.items() if differ(values) or k == 'maximize' and any(values)}
+
+    def _values(self, k, groups) -> list:
+        given = [numbers(dict.get(g, k)) for g in groups]
+        return [self.options[k] if v is None else v for v in given] or [self.options[k]]
+
+    def _numbers(self, k, groups) -> list:
+        return [0. if self._is_ignored(k, i, v) else v for i, v in enumerate(self._values(k, groups))]
+
+    def _must_agree(self, k, composition) -> str:
+        name = self.algorithm.__name__
+        return (f"`{k}` chooses the steppers of {name} for all groups, and none of {', '.join(composition.labels)} "
+                f"reads it. Give it to the optimizer, `{name}(…, {k}=…)`; or, if groups are to differ, give each its own: "
+                f"`route(some=(partial({name}, {k}=True), rule), rest=partial({name}, {k}=False))`.")
+
+    # What chooses nothing
+
+    def ignore(self,
+        names, # Names, of which only options that are numbers count
+        groups:list # The parameter groups
+    ):
+        "Let what the groups have now choose nothing."
+        for k in self.names & {*names}: self.ignored[k] = [dict.get(g, k) for g in groups]
+
+    def _is_ignored(self, k, i, v) -> bool:
+        known = self.ignored.get(k, ())
+        return i < len(known) and v == known[i]
+
+    # Groups and states from elsewhere
+
+    def flags_of(self,
+        values:dict # What a group is given
+    ) -> dict:
+        "Return the flags among some values. Raises `TypeError` for what is none."
+        return {k: self.algorithm.flag(k, v) for k, v in values.items() if k in self.flags}
+
+    def steppers_of(self,
+        sd:dict, # A state dict: ours, fastai's, or of an optimizer of torch
+        composition:Composition # The steppers that are there
+    ) -> list|None:
+        "List the steppers that a state dict is of, if other options choose them. None: they are there, or it is of others."
+        groups = sd.get('param_groups', sd.get('hypers'))
+        if not isinstance(groups, (list, L)): return None # `unpack` says what is wrong
+        if not all(hasattr(g, 'keys') for g in groups): return None
+        known = composition.reads | self.names
+        groups = [{k: v for k, v in g.items() if k not in NOT_HYPERS} for g in groups]
+        new = self.copy(ignored={})
+        try:
+            if not {'steppers', 'hypers'} & sd.keys(): groups = [from_torch(g, known) for g in groups]
+            groups = [{**g, **self.flags_of(g)} for g in groups]
+            if composition.untapped != self.labels or not new.asks(groups, composition.reads): return None
+            cbs = new.steppers(groups)
+        except (TypeError, ValueError): return None
+        if not new._made(sd, composition): return None
+        self.__dict__.update(new.__dict__)
+        return cbs
+
+    def _made(self, sd, composition) -> bool:
+        "Are these the steppers that a state dict is of? In fastai's and ours there may be numbers that chose nothing"
+        if 'steppers' in sd: return self.labels == sd['steppers']
+        if 'hypers' not in sd: return True
+        states = sd['state'].values() if isinstance(sd['state'], dict) else sd['state']
+        made = {k for s in states for k in s}
+        return not made <= composition.makes
+
+    # Copies
+
+    def copy(self, **changes) -> 'Choice':
+        "Return a copy, with other attributes."
+        new = Choice(self.algorithm, self.options)
+        new.__dict__.update({**self.__dict__, 'ignored': dict(self.ignored), **changes})
+        return new
+
+    def __deepcopy__(self, memo): return self.copy()
+
+    def __reduce__(self):
+        "Forget all of it where a recipe or an edit can't be pickled: then steppers stay as they were chosen"
+        left_out = 'algorithm', 'options', 'reads', 'watched'
+        changes = {k: v for k, v in self.__dict__.items() if k not in left_out}
+        try: pickle.dumps((self.algorithm, self.options, changes))
+        except Exception: return _nothing, ()
+        return _copied, (self.algorithm, self.options, changes)
+
+
+def _nothing(): return None
+def _copied(algorithm, options, changes): return Choice(algorithm, options).copy(**changes)
+
+
+def _is_on(v) -> bool:
+    if isinstance(v, Tensor): v = numbers(v)
+    if isinstance(v, tuple): return any(map(_is_on, v))
+    return bool(v) if isinstance(v, (Real, np.bool_)) else v is not None
+
+
+def _one(values):
+    "One value if all are the same, else a tuple of them"
+    return values[0] if all(v == values[0] for v in values) else tuple(values)

@@ -1,0 +1,259 @@
+"""What a list of steppers means: what is a hyper-parameter, what is state, and who sees what.
+
+Nothing here knows where a step is executed: an engine hands `Composition.run` a parameter, or something that
+stands for one.
+"""
+from collections.abc import Iterator
+from itertools import chain, product
+from numbers import Real
+from types import GeneratorType
+
+import torch
+from torch import Tensor
+
+from optimcb import steppers
+from optimcb.composition.errors import MissingName, WrongReturn
+from optimcb.composition.results import ONE_STEP, once, stop
+from optimcb.composition.stepper import Stepper
+from optimcb.hypers.torch_names import TORCH_NAMES, nearest
+from optimcb.hypers.values import RANGES
+
+__all__ = ['Composition', 'meant_to_return']
+
+
+class Composition:
+    """A list of steppers and what follows from it.
+
+    `reads` are the names that some stepper may read. `defaults` are the hyper-parameters that come with the steppers:
+    those of fastai's `.defaults` (the last one counts), and numbers in signatures that the steppers agree on. `assumed`
+    are the latter alone: as long as such a number keeps its default, state of that name comes first.
+    `reads_all` tells that some stepper may read any name, `sums_over_all` that some stepper yields what is to be summed
+    over all parameters, `skips_nonfinite` that a step is skipped if a gradient is infinite or NaN, `spares_grads` that none
+    writes into a gradient. `needs_all` are the steppers that can't do with a part of the parameters, `draws`
+    those that draw random numbers, `turns` those that turn gradients round, to maximize, `whole` those that need the
+    whole of a sparse gradient. `makes` are the names that some stepper speaks of.
+    `marks` are the names of state that tells for which parameters a stepper is there, and who decides it.
+    Raises `ValueError` for a tap that would overwrite something, and for a route that isn't there.
+    """
+    def __init__(self,
+        cbs # Callables; `None` is passed over
+    ):
+        self.cbs = tuple(cbs)
+        self.steppers = [Stepper(f) for f in self.cbs if f is not None]
+        self.reads = frozenset().union(*(s.mentions.union(s.names, (w.mark for w in s.masks)) for s in self.steppers))
+        self.makes = frozenset().union(*(s.mentions for s in self.steppers))
+        self.marks = _marks(self.steppers)
+        self._check_taps()
+        self.reads_all = any(s.reads_all for s in self.steppers)
+        self.sums_over_all = any(s.sums_over_all for s in self.steppers)
+        skip = [s for s in self.steppers if getattr(s.innermost, 'skips_nonfinite', False)]
+        self.skips_nonfinite = bool(skip)
+        self.whole = [s for s in self.steppers if getattr(s.innermost, 'whole', False)]
+        self.draws = [s for s in self.steppers if getattr(s.innermost, 'draws', False)]
+        self.turns = [s for s in self.steppers if getattr(s.innermost, 'turns', False)]
+        self.needs_all = [s for s in self.steppers if s.sums_over_all] + skip
+        self.spares_grads = all(any(s.innermost is o for o in vars(steppers).values()) for s in self.steppers)
+        declared = {k: v for s in self.steppers for k, v in s.declared.items()}
+        numbers = {}
+        for s in self.steppers:
+            for k, v in s.numbers.items(): numbers.setdefault(k, set()).add(v)
+        returned = {k for s in self.steppers for k in s.numbers if k in s.mentions} # like `step` in `step_stat`
+        self.assumed = {k: min(vs) for k, vs in numbers.items() if len(vs) == 1 and k not in returned and k not in declared}
+        self.defaults = {**self.assumed, **declared}
+
+    def _check_taps(self):
+        known = {k: s for s in self.steppers if not s.taps for k in (*s.names, *s.mentions)}
+        for s in self.steppers:
+            for k in s.taps:
+                whose = f'of `{known[k]}`' if k in known else 'which lives for one step'
+                if k in known or k in ONE_STEP: raise ValueError(f"`{s}` would overwrite `{k}`, {whose}. Record under another name.")
+                known[k] = s
+
+    @property
+    def routes(self) -> tuple:
+        "The names of the routes, if there are some."
+        return self.marks['route'].values if 'route' in self.marks else ()
+
+    @property
+    def variants(self) -> list[dict]:
+        "What marks may be: for each route, and where rules hold and where they don't, alone or together."
+        known = {k: list(d.values) for k, d in self.marks.items()}
+        rules = [k for k in known if k != 'route']
+        if len(rules) > 3: # as many as there are rules, not all combinations
+            rows = [dict.fromkeys(rules, True), *(dict.fromkeys(rules, True) | {k: False} for k in rules)]
+            return [r | {'route': v} for r in rows for v in known['route']] if 'route' in known else rows
+        return [dict(zip(known, vs)) for vs in product(*known.values())]
+
+    @property
+    def labels(self) -> list[str]:
+        "The steppers' names, with what partials fix."
+        return [s.label for s in self.steppers]
+
+    @property
+    def untapped(self) -> list[str]:
+        "The names of those that are not there only to record something."
+        return [s.label for s in self.steppers if not s.taps]
+
+    def is_default(self,
+        name:str, # Name of a hyper-parameter
+        value # Its value
+    ) -> bool:
+        "Is this a number in a signature that nobody has changed?"
+        return name in self.assumed and (type(value) is float or isinstance(value, Real)) and value == self.assumed[name]
+
+    def run(self,
+        p, # The parameter, with its `.grad`
+        state:dict, # Its state; takes what the steppers return
+        hypers:dict # The hyper-parameters of its group
+    ) -> Iterator:
+        """One step of `p`, which is done when the iterator is used up: each stepper sees what those before it made.
+
+        A name means what a stepper of this step gave `once`, else the hyper-parameter, else the state, which
+        comes before a hyper-parameter that nobody has set. A stepper that returns `stop(…)` is the last one. What a
+        stepper yields is yielded, to be sent back the sum over all parameters. Raises `MissingName` if a stepper needs what is not there,
+        `WrongReturn` if it returns neither a dict nor None nor what it was given.
+        """
+        default = [k for k in self.assumed if k in hypers and self.is_default(k, hypers[k])]
+        is_set = {k: v for k, v in hypers.items() if k not in default} if default else hypers
+        values = {**hypers, **state, **is_set}
+        for stepper in self.steppers:
+            if stepper.masks and not self._applies(stepper, values): continue
+            try:
+                new = stepper(p, values)
+                if isinstance(new, GeneratorType): new = yield from new
+            except Exception as e:
+                lacking = [k for k in _asked(stepper, e) if k not in values]
+                if lacking: raise MissingName(_lacking(self, stepper, lacking, values)) from None
+                e.stepper = getattr(e, 'stepper', stepper) # for who tells the user
+                raise
+            if not isinstance(new, dict):
+                if new is not None and not _in_place(new, p, values): raise WrongReturn(_lost(self, stepper, new, values))
+                continue
+            for name, value in new.items():
+                if isinstance(new, once) or name in ONE_STEP: values[name] = value
+                else:
+                    state[name] = value
+                    if name not in is_set: values[name] = value
+            if isinstance(new, stop): return
+
+    def needs_whole(self,
+        values:dict # State and hyper-parameters of a parameter
+    ) -> bool:
+        "Is a stepper called for this parameter that needs the whole of a sparse gradient?"
+        return any(all(w.mark in values for w in s.masks) and s.applies(values) for s in self.whole)
+
+    def _applies(self, stepper, values):
+        try: return stepper.applies(values)
+        except KeyError as e:
+            raise MissingName(f"stepper `{stepper}` is for some parameters only, and the state of this one has no `{e.args[0]}`, which says "
+                              "whether it is one of them. An `Optimizer` puts it there.") from None
+
+
+def _marks(steppers) -> dict:
+    "By the name of state that tells for which parameters a stepper is there, who decides it"
+    found = {}
+    for s in steppers:
+        for w in s.masks:
+            known = found.setdefault(w.mark, w.decider)
+            if known is None: found[w.mark] = w.decider
+            elif w.decider is not None and known != w.decider:
+                raise ValueError(f"`{s}` and another stepper have different rules of the same name, `{w.mark}`. " + (
+                    "Routes can't be inside of routes, or beside others: list all of them in one `route`." if w.mark == 'route' else
+                    "Give the functions, or models, in them names of their own."))
+    for s in steppers:
+        for w in s.masks:
+            if found[w.mark] is None or w.mark == 'route' and w.name not in found[w.mark].values:
+                has = 'There are no routes' if found[w.mark] is None else f"There are {', '.join(found[w.mark].values)}"
+                raise ValueError(f"`{s}` is only for a route `{w!r}`, which isn't there. {has}: `route` makes them.")
+    return found
+
+
+def _in_place(new, p, values) -> bool:
+    "Is `new` the parameter, its gradient or its state, as in-place operations and fastai's `adam_step` return it?"
+    given = (p, getattr(p, 'grad', None), *values.values())
+    if any(new is o for o in given): return True
+    if not isinstance(new, Tensor): return False
+    return any(isinstance(o, Tensor) and torch._C._is_alias_of(new, o) for o in given)
+
+
+def _lost(composition, stepper, new, values) -> str:
+    "Say what to do about a stepper that returns `new`, which is no dict"
+    is_tensor = isinstance(new, Tensor) or hasattr(type(new), 'by_torch') # a stand-in for one
+    what = 'a tensor' if is_tensor else f'a value of type `{type(new).__name__}`'
+    name = meant_to_return(composition, stepper, values) or 'name'
+    return (f"stepper `{stepper}` returns {what}, which would be lost. A stepper returns a dict of what it makes, "
+            f"as in `return {{'{name}': …}}`, or None if it changes `p` in place.")
+
+
+NOT_MADE = RANGES.keys() | {'do_wd', 'force_train'} # names that users set
+
+
+def meant_to_return(
+    composition:Composition, # The steppers
+    stepper:Stepper, # One of them, which doesn't return a dict
+    there # Names that have a value anyway
+) -> str|None:
+    "Guess the name of what a stepper makes: one that it assigns to, or takes, or that a later stepper takes."
+    taken = [k for k in stepper.names if k not in NOT_MADE]
+    here = next((i for i, s in enumerate(composition.steppers) if s.f is stepper.f), 0)
+    later = [k for s in composition.steppers[here+1:] for k in s.names if k not in NOT_MADE]
+    return next(chain((k for k in taken if k in stepper.assigned), (k for k in taken if k in ONE_STEP),
+                      (k for k in taken if k in later), (k for k in later if k not in there)), None)
+
+
+def _asked(stepper, error) -> tuple:
+    "Names that a stepper may have failed for"
+    if isinstance(error, KeyError) and stepper.takes_all and error.args and error.args[0] in stepper.mentions: return *stepper.required, error.args[0]
+    return stepper.required if isinstance(error, (TypeError, KeyError)) else ()
+
+
+def providers(name:str) -> list[str]:
+    "The library's steppers that make `name`."
+    found = [Stepper(getattr(steppers, o)) for o in steppers.__all__ if o not in steppers.FORMULAS]
+    found = [s for s in found if name in s.mentions and name not in s.required and not (name in ONE_STEP and s.label.endswith('_step'))]
+    keep = [] if name in ONE_STEP else [s for s in found if name in s.names]
+    return [s.label for s in keep or found] # those that keep it, or that speak of it at least
+
+
+OF_PARAMETER = dict( # names that one may expect to be given
+    grad="The gradient is an attribute of the parameter: take `{p}.grad` in its place.",
+    data="The weights are an attribute of the parameter: take `{p}.data` in their place.",
+    state="A stepper takes state by the names that it has in it: `def f({p}, grad_avg=None): …`.",
+    group="A stepper takes hyper-parameters by their names: `def f({p}, lr, wd=0.): …`.")
+
+
+FEW = 2 # steppers that are proposed: the simplest
+
+
+def _lacking(composition, stepper, names, values) -> str:
+    "What to do about names that `stepper` needs and that are not among `values`"
+    name, *others = sorted(names, key=lambda k: not providers(k))
+    said = f"stepper `{stepper}` needs `{name}`, which is no hyper-parameter, and no stepper before it made it."
+    if name == 'p': return f"{said} The first argument of a stepper is the parameter: put `p` first."
+    if name in OF_PARAMETER: return f"{said} {OF_PARAMETER[name].format(p=stepper.first or 'p')}"
+    if 'route' in values: said += f" That is so in route `{values['route']}`."
+    if others: said += f" It lacks {', '.join(f'`{k}`' for k in others)}, too."
+    here = next(i for i, s in enumerate(composition.steppers) if s.f is stepper.f)
+    lost = next((s for s in composition.steppers[:here] if name in s.names and name not in s.mentions), None)
+    if lost: return f"{said} `{lost}` takes `{name}`, but doesn't return it. Did you forget `return {{'{name}': …}}`?"
+    late = [s for s in composition.steppers[here+1:] if name in s.mentions and name not in s.required]
+    if late: return f"{said} Put `{late[0]}` before `{stepper}`, not after it."
+    earlier = composition.steppers[:here]
+    slip = nearest(name, {k for s in earlier for k in s.mentions - set(s.names)} - KNOWN - {name}, 0.8)
+    if slip: return f"{said} `{next(s for s in earlier if slip in s.mentions)}` makes `{slip}`. Did you mean that?"
+    made_by, meant = providers(name), None
+    if not made_by and name not in KNOWN: # a slip, perhaps
+        meant = nearest(name, {*values, *composition.reads, *KNOWN, *TORCH_NAMES} - {name})
+        meant = TORCH_NAMES.get(meant, (meant,))[0]
+        if meant and meant not in values: made_by = providers(meant)
+    near = f" Did you mean `{meant}`?" if meant else ''
+    if made_by:
+        others_by = [p[0] for p in map(providers, others) if p]
+        *firsts, last = [f'`{o}`' for o in dict.fromkeys([made_by[0], *others_by])]
+        put = f"{', '.join(firsts)} and {last}" if firsts else ' or '.join(f'`{o}`' for o in made_by[:FEW])
+        return f"{said}{near} Put {put} before `{stepper}` in `cbs`."
+    own = '' if near or name in KNOWN else " If you put it into `opt.state` yourself, give it a default of None, or pass `check=False`."
+    return f"{said}{near} Pass it as a hyper-parameter, `Optimizer(…, {name}=…)`, or put a stepper that returns it before `{stepper}` in `cbs`.{own}"
+
+
+KNOWN = frozenset(n for o in steppers.__all__ for n in Stepper(getattr(steppers, o)).names) # what the library's steppers take

@@ -1,0 +1,1 @@
+"What users are told: checks, suggestions, explanations, formulas."

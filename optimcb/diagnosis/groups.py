@@ -1,0 +1,44 @@
+"Parameter groups as the checks and explanations see them."
+from collections.abc import Set
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from optimcb.composition.pipeline import Composition
+
+__all__ = ['Group', 'can_step', 'placement']
+
+
+class Group(NamedTuple):
+    "Parameters with the same hyper-parameters."
+    hypers: dict
+    params: list # Empty for an algorithm without parameters
+    states: list # Of each parameter its state
+    names: list|None = None # Of each parameter its name, if they have names
+    tracked: Set = frozenset() # Parameters that have required gradients, and are frozen if they don't now
+
+
+def can_step(
+    p # A parameter
+) -> bool:
+    "Can it be stepped? It can't before a lazy layer has given it a shape, and whole numbers, a quantized layer's say, never have a gradient."
+    return isinstance(p, Tensor) and not torch.nn.parameter.is_lazy(p) and (p.is_floating_point() or p.is_complex())
+
+
+FEW = 3 # names that are shown of many
+
+
+def placement(
+    composition:Composition, # Its steppers
+    groups:list[Group] # The parameters
+) -> list[tuple]:
+    "Which steppers are there for which parameters: a rule, what it says, of how many parameters, with how many elements, and who they are."
+    found = {}
+    for k in (*composition.marks, 'do_wd'):
+        for g in groups:
+            names = g.names or [f'a {"×".join(map(str, p.shape))}' if can_step(p) else '?' for p in g.params]
+            for p, state, name in zip(g.params, g.states, names):
+                if k in state and (k != 'do_wd' or not state[k]): found.setdefault((k, str(state[k])), []).append((name, p.numel() if can_step(p) else 0))
+    def first(names): return ', '.join([*names[:FEW], '…'] if len(names) > FEW else names)
+    return [(k, v, f'{len(o):,}', f'{sum(n for _, n in o):,}', first([name for name, _ in o])) for (k, v), o in found.items()]

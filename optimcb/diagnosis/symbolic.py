@@ -1,0 +1,202 @@
+"""Numbers that know what they were worked out from, and what steppers decide by them.
+
+A stepper that is handed such numbers does what it always does; its arithmetic is written down beside it. When it
+compares two of them, the condition is written down, too, and it can be told that the answer is the other one: so each
+branch of a stepper is seen, whether or not the steps at hand take it.
+"""
+import math
+import operator
+import sys
+from contextlib import contextmanager
+from fractions import Fraction
+from numbers import Real
+from threading import RLock
+from typing import NamedTuple
+
+from optimcb.diagnosis.algebra import add, call, div, mul, neg, number, power, sub, symbols
+from optimcb.tracing import torch_api
+from optimcb.tracing.recording import NotRecorded
+
+__all__ = ['Decision', 'Decisions', 'Symbolic', 'expression_of', 'math_written', 'plain', 'symbolic']
+
+
+LOCK = RLock() # what follows is of one thread at a time
+# The library's own bookkeeping compares numbers, too. What is asked there is no decision of a step
+BOOKKEEPING = tuple(f'optimcb.{o}' for o in ('engine', 'composition', 'stepper', 'rehearsal', 'expression', 'symbolic', 'formula'))
+
+
+PATIENCE = 1000 # questions in a step
+
+
+# Decisions
+
+class Decision(NamedTuple):
+    "What a stepper decided by a number."
+    condition: object # An expression: a comparison
+    answer: bool # Was it said to hold?
+    natural: bool # Did it hold?
+
+
+class Decisions:
+    "Takes down what steppers decide, by their places in the composition; and tells them what to decide."
+    listening = None # the one that takes decisions down
+
+    def __init__(self,
+        told=None # By the place of a stepper, the answers to the first conditions that it asks for
+    ):
+        self.told, self.made, self.place, self.departed = told or {}, {}, None, False
+        self.asked = 0
+
+    def began(self,
+        place:int # Of a stepper
+    ):
+        "A stepper is called."
+        self.place = place
+        self.made[place] = []
+
+    def answer(self, condition, natural):
+        "The answer to a condition: the one before if it was asked for already, or else what was told, or else the natural one."
+        made = self.made[self.place]
+        self.asked += 1
+        if self.asked > PATIENCE: raise NotRecorded([], "it goes on and on where it is told to take another branch.")
+        for d in made:
+            if d.condition == condition: return d.answer
+        told = self.told.get(self.place, ())
+        answer = told[len(made)] if len(made) < len(told) else natural
+        self.departed |= answer != natural
+        made.append(Decision(condition, answer, natural))
+        return answer
+
+    @contextmanager
+    def listen(self):
+        "Take down the decisions that are made in here."
+        with LOCK:
+            before, Decisions.listening = Decisions.listening, self
+            try: yield self
+            finally: Decisions.listening = before
+
+
+def _decided(name, natural, a, b):
+    "The answer to a comparison, if a stepper makes it"
+    listening = Decisions.listening
+    if listening is None or listening.place is None: return natural
+    module = sys._getframe(2).f_globals.get('__name__') or ''
+    if module != torch_api.__name__ and f'{module}.'.startswith(tuple(f'{o}.' for o in BOOKKEEPING)): return natural
+    if a == b: return natural
+    condition = call(name, a, b)
+    return listening.answer(condition, natural) if symbols(condition) else natural
+
+
+# Numbers
+
+class Symbolic:
+    "A number with an expression, `e`."
+
+
+def symbolic(
+    value:Real, # A number
+    e # What it is worked out by
+) -> Symbolic:
+    "`value` as a number that knows what it was worked out from."
+    res = (Symbolic.whole if isinstance(value, int) else _Float)(value)
+    res.e = e
+    return res
+
+
+def expression_of(
+    x:Real # A number
+):
+    "What a number was worked out from: of one that doesn't know, itself."
+    return x.e if isinstance(x, Symbolic) else number(x)
+
+
+def plain(
+    x:Real # A number
+) -> int|float:
+    "The number alone."
+    return int(x) if isinstance(x, (int, _Count)) else float.__float__(x) if isinstance(x, float) else float(x)
+
+
+def _worked_out(f, *xs):
+    "`f` of numbers. Where a stepper was told to take a branch that it wouldn't, there may be no such number: any will do"
+    departed = Decisions.listening is not None and Decisions.listening.departed
+    try: res = f(*xs)
+    except (ArithmeticError, ValueError):
+        if not departed: raise
+        return 1.
+    return 1. if departed and isinstance(res, complex) else res
+
+
+def _floored(a, b): return call('floor', div(a, b))
+def _rest(a, b): return call('mod', a, b)
+
+
+ARITHMETIC = dict(add=add, sub=sub, mul=mul, truediv=div, pow=power, floordiv=_floored, mod=_rest)
+COMPARISONS = 'eq', 'ne', 'lt', 'le', 'gt', 'ge'
+
+
+def _operators(cls):
+    "`cls` with arithmetic and comparisons that are written down"
+    def written(value, build): return symbolic(value, build()) if isinstance(value, (int, float)) else value
+    def arithmetic(name, f, build):
+        def forward(self, other):
+            if not isinstance(other, Real): return NotImplemented
+            return written(_worked_out(f, plain(self), plain(other)), lambda: build(self.e, expression_of(other)))
+        def backward(self, other):
+            if not isinstance(other, Real): return NotImplemented
+            return written(_worked_out(f, plain(other), plain(self)), lambda: build(expression_of(other), self.e))
+        setattr(cls, f'__{name}__', forward)
+        setattr(cls, f'__r{name}__', backward)
+    def comparison(name, f):
+        def compare(self, other):
+            if not isinstance(other, Real): return NotImplemented
+            return _decided(name, f(plain(self), plain(other)), self.e, expression_of(other))
+        setattr(cls, f'__{name}__', compare)
+    for name, build in ARITHMETIC.items(): arithmetic(name, getattr(operator, name), build)
+    for name in COMPARISONS: comparison(name, getattr(operator, name))
+    cls.__hash__ = cls.__mro__[2].__hash__
+    cls.__bool__ = lambda self: _decided('ne', plain(self) != 0, self.e, number(0))
+    cls.__neg__ = lambda self: symbolic(-plain(self), neg(self.e))
+    cls.__abs__ = lambda self: symbolic(abs(plain(self)), call('abs', self.e))
+    cls.__pos__ = lambda self: self
+    for name, f in dict(floor=math.floor, ceil=math.ceil, trunc=math.trunc).items():
+        setattr(cls, f'__{name}__', lambda self, name=name, f=f: symbolic(_worked_out(f, plain(self)), call(name, self.e)))
+    return cls
+
+
+@_operators
+class _Float(Symbolic, float): pass
+@_operators
+class _Int(Symbolic, int): pass
+class _Count(_Float):
+    "A whole number that is a float, so that a float beside it leaves the operator to us"
+    def __index__(self): return int(float.__float__(self))
+
+
+WHOLE = _Count, _Int # the first one knows more, if it does what whole numbers do
+Symbolic.whole = _Count
+
+
+def _named_call(name): return lambda x: call(name, x)
+
+
+OF_MATH = dict(sqrt=lambda x: power(x, number(Fraction(1, 2))), pow=power)
+OF_MATH |= {k: _named_call(k) for k in ('exp', 'log', 'expm1', 'log1p', 'sin', 'cos', 'tan', 'sinh', 'cosh', 'tanh', 'erf', 'exp2') if hasattr(math, k)}
+
+
+@contextmanager
+def math_written():
+    "`math`'s functions write down what they do to our numbers; to others they do what they always do."
+    def written(f, build):
+        count = build.__code__.co_argcount # `log` of another base is not written down
+        def call(*xs):
+            if len(xs) != count or not any(isinstance(x, Symbolic) for x in xs): return f(*xs)
+            return symbolic(_worked_out(f, *map(plain, xs)), build(*map(expression_of, xs)))
+        return call
+    with LOCK:
+        before = {k: getattr(math, k) for k in OF_MATH}
+        try:
+            for k, build in OF_MATH.items(): setattr(math, k, written(before[k], build))
+            yield
+        finally:
+            for k, f in before.items(): setattr(math, k, f)

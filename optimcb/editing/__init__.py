@@ -1,0 +1,5 @@
+"Change a list of steppers: by hand (`edit`), or with parts that know where they belong (`wrap`)."
+from optimcb import _moved
+
+
+def __getattr__(name): return _moved.find('editing', name)

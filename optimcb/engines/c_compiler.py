@@ -1,0 +1,202 @@
+"""From C to a function: the compiler, the cache of what it built, and torch's OpenMP.
+
+Kernels are kept in a folder of the user's own, `OPTIMCB_CACHE_DIR` or `~/.cache/optimcb`, under the hash of their
+source, compiler and processor, each with a hash of itself at its end: what was damaged, or could have been written
+by somebody else, is not loaded.
+"""
+import atexit
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import signal
+import stat
+import subprocess
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+__all__ = ['CantBuild', 'function', 'openmp']
+
+
+FLAGS = ['-O3', '-march=native', '-std=gnu11', '-fPIC', '-shared', '-w', '-ffp-contract=off', '-fno-math-errno', '-fno-trapping-math', '-fopenmp-simd']
+PATIENCE = 60 # seconds that a compiler has
+DAY = 24*60*60 # seconds
+DIGEST = 32 # bytes at the end of a file in the cache
+
+_lock, _loaded = threading.RLock(), {} # one that an interrupt left locked doesn't lock its own thread out
+
+
+class CantBuild(Exception):
+    "There is no kernel: no compiler, or it failed. The message says what to do."
+
+
+def function(
+    source:str, # C
+    name:str # Function of it, that takes a pointer
+):
+    "The compiled function. Raises `CantBuild`."
+    with _lock:
+        if source not in _loaded:
+            try: _loaded[source] = _load(source)
+            except CantBuild as e: _loaded[source] = e
+            except (AttributeError, NotImplementedError) as e: _loaded[source] = CantBuild(f"this system lacks what building a kernel takes ({e})")
+        if isinstance(_loaded[source], CantBuild): raise _loaded[source]
+    f = getattr(_loaded[source], name)
+    f.argtypes, f.restype = [ctypes.c_void_p], None
+    return f
+
+
+def forget():
+    "Forget what was built or couldn't be, in this process."
+    with _lock:
+        _loaded.clear()
+        for f in (compiler, processor, folder): f.cache_clear()
+
+
+def _load(source):
+    key = hashlib.sha256('\0'.join([source, *compiler(), *FLAGS, processor()]).encode()).hexdigest()[:32]
+    kept = folder() / f'{key}.so'
+    if not _intact(kept): kept = _build(source, kept)
+    try: return ctypes.CDLL(str(kept))
+    except OSError as e:
+        raise CantBuild(f"a kernel that was built can't be loaded ({e}). Set OPTIMCB_CACHE_DIR to a folder that programs may run from.") from None
+
+
+def _build(source, kept) -> Path:
+    "Compile beside `kept`, then put it in its place at once: others see all of it or nothing"
+    for left in kept.parent.glob('build-*'): # by a process that was killed
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > DAY: shutil.rmtree(left, ignore_errors=True)
+    try:
+        kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True) # somebody may have removed it
+        if not _private(kept.parent): raise PermissionError('others can write to it')
+        work = Path(tempfile.mkdtemp(prefix='build-', dir=kept.parent))
+    except OSError as e: raise CantBuild(f"can't write to {kept.parent} ({e}). Set OPTIMCB_CACHE_DIR to a folder that can be written.") from None
+    try:
+        (work/'k.c').write_text(source)
+        _run([*compiler()[0].split('\0'), *FLAGS, '-o', str(work/'k.so'), str(work/'k.c'), '-lm'])
+        built = (work/'k.so').read_bytes()
+        (work/'k.so').write_bytes(built + hashlib.sha256(built).digest())
+        os.replace(work/'k.so', kept)
+        return kept
+    except OSError as e: raise CantBuild(f"can't write to {kept.parent} ({e}). Set OPTIMCB_CACHE_DIR to a folder that can be written.") from None
+    finally: shutil.rmtree(work, ignore_errors=True)
+
+
+def _run(command):
+    "Run a compiler, and end it with all it started if it takes too long"
+    try: p = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    except OSError as e: raise CantBuild(f"the compiler {command[0]} can't be run ({e}). {ADVICE}") from None
+    try: said = p.communicate(timeout=PATIENCE)[0].decode(errors='replace')
+    except subprocess.TimeoutExpired:
+        os.killpg(p.pid, signal.SIGKILL)
+        p.communicate()
+        raise CantBuild(f"the compiler {command[0]} took longer than {PATIENCE} s. {ADVICE}") from None
+    if p.returncode: raise CantBuild(f"the compiler {command[0]} failed: {said.strip()[-500:]}. {ADVICE}")
+
+
+ADVICE = "Install gcc or clang, or name a C compiler in the environment variable CC."
+
+
+@functools.cache
+def compiler() -> tuple[str, str]:
+    "The command of the C compiler (`CC`, else cc, gcc or clang), its words joined by a null, and what tells its version."
+    given = os.environ.get('CC', '').strip()
+    for words in [shlex.split(given)] if given else [['cc'], ['gcc'], ['clang']]:
+        path = shutil.which(words[0])
+        if path:
+            real = os.stat(path)
+            return '\0'.join([path, *words[1:]]), f'{os.path.realpath(path)} {real.st_size} {real.st_mtime_ns}'
+    raise CantBuild(f"there is no C compiler: {f'CC={given}' if given else 'cc, gcc and clang are not there'}. {ADVICE}")
+
+
+TELLING = frozenset({'model name', 'flags', 'Features', 'cpu family', 'model', 'CPU part'}) # lines of /proc/cpuinfo
+
+
+@functools.cache
+def processor() -> str:
+    "What `-march=native` depends on."
+    try: lines = Path('/proc/cpuinfo').read_text().split('\n\n')[0].splitlines()
+    except OSError: lines = [platform.processor()]
+    return '\n'.join([platform.machine(), *(o for o in lines if o.split('\t')[0].rstrip() in TELLING)])
+
+
+@functools.cache
+def folder() -> Path:
+    "Where kernels are kept. A folder that others can write to is not used: then it is a temporary one of this process."
+    given = os.environ.get('OPTIMCB_CACHE_DIR')
+    home = Path(given) if given else Path(os.environ.get('XDG_CACHE_HOME') or Path('~/.cache').expanduser()) / 'optimcb'
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if _private(home) and os.access(home, os.W_OK | os.X_OK): return home
+    except (OSError, RuntimeError): pass
+    try: return _temporary()
+    except OSError as e: raise CantBuild(f"neither {home} nor a temporary folder can be written ({e}). Set OPTIMCB_CACHE_DIR to one that can.") from None
+
+
+@functools.cache
+def _temporary() -> Path:
+    "A folder for as long as this process lives; one that it forks doesn't remove it"
+    path, owner = tempfile.mkdtemp(prefix='optimcb-'), os.getpid()
+    atexit.register(lambda: os.getpid() == owner and shutil.rmtree(path, ignore_errors=True))
+    return Path(path)
+
+
+def _private(path) -> bool:
+    "Is this mine alone to write?"
+    s = path.lstat()
+    return s.st_uid == os.getuid() and not stat.S_ISLNK(s.st_mode) and not s.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _intact(path) -> bool:
+    "Is this the file that somebody whom I trust wrote, all of it?"
+    try: return _private(path) and path.is_file() and hashlib.sha256((b := path.read_bytes())[:-DIGEST]).digest() == b[-DIGEST:]
+    except OSError: return False
+
+
+def openmp() -> list[int]:
+    "Addresses of the functions that start a team of threads, in the OpenMP that torch has loaded; zeros if there is none."
+    return _openmp()
+
+
+@functools.cache
+def _openmp():
+    for path in _runtimes():
+        try:
+            lib = ctypes.CDLL(path, mode=getattr(os, 'RTLD_NOLOAD', 0))
+            return [ctypes.cast(getattr(lib, f), ctypes.c_void_p).value for f in ('GOMP_parallel', 'omp_get_thread_num', 'omp_get_num_threads', 'GOMP_barrier')]
+        except (OSError, AttributeError): pass
+    return [0, 0, 0, 0]
+
+
+def _runtimes() -> list[str]:
+    "OpenMP runtimes that are loaded, torch's own first"
+    try: paths = {line.split(maxsplit=5)[5] for line in Path('/proc/self/maps').read_text().splitlines() if '/' in line}
+    except OSError: return []
+    found = sorted(p for p in paths if os.path.basename(p).startswith(('libgomp', 'libiomp5', 'libomp')))
+    home = os.path.dirname(torch.__file__)
+    return sorted(found, key=lambda p: not (p.startswith(home + os.sep) or f'{os.sep}torch.libs{os.sep}' in p))
+
+
+_forked = False
+
+
+def _note_fork():
+    global _forked, _lock
+    _forked, _lock = True, threading.RLock() # another thread of the parent may have held it
+
+
+if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_note_fork)
+
+
+def threads() -> int:
+    "How many threads a kernel has: torch's number, but one in a child after fork, where a team that the parent started would never answer."
+    return 1 if _forked else torch.get_num_threads()

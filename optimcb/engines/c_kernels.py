@@ -1,0 +1,220 @@
+"The fused engine on the CPU: a program as C, for all parameters at once."
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from optimcb._tensors import whole
+from optimcb.engines import c_compiler
+from optimcb.engines.launch import KernelLaunch
+from optimcb.tracing.ops import OPS, REDUCTIONS, of_nothing
+from optimcb.tracing.program import IN_MEMORY, Program, Unsupported
+
+__all__ = ['Launch', 'source']
+
+
+CHUNK = 16384 # elements that are worked on at a time
+MANY = 32768 # elements that are worth more than one thread
+BLOCK = 1024 # elements that are summed in the type of the tensor, before they are added up in double
+
+PRELUDE = (Path(__file__).parent/'kernel.h').read_text()
+
+# How a type is computed in, its suffix, how it lies in memory, how it is read and written
+_plain = '{}'
+TYPES = {
+    torch.float32: ('float', 'f', 'float', _plain, _plain),
+    torch.float64: ('double', '', 'double', _plain, _plain),
+    torch.bfloat16: ('float', 'f', 'uint16_t', 'from_bfloat16({})', 'to_bfloat16({})'),
+    torch.float16: ('float', 'f', 'uint16_t', 'from_float16({})', 'to_float16({})'),
+    torch.bool: ('int32_t', None, 'uint8_t', _plain, '({} != 0)'),
+    torch.int64: ('int64_t', 'l', 'int64_t', _plain, _plain),
+}
+WITH_INTEGERS = frozenset({'abs', 'sign', 'maximum', 'minimum', 'clamp_min', 'clamp_max'})
+
+
+def source(
+    program:Program # What one step does
+) -> str:
+    "The program in C. Raises `Unsupported`."
+    writer = _Writer(program)
+    levels = [writer.level(k) for k in range(program.last + 1)]
+    entries = [writer.phase(i) for i in range(len(program.phases))]
+    return '\n'.join([PRELUDE, *levels, *entries])
+
+
+def _start(n) -> str:
+    "What a reduction starts from"
+    if n.op != 'sum' and n.dtype is torch.int64: raise Unsupported(f"`{n.op}` of {n.dtype} has no C") # sums are kept in double
+    return str(of_nothing(n.op, n.dtype)).replace('inf', 'INFINITY')
+
+
+class Used(NamedTuple):
+    "A column that is read."
+    name: str|int
+    dtype: torch.dtype
+    each: bool
+
+
+class _Writer:
+    def __init__(self, program):
+        self.p, self.column = program, {c: i for i, c in enumerate(program.columns)}
+
+    def operand(self, a, dtype) -> str:
+        "What stands for operand `a`, in the type that `dtype` is computed in"
+        ctype = TYPES[dtype][0]
+        if a < 0: return f'({ctype})S[{~a}]'
+        return f'v{a}' if TYPES[self.p.nodes[a].gives][0] == ctype else f'({ctype})v{a}'
+
+    def value(self, i) -> str:
+        "The declaration of node `i`"
+        n = self.p.nodes[i]
+        ctype, suffix, _, read, written = TYPES[n.dtype]
+        if n.op in IN_MEMORY: e = read.format(f'm{self.column[self.p.column(i)]}[{"i" if n.each else 0}]')
+        elif n.op == 'numel': e = 'J->numel[t]'
+        elif n.op == 'total': e = f'J->totals[{self.p.totals.index(i)}]'
+        elif n.op in REDUCTIONS: e = f'J->sums[t*{len(self.p.sums)} + {self.p.sums.index(i)}]'
+        elif n.op == 'cast':
+            e = self.operand(n.args[0], self.p.nodes[n.args[0]].gives if n.args[0] >= 0 else torch.float64)
+            e = f'{e} != 0' if n.dtype is torch.bool else read.format(written.format(f'(float){e}')) if read != _plain else e
+        else:
+            op = OPS[n.op]
+            if suffix is None and '{f}' in op.text or suffix == 'l' and '{f}' in op.text and n.op not in WITH_INTEGERS:
+                raise Unsupported(f"`{n.op}` of {n.dtype} has no C")
+            args = [self.operand(a, n.dtype) for a in n.args]
+            if n.op == 'where': args[0] = self.operand(n.args[0], torch.bool)
+            e = op.text.format(*args, f=suffix)
+            if n.dtype is torch.bool: e = f'({e}) != 0' # True + True is True
+        return f'const {TYPES[n.gives][0]} v{i} = ({TYPES[n.gives][0]})({e});'
+
+    def split(self, wanted):
+        "Declarations that are made once for a tensor, once for an element, and the pointers that they need"
+        needed = self.p.needed(wanted)
+        each = {i for i in needed if self.p.nodes[i].each}
+        used = [Used(self.p.column(i), self.p.nodes[i].dtype, self.p.nodes[i].each) for i in needed if self.p.nodes[i].op in IN_MEMORY]
+        return [self.value(i) for i in needed if i not in each], [self.value(i) for i in needed if i in each], used
+
+    def pointers(self, used, stores=()) -> list[str]:
+        kinds = {u.name: (u.dtype, u.each, 'const ') for u in used} | {s.name: (s.dtype, s.each, '') for s in stores}
+        return [f'{const}{TYPES[dtype][2]} *restrict m{self.column[name]} = ({const}{TYPES[dtype][2]} *)M[{self.column[name]}]{" + start" if each else ""};'
+                for name, (dtype, each, const) in kinds.items()]
+
+    def head(self):
+        return ['const int64_t start = 0; (void)start;', f'void *const *M = J->memory + t*{len(self.column)};', self.numbers()]
+
+    def numbers(self):
+        "A copy of its own: gcc doesn't make a vector of a choice between numbers that it must load"
+        n = len(self.p.slots)
+        return f"const double *N = J->numbers + J->row[t]*{n}, S[] = {{{', '.join(f'N[{i}]' for i in range(n))}}};" if n else ''
+
+    def level(self, k) -> str:
+        "Functions for one chunk, and for what follows it in one tensor"
+        sums = self.p.at(k, self.p.sums)
+        stores = [s for s in self.p.stores_at(k) if s.each]
+        out = []
+        if sums or stores:
+            wanted = [self.p.nodes[i].args[0] for i in sums] + [s.value for s in stores]
+            once, each, used = self.split(wanted)
+            out += [f'static void chunk{k}(const Job *J, int64_t c) {{', 'const int64_t t = J->chunk[3*c], start = J->chunk[3*c+1], n = J->chunk[3*c+2];',
+                    f'void *const *M = J->memory + t*{len(self.column)};', self.numbers(), *self.pointers(used, stores), *once]
+            if sums: out += self.summed(sums, each)
+            if stores: out += ['#pragma omp simd', 'for (int64_t i = 0; i < n; i++) {', *each, *self.stored(stores, 'i'), '}']
+            out.append('}')
+        if sums: out += self.joined(k, sums)
+        totals = self.p.at(k, self.p.totals)
+        ends = [s for s in self.p.stores_at(k) if not s.each]
+        if totals or ends:
+            once, _, used = self.split([self.p.nodes[i].args[0] for i in totals] + [s.value for s in ends])
+            out += [f'static void tensor{k}(const Job *J, int64_t t) {{', *self.head(), *self.pointers(used, ends), *once,
+                    *(f'J->yields[t*{len(self.p.totals)} + {self.p.totals.index(i)}] = {self.operand(self.p.nodes[i].args[0], torch.float64)};'
+                      for i in totals),
+                    *self.stored(ends, 0), '}']
+        return '\n'.join(out)
+
+    def stored(self, stores, i) -> list[str]:
+        res = []
+        for s in stores:
+            _, _, kind, _, written = TYPES[s.dtype]
+            res.append(f'm{self.column[s.name]}[{i}] = ({kind}){written.format(self.operand(s.value, s.dtype))};')
+        return res
+
+    def summed(self, sums, each) -> list[str]:
+        "A loop that sums blocks, their sums in double"
+        nodes = [(i, self.p.nodes[i], REDUCTIONS[self.p.nodes[i].op]) for i in sums]
+        kinds = {i: TYPES[n.dtype][0] for i, n, _ in nodes}
+        clause = {'sum': '+', 'amax': 'max', 'amin': 'min'}
+        simd = ' '.join(f'reduction({clause[n.op]}:x{i})' for i, n, _ in nodes)
+        start = {i: _start(n) for i, n, _ in nodes}
+        return [*(f'double a{i} = {start[i]};' for i in sums),
+                f'for (int64_t b = 0; b < n; b += {BLOCK}) {{', f'const int64_t e = b + {BLOCK} < n ? b + {BLOCK} : n;',
+                *(f'{kinds[i]} x{i} = {start[i]};' for i in sums), f'#pragma omp simd {simd}', 'for (int64_t i = b; i < e; i++) {', *each,
+                *(f'x{i} = {r.text.format(f"x{i}", self.operand(n.args[0], n.dtype))};' for i, n, r in nodes), '}',
+                *(f'a{i} = {r.text.format(f"a{i}", f"(double)x{i}")};' for i, _, r in nodes), '}',
+                *(f'J->partial[c*{len(self.p.sums)} + {self.p.sums.index(i)}] = a{i};' for i in sums)]
+
+    def joined(self, k, sums) -> list[str]:
+        "The chunks' sums together, in order"
+        out = [f'static void join{k}(const Job *J, int64_t t) {{']
+        for i in sums:
+            n, r, at = self.p.nodes[i], REDUCTIONS[self.p.nodes[i].op], f'{len(self.p.sums)} + {self.p.sums.index(i)}'
+            out += [f'double a{i} = {_start(n)};', 'for (int64_t c = J->first[t]; c < J->first[t+1]; c++) {',
+                    f'const double x = J->partial[c*{at}];', f'a{i} = {r.text.format(f"a{i}", "x")};', '}',
+                    f'J->sums[t*{at}] = a{i};']
+        return [*out, '}']
+
+    def phase(self, i) -> str:
+        "The function that Python calls: a team of threads goes through the levels"
+        body, steps = [], self.p.passes[i]
+        for j, (f, over) in enumerate(steps):
+            body.append(f'for (int64_t i = from(J->{over}, s), e = until(J->{over}, s); i < e; i++) {f}(J, i);')
+            if j + 1 < len(steps): body.append('wait_for_all(s);')
+        return '\n'.join([
+            f'static void work{i}(const Share *s) {{ const Job *J = s->job;', *body, '}',
+            f'static void team{i}(void *J) {{ Share s = {{J, ((const Job *)J)->thread(), ((const Job *)J)->team()}}; work{i}(&s); }}',
+            f'void phase{i}(Job *J) {{', f'if (J->parallel && J->threads > 1) J->parallel(team{i}, J, J->threads, 0);',
+            f'else {{ Share s = {{J, 0, 1}}; work{i}(&s); }}', '}'])
+
+
+class Launch(KernelLaunch):
+    """One kernel for parameters whose programs have the same key: what it is handed, and a step of it.
+
+    What doesn't change from step to step is made once. Raises `Unsupported` and `CantBuild`."""
+    def __init__(self,
+        members:list, # `(who is alike, their program)`: programs with the same key
+        at:list # Of each of them, the index of its first parameter in the plan
+    ):
+        super().__init__(members, at)
+        text = source(self.program)
+        self.kernel = [c_compiler.function(text, f'phase{k}') for k in range(len(self.program.phases))]
+        sizes, wholes = ([f(p).numel() for a, _ in members for p in a.params] for f in (lambda p: p, whole))
+        first = np.cumsum([0, *(-(-n//CHUNK) for n in sizes)])
+        chunk = np.array([(t, o, min(CHUNK, n-o)) for t, n in enumerate(sizes) for o in range(0, n, CHUNK)], np.int64).reshape(-1, 3)
+        self.memory = np.zeros((len(sizes), len(self.columns)), np.int64)
+        self._place_all()
+        p = self.program
+        self.numbers = np.zeros((len(members), len(p.slots)))
+        self.sums, self.yields, self.totals = np.zeros((len(sizes), len(p.sums))), np.zeros((len(sizes), len(p.totals))), np.zeros(len(p.totals))
+        row = np.repeat(np.arange(len(members)), np.diff(self.rows)).astype(np.int64)
+        self.tables = [chunk, first.astype(np.int64), np.array(wholes, np.int64), row, self.memory,
+                       self.numbers, np.zeros((len(chunk), len(p.sums))), self.sums, self.yields, self.totals]
+        self.job = np.array([len(chunk), len(sizes), *(t.ctypes.data for t in self.tables), 1, *c_compiler.openmp()], np.int64)
+        self.address, self.threads, self.alone = self.job.ctypes.data, 2 + len(self.tables), sum(sizes) < MANY
+
+    def start(self,
+        recordings:list, # Of each member
+        plan # Where the gradients are
+    ):
+        "Fill in what changes from step to step: gradients, numbers, threads."
+        self._fill(recordings, plan)
+        self.job[self.threads] = 1 if self.alone else c_compiler.threads()
+
+    def phase(self, i) -> dict[int, float]:
+        "Run a phase; the sums of what it yields, by their round."
+        self.kernel[i](self.address)
+        if self.spread: self._gather_sums(i, torch.from_numpy(self.sums))
+        return self._yielded(i)
+
+    def take(self, totals):
+        "Totals over all parameters, by their round."
+        for j, (round, _) in enumerate(self.program.rounds):
+            if round in totals: self.totals[j] = totals[round]

@@ -1,0 +1,124 @@
+"The foreach engine: each operation of a program as one call of torch for a list of tensors."
+import torch
+
+from optimcb._tensors import whole
+from optimcb.engines import arena, launch
+from optimcb.tracing.ops import OPS, REDUCTIONS, of_nothing
+from optimcb.tracing.program import LEAVES, operands
+
+__all__ = ['Launch']
+
+
+NUMBER_AT = dict(add_alpha=2, sub_alpha=2, addcmul=3, addcdiv=3) # where torch's function for lists takes a number, and no list
+
+
+class Launch(launch.Launch):
+    "Parameters whose programs have the same key, and a step of them."
+    def __init__(self,
+        members:list, # `(who is alike, their program)`: programs with the same key
+        at:list # Of each of them, the index of its first parameter in the plan
+    ):
+        super().__init__(members, at)
+        p = self.program
+        self.read = [operands(n) if n.op not in LEAVES else () for n in p.nodes]
+        order = [k for levels, calls in zip(p.phases, p.calls_by_phase) # as they are worked out
+                 for k in (*(k for k, n in enumerate(p.nodes) if p.levels[k] in levels and n.op != 'call'), *calls)]
+        self.last_use = {a: k for k in order for a in self.read[k] if a >= 0}
+        for a in (*(s.value for s in p.stores), *p.handed.values(), *(p.nodes[i].args[0] for i in p.totals)): self.last_use.pop(a, None) # kept to the end
+
+    def start(self,
+        recordings:list, # Of each member
+        plan # Where the gradients are
+    ):
+        "Fill in what changes from step to step: gradients and numbers."
+        self.made = [arena.new_states(a, program.fresh, r.trace.slots) for (a, program), r in zip(self.members, recordings)]
+        self.known = []
+        for (a, program), part, r, made in zip(self.members, self.parts, recordings, self.made):
+            lists = {'.p': a.params, '.grad': plan.grads[part], **a.tensors, **made}
+            self.known.append((lists, [r.trace.slots[k] for k in program.slots], r.trace.externals, {}))
+
+    def phase(self, i) -> dict:
+        "Run a phase; the sums of what it yields, by their round."
+        p, res = self.program, {}
+        known = [(a, *o) for (a, _), o in zip(self.members, self.known)]
+        for members in [known] if self.spread else [[o] for o in known]: # other processes are asked for all at once
+            for k, n in enumerate(p.nodes):
+                if p.levels[k] not in p.phases[i] or n.op in ('total', 'call', 'result'): continue
+                for *o, values in members: values[k] = self._value(n, *o, values)
+                if self.spread and n.op in REDUCTIONS: self._gather_values(k, [values for *_, values in members])
+                for *_, values in members: self._let_go(k, values)
+        for a, lists, slots, _, values in known:
+            if p.last in p.phases[i]: self._store(a, lists, slots, values)
+            for j, (round, level) in enumerate(p.rounds):
+                if level != p.phases[i][-1]: continue
+                x = p.nodes[p.totals[j]].args[0]
+                x = values[x] if x >= 0 else [torch.tensor(slots[~x], dtype=torch.float64)]*len(a.params)
+                res[round] = res.get(round, 0) + torch.stack([o.double() for o in x]).sum()
+        return res
+
+    def _let_go(self, k, values):
+        "Forget what node `k` was the last to need"
+        for arg in self.read[k]:
+            if self.last_use.get(arg) == k: values.pop(arg, None)
+
+    def call(self, i):
+        "Call the functions that phase `i` ends with, for one parameter after the other."
+        super().call(i)
+        for k in self.program.calls_by_phase[i]:
+            for *_, values in self.known: self._let_go(k, values)
+
+    def _lists(self, j, o):
+        "Operand `o`, of each parameter of member `j`"
+        lists, slots, _, values = self.known[j]
+        if o < 0: return slots[~o]
+        n, x = self.program.nodes[o], values[o] if o in values else lists[self.program.nodes[o].args[0]]
+        return [t.expand(p.shape) if n.each and t.shape != p.shape else t for t, p in zip(x, self.members[j][0].params)]
+
+    def _note_results(self, j, made): self.known[j][-1].update(made)
+
+    def _gather_values(self, k, members):
+        "Let the reductions of node `k` be what they come to in all processes"
+        table = torch.stack([x.double() for values in members for x in values[k]])[:, None]
+        self._gather(table, [self.program.nodes[k].op])
+        done = iter(table[:, 0].to(members[0][k][0].dtype))
+        for values in members: values[k] = [next(done) for _ in values[k]]
+
+    def _value(self, n, a, lists, slots, externals, values):
+        "A list with the result of node `n` for each parameter"
+        if n.op == 'load': return lists[n.args[0]]
+        if n.op == 'external': return [externals[n.args[0]].detach().to(a.example.device)]*len(a.params)
+        if n.op == 'numel': return [torch.tensor(whole(p).numel(), dtype=n.dtype, device=p.device) for p in a.params]
+        args = [values[o] if o >= 0 else slots[~o] for o in operands(n)]
+        if n.op in REDUCTIONS:
+            given = args[0] if isinstance(args[0], list) else [torch.full_like(p, args[0], dtype=n.dtype) for p in a.params]
+            whole_shape = (x if x.shape == p.shape else x.expand(p.shape) for x, p in zip(given, a.params))
+            return [REDUCTIONS[n.op].run(x) if x.numel() else torch.full((), of_nothing(n.op, x.dtype), dtype=x.dtype, device=x.device) for x in whole_shape]
+        op = OPS[n.op]
+        if n.op == 'cast':
+            if not isinstance(args[0], list): return [torch.full(p.shape if n.each else (), args[0], dtype=n.dtype, device=p.device) for p in a.params]
+            return [x.to(n.dtype) for x in args[0]]
+        each = [o >= 0 and self.program.nodes[o].each for o in operands(n)]
+        can = op.foreach and each[0] and not any(isinstance(x, list) for x in args[NUMBER_AT.get(n.op, len(args)):])
+        if can and all(e or not isinstance(x, list) for e, x in zip(each, args)): return list(op.foreach(*args))
+        if not any(isinstance(x, list) for x in args): args[0] = [torch.tensor(args[0], dtype=n.dtype, device=p.device) for p in a.params]
+        return [op.run(*row) for row in zip(*(x if isinstance(x, list) else [x]*len(a.params) for x in args))]
+
+    def _store(self, a, lists, slots, values):
+        loaded = {id(t) for ts in lists.values() for t in ts}
+        new = {s.name: values[s.value] if s.value >= 0 else slots[~s.value] for s in self.program.stores}
+        new = {k: [t.clone() if id(t) in loaded else t for t in v] if isinstance(v, list) else v for k, v in new.items()}
+        for name, v in new.items():
+            for i, t in enumerate(lists[name]): t.data.copy_(v[i]) if isinstance(v, list) else t.data.fill_(v)
+
+    def take(self, totals):
+        "Totals over all parameters, by their round."
+        for j, (round, _) in enumerate(self.program.rounds):
+            if round not in totals: continue
+            k = self.program.totals[j]
+            for (a, _), (*_, values) in zip(self.members, self.known):
+                values[k] = [totals[round].to(a.example.device, self.program.nodes[k].dtype)]*len(a.params)
+
+    def finish(self):
+        "Hand out the state that was made."
+        super().finish()
+        self.known = self.made = None

@@ -1,0 +1,188 @@
+"What the engines that run a program have in common: whose step it is, and the tables that a kernel finds their memory by."
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from optimcb._tensors import spread_of
+from optimcb.engines import arena
+from optimcb.tracing.bucket import is_plain
+from optimcb.tracing.opaque import Surprise, listed
+from optimcb.tracing.program import inputs, operands
+
+__all__ = ['Launch', 'KernelLaunch']
+
+
+class Launch:
+    "Parameters whose programs have the same key, and a step of them."
+    def __init__(self,
+        members:list, # `(who is alike, their program)`: programs with the same key
+        at:list # Of each of them, the index of its first parameter in the plan
+    ):
+        self.members, self.program = members, members[0][1]
+        self.parts = [slice(i, i + len(a.params)) for i, (a, _) in zip(at, members)]
+        self.spread = spread_of(members[0][0].example)
+        places = [k for a, _ in members for k in a.places]
+        self.order = sorted(range(len(places)), key=places.__getitem__) # in which all processes have the parameters, however they tell them apart
+
+    def _gather(self, table, ops):
+        "Let `table`, which has a row for each tensor and a column for each reduction, have what they came to in all processes"
+        order = torch.tensor(self.order, device=table.device)
+        part = table[order]
+        self.spread.gather(part, ops)
+        table[order] = part
+
+    def call(self, i):
+        "Call the functions that phase `i` ends with, for one parameter after the other."
+        p = self.program
+        with self._here():
+            for k in p.calls_by_phase[i]:
+                for j, (a, _) in enumerate(self.members):
+                    given, made = [self._lists(j, o) for o in operands(p.nodes[k])], {o: [] for o in p.results[k]}
+                    for t, param in enumerate(a.params):
+                        row = [x[t] if isinstance(x, list) else x for x in given]
+                        out = self._called(k, param, row)
+                        for o in made: made[o].append(out[o])
+                    self._note_results(j, made)
+
+    def _here(self): return nullcontext()
+
+    def _called(self, k, p, given) -> dict:
+        "What call `k` returns for parameter `p`, by node: in memory of its own, and as it was foreseen"
+        nodes, call = self.program.nodes, self.program.nodes[k].args[-1]
+        out, res = listed(call(given)), {}
+        taken = {_memory(x) for x in given if isinstance(x, Tensor)}
+        for o in self.program.results[k]:
+            n, x = nodes[o], out[nodes[o].args[1]] if nodes[o].args[1] < len(out) else None
+            if not isinstance(x, Tensor) or not is_plain(x := x.resolve_neg()):
+                raise Surprise(f"`{call.name}` returns {type(x).__name__} where a tensor was foreseen.")
+            if n.each is not None and (x.shape, x.dtype, x.device) != (p.shape if n.each else (), n.dtype, p.device):
+                raise Surprise(f"`{call.name}` returns a tensor of shape {tuple(x.shape)} and of {x.dtype} on {x.device}, another than was foreseen.")
+            if _memory(x) in taken and not (n.each is None and any(x is y for y in given)): x = x.clone()
+            taken.add(_memory(x))
+            x = x.detach()
+            if n.each and x.stride() != p.stride(): x = torch.empty_strided(p.shape, p.stride(), dtype=x.dtype, device=x.device).copy_(x)
+            res[o] = x
+        return res
+
+    def finish(self):
+        "Hand out the state that was made."
+        for (a, _), made in zip(self.members, self.made): arena.hand_out(a, made)
+        if self.program.handed: self._hand_over()
+
+    def _hand_over(self):
+        "State of other shapes is what a function returned"
+        for j, (a, _) in enumerate(self.members):
+            new = {name: self._lists(j, o) for name, o in self.program.handed.items()}
+            for t, s in enumerate(a.states):
+                for name, tensors in new.items():
+                    s[name] = None
+                    known = {_memory(v) for v in s.values() if isinstance(v, Tensor)}
+                    s[name] = tensors[t].clone() if _memory(tensors[t]) in known else tensors[t]
+            expected = {name: (dtype, each) for name, dtype, each in a.kinds}
+            same = all((s[name].dtype, s[name].shape) == expected.get(name) for s in a.states for name in new)
+            if same: a.tensors.update({name: [s[name] for s in a.states] for name in new}) # else the plan finds that it doesn't hold any more
+
+
+class KernelLaunch(Launch):
+    """A launch of kernels. `memory` has a row of addresses for each parameter, a column for each of the program's, and
+    `numbers` a row for each member, a column for each number that the program takes: a subclass makes them, then calls `_place_all`."""
+    def __init__(self,
+        members:list, # `(who is alike, their program)`: programs with the same key
+        at:list # Of each of them, the index of its first parameter in the plan
+    ):
+        super().__init__(members, at)
+        self.columns = {name: j for j, name in enumerate(self.program.columns)}
+        self.rows = np.cumsum([0, *(len(a.params) for a, _ in members)])
+        self.grads = None # the addresses of gradients that are in the table
+
+    def _place_all(self):
+        "Note the addresses of parameters and of state that is there"
+        for i, (a, _) in enumerate(self.members): self._place(i, {'.p': a.params, **a.tensors})
+
+    def _place(self, i, lists):
+        "Note the addresses of member `i`'s tensors, by column"
+        for name, tensors in lists.items(): self._note(i, name, [t.data_ptr() for t in tensors])
+
+    def _note(self, i, name, ptrs):
+        if name in self.columns: self.memory[self.rows[i]:self.rows[i+1], self.columns[name]] = ptrs
+
+    def _fill(self, recordings, plan):
+        "Fill in what changes from step to step: gradients and numbers"
+        self.made, self.held = [], {}
+        for i, ((a, program), r) in enumerate(zip(self.members, recordings)):
+            slots = r.trace.slots
+            self.numbers[i] = [slots[k] for k in program.slots]
+            if plan.grad_ptrs is not self.grads: self._note(i, '.grad', plan.grad_ptrs[self.parts[i]])
+            self.made.append(arena.new_states(a, program.fresh, slots))
+            if program.fresh: self._place(i, self.made[i])
+            if r.trace.externals:
+                self.held[i] = [_moved(o.detach(), a.example.device) for o in r.trace.externals]
+                self._place(i, {k: [o]*len(a.params) for k, o in enumerate(self.held[i])})
+        self.grads = plan.grad_ptrs
+        if self.program.calls: self._prepare(recordings, plan)
+
+    # Functions by torch
+
+    def _prepare(self, recordings, plan):
+        "Note where that is which they may be handed"
+        self.loads = [{'.p': a.params, '.grad': plan.grads[part], **a.tensors, **made} for (a, _), part, made in zip(self.members, self.parts, self.made)]
+        self.slots = [[r.trace.slots[k] for k in program.slots] for (_, program), r in zip(self.members, recordings)]
+        self.between = [{} for _ in self.members] # by node: what is stored for them, and what they return
+        self._make_room(0)
+
+    def _make_room(self, i):
+        "Make room for what phase `i` stores for them"
+        p = self.program
+        for j, (a, _) in enumerate(self.members if i + 1 < len(p.phases) else ()):
+            room = {s.name: [torch.empty_strided(q.shape if s.each else (), q.stride() if s.each else (), dtype=s.dtype, device=q.device) for q in a.params]
+                    for s in p.stores_at(p.phases[i][-1])}
+            self.between[j].update({int(name[1:]): tensors for name, tensors in room.items()})
+            self._place(j, room)
+
+    def _lists(self, j, o):
+        "Operand `o`, of each parameter of member `j`"
+        if o < 0: return self.slots[j][~o]
+        n = self.program.nodes[o]
+        if o in self.between[j]: return self.between[j][o]
+        return [self.held[j][n.args[0]]]*len(self.members[j][0].params) if n.op == 'external' else self.loads[j][n.args[0]]
+
+    def _note_results(self, j, made):
+        self.between[j].update(made)
+        self._place(j, {self.program.column(o): tensors for o, tensors in made.items()})
+
+    def call(self, i):
+        "Call the functions that phase `i` ends with, for one parameter after the other, and make room for those of the next one."
+        super().call(i)
+        p = self.program
+        for o in {o for k in p.calls_by_phase[i] for o in inputs(p.nodes[k])}: # what was stored for them only
+            for between in self.between if p.nodes[o].op != 'result' else (): between.pop(o, None)
+        self._make_room(i + 1)
+
+    def finish(self):
+        "Hand out the state that was made."
+        super().finish()
+        if self.program.calls: self.loads = self.between = self.slots = None
+
+    def _gather_sums(self, i, table):
+        "Let `table` of all sums have what those of phase `i` came to in all processes"
+        p = self.program
+        sums = [j for j, k in enumerate(p.sums) if p.levels[k] - 1 in p.phases[i]]
+        if not sums: return
+        part = table[:, sums]
+        self._gather(part, [p.nodes[p.sums[j]].op for j in sums])
+        table[:, sums] = part
+
+    def _yielded(self, i) -> dict:
+        "What phase `i` yielded, summed over the parameters, by its round"
+        p = self.program
+        return {p.rounds[j][0]: self.yields[:, j].sum() for j, (_, level) in enumerate(p.rounds) if level == p.phases[i][-1]}
+
+
+def _memory(x) -> int: return x.untyped_storage().data_ptr()
+
+
+def _moved(x, device):
+    "A number on a device, without waiting for it"
+    return x.pin_memory().to(device, non_blocking=True) if x.is_cpu and device.type != 'cpu' else x.to(device)

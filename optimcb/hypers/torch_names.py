@@ -1,0 +1,127 @@
+"torch's names and flags for hyper-parameters, translated to ours."
+import difflib
+from collections.abc import Iterable
+from numbers import Real
+
+from fastcore.foundation import L
+
+from optimcb.hypers.values import LONG_NAMES
+
+__all__ = ['TORCH_NAMES', 'AUTHORS_NAMES', 'TORCH_FLAGS', 'stands_for', 'from_torch', 'without_flags',
+           'nearest', 'suggest']
+
+
+TORCH_NAMES = dict(momentum=('mom',), betas=('mom', 'sqr_mom'), weight_decay=('wd',), alpha=('sqr_mom',), rho=('sqr_mom',),
+                   momentum_decay=('mom_decay',), initial_accumulator_value=('init_sum',), etas=('eta_minus', 'eta_plus'), step_sizes=('min_step', 'max_step'),
+                   decoupled_weight_decay=('decouple_wd',))
+
+AUTHORS_NAMES = dict( # what a name of torch's stands for in rules whose authors have more coefficients: the first of these of which all names are known
+    betas=(('mom', 'diff_mom', 'sqr_mom'), ('mom', 'sqr_mom', 'slow_mom'), ('mom', 'sqr_mom', 'rate_mom'), ('mom', 'slow_mom')),
+    alpha=(('slow_weight',),))
+
+ENGINE_FLAGS = ('foreach', 'fused')
+TORCH_FLAGS = dict( # options of torch.optim that are no numbers: the stepper that does it, if there is one, and what to do instead
+    foreach=(None, ''), fused=(None, ''),
+    capturable=(None, "Leave it out: a CUDA graph can have any step that kernels run. `opt.before_replay()` sends it the numbers of the next one."),
+    differentiable=(None, "A step changes parameters in place, where autograd doesn't look. "
+                          "Write the update as an expression, for `torch.func.functional_call`."),
+    maximize=(None, "Put `maximize` before these steppers, by `wrap(maximize)`."),
+    amsgrad=('max_sqr_avg', "Use `Adam(…, amsgrad=True)`, or put `max_sqr_avg` and `use_sqr_max` after `average_sqr_grad`."),
+    nesterov=('nesterov_update', "Use `SGD(…, nesterov=True)` or `NAdam`, or put `nesterov_update` and `apply_update` in the place of `momentum_step`."),
+    centered=('center_sqr_avg', "Use `RMSProp(…, centered=True)`, or put `average_center` and `center_sqr_avg` after `average_sqr_grad`."),
+    dampening=(None, "A number means what it does in `torch.optim.SGD`, and `average_grad` takes it, as in `SGD(…, mom=0.9, dampening=0.5)`."),
+    decoupled_weight_decay=('weight_decay', "`weight_decay` in `cbs` is decoupled, `l2_reg` in its place is not: algorithms choose it by `decouple_wd`."))
+
+
+def stands_for(
+    name:str, # A name of torch's, perhaps
+    known:Iterable # Names that are known
+) -> tuple:
+    "Our names for what torch, or the authors of a rule, call `name`: `betas` are three of Adan's coefficients, in the order of its paper."
+    known = frozenset(known)
+    return next((o for o in AUTHORS_NAMES.get(name, ()) if known.issuperset(o)), TORCH_NAMES.get(name, ()))
+
+
+def from_torch(
+    hypers:dict, # Hyper-parameters, some of them perhaps under torch's names
+    known # Names that are meant as they are
+) -> dict:
+    """`hypers` with torch's names (`momentum`, `betas`, `weight_decay`, …) made into ours, where ours are known.
+
+    Raises `TypeError` if one thing is given under both names.
+    """
+    res = {}
+    for k, v in hypers.items():
+        ours = stands_for(k, known)
+        if k in known or not any(o in known for o in ours): ours, v = (k,), (v,)
+        elif len(ours) == 1: v = (v,)
+        elif len(L(v, use_list=None)) != len(ours):
+            raise ValueError(f"`{k}` must have {len(ours)} values, for {' and '.join(ours)}, but is {v!r}. "
+                             "Further coefficients go by names of their own.")
+        for o, v_ in zip(ours, v):
+            if o in res or (o != k and o in hypers): raise TypeError(f"`{k}` is torch's name for `{o}`, which is given too. Pass one of them.")
+            res[o] = v_
+    return res
+
+
+def without_flags(
+    hypers:dict, # Hyper-parameters under our names, some of `TORCH_FLAGS` perhaps among them
+    composition, # The steppers, which decide what can be had
+    engine:str # The engine that was asked for
+) -> tuple[dict, str]:
+    """`hypers` without torch's options that are no numbers, and the engine that they ask for.
+
+    What is off, or None, or what the steppers do, is passed over. Raises `TypeError` for what can't be had, `ValueError` for engines that contradict."""
+    known = frozenset().union(*(s.mentions.union(s.names) for s in composition.steppers if not s.is_ours))
+    def read(k, v):
+        if TORCH_FLAGS[k][0] is not None or k not in composition.reads: return False
+        return isinstance(v, bool) or k == 'dampening' and _dampens(composition, v)
+    def meant(k, v): return k not in TORCH_FLAGS or k in known or read(k, v)
+    rest = {k: v for k, v in hypers.items() if meant(k, v)}
+    flags = {k: v for k, v in hypers.items() if k not in rest and v is not None}
+    does = {getattr(s.innermost, '__name__', None) for s in composition.steppers}
+    wd = rest.get('wd')
+    if not does & {'weight_decay', 'l2_reg'} or isinstance(wd, Real) and wd == 0: flags.pop('decoupled_weight_decay', None) # nothing decays
+    if 'mom' not in composition.reads: flags.pop('dampening', None) # nothing to dampen
+    for k, v in flags.items():
+        by, instead = TORCH_FLAGS[k]
+        if k not in ENGINE_FLAGS and bool(v) != (by in does):
+            raise TypeError(f"`{k}={v!r}` can't be had with {', '.join(composition.labels)}. {instead}")
+    return rest, _engine(engine, {k: bool(flags[k]) for k in ENGINE_FLAGS if k in flags})
+
+
+def _dampens(composition, v) -> bool:
+    "Is a number torch's `dampening`? Averages of squares have none"
+    readers = {s.innermost.__name__ for s in composition.steppers if s.is_ours and 'dampening' in s.names}
+    return isinstance(v, Real) and bool(readers & {'average_grad', 'average_update'}) and 'average_sqr_grad' not in readers
+
+
+def _engine(engine, flags) -> str:
+    "The engine that `foreach` and `fused` ask for"
+    wanted = {k for k, v in flags.items() if v}
+    if len(wanted) > 1: raise ValueError("`foreach` and `fused` can't be True together. Pass one of them, or `engine=`.")
+    if wanted - {engine} and engine != 'auto' or flags.get(engine) is False:
+        raise ValueError(f"engine='{engine}' contradicts {' and '.join(f'{k}={v}' for k, v in flags.items())}. Pass one of them.")
+    return next(iter(wanted), engine)
+
+
+def suggest(
+    name:str, # A name that is not known
+    known:Iterable # Names that are
+) -> str:
+    "A question that ends an error message: our name for the known one, ours or torch's, that `name` is nearest to."
+    known = set(known)
+    ours = {**{t: o for t, o in {**TORCH_NAMES, **LONG_NAMES}.items() if known.issuperset(o)}, **{k: (k,) for k in known}}
+    several = sorted(k for k in known if any(k.endswith(f'_{o}') for o in (name, *TORCH_NAMES.get(name, ())))) # each route's own
+    if len(several) > 1: return f" Did you mean {' or '.join(f'`{k}`' for k in several)}?"
+    near = nearest(name, ours)
+    return f" Did you mean {' and '.join(f'`{o}`' for o in ours[near])}?" if near and ours[near] != (name,) else ''
+
+
+def nearest(
+    name:str, # A name that is not known
+    known:Iterable, # Names that are
+    alike:float=0.6 # How much they must be alike, 0 to 1
+) -> str|None:
+    "The known name that is most like `name`, if one is."
+    return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=alike)), None)

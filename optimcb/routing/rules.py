@@ -1,0 +1,215 @@
+"Rules that tell parameters apart: by name, shape, number of dimensions, or type of module."
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from optimcb._boundary import entry
+from optimcb.optimizer import Optimizer
+
+__all__ = ['Rule', 'by_module', 'by_name', 'by_ndim', 'by_shape', 'grouped', 'no_wd', 'norms_and_biases']
+
+
+# Rules
+
+class Rule:
+    """Tells parameters apart. Rules are combined by `&`, `|` and `~`.
+
+    `test()` returns a function of a parameter and its name, None if it has none. A rule is state of a parameter under the name `mark`."""
+    values, mark, decider = (True, False), property(repr), property(lambda self: self)
+
+    def test(self) -> Callable:
+        "A function of a parameter and its name that tells whether the rule holds. Raises `ValueError` if it needs a name that isn't there."
+        raise NotImplementedError
+
+    def holds(self,
+        v # What the state says
+    ) -> bool:
+        "Does the rule hold, by what the state says?"
+        return bool(v)
+
+    def __and__(self, other): return _Both(self, _rule(other), all)
+    def __or__(self, other): return _Both(self, _rule(other), any)
+    def __invert__(self): return _Not(self)
+    def __bool__(self): raise TypeError(f"rule {self!r} is neither true nor false. Combine rules by `&`, `|` and `~`, not by `and`, `or` and `not`.")
+
+
+def _rule(o):
+    if isinstance(o, Rule): return o
+    raise TypeError(f"a rule is needed, such as `by_ndim(2)`, but this is {o!r:.80} ({type(o).__name__})."
+                    + " A function of a shape is a rule by `by_shape`."*callable(o))
+
+
+@dataclass(frozen=True, repr=False)
+class _Both(Rule):
+    a: Rule
+    b: Rule
+    how: Callable # `all` or `any`
+    def test(self):
+        tests = self.a.test(), self.b.test()
+        return lambda p, name: self.how(fits(p, name) for fits in tests)
+    def __repr__(self): return f"{_in(self.a)} {'&' if self.how is all else '|'} {_in(self.b)}"
+
+
+@dataclass(frozen=True, repr=False)
+class _Not(Rule):
+    a: Rule
+    def test(self):
+        a = self.a.test()
+        return lambda p, name: not a(p, name)
+    def __repr__(self): return f'~{_in(self.a)}'
+
+
+def _in(rule): return f'({rule!r})' if isinstance(rule, _Both) else repr(rule)
+
+
+NAMELESS = "{} asks for names, but a parameter of shape {} has none. Make the optimizer of `model.named_parameters()`, or give the rule the model: {}."
+
+
+@dataclass(frozen=True, repr=False)
+class by_name(Rule):
+    "Parameters whose name fits one of some patterns: `by_name('*.bias', 'head.*')`. `*` stands for anything, as in names of files."
+    patterns: tuple
+    model: nn.Module|None
+    def __init__(self,
+        *patterns:str, # Names, with `*`, `?` and `[…]`
+        model:nn.Module|None=None # Model that has the names; default: those of the pairs that the optimizer is made of
+    ):
+        if not patterns or not all(isinstance(k, str) for k in patterns): raise TypeError(f"by_name needs patterns of names, such as '*.bias', not {patterns}.")
+        _init(self, patterns=patterns, model=model)
+
+    def test(self):
+        if self.model is None: return self._by_own_name
+        names = {}
+        for k, p in self.model.named_parameters(remove_duplicate=False): names.setdefault(id(p), []).append(k)
+        def fits(p, name):
+            if id(p) in names: return any(map(self._fits, names[id(p)]))
+            if name is None: raise ValueError(f"a parameter of shape {tuple(p.shape)} is not in the model of {self!r}. Is it of another one?")
+            return self._fits(name)
+        return fits
+
+    def _by_own_name(self, p, name):
+        if name is None: raise ValueError(NAMELESS.format(self, tuple(p.shape), f"{repr(self)[:-1]}, model=model)"))
+        return self._fits(name)
+    def _fits(self, name): return any(fnmatchcase(name.replace('_orig_mod.', '').removeprefix('module.'), k) for k in self.patterns)
+    def __repr__(self): return f"by_name({', '.join(map(repr, self.patterns))})"
+
+
+@dataclass(frozen=True, repr=False)
+class by_shape(Rule):
+    "Parameters of whose shape a function says so: `by_shape(is_square)`."
+    f: Callable
+    def __init__(self,
+        f:Callable # Function of a shape. It must be one with a name in a module if the optimizer is to be pickled
+    ): _init(self, f=f)
+    def test(self): return lambda p, name: bool(self.f(_shape(self, p)))
+    def __repr__(self): return f"by_shape({getattr(self.f, '__name__', type(self.f).__name__)})"
+
+
+@dataclass(frozen=True, repr=False)
+class by_ndim(Rule):
+    "Parameters with some number of dimensions: `by_ndim(0, 1)` are norms' parameters and biases, `by_ndim(2)` matrices."
+    dims: tuple
+    def __init__(self,
+        *dims:int # Numbers of dimensions
+    ):
+        if not dims or not all(isinstance(n, int) for n in dims): raise TypeError(f"by_ndim needs numbers of dimensions, such as 2, not {dims}.")
+        _init(self, dims=dims)
+    def test(self): return lambda p, name: len(_shape(self, p)) in self.dims
+    def __repr__(self): return f"by_ndim({', '.join(map(str, self.dims))})"
+
+
+def _shape(rule, p):
+    if not getattr(p, '_fsdp_flattened', False): return tuple(p.shape)
+    raise ValueError(f"{rule!r} asks for a shape, which a piece of `FullyShardedDataParallel` doesn't have. "
+                     "Shard the model with `torch.distributed.fsdp.fully_shard`.")
+
+
+@dataclass(frozen=True, repr=False)
+class by_module(Rule):
+    "Parameters in modules of some types, however deep: `by_module(model, nn.Embedding, model.head)`."
+    model: nn.Module
+    which: tuple
+    def __init__(self,
+        model:nn.Module, # Model that has the modules
+        *which # Types of modules, or modules of the model
+    ):
+        if not isinstance(model, nn.Module): raise TypeError(f"by_module needs the model first, but has {type(model).__name__}: {model!r:.60}.")
+        for o in which or [None]:
+            if not (isinstance(o, type) and issubclass(o, nn.Module) or isinstance(o, nn.Module)):
+                raise TypeError(f"by_module needs types of modules, such as nn.Embedding, or modules of the model, but has {o!r:.80}.")
+        _init(self, model=model, which=which)
+
+    def test(self):
+        types = tuple(o for o in self.which if isinstance(o, type))
+        found = [m for m in self.model.modules() if isinstance(m, types) or any(m is o for o in self.which)]
+        return _among(self, {id(p) for m in found for p in m.parameters()})
+    def __repr__(self):
+        return f"by_module({', '.join([type(self.model).__name__, *(o.__name__ if isinstance(o, type) else _path(self.model, o) for o in self.which)])})"
+
+
+def _path(model, module): return next((k for k, m in model.named_modules() if m is module), type(module).__name__)
+
+
+def _among(rule, ids):
+    everyone = {id(p) for p in rule.model.parameters()}
+    def fits(p, name):
+        if id(p) not in everyone: raise ValueError(f"a parameter of shape {tuple(p.shape)} is not in the model of {rule!r}. Is it of another one, or was the "
+                                                   "model changed since?")
+        return id(p) in ids
+    return fits
+
+
+@dataclass(frozen=True, repr=False)
+class norms_and_biases(Rule):
+    """Parameters that are not decayed, as a rule: those of norms, all whose name has `bias`, and what the model lists in `no_weight_decay()`, as timm's do.
+
+    Norms are torch's, and modules whose type is called so."""
+    model: nn.Module
+    def test(self):
+        norms = [m for m in self.model.modules() if 'norm' in type(m).__name__.lower() and not any(m.children())]
+        listed = getattr(self.model, 'no_weight_decay', set)()
+        named = {id(p) for k, p in self.model.named_parameters(remove_duplicate=False) if 'bias' in k.rpartition('.')[2] or k in listed}
+        return _among(self, named | {id(p) for m in norms for p in m.parameters(recurse=False)})
+    def __repr__(self): return f'norms_and_biases({type(self.model).__name__})'
+
+
+def _init(self, **values):
+    for k, v in values.items(): object.__setattr__(self, k, v)
+
+
+# What rules are for
+
+@entry
+def no_wd(
+    opt:Optimizer, # Some of whose parameters are not to be decayed
+    where # A rule, or a model, of which it is `norms_and_biases`
+) -> Optimizer:
+    """Don't decay the parameters for which a rule holds. Returns `opt`, whose `explain()` lists them.
+
+    Raises `ValueError` if nothing is decayed, or if the rule holds for no parameter. `by_ndim(0, 1)` needs no model."""
+    if 'do_wd' not in opt.composition.reads: raise ValueError(f"no stepper of {', '.join(opt.composition.labels)} reads `do_wd`. Is anything decayed?")
+    found = _found(opt.param_groups, norms_and_biases(where) if isinstance(where, nn.Module) else _rule(where))
+    if not found: raise ValueError(f"{where if isinstance(where, Rule) else norms_and_biases(where)!r} holds for no parameter: all would be decayed.")
+    for p in found: opt.state[p]['do_wd'] = False
+    return opt
+
+
+def _found(groups, rule) -> list:
+    "The parameters of groups for which a rule holds"
+    test = rule.test()
+    return [p for g in groups for p, k in zip(g['params'], g.get('param_names') or [None]*len(g['params'])) if test(p, k)]
+
+
+@entry
+def grouped(
+    model:nn.Module, # Model; parameters that are frozen now are in the groups, too
+    rules:dict # By rule, hyper-parameters of the parameters for which it holds: the first rule counts that does
+) -> list[dict]:
+    """Groups of named parameters, one for each rule and, last, one of the rest: `AdamW(grouped(model, {norms_and_biases(model): dict(wd=0.)}), lr=1e-3)`.
+
+    Groups without parameters are left out."""
+    tests = [(_rule(r).test(), {'params': [], **hypers}) for r, hypers in rules.items()] + [(lambda p, name: True, {'params': []})]
+    for name, p in model.named_parameters(): next(g for fits, g in tests if fits(p, name))['params'].append((name, p))
+    return [g for _, g in tests if g['params']]

@@ -1,0 +1,1 @@
+"What is saved and loaded: state dicts, files, state of `torch.optim`, averaged weights."

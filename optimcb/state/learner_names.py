@@ -1,0 +1,83 @@
+"""Names of parameters that come without: those of the model that an optimizer is being made for.
+
+A fastai `Learner` makes its optimizer of what a splitter returns, which is tensors without names.
+"""
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from importlib.abc import MetaPathFinder
+from importlib.util import find_spec
+
+from torch import nn
+
+__all__ = ['name_params', 'named_after', 'names_in_learners']
+
+
+_modules = ContextVar('modules that an optimizer is being made for', default=())
+
+
+@contextmanager
+def named_after(
+    model:nn.Module, # Its parameters have the names that it has for them
+    **others # More modules; the names of their parameters begin with the keyword. What is no module is passed over
+) -> Iterator[None]:
+    "A `with` block in which optimizers that are made of tensors without names take the names of the modules."
+    modules = [('', model), *((f'{k}.', m) for k, m in others.items() if isinstance(m, nn.Module))]
+    token = _modules.set(modules)
+    try: yield
+    finally: _modules.reset(token)
+
+
+def name_params(
+    opt # Optimizer that is being made
+) -> None:
+    "Name the parameters of all groups after the modules that `opt` is being made for, if none has a name and all are there."
+    if not _modules.get() or any('param_names' in g for g in opt.param_groups): return
+    known = {id(p): prefix + k for prefix, m in reversed(_modules.get()) for k, p in m.named_parameters()}
+    if not all(id(p) in known for g in opt.param_groups for p in g['params']): return
+    for g in opt.param_groups: g['param_names'] = [known[id(p)] for p in g['params']]
+    opt._names_brought = True # somebody who adds a group needs not give any
+
+
+# fastai's Learners
+
+FASTAI = 'fastai.learner'
+
+
+def names_in_learners() -> None:
+    "Let optimizers have the names of their `Learner`'s model: from now on, or as soon as fastai is there. Doesn't import it."
+    if FASTAI in sys.modules: _name_in(sys.modules[FASTAI])
+    elif not any(isinstance(o, _WhenThere) for o in sys.meta_path): sys.meta_path.insert(0, _WhenThere())
+
+
+def _name_in(module):
+    "Let `Learner.create_opt` say which model it makes an optimizer for"
+    Learner = getattr(module, 'Learner', None)
+    if Learner is None or hasattr(Learner.create_opt, 'names_params'): return # still being imported, or done
+    make = Learner.create_opt
+
+    @wraps(make)
+    def create_opt(self):
+        with named_after(self.model, loss_func=self.loss_func): return make(self)
+
+    create_opt.names_params = True
+    Learner.create_opt = create_opt
+
+
+class _WhenThere(MetaPathFinder):
+    "Finds fastai's Learner as it would be found without, and sees to it when it has been imported"
+    def find_spec(self, name, path=None, target=None):
+        if name != FASTAI: return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        if spec is None or spec.loader is None: return sys.meta_path.insert(0, self) # it isn't installed yet
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            _name_in(module)
+
+        spec.loader.exec_module = exec_module
+        return spec

@@ -1,0 +1,216 @@
+"Division by a root mean square, bias correction, and the rules of the Adam family."
+import math
+
+import torch
+import torch.nn.functional as F
+
+from optimcb.composition.results import once
+from optimcb.steppers.formulas import _over_rms, debias, exp_avg, nadam_mom, rectification
+from optimcb.steppers.sgd import apply_update
+
+__all__ = ['average_sqr_grad', 'rms_update', 'rms_prop_step', 'average_center', 'center_sqr_avg',
+           'eps_in_root', 'step_stat', 'debias_grad_avg', 'debias_sqr_avg', 'debias_eps', 'adam_step',
+           'nadam_schedule', 'nadam_avg', 'radam_update', 'radam_step', 'qhadam_avgs', 'qhadam_step']
+
+
+# Division by a root mean square
+
+def average_sqr_grad(p,
+    sqr_mom=0.99, # Coefficient of the past, 0 to 1
+    dampening=True, # Weigh the square by `1-sqr_mom`, which makes it a mean?
+    sqr_avg=None, # State: the average
+    **kwargs):
+    "Exponentially weighted mean, or sum, of the squared gradients, in `sqr_avg` (Tieleman & Hinton 2012, lecture 6.5)."
+    if sqr_avg is None: sqr_avg = torch.zeros_like(p.grad.data)
+    sqr_avg.mul_(sqr_mom).addcmul_(p.grad.data, p.grad.data, value=1-sqr_mom if dampening else 1.)
+    return {'sqr_avg': sqr_avg}
+
+
+def rms_update(p,
+    sqr_avg, # State: average of squared gradients
+    eps=1e-8, # Added to the root
+    grad_avg=None, # State: average of gradients, if there is one
+    **kwargs):
+    "The gradient, or its average, over the root of the average square."
+    num, denom = _over_rms(p, sqr_avg, eps, grad_avg)
+    return {'update': num / denom}
+
+
+def rms_prop_step(p,
+    lr, # Learning rate
+    sqr_avg, # State: average of squared gradients
+    eps=1e-8, # Added to the root
+    grad_avg=None, # State: average of gradients, if there is one
+    **kwargs):
+    "Step against the gradient, or its average, over the root of the average square (Tieleman & Hinton 2012, lecture 6.5)."
+    p.data.addcdiv_(*_over_rms(p, sqr_avg, eps, grad_avg), value=-lr)
+rms_prop_step.parts = [rms_update, apply_update]
+
+
+def average_center(p,
+    sqr_mom, # Coefficient of the past, 0 to 1: that of the squares
+    grad_center=None, # State: mean of the gradients
+    centered=True, # Groups that have it False keep no mean
+    **kwargs):
+    "Mean of the gradients over the window of the squares, in `grad_center`."
+    if not centered: return once(grad_center=torch.zeros_like(p.grad.data))
+    return {'grad_center': exp_avg(grad_center, p.grad.data, sqr_mom)}
+
+
+def center_sqr_avg(p,
+    sqr_avg, # State: mean of squared gradients
+    grad_center, # State: mean of gradients
+    **kwargs):
+    "For this step, `sqr_avg` is the variance of the gradients (Graves 2013, https://arxiv.org/abs/1308.0850, eq. 38-41)."
+    return once(sqr_avg=sqr_avg.addcmul(grad_center, grad_center, value=-1).clamp_(min=0))
+
+
+def eps_in_root(p,
+    sqr_avg, # State: average of squared gradients
+    eps=1e-8, # Added to the average
+    **kwargs):
+    "For this step, `eps` is inside the root, not beside it."
+    return once(sqr_avg=sqr_avg + eps, eps=0.)
+
+
+# Bias correction and Adam
+
+def step_stat(p,
+    step=0, # State: steps done
+    **kwargs):
+    "Count the steps of each parameter, in `step`."
+    return {'step': step + 1}
+
+
+def debias_grad_avg(p,
+    mom, # Coefficient of the past, 0 to 1
+    step, # State: steps done
+    grad_avg, # State: mean of gradients
+    **kwargs):
+    "For this step, `grad_avg` is corrected for its start from zero."
+    return once(grad_avg=grad_avg / debias(mom, 1-mom, step))
+
+
+def debias_sqr_avg(p,
+    sqr_mom, # Coefficient of the past, 0 to 1
+    step, # State: steps done
+    sqr_avg, # State: mean of squared gradients
+    **kwargs):
+    "For this step, `sqr_avg` is corrected for its start from zero."
+    return once(sqr_avg=sqr_avg / debias(sqr_mom, 1-sqr_mom, step))
+
+
+def debias_eps(p,
+    sqr_mom, # Coefficient of the past of `sqr_avg`, 0 to 1
+    step, # State: steps done
+    eps=1e-8, # Added to the root
+    **kwargs):
+    "For this step, `eps` is as if it were added to the root before its correction, as `torch.optim.RAdam` has it (Kingma & Ba 2015, end of sec. 2)."
+    return once(eps=eps / math.sqrt(debias(sqr_mom, 1-sqr_mom, step)))
+
+
+def adam_step(p,
+    lr, # Learning rate
+    mom, # Coefficient of the past of `grad_avg`, 0 to 1
+    step, # State: steps done
+    sqr_mom, # Coefficient of the past of `sqr_avg`, 0 to 1
+    grad_avg, # State: mean of gradients
+    sqr_avg, # State: mean of squared gradients
+    eps=1e-5, # Added to the root
+    **kwargs):
+    """RMSProp's step with both means debiased (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980, alg. 1).
+
+    Does in one call what `debias_grad_avg`, `debias_sqr_avg`, `rms_update` and `apply_update` do in separate ones."""
+    rms_prop_step(p, lr / debias(mom, 1-mom, step), debias_sqr_avg(p, sqr_mom, step, sqr_avg)['sqr_avg'], eps, grad_avg)
+adam_step.parts = [debias_grad_avg, debias_sqr_avg, rms_update, apply_update]
+
+
+def nadam_schedule(p,
+    mom, # Momentum that is approached, 0 to 1
+    step, # State: steps done
+    mom_decay=4e-3, # How fast it is approached
+    mom_prod=1., # State: product of the momenta so far
+    **kwargs):
+    "Keep the product of NAdam's momenta, in `mom_prod`."
+    return {'mom_prod': mom_prod * nadam_mom(mom, step, mom_decay)}
+
+
+def nadam_avg(p,
+    mom, # Momentum that is approached, 0 to 1
+    step, # State: steps done
+    mom_decay, # How fast it is approached
+    mom_prod, # State: product of the momenta so far
+    grad_avg, # State: mean of gradients
+    **kwargs):
+    "For this step, `grad_avg` is debiased and one step ahead (Dozat 2016, https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ, alg. 2)."
+    now, ahead = (nadam_mom(mom, s, mom_decay) for s in (step, step+1))
+    return once(grad_avg=(1-now)/(1-mom_prod) * p.grad.data + ahead/(1-mom_prod*ahead) * grad_avg)
+
+
+def _rectified(p, mom, step, sqr_mom, grad_avg, sqr_avg, eps, beta):
+    "Of a rectified step the correction, the debiasing, and numerator and denominator; without correction at the start there is no denominator"
+    scale, debias1 = rectification(sqr_mom, step), debias(mom, 1-mom, step)
+    if scale is None: return 1., debias1, grad_avg, None
+    num, denom = _over_rms(p, debias_sqr_avg(p, sqr_mom, step, sqr_avg)['sqr_avg'], eps, grad_avg)
+    return scale, debias1, num, F.softplus(denom, beta) if beta else denom
+
+
+def radam_update(p,
+    mom, # Coefficient of the past of `grad_avg`, 0 to 1
+    step, # State: steps done
+    sqr_mom, # Coefficient of the past of `sqr_avg`, 0 to 1
+    grad_avg, # State: mean of gradients
+    sqr_avg, # State: mean of squared gradients
+    eps=1e-5, # Added to the root
+    beta=0., # Sharpness of the softplus of the root (SAdam, https://arxiv.org/abs/1908.00700); 0: none
+    **kwargs):
+    "Adam's update, rectified, or momentum's at the start (Liu et al. 2020, https://arxiv.org/abs/1908.03265, alg. 2)."
+    scale, debias1, num, denom = _rectified(p, mom, step, sqr_mom, grad_avg, sqr_avg, eps, beta)
+    return {'update': (num if denom is None else num / denom) * (scale/debias1)}
+
+
+def radam_step(p,
+    lr, # Learning rate
+    mom, # Coefficient of the past of `grad_avg`, 0 to 1
+    step, # State: steps done
+    sqr_mom, # Coefficient of the past of `sqr_avg`, 0 to 1
+    grad_avg, # State: mean of gradients
+    sqr_avg, # State: mean of squared gradients
+    eps=1e-5, # Added to the root
+    beta=0., # Sharpness of the softplus of the root (SAdam, https://arxiv.org/abs/1908.00700); 0: none
+    **kwargs):
+    "Adam's step, rectified, or momentum's at the start (Liu et al. 2020, https://arxiv.org/abs/1908.03265, alg. 2)."
+    scale, debias1, num, denom = _rectified(p, mom, step, sqr_mom, grad_avg, sqr_avg, eps, beta)
+    if denom is None: apply_update(p, lr/debias1, num)
+    else: p.data.addcdiv_(num, denom, value=-lr*scale/debias1)
+radam_step.parts = [radam_update, apply_update]
+
+
+def qhadam_avgs(p,
+    mom, # Coefficient of the past of `grad_avg`, 0 to 1
+    sqr_mom, # Coefficient of the past of `sqr_avg`, 0 to 1
+    sqr_avg, # State: mean of squared gradients
+    nu_1, # Share of the mean of the gradients, the rest being the newest
+    nu_2, # Share of the mean of the squares, the rest being the newest
+    step, # State: steps done
+    grad_avg, # State: mean of gradients
+    **kwargs):
+    "For this step, both means are debiased, and the newest gradient mixed into them (Ma & Yarats 2019, https://arxiv.org/abs/1810.06801, alg. 2)."
+    return once(grad_avg=(1-nu_1)*p.grad.data + nu_1*(grad_avg / debias(mom, 1-mom, step)),
+                sqr_avg=(1-nu_2)*p.grad.data**2 + nu_2*(sqr_avg / debias(sqr_mom, 1-sqr_mom, step)))
+
+
+def qhadam_step(p,
+    lr, # Learning rate
+    mom, # Coefficient of the past of `grad_avg`, 0 to 1
+    sqr_mom, # Coefficient of the past of `sqr_avg`, 0 to 1
+    sqr_avg, # State: mean of squared gradients
+    nu_1, # Share of the mean of the gradients, the rest being the newest
+    nu_2, # Share of the mean of the squares, the rest being the newest
+    step, # State: steps done
+    grad_avg, # State: mean of gradients
+    eps=1e-8, # Added to the root
+    **kwargs):
+    "Adam's step with the newest gradient mixed into both means (Ma & Yarats 2019, https://arxiv.org/abs/1810.06801, alg. 2)."
+    rms_prop_step(p, lr, eps=eps, **qhadam_avgs(p, mom, sqr_mom, sqr_avg, nu_1, nu_2, step, grad_avg))
+qhadam_step.parts = [qhadam_avgs, rms_update, apply_update]

@@ -1,0 +1,33 @@
+"Hyper-parameters that are something else for a step."
+from optimcb.composition.results import once
+from optimcb.composition.roles import part
+
+__all__ = ['route_lr', 'count_steps', 'schedule']
+
+
+def route_lr(p,
+    lr, # Learning rate
+    lr_scale=1., # What it is multiplied by
+    **kwargs):
+    "For this step, `lr` is `lr*lr_scale`: comes first."
+    if lr_scale != 1: return once(lr=lr * lr_scale)
+
+
+@part('first')
+def count_steps(p,
+    count=0, # State: steps done; `scheduled` gives it its name
+    **kwargs):
+    "Count the steps of each parameter, for `schedule`."
+    return {'count': count + 1}
+
+
+@part('first')
+def schedule(p,
+    hyper, # The hyper-parameter: `scheduled` gives it its name
+    count, # State: steps done, this one included
+    of_step=float, # Function of the count, or of the count and the value; it returns a factor, or the value
+    takes_value=False, # Is it one of the count and the value?
+    **kwargs):
+    "For this step, `hyper` is what a function makes of it; comes first."
+    return once(hyper=of_step(count, hyper) if takes_value else hyper * of_step(count))
+schedule.sets_hyper = True

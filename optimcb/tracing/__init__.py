@@ -1,0 +1,1 @@
+"A step, written down: steppers run on tracers, and what they do to tensors becomes a program."

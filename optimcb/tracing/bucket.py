@@ -1,0 +1,140 @@
+"Parameters that one recording holds for: a bucket, and what keeps a parameter out of every bucket."
+from numbers import Number
+from operator import is_, itemgetter
+
+import torch
+from torch import Tensor
+
+from optimcb._tensors import spread_of
+from optimcb.tracing.tracer import DTYPES, FLOATS
+
+__all__ = ['Alike', 'Changed', 'constant', 'fit', 'is_plain', 'key_of', 'misfit', 'sharing']
+
+
+class Changed(Exception):
+    "A plan doesn't hold any more."
+
+
+class Alike:
+    "Parameters that one recording holds for."
+    def __init__(self,
+        key:tuple, # What they have in common: group, kinds and numbers of the state, types, device, and what steppers look at
+        group:int, # Index of their group
+        example:Tensor # One of them
+    ):
+        self.key, self.group, self.example = key, group, example
+        self.kinds, self.numbers, self.grad_dtype = key[1], dict(key[2]), key[5] # `(name, dtype, each)` of tensors; the rest of the state
+        self.params, self.states, self.places = [], [], []
+
+    def add(self, place, p, state):
+        "Take in a parameter, which is at `place` among all."
+        self.places.append(place)
+        self.params.append(p)
+        self.states.append(state)
+
+    def note(self):
+        "Note what must stay as it is."
+        self.tensors = {name: [s[name] for s in self.states] for name, _, _ in self.kinds}
+        self.size = len(self.kinds) + len(self.numbers)
+
+    def check(self):
+        "Raise `Changed` if somebody has changed the state."
+        states = self.states
+        if list(map(len, states)).count(self.size) != len(states): raise Changed
+        try:
+            for name, tensors in self.tensors.items():
+                if not all(map(is_, map(itemgetter(name), states), tensors)): raise Changed
+            for name, value in self.numbers.items():
+                if list(map(itemgetter(name), states)).count(value) != len(states): raise Changed
+        except (KeyError, RuntimeError, ValueError): raise Changed from None # a name is gone, or a tensor where a number was
+
+
+def _kinds(p, state) -> tuple|None:
+    """The tensors among `state` as `(name, dtype, each)`, and the rest of it as pairs; None if a kernel must not have it. `each` is a shape where it is
+    another than the parameter's"""
+    kinds, numbers = [], []
+    for name, v in state.items():
+        if isinstance(v, Tensor):
+            each = v.shape == p.shape or v.dim() and tuple(v.shape)
+            if v.dtype not in DTYPES or v.device != p.device or not is_plain(v): return None
+            if each is True and v.stride() != p.stride():
+                v = state[name] = torch.empty_strided(p.shape, p.stride(), dtype=v.dtype, device=v.device).copy_(v)
+            kinds.append((name, v.dtype, each or False))
+        elif constant(v): numbers.append((name, v))
+        else: return None
+    return tuple(kinds), tuple(numbers)
+
+
+def constant(
+    v # Some state
+) -> bool:
+    "Is this state that compares and copies as numbers do?"
+    if isinstance(v, (tuple, frozenset)): return all(map(constant, v))
+    return v is None or isinstance(v, (Number, str)) and v == v
+
+
+def is_plain(
+    t # A tensor
+) -> bool:
+    "Is this a tensor of numbers in memory, one of the addresses of which may be handed to a kernel?"
+    return (type(t).__torch_dispatch__ is Tensor.__torch_dispatch__ and t.layout is torch.strided and not t.is_meta and not t.is_neg() and not t.is_conj()
+            and not torch._C._functorch.is_functorch_wrapped_tensor(t))
+
+
+def _dense(t) -> bool:
+    "Does it fill its memory, with no place twice?"
+    if t.is_contiguous(): return True
+    expected = 1
+    for s, n in sorted(zip(t.stride(), t.shape)):
+        if n == 1: continue
+        if s != expected: return False
+        expected *= n
+    return True
+
+
+def sharing(
+    tensors:list # Pairs of an owner and a tensor
+) -> set:
+    "The owners that share memory with another tensor."
+    ends = [1 + sum((n - 1)*s for n, s in zip(t.shape, t.stride())) if t.numel() else 0 for _, t in tensors] # gaps counted
+    spans = sorted((t.data_ptr(), t.data_ptr() + end*t.element_size(), k) for end, (k, t) in zip(ends, tensors))
+    found, end, last = set(), 0, None
+    for start, stop, k in spans:
+        if start < end: found |= {k, last}
+        if stop > end: end, last = stop, k
+    return found
+
+
+def misfit(
+    p, # A parameter
+    g:Tensor|None=None # Its gradient, if it has one
+) -> str|None:
+    "Why no kernel can have this parameter, or None."
+    if not isinstance(p, Tensor): return "it is no tensor"
+    for what, t in (('it', p), ('its gradient', g)):
+        if t is None: continue
+        if t.dtype not in FLOATS: return f"{what} is of {t.dtype}"
+        if not is_plain(t): return f"{what} is no plain tensor in memory"
+    if not _dense(p): return "it has gaps in its memory, or elements that share it"
+    if p.numel() == 0 and not spread_of(p): return "it is empty" # an empty shard is asked for sums like the others
+    if g is not None and (g.shape != p.shape or g.device != p.device): return "its gradient is of another shape or on another device"
+
+
+def fit(
+    p, # A parameter
+    g:Tensor|None, # Its gradient, if it has one
+    state:dict # Its state
+) -> tuple|None:
+    "Kinds of state, and its numbers, if a kernel can have this parameter."
+    return None if misfit(p, g) else _kinds(p, state)
+
+
+def key_of(
+    group:int, # Index of its group
+    fit:tuple, # What `fit` says
+    p:Tensor, # A parameter
+    grad_dtype:torch.dtype, # The type of its gradient
+    runner # Knows what steppers look at
+) -> tuple:
+    "What parameters must have in common to be alike."
+    return group, *fit, p.dtype, p.dim() == 0, grad_dtype, p.device, runner.look(p)

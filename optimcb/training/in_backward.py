@@ -1,0 +1,210 @@
+"Steps inside of `backward`: each parameter is stepped as soon as its gradient is there, and the gradient is freed."
+import threading
+import weakref
+from operator import is_
+
+import torch
+from torch import Tensor
+
+from optimcb._boundary import entry
+from optimcb.engines.runner import Runner
+from optimcb.engines.sharded import Shards
+from optimcb.optimizer import Optimizer, runs_steppers
+from optimcb.state.eval_weights import refuse_step
+from optimcb.warn import warn
+
+__all__ = ['InBackward', 'step_in_backward']
+
+
+ALL = "{who} needs {what} the gradients of all parameters, of which a step in backward sees one at a time. Leave that stepper out, or call `opt.step()`."
+SCALED = ("these gradients were scaled by a GradScaler, and the parameters have been stepped by them in backward, before it could unscale them. "
+          "Go back to a checkpoint, and train in bfloat16 without a scaler, or without `step_in_backward`.")
+TWICE = ("a parameter got gradients twice between two calls of `opt.step()`, and was stepped twice. Gradients can't be accumulated over several backward "
+         "passes if each is freed at once: put the batches into one pass, or do without `step_in_backward`.")
+GONE = ("an optimizer that stepped parameters in backward is gone, so they are not stepped any more. Keep a reference to it while it is to work, "
+        "or call `remove()` of what `step_in_backward` returned before you let go of it.")
+
+
+@entry
+def step_in_backward(
+    opt:Optimizer # Optimizer whose parameters are stepped in each backward pass from now on
+) -> 'InBackward':
+    """Step each parameter as soon as `backward` has accumulated its gradient, and free the gradient: they never all are there at once.
+
+    Gives what `loss.backward(); opt.step(); opt.zero_grad(set_to_none=True)` gives, with step counts, state, schedules, freezing, groups that are
+    added and steppers that are edited as they are there. It lasts until `.remove()` of the result, or to the end of a `with` block,
+    and only as long as somebody keeps the optimizer or the result.
+
+    `opt.step()` may still be called after each backward pass, and does no harm: it runs closures and hooks, tells schedulers that a step was done, and
+    steps those parameters whose gradients didn't come from `backward`. Call it where something waits for it: `Record` and `OptStats` do.
+
+    What needs all gradients at once, or later, can't be had:
+
+    - Steppers that sum over all parameters are refused. `clip_grad_norm_` of torch finds no gradients, and nobody can tell that it was called: clip each
+      gradient by itself, in a stepper.
+    - Gradients can't be accumulated over several backward passes, each of which is a step. Where `opt.step()` is called, a second pass before it is warned of.
+    - Gradients that a `GradScaler` has scaled can't be told from others before `GradScaler.step` is called, which is then an error.
+    - `DistributedDataParallel` averages gradients later, after each process has stepped by its own.
+
+    If backward fails, those parameters are stepped that it has come to. A parameter that is used several times is stepped once, when all of its gradient
+    is there, unless its uses are in different checkpoints with `use_reentrant=True`. Copies of the optimizer, by `deepcopy` or pickle, step as usual.
+
+    Raises `TypeError` for another kind of optimizer or one with a step of its own, `ValueError` for one that sums over all parameters or whose parameters
+    are stepped in backward already (Lv et al. 2023, https://arxiv.org/abs/2306.09782, who fuse gradient and update for plain SGD)."""
+    return InBackward(opt)
+
+
+class InBackward:
+    "What `step_in_backward` returns: hooks on the parameters of `opt`, which `remove` takes away."
+    def __init__(self,
+        opt:Optimizer # Optimizer whose parameters are stepped
+    ):
+        if not runs_steppers(opt):
+            raise TypeError(f"step_in_backward runs the steppers of an optimcb Optimizer, but {type(opt).__name__} has a step of its own. "
+                            "Put its steppers in an Optimizer.")
+        _refuse_sums(opt.composition)
+        if any(_is_ours(p) for g in opt.param_groups for p in g['params']):
+            raise ValueError("parameters of this optimizer are stepped in backward already. Call `remove()` of what `step_in_backward` returned first.")
+        self.opt, self.parts, self.stepped = opt, {}, set() # `stepped` since the last call of `opt.step()`, by id
+        self.called = self.ended = False # was `opt.step()` ever called; and since the last backward pass?
+        self.hook = Hook(self)
+        self.runner, self.graph, self.lock = None, None, threading.RLock() # devices have threads of their own in backward
+        self.before = opt.register_step_pre_hook(self._before_step)
+        opt._in_backward = self
+        self.attach()
+
+    def attach(self):
+        "See to it that exactly the optimizer's parameters have hooks."
+        with self.lock:
+            old, self.parts, self.known = self.parts, {}, []
+            for i, g in enumerate(self.opt.param_groups):
+                for j, p in enumerate(g['params']):
+                    self.known.append(p)
+                    if not (isinstance(p, Tensor) and p.is_leaf): continue
+                    part = self.parts[p] = old.pop(p, None) or Part(p, self)
+                    part.group, part.place = i, j
+            for part in old.values(): part.detach()
+
+    def remove(self):
+        "Step no more in backward. The optimizer goes on from its state in `opt.step()`."
+        with self.lock:
+            if self.opt.__dict__.get('_in_backward') is not self: return
+            for part in self.parts.values(): part.detach()
+            self.parts = {}
+            self.before.remove()
+            del self.opt.__dict__['_in_backward']
+
+    def __enter__(self): return self
+    def __exit__(self, *error): self.remove()
+    def __repr__(self): return f"{type(self).__name__} of {len(self.parts)} parameters"
+    def __reduce__(self): raise TypeError("hooks on parameters can't be copied. Call `step_in_backward` on the copied optimizer.")
+
+    def _before_step(self, opt, *args):
+        "`opt.step()` is called: a backward pass is over, as far as we can know"
+        if 'grad_scale' in opt.__dict__: raise RuntimeError(SCALED)
+        params = [p for g in opt.param_groups for p in g['params']]
+        if len(params) != len(self.known) or not all(map(is_, params, self.known)): self.attach()
+        self.called = self.ended = True
+
+    def _step(self, p):
+        "What the hook does"
+        if p.grad is None: return # another hook has taken it
+        with self.lock, torch.no_grad():
+            part = self._part(p)
+            if part is None: return # `opt` has it no more
+            self._note(p)
+            _refuse_sums(self.opt.composition)
+            refuse_step(self.opt)
+            part.refresh(self.opt)
+            if self.opt.engine == 'eager': self.opt._step_of(part, None)
+            else: self._run(part)
+            p.grad = None
+            self.opt._opt_called = True # what schedulers ask for
+
+    def _part(self, p):
+        part = self.parts.get(p)
+        if part is not None and part.is_in(self.opt): return part
+        self.attach()
+        return self.parts.get(p)
+
+    def _run(self, part):
+        "A step by a runner whose programs all parts share, while each has a plan of its own. In one backward pass they share recordings, too"
+        runner, composition, this = self.runner, self.opt.composition, torch._C._current_graph_task_id()
+        if runner is None or runner.engine != self.opt.engine or runner.composition is not composition:
+            runner, self.graph = Runner(self.opt.engine), None
+            runner._begin(composition) # raises `CantRun`
+            self.runner = runner
+            for o in self.parts.values(): o.plan = None
+        if this != self.graph or this < 0: self.graph, runner.recorded = this, []
+        runner.plan, runner.shards = part.plan, part.shards
+        self.opt._step_of(part, runner)
+        part.plan = runner.plan
+
+    def _note(self, p):
+        "Note who is stepped, and warn of gradients that are meant to be accumulated"
+        if self.ended: self.stepped.clear()
+        elif self.called and id(p) in self.stepped:
+            warn(TWICE)
+            self.called = False # once is enough
+        self.ended = False
+        self.stepped.add(id(p))
+
+
+class Hook:
+    "What parameters call. It doesn't keep the optimizer alive, which keeps them: torch's hooks are out of the garbage collector's sight."
+    def __init__(self, inside): self.inside, self.warned = weakref.ref(inside), False
+
+    @entry
+    def __call__(self, p):
+        inside = self.inside()
+        if inside is not None: inside._step(p)
+        elif not self.warned:
+            self.warned = True
+            warn(GONE)
+
+
+class Part:
+    "One parameter, its hook, and what an optimizer that had only this one would be to an engine: `param_groups`, `state`, `tracked`."
+    def __init__(self,
+        p:Tensor, # The parameter
+        inside:InBackward # Whose hook it gets
+    ):
+        self.p, self.state, self.plan, self.shards, self.hook = p, {}, None, Shards(), _hooked(p, inside.hook)
+
+    def is_in(self,
+        opt:Optimizer # Optimizer, whose groups may have been changed
+    ) -> bool:
+        "Is the parameter where it was?"
+        groups = opt.param_groups
+        return self.group < len(groups) and self.place < len(ps := groups[self.group]['params']) and ps[self.place] is self.p
+
+    def refresh(self,
+        opt:Optimizer # Optimizer whose hyper-parameters and state these are
+    ):
+        "Be as the parameter is in `opt` now."
+        self.param_groups, self.tracked = [{**opt.param_groups[self.group], 'params': [self.p]}], opt.tracked
+        self.state[self.p] = opt.state[self.p]
+
+    def detach(self):
+        "Take the hook away."
+        if self.hook is not None: self.hook.remove()
+
+
+def _refuse_sums(composition):
+    for s in composition.needs_all: raise ValueError(ALL.format(who=f"stepper `{s}`", what='sums over' if s.sums_over_all else 'to look at'))
+
+
+def _hooked(p, f):
+    "A hook on `p`, also while it is frozen; None if it can't have a gradient"
+    needs = p.requires_grad
+    try:
+        p.requires_grad_(True)
+        return p.register_post_accumulate_grad_hook(f)
+    except RuntimeError: return None # integers, say
+    finally:
+        if not needs: p.requires_grad_(False)
+
+
+def _is_ours(p) -> bool:
+    hooks = getattr(p, '_post_accumulate_grad_hooks', None) or {}
+    return any(isinstance(f, Hook) and f.inside() is not None for f in hooks.values())

@@ -1,0 +1,237 @@
+"What the library reads off CPython, bytecode, frames and counts of references: the same on every Python."
+import gc
+import inspect
+import warnings
+from functools import partial
+
+import pytest
+import torch
+
+import optimcb as oc
+from optimcb import CompositionWarning, Optimizer, once
+from optimcb.composition.stepper import Stepper
+from optimcb.diagnosis import checks
+from optimcb.engines.arena import Arena
+from optimcb.engines.runner import CantRun
+
+counter, log, config = [0], [], type('Config', (), dict(self_weight=0.5, table={}))()
+
+
+def step_of(f, **hypers):
+    "A step of `f` on the engine that records it once for all parameters"
+    ps = [torch.nn.Parameter(torch.ones(n)) for n in (2, 3)]
+    for p in ps: p.grad = torch.ones_like(p)
+    opt = Optimizer(ps, [f], lr=0.1, engine='foreach', check=False, **hypers)
+    opt.step()
+    return opt, ps
+
+
+# Bytecode: what a stepper does to what lies outside of it
+
+def counts(p):
+    global total
+    total = 1
+
+def appends(p): log.append(1)
+def appends_twice(p, x=1): log.append((p, x))
+def appends_in_a_comprehension(p): [log.append(i) for i in range(2)]
+def appends_in_a_function(p): (lambda: log.append(1))()
+def sets_an_item(p): counter[0] += 1
+def sets_an_attribute(p): config.seen = True
+def deletes_an_item(p): del log[:0]
+def prints(p): print(end='')
+
+def nonlocal_counter():
+    n = 0
+    def counts_in_a_closure(p):
+        nonlocal n
+        n += 1
+    return counts_in_a_closure
+
+class Counter:
+    n = 0
+    def __call__(self, p): self.n += 1
+    def method(self, p): self.n += 1
+
+
+OUTSIDE = [counts, appends, appends_twice, appends_in_a_comprehension, appends_in_a_function, sets_an_item,
+           sets_an_attribute, deletes_an_item, prints, nonlocal_counter(), Counter(), Counter().method,
+           partial(appends_twice, x=2)]
+
+
+@pytest.mark.parametrize('f', OUTSIDE, ids=lambda f: Stepper(f).label)
+def test_what_reaches_outside_is_not_recorded(f):
+    with pytest.raises(CantRun): step_of(f)
+
+
+def is_none(p, lr, a=None): return {'a': torch.zeros_like(p) if a is None else a + 1}
+def is_not_none(p, lr, a=None): return {'a': a + 1 if a is not None else torch.zeros_like(p)}
+def reads_an_attribute(p, lr): p.data.sub_(lr*config.self_weight*p.grad)
+def makes_a_list(p, lr): p.data.sub_(lr*sum([p.grad for _ in range(3)]))
+def unpacks(p, lr):
+    a, b = p.data, p.grad
+    a.sub_(lr*b)
+
+def loops(p, lr):
+    for i in range(2): p.data.sub_(lr*i*p.grad)
+
+def closes_over(weight):
+    def scaled(p, lr): p.data.sub_(lr*weight*p.grad)
+    return scaled
+
+
+INSIDE = [is_none, is_not_none, reads_an_attribute, makes_a_list, unpacks, loops, closes_over(0.5)]
+
+
+@pytest.mark.parametrize('f', INSIDE, ids=lambda f: f.__name__)
+def test_what_stays_inside_is_recorded(f):
+    opt, ps = step_of(f)
+    eager = [torch.nn.Parameter(torch.ones_like(p)) for p in ps]
+    for p in eager: p.grad = torch.ones_like(p)
+    Optimizer(eager, [f], lr=0.1, engine='eager', check=False).step()
+    assert all(torch.equal(p, q) for p, q in zip(ps, eager)) and opt.kernel()
+
+
+# Bytecode: names and branches
+
+def unused(p, **kwargs): return None
+def handed_on(p, **kwargs): return dict(**kwargs)
+def indexed(p, **kwargs): return kwargs['step']
+def loaded_with_another(p, **kwargs): return dict(p=p, k=kwargs) and (p, kwargs)
+def enclosed(p, **kwargs): return (lambda: kwargs)()
+def in_a_comprehension(p, **kwargs): return [k.upper() for k in kwargs]
+def after_others(p, *args, lr=0.1, **kwargs): return kwargs
+
+
+USES = [handed_on, indexed, loaded_with_another, enclosed, in_a_comprehension, after_others]
+
+
+@pytest.mark.parametrize('f', [unused, *USES], ids=lambda f: f.__name__)
+def test_whether_kwargs_are_used(f): assert Stepper(f).reads_all is (f is not unused)
+
+
+def mentions_keys(p, a, b): return {'new_a': a, 'new_b': b}
+def mentions_one(p, a): return {'new_a': a}
+def mentions_keywords(p, a, b): return dict(new_a=a, new_b=b)
+def mentions_once(p, a, b): return once(new_a=a, new_b=b)
+def mentions_inside(p, a, b): return (lambda: {'new_a': a, 'new_b': b})()
+def mentions_items(p, a, b):
+    res = {}
+    res['new_a'], res['new_b'] = a, b
+    return res
+
+
+MENTIONS = [mentions_keys, mentions_keywords, mentions_once, mentions_inside, mentions_items]
+
+
+@pytest.mark.parametrize('f', MENTIONS, ids=lambda f: f.__name__)
+def test_names_that_are_mentioned(f):
+    assert {'new_a', 'new_b'} <= Stepper(f).mentions and 'new_b' not in Stepper(mentions_one).mentions
+
+
+def branch_if(p, step):
+    if step > 3: return {'a': 1}
+    return {'a': 0}
+
+def branch_expression(p, step): return {'a': 1 if step else 0}
+def branch_and(p, step): return {'a': step and p}
+def branch_or(p, step): return {'a': step or p}
+def branch_while(p, step):
+    while step > 3: step -= 1
+
+def none_if(p, step):
+    if step is None: return {'a': 1}
+    return {'a': 0}
+
+def none_expression(p, step): return {'a': 1 if step is not None else 0}
+def straight(p, step): return {'a': step}
+
+
+BRANCHES = [branch_if, branch_expression, branch_and, branch_or, branch_while]
+
+
+@pytest.mark.parametrize('f', [*BRANCHES, none_if, none_expression, straight], ids=lambda f: f.__name__)
+def test_branches(f): assert checks._branches(f.__code__) is (f in BRANCHES)
+
+
+def sums(p):
+    total = yield p.grad.sum()
+    p.grad = p.grad / total
+
+
+@pytest.mark.parametrize('f', [sums, partial(sums)], ids=['function', 'partial'])
+def test_generators_sum_over_all(f): assert Stepper(f).sums_over_all and inspect.isgeneratorfunction(sums)
+
+
+# Frames
+
+def test_a_warning_is_at_the_users_line():
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        here = inspect.currentframe().f_lineno + 1
+        Optimizer([torch.nn.Parameter(torch.ones(2))], [lambda p, lr: None], lr=0.1)
+    w, = (w for w in said if w.category is CompositionWarning)
+    assert (w.filename, w.lineno) == (__file__, here)
+
+
+def test_an_error_names_the_stepper_and_its_line():
+    def branches(p, lr):
+        if p.sum() > 0: p.data.sub_(lr)
+    line = branches.__code__.co_firstlineno + 1
+    with pytest.raises(CantRun, match=f'stepper `branches` at test_cpython.py:{line}'): step_of(branches)
+    def catches(p, lr):
+        try: float(p.sum())
+        except Exception: pass
+    with pytest.raises(CantRun, match='stepper `catches`'): step_of(catches)
+
+
+def test_only_gradscaler_is_told_that_steps_unscale():
+    opt = oc.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)
+    def asked_by(module): return eval('opt._step_supports_amp_scaling', dict(opt=opt, __name__=module))
+    assert asked_by(torch.amp.GradScaler.__module__) and not asked_by('lightning')
+    assert not opt._step_supports_amp_scaling
+
+
+def test_parameters_may_be_missing_only_where_zero_deals_them_out():
+    with pytest.raises(ValueError, match='empty'): oc.SGD([], lr=0.1)
+
+
+# Counts of references
+
+def test_a_parameter_that_is_kept_is_noticed():
+    kept = []
+    def keeps(p, lr, kept=kept): kept += [p]
+    def keeps_in_a_closure(p, lr): return {'f': lambda: p}
+    for f in (keeps, keeps_in_a_closure):
+        with pytest.raises(CantRun): step_of(f)
+    def holds_for_a_while(p, lr):
+        a = [p, (p, p)]
+        def inside(): return p.grad
+        a[0].data.sub_(lr*inside())
+    step_of(holds_for_a_while)
+
+
+def test_storages_of_an_arena_are_counted():
+    arena, like = Arena(1 << 12), torch.ones(8)
+    tensors = [arena.tensor(like, torch.float32) for _ in range(3)]
+    assert arena.storages == 3
+    view = tensors[0][:2]
+    assert arena.storages == 3, 'a view has no storage of its own'
+    del tensors[1:]
+    gc.collect()
+    assert arena.storages == 1
+    del view, tensors
+    gc.collect()
+    assert arena.pages() is None, 'freed with the last of them'
+
+
+# Functions of older torch, which refuse a stand-in where a number is expected
+
+def test_a_number_of_a_parameter_is_taken_by_methods_and_functions():
+    def by_method(p, lr, scale=1.): p.data.addcmul_(p.grad, p.grad, value=-lr*p.grad.sum())
+    def by_function(p, lr): p.data.copy_(torch.addcmul(p.data, p.grad, p.grad, value=-lr*p.grad.sum()))
+    _, ps = step_of(by_method)
+    assert [p[0].item() for p in ps] == pytest.approx([0.8, 0.7])
+    try: _, qs = step_of(by_function)
+    except CantRun as e: assert 'as a method: `x.addcmul(a, b, value=c)`' in str(e) and torch.__version__ < '2.11'
+    else: assert all(torch.equal(p, q) for p, q in zip(ps, qs))
