@@ -43,13 +43,14 @@ from optimcb.composition.errors import MissingName
 from optimcb.composition.pipeline import Composition
 from optimcb.composition.results import once, stop
 from optimcb.composition.roles import of_directions, of_signs, part
+from optimcb.composition.rules import *
 from optimcb.composition.stepper import only, renamed, renamed_all
 from optimcb.editing.wrap import wrapped
 from optimcb.factory import create_optimizer, list_optimizers
 from optimcb.optimizer import Optimizer
 from optimcb.plots import *
+from optimcb.routing.groups import *
 from optimcb.routing.route import *
-from optimcb.routing.rules import *
 from optimcb.routing.schedules import *
 from optimcb.state.files import load_state, save_state
 from optimcb.state.learner_names import names_in_learners as _names_in_learners

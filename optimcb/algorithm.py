@@ -13,6 +13,7 @@ from optimcb._boundary import entry
 from optimcb.composition.choice import Choice
 from optimcb.composition.pipeline import Composition
 from optimcb.composition.results import ONE_STEP
+from optimcb.composition.rules import norms_and_biases
 from optimcb.diagnosis.explain import Explained
 from optimcb.diagnosis.groups import Group
 from optimcb.editing.edit import Composable
@@ -87,7 +88,7 @@ def _trainers_groups() -> list[dict]|None:
 
 def _two_groups(model, decays) -> list[dict]:
     "The parameters that are decayed, and norms and biases, which are not. Frozen ones are left out"
-    from optimcb.routing.rules import norms_and_biases  # which is made of algorithms
+
     test, groups = norms_and_biases(model).test(), ({'params': []}, {'params': [], 'wd': 0.})
     for k, p in model.named_parameters():
         if p.requires_grad: groups[decays and test(p, k)]['params'].append((k, p))

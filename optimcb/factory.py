@@ -12,10 +12,11 @@ from torch import nn
 
 from optimcb import algorithms, parts
 from optimcb.algorithm import Algorithm
+from optimcb.composition.rules import Rule, norms_and_biases
 from optimcb.hypers.torch_names import from_torch, nearest
 from optimcb.optimizer import Optimizer
-from optimcb.routing.rules import Rule, _found, norms_and_biases
-from optimcb.routing.rules import no_wd as without_wd
+from optimcb.routing.groups import _found
+from optimcb.routing.groups import no_wd as without_wd
 from optimcb.training.sam import SAM
 
 __all__ = ['create_optimizer', 'list_optimizers']

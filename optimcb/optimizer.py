@@ -13,12 +13,13 @@ from fastcore.foundation import L
 from torch import Tensor
 
 from optimcb._boundary import entry, opaque, refuse_tracing
-from optimcb.composition.errors import not_so
+from optimcb.composition.errors import MissingName, not_so
 from optimcb.composition.pipeline import Composition
 from optimcb.composition.results import ONE_STEP
 from optimcb.diagnosis.checks import doubts_of
 from optimcb.diagnosis.explain import Explained
 from optimcb.diagnosis.groups import Group, can_step, placement
+from optimcb.diagnosis.suggestions import advice
 from optimcb.editing.edit import Composable
 from optimcb.engines import ENGINES, eager
 from optimcb.engines.frozen import grad_of, track
@@ -264,7 +265,8 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         try:
             scaling = Scaling(getattr(self, 'grad_scale', None), getattr(self, 'found_inf', 0.)) if self.__dict__.keys() & SCALER else NOT_SCALED
             if scaling.in_doubt or not scaling.skips(): self._step_of(self, runner, scaling)
-        except BaseException:
+        except BaseException as e:
+            if isinstance(e, MissingName): e.args = (advice(e),)
             for k in SCALER: self.__dict__.pop(k, None) # it takes them away after a step that doesn't fail
             raise
         return loss
@@ -622,6 +624,13 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
     def state_dict(self) -> dict:
         "A copy of the state in torch's shape, with fastai's `hypers`, the steppers' names and the parameters' shapes beside it."
         return self._state_dict_on(None)
+
+    def state_dict_on(self,
+        device # Where tensors are copied to; None: where they are
+    ) -> dict:
+        "`state_dict`, copied to a device at once, unless somebody has put another `state_dict` in its place."
+        own = getattr(self.state_dict, '__func__', None) is Optimizer.state_dict
+        return self._state_dict_on(device) if own else self.state_dict()
 
     def _state_dict_on(self, device):
         "`state_dict`, copied to `device`; None: where things are"

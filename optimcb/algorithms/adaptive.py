@@ -5,9 +5,9 @@ Defaults are those of the paper, or of the authors' code. Where the two differ, 
 from functools import partial
 
 from optimcb.algorithm import algorithm
-from optimcb.algorithms.classic import adam_avgs, decay_of, largest, mean_grad
 from optimcb.composition.stepper import renamed
 from optimcb.steppers import *
+from optimcb.steppers.lists import adam_avgs, decay_of, largest, mean_grad
 
 __all__ = ['AdaBelief', 'Adan', 'ADOPT', 'LaProp', 'AdEMAMix', 'NovoGrad', 'AdaBound', 'AdaMod', 'DiffGrad', 'PAdam', 'StableAdamW', 'MARS']
 

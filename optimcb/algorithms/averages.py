@@ -1,9 +1,9 @@
 "Recipes of which the weights that are evaluated are an average: validate between `opt.eval()` and `opt.train()`, or in `with opt.averaged():`."
 from optimcb.algorithm import algorithm
-from optimcb.algorithms.classic import decay_of
 from optimcb.composition.stepper import renamed
 from optimcb.editing.wrap import wrapped
 from optimcb.steppers import *
+from optimcb.steppers.lists import decay_of
 
 __all__ = ['ScheduleFreeSGD', 'ScheduleFreeAdamW', 'schedule_free']
 

@@ -10,31 +10,12 @@ from fastcore.meta import delegates
 from optimcb.algorithm import algorithm
 from optimcb.hypers.torch_names import from_torch
 from optimcb.steppers import *
+from optimcb.steppers.lists import adam_avgs, decay_of, largest, mean_grad, momentum
 from optimcb.steppers.lookahead import ALPHA, K
 from optimcb.training.lookahead import Lookahead
 
 __all__ = ['SGD', 'RMSProp', 'Adam', 'AdamW', 'AMSGrad', 'Yogi', 'NAdam', 'Adamax', 'Adagrad',
            'Adadelta', 'RAdam', 'QHAdam', 'Larc', 'Lamb', 'ranger']
-
-
-LAZY = {average_grad: lazy_average_grad, average_update: lazy_average_update} # what keeps no average for groups without momentum
-mean_grad = partial(average_grad, dampening=True)
-
-
-def decay_of(decouple_wd): return weight_decay if decouple_wd else l2_reg
-def adam_avgs(decouple_wd, sqr=average_sqr_grad): return [decay_of(decouple_wd), mean_grad, sqr]
-def largest(amsgrad): return [max_sqr_avg, use_sqr_max] if amsgrad else []
-
-
-def momentum(
-    average, # Stepper that averages gradients, or updates
-    mom # Coefficient of the past: a number, or one for each group
-) -> list:
-    "The stepper, if there is momentum in some group; a lazy one, if there is none in another."
-    if not np.any(mom): return []
-    if np.all(mom): return [average]
-    if isinstance(average, partial): return [partial(LAZY[average.func], **average.keywords)]
-    return [LAZY[average]]
 
 
 @algorithm

@@ -2,8 +2,8 @@
 from functools import partial
 
 from optimcb.algorithm import algorithm
-from optimcb.algorithms.classic import decay_of, mean_grad, momentum
 from optimcb.steppers import *
+from optimcb.steppers.lists import decay_of, mean_grad, momentum
 
 __all__ = ['Muon', 'Shampoo', 'SOAP', 'Adafactor', 'SM3']
 

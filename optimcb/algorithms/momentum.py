@@ -1,8 +1,8 @@
 "The recipes of rules that go by signs, momentum, averages of weights, norms, or a given curvature."
 from optimcb.algorithm import algorithm
-from optimcb.algorithms.classic import decay_of, mean_grad
 from optimcb.composition.stepper import renamed
 from optimcb.steppers import *
+from optimcb.steppers.lists import decay_of, mean_grad
 
 __all__ = ['SignSGD', 'Signum', 'Lion', 'Tiger', 'Rprop', 'ASGD', 'QHM', 'AggMo', 'MADGRAD', 'Fromage', 'Sophia']
 

@@ -6,8 +6,8 @@ import math
 from functools import partial
 
 from optimcb.algorithm import algorithm
-from optimcb.algorithms.classic import mean_grad
 from optimcb.steppers import *
+from optimcb.steppers.lists import mean_grad
 
 __all__ = ['Prodigy', 'DAdaptAdam', 'DAdaptSGD']
 

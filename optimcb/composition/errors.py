@@ -1,6 +1,5 @@
 "Errors of steppers."
 
-
 __all__ = ['MissingName', 'StepperError', 'WrongReturn', 'not_so']
 
 
@@ -16,7 +15,20 @@ class StepperError(TypeError):
 
 
 class MissingName(StepperError):
-    "A stepper needs a name that is neither a hyper-parameter nor anything that an earlier stepper made."
+    """A stepper needs a name that is neither a hyper-parameter nor anything that an earlier stepper made.
+
+    It knows the `composition`, the `stepper`, the `names` that it lacks, and the `values` that were there: `diagnosis.suggestions` says what to do."""
+    def __init__(self,
+        message:str, # What is missing
+        composition=None, # The steppers
+        stepper=None, # The one that lacks something
+        names:list=(), # What it lacks
+        values:dict|None=None # What there is
+    ):
+        super().__init__(message)
+        self.composition, self.stepper, self.names, self.values = composition, stepper, list(names), values or {}
+
+    def __reduce__(self): return MissingName, self.args
 
 
 class WrongReturn(StepperError):

@@ -11,11 +11,9 @@ from types import GeneratorType
 import torch
 from torch import Tensor
 
-from optimcb import steppers
 from optimcb.composition.errors import MissingName, WrongReturn
 from optimcb.composition.results import ONE_STEP, once, stop
 from optimcb.composition.stepper import Stepper
-from optimcb.hypers.torch_names import TORCH_NAMES, nearest
 from optimcb.hypers.values import RANGES
 
 __all__ = ['Composition', 'meant_to_return']
@@ -52,7 +50,7 @@ class Composition:
         self.draws = [s for s in self.steppers if getattr(s.innermost, 'draws', False)]
         self.turns = [s for s in self.steppers if getattr(s.innermost, 'turns', False)]
         self.needs_all = [s for s in self.steppers if s.sums_over_all] + skip
-        self.spares_grads = all(any(s.innermost is o for o in vars(steppers).values()) for s in self.steppers)
+        self.spares_grads = all(s.is_ours for s in self.steppers)
         declared = {k: v for s in self.steppers for k, v in s.declared.items()}
         numbers = {}
         for s in self.steppers:
@@ -123,7 +121,7 @@ class Composition:
                 if isinstance(new, GeneratorType): new = yield from new
             except Exception as e:
                 lacking = [k for k in _asked(stepper, e) if k not in values]
-                if lacking: raise MissingName(_lacking(self, stepper, lacking, values)) from None
+                if lacking: raise MissingName(_fact(stepper, lacking), self, stepper, lacking, values) from None
                 e.stepper = getattr(e, 'stepper', stepper) # for who tells the user
                 raise
             if not isinstance(new, dict):
@@ -176,6 +174,11 @@ def _in_place(new, p, values) -> bool:
     return any(isinstance(o, Tensor) and torch._C._is_alias_of(new, o) for o in given)
 
 
+def _fact(stepper, names) -> str:
+    listed = ', '.join(f'`{k}`' for k in names)
+    return f"stepper `{stepper}` needs {listed}, which is no hyper-parameter, and no stepper before it made it."
+
+
 def _lost(composition, stepper, new, values) -> str:
     "Say what to do about a stepper that returns `new`, which is no dict"
     is_tensor = isinstance(new, Tensor) or hasattr(type(new), 'by_torch') # a stand-in for one
@@ -205,55 +208,3 @@ def _asked(stepper, error) -> tuple:
     "Names that a stepper may have failed for"
     if isinstance(error, KeyError) and stepper.takes_all and error.args and error.args[0] in stepper.mentions: return *stepper.required, error.args[0]
     return stepper.required if isinstance(error, (TypeError, KeyError)) else ()
-
-
-def providers(name:str) -> list[str]:
-    "The library's steppers that make `name`."
-    found = [Stepper(getattr(steppers, o)) for o in steppers.__all__ if o not in steppers.FORMULAS]
-    found = [s for s in found if name in s.mentions and name not in s.required and not (name in ONE_STEP and s.label.endswith('_step'))]
-    keep = [] if name in ONE_STEP else [s for s in found if name in s.names]
-    return [s.label for s in keep or found] # those that keep it, or that speak of it at least
-
-
-OF_PARAMETER = dict( # names that one may expect to be given
-    grad="The gradient is an attribute of the parameter: take `{p}.grad` in its place.",
-    data="The weights are an attribute of the parameter: take `{p}.data` in their place.",
-    state="A stepper takes state by the names that it has in it: `def f({p}, grad_avg=None): …`.",
-    group="A stepper takes hyper-parameters by their names: `def f({p}, lr, wd=0.): …`.")
-
-
-FEW = 2 # steppers that are proposed: the simplest
-
-
-def _lacking(composition, stepper, names, values) -> str:
-    "What to do about names that `stepper` needs and that are not among `values`"
-    name, *others = sorted(names, key=lambda k: not providers(k))
-    said = f"stepper `{stepper}` needs `{name}`, which is no hyper-parameter, and no stepper before it made it."
-    if name == 'p': return f"{said} The first argument of a stepper is the parameter: put `p` first."
-    if name in OF_PARAMETER: return f"{said} {OF_PARAMETER[name].format(p=stepper.first or 'p')}"
-    if 'route' in values: said += f" That is so in route `{values['route']}`."
-    if others: said += f" It lacks {', '.join(f'`{k}`' for k in others)}, too."
-    here = next(i for i, s in enumerate(composition.steppers) if s.f is stepper.f)
-    lost = next((s for s in composition.steppers[:here] if name in s.names and name not in s.mentions), None)
-    if lost: return f"{said} `{lost}` takes `{name}`, but doesn't return it. Did you forget `return {{'{name}': …}}`?"
-    late = [s for s in composition.steppers[here+1:] if name in s.mentions and name not in s.required]
-    if late: return f"{said} Put `{late[0]}` before `{stepper}`, not after it."
-    earlier = composition.steppers[:here]
-    slip = nearest(name, {k for s in earlier for k in s.mentions - set(s.names)} - KNOWN - {name}, 0.8)
-    if slip: return f"{said} `{next(s for s in earlier if slip in s.mentions)}` makes `{slip}`. Did you mean that?"
-    made_by, meant = providers(name), None
-    if not made_by and name not in KNOWN: # a slip, perhaps
-        meant = nearest(name, {*values, *composition.reads, *KNOWN, *TORCH_NAMES} - {name})
-        meant = TORCH_NAMES.get(meant, (meant,))[0]
-        if meant and meant not in values: made_by = providers(meant)
-    near = f" Did you mean `{meant}`?" if meant else ''
-    if made_by:
-        others_by = [p[0] for p in map(providers, others) if p]
-        *firsts, last = [f'`{o}`' for o in dict.fromkeys([made_by[0], *others_by])]
-        put = f"{', '.join(firsts)} and {last}" if firsts else ' or '.join(f'`{o}`' for o in made_by[:FEW])
-        return f"{said}{near} Put {put} before `{stepper}` in `cbs`."
-    own = '' if near or name in KNOWN else " If you put it into `opt.state` yourself, give it a default of None, or pass `check=False`."
-    return f"{said}{near} Pass it as a hyper-parameter, `Optimizer(…, {name}=…)`, or put a stepper that returns it before `{stepper}` in `cbs`.{own}"
-
-
-KNOWN = frozenset(n for o in steppers.__all__ for n in Stepper(getattr(steppers, o)).names) # what the library's steppers take

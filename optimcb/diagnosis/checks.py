@@ -15,6 +15,7 @@ from optimcb.composition.pipeline import Composition, meant_to_return
 from optimcb.composition.results import ONE_STEP
 from optimcb.composition.stepper import Stepper, code_of, is_redefined, name_of
 from optimcb.diagnosis.groups import Group, can_step, placement
+from optimcb.diagnosis.suggestions import worded
 from optimcb.engines import eager
 from optimcb.steppers.parts import take_back
 from optimcb.tracing.purity import branches, may_act
@@ -29,6 +30,7 @@ PATIENCE = 24 # steps in which the gradient should reach the parameter
 WD = 0.01 # decay with which a composition is rehearsed that has none now
 
 
+@worded()
 def doubts_of(
     composition:Composition, # Its steppers
     groups:list[Group], # The parameters

@@ -18,6 +18,7 @@ from optimcb.diagnosis.formula import Formula, formulas
 from optimcb.diagnosis.groups import Group, placement
 from optimcb.diagnosis.kinds import Kind, _engine_for, _example, _is_real, _live, _rehearsal, _some
 from optimcb.diagnosis.source import Source
+from optimcb.diagnosis.suggestions import worded
 from optimcb.diagnosis.tables import STYLE, _aligned, _code, _html_table, _range, _shown, _size
 from optimcb.engines.runner import Runner
 from optimcb.tracing.bucket import fit, key_of, misfit, sharing
@@ -45,6 +46,7 @@ class Explained:
 
     @property
     @entry
+    @worded()
     def formula(self) -> Formula:
         """What a step does, line by line, as LaTeX and as text: for the first parameter, in all steps. `explain().formulas` has all parameters.
 
@@ -54,6 +56,7 @@ class Explained:
         return formulas(_rehearsal(self.composition, group, _example(group)))[0]
 
     @entry
+    @worded()
     def kernel(self,
         device:str|None=None, # 'cpu' for C, 'cuda' for Triton; default: where the parameters are
         group:int=0 # Group of parameters: its first one counts

@@ -7,6 +7,7 @@ from torch import Tensor
 from optimcb.composition.errors import StepperError
 from optimcb.diagnosis.groups import can_step
 from optimcb.diagnosis.source import _source
+from optimcb.diagnosis.suggestions import worded
 from optimcb.engines import c_compiler
 from optimcb.engines.frozen import grad_of
 from optimcb.tracing.program import Unsupported
@@ -25,7 +26,8 @@ class Kind:
         self.example = params[0] if params else None
         self.rehearsal = lambda: _rehearsal(composition, group, self.example, marks)
         r = self.rehearsal()
-        try: self.steps, self.reason = _rehearsed(r, composition), None
+        try:
+            with worded(): self.steps, self.reason = _rehearsed(r, composition), None
         except (NotRecorded, StepperError) as e: self.steps, self.reason = [], str(e)
         self.kinds, self.numbers, self.looked = r.kinds, r.numbers, r.looked
         self.program = self.steps[-1].program if self.steps else None

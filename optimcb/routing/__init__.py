@@ -1,7 +1,8 @@
 "Several algorithms in one: rules that tell parameters apart, routes, and hyper-parameters as functions of the step."
 from optimcb import _moved
+from optimcb.composition.rules import *
+from optimcb.routing.groups import *
 from optimcb.routing.route import *
-from optimcb.routing.rules import *
 from optimcb.routing.schedules import *
 
 

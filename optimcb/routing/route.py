@@ -7,10 +7,10 @@ from fastcore.foundation import L
 from optimcb._boundary import entry
 from optimcb.algorithm import Algorithm, _with
 from optimcb.composition.pipeline import Composition
+from optimcb.composition.rules import _rule
 from optimcb.composition.stepper import InRoute, Stepper, only, renamed_all
 from optimcb.hypers.torch_names import from_torch, suggest
 from optimcb.optimizer import Optimizer
-from optimcb.routing.rules import _rule
 from optimcb.steppers import route_lr
 
 __all__ = ['route']

@@ -110,8 +110,8 @@ def warn_unaveraged(
     learn = calling_frame().f_locals.get('self')
     if not isinstance(learn, fastai.Learner) or hasattr(learn, 'lr_finder'): return
     if not any(kind_of(f) == FREE for f in opt.cbs): return
-    from optimcb.learner import AveragedWeights
-    if not any(isinstance(cb, AveragedWeights) for cb in learn.cbs):
+    learner = sys.modules.get('optimcb.learner') # nobody has such a callback who has not imported it
+    if learner is None or not any(isinstance(cb, learner.AveragedWeights) for cb in learn.cbs):
         warn("a schedule-free optimizer trains other weights than those to be evaluated, but this Learner evaluates what it trains. "
              "Add `AveragedWeights()`, from `optimcb.learner`, to its `cbs`.", CompositionWarning)
 

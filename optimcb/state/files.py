@@ -18,7 +18,6 @@ from torch import Tensor
 
 from optimcb._boundary import entry
 from optimcb._tensors import is_dtensor
-from optimcb.optimizer import Optimizer
 from optimcb.state.state_dict import copied, names_of, ours
 
 __all__ = ['load_state', 'save_state']
@@ -40,7 +39,7 @@ def save_state(
     `ImportError` if safetensors is not there, `OSError` if the file can't be written."""
     path = Path(path)
     write, _ = _format(path)
-    sd = opt._state_dict_on('cpu') if getattr(opt.state_dict, '__func__', None) is Optimizer.state_dict else opt.state_dict()
+    sd = opt.state_dict_on('cpu') if hasattr(opt, 'state_dict_on') else opt.state_dict()
     for g, names in zip(sd['param_groups'], names_of(opt, model) or ()): g['param_names'] = names
     try:
         if extra is not None: sd['saved_extra'] = copied(extra, 'cpu')

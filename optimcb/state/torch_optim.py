@@ -9,26 +9,13 @@ import torch
 from torch import Tensor
 
 from optimcb._boundary import entry
-from optimcb.algorithms import SGD, Adadelta, Adagrad, Adam, Adamax, AMSGrad, NAdam, RAdam, RMSProp
-from optimcb.algorithms.classic import LAZY
 from optimcb.composition.pipeline import Composition
 from optimcb.composition.stepper import label
 from optimcb.hypers.torch_names import TORCH_NAMES, from_torch
 from optimcb.hypers.values import NOT_HYPERS, numbers
 from optimcb.state.state_dict import is_note, ours, pack
-from optimcb.steppers import (
-    adam_step,
-    apply_update,
-    debias_eps,
-    debias_grad_avg,
-    debias_sqr_avg,
-    l2_reg,
-    maximize,
-    radam_step,
-    rms_prop_step,
-    rms_update,
-    weight_decay,
-)
+from optimcb.steppers import *
+from optimcb.steppers.lists import LAZY, adam_avgs, largest, mean_grad
 
 __all__ = ['COUNTERPARTS', 'Counterpart', 'from_torch_optim', 'to_torch']
 
@@ -55,12 +42,39 @@ class Counterpart(NamedTuple):
 
 
 def _sgd(momentum, nesterov, dampening):
-    return SGD.recipe(momentum, decouple_wd=False, nesterov=nesterov, dampening=bool(dampening) and dampening == momentum)
+    is_mean = bool(dampening) and dampening == momentum
+    if nesterov and (is_mean or not momentum): raise ValueError("Nesterov momentum needs `momentum` and no `dampening`.")
+    if not momentum: return [l2_reg, sgd_step]
+    step = [nesterov_update, apply_update] if nesterov else [momentum_step]
+    return [l2_reg, mean_grad if is_mean else average_grad, *step]
 
 
-def _adam(amsgrad, decoupled_weight_decay): return (AMSGrad if amsgrad else Adam).recipe(decouple_wd=decoupled_weight_decay)
-def _radam(decoupled_weight_decay): return _eps_before(RAdam.recipe(decouple_wd=decoupled_weight_decay))
-def _eps_before(cbs): return [o for f in cbs for o in ([debias_eps, f] if f in (adam_step, radam_step) else [f])]
+def _adam(amsgrad, decoupled_weight_decay):
+    return [*adam_avgs(decoupled_weight_decay), *largest(amsgrad), step_stat, adam_step]
+
+
+def _nadam(decoupled_weight_decay):
+    avgs = adam_avgs(decoupled_weight_decay)
+    return [*avgs, step_stat, nadam_schedule, nadam_avg, debias_sqr_avg, rms_update, apply_update]
+
+
+def _radam(decoupled_weight_decay): return [*adam_avgs(decoupled_weight_decay), step_stat, debias_eps, radam_step]
+
+
+def _adamax():
+    return [*adam_avgs(False, max_abs_grad), step_stat, debias_grad_avg, adamax_update, apply_update]
+
+
+def _adagrad(): return [l2_reg, step_stat, decay_lr, sum_sqr_grad, rms_update, apply_update]
+def _adadelta(): return [l2_reg, average_sqr_grad, adadelta_update, apply_update]
+
+
+def _rms_prop(momentum, centered):
+    sqr = [average_sqr_grad, *([average_center, center_sqr_avg] if centered else [])]
+    return [l2_reg, *sqr, *([rms_update, average_update, apply_update] if momentum else [rms_prop_step])]
+
+
+def _sparse_adam(): return [*adam_avgs(True), step_stat, debias_eps, adam_step]
 
 
 SWITCHES = frozenset({'foreach', 'fused', 'capturable', 'differentiable', 'maximize'}) # how torch runs; `maximize` is looked at for itself
@@ -71,16 +85,16 @@ AVGS = dict(step='step', exp_avg='grad_avg', exp_avg_sq='sqr_avg')
 COUNTERPARTS = [
     Counterpart(torch.optim.SGD, dict(momentum_buffer='grad_avg'), _sgd, dict(momentum=MAYBE, nesterov=EITHER, dampening=MAYBE)),
     Counterpart(torch.optim.Adam, {**AVGS, 'max_exp_avg_sq': 'sqr_max'}, _adam, dict(amsgrad=EITHER, decoupled_weight_decay=EITHER)), # and AdamW
-    Counterpart(torch.optim.NAdam, {**AVGS, 'mu_product': 'mom_prod'}, lambda decoupled_weight_decay: NAdam.recipe(decouple_wd=decoupled_weight_decay),
+    Counterpart(torch.optim.NAdam, {**AVGS, 'mu_product': 'mom_prod'}, _nadam,
                 dict(decoupled_weight_decay=EITHER)),
     Counterpart(torch.optim.RAdam, AVGS, _radam, dict(decoupled_weight_decay=EITHER)),
-    Counterpart(torch.optim.Adamax, dict(step='step', exp_avg='grad_avg', exp_inf='grad_max'), partial(Adamax.recipe, decouple_wd=False), {}),
-    Counterpart(torch.optim.Adagrad, dict(step='step', sum='sqr_avg'), partial(Adagrad.recipe, decouple_wd=False), {}),
-    Counterpart(torch.optim.Adadelta, dict(step='step', square_avg='sqr_avg', acc_delta='delta_avg'), partial(Adadelta.recipe, decouple_wd=False), {}),
+    Counterpart(torch.optim.Adamax, dict(step='step', exp_avg='grad_avg', exp_inf='grad_max'), _adamax, {}),
+    Counterpart(torch.optim.Adagrad, dict(step='step', sum='sqr_avg'), _adagrad, {}),
+    Counterpart(torch.optim.Adadelta, dict(step='step', square_avg='sqr_avg', acc_delta='delta_avg'), _adadelta, {}),
     Counterpart(torch.optim.RMSprop, dict(step='step', square_avg='sqr_avg', momentum_buffer='update_avg', grad_avg='grad_center'),
-                lambda momentum, centered: RMSProp.recipe(momentum, decouple_wd=False, centered=centered, divide_first=True),
+                _rms_prop,
                 dict(momentum=MAYBE, centered=EITHER)),
-    Counterpart(torch.optim.SparseAdam, AVGS, lambda: _eps_before(Adam.recipe()), {}), # which refuses gradients that are not sparse
+    Counterpart(torch.optim.SparseAdam, AVGS, _sparse_adam, {}), # which refuses gradients that are not sparse
 ]
 SCALARS = dict(step=int, mu_product=float) # states that are numbers here, and tensors there
 IN_PARTS = (adam_step, (debias_grad_avg, debias_sqr_avg, rms_update, apply_update)), (rms_prop_step, (rms_update, apply_update))

@@ -13,7 +13,6 @@ from optimcb._tensors import is_dtensor, whole
 from optimcb.composition.calls import by_torch
 from optimcb.composition.errors import StepperError
 from optimcb.composition.pipeline import Composition
-from optimcb.engines.grad_scaling import NOT_SCALED, Scaling
 from optimcb.tracing.bucket import constant
 from optimcb.tracing.opaque import Foreign
 from optimcb.tracing.purity import impurity
@@ -38,7 +37,7 @@ class Recording:
         alike, # Who are alike
         looked:set, # Takes names of attributes of parameters that the steppers look at
         typed:bool, # Should stand-ins say that they are tensors?
-        scaling:Scaling # What the gradients were multiplied by, and whether to skip the step
+        scaling=None # What the gradients were multiplied by, and whether to skip the step; None: neither
     ):
         t = self.trace = Trace(whole(alike.example), looked, typed)
         kind = t.kind
@@ -46,9 +45,10 @@ class Recording:
         p = t.param = (TypedParam if typed else Value)(t, t.emit('load', dtype, True, '.p'), dtype, True, True)
         grad = alike.grad_dtype
         t.grad = kind(t, t.emit('load', grad, True, '.grad'), grad, True)
-        if scaling.scale is not None: t.grad = kind(t, t.cast(t.apply('div', (t.grad, scaling.scale)), grad), grad, True)
-        self.skipped = t.apply('ne', (as_value(t, scaling.found), 0.)).id if scaling.in_doubt else None
-        t.no_calls = ("a GradScaler may skip the step, which only the device knows" if scaling.in_doubt else
+        in_doubt = scaling is not None and scaling.in_doubt
+        if scaling is not None and scaling.scale is not None: t.grad = kind(t, t.cast(t.apply('div', (t.grad, scaling.scale)), grad), grad, True)
+        self.skipped = t.apply('ne', (as_value(t, scaling.found), 0.)).id if in_doubt else None
+        t.no_calls = ("a GradScaler may skip the step, which only the device knows" if in_doubt else
                       "a part of the parameter lies in another process" if is_dtensor(t.example) else None)
         self.loaded = {name: kind(t, t.emit('load', dtype, each, name), dtype, each, True) if isinstance(each, bool) else
                        Foreign(t, t.emit('load', dtype, None, name), dtype, each) for name, dtype, each in alike.kinds}
@@ -124,7 +124,7 @@ def record(
     hypers:list[dict], # Hyper-parameters of each group
     looked:set, # Takes names of attributes of parameters that the steppers look at
     typed:bool=False, # Should stand-ins say that they are tensors?
-    scaling:Scaling=NOT_SCALED, # What the gradients were multiplied by, and whether to skip the step
+    scaling=None, # What the gradients were multiplied by, and whether to skip the step; None: neither
     done:list|None=None, # What was recorded for others in this step, and takes what is recorded now: `(key, hypers, recording)`
     failures:list|None=None # Takes what would be raised for those who can't be recorded; then the recordings are of the others
 ) -> list[Recording]:

@@ -2,6 +2,7 @@
 import inspect
 import warnings
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
@@ -346,3 +347,24 @@ def test_only_an_optimizer_with_steppers_is_given_to_torch():
     opt = to.AdamW(params(), lr=0.1)
     for f in (to_torch, oc.named_state):
         with pytest.raises(TypeError, match='AdamW is no optimcb `Optimizer`.*opt.optimizer'): f(opt)
+
+
+RECIPES = dict(
+    SGD=lambda momentum, nesterov, dampening: oc.SGD.recipe(momentum, decouple_wd=False, nesterov=nesterov, dampening=dampening == momentum != 0),
+    Adam=lambda amsgrad, decoupled_weight_decay: oc.Adam.recipe(decouple_wd=decoupled_weight_decay, amsgrad=amsgrad),
+    NAdam=lambda decoupled_weight_decay: oc.NAdam.recipe(decouple_wd=decoupled_weight_decay),
+    Adamax=lambda: oc.Adamax.recipe(decouple_wd=False), Adagrad=lambda: oc.Adagrad.recipe(decouple_wd=False),
+    Adadelta=lambda: oc.Adadelta.recipe(decouple_wd=False),
+    RMSprop=lambda momentum, centered: oc.RMSProp.recipe(momentum, decouple_wd=False, centered=centered, divide_first=True))
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_counterparts_are_what_recipes_list(name):
+    counterpart = next(c for c in COUNTERPARTS if c.optim.__name__ == name)
+    for values in product(*counterpart.flags.values()):
+        flags = dict(zip(counterpart.flags, values))
+        try: listed = RECIPES[name](**flags)
+        except ValueError:
+            with pytest.raises(ValueError): counterpart.recipe(**flags)
+            continue
+        assert oc.Composition(counterpart.recipe(**flags)).labels == oc.Composition(listed).labels
