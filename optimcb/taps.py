@@ -49,12 +49,13 @@ P = inspect.Parameter('p', inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 def _flat(found) -> dict:
     "One number for each name; a list goes under numbered names"
-    res = {}
-    for k, v in found.items():
-        for name, x in ((f'{k}.{i}', x) for i, x in enumerate(v)) if isinstance(v, (list, tuple)) else [(k, v)]:
-            if getattr(x, 'ndim', 0): raise TypeError(f"tap `{k}` measures a tensor of shape {tuple(x.shape)}, not a number. Reduce it: `.mean()`, …")
-            res[name] = x
-    return res
+    return dict(pair for k, v in found.items() for pair in _numbered(k, v))
+
+
+def _numbered(k, v):
+    for name, x in ((f'{k}.{i}', x) for i, x in enumerate(v)) if isinstance(v, (list, tuple)) else [(k, v)]:
+        if getattr(x, 'ndim', 0): raise TypeError(f"tap `{k}` measures a tensor of shape {tuple(x.shape)}, not a number. Reduce it: `.mean()`, …")
+        yield name, x
 
 
 def _tensor(p, name, values): return precise(p.data if name == 'p' else p.grad.data if name == 'grad' else values[name])
