@@ -67,7 +67,7 @@ def find(
     name:str # What is asked of it
 ) -> Any:
     "What the old module `old` had under `name`. Raises `AttributeError`."
-    for new in MOVED[old]:
+    for new in MOVED[old] if not name.startswith('__') else ():
         module = import_module(f'optimcb.{new}')
         if name in vars(module): return vars(module)[name]
     raise AttributeError(f"module 'optimcb.{old}' has no attribute '{name}'")

@@ -123,12 +123,15 @@ def test_fastais_optimizer_runs_our_steppers():
 
 ALGORITHMS = [k for k in oc.__all__ if isinstance(getattr(oc, k), oc.Algorithm)]
 
+USUAL_LR = dict(Adafactor=0.01) # of algorithms that have one: a Learner takes it
+
+
 @pytest.mark.parametrize('name', ALGORITHMS)
 def test_what_is_asked_of_an_optimizers_class(name):
     algo = getattr(oc, name)
     assert isinstance(algo, partial) and issubclass(algo, torch.optim.Optimizer) and not issubclass(algo, torch.optim.SGD)
     assert algo.keywords['opt'].__name__ == name, "as mlflow's autolog asks"
-    assert 'opt' not in algo.keywords and algo.keywords.get('lr') is None and list(inspect.signature(algo).parameters)[:2] == ['params', 'lr']
+    assert 'opt' not in algo.keywords and algo.keywords.get('lr') == USUAL_LR.get(name) and list(inspect.signature(algo).parameters)[:2] == ['params', 'lr']
     assert algo.func(params(), **{**algo.keywords, 'lr': 0.1}).composition.labels == algo.composition.labels
     with pytest.raises(KeyError): algo.keywords['nobody']
 

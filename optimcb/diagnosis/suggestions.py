@@ -17,6 +17,8 @@ def providers(
     found = [Stepper(getattr(steppers, o)) for o in steppers.__all__ if o not in steppers.FORMULAS]
     found = [s for s in found if name in s.mentions and name not in s.required and not (name in ONE_STEP and s.label.endswith('_step'))]
     keep = [] if name in ONE_STEP else [s for s in found if name in s.names]
+    lazy = {f'lazy_{s.label}' for s in found} # does the same, for groups without momentum
+    found, keep = ([s for s in o if s.label not in lazy] for o in (found, keep))
     return [s.label for s in keep or found] # those that keep it, or that speak of it at least
 
 

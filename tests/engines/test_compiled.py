@@ -186,6 +186,8 @@ WORKS = dict( # what is done, and the names that it is of
     set_hyper=(set_one_and_all, 'set_hyper set_hypers'),
     param_lists=(lambda x, model, opt: [p.sum()*x for ps in opt.param_lists for p in ps], 'param_lists'),
     new_lists=(written('param_lists', lambda opt: [list(ps) for ps in opt.param_lists]), 'param_lists'),
+    tracked=(lambda x, model, opt: x*len(opt.tracked), 'tracked'),
+    state_dict_on=(lambda x, model, opt: x*len(opt.state_dict_on('cpu')['state']), 'state_dict_on'),
     all_params=(of_all, 'all_params'), own_loop=(loop_of_ones_own, 'all_params'), state=(of_state, 'state'),
     new_state=(written('state', lambda opt: copy.copy(opt.state)), 'state'), clear_state=(cleared, 'clear_state'),
     state_dict=(in_and_out, 'state_dict load_state_dict'), freezing=(frozen, 'freeze freeze_to unfreeze'),

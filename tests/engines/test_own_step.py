@@ -11,7 +11,7 @@ from helpers import params, set_grads
 from torch import nn
 
 import optimcb as oc
-from optimcb import Optimizer
+from optimcb import CompositionWarning, Optimizer
 from optimcb.optimizer import _update
 from optimcb.tracing.recording import NotRecorded
 
@@ -166,4 +166,9 @@ def test_a_patch_of_the_class(monkeypatch):
 
 
 def test_no_steppers_and_no_step_of_its_own():
-    with pytest.warns(UserWarning, match='no stepper reads `wd` or `beta1`: there are none'): Optimizer(linear(), [None], lr=0.1, wd=0.1, beta1=0.9, check=False)
+    "It is said once that there are none, and not that each of them doesn't read something"
+    with pytest.warns(CompositionWarning) as said: Optimizer(linear(), [None], lr=0.1, wd=0.1, beta1=0.9)
+    assert [str(w.message).partition(',')[0] for w in said] == ['there are no steppers']
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        Optimizer(linear(), [None], lr=0.1, wd=0.1, beta1=0.9, check=False)
