@@ -16,7 +16,7 @@ from optimcb.composition.stepper import Stepper
 from optimcb.diagnosis import algebra, checks, explain, formula
 from optimcb.editing import edit
 from optimcb.engines import arena, c_compiler, c_kernels, eager, foreach, launch, plan, runner
-from optimcb.hypers import values
+from optimcb.hypers import values, views
 from optimcb.state import eval_weights, files, learner_names, state_dict, torch_optim
 from optimcb.tracing import ops, program, purity, recording, rehearsal, tracer
 from optimcb.training import lookahead
@@ -56,7 +56,7 @@ def test_every_public_name_is_documented(where):
 
 
 def test_methods_are_documented():
-    for cls in (optimcb.Optimizer, optimcb.Lookahead, optimcb.Composition, optimcb.Algorithm, values.HyperView, edit.Composable, explain.Explained,
+    for cls in (optimcb.Optimizer, optimcb.Lookahead, optimcb.Composition, optimcb.Algorithm, views.HyperView, edit.Composable, explain.Explained,
                 explain.Explanation, formula.Formula, taps.Record, taps.OptStats, optimcb.Comparison):
         for k, v in vars(cls).items():
             if not k.startswith('_') and (callable(v) or isinstance(v, property)): assert v.__doc__, f'{cls.__name__}.{k}'
@@ -92,22 +92,22 @@ def test_show_doc_works_on_all_of_them():
 # What is where
 
 def star(module, names):
-    exec(f'from {module} import *', learner_names)
-    return learner_names
+    exec(f'from {module} import *', names)
+    return names
 
 
 @pytest.fixture(scope='module')
 def fastai():
     "The names that fastai's stars bring"
     pytest.importorskip('fastai.vision.all')
-    learner_names = {}
-    for k in ('vision.all', 'tabular.all', 'text.all', 'collab'): star(f'fastai.{k}', learner_names)
-    return learner_names
+    names = {}
+    for k in ('vision.all', 'tabular.all', 'text.all', 'collab'): star(f'fastai.{k}', names)
+    return names
 
 
 def replaced(module, names):
-    new = star(module, dict(learner_names))
-    return {k for k, o in learner_names.items() if k != '__builtins__' and new[k] is not o}
+    new = star(module, dict(names))
+    return {k for k, o in names.items() if k != '__builtins__' and new[k] is not o}
 
 
 def test_stars_replace_nothing_of_fastais_but_its_optimizers(fastai):
@@ -134,7 +134,7 @@ def test_everything_is_imported_by_name():
 def test_dir_is_what_one_types_and_where_the_rest_is():
     assert set(optimcb.__all__) <= set(dir(optimcb)) and len(dir(optimcb)) < 140
     modules = {k for k in dir(optimcb) if isinstance(getattr(optimcb, k), types.ModuleType)}
-    assert modules == {'algorithms', 'parts', 'plots', 'routing', 'stepper', 'steppers', 'taps'}
+    assert modules == {'algorithms', 'parts', 'plots', 'routing', 'composition', 'steppers', 'taps'}
     for k in ('algorithms', 'parts', 'steppers'): assert set(dir(getattr(optimcb, k))) == set(getattr(optimcb, k).__all__), k
     with pytest.raises(AttributeError, match="module 'optimcb' has no attribute 'nobody'"): optimcb.nobody # noqa: B018
     with pytest.raises(ImportError): exec('from optimcb import nobody', {})
