@@ -29,7 +29,8 @@ def instead_of_branch() -> str:
     branch = next((o for o in path if isinstance(o, (ast.If, ast.IfExp, ast.While, ast.Assert))), None)
     if branch is None: return "Choose with `torch.where(condition, a, b)`."
     condition = _condition(branch.test, frame)
-    if isinstance(branch, ast.IfExp): line = _replaced(path, branch, _where(condition, branch.body, branch.orelse))
+    if isinstance(branch, ast.IfExp):
+        line = _replaced(path, branch, _where(condition, *(_for_tensors(o, frame) for o in (branch.body, branch.orelse))))
     else: line = _chosen(branch, condition, frame) if isinstance(branch, ast.If) else None
     if line: return _say('Choose with `torch.where`:', line)
     return f"Choose with `torch.where({ast.unparse(condition)}, a, b)`."
@@ -134,6 +135,20 @@ def _bounded(call, frame) -> ast.expr:
     return res
 
 
+def _for_tensors(value, frame) -> ast.expr:
+    "An expression with `min` and `max` of tensors, which branch too, in torch's words"
+    return _Bounds(frame).visit(ast.parse(ast.unparse(value), mode='eval').body)
+
+
+class _Bounds(ast.NodeTransformer):
+    def __init__(self, frame): self.frame = frame
+    def visit_Call(self, node):
+        node = self.generic_visit(node)
+        is_bound = _is_call(node, 'min', 'max') and len(node.args) > 1 and not node.keywords
+        if not is_bound or all(_is_number(a, self.frame) for a in node.args): return node
+        return _bounded(node, self.frame)
+
+
 def _is_number(node, frame) -> bool:
     "Is this known to be a Python number there?"
     if not all(isinstance(o, PLAIN) for o in ast.walk(node)): return False
@@ -185,16 +200,16 @@ def _chosen(branch, condition, frame) -> str|None:
 
 def _made(branch, condition, frame) -> tuple:
     "The one name that all branches set, and its value; None where they do something else"
-    name, a = _set(branch.body)
+    name, a = _set(branch.body, frame)
     if name is None: return None, None
     if not branch.orelse: return name, _where(condition, a, ast.Name(name))
     if len(branch.orelse) == 1 and isinstance(nested := branch.orelse[0], ast.If):
         other, b = _made(nested, _condition(nested.test, frame), frame)
-    else: other, b = _set(branch.orelse)
+    else: other, b = _set(branch.orelse, frame)
     return (name, _where(condition, a, b)) if other == name else (None, None)
 
 
-def _set(body) -> tuple:
+def _set(body, frame) -> tuple:
     o = body[0]
     if len(body) > 1 or not isinstance(o, ast.Assign) or len(o.targets) > 1: return None, None
-    return (o.targets[0].id, o.value) if isinstance(o.targets[0], ast.Name) else (None, None)
+    return (o.targets[0].id, _for_tensors(o.value, frame)) if isinstance(o.targets[0], ast.Name) else (None, None)

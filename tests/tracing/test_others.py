@@ -173,6 +173,8 @@ BRANCHES = { # what is there, what comes after it, and the line that is said
     'max of a hyper-parameter': ("q = 1/max(r2, lr)", "q = 1 / r2.clamp(min=lr)"),
     'max of two and a number': ("q = max(r1, r2, 1e-3)", "q = torch.maximum(r1, r2).clamp(min=0.001)"),
     'no norm, no ratio': ("if r1 == 0 or r2 == 0: q = 1.\nelse: q = r1/r2", "q = torch.where((r1 == 0) | (r2 == 0), 1.0, r1 / r2)"),
+    'no norm, and a largest ratio': ("if r1 == 0 or r2 == 0: q = 1.\nelse: q = min(r1/r2, 10)",
+                                     "q = torch.where((r1 == 0) | (r2 == 0), 1.0, (r1 / r2).clamp(max=10))"),
     'both norms': ("if r1 > 0 and r2 > 0:\n    q = r1/r2\nelse:\n    q = 1.", "q = torch.where((r1 > 0) & (r2 > 0), r1 / r2, 1.0)"),
     'as an expression': ("q = r1/r2 if r1 != 0. and r2 != 0. else 1.", "q = torch.where((r1 != 0.0) & (r2 != 0.0), r1 / r2, 1.0)"),
     'over several lines': ("q = (r1/r2\n     if r2 > 0 else\n     1.)", "q = torch.where(r2 > 0, r1 / r2, 1.0)"),
