@@ -1,5 +1,6 @@
 "Values of hyper-parameters: their ranges, and one value for each group."
 import math
+from collections.abc import Iterator
 from numbers import Real
 
 import numpy as np
@@ -86,7 +87,8 @@ def spread(
     if isinstance(value, slice):
         if value.stop is None: raise ValueError(f"`{name}` is {value}: a slice of hyper-parameters needs an end, as in slice(1e-3).")
         value = even_mults(value.start, value.stop, n) if value.start else [value.stop/10]*(n-1) + [value.stop]
-    values = [value] if value is None or getattr(value, 'ndim', None) == 0 else list(L(value, use_list=None))
+    is_one = value is None or isinstance(value, Iterator) or getattr(value, 'ndim', None) == 0 # an iterator may have no end
+    values = [value] if is_one else list(L(value, use_list=None))
     if len(values) == 1: values = values*n
     if len(values) != n: raise ValueError(f"`{name}` has {len(values)} values, but there are {n} parameter groups. Pass one value, or one for each group.")
     return [own(name, check(name, v)) for v in values]

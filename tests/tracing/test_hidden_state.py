@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from helpers import params
+from helpers import params, set_grads
 from on_engines import TRACED, stepped, ulps
 from test_others import drawn_grads
 
@@ -575,3 +575,13 @@ def test_a_graph_that_is_captured_is_not_asked_for_its_generator(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: True)
     monkeypatch.setattr(torch.cuda, 'get_rng_state_all', refuse)
     assert not Chance().undone()
+
+
+def test_an_endless_iterator_is_one_hyper_parameter():
+    "It is not one value for each group; and each parameter takes its own from it"
+    def drawn(p, lr, noise): p.data.fill_(next(noise))
+    ps = params([(2,), (3,)])
+    opt = Optimizer(ps, drawn, lr=0.1, noise=itertools.count(1), check=False, engine='eager')
+    set_grads(ps)
+    opt.step()
+    assert [p[0].item() for p in ps] == [1., 2.]
