@@ -15,6 +15,7 @@ import optimcb
 
 HERE = Path(__file__).parent
 TEXT = re.compile('text/|image/svg')
+COLOR = re.compile(r'\x1b\[[\d;]*m')
 
 
 def lines(text): return text.splitlines(keepends=True)
@@ -62,7 +63,7 @@ def run(path):
             client.execute_interactive(''.join(cell['source']), output_hook=outputs.take, allow_stdin=False)
             cell['outputs'] = outputs.kept()
             failed = [o for o in outputs if o['output_type'] == 'error']
-            if failed: raise RuntimeError(f'{path.name}: ' + '\n'.join(failed[0]['traceback']))
+            if failed: raise RuntimeError(f'{path.name}: ' + COLOR.sub('', '\n'.join(failed[0]['traceback'])))
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
