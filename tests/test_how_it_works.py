@@ -1,5 +1,6 @@
 "The small engine in the notebook `How it works` is small, and gives what the library gives."
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,9 @@ def test_no_kernel_is_compiled_for_another_learning_rate(small, algo, kernels):
 def test_the_small_engine_is_small():
     lines = [line for line in '\n'.join(ENGINE).splitlines() if line.strip() and not line.startswith('#')]
     assert len(ENGINE) == 5 and len(lines) <= 110 and max(map(len, lines)) <= 110
+
+
+def test_the_files_that_it_names_are_there():
+    root = Path(oc.__file__).parent
+    named = re.findall(r'`(?:optimcb/)?((?:\w+/)+\w+\.py)`', NOTEBOOK.read_text())
+    assert named and all((root/name).is_file() for name in named)
