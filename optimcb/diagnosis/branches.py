@@ -445,6 +445,11 @@ class Explored:
         made = {k for samples in self.samples.values() for s in samples for k, o in s.outcome.names.items() if o.kept}
         return {k: number(v) for s in reversed(self.steppers) for k, v in s.numbers.items() if k in made and k not in self.hypers}
 
+    def tensors(self) -> set:
+        "State that some stepper writes as a tensor"
+        written = [line for samples in self.samples.values() for s in samples for line in s.outcome.names.values()]
+        return {line.name for line in written if line.kept and not line.e.scalar}
+
     def outcome(self, place, starts, never) -> Outcome:
         "Of one stepper, whatever was there and whatever it decides"
         by_there = {}
@@ -506,8 +511,9 @@ class Explored:
 
     def agreed(self, place, samples, why=LEAKS) -> Outcome:
         "What samples with the same decisions say. A number that differs is worked out in a way that isn't seen"
-        outcomes = list(dict.fromkeys(s.outcome for s in samples))
-        res, *others = outcomes
+        # A state may be a number before the first step, and a tensor after it
+        tensors = {Sym(k): Sym(k, False) for k in self.tensors()}
+        res, *others = dict.fromkeys(s.outcome.changed(tensors) for s in samples)
         if not others: return res
         self.unsaid.setdefault(place, why)
         numbers = {o.name for others in self.samples.values() for s in others for o in s.outcome.numbers if o.kept}

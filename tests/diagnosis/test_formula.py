@@ -80,6 +80,16 @@ def test_the_formula_of_an_algorithm_is_what_it_does(name, shape):
 def test_the_formula_of_an_algorithm_with_options_is_what_it_does(name, ours): follow_whole(ours, 20)
 
 
+@pytest.mark.parametrize('start', [0., 1.])
+def test_state_may_be_a_number_before_the_first_step_and_a_tensor_after_it(start):
+    def mean_grad(p, mom=0.9, m=start): return {'m': mom*m + (1-mom)*p.grad}
+    def step(p, lr, m): p.data.sub_(lr * m)
+
+    follow_whole(partial(Optimizer, cbs=[mean_grad, step]), 5)
+    formula = Optimizer(params([(3, 4)]), [mean_grad, step], lr=0.01).formula
+    assert 'm = mom*m + (1 - mom)*grad' in formula.text.splitlines()
+
+
 @pytest.mark.parametrize('schedule', SCHEDULES)
 @pytest.mark.parametrize('name', ['Adam', 'SGD', 'RAdam'])
 def test_the_formula_of_a_schedule_holds_before_and_after_its_limits(name, schedule):
