@@ -623,7 +623,7 @@ class _NoNumber(Exception):
 def _is_error(failure) -> bool:
     "Is a branch one that raises an error, and none that can't be seen?"
     if isinstance(failure, MissingName): return True
-    return isinstance(failure, NotRecorded) and not isinstance(failure.__cause__, Untraceable | None)
+    return isinstance(failure, NotRecorded) and not isinstance(failure.__context__, Untraceable | None)
 
 
 def _nothing_known(outcome, condition) -> Outcome:

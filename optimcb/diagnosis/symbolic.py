@@ -22,7 +22,7 @@ __all__ = ['Decision', 'Decisions', 'Symbolic', 'expression_of', 'math_written',
 
 LOCK = RLock() # what follows is of one thread at a time
 # The library's own bookkeeping compares numbers, too. What is asked there is no decision of a step
-BOOKKEEPING = tuple(f'optimcb.{o}' for o in ('engine', 'composition', 'stepper', 'rehearsal', 'expression', 'symbolic', 'formula'))
+BOOKKEEPING = tuple(f'optimcb.{o}.' for o in ('engines', 'composition', 'tracing', 'diagnosis', 'hypers'))
 
 
 PATIENCE = 1000 # questions in a step
@@ -81,7 +81,7 @@ def _decided(name, natural, a, b):
     listening = Decisions.listening
     if listening is None or listening.place is None: return natural
     module = sys._getframe(2).f_globals.get('__name__') or ''
-    if module != torch_api.__name__ and f'{module}.'.startswith(tuple(f'{o}.' for o in BOOKKEEPING)): return natural
+    if module != torch_api.__name__ and f'{module}.'.startswith(BOOKKEEPING): return natural
     if a == b: return natural
     condition = call(name, a, b)
     return listening.answer(condition, natural) if symbols(condition) else natural
