@@ -13,7 +13,7 @@ from optimcb.composition.errors import StepperError
 from optimcb.composition.pipeline import Composition
 from optimcb.diagnosis.algebra import latex_name
 from optimcb.diagnosis.branches import look
-from optimcb.diagnosis.checks import doubts_of
+from optimcb.diagnosis.checks import warnings_for
 from optimcb.diagnosis.formula import Formula, formulas
 from optimcb.diagnosis.groups import Group, placement
 from optimcb.diagnosis.kinds import Kind, _engine_for, _example, _is_real, _live, _rehearsal, _some
@@ -203,7 +203,7 @@ class Explanation:
     def doubts(self) -> list[str]:
         "What is doubtful about the composition."
         if self.own_step: return []
-        try: return doubts_of(self.composition, self.groups, self.composition.makes)
+        try: return warnings_for(self.composition, self.groups, self.composition.makes)
         except StepperError: return [] # the engine says so
 
     def _parts(self):
