@@ -1,7 +1,7 @@
 """Check a composition before its first step: what can't work is an error, what can't be meant is a warning.
 
-The checks read a rehearsal. A composition that can't be rehearsed, because it prints or asks for a tensor's value, is
-only tried on a small tensor, for names that are missing.
+The checks read a rehearsal. A composition that can't be rehearsed, because it prints or asks for a tensor's
+value, is only tried on a small tensor, for names that are missing.
 """
 from itertools import combinations
 from numbers import Real
@@ -68,9 +68,12 @@ def _in_common(found) -> list[str]:
     "Warnings that all kinds with the same masks have in common"
     by_masks = {}
     for (masks, *_), said in found.items(): by_masks.setdefault(masks, []).append(said)
-    shared = [[w for said in kinds for w in said if all(w in o for o in kinds)] for kinds in by_masks.values()]
+    shared = [_in_all(kinds) for kinds in by_masks.values()]
     all_said = dict.fromkeys(w for said in shared for w in said)
     return [w for w in all_said if not isinstance(w, IfEverywhere) or all(w in said for said in shared)]
+
+
+def _in_all(lists) -> list: return [w for said in lists for w in said if all(w in o for o in lists)]
 
 
 def warnings_for_parameter(
@@ -81,8 +84,8 @@ def warnings_for_parameter(
 ) -> list[str]:
     """List what can hardly be meant in a composition for one parameter, a sentence each.
 
-    Raises `MissingName` for a name that is neither given nor made, `ValueError` for sums over a tensor of which only
-    a piece is here."""
+    Raises `MissingName` for a name that is neither given nor made, `ValueError` for sums over a tensor of
+    which only a piece is here."""
     rehearsal = Rehearsal(composition, _with_decay(composition, hypers), example, state)
     try: steps = _rehearsed(rehearsal)
     except NotRecorded:
@@ -102,7 +105,8 @@ def _with_decay(composition, hypers) -> dict:
 def _rehearsed(rehearsal) -> list:
     "Steps up to the first one that moves the parameter along a gradient"
     steps = [rehearsal.step()]
-    while not Dataflow([steps[-1].acts]).moves() and rehearsal.done < MOST_STEPS: steps.append(rehearsal.step())
+    def moves(step): return bool(Dataflow([step.acts]).moves())
+    while not moves(steps[-1]) and rehearsal.done < MOST_STEPS: steps.append(rehearsal.step())
     return steps
 
 
@@ -149,8 +153,8 @@ def _redefined(composition):
     "Functions that are there as they were before they were defined again, beside the new ones"
     for old, new in combinations(composition.steppers, 2):
         if not is_redefined(new, old) or old.masks != new.masks: continue
-        yield (f"`{old}` is there twice: as it was, and defined again. To put the new one in the place of the old: "
-               f"`replace({name_of(old.f)}, {name_of(new.f)})`.")
+        yield (f"`{old}` is there twice: as it was, and defined again. To put the new one in the place of "
+               f"the old: `replace({name_of(old.f)}, {name_of(new.f)})`.")
 
 
 def _unused_rules(composition, groups):
@@ -160,6 +164,8 @@ def _unused_rules(composition, groups):
     for rule, answer in answers:
         there = [r for r in rows if r[0] == rule]
         if not there or any(r[1] == str(answer) for r in there): continue
-        what = f"no parameter is in route `{answer}`" if rule == 'route' else f"`{rule}` holds for no parameter"
+        is_route = rule == 'route'
+        what = f"no parameter is in route `{answer}`" if is_route else f"`{rule}` holds for no parameter"
         counts = ', '.join(f'{r[2]} {r[1]}' for r in there)
-        yield f"{what}: {counts}. Is the rule as it is meant? `opt.explain()` shows which parameters are where."
+        yield (f"{what}: {counts}. Is the rule as it is meant? "
+               "`opt.explain()` shows which parameters are where.")

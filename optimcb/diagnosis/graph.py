@@ -1,8 +1,9 @@
 """Which stepper reads and writes what: the dataflow of a composition over steps that were rehearsed.
 
-A node is a stepper at its place in the composition. Its inputs and outputs are names: of state, of hyper-parameters, of
-values that live for one step, and of the parameter (`p`) and its gradient (`grad`). Checks ask which outputs reach the
-parameter, `explain` shows the nodes' inputs and outputs, and formulas ask which names are state by which place.
+A node is a stepper at its place in the composition. Its inputs and outputs are names: of state, of
+hyper-parameters, of values that live for one step, and of the parameter (`p`) and its gradient (`grad`).
+Checks ask which outputs reach the parameter, `explain` shows the nodes' inputs and outputs, and formulas ask
+which names are state by which place.
 """
 from collections.abc import Iterable
 from functools import cached_property
@@ -20,6 +21,15 @@ class Node:
         place:int # Its place in the composition
     ):
         self.stepper, self.place, self.acts = stepper, place, []
+        # Names that it wrote, as formulas show them: what hides another name has a hat
+        self.shown_outputs = set()
+
+    def add(self,
+        act:Act # What the stepper did in a step
+    ):
+        "Add what it did in a step."
+        self.acts.append(act)
+        self.shown_outputs.update(act.shown.get(k, k) for k in (*act.writes, *act.numbers))
 
     def __repr__(self): return f'{type(self).__name__}({self.stepper}, {self.place})'
 
@@ -45,11 +55,6 @@ class Node:
         return list(dict.fromkeys(k for a in self.acts for k in (*a.writes, *a.numbers)))
 
     @property
-    def shown_outputs(self) -> set[str]:
-        "Names that it wrote, as formulas show them: a one-step value that hides another name has a hat."
-        return {a.shown.get(k, k) for a in self.acts for k in (*a.writes, *a.numbers)}
-
-    @property
     def reads(self) -> set[str]:
         "Names that it takes, or that its results depend on."
         return set(self.stepper.names).union(*(a.reads for a in self.acts), *(a.given for a in self.acts))
@@ -63,7 +68,8 @@ class Node:
     def results(self) -> dict[str, bool]:
         """Names that it makes for other steppers, and whether each is state, which lasts.
 
-        State that is one number for each parameter is not among them: it may be there for the user to read."""
+        State that is one number for each parameter is not among them: it may be there for the user to
+        read."""
         res = {}
         for a in self.acts:
             res |= {k: k in a.kept for k in a.writes if k not in a.kept & a.single}
@@ -77,7 +83,7 @@ class Node:
 
     @property
     def keeps_weights(self) -> bool:
-        "Does it write state that depends on the parameter, such as a mean of weights? That is a result in itself."
+        "Does it write state that depends on the parameter, such as a mean of weights?"
         return any('p' in a.reads and a.kept & a.writes.keys() for a in self.acts)
 
 
@@ -94,7 +100,7 @@ class Dataflow:
     ):
         "Add a step."
         self.steps.append(acts)
-        for a in acts: self.by_place.setdefault(a.place, Node(a.stepper, a.place)).acts.append(a)
+        for a in acts: self.by_place.setdefault(a.place, Node(a.stepper, a.place)).add(a)
         self.__dict__.pop('live', None) # it is found anew
 
     @property
@@ -120,7 +126,8 @@ class Dataflow:
         lasts:bool # Is that state, which steppers before it read in the next step?
     ) -> list[Node]:
         "Other nodes that read an output."
-        return [o for o in self.nodes if o is not node and name in o.reads and (lasts or o.place > node.place)]
+        candidates = [o for o in self.nodes if o is not node and (lasts or o.place > node.place)]
+        return [o for o in candidates if name in o.reads]
 
     @cached_property
     def live(self) -> list[Node]:

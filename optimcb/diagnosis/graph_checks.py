@@ -1,4 +1,4 @@
-"Checks of a dataflow graph: steppers without effect, results that nothing reads, steps or decay that are there twice."
+"Checks of a dataflow graph: steppers without effect, unread results, steps or decay that are there twice."
 import dis
 
 from optimcb import steppers
@@ -37,8 +37,8 @@ def _without_effect(graph):
         s = o.stepper
         if o.acts_at_all or s.is_ours or branches(s) and may_act(s): continue
         kind = str if s.masks else IfEverywhere
-        yield kind(f"stepper `{s}` has no effect: it returns nothing, and changes neither `p` nor its state in place. "
-                   f"{_what_it_lacks(composition, s, graph.given)}")
+        yield kind(f"stepper `{s}` has no effect: it returns nothing, and changes neither `p` nor its state "
+                   f"in place. {_what_it_lacks(composition, s, graph.given)}")
 
 
 def _what_it_lacks(composition, stepper, there) -> str:
@@ -55,7 +55,8 @@ def _returned_in_vain(graph):
     instead = {'p': "Change the parameter in place: `p.data.copy_(…)`.", 'grad': "Set it: `p.grad = …`."}
     for s, k in dict.fromkeys((a.stepper, k) for a in graph.acts for k in a.idle):
         if k in instead:
-            yield f"stepper `{s}` returns `{k}`, which becomes state of that name and changes nothing. {instead[k]}"
+            yield (f"stepper `{s}` returns `{k}`, which becomes state of that name and changes nothing. "
+                   f"{instead[k]}")
         else:
             yield (f"stepper `{s}` returns `{k}`, but a hyper-parameter comes before state of its name. "
                    f"For a value of this step, return `once({k}=…)`.")
@@ -90,7 +91,8 @@ def _decayed_twice(graph):
     "Warn of weight decay that more than one stepper applies"
     for wd in decay_names(o.stepper for o in graph.nodes):
         taking = [a for a in graph.acts if wd in a.given]
-        by = list(dict.fromkeys(a.stepper.label for a in taking if a.writes.keys() & {'p', 'grad', *ONE_STEP}))
+        applying = [a.stepper for a in taking if a.writes.keys() & {'p', 'grad', *ONE_STEP}]
+        by = list(dict.fromkeys(s.label for s in applying))
         if len(by) < 2: by = _repeated(a.stepper for a in taking if a.writes.keys() & {'p', 'grad'})
         if len(by) > 1: yield f"`{wd}` is applied more than once, by {_listed(by)}. Keep one of them."
 
@@ -116,8 +118,8 @@ def _not_applied(graph):
     made = [(a.stepper, k) for a in graph.acts for k in a.writes if k in ONE_STEP]
     if made:
         stepper, name = made[-1]
-        yield (f"stepper `{stepper}` makes `{name}`, but no stepper after it applies it, so nothing is trained. "
-               f"Put `{_step_for(graph)}` after it.")
+        yield (f"stepper `{stepper}` makes `{name}`, but no stepper after it applies it, so nothing is "
+               f"trained. Put `{_step_for(graph)}` after it.")
     elif graph.acts and not any('p' in a.writes for a in graph.acts):
         yield f"no stepper changes the parameters. Put a step last, such as `{_step_for(graph)}`."
 
@@ -159,8 +161,8 @@ def _may_act_later(node, graph) -> bool:
 def branches_on_value(
     code # Code of a function
 ) -> bool:
-    "Tell whether code branches on anything but whether something is None. Each Python has other instructions for that."
-    instructions = list(dis.get_instructions(code))
+    "Tell whether code branches on anything but whether something is None."
+    instructions = list(dis.get_instructions(code)) # each Python has other ones for that
     for n, i in enumerate(instructions):
         if 'JUMP' not in i.opname or '_IF_' not in i.opname or 'NONE' in i.opname: continue
         test = instructions[max(n-2, 0):n]
