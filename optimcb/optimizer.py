@@ -16,7 +16,7 @@ from optimcb._boundary import entry, opaque, refuse_tracing
 from optimcb.composition.errors import MissingName, not_so
 from optimcb.composition.pipeline import Composition
 from optimcb.composition.results import ONE_STEP
-from optimcb.diagnosis.checks import doubts_of
+from optimcb.diagnosis.checks import warnings_for
 from optimcb.diagnosis.explain import Explained
 from optimcb.diagnosis.groups import Group, can_step, placement
 from optimcb.diagnosis.suggestions import advice
@@ -390,7 +390,7 @@ class Optimizer(torch.optim.Optimizer, Composable, Explained):
         hypers = [{**composition.defaults, **{k: v for k, v in g.items() if k in names}} for g in self.param_groups]
         marks = self._marks_of(composition) if composition.marks else {}
         groups = [g._replace(hypers=h, states=[{**marks.get(id(p), {}), **s} for p, s in zip(g.params, g.states)]) for g, h in zip(self._groups, hypers)]
-        for doubt in doubts_of(composition, groups, made_before): warn(doubt, CompositionWarning)
+        for doubt in warnings_for(composition, groups, made_before): warn(doubt, CompositionWarning)
 
     @entry
     def edit(self,

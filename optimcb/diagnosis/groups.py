@@ -22,8 +22,11 @@ class Group(NamedTuple):
 def can_step(
     p # A parameter
 ) -> bool:
-    "Can it be stepped? It can't before a lazy layer has given it a shape, and whole numbers, a quantized layer's say, never have a gradient."
-    return isinstance(p, Tensor) and not torch.nn.parameter.is_lazy(p) and (p.is_floating_point() or p.is_complex())
+    """Tell whether it can be stepped.
+
+    A lazy layer's parameter can't before it has a shape, nor can integers, such as a quantized layer's."""
+    if not isinstance(p, Tensor) or torch.nn.parameter.is_lazy(p): return False
+    return p.is_floating_point() or p.is_complex()
 
 
 FEW = 3 # names that are shown of many
@@ -33,12 +36,22 @@ def placement(
     composition:Composition, # Its steppers
     groups:list[Group] # The parameters
 ) -> list[tuple]:
-    "Which steppers are there for which parameters: a rule, what it says, of how many parameters, with how many elements, and who they are."
+    """List the parameters that rules tell apart, a row for each answer of a rule.
+
+    A row is the rule, its answer, the number of parameters, the number of their elements, and their names."""
     found = {}
-    for k in (*composition.marks, 'do_wd'):
+    for rule in (*composition.marks, 'do_wd'):
         for g in groups:
-            names = g.names or [f'a {"×".join(map(str, p.shape))}' if can_step(p) else '?' for p in g.params]
+            names = g.names or [_shape_of(p) for p in g.params]
             for p, state, name in zip(g.params, g.states, names):
-                if k in state and (k != 'do_wd' or not state[k]): found.setdefault((k, str(state[k])), []).append((name, p.numel() if can_step(p) else 0))
-    def first(names): return ', '.join([*names[:FEW], '…'] if len(names) > FEW else names)
-    return [(k, v, f'{len(o):,}', f'{sum(n for _, n in o):,}', first([name for name, _ in o])) for (k, v), o in found.items()]
+                is_said = rule in state and (rule != 'do_wd' or not state[rule])
+                if is_said: found.setdefault((rule, str(state[rule])), []).append((name, _n_elements(p)))
+    def row(rule, answer, params):
+        n_elements = sum(n for _, n in params)
+        return rule, answer, f'{len(params):,}', f'{n_elements:,}', _first([name for name, _ in params])
+    return [row(*key, params) for key, params in found.items()]
+
+
+def _shape_of(p) -> str: return f'a {"×".join(map(str, p.shape))}' if can_step(p) else '?'
+def _n_elements(p) -> int: return p.numel() if can_step(p) else 0
+def _first(names) -> str: return ', '.join([*names[:FEW], '…'] if len(names) > FEW else names)

@@ -1,84 +1,126 @@
-"Parameters that are alike, rehearsed as one."
+"Parameters that a rehearsal treats alike, rehearsed as one."
 from itertools import chain, groupby
 
 import torch
 from torch import Tensor
 
 from optimcb.composition.errors import StepperError
-from optimcb.diagnosis.groups import can_step
-from optimcb.diagnosis.source import _source
+from optimcb.diagnosis.groups import Group, can_step
 from optimcb.diagnosis.suggestions import worded
-from optimcb.engines import c_compiler
 from optimcb.engines.frozen import grad_of
-from optimcb.tracing.program import Unsupported
 from optimcb.tracing.recording import NotRecorded
 from optimcb.tracing.rehearsal import Rehearsal
 
-STEPS = 2 # in the first one, state is made
-PATIENCE = 64 # steps in which there should be as many that no stepper ends early
+__all__ = ['Kind', 'counted', 'first_parameter', 'is_real', 'live_parameters', 'rehearsal_of']
+
+
+FULL_STEPS = 2 # to rehearse: in the first one, state is made
+MOST_STEPS = 64 # among which there should be as many that no stepper ends early
 
 
 class Kind:
-    "Parameters of one group that are alike in type, device and number of dimensions, and in shape if steppers look at it, rehearsed as one."
-    def __init__(self, composition, group, index, params, marks):
-        self.composition, self.group, self.marks = composition, group, marks
-        self.index, self.params, self.sizes = index, params, [p.numel() for p in params]
+    """Parameters of one group with the same masks, type, device and number of dimensions, rehearsed as one.
+
+    They have the same shape, too, if steppers look at it. `steps` are empty, and `reason` says why, if they
+    can't be rehearsed."""
+    def __init__(self,
+        composition, # Its steppers
+        group:Group, # Its group
+        index:int, # Number of the group
+        params:list, # The parameters; empty for an algorithm without parameters
+        masks:dict # What rules and routes say of them, by name
+    ):
+        self.composition, self.group, self.index, self.masks = composition, group, index, masks
+        self.params, self.sizes = params, [p.numel() for p in params]
         self.example = params[0] if params else None
-        self.rehearsal = lambda: _rehearsal(composition, group, self.example, marks)
-        r = self.rehearsal()
+        rehearsal = self.new_rehearsal()
         try:
-            with worded(): self.steps, self.reason = _rehearsed(r, composition), None
+            with worded(): self.steps, self.reason = _rehearsed(rehearsal, composition), None
         except (NotRecorded, StepperError) as e: self.steps, self.reason = [], str(e)
-        self.kinds, self.numbers, self.looked = r.kinds, r.numbers, r.looked
+        self.kinds, self.numbers, self.looked = rehearsal.kinds, rehearsal.numbers, rehearsal.looked
         self.program = self.steps[-1].program if self.steps else None
 
-    def by_shape(self) -> list:
-        "A kind for each shape."
-        params = sorted(self.params, key=lambda p: p.shape)
-        kinds = [Kind(self.composition, self.group, self.index, list(ps), self.marks) for _, ps in groupby(params, key=lambda p: p.shape)]
-        return [self] if len(kinds) < 2 else kinds
+    def __str__(self):
+        if not self.params: return 'all'
+        dtype, dims = str(self.example.dtype)[6:], counted(self.example.dim(), 'dimension')
+        return f'group {self.index}, {dtype} with {dims}'
 
-    def __str__(self): return f"group {self.index}, {str(self.example.dtype)[6:]} with {_some(self.example.dim(), 'dimension')}" if self.params else 'all'
+    def new_rehearsal(self) -> Rehearsal:
+        "Make a rehearsal of these parameters from before the first step."
+        return rehearsal_of(self.composition, self.group, self.example, self.masks)
+
+    def by_shape(self) -> list['Kind']:
+        "Split it into a kind for each shape."
+        params = sorted(self.params, key=lambda p: p.shape)
+        by_shape = [list(ps) for _, ps in groupby(params, key=lambda p: p.shape)]
+        if len(by_shape) < 2: return [self]
+        return [Kind(self.composition, self.group, self.index, ps, self.masks) for ps in by_shape]
 
     @property
     def place(self) -> str:
-        "What its marks say, in words"
-        return ', '.join(str(v) if k == 'route' else k if v is True else f'not {k}' if v is False else f'{k} {v}' for k, v in self.marks.items())
+        "What its masks say, in words."
+        return ', '.join(_in_words(k, v) for k, v in self.masks.items())
+
+    @property
+    def state_bytes_each(self) -> int:
+        "Bytes of state for each element."
+        return sum(dtype.itemsize for dtype, extent in self.kinds.values() if extent is True)
+
+
+def _in_words(name, value) -> str:
+    if name == 'route': return str(value)
+    return name if value is True else f'not {name}' if value is False else f'{name} {value}'
 
 
 def _rehearsed(rehearsal, composition) -> list:
-    "Steps, of which a few are done to the end"
-    steps, whole = [], 0
-    n, patience = len(composition.steppers), PATIENCE if any(getattr(s.innermost, 'place', None) == 'gate' for s in composition.steppers) else STEPS
-    while whole < STEPS and len(steps) < patience:
+    "Steps, up to two that no stepper ends early"
+    steps, n_full = [], 0
+    has_gate = any(getattr(s.innermost, 'place', None) == 'gate' for s in composition.steppers)
+    most = MOST_STEPS if has_gate else FULL_STEPS
+    while n_full < FULL_STEPS and len(steps) < most:
         steps.append(rehearsal.step())
-        whole += len(steps[-1].acts) == n
+        n_full += len(steps[-1].acts) == len(composition.steppers)
     return steps
 
 
-def _rehearsal(composition, group, example, marks=None) -> Rehearsal:
-    "From before the first step, but with state that somebody has put there"
-    state = next((s for p, s in zip(group.params, group.states) if p is example), marks or composition.variants[0])
-    return Rehearsal(composition, group.hypers, example, {k: v for k, v in state.items() if k not in composition.makes})
+def rehearsal_of(
+    composition, # Its steppers
+    group:Group, # A group
+    example, # One of its parameters; None: a matrix in float32
+    masks:dict|None=None # What rules and routes say of it if it is no parameter of the group; default: any
+) -> Rehearsal:
+    "Make a rehearsal from before the first step, but with state that somebody has put there."
+    own = next((s for p, s in zip(group.params, group.states) if p is example), None)
+    state = own if own is not None else masks or composition.variants[0]
+    before = {k: v for k, v in state.items() if k not in composition.makes}
+    return Rehearsal(composition, group.hypers, example, before)
 
 
-def _example(group): return next(chain(_live(group), filter(can_step, group.params)), None)
-def _live(group): return [p for p in group.params if _is_real(p) and _is_live(p, group.tracked)]
-def _is_real(p): return isinstance(p, Tensor) and not torch.nn.parameter.is_lazy(p)
-def _is_live(p, tracked): return p.requires_grad or grad_of(p, tracked) is not None
+def first_parameter(
+    group:Group # A group
+):
+    "The first parameter that is stepped, or could be; None if there is none."
+    return next(chain(live_parameters(group), filter(can_step, group.params)), None)
 
-def _some(n, what): return f"{n:,} {what}{'s' if n != 1 else ''}"
+
+def live_parameters(
+    group:Group # A group
+) -> list[Tensor]:
+    "List the parameters of a group that are not frozen."
+    def is_live(p): return p.requires_grad or grad_of(p, group.tracked) is not None
+    return [p for p in group.params if is_real(p) and is_live(p)]
 
 
-def _engine_for(kind, wanted) -> tuple[str, str|None]:
-    "The engine that can run a kind of parameters, or why it is the eager one"
-    if wanted == 'eager': return 'eager', 'that is the one asked for'
-    if kind.reason: return 'eager', kind.reason
-    device = kind.example.device.type if kind.example is not None else 'cpu'
-    if wanted == 'foreach' or device not in ('cpu', 'cuda'): return 'foreach', None
-    try:
-        if device == 'cpu': c_compiler.compiler()
-        _source(kind.program, device)
-    except (c_compiler.CantBuild, Unsupported) as e: return 'eager' if device == 'cpu' else 'foreach', str(e)
-    except ImportError as e: return 'foreach', f'there is no Triton ({e})'
-    return f"fused, in {'C' if device == 'cpu' else 'Triton'}", None
+def is_real(
+    p # A parameter
+) -> bool:
+    "Tell whether it is a tensor that has its shape."
+    return isinstance(p, Tensor) and not torch.nn.parameter.is_lazy(p)
+
+
+def counted(
+    n:int, # How many
+    what:str # Of what, in the singular
+) -> str:
+    "Write a number and a noun."
+    return f"{n:,} {what}{'s' if n != 1 else ''}"

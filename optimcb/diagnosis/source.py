@@ -1,52 +1,66 @@
 "The source of the kernel that does a step."
 import textwrap
 
-from optimcb.diagnosis.algebra import text
 from optimcb.diagnosis.formula import slots
+from optimcb.diagnosis.rendering import text
 from optimcb.engines import c_kernels
 from optimcb.tracing.program import Program
 
-__all__ = ['Source']
+__all__ = ['Source', 'source_of']
 
 
-def _source(program, device) -> tuple[str, str]:
-    "What all kernels begin with, and what this one goes on with"
-    if device == 'cpu': return c_kernels.PRELUDE, c_kernels.source(program).removeprefix(c_kernels.PRELUDE).strip()
-    if device != 'cuda': raise ValueError(f"there are kernels for 'cpu', in C, and for 'cuda', in Triton, but none for {device!r}.")
-    from optimcb.engines import triton_kernels  # Triton is loaded when it is needed
-    return triton_kernels.PRELUDE, triton_kernels.source(program).removeprefix(triton_kernels.PRELUDE).strip()
+def source_of(
+    program:Program, # A step
+    device:str # 'cpu' or 'cuda'
+) -> tuple[str, str]:
+    "Generate the source of a kernel: its prelude and the rest. Raises `Unsupported`."
+    if device == 'cpu': kernels = c_kernels
+    elif device == 'cuda':
+        from optimcb.engines import triton_kernels as kernels  # Triton is loaded when it is needed
+    else:
+        raise ValueError("there are kernels for 'cpu', in C, and for 'cuda', in Triton, "
+                         f"but none for {device!r}.")
+    return kernels.PRELUDE, kernels.source(program).removeprefix(kernels.PRELUDE).strip()
 
 
 class Source(str):
-    """The source of a kernel, all of it. Shown without what all kernels begin with, but with what its memory and its numbers are.
+    """The source of a kernel. Shown without its prelude, but with the meaning of its memory and its numbers.
 
-    `language` is 'c' or 'python', `shown` what is shown."""
+    `language` is 'c' or 'python', `shown` is what is shown."""
     @classmethod
     def of(cls,
         step, # A step, rehearsed with named numbers
         device:str # 'cpu' or 'cuda'
     ) -> 'Source':
-        "The source for a step. Raises `Unsupported`."
-        program = Program(*step.recording.key)
-        prelude, body = _source(program, device)
-        mark = '//' if device == 'cpu' else '#'
-        columns = {'.p': 'p', '.grad': 'p.grad'} | {c: _between(program, int(c[1:])) for c in program.columns if isinstance(c, str) and c[1:].isdigit()}
-        notes = [f'{"m" if device == "cpu" else "a"}{i}: {columns.get(c, c)}' for i, c in enumerate(program.columns)]
-        notes += [f'{"S[{}]" if device == "cpu" else "s{}"}: {text(e)}'.format(i) for i, e in enumerate(slots(step, program))]
+        "Generate the source for a step. Raises `Unsupported`."
+        program, is_c = Program(*step.recording.key), device == 'cpu'
+        prelude, body = source_of(program, device)
         self = cls('\n'.join([prelude, body]))
-        self.language, self.notes = 'c' if device == 'cpu' else 'python', notes
-        self.shown = '\n'.join([*(f'{mark} {n}' for n in notes), '', _indented(body) if device == 'cpu' else body])
+        self.language, self.notes = 'c' if is_c else 'python', _notes(step, program, is_c)
+        mark = '//' if is_c else '#'
+        self.shown = '\n'.join([*(f'{mark} {n}' for n in self.notes), '', _indented(body) if is_c else body])
         return self
 
     def __repr__(self): return self.shown
     def _repr_markdown_(self): return f'```{self.language}\n{self.shown}\n```'
 
 
+def _notes(step, program, is_c) -> list[str]:
+    "What memory and numbers of a kernel are, the latter as they were worked out in this step"
+    columns = {'.p': 'p', '.grad': 'p.grad'}
+    between = [c for c in program.columns if isinstance(c, str) and c[1:].isdigit()]
+    columns |= {c: _between(program, int(c[1:])) for c in between}
+    memory = [f"{'m' if is_c else 'a'}{i}: {columns.get(c, c)}" for i, c in enumerate(program.columns)]
+    numbers = [f"{f'S[{i}]' if is_c else f's{i}'}: {text(e)}" for i, e in enumerate(slots(step, program))]
+    return memory + numbers
+
+
 def _between(program, i) -> str:
-    "What node `i`, which a function by torch takes or gives, is"
+    "Where node `i` comes from, or goes to: a function that torch runs between kernels"
     n = program.nodes[i]
-    of = n.args[0] if n.op == 'result' else next(k for k in program.calls if i in program.nodes[k].args[:-1])
-    return f"{'from' if n.op == 'result' else 'for'} `{program.nodes[of].args[-1].name}`"
+    if n.op == 'result': return f"from `{program.nodes[n.args[0]].args[-1].name}`"
+    call = next(k for k in program.calls if i in program.nodes[k].args[:-1])
+    return f"for `{program.nodes[call].args[-1].name}`"
 
 
 def _indented(source) -> str:

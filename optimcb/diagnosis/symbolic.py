@@ -1,8 +1,8 @@
 """Numbers that know what they were worked out from, and what steppers decide by them.
 
-A stepper that is handed such numbers does what it always does; its arithmetic is written down beside it. When it
-compares two of them, the condition is written down, too, and it can be told that the answer is the other one: so each
-branch of a stepper is seen, whether or not the steps at hand take it.
+A stepper that is handed such numbers does what it always does; its arithmetic is written down beside it. When
+it compares two of them, the condition is written down, too, and it can be told that the answer is the other
+one: so each branch of a stepper is seen, whether or not the steps at hand take it.
 """
 import math
 import operator
@@ -22,10 +22,10 @@ __all__ = ['Decision', 'Decisions', 'Symbolic', 'expression_of', 'math_written',
 
 LOCK = RLock() # what follows is of one thread at a time
 # The library's own bookkeeping compares numbers, too. What is asked there is no decision of a step
-BOOKKEEPING = tuple(f'optimcb.{o}' for o in ('engine', 'composition', 'stepper', 'rehearsal', 'expression', 'symbolic', 'formula'))
+BOOKKEEPING = tuple(f'optimcb.{o}.' for o in ('engines', 'composition', 'tracing', 'diagnosis', 'hypers'))
 
 
-PATIENCE = 1000 # questions in a step
+MOST_QUESTIONS = 1000 # in a step
 
 
 # Decisions
@@ -55,10 +55,11 @@ class Decisions:
         self.made[place] = []
 
     def answer(self, condition, natural):
-        "The answer to a condition: the one before if it was asked for already, or else what was told, or else the natural one."
+        "Answer a condition: as before if it was asked already, or else as told, or else as it is."
         made = self.made[self.place]
         self.asked += 1
-        if self.asked > PATIENCE: raise NotRecorded([], "it goes on and on where it is told to take another branch.")
+        if self.asked > MOST_QUESTIONS:
+            raise NotRecorded([], "it goes on and on where it is told to take another branch.")
         for d in made:
             if d.condition == condition: return d.answer
         told = self.told.get(self.place, ())
@@ -81,7 +82,7 @@ def _decided(name, natural, a, b):
     listening = Decisions.listening
     if listening is None or listening.place is None: return natural
     module = sys._getframe(2).f_globals.get('__name__') or ''
-    if module != torch_api.__name__ and f'{module}.'.startswith(tuple(f'{o}.' for o in BOOKKEEPING)): return natural
+    if module != torch_api.__name__ and f'{module}.'.startswith(BOOKKEEPING): return natural
     if a == b: return natural
     condition = call(name, a, b)
     return listening.answer(condition, natural) if symbols(condition) else natural
@@ -114,11 +115,12 @@ def plain(
     x:Real # A number
 ) -> int|float:
     "The number alone."
-    return int(x) if isinstance(x, (int, _Count)) else float.__float__(x) if isinstance(x, float) else float(x)
+    if isinstance(x, (int, _Count)): return int(x)
+    return float.__float__(x) if isinstance(x, float) else float(x)
 
 
 def _worked_out(f, *xs):
-    "`f` of numbers. Where a stepper was told to take a branch that it wouldn't, there may be no such number: any will do"
+    "`f` of numbers; any number if there is none, in a branch that a stepper wouldn't take by itself"
     departed = Decisions.listening is not None and Decisions.listening.departed
     try: res = f(*xs)
     except (ArithmeticError, ValueError):
@@ -141,10 +143,12 @@ def _operators(cls):
     def arithmetic(name, f, build):
         def forward(self, other):
             if not isinstance(other, Real): return NotImplemented
-            return written(_worked_out(f, plain(self), plain(other)), lambda: build(self.e, expression_of(other)))
+            value = _worked_out(f, plain(self), plain(other))
+            return written(value, lambda: build(self.e, expression_of(other)))
         def backward(self, other):
             if not isinstance(other, Real): return NotImplemented
-            return written(_worked_out(f, plain(other), plain(self)), lambda: build(expression_of(other), self.e))
+            value = _worked_out(f, plain(other), plain(self))
+            return written(value, lambda: build(expression_of(other), self.e))
         setattr(cls, f'__{name}__', forward)
         setattr(cls, f'__r{name}__', backward)
     def comparison(name, f):
@@ -159,8 +163,10 @@ def _operators(cls):
     cls.__neg__ = lambda self: symbolic(-plain(self), neg(self.e))
     cls.__abs__ = lambda self: symbolic(abs(plain(self)), call('abs', self.e))
     cls.__pos__ = lambda self: self
-    for name, f in dict(floor=math.floor, ceil=math.ceil, trunc=math.trunc).items():
-        setattr(cls, f'__{name}__', lambda self, name=name, f=f: symbolic(_worked_out(f, plain(self)), call(name, self.e)))
+    def rounding(name, f):
+        def rounded(self): return symbolic(_worked_out(f, plain(self)), call(name, self.e))
+        setattr(cls, f'__{name}__', rounded)
+    for name in ('floor', 'ceil', 'trunc'): rounding(name, getattr(math, name))
     return cls
 
 
@@ -181,7 +187,8 @@ def _named_call(name): return lambda x: call(name, x)
 
 
 OF_MATH = dict(sqrt=lambda x: power(x, number(Fraction(1, 2))), pow=power)
-OF_MATH |= {k: _named_call(k) for k in ('exp', 'log', 'expm1', 'log1p', 'sin', 'cos', 'tan', 'sinh', 'cosh', 'tanh', 'erf', 'exp2') if hasattr(math, k)}
+NAMED = 'exp', 'log', 'expm1', 'log1p', 'sin', 'cos', 'tan', 'sinh', 'cosh', 'tanh', 'erf', 'exp2'
+OF_MATH |= {k: _named_call(k) for k in NAMED if hasattr(math, k)} # `exp2` is new in Python 3.11
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import torch
 import optimcb as oc
 from optimcb import CompositionWarning, Optimizer, once
 from optimcb.composition.stepper import Stepper
-from optimcb.diagnosis import checks
+from optimcb.diagnosis.graph_checks import branches_on_value
 from optimcb.engines.arena import Arena
 from optimcb.engines.runner import CantRun
 
@@ -151,7 +151,7 @@ BRANCHES = [branch_if, branch_expression, branch_and, branch_or, branch_while]
 
 
 @pytest.mark.parametrize('f', [*BRANCHES, none_if, none_expression, straight], ids=lambda f: f.__name__)
-def test_branches(f): assert checks._branches(f.__code__) is (f in BRANCHES)
+def test_branches(f): assert branches_on_value(f.__code__) is (f in BRANCHES)
 
 
 def sums(p):

@@ -44,7 +44,7 @@ def own_name(p, lr, my_mean): p.data.add_(my_mean, alpha=-lr)
 @pytest.mark.parametrize('cbs, hypers, said', [
     ([adam_step], {}, r"`adam_step` needs `step`.*It lacks `grad_avg`, `sqr_avg`, `mom`, `sqr_mom`, too. Put `step_stat`, `average_grad` and `average_sqr_grad` before `adam_step`"),
     ([average_grad, average_sqr_grad, adam_step], {}, r"`adam_step` needs `step`, which is no hyper-parameter.* Put `step_stat` before `adam_step` in `cbs`"),
-    ([momentum_step], {}, r"`momentum_step` needs `grad_avg`.* Put `average_grad` or `start_avgs` before `momentum_step` in `cbs`"),
+    ([momentum_step], {}, r"`momentum_step` needs `grad_avg`.* Put `average_grad` or `(lazy_average_grad|start_avgs)` before `momentum_step` in `cbs`"),
     ([apply_update], {}, r"`apply_update` needs `update`.* Put `grad_update` or `avg_update` before `apply_update` in `cbs`"),
     ([average_grad, apply_update, average_sqr_grad, rms_update], {}, r"`apply_update` needs `update`.* Put `rms_update` before `apply_update`, not after it"),
     ([average_grad, misspelt], {}, r"`misspelt` needs `grad_av`.* Did you mean `grad_avg`\?"),

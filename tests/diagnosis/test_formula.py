@@ -20,9 +20,11 @@ from test_wrapping import PARTS
 
 import optimcb as oc
 from optimcb import SGD, Adam, Optimizer, once, sgd_step, step_stat
-from optimcb.diagnosis.algebra import ONE, Sym, add, call, div, latex, mul, neg, number, power, sub, text
-from optimcb.diagnosis.branches import look
+from optimcb.diagnosis.algebra import ONE, Sym, add, call, div, mul, neg, number, power, sub
 from optimcb.diagnosis.formula import Formula, formulas
+from optimcb.diagnosis.latex import latex
+from optimcb.diagnosis.reading import look
+from optimcb.diagnosis.rendering import text
 from optimcb.tracing.rehearsal import Rehearsal
 
 NAMES = {**FUNCTIONS, 'numel': lambda: 12}

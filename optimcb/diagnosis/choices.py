@@ -1,0 +1,146 @@
+"""Conditions on numbers, and choices between two expressions.
+
+A choice is a function of a condition and both expressions, which `choice` makes: what both have in common
+stands before it, and the smaller or the larger of two numbers is `min` or `max`.
+"""
+import operator
+
+from optimcb.diagnosis.algebra import (
+    ONE,
+    ZERO,
+    Add,
+    Call,
+    Mul,
+    Num,
+    add,
+    apart,
+    call,
+    div,
+    divides,
+    factors_of,
+    is_negative,
+    mul,
+    neg,
+    power,
+    scaled,
+    symbols,
+)
+
+__all__ = ['OPPOSITE', 'both', 'choice', 'condition', 'either', 'negated']
+
+
+# Choices
+
+OPPOSITE = dict(eq='ne', ne='eq', lt='ge', ge='lt', gt='le', le='gt', is_none='is_there', is_there='is_none')
+OPPOSITE |= {'and': 'or', 'or': 'and'}
+TRUE, FALSE = Num(True), Num(False)
+
+
+def condition(
+    name:str, # Of a comparison, `and` or `or`
+    *args # What is compared, or two conditions
+):
+    "Make a condition, or true or false if that is known."
+    if name == 'and': return both(*args)
+    if name == 'or': return either(*args)
+    if not all(isinstance(a, Num) for a in args): return call(name, *args)
+    return TRUE if getattr(operator, name)(*(a.value for a in args)) else FALSE
+
+
+def negated(
+    c # A condition on numbers
+):
+    "Negate a condition."
+    if isinstance(c, Num): return FALSE if c.value else TRUE
+    args = map(negated, c.args) if c.name in ('and', 'or') else c.args
+    return call(OPPOSITE[c.name], *args)
+
+
+def both(
+    a, # A condition on numbers
+    b # Another
+):
+    "Make the condition that both hold."
+    if isinstance(a, Num): return b if a.value else FALSE
+    if isinstance(b, Num): return a if b.value else FALSE
+    return a if a == b else FALSE if a == negated(b) else call('and', a, b)
+
+
+def either(
+    a, # A condition on numbers
+    b # Another
+):
+    "Make the condition that one of them holds, or both."
+    return negated(both(negated(a), negated(b)))
+
+
+def choice(
+    c, # A condition on numbers
+    a, # What it is if that holds
+    b # What it is if not
+):
+    "Choose `a` or `b`, with what they share before the choice; it may be `min` or `max`."
+    if isinstance(c, Num): return a if c.value else b
+    if a == b: return a
+    if c.name in ('gt', 'ge'): return choice(call('lt' if c.name == 'gt' else 'le', *c.args[::-1]), a, b)
+    if c.name in ('ne', 'is_there'): return choice(negated(c), b, a)
+    is_nested = isinstance(b, Call) and b.name == 'case' and b.args[1] == a # `a if c else (a if d else e)`
+    if is_nested: return choice(either(c, b.args[0]), a, b.args[2])
+    if not (a.scalar and b.scalar): return call('case', c, a, b)
+    extreme = _extreme(c, a, b)
+    if extreme: return extreme
+    differ = _differences(a, b)
+    if len(differ) == 1 and differ != {(a, b)}: # the choice is inside
+        (x, y), = differ
+        return _one_for_two(a, b, (x, y), choice(c, x, y))
+    no_positive = all(is_negative(x) or x == ZERO for x in (a, b))
+    if no_positive: return neg(choice(c, neg(a), neg(b)))
+    shared, a, b = apart(a, b)
+    return mul(shared, choice(c, a, b)) if shared != ONE else call('case', c, a, b)
+
+
+def _parts(e) -> list:
+    "The expressions that an expression is made of"
+    if isinstance(e, Add): return [x for _, x in e.terms]
+    if isinstance(e, Mul): return [x for factor in e.factors for x in factor]
+    return list(e.args) if isinstance(e, Call) else []
+
+
+def _has_same_form(a, b) -> bool:
+    "Do two expressions differ in their parts only?"
+    if type(a) is not type(b): return False
+    if isinstance(a, Add): return [c for c, _ in a.terms] == [c for c, _ in b.terms]
+    if isinstance(a, Mul): return len(a.factors) == len(b.factors)
+    return isinstance(a, Call) and a.name == b.name and len(a.args) == len(b.args)
+
+
+def _differences(a, b) -> set:
+    "The pairs of parts, one of each, that differ"
+    if a == b: return set()
+    return set().union(*map(_differences, _parts(a), _parts(b))) if _has_same_form(a, b) else {(a, b)}
+
+
+def _one_for_two(a, b, pair, new):
+    "`a` and `b` with `new` in the place of the only parts that differ"
+    if (a, b) == pair: return new
+    if a == b: return a
+    parts = [_one_for_two(x, y, pair, new) for x, y in zip(_parts(a), _parts(b))]
+    if isinstance(a, Add): return add(*(scaled(c, x) for (c, _), x in zip(a.terms, parts)))
+    if isinstance(a, Mul): return mul(*(power(x, n) for x, n in zip(parts[::2], parts[1::2])))
+    return choice(*parts) if a.name == 'case' else call(a.name, *parts)
+
+
+def _extreme(c, a, b):
+    "A multiple of the smaller or larger of the two sides of a comparison, if the choice is that"
+    if c.name not in ('lt', 'le'): return None
+    small, large = c.args
+    for name, mine, theirs in (('min', small, large), ('max', large, small)):
+        for e, side, other, side_of_other in ((a, mine, b, theirs), (b, theirs, a, mine)):
+            if side == ZERO: continue
+            times = div(e, side)
+            # May be 0 in the other case
+            by_names = any(divides(f) and symbols(f[0]) for f in factors_of(times))
+            if mul(times, side_of_other) == other and times != ZERO and not by_names:
+                return mul(times, call(name, *sorted((mine, theirs), key=lambda x: not isinstance(x, Num))))
+
+

@@ -1,0 +1,157 @@
+"""Look at the branches of each stepper: those that steps take, and those that it is told to take.
+
+Hyper-parameters and counters are handed to the steppers as numbers that know what they were worked out from;
+tensors are tracers already. A stepper that decides by a number is told to decide otherwise, too. A stepper's
+names are its contract, so each is read for itself: two that branch in two ways are four samples to look at,
+not four formulas.
+"""
+from copy import copy
+
+from optimcb.composition.errors import MissingName
+from optimcb.diagnosis.algebra import Sym, call, number, symbols
+from optimcb.diagnosis.graph import Dataflow
+from optimcb.diagnosis.outcomes import Sample
+from optimcb.diagnosis.reading import Reader, look, read_samples
+from optimcb.diagnosis.symbolic import Decisions, Symbolic, plain
+from optimcb.tracing.recording import NotRecorded
+from optimcb.tracing.rehearsal import Rehearsal, Step
+from optimcb.tracing.tracer import Untraceable
+
+__all__ = ['Explored', 'is_error']
+
+
+STEPS = 32 # to rehearse
+MOST_LOOKS = 160 # at branches
+TRIES = 3 # to take a branch, each from another step
+DEEPEST = 12 # decisions of a stepper in one step that are looked into
+MOST_SITUATIONS = 8 # kinds of state from which to go on
+
+
+class Explored:
+    """What the steppers did in rehearsed steps, and where they were told to decide otherwise.
+
+    `samples` are what each stepper did, by its place; `failed` is why a branch can't be taken, by `(place,
+    names that were there, answers)`; `assumed` are conditions on hyper-parameters that hold for all samples;
+    `graph` is the dataflow of all of it."""
+    def __init__(self,
+        rehearsal:Rehearsal, # A rehearsal that hasn't begun
+        n_steps:int=STEPS # How many steps to rehearse
+    ):
+        self.steppers, self.hypers = rehearsal.composition.steppers, rehearsal.hypers
+        self.n_steps, self.n_looks = n_steps, 0
+        self.graph, self.samples = Dataflow(), {}
+        # Those that a decision leads to, and rehearsals from which to take each, by situation
+        self.branches = {}
+        self.failed, self.situations = {}, {}
+        self.assumed, self.by_torch, self.old = [], {}, {}
+        ways = []
+        for i in range(1, n_steps + 1):
+            before = copy(rehearsal)
+            self.situations.setdefault(_situation(before), before)
+            samples, step = self._look(before, number=i)
+            ways.append((before, samples))
+            rehearsal.go_on(_state_after(step))
+        self._take_branches()
+        self._move_numbers(ways[-1], ways[0])
+
+    def is_fixed(self,
+        condition, # A condition
+        place:int # Of the stepper that asks
+    ) -> bool:
+        "Tell whether it is about hyper-parameters alone, so that it is the same in all steps."
+        return symbols(condition) <= self.hypers.keys() - self.graph.written_before(place)
+
+    def _look(self, rehearsal, told=None, number=None) -> tuple[dict[int, Sample], Step]:
+        "Look at a step, and note which branches it doesn't take"
+        decisions = Decisions(told)
+        step = look(rehearsal, None, decisions)
+        reader = Reader(step)
+        samples = read_samples(step, reader, decisions, number)
+        self.by_torch |= reader.by_torch
+        self.old |= reader.old
+        self.graph.add(step.acts)
+        for place, sample in samples.items():
+            self.samples.setdefault(place, []).append(sample)
+            self._note_branches(place, sample, rehearsal)
+        if told: self._look_after(rehearsal, step)
+        return samples, step
+
+    def _note_branches(self, place, sample, rehearsal):
+        "Note where a stepper could have decided otherwise"
+        for i, d in enumerate(sample.decisions[:DEEPEST]):
+            is_comparison = d.condition.name not in ('eq', 'ne')
+            is_of_shape = self.by_torch and is_comparison and self.is_fixed(d.condition, place)
+            # Most likely, and nothing that another value of a hyper-parameter would change
+            if is_of_shape: continue
+            branch = place, sample.there, (*sample.answers[:i], not d.answer)
+            self.branches.setdefault(branch, {})[_situation(rehearsal)] = rehearsal
+
+    def _look_after(self, rehearsal, step):
+        "Look at the step after one that was told to branch: it may leave state that no other one does"
+        after = copy(rehearsal)
+        after.go_on(_state_after(step))
+        situation = _situation(after)
+        if situation in self.situations or len(self.situations) >= MOST_SITUATIONS: return
+        self.situations[situation] = after
+        try: self._look(after)
+        except (NotRecorded, MissingName): pass # no step comes here
+
+    def _take_branches(self):
+        "Take the branches that no step took"
+        while self.n_looks < MOST_LOOKS:
+            branch = next((o for o in self.branches if o not in self.failed and not self._is_seen(*o)), None)
+            if branch is None: return
+            place, _, answers = branch
+            for rehearsal in list(self.branches[branch].values())[-TRIES:]:
+                self.n_looks += 1
+                try: self._look(rehearsal, told={place: answers})
+                except (NotRecorded, MissingName) as e: self.failed[branch] = e
+                if self._is_seen(*branch): break
+            else: self.failed.setdefault(branch, None)
+
+    def _is_seen(self, place, there, answers) -> bool:
+        return any(s.there == there and s.answers[:len(answers)] == answers for s in self.samples[place])
+
+    # Numbers that are taken out of their names
+
+    def _move_numbers(self, last, first):
+        "Give numbers other values, and keep all decisions: what changes now is worked out unseen"
+        rehearsal, samples = last
+        self._add_moved(rehearsal, samples, {k for k, v in rehearsal.numbers.items() if _is_number(v)})
+        makes = rehearsal.composition.makes
+        fixed = {k for k, v in self.hypers.items() if _is_number(v) and k not in makes}
+        for way in (last, first):
+            if not self._moved(*way, fixed): continue
+            leaks = [k for k in self.hypers if k in fixed and self._moved(*way, {k})]
+            self.assumed += [call('eq', Sym(k), number(self.hypers[k])) for k in leaks]
+
+    def _moved(self, rehearsal, samples, names) -> dict[int, Sample]:
+        "Samples, by place, that are others when these names have other values"
+        if not names: return {}
+        decisions = Decisions({place: s.answers for place, s in samples.items()})
+        try:
+            step = look(rehearsal, None, decisions, names)
+            moved = read_samples(step, Reader(step), decisions)
+        except (NotRecorded, MissingName): return {}
+        return {k: moved[k] for k in samples if k in moved and moved[k].outcome != samples[k].outcome}
+
+    def _add_moved(self, rehearsal, samples, names):
+        for place, moved in self._moved(rehearsal, samples, names).items():
+            self.samples[place].append(moved._replace(decisions=samples[place].decisions))
+
+
+def is_error(
+    failure:Exception|None # Why a branch couldn't be taken
+) -> bool:
+    "Tell whether a branch raises an error, so that no step takes it, in contrast to one that can't be seen."
+    if isinstance(failure, MissingName): return True
+    return isinstance(failure, NotRecorded) and not isinstance(failure.__context__, Untraceable | None)
+
+
+def _state_after(step) -> dict:
+    "State with plain numbers, which know nothing"
+    return {k: plain(v) if isinstance(v, Symbolic) else v for k, v in step.recording.state.items()}
+
+
+def _situation(rehearsal): return frozenset(rehearsal.kinds.items()), frozenset(rehearsal.numbers)
+def _is_number(v) -> bool: return isinstance(v, (int, float)) and not isinstance(v, bool)

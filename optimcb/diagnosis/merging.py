@@ -1,0 +1,289 @@
+"""Put together what samples of steppers say: one outcome for each stepper, whatever it decides and whatever
+is there.
+
+A stepper's samples are first a tree of its decisions. Its branches are merged from the leaves up: numbers
+that differ become choices, lines that differ become blocks under a condition.
+"""
+from optimcb.diagnosis.algebra import Call, Num, Sym, apart, call, mul, number, symbols
+from optimcb.diagnosis.choices import both, choice, either, negated
+from optimcb.diagnosis.exploring import Explored, is_error
+from optimcb.diagnosis.hats import with_hats_everywhere
+from optimcb.diagnosis.outcomes import (
+    NOWHERE,
+    UNSEEN,
+    Behaviour,
+    Block,
+    Line,
+    Outcome,
+    Tree,
+    flat_lines,
+    n_cases,
+    steps_in_words,
+)
+from optimcb.diagnosis.reading import SWAPPED
+from optimcb.diagnosis.rewriting import common, unknown
+from optimcb.diagnosis.starting import first_values
+from optimcb.tracing.recording import NotRecorded
+
+__all__ = ['behaviour_of']
+
+
+MOST_LEAVES = 64 # branches of a stepper that are put together
+MOST_CASES = 12 # choices among them that are shown
+LEAKS = 'it takes numbers out of their names, by `float`, `int`, an index or a loop, say'
+
+
+def behaviour_of(
+    explored:Explored # Steps, and the branches of their steppers
+) -> Behaviour:
+    "Put together what the steppers do in all steps."
+    return _Merger(explored).merge()
+
+
+class _Merger:
+    "Puts samples together"
+    def __init__(self, explored):
+        self.explored, self.hypers = explored, explored.hypers
+        self.samples = with_hats_everywhere(explored.samples)
+        self.assumed, self.unsaid = [], {}
+        self.starts, self.no_start = {}, [] # first values of state, and names of state that have none
+
+    def merge(self) -> Behaviour:
+        "What each stepper does. State without a first value is asked for: is it there?"
+        asked = set()
+        while True:
+            self.starts, self.no_start, self.assumed = {}, [], list(self.explored.assumed)
+            outcomes = {place: self.outcome(place, asked) for place in sorted(self.samples)}
+            if not self.no_start: break
+            alone = {k for names in self.no_start if len(names) == 1 for k in names}
+            asked |= alone or {min(self.no_start[0], key=lambda k: (k in self.starts, k))}
+        e = self.explored
+        starts = self.values_in_signatures() | self.starts | dict.fromkeys(sorted(asked))
+        assumed = list(dict.fromkeys(self.assumed))
+        return Behaviour(outcomes, e.old, e.by_torch, starts, assumed, self.unsaid, e.steppers, self.samples,
+                         e.n_steps)
+
+    def values_in_signatures(self) -> dict:
+        "State whose first value is in a stepper's signature"
+        made = self.explored.graph.state - self.hypers.keys()
+        numbers = [o for s in reversed(self.explored.steppers) for o in s.numbers.items()]
+        return {k: number(v) for k, v in numbers if k in made}
+
+    def outcome(self, place, asked) -> Outcome:
+        "What one stepper does, whatever was there and whatever it decides"
+        by_there = {}
+        for s in self.samples[place]: by_there.setdefault(s.there, []).append(s)
+        trees = {there: self.readable_tree(place, samples) for there, samples in by_there.items()}
+        return self.settled(place, self.merged(place, self.whatever_is_there(place, trees, asked)))
+
+    def settled(self, place, outcome) -> Outcome:
+        "Without branches on hyper-parameters alone: it holds while they are as they are"
+        for d in dict.fromkeys(d for s in self.samples[place] for d in s.decisions):
+            if not self.explored.is_fixed(d.condition, place): continue
+            settled = _where(outcome, d.condition, d.natural)
+            if settled != outcome: self.assumed.append(d.condition if d.natural else negated(d.condition))
+            outcome = settled
+        self.assumed += outcome.assumes
+        return outcome
+
+    # A tree of decisions
+
+    def readable_tree(self, place, samples) -> Tree|Outcome:
+        "The branches of a stepper, if they can be read when they are put together"
+        tree = self.tree(place, samples)
+        cases = n_cases(self.merged(place, tree))
+        return tree if cases <= MOST_CASES else self.agreed(place, samples, f'it has {cases} cases')
+
+    def tree(self, place, samples, depth=0) -> Tree|Outcome:
+        "The branches of samples that decided alike up to here"
+        conditions = {s.decisions[depth].condition if len(s.decisions) > depth else None for s in samples}
+        if conditions == {None} or len(conditions) > 1: return self.agreed(place, samples)
+        is_fixed = self.explored.is_fixed
+        ways = {tuple(d.answer for d in s.decisions if not is_fixed(d.condition, place)) for s in samples}
+        if len(ways) > MOST_LEAVES:
+            return self.agreed(place, samples, f'it has {len(ways)} branches, or more')
+        condition, = conditions
+        yes = [s for s in samples if s.decisions[depth].answer]
+        no = [s for s in samples if not s.decisions[depth].answer]
+        if yes and no:
+            return Tree(condition, self.tree(place, yes, depth + 1), self.tree(place, no, depth + 1))
+        seen = self.tree(place, samples, depth + 1)
+        other = self.other_branch(place, samples[0], depth, condition, seen)
+        return Tree(condition, seen, other) if yes else Tree(condition, other, seen)
+
+    def other_branch(self, place, sample, depth, condition, seen):
+        "A branch that no sample took, beside one that all took"
+        branch = place, sample.there, (*sample.answers[:depth], not sample.answers[depth])
+        failure = self.explored.failed.get(branch)
+        if is_error(failure): return NOWHERE
+        if self.explored.is_fixed(condition, place): return UNSEEN
+        is_known = isinstance(failure, NotRecorded)
+        self.unsaid.setdefault(place, str(failure) if is_known else 'it has more branches than are looked at')
+        return _nothing_known(self.merged(place, seen), condition)
+
+    def merged(self, place, tree) -> Outcome:
+        "The branches of a tree together"
+        if isinstance(tree, Outcome): return tree
+        c = tree.condition
+        if tree.yes is NOWHERE or tree.no is NOWHERE: return self.merged(place, tree.yes or tree.no)
+        if tree.yes is UNSEEN or tree.no is UNSEEN:
+            res = self.merged(place, tree.yes or tree.no)
+            return res._replace(assumes=(c if tree.yes else negated(c), *res.assumes))
+        return self.chosen(place, c, self.merged(place, tree.yes), self.merged(place, tree.no))
+
+    def tensors(self) -> set:
+        "State that some stepper writes as a tensor"
+        written = [line for samples in self.samples.values() for s in samples for line in s.outcome.names.values()]
+        return {line.name for line in written if line.kept and not line.e.scalar}
+
+    def agreed(self, place, samples, why=LEAKS) -> Outcome:
+        "What samples with the same decisions share. A number that differs is worked out unseen"
+        # A state may be a number before the first step, and a tensor after it
+        tensors = {Sym(k): Sym(k, False) for k in self.tensors()}
+        res, *others = dict.fromkeys(s.outcome.changed(tensors) for s in samples)
+        if not others: return res
+        self.unsaid.setdefault(place, why)
+        counters = self.explored.graph.counters & {*self.explored.steppers[place].names}
+        also = [Sym(k) for k in sorted(counters)]
+        for other in others:
+            is_alike = _written(res) == _written(other) and res.ends == other.ends
+            if not is_alike: return _all_unknown(res, other, also)
+            res = _in_common(res, other, also)
+        return res
+
+    # A choice between two outcomes
+
+    def chosen(self, place, condition, yes, no) -> Outcome:
+        "What is done under a condition, and what is done otherwise, together"
+        assumes = tuple(dict.fromkeys((*yes.assumes, *no.assumes)))
+        yes, no = (o._replace(assumes=()) for o in (yes, no))
+        general = yes if yes == no else _general(condition, yes, no)
+        if general: return general._replace(assumes=assumes)
+        if condition.name in ('ne', 'is_there'):
+            return self.chosen(place, negated(condition), no._replace(assumes=assumes), yes)
+        lines = {o.name: o for o in (*yes.numbers, *no.numbers)}
+        def value(outcome, line):
+            return next((o.e for o in outcome.numbers if o.name == line.name), Sym(line.name, line.e.scalar))
+        numbers = tuple(o._replace(e=choice(condition, value(yes, o), value(no, o))) for o in lines.values())
+        ends = either(both(condition, yes.ends), both(negated(condition), no.ends))
+        return Outcome(self.items(place, condition, yes.items, no.items), numbers, ends, assumes)
+
+    def items(self, place, condition, yes, no) -> tuple:
+        "Lines of both: those that differ in numbers only are written once"
+        only_lines = all(isinstance(o, Line) for o in (*yes, *no))
+        if condition.name != 'is_none' and only_lines and [o.name for o in yes] == [o.name for o in no]:
+            def differ(a, b): return _number_chosen(condition, a, b)
+            try: return tuple(o._replace(e=common(o.e, x.e, differ)) for o, x in zip(yes, no))
+            except _NoNumber: pass
+        start = next((i for i, (a, b) in enumerate(zip(yes, no)) if a != b), min(len(yes), len(no)))
+        shared, yes, no = yes[:start], yes[start:], no[start:]
+        when = tuple(self.when(place, condition, answer) for answer in (True, False))
+        has_two_reasons = len(no) == 1 and isinstance(no[0], Block) and no[0].yes == yes
+        if has_two_reasons:
+            return (*shared, Block(either(condition, no[0].condition), yes, no[0].no, ('', no[0].when[1])))
+        if not yes and not no: return shared
+        block = Block(condition, yes, no, when) if yes else Block(negated(condition), no, (), when[::-1])
+        return (*shared, block)
+
+    def when(self, place, condition, answer) -> str:
+        "In words, the steps in which a condition had an answer"
+        if condition.name == 'is_none':
+            name, = symbols(condition)
+            def has_answer(s): return (name in s.there) is not answer
+        else:
+            def has_answer(s): return (condition, answer) in [(d.condition, d.answer) for d in s.decisions]
+        steps = [s.step for s in self.samples[place] if s.step and has_answer(s)]
+        return steps_in_words(steps, self.explored.n_steps)
+
+    # State that is there, or isn't yet
+
+    def whatever_is_there(self, place, trees, asked) -> Tree|Outcome:
+        "One tree for state that is there and that isn't yet, if it starts from a number; or else two"
+        if len(trees) == 1: return next(iter(trees.values()))
+        all_names = frozenset().union(*trees)
+        name = next(k for k in sorted(all_names) if len({k in there for there in trees}) > 1)
+        present, absent = ({o: v for o, v in trees.items() if (name in o) is side} for side in (True, False))
+        missing = frozenset.intersection(*present) - frozenset().union(*absent)
+        present, absent = (self.whatever_is_there(place, o, asked) for o in (present, absent))
+        if present == absent: return present
+        if missing & asked: return Tree(call('is_none', Sym(min(missing & asked))), absent, present)
+        merged = self.merged(place, present), self.merged(place, absent)
+        found = first_values(present, absent, merged, sorted(missing), self.starts, self.hypers)
+        if found is None: self.no_start.append(missing)
+        else: self.starts |= found
+        return present
+
+
+# Outcomes that differ
+
+class _NoNumber(Exception):
+    "More than numbers differ"
+
+
+def _number_chosen(condition, a, b):
+    if not (a.scalar and b.scalar): raise _NoNumber
+    return choice(condition, a, b)
+
+
+def _written(outcome) -> list:
+    "Names of the lines that are under no condition"
+    return [o.name for o in (*outcome.items, *outcome.numbers) if isinstance(o, Line)]
+
+
+def _all_unknown(a, b, also) -> Outcome:
+    "Two outcomes of which nothing is known but what their lines depend on"
+    names = {**a.names, **b.names}
+    seen = [o.e for o in names.values()]
+    items = tuple(o._replace(e=unknown(*seen, also=also)) for o in names.values())
+    return Outcome(items, (), a.ends if a.ends == b.ends else unknown(*seen, also=also))
+
+
+def _in_common(a, b, also) -> Outcome:
+    "Two outcomes with the same lines, with `f(…)` in the place of numbers that differ"
+    def differ(x, y):
+        if not (x.scalar and y.scalar): return unknown(x, y, also=also)
+        shared, x, y = apart(x, y)
+        return mul(shared, unknown(x, y, also=also))
+    def lines(xs, ys): return tuple(x._replace(e=common(x.e, y.e, differ)) for x, y in zip(xs, ys))
+    return Outcome(lines(a.items, b.items), lines(a.numbers, b.numbers), a.ends)
+
+
+def _nothing_known(outcome, condition) -> Outcome:
+    "The lines of an outcome, of which nothing is known but what they depend on"
+    def lines(items): return tuple(o._replace(e=unknown(o.e, also=[condition])) for o in items)
+    return Outcome(lines(flat_lines(outcome.items)), lines(outcome.numbers), outcome.ends)
+
+
+def _where(outcome, condition, answer) -> Outcome:
+    "What is done where a condition has an answer"
+    new = {condition: Num(answer), negated(condition): Num(not answer)}
+    new |= {call(SWAPPED[c.name], *c.args[::-1]): holds for c, holds in new.items() if c.name in SWAPPED}
+    def taken(items):
+        for o in items:
+            if isinstance(o, Line): yield o
+            elif isinstance(o.condition, Num): yield from taken(o.yes if o.condition.value else o.no)
+            else: yield o._replace(yes=tuple(taken(o.yes)), no=tuple(taken(o.no)))
+    res = outcome.changed(new)
+    return res._replace(items=tuple(taken(res.items)))
+
+
+def _general(condition:Call, yes, no) -> Outcome|None:
+    "The outcome that holds for both, if the other is what it comes to for the value that is asked for"
+    if condition.name not in ('eq', 'ne'): return None
+    name, value = sorted(condition.args, key=lambda x: not isinstance(x, Sym))
+    if not isinstance(name, Sym) or name.name in symbols(value): return None
+    special, general = (yes, no) if condition.name == 'eq' else (no, yes)
+    if not general.names: return None
+    def there(outcome): return _completed(outcome.changed({name: value}), general)
+    return general if there(special) == there(general) else None
+
+
+def _completed(outcome, other) -> Outcome:
+    "With the lines that only another one has, in which names stay what they are"
+    def completed(lines, others):
+        known = {o.name: o for o in lines if isinstance(o, Line)}
+        has_blocks = len(known) < len(lines)
+        if has_blocks or not known.keys() <= {getattr(o, 'name', None) for o in others}: return lines
+        return tuple(known.get(o.name, o._replace(e=Sym(o.name, o.e.scalar))) for o in others)
+    items, numbers = (completed(getattr(outcome, k), getattr(other, k)) for k in ('items', 'numbers'))
+    return Outcome(items, numbers, outcome.ends)

@@ -1,0 +1,208 @@
+"Read a rehearsed step: what each stepper did, as lines of a formula."
+from contextlib import nullcontext
+
+from optimcb.diagnosis.algebra import Num, Sym, call
+from optimcb.diagnosis.choices import condition
+from optimcb.diagnosis.operations import OPS, cast
+from optimcb.diagnosis.outcomes import Behaviour, Line, Outcome, Sample
+from optimcb.diagnosis.symbolic import (
+    WHOLE,
+    Decisions,
+    Symbolic,
+    expression_of,
+    math_written,
+    plain,
+    symbolic,
+)
+from optimcb.tracing.opaque import HOLE
+from optimcb.tracing.program import LEAVES, Node, operands
+from optimcb.tracing.recording import NotRecorded
+from optimcb.tracing.rehearsal import Act, Rehearsal, Step
+
+__all__ = ['SWAPPED', 'Reader', 'look', 'of_step', 'read_samples']
+
+
+SWAPPED = dict(lt='gt', gt='lt', le='ge', ge='le') # comparisons of the same operands the other way round
+
+
+class Reader:
+    """Reads what the steppers did in a step, one after the other.
+
+    `old` are names that stood for something else before the step, and whether each is one number; `by_torch`
+    are the modules of functions that torch runs, by their names."""
+    def __init__(self,
+        step:Step # A step, rehearsed with named numbers
+    ):
+        self.trace, self.hypers = step.recording.trace, step.hypers
+        self.nodes = [Node(n[0], n[1], n[2], n[3:]) for n in self.trace.nodes]
+        loads = [(i, n) for i, n in enumerate(self.nodes) if n.op == 'load']
+        self.now = {_name(n.args[0]): i for i, n in loads} # what names stand for
+        self.old, self.by_torch = {}, {}
+        # What names stood for before a stepper, what it writes, and which of the former it needs
+        self.before, self.newest, self.kept_before = {}, {}, {}
+
+    def read(self,
+        act:Act # What the next stepper did
+    ) -> Outcome:
+        "Read what a stepper did."
+        self.before, self.newest, self.kept_before = dict(self.now), {}, {}
+        kept = {act.shown.get(k, k) for k in act.kept} | {'p', 'grad'}
+        todo = {act.shown.get(k, k): v for k, v in act.writes.items() if v is not None}
+        lines = []
+        while todo:
+            name = self._next_to_write(todo)
+            lines.append(Line(name, self.expression(todo[name]), act.stepper, name in kept))
+            self._write(name, todo.pop(name))
+        numbers = [Line(act.shown[k], expression_of(v), act.stepper, k in act.kept)
+                   for k, v in act.numbers.items()]
+        before = [Line(f'{k}_old', Sym(k, scalar)) for k, scalar in self.kept_before.items()]
+        self.newest = {}
+        return Outcome((*before, *lines), tuple(numbers), Num(act.ends))
+
+    def _next_to_write(self, todo):
+        "A name that none of the others is worked out from, or the first"
+        for name in todo:
+            others = [v for k, v in todo.items() if k != name]
+            if not any(name in self._names_in(v) for v in others): return name
+        return next(iter(todo))
+
+    def _write(self, name, id):
+        "Let a name stand for an operand from now on"
+        self.now.pop(name, None) # the newest name comes last
+        self.now[name] = id
+        is_named = id >= 0 and self.nodes[id].op == 'named'
+        self.newest[name] = self.nodes[id].args[0] if is_named else id
+
+    def _names_in(self, operand) -> set:
+        "Names of tensors that an operand would be written with"
+        if operand is None or operand < 0: return set()
+        known = self._name_of(operand)
+        if known: return {known}
+        n = self.nodes[operand]
+        return set() if n.op in LEAVES else set().union(*(self._names_in(a) for a in operands(n)))
+
+    def _name_of(self, id):
+        "The last name of an operand: an earlier one may stand for something else in another branch"
+        for names in (self.now, self.newest):
+            name = next((k for k, i in reversed(names.items()) if i == id), None)
+            if name: return name
+
+    def expression(self,
+        operand:int # An operand of the trace
+    ):
+        "Write an operand with the names of now."
+        if operand < 0: return expression_of(self.trace.slots[~operand])
+        n, name = self.nodes[operand], self._name_of(operand)
+        if name: return Sym(name, n.each is False)
+        before = next((k for k, i in reversed(self.before.items()) if i == operand), None)
+        if before:
+            self.kept_before[before] = n.each is False
+            return Sym(f'{before}_old', n.each is False)
+        if n.op == 'load':
+            name = _name(n.args[0])
+            self.old[name] = n.each is False
+            return Sym(f'{name}_old', n.each is False)
+        if n.op == 'external': return self._external(self.trace.externals[n.args[0]])
+        if n.op == 'named': return self.expression(n.args[0])
+        if n.op == 'numel': return call('numel')
+        if n.op == 'result': return self._result(*n.args)
+        args = [self.expression(a) for a in operands(n)]
+        if n.op == 'cast':
+            old = self.nodes[n.args[0]].gives if n.args[0] >= 0 else n.dtype
+            return cast(args[0], old, n.dtype)
+        if n.op in SWAPPED: return condition(n.op, *args)
+        return OPS[n.op](*args) if n.op in OPS else call(n.op, *args)
+
+    def _external(self, x):
+        "A tensor that is a hyper-parameter, or a number"
+        name = next((k for k, v in self.hypers.items() if v is x), None)
+        return Sym(name) if name else expression_of(x.item())
+
+    def _result(self, k, which):
+        "What a function that torch runs returns: `f(…)`, or one of several"
+        *given, called = self.nodes[k].args
+        self.by_torch[called.name] = getattr(called.f, '__module__', None) or type(called.f).__module__
+        args, kwargs = called.filled(map(self.expression, given))
+        fixed = *called.args, *dict(called.kwargs).values()
+        filled = *args, *kwargs.values()
+        e = call(called.name, *(a if o is HOLE else Sym(repr(a)) for o, a in zip(fixed, filled)))
+        is_one_of_several = any(n.op == 'result' and n.args[0] == k and n.args[1] for n in self.nodes)
+        return call('item', e, Num(which)) if is_one_of_several else e
+
+
+def _name(column): return column.lstrip('.') if column in ('.p', '.grad') else column
+
+
+def read_samples(
+    step:Step, # A step, rehearsed with named numbers
+    reader:Reader, # Its reader
+    decisions:Decisions|None=None, # What the steppers decided in it
+    number:int|None=None # Number of the step, if it is none of an experiment
+) -> dict[int, Sample]:
+    "Read what each stepper did in a step, by its place."
+    res, hats = {}, frozenset()
+    for act in step.acts:
+        made = decisions.made.get(act.place, ()) if decisions else ()
+        res[act.place] = Sample(act.there, tuple(made), reader.read(act), hats, number)
+        hats |= {new for k, new in act.shown.items() if new != k}
+    return res
+
+
+def of_step(
+    step:Step # A step, from `look`
+) -> Behaviour:
+    "Read what the steppers do in this step, as it is."
+    reader = Reader(step)
+    outcomes = {place: s.outcome for place, s in read_samples(step, reader).items()}
+    return Behaviour(outcomes, reader.old, reader.by_torch)
+
+
+# A look at a step
+
+def look(
+    rehearsal:Rehearsal, # A rehearsal
+    key:tuple|None=None, # Key of the step's recording, if it is known
+    decisions:Decisions|None=None, # Takes down what steppers decide, and tells them
+    moved=frozenset() # Names of numbers to give other values to, while their expressions stay
+) -> Step:
+    """Look at the next step, without taking it, with numbers that know what they were worked out from.
+
+    Raises `NotRecorded`."""
+    named = _naming_all(rehearsal.hypers, moved) if decisions else _naming_short(rehearsal.hypers)
+    if key is None and not decisions: key = rehearsal.look().recording.key
+    res = failure = None
+    with math_written():
+        # The first kind of whole numbers knows more, but not every stepper takes it
+        for Symbolic.whole in WHOLE:
+            with decisions.listen() if decisions else nullcontext():
+                try: res = rehearsal.look(named, decisions and decisions.began)
+                except NotRecorded as e:
+                    failure = failure or e
+                    continue
+            if key is None or res.recording.key == key: return res
+    if res is None: raise failure
+    return res
+
+
+def _naming_short(hypers):
+    "Numbers that were worked out from others go on under their own names; constants have none"
+    def named(name, value, kept):
+        has_name = isinstance(getattr(value, 'e', None), Sym)
+        is_constant = not kept and not isinstance(value, Symbolic)
+        return value if has_name or is_constant else _named(name, value, hypers)
+    return named
+
+
+def _naming_all(hypers, moved):
+    "All numbers go on under their names, those in `moved` with other values"
+    def named(name, value, kept):
+        x = _named(name, value, hypers)
+        if name not in moved: return x
+        value = plain(x)
+        return symbolic(value + 1 if isinstance(value, int) else value*1.0009765625 + 0.0009765625, x.e)
+    return named
+
+
+def _named(name, value, hypers):
+    "A number that stands for a name. Hyper-parameters know their value: it tells the sign of a difference"
+    return symbolic(plain(value), Sym(name, True, plain(value) if name in hypers else None))

@@ -1,0 +1,108 @@
+"Rewrite expressions: put others in the place of some, or find what two have in common."
+from collections.abc import Callable
+
+from optimcb.diagnosis.algebra import (
+    ONE,
+    ZERO,
+    Add,
+    Call,
+    Mul,
+    Num,
+    Sym,
+    add,
+    call,
+    is_negative,
+    mul,
+    neg,
+    power,
+    product,
+    scaled,
+    symbols,
+    terms_of,
+)
+from optimcb.diagnosis.choices import OPPOSITE, choice, condition
+
+__all__ = ['common', 'substituted', 'unknown']
+
+
+def substituted(
+    e, # An expression
+    new:dict # New expressions by old ones
+):
+    "Put other expressions in the place of some in `e`, and simplify."
+    if e in new: return new[e]
+    if isinstance(e, Add): return add(*(scaled(c, substituted(x, new)) for c, x in e.terms))
+    if isinstance(e, Mul):
+        return mul(*(power(substituted(b, new), substituted(x, new)) for b, x in e.factors))
+    if not isinstance(e, Call): return e
+    args = [substituted(a, new) for a in e.args]
+    if e.name == 'case': return choice(*args)
+    if e.name == 'where' and isinstance(args[0], Num): return args[1] if args[0].value else args[2]
+    return condition(e.name, *args) if e.name in OPPOSITE and len(args) == 2 else call(e.name, *args)
+
+
+def unknown(
+    *es, # Expressions
+    also=() # Others, on which it may depend, too
+) -> Call:
+    """Make an `f(…)` of the names that some expressions depend on, for one that can be any of them.
+
+    It is a number if all of them are, else a tensor, `F(…)`."""
+    names = {}
+    for e in (*es, *also): _names(e, names)
+    res = [names[k] for k in sorted(names)]
+    return Call('f' if all(e.scalar for e in es) else 'F', tuple(res))
+
+
+def _names(e, found):
+    "Put the symbols in `e` into `found`, by name"
+    if isinstance(e, Sym):
+        if symbols(e): found[e.name] = e
+    elif isinstance(e, Add):
+        for _, x in e.terms: _names(x, found)
+    elif isinstance(e, Mul):
+        for b, x in e.factors: _names(b, found), _names(x, found)
+    elif isinstance(e, Call):
+        for a in e.args: _names(a, found)
+
+
+def common(
+    a, # An expression
+    b, # Another
+    differ:Callable # Takes parts that differ, numbers if they can be; returns what is put in their place
+):
+    "Find what both have in common, with what `differ` says in the places of numbers that differ."
+    if a == b: return a
+    if is_negative(a) and is_negative(b): return neg(common(neg(a), neg(b), differ))
+    if a.scalar and b.scalar: return differ(a, b)
+    x, y = _by_tensors(a), _by_tensors(b)
+    if x.keys() <= y.keys() or y.keys() <= x.keys(): # the same tensors, with other numbers before them
+        numbers = {t: common(x.get(t, ZERO), y.get(t, ZERO), differ) for t in {**x, **y}}
+        return add(*(mul(c, product(list(t))) for t, c in numbers.items()))
+    if type(a) is type(b) is Call and a.name == b.name and len(a.args) == len(b.args):
+        return Call(a.name, tuple(common(m, n, differ) for m, n in zip(a.args, b.args)))
+    if type(a) is type(b) is Add and len(a.terms) == len(b.terms):
+        return add(*(common(scaled(*m), scaled(*n), differ) for m, n in zip(a.terms, b.terms)))
+    (s, t), (u, v) = _split(a), _split(b)
+    if len(t) == len(v) == 1 and t[0][1] == v[0][1] and t[0][1] != ONE: # the same power of something else
+        return mul(common(s, u, differ), power(common(t[0][0], v[0][0], differ), t[0][1]))
+    if max(len(t), len(v)) > 1 and len(t) == len(v):
+        return mul(common(s, u, differ), *(common(product([m]), product([n]), differ) for m, n in zip(t, v)))
+    return differ(a, b)
+
+
+def _by_tensors(e) -> dict:
+    "The terms of a sum: by the tensors in each, the number before them"
+    res = {}
+    for c, x in terms_of(e):
+        s, t = (x, []) if x.scalar else _split(x)
+        res[tuple(t)] = add(res.get(tuple(t), ZERO), scaled(c, s))
+    return res
+
+
+def _split(e):
+    "The number in a product, and the other factors"
+    factors = e.factors if isinstance(e, Mul) else ((e, ONE),)
+    return product([f for f in factors if f[0].scalar]), [f for f in factors if not f[0].scalar]
+
+

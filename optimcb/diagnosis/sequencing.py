@@ -1,0 +1,145 @@
+"""Turn what steppers do into lines that can be read, and run, from top to bottom.
+
+Numbers of a stepper are all worked out from what was before: they are put into an order in which each line
+can overwrite its name. Lines that only give something another name are left out."""
+from optimcb.diagnosis.algebra import Num, Sym, symbols
+from optimcb.diagnosis.choices import negated
+from optimcb.diagnosis.outcomes import Behaviour, Block, Line, flat_lines
+from optimcb.diagnosis.rewriting import substituted
+
+__all__ = ['conditions', 'in_sequence', 'names_read']
+
+
+def in_sequence(
+    behaviour:Behaviour # What the steppers do
+) -> tuple:
+    "Make the lines and blocks of a step, from top to bottom."
+    before = [Line(f'{k}_old', Sym(k, scalar)) for k, scalar in behaviour.old.items()]
+    return tuple(_short(_needed([*before, *_steps(behaviour, sorted(behaviour.outcomes))])))
+
+
+def conditions(
+    items # Lines and blocks
+):
+    "Iterate over the conditions in items."
+    for o in items:
+        if isinstance(o, Block): yield from (o.condition, *conditions(o.yes), *conditions(o.no))
+
+
+def names_read(
+    items # Lines and blocks
+) -> set[str]:
+    "Collect the names that items read."
+    return {k for e in (*(o.e for o in flat_lines(items)), *conditions(items)) for k in symbols(e)}
+
+
+def _steps(behaviour, places) -> list:
+    "What steppers do; those after one that ends the step are under the condition that it doesn't"
+    items = []
+    for i, place in enumerate(places):
+        outcome = behaviour.outcomes[place]
+        lines, ends = _one_by_one(outcome.numbers, outcome.ends)
+        items += [*outcome.items, *lines]
+        if not isinstance(ends, Num):
+            goes_on = [s.step for s in behaviour.samples[place] if s.step and s.outcome.ends == Num(False)]
+            rest = tuple(_steps(behaviour, places[i+1:]))
+            items.append(Block(negated(ends), rest, (), (behaviour.words(goes_on), '')))
+        if ends != Num(False): break
+    return items
+
+
+# Numbers, one by one
+
+END = '' # the condition under which the step ends, among names
+
+
+def _one_by_one(numbers, ends) -> tuple:
+    "Lines for numbers that are all worked out from what was before, and the condition after them"
+    todo = {o.name: o for o in numbers if o.e != Sym(o.name, o.e.scalar)} | {END: Line(END, ends)}
+    done = []
+    while len(todo) > 1:
+        lines = [o for o in todo.values() if o.name != END]
+        line = next((o for o in lines if not _waiting(o, todo)), lines[0])
+        old = _waiting(line, todo)
+        todo = _after(line, todo)
+        if old: # it is needed as it was before
+            done.append(Line(f'{line.name}_old', Sym(line.name)))
+            before = {Sym(line.name): Sym(f'{line.name}_old')}
+            todo = {k: o._replace(e=substituted(o.e, before)) for k, o in todo.items()}
+        done.append(line)
+    back = {_new_value(o.name): Sym(o.name) for o in numbers}
+    return [o._replace(e=substituted(o.e, back)) for o in done], substituted(todo[END].e, back)
+
+
+def _new_value(name) -> Sym: return Sym(f'{name} (new)')
+
+
+def _after(line, todo) -> dict:
+    "The other lines after a line: where they compute what it gives a name, they use the name"
+    new = {} if isinstance(line.e, (Sym, Num)) else {line.e: _new_value(line.name)}
+    return {k: o._replace(e=substituted(o.e, new)) for k, o in todo.items() if k != line.name}
+
+
+def _waiting(line, todo) -> list:
+    "The other lines that need what the name is before a line"
+    return [k for k, o in _after(line, todo).items() if line.name in symbols(o.e)]
+
+
+# Without lines that say nothing
+
+def _needed(items) -> list:
+    "Without what a name was before, if nothing reads it"
+    read = names_read(items)
+    def is_needed(o): return not isinstance(o, Line) or o.stepper is not None or o.name in read
+    return [o for o in items if is_needed(o)]
+
+
+def _short(items, after=frozenset()) -> list:
+    "Without lines that only give something another name. `after` are names that are read later"
+    items = list(items)
+    i = 0
+    while i < len(items):
+        line = items[i]
+        if isinstance(line, Block):
+            block = _short_block(line, frozenset(names_read(items[i+1:])) | after)
+            items[i:i+1] = block
+            i += len(block)
+        elif line.e == Sym(line.name, line.e.scalar): del items[i]
+        else:
+            is_other_name = isinstance(line.e, (Sym, Num)) and line.name not in ('p', 'grad')
+            is_left_out = is_other_name and _pass_on(items, i, after)
+            i += not is_left_out
+    return items
+
+
+def _short_block(block, after) -> list:
+    "A block without lines that only give something another name, or nothing if none are left"
+    yes, no = (tuple(_short(o, after)) for o in (block.yes, block.no))
+    return [block._replace(yes=yes, no=no)] if yes or no else []
+
+
+def _pass_on(items, i, after) -> bool:
+    "Use what a line gives another name in the place of the name. Returns whether the line could be left out"
+    line, fixed = items[i], {items[i].name} | symbols(items[i].e)
+    new = {Sym(line.name, scalar): line.e for scalar in (True, False)}
+    changed, is_rewritten = [], False
+    rest = items[i+1:]
+    for o in rest:
+        if isinstance(o, Block) and fixed & {k.name for k in flat_lines([o])}: break
+        changed.append(_changed(o, new))
+        is_rewritten = isinstance(o, Line) and o.name == line.name
+        if isinstance(o, Line) and o.name in fixed: break
+    left = rest[len(changed):]
+    is_needed = not is_rewritten and (line.name in names_read(left) or line.name in after)
+    if is_needed and not line.kept: return False
+    items[i+1:] = [*changed, *left]
+    if line.kept: return False
+    del items[i]
+    return True
+
+
+def _changed(item, new):
+    "An item with other expressions in the place of some"
+    if isinstance(item, Line): return item._replace(e=substituted(item.e, new))
+    yes, no = (tuple(_changed(o, new) for o in items) for items in (item.yes, item.no))
+    return item._replace(condition=substituted(item.condition, new), yes=yes, no=no)

@@ -1,0 +1,54 @@
+"From which numbers state starts, so that a first step that makes it is what all later ones are."
+from itertools import product
+
+from optimcb.diagnosis.algebra import ONE, ZERO, Num, Sym, sub, symbols
+from optimcb.diagnosis.outcomes import NOWHERE, UNSEEN, Line, Outcome, Tree
+from optimcb.diagnosis.rewriting import substituted
+
+__all__ = ['first_values']
+
+
+def first_values(
+    present:Tree|Outcome, # What is done where the state is there
+    absent:Tree|Outcome, # What is done where it isn't there yet
+    merged:tuple[Outcome, Outcome], # Both, with branches put together
+    names:list[str], # Names of the state
+    known:dict, # First values that are known, by name
+    hypers:dict # Hyper-parameters, on which first values may depend
+) -> dict|None:
+    """Find numbers that state may start from, so that what is done later is what is done at first.
+
+    Returns None if there are none."""
+    later, first = (o.names for o in merged)
+    def candidates(name):
+        if name in known: return [known[name]]
+        found = [ZERO, ONE]
+        if name in first: found.append(first[name].e)
+        if name in first and name in later:
+            found.append(sub(first[name].e, substituted(later[name].e, _all_as({name: ZERO}))))
+        return [e for e in dict.fromkeys(found) if symbols(e) <= hypers.keys() and e.scalar]
+    for values in product(*map(candidates, names)):
+        start = dict(zip(names, values))
+        if _is_same(absent, present, start): return start
+
+
+def _is_same(absent, present, start) -> bool:
+    "Is what is done without state what is done with state of these first values?"
+    if absent is NOWHERE or absent is UNSEEN: return True
+    if isinstance(present, Tree):
+        c = substituted(present.condition, _all_as(start))
+        if isinstance(c, Num): return _is_same(absent, present.yes if c.value else present.no, start)
+        if not isinstance(absent, Tree) or absent.condition != c: return False
+        return _is_same(absent.yes, present.yes, start) and _is_same(absent.no, present.no, start)
+    if not isinstance(absent, Outcome) or not isinstance(present, Outcome): return False
+    return _without_same(present.changed(_all_as(start)), start) == _without_same(absent, start)
+
+
+def _without_same(outcome, start) -> Outcome:
+    "Without lines that only say that something is what it started from"
+    def stays(o): return isinstance(o, Line) and o.name in start and o.e == start[o.name]
+    def others(lines): return tuple(o for o in lines if not stays(o))
+    return outcome._replace(items=others(outcome.items), numbers=others(outcome.numbers))
+
+
+def _all_as(new) -> dict: return {Sym(k, scalar): e for k, e in new.items() for scalar in (True, False)}
