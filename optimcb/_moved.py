@@ -1,6 +1,6 @@
-"""Module names of earlier versions, so that their pickles load and their imports work.
+"""Names of earlier versions, so that their pickles load and their imports work.
 
-Importing one warns once, and gives what is asked for from where it is now.
+Importing an old module, or a public name that has changed, warns once and gives what stands in its place now.
 """
 import sys
 import warnings
@@ -10,19 +10,24 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-__all__ = ['MOVED', 'find', 'install']
+__all__ = ['MOVED', 'RENAMED', 'find', 'install', 'renamed']
 
 MOVED = {  # by the old name under `optimcb`, the modules that have its contents now
     'averages': ['state.eval_weights'],
     'backward': ['training.in_backward'],
-    'bench': ['bench.measure', 'bench.contenders', 'bench.sets', 'bench.timing', 'bench.report', 'bench.__main__'],
+    'bench': ['bench.measure', 'bench.contenders', 'bench.sets', 'bench.timing', 'bench.report',
+              'bench.__main__'],
+    'boundary': ['_boundary'],
+    'branches': ['diagnosis.branches'],
     'checkpoint': ['state.state_dict'],
     'checks': ['diagnosis.checks'],
+    'choice': ['composition.choice'],
     'composition': ['composition.pipeline', 'composition.errors'],
     'curvature': ['training.hessian'],
     'display': ['diagnosis.explain', 'diagnosis.source', 'diagnosis.kinds', 'diagnosis.tables'],
     'editing': ['editing.edit'],
     'engine': ['engines', 'engines.runner'],
+    'engine.advice': ['tracing.advice'],
     'engine.build': ['engines.c_compiler'],
     'engine.calls': ['tracing.opaque'],
     'engine.chance': ['tracing.rng'],
@@ -30,6 +35,7 @@ MOVED = {  # by the old name under `optimcb`, the modules that have its contents
     'engine.cuda': ['engines.triton_kernels'],
     'engine.eager': ['engines.eager'],
     'engine.foreach': ['engines.foreach'],
+    'engine.frozen': ['engines.frozen'],
     'engine.launch': ['engines.launch'],
     'engine.memory': ['engines.arena'],
     'engine.ops': ['tracing.ops'],
@@ -50,38 +56,61 @@ MOVED = {  # by the old name under `optimcb`, the modules that have its contents
     'hypers': ['hypers.values', 'hypers.torch_names', 'hypers.groups', 'hypers.views'],
     'interop': ['state.torch_optim'],
     'lookahead': ['training.lookahead'],
+    'names': ['state.learner_names'],
     'rehearsal': ['tracing.rehearsal', 'diagnosis.groups'],
-    'routing': ['routing.route', 'routing.rules', 'routing.schedules'],
+    'routing': ['routing.route', 'routing.groups', 'routing.schedules', 'composition.rules'],
     'sam': ['training.sam'],
     'stepper': ['composition.stepper', 'composition.results', 'composition.calls'],
     'steppers.classic': ['steppers.adam', 'steppers.sgd', 'steppers.formulas', 'steppers.second_moments',
                          'steppers.layerwise', 'steppers.lookahead'],
-    'steppers.matrices': ['steppers.shampoo', 'steppers.muon', 'steppers.soap', 'steppers.factored', 'steppers.sides'],
+    'steppers.matrices': ['steppers.shampoo', 'steppers.muon', 'steppers.soap', 'steppers.factored',
+                          'steppers.sides'],
     'steppers.tools': ['steppers.schedules'],
+    'symbolic': ['diagnosis.symbolic'],
     'wrapping': ['editing.wrap', 'composition.roles'],
 }
+
+RENAMED = { # by module and old public name, under `optimcb`, the module and name of today: 'taps.spy': 'taps.tap'
+}           # The module must end in `def __getattr__(name): return _moved.renamed(__name__, name)`
+
+_warned = set() # names of `RENAMED` that were asked for
+
+
+def renamed(
+    module:str, # Name of the module that had the name, with `optimcb.`
+    name:str # Old name
+) -> Any:
+    "Return what `module` had under an old public name; warn the first time. Raises `AttributeError`."
+    old = f'{module}.{name}'.removeprefix('optimcb.')
+    if old not in RENAMED: raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    path, _, new = RENAMED[old].rpartition('.')
+    if old not in _warned:
+        _warned.add(old)
+        warnings.warn(f"`optimcb.{old}` is now `optimcb.{RENAMED[old]}`.", DeprecationWarning, stacklevel=3)
+    return getattr(import_module(f'optimcb.{path}' if path else 'optimcb'), new)
 
 
 def find(
     old:str, # Old name of a module, without `optimcb.`
-    name:str # What is asked of it
+    name:str # Name of one of its contents
 ) -> Any:
-    "What the old module `old` had under `name`. Raises `AttributeError`."
+    "Return what the old module `old` had under `name`. Raises `AttributeError`."
     for new in MOVED[old] if not name.startswith('__') else ():
         module = import_module(f'optimcb.{new}')
         if name in vars(module): return vars(module)[name]
+        if f'{new}.{name}' in RENAMED: return renamed(module.__name__, name)
     raise AttributeError(f"module 'optimcb.{old}' has no attribute '{name}'")
 
 
 class _OldModule(ModuleType):
-    "A module that has moved"
+    "A module of earlier versions, whose contents have moved."
     def __getattr__(self, name):
         if name.startswith('__'): raise AttributeError(name)
         return find(self.__name__.removeprefix('optimcb.'), name)
 
 
 class _Finder(MetaPathFinder, Loader):
-    "Finds old modules that aren't there any more"
+    "Finds modules of earlier versions that are not there any more."
     def find_spec(self, fullname, path=None, target=None):
         package, _, old = fullname.partition('.')
         if package == 'optimcb' and old in MOVED: return ModuleSpec(fullname, self, is_package=True)
@@ -91,7 +120,8 @@ class _Finder(MetaPathFinder, Loader):
     def exec_module(self, module):
         old = module.__name__.removeprefix('optimcb.')
         now = ', '.join(f'`optimcb.{o}`' for o in MOVED[old])
-        warnings.warn(f"`{module.__name__}` has moved: its contents are in {now}.", DeprecationWarning, stacklevel=2)
+        message = f"`{module.__name__}` has moved: its contents are in {now}."
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
 
 
 def install():

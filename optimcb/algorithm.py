@@ -121,7 +121,7 @@ class Algorithm(partial, Composable, Explained):
     ):
         "Make an algorithm of a recipe; `algorithm` is the decorator that does."
         options = inspect.signature(recipe).parameters
-        cbs = _with(recipe(), edits)
+        cbs = edited(recipe(), edits)
         composition = Composition(cbs)
         gone = Composition(recipe()).reads - composition.reads if edits and not composition.reads_all else () # what only steppers read that are left out
         options = {k: o for k, o in options.items() if k not in gone}
@@ -181,7 +181,7 @@ class Algorithm(partial, Composable, Explained):
         edits # Functions from such a list to another
     ) -> list:
         "`cbs`, edited. Raises `ValueError` where that can't be done."
-        try: return _with(cbs, edits)
+        try: return edited(cbs, edits)
         except ValueError as e: raise ValueError(f"with these options {self.__name__} can't be edited like that: {e} Edit the optimizer instead.") from None
 
     @property
@@ -307,7 +307,11 @@ class Algorithm(partial, Composable, Explained):
     def __repr__(self): return f"{self.__name__}{self.signature}: {', '.join(Composition(self.cbs).labels)}"
 
 
-def _with(cbs, edits) -> list:
+def edited(
+    cbs:list, # Steppers
+    edits # Functions from such a list to another
+) -> list:
+    "Apply `edits` to `cbs`, one after the other. Returns another list."
     for edit in edits: cbs = edit(cbs)
     return cbs
 

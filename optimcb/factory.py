@@ -15,7 +15,7 @@ from optimcb.algorithm import Algorithm
 from optimcb.composition.rules import Rule, norms_and_biases
 from optimcb.hypers.torch_names import from_torch, nearest
 from optimcb.optimizer import Optimizer
-from optimcb.routing.groups import _found
+from optimcb.routing.groups import params_of
 from optimcb.routing.groups import no_wd as without_wd
 from optimcb.training.sam import SAM
 
@@ -86,7 +86,7 @@ def create_optimizer(
 def _spare(opt, rule):
     "Don't decay the parameters for which a rule holds, if there are some, and if anything is decayed"
     if 'do_wd' in opt.composition.reads:
-        for p in _found(opt.param_groups, rule): opt.state[p]['do_wd'] = False
+        for p in params_of(opt.param_groups, rule): opt.state[p]['do_wd'] = False
 
 
 def _made(names) -> list: return [f() if f in FACTORIES else f for f in map(PARTS.get, names)]

@@ -3,7 +3,7 @@ from collections.abc import Callable
 
 from optimcb.composition.stepper import innermost
 
-__all__ = ['PLACES', 'kind_of', 'of_directions', 'of_signs', 'part', 'place_of']
+__all__ = ['PLACES', 'kind_of', 'of_directions', 'of_signs', 'part', 'place_of', 'trait']
 
 
 PLACES = { # by name, what belongs there; in the order of a step
@@ -49,18 +49,23 @@ def of_directions(
     return f
 
 
-def _of(f, name): return None if f is None else getattr(innermost(f), name, None)
+def trait(
+    f:Callable|None, # A stepper
+    name:str # Name of a trait, such as `place` or `scales`
+):
+    "Return a trait of the function inside of all partials, or None if it has none."
+    return None if f is None else getattr(innermost(f), name, None)
 
 
 def place_of(
     f:Callable|None # A stepper
 ) -> str|None:
     "The place where a stepper belongs, if it says."
-    return _of(f, 'place')
+    return trait(f, 'place')
 
 
 def kind_of(
     f:Callable|None # A stepper
 ) -> str|None:
     "What a stepper does, if only one in a list can. fastai's decay is known by its name."
-    return _of(f, 'kind') or (DECAY if _of(f, '__name__') in ('weight_decay', 'l2_reg') else None)
+    return trait(f, 'kind') or (DECAY if trait(f, '__name__') in ('weight_decay', 'l2_reg') else None)

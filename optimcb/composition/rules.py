@@ -26,16 +26,19 @@ class Rule:
         "Does the rule hold, by what the state says?"
         return bool(v)
 
-    def __and__(self, other): return _Both(self, _rule(other), all)
-    def __or__(self, other): return _Both(self, _rule(other), any)
+    def __and__(self, other): return _Both(self, as_rule(other), all)
+    def __or__(self, other): return _Both(self, as_rule(other), any)
     def __invert__(self): return _Not(self)
     def __bool__(self): raise TypeError(f"rule {self!r} is neither true nor false. Combine rules by `&`, `|` and `~`, not by `and`, `or` and `not`.")
 
 
-def _rule(o):
+def as_rule(
+    o # What should be a rule
+) -> Rule:
+    "Return `o` if it is a rule. Raises `TypeError` if not."
     if isinstance(o, Rule): return o
-    raise TypeError(f"a rule is needed, such as `by_ndim(2)`, but this is {o!r:.80} ({type(o).__name__})."
-                    + " A function of a shape is a rule by `by_shape`."*callable(o))
+    hint = " A function of a shape is a rule by `by_shape`." if callable(o) else ''
+    raise TypeError(f"a rule is needed, such as `by_ndim(2)`, but this is {o!r:.80} ({type(o).__name__}).{hint}")
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,15 +1,19 @@
 """Parts that go with any rule: where each belongs in a list of steppers, and how it is put there.
 
-The steppers of a rule work from the gradient to an `update`, which `apply_update` takes to the weights. A part says at which place of that way it belongs.
+The steppers of a rule turn the gradient into an `update`, which `apply_update` applies to the weights.
+A part states its place between the two; `Places` cuts a list of steppers at these places.
 """
 import inspect
 from functools import partial
 
 from optimcb._boundary import entry
-from optimcb.composition.roles import DECAY, PLACES, _of, kind_of, place_of
+from optimcb.composition.roles import DECAY, PLACES, kind_of, place_of, trait
 from optimcb.composition.stepper import InRoute, Stepper, is_redefined, name_of, only, renamed
+from optimcb.diagnosis.checks import steps_at_all
+from optimcb.steppers import apply_update
+from optimcb.steppers.parts import note_weights, take_back
 
-__all__ = ['wrapped']
+__all__ = ['Places', 'wrapped']
 
 
 @entry
@@ -17,118 +21,194 @@ def wrapped(
     cbs:list, # Steppers of a rule
     *parts # Steppers that have a place, partials of them, or lists of several
 ) -> list:
-    """`cbs` with `parts`, one after the other, where they belong.
+    """Put `parts`, one after the other, where they belong in `cbs`. Returns a new list.
 
-    What changes updates comes before `apply_update`: a step that does all in one call is taken apart, or, if it isn't the library's, what it did
-    is taken back and becomes the update. Raises `ValueError` for parts that make no sense there."""
-    decayed = None
+    Parts that change updates come before `apply_update`. A fused step is split into its steppers for that; a step
+    that isn't the library's is undone, and the difference becomes the update.
+    Raises `ValueError` for parts that make no sense in `cbs`."""
+    decay = None
     for o in parts:
         new = list(o) if isinstance(o, (list, tuple)) else [o]
         for f in new: _check(f, cbs)
         decays = [f for f in new if kind_of(f) == DECAY]
         for f in decays:
-            if decayed: raise ValueError(f"`{Stepper(decayed)}` and `{Stepper(f)}` both decay the weights. Leave one of them out.")
-            decayed = f
-        cbs = _put(cbs, new, decays)
+            if decay:
+                raise ValueError(f"`{Stepper(decay)}` and `{Stepper(f)}` both decay the weights. Leave one of them out.")
+            decay = f
+        cbs = _put(cbs, new, bool(decays))
     return cbs
+
+
+# Places
+
+class Places:
+    """A list of steppers, cut into pieces: to put a part at its place is to append it to a piece.
+
+    There is one piece for each place, but one `update` and one `length` for each stepper that applies an update."""
+    def __init__(self,
+        cbs:list # Steppers
+    ):
+        n_gates = sum(place_of(f) == 'gate' for f in cbs)
+        after_hypers = _after(cbs, lambda f: trait(f, 'sets_hyper'))
+        cuts = {'gate': [n_gates], 'first': [after_hypers or n_gates], 'last': [len(cbs)]} # `first` reads hypers, too
+        cuts['gradient'] = cuts['penalty'] = cuts['decay'] = [self.head(cbs)]
+        applied = [i for i, f in enumerate(cbs) if place_of(f) == 'apply']
+        cuts['length'] = applied or [self.tail(cbs)]
+        cuts['update'] = [self._before_length(cbs, i) for i in cuts['length']]
+
+        self.pieces, self.at, done = [], {k: [] for k in cuts}, 0
+        order = {k: i for i, k in enumerate(PLACES)}
+        for end, k in sorted(((i, k) for k, ends in cuts.items() for i in ends), key=lambda o: (o[0], order[o[1]])):
+            self.pieces.append(cbs[done:end])
+            self.at[k].append(self.pieces[-1])
+            done = end
+        self.applied = [cbs[i] for i in applied] or [None] # for each `update` and `length`
+
+    @staticmethod
+    def head(
+        cbs:list # Steppers
+    ) -> int:
+        "Return the index at which a rule begins: after all that comes first or changes gradients."
+        return _after(cbs, lambda f: place_of(f) in ('gate', 'first', 'gradient') or trait(f, 'sets_hyper'))
+
+    @staticmethod
+    def tail(
+        cbs:list # Steppers
+    ) -> int:
+        "Return the index at which a rule ends."
+        return next((i for i, f in enumerate(cbs) if place_of(f) == 'last'), len(cbs))
+
+    @staticmethod
+    def _before_length(cbs, end) -> int:
+        while end and place_of(cbs[end-1]) == 'length': end -= 1
+        return end
+
+    @property
+    def steppers(self) -> list:
+        "The list of steppers, with all that was put in."
+        return [f for piece in self.pieces for f in piece]
+
+    def put(self,
+        f # Stepper that has a place
+    ):
+        "Put a part at its place, for all parameters."
+        for piece in self.at[place_of(f)]: piece.append(f)
+
+    def put_beside_each_update(self,
+        f, # Stepper whose place is `update` or `length`
+        own:list # The decay that the rule had
+    ):
+        "Put a part beside each stepper that applies an update, for the parameters of that stepper."
+        for piece, there in zip(self.at[place_of(f)], self.applied): piece.append(_fitted(f, there, own))
+
+
+def _after(cbs, holds) -> int:
+    "Return the index after the last stepper for which `holds`, or 0."
+    return max((i + 1 for i, f in enumerate(cbs) if holds(f)), default=0)
+
+
+def _put(cbs, new, decays) -> list:
+    "Put one part, of one stepper or several, into `cbs`."
+    own = _own_decays(cbs) if decays else []
+    decay = next((f for k in ('decay', 'penalty') for f in new if place_of(f) == k), None)
+    cbs = [f for f in cbs if not _is_in(f, own)] if decay is None else _with_decay(cbs, own, decay)
+    by_update = [f for k in ('update', 'length') for f in new if place_of(f) == k]
+    if by_update: cbs = _with_update(cbs, by_update[0])
+    places = Places(cbs)
+    for f in new:
+        if place_of(f) in ('update', 'length'): places.put_beside_each_update(f, own)
+        elif place_of(f) not in ('decay', 'penalty'): places.put(f)
+    return places.steppers
 
 
 # What makes no sense
 
 def _check(f, cbs):
+    "Raise `ValueError` if a part has no place, or makes no sense beside the steppers that are in `cbs`."
     s, there = Stepper(f), [Stepper(o) for o in cbs if o is not None]
-    place, kind = place_of(f), kind_of(f)
-    if place is None or place == 'apply':
-        raise ValueError(f"stepper `{s}` doesn't say where it belongs. Say where: `insert(…, before=…)`, or decorate it with `@part('…')`."
-                         + f" If it makes steppers, call it: `{s}()`."*(not _of(f, 'place') and not s.is_ours and inspect.isroutine(s.innermost)))
-    if kind == DECAY: return
-    for o in there:
-        if o.innermost is s.innermost and o.names == s.names: raise ValueError(f"`{o}` is there already. Change its options, or `remove` it first.")
-        if is_redefined(s, o):
-            name = name_of(f)
-            raise ValueError(f"`{o}` is there already, as it was before. `replace({name}, {name})` puts the new one in its place.")
-        if kind and kind_of(o.f) == kind:
-            raise ValueError(f"`{s}` can't be put beside `{o}`: there can be one {kind} only. `remove` the other one first.")
-        if kind and kind == _of(o.f, 'against') or kind_of(o.f) and kind_of(o.f) == _of(f, 'against'):
-            raise ValueError(f"`{s}` makes no sense beside `{o}`. `remove` one of them.")
+    if place_of(f) in (None, 'apply'): raise ValueError(_without_place(s))
+    if kind_of(f) == DECAY: return
+    for o in there: _check_pair(s, o)
     for i, o in enumerate(there):
-        if _of(f, 'scales') in getattr(o.innermost, 'blind_to', ()) and not _averaged(o, there[:i]):
-            raise ValueError(f"`{s}` would do nothing: it makes gradients smaller, but `{o}` looks at nothing but their "
-                             f"{'signs' if 'elements' in o.innermost.blind_to else 'direction'}. Leave it out.")
+        blind_to = getattr(o.innermost, 'blind_to', ())
+        if trait(f, 'scales') not in blind_to or _averaged(o, there[:i]): continue
+        only_sees = 'signs' if 'elements' in blind_to else 'direction'
+        raise ValueError(f"`{s}` would do nothing: it makes gradients smaller, but `{o}` depends on their "
+                         f"{only_sees} only. Leave it out.")
+
+
+def _without_place(s) -> str:
+    "Word the error for a stepper that has no place."
+    message = (f"stepper `{s}` doesn't say where it belongs. Say where: `insert(…, before=…)`, "
+               "or decorate it with `@part('…')`.")
+    is_factory = not trait(s.f, 'place') and not s.is_ours and inspect.isroutine(s.innermost)
+    return message + f" If it makes steppers, call it: `{s}()`." if is_factory else message
+
+
+def _check_pair(s, there):
+    "Raise `ValueError` if stepper `s` makes no sense beside `there`."
+    if there.innermost is s.innermost and there.names == s.names:
+        raise ValueError(f"`{there}` is there already. Change its options, or `remove` it first.")
+    if is_redefined(s, there):
+        name = name_of(s.f)
+        raise ValueError(f"`{there}` is there already, as it was before. `replace({name}, {name})` puts the new one in its place.")
+    kind, other = kind_of(s.f), kind_of(there.f)
+    if kind and kind == other:
+        raise ValueError(f"`{s}` can't be put beside `{there}`: there can be one {kind} only. `remove` the other one first.")
+    excludes = kind and kind == trait(there.f, 'against') or other and other == trait(s.f, 'against')
+    if excludes: raise ValueError(f"`{s}` makes no sense beside `{there}`. `remove` one of them.")
 
 
 def _averaged(s, before) -> bool:
-    "Does an earlier stepper make an average that this one looks at, or an update?"
-    return any((k.endswith('avg') or k == 'update') and k in o.mentions for k in s.names for o in before)
+    "Does stepper `s` read an average or an update that a stepper before it makes?"
+    read = [k for k in s.names if k.endswith('avg') or k == 'update']
+    return any(k in o.mentions for k in read for o in before)
 
 
-# Putting in
-
-def _put(cbs, new, decays) -> list:
-    at = {k: [f for f in new if place_of(f) == k] for k in PLACES}
-    own = _own_decays(cbs) if decays else []
-    if at['decay'] + at['penalty']: cbs = _in_place_of(own, cbs, (at['decay'] + at['penalty'])[0])
-    else: cbs = [f for f in cbs if not _is_in(f, own)]
-    if at['update'] or at['length']:
-        cbs = _with_update(cbs, (at['update'] + at['length'])[0])
-        for end in [i for i, f in enumerate(cbs) if place_of(f) == 'apply'][::-1] or [_tail(cbs)]:
-            i = end
-            while i and place_of(cbs[i-1]) == 'length': i -= 1
-            there = cbs[end] if end < len(cbs) and place_of(cbs[end]) == 'apply' else None
-            update, length = ([_put_like(f, there, own) for f in at[k]] for k in ('update', 'length'))
-            cbs = [*cbs[:i], *update, *cbs[i:end], *length, *cbs[end:]]
-    head, gates = _head(cbs), sum(place_of(f) == 'gate' for f in cbs)
-    start = max((i + 1 for i, f in enumerate(cbs) if _of(f, 'sets_hyper')), default=gates) # what comes first reads hyper-parameters, too
-    return [*cbs[:gates], *at['gate'], *cbs[gates:start], *at['first'], *cbs[start:head], *at['gradient'], *cbs[head:], *at['last']]
-
-
-def _head(cbs) -> int:
-    "Where a rule begins: after what comes first, and what changes gradients"
-    return max((i + 1 for i, f in enumerate(cbs) if place_of(f) in ('gate', 'first', 'gradient') or _of(f, 'sets_hyper')), default=0)
-
-
-def _tail(cbs) -> int:
-    "Where a rule ends"
-    return next((i for i, f in enumerate(cbs) if place_of(f) == 'last'), len(cbs))
-
-
-def _is_in(f, fs): return any(f is o for o in fs)
-
+# Decay
 
 def _own_decays(cbs) -> list:
-    "What decays the weights, but for what decays them by a coefficient of another kind beside that"
+    "List the rule's own decay: by `wd`, or, if nothing decays by that, by a coefficient of another name."
     found = [f for f in cbs if kind_of(f) == DECAY]
     return [f for f in found if Stepper(f).new_name('wd').endswith('wd')] or found
 
 
-def _in_place_of(own, cbs, decay) -> list:
-    "`cbs` with `decay` in the place of each of their own, for the same parameters and by a coefficient of the same name"
-    res, early, there = [], [], []
+def _with_decay(cbs, own, decay) -> list:
+    """Put `decay` in the place of the rule's own, for the same parameters and by a coefficient of the same name.
+
+    A penalty changes gradients, so it comes before the rule, as decay does where the rule has none."""
+    is_penalty = place_of(decay) == 'penalty'
+    kept, early, done = [], [], []
     for f in cbs:
-        if not _is_in(f, own): res.append(f)
-        elif _where(f) not in there:
-            there.append(_where(f))
-            masks = Stepper(f).masks
-            late = place_of(decay) == 'penalty'
-            (early if late else res).append(_masked(_named_as(decay, f), masks))
-    if not own: early = [decay]
-    head = _head(res)
-    return [*res[:head], *early, *res[head:]]
+        if not _is_in(f, own): kept.append(f)
+        elif _masks_of(f) not in done:
+            done.append(_masks_of(f))
+            (early if is_penalty else kept).append(_masked(_named_as(decay, f), Stepper(f).masks))
+    places = Places(kept)
+    for f in early if own else [decay]: places.put(f)
+    return places.steppers
 
 
-def _where(f) -> list: return [(o.mark, getattr(o, 'name', True)) for o in Stepper(f).masks] if f is not None else []
+# The names and the parameters of another stepper
 
-
-def _put_like(f, there, own):
-    "A stepper for the parameters of `there`; if it decays, for those of their own decay, by the names that it had"
-    where = _where(there)
-    decay = next((o for o in own if _where(o)[:len(where)] == where), None) if kind_of(f) == DECAY else None
+def _fitted(f, there, own):
+    "Restrict `f` to the parameters of `there`; a decay takes the names and parameters of the rule's own."
+    masks = _masks_of(there)
+    decay = next((o for o in own if _masks_of(o)[:len(masks)] == masks), None) if kind_of(f) == DECAY else None
     like = there if decay is None else decay
     return _masked(_named_as(f, decay), Stepper(like).masks if like is not None else ())
 
 
+def _is_in(f, fs) -> bool: return any(f is o for o in fs)
+
+
+def _masks_of(f) -> list:
+    "Return what tells for which parameters a stepper is there, to be compared."
+    return [(o.mark, getattr(o, 'name', True)) for o in Stepper(f).masks] if f is not None else []
+
+
 def _named_as(f, other):
-    "A stepper that has the names which another one has for the same things"
+    "Rename what `f` reads and writes as it is renamed in `other`."
     if other is None: return f
     new, s = Stepper(other).new_name, Stepper(f)
     names = {k: new(k) for k in sorted(s.mentions.union(s.names)) if new(k) != k}
@@ -136,53 +216,63 @@ def _named_as(f, other):
 
 
 def _masked(f, masks):
-    "A stepper for the parameters of some rules"
+    "Restrict `f` to the parameters of some rules."
     for o in reversed(masks): f = only(f, o)
     return f
 
 
+# Steps that make an update first
+
 def _with_update(cbs, wanted) -> list:
-    "Steppers that make an update and apply it, in the place of those that step at once"
-    steps = [i for i, f in enumerate(cbs) if _of(f, 'parts')]
+    "Let steps make an `update`, then apply it, so that `wanted` can change it."
+    steps = [i for i, f in enumerate(cbs) if trait(f, 'parts')]
     applied = [i for i, f in enumerate(cbs) if place_of(f) == 'apply']
-    routes = [o for i in steps + applied for o in Stepper(cbs[i]).masks if isinstance(o, InRoute)]
+    there = [cbs[i] for i in sorted(steps + applied)]
+    _check_updates(there, wanted)
+    if not there: return _update_from_weights(cbs, wanted)
+    return [o for i, f in enumerate(cbs) for o in (_unfused(f) if i in steps else [f])]
+
+
+def _check_updates(there, wanted):
+    "Raise `ValueError` if it is not one update that `wanted` changes, nor one in each route."
+    routes = [o for f in there for o in Stepper(f).masks if isinstance(o, InRoute)]
     taken = [o.name for o in routes]
-    if len(taken) == len(steps) + len(applied) == len(set(taken)) > 0: # one in each route
+    one_in_each = taken and len(taken) == len(there) == len(set(taken))
+    if one_in_each:
         lacking = [k for k in getattr(routes[0].decider, 'values', ()) if k not in taken]
-        if lacking: raise ValueError(f"`{Stepper(wanted)}` changes the update, but route `{lacking[0]}` makes none. Say where: `insert(only(…), before=…)`.")
-    elif len(steps) + len(applied) > 1:
-        there = ', '.join(f'`{Stepper(cbs[i])}`' for i in sorted(steps + applied))
-        raise ValueError(f"`{Stepper(wanted)}` changes the update, but there is more than one: {there}. Say where: `insert(…, before=…)`.")
-    if steps or applied: return [o for i, f in enumerate(cbs) for o in (_taken_apart(f) if i in steps else [f])]
-    return _taken_back(cbs, wanted)
+        if lacking:
+            raise ValueError(f"`{Stepper(wanted)}` changes the update, but route `{lacking[0]}` makes none. "
+                             "Say where: `insert(only(…), before=…)`.")
+    elif len(there) > 1:
+        names = ', '.join(f'`{Stepper(f)}`' for f in there)
+        raise ValueError(f"`{Stepper(wanted)}` changes the update, but there is more than one: {names}. "
+                         "Say where: `insert(…, before=…)`.")
 
 
-def _taken_apart(step) -> list:
-    "The steppers that do one after the other what a step does in one call, with what its defaults and partials fix"
+def _unfused(step) -> list:
+    "Split a fused step into its steppers, with what its defaults and partials fix."
     s, ps = Stepper(step), inspect.signature(step).parameters
-    given = {k: ps[s.new_name(k)].default for k in inspect.signature(s.innermost).parameters if s.new_name(k) in ps}
-    given = {k: v for k, v in given.items() if v is not inspect.Parameter.empty and v is not None}
+    given = {}
+    for k in inspect.signature(s.innermost).parameters:
+        value = ps[s.new_name(k)].default if s.new_name(k) in ps else None
+        if value is not None and value is not inspect.Parameter.empty: given[k] = value
+
     def fixed(f):
-        differs = {k: given[k] for k, p in inspect.signature(f).parameters.items() if k in given and given[k] != p.default}
+        own = inspect.signature(f).parameters
+        differs = {k: given[k] for k, p in own.items() if k in given and given[k] != p.default}
         return _masked(_named_as(partial(f, **differs) if differs else f, step), s.masks)
-    return [fixed(f) for f in _of(step, 'parts')]
+
+    return [fixed(f) for f in trait(step, 'parts')]
 
 
-def _taken_back(cbs, wanted) -> list:
-    "Steppers around somebody's own step, which make an update of what it did. Decay before it stays outside"
-    from optimcb.steppers import apply_update
-    from optimcb.steppers.parts import note_weights, take_back
+def _update_from_weights(cbs, wanted) -> list:
+    "Make an update of what somebody's own step does to the weights. Decay before it stays outside."
     there = [Stepper(f) for f in cbs if f is not None]
-    if any('update' in s.mentions for s in there if 'update' not in s.required): return cbs # somebody else will apply it
-    start, end = _head(cbs), _tail(cbs)
+    reads_update = any('update' in s.mentions for s in there if 'update' not in s.required)
+    if reads_update: return cbs # another stepper will apply it
+    start, end = Places.head(cbs), Places.tail(cbs)
     while start < end and kind_of(cbs[start]) == DECAY: start += 1
-    if not _steps(cbs):
-        raise ValueError(f"`{Stepper(wanted)}` changes the update, but nothing makes one or steps: {', '.join(s.label for s in there)}. "
-                         "Put a rule there, which ends in `apply_update`.")
+    if not steps_at_all(cbs):
+        raise ValueError(f"`{Stepper(wanted)}` changes the update, but nothing makes one or steps: "
+                         f"{', '.join(s.label for s in there)}. Put a rule there, which ends in `apply_update`.")
     return [*cbs[:start], note_weights, *cbs[start:end], take_back, apply_update, *cbs[end:]]
-
-
-def _steps(cbs) -> bool:
-    "Do these steppers step, as far as can be told?"
-    from optimcb.diagnosis.checks import steps_at_all
-    return steps_at_all(cbs)

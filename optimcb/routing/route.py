@@ -5,9 +5,9 @@ from functools import partial
 from fastcore.foundation import L
 
 from optimcb._boundary import entry
-from optimcb.algorithm import Algorithm, _with
+from optimcb.algorithm import Algorithm, edited
 from optimcb.composition.pipeline import Composition
-from optimcb.composition.rules import _rule
+from optimcb.composition.rules import as_rule
 from optimcb.composition.stepper import InRoute, Stepper, only, renamed_all
 from optimcb.hypers.torch_names import from_torch, suggest
 from optimcb.optimizer import Optimizer
@@ -16,35 +16,44 @@ from optimcb.steppers import route_lr
 __all__ = ['route']
 
 
-# Several compositions in one optimizer
-
 @entry
 def route(
-    called:str|None=None, # What the algorithm is called; default: after the routes
+    called:str|None=None, # Name of the algorithm; default: made of the routes' names
     /,
     apart=(), # Hyper-parameters that each route has for itself, though the defaults agree
-    **routes # By name, what to do with which parameters: `(algorithm, rule)`. The first rule that holds counts; an algorithm alone takes the rest
+    **routes # By name: `(algorithm, rule)`. The first rule that holds counts; an algorithm alone takes the rest
 ) -> Algorithm:
-    """Several algorithms in one, each for some of the parameters: `route(hidden=(SGD, by_ndim(2)), rest=AdamW)`.
+    """Combine several algorithms, each for some of the parameters: `route(hidden=(SGD, by_ndim(2)), rest=AdamW)`.
 
-    What comes out is an `Algorithm` of all options. An option on whose default the routes agree is one, as `lr` is; others are there for each route, under the
-    route's name: `hidden_mom`, `rest_mom`. `hidden_lr_scale` and `rest_lr_scale` multiply `lr`, which stays one number to be scheduled. What a `partial`
-    fixes is the default: `partial(AdamW, mom=0.95, lr_scale=0.015)`.
-    A route may also be a list of steppers, or a `partial` of `Optimizer`. What is inserted afterwards is for all parameters, unless it is `only(f, 'hidden')`.
-    The steppers with which all routes end, such as `apply_update`, are there once.
+    Returns an `Algorithm` of all options. An option on whose default the routes agree is shared, as `lr` is;
+    others are there for each route, under the route's name: `hidden_mom`, `rest_mom`. `hidden_lr_scale` and
+    `rest_lr_scale` multiply `lr`, which stays one number to be scheduled. What a `partial` fixes is the default:
+    `partial(AdamW, mom=0.95, lr_scale=0.015)`.
+    A route may also be a list of steppers, or a `partial` of `Optimizer`. What is inserted afterwards is for all
+    parameters, unless it is `only(f, 'hidden')`. Steppers with which all routes end, such as `apply_update`, are
+    there once.
 
     Raises `ValueError` or `TypeError` for routes that can't be.
     """
-    if not isinstance(called, str|None): raise TypeError("routes need names, by keyword, as `route(hidden=(SGD, by_ndim(2)), rest=AdamW)`.")
+    if not isinstance(called, str|None):
+        raise TypeError("routes need names, by keyword, as `route(hidden=(SGD, by_ndim(2)), rest=AdamW)`.")
     if isinstance(apart, str): raise TypeError(f"`apart` must be a list of names, but is {apart!r}.")
-    return Algorithm(_Recipe(called or '_and_'.join(routes), {k: v if isinstance(v, tuple) else (v, None) for k, v in routes.items()}, tuple(apart)))
+    pairs = {k: v if isinstance(v, tuple) else (v, None) for k, v in routes.items()}
+    return Algorithm(_Recipe(called or '_and_'.join(routes), pairs, tuple(apart)))
 
 
 class _Routes:
-    "Decides which route a parameter takes"
+    "Decides which route a parameter takes."
     def __init__(self, rules): self.rules = rules
-    values = property(lambda self: tuple(self.rules))
-    def __eq__(self, other): return isinstance(other, _Routes) and list(self.rules.items()) == list(other.rules.items())
+
+    @property
+    def values(self) -> tuple:
+        "The names of the routes."
+        return tuple(self.rules)
+
+    def __eq__(self, other):
+        return isinstance(other, _Routes) and list(self.rules.items()) == list(other.rules.items())
+
     def __hash__(self): return hash(tuple(self.rules.items()))
     def __repr__(self): return ', '.join(k if r is None else f'{k}: {r!r}' for k, r in self.rules.items())
 
@@ -53,104 +62,165 @@ class _Routes:
         def which(p, name):
             for k, fits in tests.items():
                 if fits(p, name): return k
-            raise ValueError(f"no route takes {f'`{name}`' if name else 'a parameter'} of shape {tuple(p.shape)}. There are "
-                             f"{self!r}. Add a route without a rule, which takes the rest.")
+            what = f'`{name}`' if name else 'a parameter'
+            raise ValueError(f"no route takes {what} of shape {tuple(p.shape)}. There are {self!r}. "
+                             "Add a route without a rule, which takes the rest.")
         return which
 
 
 class _Recipe:
-    "A recipe of several, as `algorithm` takes it"
+    "The recipe of a routed algorithm: from options to a list of steppers."
     def __init__(self, name, routes, apart):
-        if len(routes) < 2: raise ValueError("`route` needs two routes or more, as `route(hidden=(SGD, by_ndim(2)), rest=AdamW)`.")
-        for k, (_, *rules) in routes.items():
-            if len(rules) != 1: raise TypeError(f"route `{k}` must be an algorithm with a rule, in a tuple, or an algorithm alone.")
-            if rules[0] is not None: _rule(rules[0])
-        last = list(routes)[-1]
-        early = [k for k, (_, r) in routes.items() if r is None and k != last]
-        if early: raise ValueError(f"route `{early[0]}` has no rule, and takes all that comes to it: put it last.")
-        self.__name__, self.routes, self.apart = name, routes, apart
-        self.__qualname__, self.__module__ = name, __name__
+        _check_routes(routes)
+        self.__name__ = self.__qualname__ = name
+        self.__module__ = __name__
+        self.routes, self.apart = routes, apart
         self.decider = _Routes({k: r for k, (_, r) in routes.items()})
-        self.parts = {k: _Part(k, o) for k, (o, _) in routes.items()}
-        for k in apart:
-            if not any(k in o.options for o in self.parts.values()): raise ValueError(f"no route has a `{k}` of its own.")
-        self.__doc__ = '; '.join(f"{o.label} for {'the rest' if r is None else repr(r)}" for o, (_, r) in zip(self.parts.values(), routes.values())) + '.'
-        self.names = {r: {k: self._name(r, k) for k in o.options} for r, o in self.parts.items()}
-        defaults = {new: self.parts[r].options[k] for r, ks in self.names.items() for k, new in sorted(ks.items(), key=lambda o: o[0] != o[1])}
-        defaults = {k: defaults[k] for k in sorted(defaults, key=lambda k: any(k == f'{r}_{o}' for r, p in self.parts.items() for o in p.options))}
-        self.__signature__ = inspect.Signature([inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=v) for k, v in defaults.items()])
-
-    def _name(self, route, k):
-        "What an option of a route is called: a name is shared if it means and is the same wherever it is"
-        mine, others = self.parts[route].options[k], [o for r, o in self.parts.items() if r != route]
-        flag = k in self.parts[route].flags
-        same = all(type(o.options[k]) is type(mine) and o.options[k] == mine if k in o.options else flag or k not in o.speaks for o in others)
-        return k if same and k != 'lr_scale' and k not in self.apart else f'{route}_{k}'
+        self.branches = {k: _Branch(k, o) for k, (o, _) in routes.items()}
+        _check_apart(apart, self.branches)
+        self.names = {k: _option_names(k, self.branches, apart) for k in routes}
+        self.__doc__ = _described(self.branches, self.decider)
+        self.__signature__ = _signature(self.branches, self.names)
 
     def __call__(self, **options) -> list:
-        res = []
-        for r, part in self.parts.items():
-            names = self.names[r]
-            cbs = [route_lr, *part({k: options[new] for k, new in names.items() if new in options})]
-            res.append([f for f in cbs if f is not None])
-        shared = _ending([self._renamed(r, cbs) for r, cbs in zip(self.parts, res)])
-        res = [self._renamed(r, cbs)[:len(cbs) - len(shared)] for r, cbs in zip(self.parts, res)]
-        return [*(only(f, InRoute(r, self.decider)) for r, cbs in zip(self.parts, res) for f in cbs), *shared]
+        lists = {k: self._steppers(k, options) for k in self.branches}
+        shared = _common_ending([*lists.values()])
+        own = {k: cbs[:len(cbs) - len(shared)] for k, cbs in lists.items()}
+        return [*(only(f, InRoute(k, self.decider)) for k, cbs in own.items() for f in cbs), *shared]
 
-    def _renamed(self, route, cbs):
-        new = {k: v for k, v in self.names[route].items() if k != v and k not in self.parts[route].flags}
+    def _steppers(self, route, options) -> list:
+        "List the steppers of one route, with the hyper-parameters under the names that they have here."
+        branch, names = self.branches[route], self.names[route]
+        given = {k: options[new] for k, new in names.items() if new in options}
+        cbs = [f for f in [route_lr, *branch(given)] if f is not None]
         has = frozenset().union(*(s.mentions.union(s.names) for s in map(Stepper, cbs)))
-        return renamed_all(cbs, **{k: v for k, v in new.items() if k in has})
+        new = {k: v for k, v in names.items() if k != v and k not in branch.flags and k in has}
+        return renamed_all(cbs, **new)
 
     def __reduce__(self): return _Recipe, (self.__name__, self.routes, self.apart)
 
 
-def _ending(lists) -> list:
-    "The steppers with which all lists end, which are functions: any object may be another one the next time"
+# Parts of a recipe
+
+def _check_routes(routes):
+    "Raise `ValueError` or `TypeError` for routes that can't be."
+    if len(routes) < 2:
+        raise ValueError("`route` needs two routes or more, as `route(hidden=(SGD, by_ndim(2)), rest=AdamW)`.")
+    for k, (_, *rules) in routes.items():
+        if len(rules) != 1:
+            raise TypeError(f"route `{k}` must be an algorithm with a rule, in a tuple, or an algorithm alone.")
+        if rules[0] is not None: as_rule(rules[0])
+    last = list(routes)[-1]
+    early = [k for k, (_, r) in routes.items() if r is None and k != last]
+    if early: raise ValueError(f"route `{early[0]}` has no rule, and takes all that comes to it: put it last.")
+
+
+def _check_apart(apart, branches):
+    "Raise `ValueError` for a name of `apart` that no route has."
+    for k in apart:
+        if not any(k in o.options for o in branches.values()): raise ValueError(f"no route has a `{k}` of its own.")
+
+
+def _option_names(route, branches, apart) -> dict:
+    "Name the options of a route: by their own name where it means and is the same in all routes."
+    mine = branches[route]
+    others = [o for k, o in branches.items() if k != route]
+    def is_shared(k): return k != 'lr_scale' and k not in apart and all(_agrees(k, mine, o) for o in others)
+    return {k: k if is_shared(k) else f'{route}_{k}' for k in mine.options}
+
+
+def _agrees(k, mine, other) -> bool:
+    "Does option `k` of a branch have the same default in another one, or mean nothing there?"
+    if k not in other.options: return k in mine.flags or k not in other.speaks
+    a, b = mine.options[k], other.options[k]
+    return type(a) is type(b) and a == b
+
+
+def _described(branches, decider) -> str:
+    "Make the docstring of a routed algorithm."
+    where = {k: 'the rest' if r is None else repr(r) for k, r in decider.rules.items()}
+    return '; '.join(f"{o.label} for {where[k]}" for k, o in branches.items()) + '.'
+
+
+def _signature(branches, names) -> inspect.Signature:
+    "Make the signature of a routed algorithm: shared options first, then those of each route."
+    defaults = {}
+    for route, ks in names.items():
+        own_name_last = sorted(ks.items(), key=lambda o: o[0] != o[1])
+        defaults.update({new: branches[route].options[k] for k, new in own_name_last})
+    of_routes = {f'{route}_{k}' for route, o in branches.items() for k in o.options}
+    ordered = sorted(defaults, key=lambda k: k in of_routes)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Signature([inspect.Parameter(k, kind, default=defaults[k]) for k in ordered])
+
+
+def _common_ending(lists) -> list:
+    """List the steppers with which all lists end.
+
+    They must be functions: an object may be another one the next time the recipe is called."""
     res = []
     for fs in zip(*map(reversed, lists)):
-        if not inspect.isfunction(fs[0]) or any(f is not fs[0] for f in fs) or Stepper(fs[0]).sums_over_all: break
+        same = inspect.isfunction(fs[0]) and all(f is fs[0] for f in fs)
+        if not same or Stepper(fs[0]).sums_over_all: break
         res.insert(0, fs[0])
     return res
 
 
-class _Part:
-    "What one route does: its `options`, numbers and flags, with their defaults, and the steppers for them"
+class _Branch:
+    "One route: its `options`, numbers and flags, with their defaults, and the steppers for them."
     def __init__(self, name, what):
-        given = {}
-        f = what
-        while type(f) is partial:
-            if f.args: raise TypeError(f"route `{name}`: a partial must give options by name, not {f.args}.")
-            f, given = f.func, {**f.keywords, **given}
+        f, given = _partial_of(name, what)
         own = {k: given.pop(k) for k in ('lr_scale',) if k in given}
         if isinstance(f, (list, L)) and not given: f, given = Optimizer, {'cbs': f}
         if f is Optimizer and 'cbs' in given: self._of_steppers(given)
         elif isinstance(f, Algorithm): self._of_algorithm(name, f, given)
-        else: raise TypeError(f"route `{name}` must be an algorithm, a partial of one or of `Optimizer`, or a list of steppers, but is {what!r:.80}.")
+        else:
+            raise TypeError(f"route `{name}` must be an algorithm, a partial of one or of `Optimizer`, or a list of "
+                            f"steppers, but is {what!r:.80}.")
         self.flags = {k for k in self.takes if isinstance(self.options[k], bool)}
-        for k in self.options:
-            if isinstance(self.options[k], bool) and k not in self.flags:
-                raise TypeError(f"route `{name}`: `{k}={self.options[k]}` is no number. Fix it in the stepper: `partial(f, {k}={self.options[k]})`.")
-            if k in ('lr', 'engine', 'check', 'params'):
-                instead = ' Give it `lr_scale`, which multiplies the `lr` of all.' if k == 'lr' else ''
-                raise TypeError(f"route `{name}` can't have its own `{k}`.{instead}")
+        self._check_options(name)
         self.options = {'lr_scale': 1., **self.options, **own}
         composition = Composition(self({}))
         self.speaks = composition.makes | composition.reads
         self.options = {**{k: v for k, v in composition.defaults.items() if k != 'lr_scale'}, **self.options}
 
+    def _check_options(self, name):
+        "Raise `TypeError` for options that a route can't have."
+        for k, v in self.options.items():
+            if isinstance(v, bool) and k not in self.flags:
+                raise TypeError(f"route `{name}`: `{k}={v}` is no number. Fix it in the stepper: `partial(f, {k}={v})`.")
+            if k in ('lr', 'engine', 'check', 'params'):
+                instead = ' Give it `lr_scale`, which multiplies the `lr` of all.' if k == 'lr' else ''
+                raise TypeError(f"route `{name}` can't have its own `{k}`.{instead}")
+
     def _of_steppers(self, given):
+        "Take a list of steppers, with hyper-parameters."
         cbs = given.pop('cbs')
         composition = Composition(L(cbs))
-        self.label, self.make, self.takes = ', '.join(composition.labels), lambda **options: list(L(cbs)), ()
+        self.label, self.takes = ', '.join(composition.labels), ()
+        self.make = lambda **options: list(L(cbs))
         self.options = from_torch(given, composition.reads)
 
     def _of_algorithm(self, name, f, given):
-        given = from_torch(given, f.signature.parameters)
+        "Take an algorithm, with options."
+        known = f.signature.parameters
+        given = from_torch(given, known)
         for k in given:
-            if k not in f.signature.parameters: raise TypeError(f"route `{name}`: {f.__name__} has no `{k}`.{suggest(k, f.signature.parameters)}")
+            if k not in known: raise TypeError(f"route `{name}`: {f.__name__} has no `{k}`.{suggest(k, known)}")
         self.label, self.takes = f.__name__, f.options
-        self.make = lambda **options: _with(f.recipe(**options), f.edits)
-        self.options = {**{k: f.signature.parameters[k].default for k in f.options}, **{k: v for k, v in f.hypers.items() if k not in f.options}, **given}
+        self.make = lambda **options: edited(f.recipe(**options), f.edits)
+        hypers = {k: v for k, v in f.hypers.items() if k not in f.options}
+        self.options = {**{k: known[k].default for k in f.options}, **hypers, **given}
 
-    def __call__(self, options): return self.make(**{k: {**self.options, **options}[k] for k in self.takes})
+    def __call__(self, options) -> list:
+        values = {**self.options, **options}
+        return self.make(**{k: values[k] for k in self.takes})
+
+
+def _partial_of(name, what) -> tuple:
+    "Return what a chain of partials is of, and the keywords that they fix."
+    f, given = what, {}
+    while type(f) is partial:
+        if f.args: raise TypeError(f"route `{name}`: a partial must give options by name, not {f.args}.")
+        f, given = f.func, {**f.keywords, **given}
+    return f, given
