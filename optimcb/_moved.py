@@ -67,6 +67,7 @@ def find(
     name:str # What is asked of it
 ) -> Any:
     "What the old module `old` had under `name`. Raises `AttributeError`."
+    if name.startswith('__'): raise AttributeError(name) # `__all__` and the like are a module's own
     for new in MOVED[old]:
         module = import_module(f'optimcb.{new}')
         if name in vars(module): return vars(module)[name]
@@ -75,9 +76,7 @@ def find(
 
 class _OldModule(ModuleType):
     "A module that has moved"
-    def __getattr__(self, name):
-        if name.startswith('__'): raise AttributeError(name)
-        return find(self.__name__.removeprefix('optimcb.'), name)
+    def __getattr__(self, name): return find(self.__name__.removeprefix('optimcb.'), name)
 
 
 class _Finder(MetaPathFinder, Loader):
