@@ -35,6 +35,7 @@ Every algorithm, part and stepper can also be imported from `optimcb` by name.
 """
 from importlib import import_module as _import_module
 
+from optimcb import _moved
 from optimcb.algorithm import Algorithm, algorithm
 from optimcb.algorithms import *
 from optimcb.compare import Comparison, compare
@@ -76,7 +77,7 @@ __all__ = [ # what one types; `only` and `stop` are other things in fastcore, wh
     'save_state', 'load_state', 'named_state', 'to_torch', 'step_in_backward', 'update_hessian', 'hutchinson', 'stats_kept']
 __all__ = list(dict.fromkeys(__all__))
 
-_PLACES = 'algorithms', 'parts', 'plots', 'routing', 'composition', 'steppers', 'taps'
+_PLACES = 'algorithms', 'composition', 'parts', 'plots', 'routing', 'steppers', 'taps'
 _LATE = 'bench', 'catalog', 'fastai', 'learner', 'problems' # imported when they are used
 
 _names_in_learners()
@@ -86,7 +87,8 @@ def __dir__(): return sorted({*__all__, *_PLACES, '__version__'})
 
 
 def __getattr__(name):
-    if name in _LATE: return _import_module(f'{__name__}.{name}')
+    if name in _LATE or name in _moved.MOVED: return _import_module(f'{__name__}.{name}')
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 _moved.install()

@@ -95,7 +95,8 @@ def find(
     name:str # Name of one of its contents
 ) -> Any:
     "Return what the old module `old` had under `name`. Raises `AttributeError`."
-    for new in MOVED[old] if not name.startswith('__') else ():
+    if name.startswith('__'): raise AttributeError(name) # `__all__` and the like are a module's own
+    for new in MOVED[old]:
         module = import_module(f'optimcb.{new}')
         if name in vars(module): return vars(module)[name]
         if f'{new}.{name}' in RENAMED: return renamed(module.__name__, name)
@@ -104,9 +105,7 @@ def find(
 
 class _OldModule(ModuleType):
     "A module of earlier versions, whose contents have moved."
-    def __getattr__(self, name):
-        if name.startswith('__'): raise AttributeError(name)
-        return find(self.__name__.removeprefix('optimcb.'), name)
+    def __getattr__(self, name): return find(self.__name__.removeprefix('optimcb.'), name)
 
 
 class _Finder(MetaPathFinder, Loader):

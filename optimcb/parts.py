@@ -35,7 +35,7 @@ from optimcb.training.lookahead import look_ahead
 
 __all__ = [
     'accumulate', 'skip_nonfinite', # may end a step before it begins
-    'maximize', 'rms_lr', 'look_ahead', 'schedule_free', 'scheduled', # around everything else
+    'rms_lr', 'maximize', 'look_ahead', 'schedule_free', 'scheduled', # around everything else
     'add_noise', 'agc', 'centralize', 'clip_norm', 'clip_tensor_norm', 'clip_value', 'grokfast', 'zero_nonfinite', # the gradient
     'l2_reg', 'decay_toward', 'weight_decay', 'full_decay', # decay
     'cautious', 'clip_update', 'clip_update_norm', 'clip_update_rms', 'decay_update', 'trust_ratio', # the update

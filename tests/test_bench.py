@@ -9,6 +9,7 @@ import torch
 
 import optimcb
 from optimcb import bench
+from optimcb.bench import __main__ as bench_main
 from optimcb.bench.__main__ import main
 from optimcb.bench.contenders import Contender, find
 from optimcb.bench.measure import Bench
@@ -35,7 +36,7 @@ def tiny(monkeypatch, tmp_path):
     "Small sets of parameters, and a module `own_opts`"
     (tmp_path/'own_opts.py').write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(bench, 'SETS', dict(resnet34=TINY, large=[(50,)]))
+    monkeypatch.setattr(bench_main, 'SETS', dict(resnet34=TINY, large=[(50,)]))
     monkeypatch.setenv('OPTIMCB_CACHE_DIR', str(tmp_path/'cache'))
     yield
     sys.modules.pop('own_opts', None)

@@ -1,4 +1,4 @@
-"TODO: optimcb.bench.__main__"
+"The command `python -m optimcb.bench`."
 import argparse
 import json
 import os

@@ -54,7 +54,7 @@ kernel = triton.jit(do_not_specialize={list(ARGUMENTS)})
 
 
 def source(
-    program:Program
+    program:Program # What the kernel computes
 ) -> str:
     "The program in Triton. Raises `Unsupported`."
     writer = _Writer(program)

@@ -9,12 +9,13 @@ import pytest
 import torch
 from cases import CASES, TOL
 from helpers import difference, params, set_grads, trajectory
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import optimcb as oc
 from optimcb.algorithms import classic
 
+EVERY = {k: o for k, o in vars(oc).items() if isinstance(o, oc.Algorithm)} | {'ranger': oc.ranger}
 by_name = pytest.mark.parametrize('name, ours, theirs', CASES, ids=[c[0] for c in CASES])
 ALGORITHMS = [o for o in vars(classic).values() if isinstance(o, oc.Algorithm)]
 every = pytest.mark.parametrize('algo', [*ALGORITHMS, oc.ranger], ids=lambda o: o.__name__)
@@ -47,18 +48,29 @@ def test_layer_that_joins_late(algo):
     assert torch.equal(early, late)
 
 
-@every
+COARSE = {'SOAP': 0.1} # its eigenbasis is any of many where a gradient's rank isn't full, so that rounding chooses one
+
+
+def corners(f):
+    "Shapes without elements, of one element, and without dimensions, which may not be drawn"
+    for shape in ([0, 3], [2, 0], [0], [], [1, 1], [2, 0, 3]):
+        f = example(shape=shape, dtype=torch.float32, flip=False, wd=0.1, seed=0)(f)
+    return f
+
+
+@pytest.mark.parametrize('algo', EVERY.values(), ids=EVERY)
+@corners
 @given(shape=st.lists(st.integers(0, 4), max_size=4), dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]),
        flip=st.booleans(), wd=st.sampled_from([0., 0.1]), seed=st.integers(0, 9))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_any_shape_dtype_and_layout(algo, shape, dtype, flip, wd, seed):
     "Neither the memory layout of a parameter or gradient nor 16 bits change what is computed, beyond rounding; gradients stay as they are"
     exact, p = params([shape], torch.float64, seed)[0], params([shape], dtype, seed)[0]
     turned = tuple(reversed(range(p.dim())))
     if flip: p.data = p.data.permute(turned).contiguous().permute(turned)
-    coarse = dict(eps=1e-2, sqr_mom=0.9) # 1e-8, and a thousandth of a square, are nothing in 16 bits
+    coarse = dict(eps=1e-2, sqr_mom=0.9, wd=wd) # 1e-8, and a thousandth of a square, are nothing in 16 bits
     coarse = {k: v for k, v in coarse.items() if k in inspect.signature(algo).parameters}
-    a, b = (algo([o], lr=0.01, wd=wd, **coarse) for o in (exact, p))
+    a, b = (algo([o], lr=0.01, **coarse) for o in (exact, p))
     for i in range(3):
         set_grads([exact], i); set_grads([p], i) # noqa: E702
         grad, kept = p.grad, p.grad.clone()
@@ -66,6 +78,7 @@ def test_any_shape_dtype_and_layout(algo, shape, dtype, flip, wd, seed):
         assert p.grad is grad and torch.equal(grad, kept)
     assert p.dtype == dtype and p.shape == exact.shape
     tol = {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 0.02)
+    if dtype != torch.float64: tol = max(tol, COARSE.get(algo.__name__, 0.))
     assert torch.allclose(p.double(), exact, rtol=tol, atol=tol)
 
 
