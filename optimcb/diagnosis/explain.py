@@ -134,8 +134,9 @@ class Explanation:
         for k in self.kinds:
             for name, (dtype, extent) in k.kinds.items():
                 res[name] = f'{str(dtype)[6:]}{self._extent_in_words(extent)}'
-            numbers = k.numbers.keys() - {*NOT_OURS, *self.composition.marks}
-            for name in numbers: res.setdefault(name, 'a number')
+            hidden = {*NOT_OURS, *self.composition.marks}
+            for name in k.numbers:
+                if name not in hidden: res.setdefault(name, 'a number')
         return res
 
     def _extent_in_words(self, extent) -> str:

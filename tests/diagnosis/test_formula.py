@@ -45,12 +45,20 @@ def follow(opt, p, steps, close=1e-12):
             assert torch.allclose(got, want, rtol=close, atol=close, equal_nan=True), (i, k, formula)
 
 
+def assert_well_formed(tex):
+    "What opens closes"
+    assert tex.count('{') == tex.count('}') and tex.count(r'\left') - tex.count(r'\leftarrow') == tex.count(r'\right')
+    assert 'None' not in tex and tex.count(r'\begin') == tex.count(r'\end')
+
+
 def follow_whole(make, steps, close=1e-12, shape=(3, 4), **hypers):
     "Run the one formula of an optimizer beside it, from before the first step, by its text alone"
     p, = params([shape], torch.float64)
     opt = make([p], lr=0.01, **hypers)
     opt.engine = 'eager'
-    text = opt.formula.text
+    formula = opt.formula
+    text = formula.text
+    assert_well_formed(formula.latex)
     assert not re.search(r'\b[fF]\(', text), text
     f, q = formula_interpreter.Formula(text, opt.hypers[0]), p.data.clone()
     for i in range(steps):
@@ -71,8 +79,12 @@ BY_MATRICES = {'SOAP', 'Shampoo', 'Muon'} # decompositions: rounding grows
 SCHEDULES = dict(warmup=oc.warmup(5), long_warmup=oc.warmup(100), cosine=oc.cosine_decay(50, end=0.1, warm=7), inverse_sqrt=oc.inverse_sqrt(9))
 
 
-@pytest.mark.parametrize('shape', [(3, 4), (5,)], ids=str)
-@pytest.mark.parametrize('name', ALGORITHMS)
+BY_SHAPE = {'SOAP', 'Shampoo', 'Muon', 'Adafactor', 'SM3'} # they have a formula of their own for vectors
+SHAPES = [pytest.param(name, shape, marks=() if shape == (3, 4) or name in BY_SHAPE else pytest.mark.slow, id=f'{name}-{shape}')
+          for name in ALGORITHMS for shape in ((3, 4), (5,))]
+
+
+@pytest.mark.parametrize('name, shape', SHAPES)
 def test_the_formula_of_an_algorithm_is_what_it_does(name, shape):
     "In all steps, from the first one on"
     follow_whole(ALGORITHMS[name], 40, 1e-9 if name in BY_MATRICES else 1e-12, shape)
@@ -98,6 +110,12 @@ def test_the_formula_of_a_schedule_holds_before_and_after_its_limits(name, sched
     follow_whole(ALGORITHMS[name].wrap(oc.scheduled(lr=SCHEDULES[schedule])), 120)
 
 
+def test_the_formula_of_a_learning_rate_that_falls_with_the_steps():
+    "Adafactor's is at most one over the root of the number of steps, from step 5 on for this one"
+    follow_whole(lambda ps, lr: oc.Adafactor(ps, lr=0.5), 40)
+    assert 'lr_hat = min(1/sqrt(step), lr)' in oc.Adafactor.formula.text
+
+
 @pytest.mark.parametrize('options', [dict(slow_mom_warmup=9, slow_weight_warmup=20), dict(slow_mom_warmup=0)], ids=str)
 def test_the_formula_of_options_that_are_reached_later(options): follow_whole(partial(oc.AdEMAMix, **options), 40)
 
@@ -107,8 +125,12 @@ WHOLE = {k: f for k, f in PARTS.items() if k != 'noise'} | dict(
     schedule_free=oc.schedule_free(), warm_up=oc.scheduled(lr=oc.warmup(5)))
 
 
-@pytest.mark.parametrize('part', WHOLE)
-@pytest.mark.parametrize('name', list(ALGORITHMS) if os.environ.get('OPTIMCB_CASES') else ['Adam', 'RAdam'])
+WITH_BRANCHES = {'accumulate', 'swa', 'schedule_free', 'lookahead'} # parts whose branches meet those of RAdam
+AROUND = [pytest.param(name, part, marks=() if name == 'Adam' or part in WITH_BRANCHES else pytest.mark.slow, id=f'{name}-{part}')
+          for name in (ALGORITHMS if os.environ.get('OPTIMCB_CASES') else ['Adam', 'RAdam']) for part in WHOLE]
+
+
+@pytest.mark.parametrize('name, part', AROUND)
 def test_the_formula_of_a_part_around_a_rule_is_what_it_does(name, part):
     try: made = ALGORITHMS[name].wrap(WHOLE[part])
     except ValueError: return # it doesn't go with this rule
@@ -149,7 +171,19 @@ def drawn_source(draw):
     return '\n    '.join(['def drawn(p, lr, mom=0.9, n=0, other=0.5, avg=None):', *lines, "return {'n': n, 'other': other, 'avg': avg}"])
 
 
-@settings(max_examples=int(os.environ.get('OPTIMCB_CASES', 25)), deadline=None, suppress_health_check=list(HealthCheck))
+def drawn(few, many):
+    "A test of `few` drawn cases by default, and of `many` among the slow ones; `OPTIMCB_CASES` sets how many"
+    counts = [few, pytest.param(many, marks=pytest.mark.slow)]
+    def decorated(test):
+        def run(n_examples):
+            n = int(os.environ.get('OPTIMCB_CASES', n_examples))
+            settings(max_examples=n, deadline=None, suppress_health_check=list(HealthCheck))(test)()
+        run.__name__, run.__doc__ = test.__name__, test.__doc__
+        return pytest.mark.parametrize('n_examples', counts)(run)
+    return decorated
+
+
+@drawn(6, 25)
 @given(source=drawn_source())
 def test_formulas_of_drawn_steppers_hold_in_all_steps(source):
     "Or they say that they don't know"
@@ -184,7 +218,7 @@ def test_formulas_of_algorithms_give_their_steps(name, ours):
     follow(opt, p, 8)
 
 
-@settings(max_examples=int(os.environ.get('OPTIMCB_CASES', 300)), deadline=None, suppress_health_check=list(HealthCheck))
+@drawn(60, 300)
 @given(instructions=st.lists(instruction, min_size=1, max_size=6).map(tuple), lr=st.sampled_from([0.1, 3e-4]))
 def test_formulas_of_drawn_compositions_give_their_steps(instructions, lr):
     p, = params([(3, 4)], torch.float64)
@@ -235,14 +269,6 @@ def test_adam_reads_as_in_the_paper():
     assert r'm &\leftarrow \beta_1 \, m + \left(1 - \beta_1\right) \, g \\' in f.latex
     assert r'\theta - \frac{\eta}{1 - \beta_1^{t}} \, \frac{m}{\sqrt{\frac{v}{1 - \beta_2^{t}}} + \epsilon}' in f.latex
     assert f._repr_latex_().startswith('$$') and str(f) == repr(f) == f.text
-
-
-def test_latex_is_well_formed():
-    "What opens closes, for every algorithm"
-    for name, ours, _ in CASES:
-        s = ours(params([(3, 4)]), lr=0.1).formula.latex
-        assert s.count('{') == s.count('}') and s.count(r'\left') - s.count(r'\leftarrow') == s.count(r'\right'), name
-        assert 'None' not in s and s.count(r'\begin') == s.count(r'\end')
 
 
 def test_kinds_of_steps_are_branches_of_one_formula():
