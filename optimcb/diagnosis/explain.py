@@ -194,7 +194,8 @@ class Explanation:
         if not why and (id(p) in shared or left): why = 'it shares memory with another'
         if self.runner is None or not self.runner.refused: return why
         can = fit(seen, grad, {k: local(v) for k, v in self._state_of[id(p)].items()}) or ((), ())
-        return self.runner.refusal(key_of(0, can, seen, p.dtype if grad is None else grad.dtype, self.runner)) or why
+        refusals = self.runner.compilation.refusals
+        return refusals.why(key_of(0, can, seen, p.dtype if grad is None else grad.dtype, refusals)) or why
 
     @cached_property
     def _state_of(self) -> dict: return {id(p): state for g in self.groups for p, state in zip(g.params, g.states)}

@@ -2,10 +2,8 @@
 from collections.abc import Set
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
 from optimcb.composition.pipeline import Composition
+from optimcb.engines.masks import can_step
 
 __all__ = ['Group', 'can_step', 'placement']
 
@@ -17,13 +15,6 @@ class Group(NamedTuple):
     states: list # Of each parameter its state
     names: list|None = None # Of each parameter its name, if they have names
     tracked: Set = frozenset() # Parameters that have required gradients, and are frozen if they don't now
-
-
-def can_step(
-    p # A parameter
-) -> bool:
-    "Can it be stepped? It can't before a lazy layer has given it a shape, and whole numbers, a quantized layer's say, never have a gradient."
-    return isinstance(p, Tensor) and not torch.nn.parameter.is_lazy(p) and (p.is_floating_point() or p.is_complex())
 
 
 FEW = 3 # names that are shown of many

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from optimcb._tensors import whole
+from optimcb._tensors import unsharded
 from optimcb.engines import c_compiler
 from optimcb.engines.launch import KernelLaunch
 from optimcb.tracing.ops import OPS, REDUCTIONS, of_nothing
@@ -186,7 +186,7 @@ class Launch(KernelLaunch):
         super().__init__(members, at)
         text = source(self.program)
         self.kernel = [c_compiler.function(text, f'phase{k}') for k in range(len(self.program.phases))]
-        sizes, wholes = ([f(p).numel() for a, _ in members for p in a.params] for f in (lambda p: p, whole))
+        sizes, wholes = ([f(p).numel() for a, _ in members for p in a.params] for f in (lambda p: p, unsharded))
         first = np.cumsum([0, *(-(-n//CHUNK) for n in sizes)])
         chunk = np.array([(t, o, min(CHUNK, n-o)) for t, n in enumerate(sizes) for o in range(0, n, CHUNK)], np.int64).reshape(-1, 3)
         self.memory = np.zeros((len(sizes), len(self.columns)), np.int64)
@@ -211,7 +211,7 @@ class Launch(KernelLaunch):
     def phase(self, i) -> dict[int, float]:
         "Run a phase; the sums of what it yields, by their round."
         self.kernel[i](self.address)
-        if self.spread: self._gather_sums(i, torch.from_numpy(self.sums))
+        if self.sharding: self._gather_sums(i, torch.from_numpy(self.sums))
         return self._yielded(i)
 
     def take(self, totals):

@@ -1,7 +1,7 @@
 "The foreach engine: each operation of a program as one call of torch for a list of tensors."
 import torch
 
-from optimcb._tensors import whole
+from optimcb._tensors import unsharded
 from optimcb.engines import arena, launch
 from optimcb.tracing.ops import OPS, REDUCTIONS, of_nothing
 from optimcb.tracing.program import LEAVES, operands
@@ -41,11 +41,11 @@ class Launch(launch.Launch):
         "Run a phase; the sums of what it yields, by their round."
         p, res = self.program, {}
         known = [(a, *o) for (a, _), o in zip(self.members, self.known)]
-        for members in [known] if self.spread else [[o] for o in known]: # other processes are asked for all at once
+        for members in [known] if self.sharding else [[o] for o in known]: # other processes are asked for all at once
             for k, n in enumerate(p.nodes):
                 if p.levels[k] not in p.phases[i] or n.op in ('total', 'call', 'result'): continue
                 for *o, values in members: values[k] = self._value(n, *o, values)
-                if self.spread and n.op in REDUCTIONS: self._gather_values(k, [values for *_, values in members])
+                if self.sharding and n.op in REDUCTIONS: self._gather_values(k, [values for *_, values in members])
                 for *_, values in members: self._let_go(k, values)
         for a, lists, slots, _, values in known:
             if p.last in p.phases[i]: self._store(a, lists, slots, values)
@@ -87,7 +87,7 @@ class Launch(launch.Launch):
         "A list with the result of node `n` for each parameter"
         if n.op == 'load': return lists[n.args[0]]
         if n.op == 'external': return [externals[n.args[0]].detach().to(a.example.device)]*len(a.params)
-        if n.op == 'numel': return [torch.tensor(whole(p).numel(), dtype=n.dtype, device=p.device) for p in a.params]
+        if n.op == 'numel': return [torch.tensor(unsharded(p).numel(), dtype=n.dtype, device=p.device) for p in a.params]
         args = [values[o] if o >= 0 else slots[~o] for o in operands(n)]
         if n.op in REDUCTIONS:
             given = args[0] if isinstance(args[0], list) else [torch.full_like(p, args[0], dtype=n.dtype) for p in a.params]

@@ -6,9 +6,9 @@ it was. The host counts on as if the step were taken, and finds out when it next
 import torch
 from torch import Tensor
 
-from optimcb._tensors import is_dtensor, whole_of
+from optimcb._tensors import gather, is_dtensor
 
-__all__ = ['Doubt', 'NOT_SCALED', 'Scaling']
+__all__ = ['NOT_SCALED', 'PendingSkip', 'SCALER_ATTRIBUTES', 'Scaling', 'scaling_of']
 
 
 class Scaling:
@@ -20,7 +20,7 @@ class Scaling:
         self.scale, self.found = _known(scale), _known(found)
 
     @property
-    def in_doubt(self) -> bool:
+    def skip_on_device(self) -> bool:
         "Does only the device know whether to skip the step?"
         return isinstance(self.found, Tensor)
 
@@ -33,7 +33,7 @@ class Scaling:
         if not finite: return self
         device = next((x.device for x in finite if not x.is_cpu), finite[0].device)
         found = 1. - torch.stack([x.to(device) for x in finite]).all().float()
-        return Scaling(self.scale, torch.maximum(found, self.found.to(device)) if self.in_doubt else found)
+        return Scaling(self.scale, torch.maximum(found, self.found.to(device)) if self.skip_on_device else found)
 
     def unscaled(self, grad:Tensor) -> Tensor:
         "The gradient as it should be."
@@ -41,7 +41,7 @@ class Scaling:
 
     def skips(self) -> bool:
         "Is the step to be skipped? Waits for a device, then it is known."
-        if self.in_doubt: self.found = self.found.item()
+        if self.skip_on_device: self.found = self.found.item()
         return bool(self.found)
 
 
@@ -49,7 +49,7 @@ def _finite(grads) -> list[Tensor]:
     "Of each gradient, or group of them, whether all of its elements are finite"
     grads = [g.coalesce().values() if g.layout is torch.sparse_coo else torch.view_as_real(g) if g.is_complex() else g for g in grads]
     grads = [g for g in grads if g.numel()]
-    spread = [whole_of((g*0).sum()) == 0 for g in grads if is_dtensor(g)] # a sum over processes keeps a NaN, a maximum may not
+    spread = [gather((g*0).sum()) == 0 for g in grads if is_dtensor(g)] # a sum over processes keeps a NaN, a maximum may not
     groups = {}
     for g in grads:
         if not is_dtensor(g): groups.setdefault((g.device, g.dtype), []).append(g)
@@ -57,14 +57,23 @@ def _finite(grads) -> list[Tensor]:
 
 
 def _known(x):
-    x = whole_of(x)
+    x = gather(x)
     return x.item() if isinstance(x, Tensor) and x.is_cpu else x
 
 
 NOT_SCALED = Scaling()
+SCALER_ATTRIBUTES = frozenset({'grad_scale', 'found_inf'}) # those that a GradScaler gives to an optimizer for a step
 
 
-class Doubt:
+def scaling_of(
+    opt # Optimizer
+) -> Scaling:
+    "Return what a GradScaler says of an optimizer's next step."
+    if not opt.__dict__.keys() & SCALER_ATTRIBUTES: return NOT_SCALED
+    return Scaling(getattr(opt, 'grad_scale', None), getattr(opt, 'found_inf', 0.))
+
+
+class PendingSkip:
     "A step that a device may have skipped."
     def __init__(self,
         found:Tensor # Where the device says so

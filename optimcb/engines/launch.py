@@ -1,17 +1,19 @@
-"What the engines that run a program have in common: whose step it is, and the tables that a kernel finds their memory by."
+"Launches: run a program on all parameters of its buckets, in phases; and the tables of addresses that kernels read."
+from collections import Counter
 from contextlib import nullcontext
+from functools import reduce
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from optimcb._tensors import spread_of
+from optimcb._tensors import sharding_of
 from optimcb.engines import arena
 from optimcb.tracing.bucket import is_plain
 from optimcb.tracing.opaque import Surprise, listed
 from optimcb.tracing.program import inputs, operands
 
-__all__ = ['Launch', 'KernelLaunch']
+__all__ = ['KernelLaunch', 'Launch', 'run_to_last_phase', 'store']
 
 
 class Launch:
@@ -22,7 +24,7 @@ class Launch:
     ):
         self.members, self.program = members, members[0][1]
         self.parts = [slice(i, i + len(a.params)) for i, (a, _) in zip(at, members)]
-        self.spread = spread_of(members[0][0].example)
+        self.sharding = sharding_of(members[0][0].example)
         places = [k for a, _ in members for k in a.places]
         self.order = sorted(range(len(places)), key=places.__getitem__) # in which all processes have the parameters, however they tell them apart
 
@@ -30,7 +32,7 @@ class Launch:
         "Let `table`, which has a row for each tensor and a column for each reduction, have what they came to in all processes"
         order = torch.tensor(self.order, device=table.device)
         part = table[order]
-        self.spread.gather(part, ops)
+        self.sharding.reduce(part, ops)
         table[order] = part
 
     def call(self, i):
@@ -178,6 +180,47 @@ class KernelLaunch(Launch):
         "What phase `i` yielded, summed over the parameters, by its round"
         p = self.program
         return {p.rounds[j][0]: self.yields[:, j].sum() for j, (_, level) in enumerate(p.rounds) if level == p.phases[i][-1]}
+
+
+def run_to_last_phase(
+    launches:list # All launches of a step
+) -> None:
+    """Run all phases but the last of each launch, which stores.
+
+    A launch goes on when it knows the totals that it has asked for: those of a round are known when all launches that
+    take part in it have yielded their share."""
+    if all(len(o.program.phases) == 1 for o in launches): return
+    done, shares, known = [0 for _ in launches], {}, set()
+    asked = Counter(round for o in launches for round in {r for r, _ in o.program.rounds}) # what ends early asks for none
+    while any(i + 1 < len(o.program.phases) for i, o in zip(done, launches)):
+        for j, o in enumerate(launches):
+            while done[j] + 1 < len(o.program.phases) and _knows(o, done[j], known):
+                for round, x in o.phase(done[j]).items(): shares.setdefault(round, []).append(x)
+                if o.program.calls: o.call(done[j])
+                done[j] += 1
+        complete = [round for round, xs in shares.items() if round not in known and len(xs) == asked[round]]
+        totals = {round: reduce(_added, shares[round]) for round in complete}
+        known.update(totals)
+        for o in launches: o.take(totals)
+
+
+def _knows(launch, phase, known) -> bool:
+    "Are the totals known that a launch asked for before a phase?"
+    return known.issuperset(r for rounds in launch.program.rounds_by_phase[:phase] for r in rounds)
+
+
+def _added(a, b):
+    "Add two shares, on the device of the first"
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)): return a + b
+    return a + b.to(a.device, non_blocking=True)
+
+
+def store(
+    launches:list # All launches of a step
+) -> None:
+    "Run the last phase of each launch, which stores what the others have worked out."
+    for o in launches: o.phase(len(o.program.phases) - 1)
+    for o in launches: o.finish()
 
 
 def _memory(x) -> int: return x.untyped_storage().data_ptr()

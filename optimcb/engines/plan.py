@@ -10,7 +10,7 @@ from operator import is_
 import torch
 from torch import Tensor
 
-from optimcb._tensors import spread_of
+from optimcb._tensors import sharding_of
 from optimcb.engines.arena import Arena
 from optimcb.engines.frozen import grad_of, track
 from optimcb.tracing.bucket import Alike, Changed, fit, is_plain, key_of, sharing
@@ -28,16 +28,16 @@ SOME = 64 # states in an arena whose addresses are looked at in a step, in turn:
 class Plan:
     """The parameters that have a gradient, told apart by who is alike, and where their memory is.
 
-    `alike` are those that are traced, `eager` the work that is left to the eager engine. Of the parameters in `alike`,
+    `buckets` are those that are traced, `eager` the work that is left to the eager engine. Of the parameters in `buckets`,
     one after the other, there are lists: `flat`, and for the present step `grads` and their addresses, `grad_ptrs`.
     `launches` is for what is prepared for them. `spreads` tells how parameters are spread over processes.
     """
     def __init__(self,
         opt, # Optimizer
         composition, # Its composition
-        runner # Knows what is refused, and what steppers look at
+        refusals # What is left to the eager engine, and what steppers look at
     ):
-        self.composition, self.runner, self.states, self.launches = composition, runner, opt.state, {}
+        self.composition, self.refusals, self.states, self.launches = composition, refusals, opt.state, {}
         self.params = [p for g in opt.param_groups for p in g['params']]
         track(self.params, opt.tracked)
         grads = [getattr(p, 'grad', None) for p in self.params]
@@ -52,22 +52,22 @@ class Plan:
         known, self.eager, self.maybe = {}, [], [] # `maybe` are those that may fit another time
         for k, p, g, i in work:
             can = None if k in shared else fits[k]
-            key = can and key_of(i, can, p, g.dtype, runner)
-            if not can or runner.refusal(key):
+            key = can and key_of(i, can, p, g.dtype, refusals)
+            if not can or refusals.why(key):
                 self.eager.append((p, opt.state[p], i))
                 if not can and k not in shared and isinstance(p, Tensor): self.maybe.append(self.eager[-1])
                 continue
             known.setdefault(key, Alike(key, i, p)).add(k, p, opt.state[p])
-        self.alike = list(known.values())
-        self.spreads = list(dict.fromkeys(o for _, p, *_ in work if (o := spread_of(p)))) # also of what is eager here: processes must agree
+        self.buckets = list(known.values())
+        self.shardings = list(dict.fromkeys(o for _, p, *_ in work if (o := sharding_of(p)))) # also of what is eager here: processes must agree
         self._note(opt, grads)
 
     def _note(self, opt, grads):
         "What must stay as it is"
-        for a in self.alike: a.note()
+        for a in self.buckets: a.note()
         self.values = list(opt.state.values())
-        self.flat = [p for a in self.alike for p in a.params]
-        states = [t for a in self.alike for name, _, each in a.kinds if isinstance(each, bool) for t in a.tensors[name]]
+        self.flat = [p for a in self.buckets for p in a.params]
+        states = [t for a in self.buckets for name, _, each in a.kinds if isinstance(each, bool) for t in a.tensors[name]]
         self.arenas, others = _arenas(states)
         self.fixed = self.flat + others
         self.fixed_ptrs, self.sizes = list(map(data_ptr, self.fixed)), list(map(numel, self.flat))
@@ -78,9 +78,9 @@ class Plan:
         self.strides = list(map(stride, self.flat))
         self.many = [i for i, p in enumerate(self.flat) if p.dim() > 1]
         self.many_params, self.many_strides = [self.flat[i] for i in self.many], [self.strides[i] for i in self.many]
-        self.order = [k for a in self.alike for k in a.places]
+        self.order = [k for a in self.buckets for k in a.places]
         self.in_order = self.order == list(range(len(self.params)))
-        self.dtypes = [a.key[5] for a in self.alike for _ in a.params]
+        self.dtypes = [a.key[5] for a in self.buckets for _ in a.params]
         self.grad_ids, self.grad_ptrs, self.odd = None, None, []
         self._take(grads)
 
@@ -96,11 +96,11 @@ class Plan:
         if len(values) != len(self.values) or not all(map(is_, values, self.values)): raise Changed
         grads = [getattr(p, 'grad', None) for p in params] if self.eager else [p.grad for p in params]
         if list(map(is_, grads, repeat(None))) != self.missing or self.refrozen(): raise Changed
-        for a in self.alike: a.check()
+        for a in self.buckets: a.check()
         if any(arena.storages != n for arena, n in self.arenas): raise Changed
         part, ptrs = next(self.turns)
         if list(map(data_ptr, part)) != ptrs or list(map(numel, self.flat)) != self.sizes: raise Changed
-        if self.runner.looked and any(self.runner.look(p) != a.key[-1] for a in self.alike for p in a.params): raise Changed
+        if self.refusals.looked and any(self.refusals.look(p) != a.key[-1] for a in self.buckets for p in a.params): raise Changed
         if list(map(data_ptr, self.fixed)) != self.fixed_ptrs or list(map(stride, self.many_params)) != self.many_strides: raise Changed
         if self.maybe and any(fit(p, p.grad, state) for p, state, _ in self.maybe): raise Changed # a gradient is dense again, say
         self._take(grads)

@@ -7,21 +7,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from optimcb._tensors import is_dtensor, local, on_all, shard_of
+from optimcb._tensors import is_dtensor, local, on_all, shard_of, unsharded
 from optimcb.engines.frozen import track
 from optimcb.tracing.program import Unsupported
 
-__all__ = ['Shards', 'agreed']
+__all__ = ['Shards', 'agree']
 
 
-def agreed(
+def agree(
     failure:Exception|None, # Why this process can't do what all have to do in the same way, if it can't
-    spreads:Iterable # How parameters are spread over processes
+    shardings:Iterable # How parameters are sharded
 ) -> Exception|None:
-    "The failure, if one process has one: else they would wait for each other."
-    for spread in spreads:
-        failed = torch.tensor(float(failure is not None), device=spread.mesh.device_type)
-        for i in range(spread.mesh.ndim): dist.all_reduce(failed, dist.ReduceOp.MAX, group=spread.mesh.get_group(i))
+    "Return a failure if one process has one: else processes would wait for each other."
+    for sharding in shardings:
+        mesh = sharding.mesh
+        failed = torch.tensor(float(failure is not None), device=mesh.device_type)
+        for i in range(mesh.ndim): dist.all_reduce(failed, dist.ReduceOp.MAX, group=mesh.get_group(i))
         if failed.item() and not failure: failure = Unsupported("another process can't run its kernel.")
     return failure
 
@@ -74,19 +75,31 @@ class Shards:
     ) -> list[dict]:
         "Their states in the optimizer, where these are others. Nothing waits for a GPU."
         states = self.opt.__dict__['state'] if self.sharded else {}
-        return [states[q._whole] for q in shards if hasattr(q, '_whole')] if states else []
+        return [states[q._unsharded] for q in shards if hasattr(q, '_unsharded')] if states else []
+
+    def original(self,
+        p, # A parameter, or a shard in its place
+        state:dict # Its state
+    ) -> tuple:
+        "Return a parameter and its state as the optimizer has them."
+        if not self.sharded: return p, state
+        return unsharded(p), self.opt.state[unsharded(p)]
 
     def close(self,
-        stepped:list # Parameters that kernels have stepped; of others, the eager engine has the state
-    ):
-        "Give the DTensors their new state, and forget the gradients. Nothing waits for a GPU."
-        states, stepped = self.opt.__dict__['state'], set(map(id, stepped))
+        stepped:list # Parameters and shards that kernels have stepped; for others, the eager engine has set the state
+    ) -> list:
+        """Give the DTensors their new state, and drop the gradients of shards.
+
+        Return `stepped` as the optimizer has them. Doesn't wait for a GPU."""
+        if not self.sharded: return stepped
+        states, ids = self.opt.__dict__['state'], set(map(id, stepped))
         for p, q in self.sharded:
             q.grad, state = None, states[p]
-            for k, v in self.state[q].items() if id(q) in stepped else ():
+            for k, v in self.state[q].items() if id(q) in ids else ():
                 old = state.get(k)
                 if not isinstance(v, Tensor): state[k] = v
                 elif not is_dtensor(old) or old._local_tensor is not v:
                     if v.shape == q.shape: new = type(p.data).from_local(v, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride())
                     else: new = on_all(v, p)
                     state[k] = new
+        return list(map(unsharded, stepped))

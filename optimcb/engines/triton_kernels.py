@@ -15,7 +15,7 @@ from hashlib import sha256
 import numpy as np
 import torch
 
-from optimcb._tensors import whole
+from optimcb._tensors import unsharded
 from optimcb.engines import c_kernels
 from optimcb.engines.c_compiler import CantBuild
 from optimcb.engines.launch import KernelLaunch
@@ -222,7 +222,7 @@ class Launch(KernelLaunch):
         self.host = np.zeros(numbers + self.rows[-1]*len(columns), np.int64)
         self.numbers, self.memory = self.host[:numbers].view(np.float64).reshape(len(members), -1), self.host[numbers:].reshape(self.rows[-1], -1)
         self._place_all()
-        sizes = [[(p.numel(), whole(p).numel()) for p in a.params] for a, _ in members]
+        sizes = [[(p.numel(), unsharded(p).numel()) for p in a.params] for a, _ in members]
         tables = dict(zip(('chunks', 'tensors'), _tables(sizes, len(columns), len(self.program.slots))))
         self.count = {k: len(t) for k, t in tables.items()}
         with self._here() as stream:
@@ -293,7 +293,7 @@ class Launch(KernelLaunch):
         "Launch a phase; the sums of what it yields, by their round, on the device."
         with self._here():
             for kernel, count in self.kernels[i]: kernel[(count,)](*self.arguments, **OPTIONS)
-            if self.spread: self._gather_sums(i, self.sums)
+            if self.sharding: self._gather_sums(i, self.sums)
             return self._yielded(i)
 
     def take(self, totals):

@@ -8,7 +8,7 @@ from fastcore.basics import even_mults
 from fastcore.foundation import L
 from torch import Tensor
 
-__all__ = ['NOT_NEGATIVE', 'RANGES', 'check', 'own', 'numbers', 'spread']
+__all__ = ['NOT_NEGATIVE', 'RANGES', 'check', 'own', 'numbers', 'per_group']
 
 
 NOT_NEGATIVE = (0, math.inf) # at least, less than; None: any larger number, infinity too
@@ -74,7 +74,7 @@ def numbers(
     return v.item() if isinstance(v, Tensor) and v.numel() == 1 and not v.is_meta else v
 
 
-def spread(
+def per_group(
     name:str, # Name of a hyper-parameter
     value, # One value, one for each group, `slice(first, last)`, or `slice(last)` for a tenth of it in the groups before
     n:int # Number of groups

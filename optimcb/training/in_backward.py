@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from optimcb._boundary import entry
+from optimcb.engines.compilation import Compilation
 from optimcb.engines.runner import Runner
-from optimcb.engines.sharded import Shards
 from optimcb.optimizer import Optimizer, runs_steppers
 from optimcb.state.eval_weights import refuse_step
 from optimcb.warn import warn
@@ -68,7 +68,7 @@ class InBackward:
         self.opt, self.parts, self.stepped = opt, {}, set() # `stepped` since the last call of `opt.step()`, by id
         self.called = self.ended = False # was `opt.step()` ever called; and since the last backward pass?
         self.hook = Hook(self)
-        self.runner, self.graph, self.lock = None, None, threading.RLock() # devices have threads of their own in backward
+        self.compilation, self.graph, self.lock = None, None, threading.RLock() # devices have threads of their own in backward
         self.before = opt.register_step_pre_hook(self._before_step)
         opt._in_backward = self
         self.attach()
@@ -116,8 +116,7 @@ class InBackward:
             _refuse_sums(self.opt.composition)
             refuse_step(self.opt)
             part.refresh(self.opt)
-            if self.opt.engine == 'eager': self.opt._step_of(part, None)
-            else: self._run(part)
+            self.opt.step_target(part, self._runner_of(part))
             p.grad = None
             self.opt._opt_called = True # what schedulers ask for
 
@@ -127,18 +126,21 @@ class InBackward:
         self.attach()
         return self.parts.get(p)
 
-    def _run(self, part):
-        "A step by a runner whose programs all parts share, while each has a plan of its own. In one backward pass they share recordings, too"
-        runner, composition, this = self.runner, self.opt.composition, torch._C._current_graph_task_id()
-        if runner is None or runner.engine != self.opt.engine or runner.composition is not composition:
-            runner, self.graph = Runner(self.opt.engine), None
-            runner._begin(composition) # raises `CantRun`
-            self.runner = runner
-            for o in self.parts.values(): o.plan = None
-        if this != self.graph or this < 0: self.graph, runner.recorded = this, []
-        runner.plan, runner.shards = part.plan, part.shards
-        self.opt._step_of(part, runner)
-        part.plan = runner.plan
+    def _runner_of(self, part) -> Runner:
+        "Return the runner of `part`. All parts share programs; in one backward pass they share recordings, too"
+        composition, engine = self.opt.composition, self.opt.engine
+        if engine == 'eager':
+            self.compilation = None
+            return part.runner_on(engine)
+        shared = self.compilation
+        if shared is None or shared.engine != engine or shared.composition is not composition:
+            shared, self.graph = Compilation(engine, composition), None # raises `CantRun`
+            self.compilation = shared
+        graph = torch._C._current_graph_task_id()
+        if graph != self.graph or graph < 0:
+            self.graph = graph
+            shared.share_recordings()
+        return part.runner_on(engine, shared)
 
     def _note(self, p):
         "Note who is stepped, and warn of gradients that are meant to be accumulated"
@@ -164,12 +166,21 @@ class Hook:
 
 
 class Part:
-    "One parameter, its hook, and what an optimizer that had only this one would be to an engine: `param_groups`, `state`, `tracked`."
+    "One parameter with its hook, as a runner sees an optimizer: with `param_groups`, `state` and `tracked`."
     def __init__(self,
         p:Tensor, # The parameter
         inside:InBackward # Whose hook it gets
     ):
-        self.p, self.state, self.plan, self.shards, self.hook = p, {}, None, Shards(), _hooked(p, inside.hook)
+        self.p, self.state, self.runner, self.hook = p, {}, None, _hooked(p, inside.hook)
+
+    def runner_on(self,
+        engine:str, # Name of an engine
+        compilation:Compilation|None=None # Programs that all parameters share; None for the eager engine
+    ) -> Runner:
+        "Return a runner of this parameter alone, which goes on from its plan if the programs are the same."
+        if self.runner is None or self.runner.engine != engine: self.runner = Runner(engine, compilation)
+        elif self.runner.compilation is not compilation: self.runner.share(compilation)
+        return self.runner
 
     def is_in(self,
         opt:Optimizer # Optimizer, whose groups may have been changed
