@@ -1,4 +1,5 @@
-"fastai's protocol: hyper-parameters, parameter lists, freezing, and the weights that a model is evaluated with."
+"""fastai's protocol: hyper-parameters, parameter lists, freezing, and the weights that a model is
+evaluated with."""
 from fastcore.foundation import L
 
 from optimcb import _wrappers
@@ -17,7 +18,8 @@ __all__ = ['FastaiProtocol']
 
 
 class FastaiProtocol:
-    "The methods that fastai's `Optimizer` has and torch's has not, for a `torch.optim.Optimizer` with steppers."
+    """The methods that fastai's `Optimizer` has and torch's has not, for a `torch.optim.Optimizer` with
+    steppers."""
     _keep_on_clear = ('force_train', 'do_wd') # state that `clear_state` leaves
 
     # Parameters
@@ -32,7 +34,21 @@ class FastaiProtocol:
     def param_lists(self, v):
         for g, ps in zip(self.param_groups, v, strict=True):
             g['params'] = list(ps)
-            if len(g.get('param_names', ())) != len(g['params']): g.pop('param_names', None) # several in one tensor
+            # several in one tensor
+            if len(g.get('param_names', ())) != len(g['params']): g.pop('param_names', None)
+
+    @entry
+    def zero_grad(self,
+        set_to_none:bool=False # Drop the gradients, instead of filling them with zeros as fastai does?
+    ):
+        "Zero the gradients in place, or drop them."
+        for p in (p for ps in self.param_lists for p in ps):
+            if getattr(p, 'grad', None) is None: continue
+            if set_to_none: p.grad = None
+            else:
+                if p.grad.grad_fn is None: p.grad.requires_grad_(False)
+                else: p.grad.detach_()
+                p.grad.zero_()
 
     @entry
     def all_params(self,
@@ -71,15 +87,18 @@ class FastaiProtocol:
         k:str, # Name; may be new
         v # A value, one for each group, or a slice
     ):
-        "Set hyper-parameter `k` in every group. Raises `ValueError` or `TypeError`, and sets nothing, for a value that can't be."
-        values = {o: per_group(o, x, len(self.param_lists)) for o, x in from_torch({k: v}, self._names).items()}
+        """Set hyper-parameter `k` in every group.
+
+        Raises `ValueError` or `TypeError`, and sets nothing, for a value that can't be."""
+        count, ours = len(self.param_lists), from_torch({k: v}, self._names)
+        values = {o: per_group(o, x, count) for o, x in ours.items()}
         for o, vs in values.items():
             if o in TORCH_FLAGS and (self._choice is None or o not in self._choice.flags):
                 for x in vs: without_group_flags(self, {o: x})
         before = [(h, o, h.get(o)) for o in values for h in self.hypers]
         for o, vs in values.items(): self._set_hyper(o, vs)
         if self._choice is None: return
-        if _wrappers.asked_by_scheduler_of_fastai(): self._choice.ignore(values, self.param_groups)
+        if _wrappers.asked_by_fastai(): self._choice.ignore(values, self.param_groups)
         try: self.composition # noqa: B018 - which may be another one now
         except BaseException:
             for h, o, x in before:
@@ -97,23 +116,28 @@ class FastaiProtocol:
     def freeze_to(self,
         n:int # Index of the first group that is trained; negative counts from the end
     ):
-        "Freeze the groups before `n`, but for parameters whose state has `force_train`, and unfreeze the others."
+        """Freeze the groups before `n`, but for parameters whose state has `force_train`, and unfreeze the
+        others."""
         count = len(self.param_lists)
         self.frozen_idx = n if n >= 0 else count + n
         if self.frozen_idx >= count:
             warn(f"frozen up to group {self.frozen_idx} of {count}: the whole model is frozen.")
         for o in self.all_params(slice(n, None)): self._set_require_grad(True, *o)
         for o in self.all_params(slice(None, n)): self._set_require_grad(False, *o)
-        self.tracked.update(p for ps in self.param_lists for p in ps) # also plain tensors: they are frozen now if they are said to be
+        # also plain tensors: they are frozen now if they are said to be
+        self.tracked.update(p for ps in self.param_lists for p in ps)
 
     def _set_require_grad(self, rg, p, pg, state, h):
-        "Freeze or unfreeze one of `all_params`: fastai's method, which callbacks call and subclasses override."
+        """Freeze or unfreeze one of `all_params`: fastai's method, which callbacks call and subclasses
+        override."""
         p.requires_grad_(rg or state.get('force_train', False))
 
     @entry
     def freeze(self):
         "Freeze all groups but the last. Raises `ValueError` if there is only one."
-        if len(self.param_lists) < 2: raise ValueError("there is only one parameter group, which would stay unfrozen. A `splitter` makes more.")
+        if len(self.param_lists) < 2:
+            raise ValueError("there is only one parameter group, which would stay unfrozen. "
+                             "A `splitter` makes more.")
         self.freeze_to(-1)
 
     @entry
@@ -127,11 +151,13 @@ class FastaiProtocol:
     def eval(self,
         part=None # Stepper that tells the weights, named as in `replace`; default: the last one that does
     ):
-        """Put the weights that are to be evaluated into the model, if they are not those that are trained: averages, slow weights.
+        """Put the weights that are to be evaluated into the model, if they are not those that are trained:
+        averages, slow weights.
 
-        The trained ones are state until `train` is called: they are saved and loaded with it. Until then `step` is an error. Parameters of which there is no
-        average yet stay as they are. Batch norm's statistics are of the trained weights: `torch.optim.swa_utils.update_bn(loader, model)` makes them anew.
-        Raises `ValueError` if `part` tells no weights, or if others are in the model."""
+        The trained ones are state until `train` is called: they are saved and loaded with it. Until then
+        `step` is an error. Parameters of which there is no average yet stay as they are. Batch norm's
+        statistics are of the trained weights: `torch.optim.swa_utils.update_bn(loader, model)` makes them
+        anew. Raises `ValueError` if `part` tells no weights, or if others are in the model."""
         put_in(self, part)
 
     @entry
@@ -150,7 +176,8 @@ class FastaiProtocol:
 
     @entry
     def clear_state(self):
-        """Forget the state of all parameters, but for `do_wd`, `force_train` and which steppers are there for them.
+        """Forget the state of all parameters, but for `do_wd`, `force_train` and which steppers are there for
+        them.
 
         The model keeps the weights that it has, also between `eval` and `train`."""
         clear_state(self)

@@ -4,10 +4,12 @@ from typing import Any, NamedTuple
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ['Sharding', 'gather', 'is_dtensor', 'local', 'on_all', 'on_gathered', 'shard_of', 'sharding_of', 'unsharded']
+__all__ = ['Sharding', 'gather', 'is_dtensor', 'local', 'on_all', 'on_gathered', 'shard_of',
+           'sharding_of', 'unsharded']
 
 
-REDUCTIONS = {'sum': 'SUM', 'amax': 'MAX', 'amin': 'MIN'} # torch's name of a reduction over processes, by ours
+# torch's name of a reduction over processes, by ours
+REDUCTIONS = {'sum': 'SUM', 'amax': 'MAX', 'amin': 'MIN'}
 
 
 class Sharding(NamedTuple):
@@ -16,7 +18,7 @@ class Sharding(NamedTuple):
     placements: tuple
 
     def reduce(self,
-        table:Tensor, # A row for each tensor, a column for each reduction: the results of this process, replaced by those of all
+        table:Tensor, # Rows are tensors, columns are reductions; takes the results of all processes
         ops:list # Names of the reductions
     ):
         "Reduce over the processes that have other shards."
@@ -39,7 +41,8 @@ def is_dtensor(
 def shard_of(
     p # A parameter
 ):
-    "Return the shard of a DTensor in this process, with its gradient, and in the same memory; another parameter itself."
+    """Return the shard of a DTensor in this process, with its gradient, and in the same memory; another
+    parameter itself."""
     if not is_dtensor(p) or any(o.is_partial() for o in p.placements): return p
     q, g = p._local_tensor.detach(), p.grad
     q._unsharded = p
@@ -94,7 +97,8 @@ def on_gathered(
 ):
     """Call `f` with gathered tensors, in each process.
 
-    A result with the shape of a DTensor is sharded as it is, one number is replicated, others are plain tensors."""
+    A result with the shape of a DTensor is sharded as it is, one number is replicated, others are plain
+    tensors."""
     like = next((o for o in (*args, *kwargs.values()) if is_dtensor(o) and o.dim()), None)
     res = f(*map(gather, args), **{k: gather(v) for k, v in kwargs.items()})
     if like is None or not isinstance(res, (Tensor, tuple)): return res

@@ -1,4 +1,5 @@
-"What is known of code around an optimizer: subclasses, schedulers, GradScaler, accelerate, fastai's callbacks, and torch's ZeRO."
+"""What is known of code around an optimizer: subclasses, schedulers, GradScaler, accelerate, fastai's
+callbacks, and torch's ZeRO."""
 import sys
 from collections.abc import Callable
 from inspect import unwrap
@@ -8,7 +9,7 @@ import torch
 
 from optimcb.warn import calling_frame
 
-__all__ = ['asked_by_grad_scaler', 'asked_by_scheduler_of_fastai', 'made_by_zero', 'own_step_of', 'zero_refusal']
+__all__ = ['asked_by_fastai', 'asked_by_grad_scaler', 'made_by_zero', 'own_step_of', 'zero_refusal']
 
 
 def own_step_of(
@@ -48,13 +49,17 @@ def asked_by_grad_scaler(
     return asks == torch.amp.GradScaler.__module__ and unwrap(step) is unwrap(ours) and 'cbs' in opt.__dict__
 
 
-def asked_by_scheduler_of_fastai() -> bool:
-    "Does a callback of fastai set a hyper-parameter? One-cycle schedules set `mom`, which does nothing without momentum."
+def asked_by_fastai() -> bool:
+    """Does a callback of fastai set a hyper-parameter?
+
+    One-cycle schedules set `mom`, which does nothing without momentum."""
     return calling_frame().f_globals.get('__name__', '').startswith('fastai.callback')
 
 
 def made_by_zero() -> bool:
-    "Does torch's `ZeroRedundancyOptimizer` make this optimizer? Then it has some of the parameters, perhaps none."
+    """Does torch's `ZeroRedundancyOptimizer` make this optimizer?
+
+    Then it has some of the parameters, perhaps none."""
     zero = sys.modules.get('torch.distributed.optim.zero_redundancy_optimizer')
     makes = zero and getattr(zero.ZeroRedundancyOptimizer, '_init_local_optimizer', None)
     frame = sys._getframe() if makes else None
@@ -67,6 +72,8 @@ def zero_refusal(
 ) -> str:
     "Say why `ZeroRedundancyOptimizer` can't have some steppers, and what to do."
     names = ' and '.join(f'`{s}`' for s in steppers)
-    return (f"`ZeroRedundancyOptimizer` gives each process some of the parameters only, but {names} yields what is to be summed "
-            "over all of them, or needs all of them. Leave it out, and call `torch.nn.utils.clip_grad_norm_` or the like before "
+    return (f"`ZeroRedundancyOptimizer` gives each process some of the parameters only, but {names} yields "
+            "what is to be summed "
+            "over all of them, or needs all of them. Leave it out, and call "
+            "`torch.nn.utils.clip_grad_norm_` or the like before "
             "`step`; or shard with `torch.distributed.fsdp.fully_shard`.")

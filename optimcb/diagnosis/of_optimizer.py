@@ -1,18 +1,22 @@
-"Checks of a live optimizer: its groups as the checks see them, and warnings of steppers and hyper-parameters that can't be meant."
+"""Checks of a live optimizer: its groups as the checks see them, and warnings of steppers and
+hyper-parameters that can't be meant."""
 from collections.abc import Iterable
 from numbers import Real
 
+from optimcb._boundary import entry
 from optimcb.composition.errors import not_so
 from optimcb.composition.results import ONE_STEP
 from optimcb.diagnosis.checks import doubts_of
-from optimcb.diagnosis.groups import Group
+from optimcb.diagnosis.explain import Explained
+from optimcb.diagnosis.groups import Group, placement
 from optimcb.engines.masks import masks_of
+from optimcb.engines.runner import Runner
 from optimcb.hypers.given import ALWAYS_WELCOME
 from optimcb.hypers.torch_names import suggest
 from optimcb.hypers.values import NOT_HYPERS
 from optimcb.warn import CompositionWarning, warn
 
-__all__ = ['check_steppers', 'groups_of', 'warn_late_state', 'warn_unread']
+__all__ = ['ExplainedOptimizer', 'check_steppers', 'groups_of', 'warn_late_state', 'warn_unread']
 
 
 def groups_of(
@@ -30,7 +34,9 @@ def check_steppers(
     composition, # Its composition, or one that is to replace it
     made_before:Iterable=frozenset() # Names of state that earlier steppers have made
 ) -> None:
-    "Rehearse `composition` for each group, without the state that it must make. Raises `MissingName`, warns of what is doubtful."
+    """Rehearse `composition` for each group, without the state that it must make.
+
+    Raises `MissingName`, warns of what is doubtful."""
     names = (opt.hyper_names | composition.reads) - NOT_HYPERS
     masks = masks_of(opt, composition) if composition.marks else {}
     groups = []
@@ -53,7 +59,8 @@ def warn_late_state(
     for s in composition.steppers:
         late = [k for k in s.required if k in started and not is_there(k)]
         if 'step' in s.names and late:
-            warn(f"`{late[0]}` starts now, but `step` goes on from {old['step']}, by which `{s}` corrects its bias. To count anew: "
+            warn(f"`{late[0]}` starts now, but `step` goes on from {old['step']}, by which `{s}` corrects "
+                 "its bias. To count anew: "
                  f"`for s in opt.state.values(): s.pop('step', None)`.", CompositionWarning)
 
 
@@ -74,3 +81,35 @@ def warn_unread(
     if 'wd' in unread: meant += " Put `weight_decay` before the others, if the weights should decay."
     listed = ' or '.join(f'`{k}`' for k in unread)
     warn(f"no stepper reads {listed}: {not_so(composition.labels)}.{meant}")
+
+
+class ExplainedOptimizer(Explained):
+    "What explanations, checks and edits ask of a live optimizer."
+    _title = property(lambda self: self.__dict__.get('called', type(self).__name__))
+    _engine_wanted = property(lambda self: self.engine)
+    _groups = property(groups_of)
+    _states = property(lambda self: [state for k, state in self.state.items() if not isinstance(k, str)])
+    _is_checked = property(lambda self: self.__dict__.get('_checked', True))
+
+    @property
+    def _runs(self) -> Runner|None:
+        "What has run the steps so far, by the steppers of now"
+        runner = None if '_in_backward' in self.__dict__ else self.__dict__.get('_runner')
+        return runner if runner is not None and runner.composition is self.composition else None
+
+    @entry
+    def __repr__(self):
+        if self._own_step: return super().__repr__()
+        found = placement(self.composition, self._groups)
+        rules = [f'{rule} {mask}: {names}' for rule, mask, *_, names in found]
+        groups = map(_shortened, super().__repr__().splitlines())
+        return '\n'.join([', '.join(self.composition.labels), *rules, *groups])
+
+
+NAMES_SHOWN = 80 # characters of the names of a group
+
+
+def _shortened(line) -> str:
+    "Return a line of torch's `repr`, where the names of a large model would be the most of it"
+    if not line.startswith('    param_names: ') or len(line) <= NAMES_SHOWN: return line
+    return f"{line[:NAMES_SHOWN].rpartition(',')[0]}, …]"

@@ -16,7 +16,8 @@ __all__ = ['LiveSteppers', 'edit_optimizer']
 
 
 class LiveSteppers(Composable):
-    "The steppers of a live optimizer, in `cbs`, which may be changed between steps; and what they mean, in `composition`."
+    """The steppers of a live optimizer, in `cbs`, which may be changed between steps; and what they mean,
+    in `composition`."""
     _choice = None # the options that chose the steppers, if an algorithm did
     _own_step = None # the name of a class with a step that runs no steppers as ours does
 
@@ -89,7 +90,9 @@ def edit_optimizer(
     opt, # Optimizer
     f:Callable # From a list of steppers to another
 ) -> None:
-    "Do what `Optimizer.edit` does: check the new steppers, then go on with them. Raises `MissingName`, and changes nothing."
+    """Do what `Optimizer.edit` does: check the new steppers, then go on with them.
+
+    Raises `MissingName`, and changes nothing."""
     if 'cbs' not in opt.__dict__:
         raise TypeError(f"{type(opt).__name__} wraps an optimizer that has the steppers. Edit that one.")
     cbs, old = L(f(list(opt.cbs))), opt.composition
@@ -109,7 +112,8 @@ def edit_optimizer(
 def _renew_defaults(opt, old, new):
     "Replace defaults of the old steppers by those of the new ones, where nobody has set another number"
     given = opt.__dict__.get('_given', frozenset())
-    was = {k: v for k, v in old.defaults.items() if k in new.defaults and k not in given and isinstance(v, Real)}
+    kept = new.defaults.keys() - given
+    was = {k: v for k, v in old.defaults.items() if k in kept and isinstance(v, Real)}
     for d in (opt.defaults, *opt.param_groups):
         for k, v in was.items():
             if k in d and isinstance(d[k], Real) and d[k] == v: d[k] = new.defaults[k]

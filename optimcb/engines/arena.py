@@ -1,4 +1,5 @@
-"Memory for state: in huge pages on the CPU, since a step over small pages waits for their addresses more than for their numbers."
+"""Memory for state: in huge pages on the CPU, since a step over small pages waits for their addresses more
+than for their numbers."""
 import mmap
 import sys
 import threading
@@ -21,14 +22,15 @@ class Pages(mmap.mmap):
 class Arena:
     """Zeroed memory for many tensors, each with a storage of its own; freed with the last of them.
 
-    Since its storages hold on to its pages, their number tells whether all of them are still there: that is asked in
-    each step, instead of every tensor where its numbers are."""
+    Since its storages hold on to its pages, their number tells whether all of them are still there: that
+    is asked in each step, instead of every tensor where its numbers are."""
     _known, _lock = weakref.WeakSet(), threading.RLock()
 
     def __init__(self,
         size:int # Bytes
     ):
-        pages = Pages(-1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) # private: a child after fork has its own
+        # private: a child after fork has its own
+        pages = Pages(-1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if size >= HUGE and hasattr(mmap, 'MADV_HUGEPAGE'): pages.madvise(mmap.MADV_HUGEPAGE)
         start = torch.frombuffer(pages, dtype=torch.uint8).data_ptr()
         self.at = -start % HUGE
@@ -88,7 +90,9 @@ def _room(p, dtype) -> int: return -(-p.numel()*dtype.itemsize // ALIGN)*ALIGN
 
 
 def _zeros(wanted, alone) -> list[Tensor]:
-    "Tensors of zeros with the shapes and layouts of parameters. For a small one `alone` an arena has no advantage, and there may be thousands of those"
+    """Tensors of zeros with the shapes and layouts of parameters.
+
+    For a small one `alone` an arena has no advantage, and there may be thousands of those"""
     size = sum(_room(p, dtype) for p, dtype in wanted)
     if wanted and wanted[0][0].is_cpu and hasattr(mmap, 'MAP_PRIVATE') and not (alone and size < HUGE):
         try: arena = Arena(size)

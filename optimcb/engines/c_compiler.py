@@ -1,9 +1,8 @@
 """From C to a function: the compiler, the cache of what it built, and torch's OpenMP.
 
-Kernels are kept in a folder of the user's own, `OPTIMCB_CACHE_DIR` or `~/.cache/optimcb`, under the hash of their
-source, compiler and processor, each with a hash of itself at its end: what was damaged, or could have been written
-by somebody else, is not loaded.
-"""
+Kernels are kept in a folder of the user's own, `OPTIMCB_CACHE_DIR` or `~/.cache/optimcb`, under the hash
+of their source, compiler and processor, each with a hash of itself at its end: what was damaged, or could
+have been written by somebody else, is not loaded."""
 import atexit
 import ctypes
 import functools
@@ -47,7 +46,8 @@ def function(
         if source not in _loaded:
             try: _loaded[source] = _load(source)
             except CantBuild as e: _loaded[source] = e
-            except (AttributeError, NotImplementedError) as e: _loaded[source] = CantBuild(f"this system lacks what building a kernel takes ({e})")
+            except (AttributeError, NotImplementedError) as e:
+                _loaded[source] = CantBuild(f"this system lacks what building a kernel takes ({e})")
         if isinstance(_loaded[source], CantBuild): raise _loaded[source]
     f = getattr(_loaded[source], name)
     f.argtypes, f.restype = [ctypes.c_void_p], None
@@ -67,7 +67,8 @@ def _load(source):
     if not _intact(kept): kept = _build(source, kept)
     try: return ctypes.CDLL(str(kept))
     except OSError as e:
-        raise CantBuild(f"a kernel that was built can't be loaded ({e}). Set OPTIMCB_CACHE_DIR to a folder that programs may run from.") from None
+        raise CantBuild(f"a kernel that was built can't be loaded ({e}). "
+                        "Set OPTIMCB_CACHE_DIR to a folder that programs may run from.") from None
 
 
 def _build(source, kept) -> Path:
@@ -79,7 +80,9 @@ def _build(source, kept) -> Path:
         kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True) # somebody may have removed it
         if not _private(kept.parent): raise PermissionError('others can write to it')
         work = Path(tempfile.mkdtemp(prefix='build-', dir=kept.parent))
-    except OSError as e: raise CantBuild(f"can't write to {kept.parent} ({e}). Set OPTIMCB_CACHE_DIR to a folder that can be written.") from None
+    except OSError as e:
+        raise CantBuild(f"can't write to {kept.parent} ({e}). Set OPTIMCB_CACHE_DIR to a folder that can be "
+                        "written.") from None
     try:
         (work/'k.c').write_text(source)
         _run([*compiler()[0].split('\0'), *FLAGS, '-o', str(work/'k.so'), str(work/'k.c'), '-lm'])
@@ -87,13 +90,16 @@ def _build(source, kept) -> Path:
         (work/'k.so').write_bytes(built + hashlib.sha256(built).digest())
         os.replace(work/'k.so', kept)
         return kept
-    except OSError as e: raise CantBuild(f"can't write to {kept.parent} ({e}). Set OPTIMCB_CACHE_DIR to a folder that can be written.") from None
+    except OSError as e:
+        raise CantBuild(f"can't write to {kept.parent} ({e}). Set OPTIMCB_CACHE_DIR to a folder that can be "
+                        "written.") from None
     finally: shutil.rmtree(work, ignore_errors=True)
 
 
 def _run(command):
     "Run a compiler, and end it with all it started if it takes too long"
-    try: p = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        p = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     except OSError as e: raise CantBuild(f"the compiler {command[0]} can't be run ({e}). {ADVICE}") from None
     try: said = p.communicate(timeout=PATIENCE)[0].decode(errors='replace')
     except subprocess.TimeoutExpired:
@@ -108,17 +114,20 @@ ADVICE = "Install gcc or clang, or name a C compiler in the environment variable
 
 @functools.cache
 def compiler() -> tuple[str, str]:
-    "The command of the C compiler (`CC`, else cc, gcc or clang), its words joined by a null, and what tells its version."
+    """The command of the C compiler (`CC`, else cc, gcc or clang), its words joined by a null, and what
+    tells its version."""
     given = os.environ.get('CC', '').strip()
     for words in [shlex.split(given)] if given else [['cc'], ['gcc'], ['clang']]:
         path = shutil.which(words[0])
         if path:
             real = os.stat(path)
             return '\0'.join([path, *words[1:]]), f'{os.path.realpath(path)} {real.st_size} {real.st_mtime_ns}'
-    raise CantBuild(f"there is no C compiler: {f'CC={given}' if given else 'cc, gcc and clang are not there'}. {ADVICE}")
+    raise CantBuild("there is no C compiler: "
+                    f"{f'CC={given}' if given else 'cc, gcc and clang are not there'}. {ADVICE}")
 
 
-TELLING = frozenset({'model name', 'flags', 'Features', 'cpu family', 'model', 'CPU part'}) # lines of /proc/cpuinfo
+# lines of /proc/cpuinfo
+TELLING = frozenset({'model name', 'flags', 'Features', 'cpu family', 'model', 'CPU part'})
 
 
 @functools.cache
@@ -131,7 +140,9 @@ def processor() -> str:
 
 @functools.cache
 def folder() -> Path:
-    "Where kernels are kept. A folder that others can write to is not used: then it is a temporary one of this process."
+    """Where kernels are kept.
+
+    A folder that others can write to is not used: then it is a temporary one of this process."""
     given = os.environ.get('OPTIMCB_CACHE_DIR')
     home = Path(given) if given else Path(os.environ.get('XDG_CACHE_HOME') or Path('~/.cache').expanduser()) / 'optimcb'
     try:
@@ -139,7 +150,9 @@ def folder() -> Path:
         if _private(home) and os.access(home, os.W_OK | os.X_OK): return home
     except (OSError, RuntimeError): pass
     try: return _temporary()
-    except OSError as e: raise CantBuild(f"neither {home} nor a temporary folder can be written ({e}). Set OPTIMCB_CACHE_DIR to one that can.") from None
+    except OSError as e:
+        raise CantBuild(f"neither {home} nor a temporary folder can be written ({e}). "
+                        "Set OPTIMCB_CACHE_DIR to one that can.") from None
 
 
 @functools.cache
@@ -158,12 +171,14 @@ def _private(path) -> bool:
 
 def _intact(path) -> bool:
     "Is this the file that somebody whom I trust wrote, all of it?"
-    try: return _private(path) and path.is_file() and hashlib.sha256((b := path.read_bytes())[:-DIGEST]).digest() == b[-DIGEST:]
+    try:
+        return _private(path) and path.is_file() and hashlib.sha256((b := path.read_bytes())[:-DIGEST]).digest() == b[-DIGEST:]
     except OSError: return False
 
 
 def openmp() -> list[int]:
-    "Addresses of the functions that start a team of threads, in the OpenMP that torch has loaded; zeros if there is none."
+    """Addresses of the functions that start a team of threads, in the OpenMP that torch has loaded; zeros
+    if there is none."""
     return _openmp()
 
 
@@ -179,7 +194,8 @@ def _openmp():
 
 def _runtimes() -> list[str]:
     "OpenMP runtimes that are loaded, torch's own first"
-    try: paths = {line.split(maxsplit=5)[5] for line in Path('/proc/self/maps').read_text().splitlines() if '/' in line}
+    try:
+        paths = {line.split(maxsplit=5)[5] for line in Path('/proc/self/maps').read_text().splitlines() if '/' in line}
     except OSError: return []
     found = sorted(p for p in paths if os.path.basename(p).startswith(('libgomp', 'libiomp5', 'libomp')))
     home = os.path.dirname(torch.__file__)
@@ -198,5 +214,6 @@ if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_note_for
 
 
 def threads() -> int:
-    "How many threads a kernel has: torch's number, but one in a child after fork, where a team that the parent started would never answer."
+    """How many threads a kernel has: torch's number, but one in a child after fork, where a team that the
+    parent started would never answer."""
     return 1 if _forked else torch.get_num_threads()

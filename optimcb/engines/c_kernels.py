@@ -45,7 +45,8 @@ def source(
 
 def _start(n) -> str:
     "What a reduction starts from"
-    if n.op != 'sum' and n.dtype is torch.int64: raise Unsupported(f"`{n.op}` of {n.dtype} has no C") # sums are kept in double
+    # sums are kept in double
+    if n.op != 'sum' and n.dtype is torch.int64: raise Unsupported(f"`{n.op}` of {n.dtype} has no C")
     return str(of_nothing(n.op, n.dtype)).replace('inf', 'INFINITY')
 
 
@@ -96,11 +97,13 @@ class _Writer:
 
     def pointers(self, used, stores=()) -> list[str]:
         kinds = {u.name: (u.dtype, u.each, 'const ') for u in used} | {s.name: (s.dtype, s.each, '') for s in stores}
-        return [f'{const}{TYPES[dtype][2]} *restrict m{self.column[name]} = ({const}{TYPES[dtype][2]} *)M[{self.column[name]}]{" + start" if each else ""};'
+        return [f'{const}{TYPES[dtype][2]} *restrict m{self.column[name]} = ({const}{TYPES[dtype][2]} '
+                f'*)M[{self.column[name]}]{" + start" if each else ""};'
                 for name, (dtype, each, const) in kinds.items()]
 
     def head(self):
-        return ['const int64_t start = 0; (void)start;', f'void *const *M = J->memory + t*{len(self.column)};', self.numbers()]
+        return ['const int64_t start = 0; (void)start;', 'void *const *M = J->memory + '
+                                                         f't*{len(self.column)};', self.numbers()]
 
     def numbers(self):
         "A copy of its own: gcc doesn't make a vector of a choice between numbers that it must load"
@@ -118,7 +121,8 @@ class _Writer:
             out += [f'static void chunk{k}(const Job *J, int64_t c) {{', 'const int64_t t = J->chunk[3*c], start = J->chunk[3*c+1], n = J->chunk[3*c+2];',
                     f'void *const *M = J->memory + t*{len(self.column)};', self.numbers(), *self.pointers(used, stores), *once]
             if sums: out += self.summed(sums, each)
-            if stores: out += ['#pragma omp simd', 'for (int64_t i = 0; i < n; i++) {', *each, *self.stored(stores, 'i'), '}']
+            if stores:
+                out += ['#pragma omp simd', 'for (int64_t i = 0; i < n; i++) {', *each, *self.stored(stores, 'i'), '}']
             out.append('}')
         if sums: out += self.joined(k, sums)
         totals = self.p.at(k, self.p.totals)
@@ -126,7 +130,8 @@ class _Writer:
         if totals or ends:
             once, _, used = self.split([self.p.nodes[i].args[0] for i in totals] + [s.value for s in ends])
             out += [f'static void tensor{k}(const Job *J, int64_t t) {{', *self.head(), *self.pointers(used, ends), *once,
-                    *(f'J->yields[t*{len(self.p.totals)} + {self.p.totals.index(i)}] = {self.operand(self.p.nodes[i].args[0], torch.float64)};'
+                    *(f'J->yields[t*{len(self.p.totals)} + {self.p.totals.index(i)}] = '
+                      f'{self.operand(self.p.nodes[i].args[0], torch.float64)};'
                       for i in totals),
                     *self.stored(ends, 0), '}']
         return '\n'.join(out)
@@ -135,7 +140,8 @@ class _Writer:
         res = []
         for s in stores:
             _, _, kind, _, written = TYPES[s.dtype]
-            res.append(f'm{self.column[s.name]}[{i}] = ({kind}){written.format(self.operand(s.value, s.dtype))};')
+            res.append(f'm{self.column[s.name]}[{i}] = '
+                       f'({kind}){written.format(self.operand(s.value, s.dtype))};')
         return res
 
     def summed(self, sums, each) -> list[str]:
@@ -146,7 +152,8 @@ class _Writer:
         simd = ' '.join(f'reduction({clause[n.op]}:x{i})' for i, n, _ in nodes)
         start = {i: _start(n) for i, n, _ in nodes}
         return [*(f'double a{i} = {start[i]};' for i in sums),
-                f'for (int64_t b = 0; b < n; b += {BLOCK}) {{', f'const int64_t e = b + {BLOCK} < n ? b + {BLOCK} : n;',
+                f'for (int64_t b = 0; b < n; b += {BLOCK}) {{', f'const int64_t e = b + {BLOCK} < n ? '
+                                                                f'b + {BLOCK} : n;',
                 *(f'{kinds[i]} x{i} = {start[i]};' for i in sums), f'#pragma omp simd {simd}', 'for (int64_t i = b; i < e; i++) {', *each,
                 *(f'x{i} = {r.text.format(f"x{i}", self.operand(n.args[0], n.dtype))};' for i, n, r in nodes), '}',
                 *(f'a{i} = {r.text.format(f"a{i}", f"(double)x{i}")};' for i, _, r in nodes), '}',
@@ -166,12 +173,15 @@ class _Writer:
         "The function that Python calls: a team of threads goes through the levels"
         body, steps = [], self.p.passes[i]
         for j, (f, over) in enumerate(steps):
-            body.append(f'for (int64_t i = from(J->{over}, s), e = until(J->{over}, s); i < e; i++) {f}(J, i);')
+            body.append(f'for (int64_t i = from(J->{over}, s), e = until(J->{over}, s); i < e; '
+                        f'i++) {f}(J, i);')
             if j + 1 < len(steps): body.append('wait_for_all(s);')
         return '\n'.join([
             f'static void work{i}(const Share *s) {{ const Job *J = s->job;', *body, '}',
-            f'static void team{i}(void *J) {{ Share s = {{J, ((const Job *)J)->thread(), ((const Job *)J)->team()}}; work{i}(&s); }}',
-            f'void phase{i}(Job *J) {{', f'if (J->parallel && J->threads > 1) J->parallel(team{i}, J, J->threads, 0);',
+            f'static void team{i}(void *J) '
+            f'{{ Share s = {{J, ((const Job *)J)->thread(), ((const Job *)J)->team()}}; work{i}(&s); }}',
+            f'void phase{i}(Job *J) {{', f'if (J->parallel && J->threads > 1) J->parallel(team{i}, J, '
+                                         'J->threads, 0);',
             f'else {{ Share s = {{J, 0, 1}}; work{i}(&s); }}', '}'])
 
 

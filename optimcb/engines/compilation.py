@@ -1,4 +1,5 @@
-"From buckets of parameters to launches: record a composition, make programs of the recordings, and kernels of the programs."
+"""From buckets of parameters to launches: record a composition, make programs of the recordings, and
+kernels of the programs."""
 from collections.abc import Iterable
 from importlib import import_module
 from typing import NamedTuple
@@ -43,7 +44,8 @@ class Compilation:
         self.shared = None # recordings of a step that is made of several calls
 
     def share_recordings(self):
-        "Begin a step that is made of several calls of `prepare`: recordings are shared until this is called again."
+        """Begin a step that is made of several calls of `prepare`: recordings are shared until this is
+        called again."""
         self.shared = []
 
     def prepare(self,
@@ -53,7 +55,8 @@ class Compilation:
     ) -> Prepared:
         """Record a step of each bucket and find its launches; a step of known structure compiles nothing.
 
-        Raises `Changed` if something new was refused or looked at, so that the plan must be made again, and `CantRun`."""
+        Raises `Changed` if something new was refused or looked at, so that the plan must be made again,
+        and `CantRun`."""
         recordings = self._record(plan, hypers, scaling)
         programs = [self._program_of(r, plan) for r in recordings]
         if recordings and len(self.programs) > MAX_KERNELS:
@@ -70,7 +73,8 @@ class Compilation:
         raise Changed
 
     def _record(self, plan, hypers, scaling) -> list:
-        "Record a step of each bucket; raise `Changed` if one can't be, or if steppers look at more than was known"
+        """Record a step of each bucket; raise `Changed` if one can't be, or if steppers look at more than
+        was known"""
         refusals, failures = self.refusals, []
         looked = set(refusals.looked)
         before = Chance() if not self.programs else None
@@ -92,11 +96,14 @@ class Compilation:
         return program
 
     def _build(self, plan, programs, key) -> list:
-        "Make the launches of `programs`. Where a kernel can't be had, fall back to a slower engine and raise `Changed`"
+        """Make the launches of `programs`.
+
+        Where a kernel can't be had, fall back to a slower engine and raise `Changed`"""
         launches = failure = None
         try: launches = self._launches(plan, programs)
         except (Unsupported, CantBuild) as e: failure = e
-        if plan.shardings and not self.agreed.issuperset(key): # another plan of the same programs doesn't ask again
+        # another plan of the same programs doesn't ask again
+        if plan.shardings and not self.agreed.issuperset(key):
             failure = agree(failure, plan.shardings)
             self.agreed.update(key)
         if not failure: return launches

@@ -19,11 +19,12 @@ def step(
     work:list, # `(p, state, hypers)` of each parameter that has a gradient
     scaling:Scaling=NOT_SCALED # What the gradients were multiplied by
 ) -> None:
-    """Run the composition on each parameter. Changes that steppers make to a gradient are undone after the parameter's step.
+    """Run the composition on each parameter. Changes that steppers make to a gradient are undone after the
+    parameter's step.
 
-    Steppers see a complex parameter, and its state, as real with a last dimension of 2, as in torch. Of a parameter with a
-    sparse gradient they see the rows that the gradient has; or all of it, with a dense gradient, where a stepper needs that or
-    some state has no rows."""
+    Steppers see a complex parameter, and its state, as real with a last dimension of 2, as in torch. Of a
+    parameter with a sparse gradient they see the rows that the gradient has; or all of it, with a dense
+    gradient, where a stepper needs that or some state has no rows."""
     if composition.sums_over_all: return _step_together(composition, work, scaling)
     for p, state, hypers in work:
         if p.grad.layout is not torch.sparse_coo: _step_alone(p, state, hypers, composition, scaling)
@@ -74,7 +75,8 @@ def _step_alone(p, state, hypers, composition, scaling, dense=False):
 
 
 def _step_sparse(p, state, hypers, composition, scaling):
-    "Step a parameter with a sparse gradient; again, with a dense one, if steppers turn out to make state without rows"
+    """Step a parameter with a sparse gradient; again, with a dense one, if steppers turn out to make state
+    without rows"""
     before = Chance()
     try: _step_alone(p, state, hypers, composition, scaling)
     except NoRows: # the steppers have worked on copies
@@ -93,7 +95,8 @@ class _View:
             grad = grad.to_dense() if dense else self._see(Rows, grad)
         if composition.spares_grads or scaling.scale is not None: self.p.grad = grad
         else:
-            with torch.set_grad_enabled(grad.requires_grad): self.p.grad = grad.clone() # steppers may differentiate it again
+            # steppers may differentiate it again
+            with torch.set_grad_enabled(grad.requires_grad): self.p.grad = grad.clone()
 
     def _see(self, view, grad):
         self.views.append(o := view(self.p, grad, self.state))
@@ -127,7 +130,8 @@ def _step_together(composition, work, scaling):
 
 
 def _summed(yielded) -> list:
-    "Pair each step with the sum of all that was yielded, in float32 at least, as a tensor of the type and device that it yielded"
+    """Pair each step with the sum of all that was yielded, in float32 at least, as a tensor of the type
+    and device that it yielded"""
     tensors = [x for _, x in yielded if isinstance(x, Tensor)]
     if not tensors: return [(run, sum(x for _, x in yielded)) for run, _ in yielded]
     dtype = torch.float32

@@ -9,7 +9,8 @@ from optimcb.tracing.program import LEAVES, operands
 __all__ = ['Launch']
 
 
-NUMBER_AT = dict(add_alpha=2, sub_alpha=2, addcmul=3, addcdiv=3) # where torch's function for lists takes a number, and no list
+# where torch's function for lists takes a number, and no list
+NUMBER_AT = dict(add_alpha=2, sub_alpha=2, addcmul=3, addcdiv=3)
 
 
 class Launch(launch.Launch):
@@ -24,7 +25,8 @@ class Launch(launch.Launch):
         order = [k for levels, calls in zip(p.phases, p.calls_by_phase) # as they are worked out
                  for k in (*(k for k, n in enumerate(p.nodes) if p.levels[k] in levels and n.op != 'call'), *calls)]
         self.last_use = {a: k for k in order for a in self.read[k] if a >= 0}
-        for a in (*(s.value for s in p.stores), *p.handed.values(), *(p.nodes[i].args[0] for i in p.totals)): self.last_use.pop(a, None) # kept to the end
+        for a in (*(s.value for s in p.stores), *p.handed.values(), *(p.nodes[i].args[0] for i in p.totals)):
+            self.last_use.pop(a, None) # kept to the end
 
     def start(self,
         recordings:list, # Of each member
@@ -41,11 +43,13 @@ class Launch(launch.Launch):
         "Run a phase; the sums of what it yields, by their round."
         p, res = self.program, {}
         known = [(a, *o) for (a, _), o in zip(self.members, self.known)]
-        for members in [known] if self.sharding else [[o] for o in known]: # other processes are asked for all at once
+        # other processes are asked for all at once
+        for members in [known] if self.sharding else [[o] for o in known]:
             for k, n in enumerate(p.nodes):
                 if p.levels[k] not in p.phases[i] or n.op in ('total', 'call', 'result'): continue
                 for *o, values in members: values[k] = self._value(n, *o, values)
-                if self.sharding and n.op in REDUCTIONS: self._gather_values(k, [values for *_, values in members])
+                if self.sharding and n.op in REDUCTIONS:
+                    self._gather_values(k, [values for *_, values in members])
                 for *_, values in members: self._let_go(k, values)
         for a, lists, slots, _, values in known:
             if p.last in p.phases[i]: self._store(a, lists, slots, values)
@@ -87,7 +91,8 @@ class Launch(launch.Launch):
         "A list with the result of node `n` for each parameter"
         if n.op == 'load': return lists[n.args[0]]
         if n.op == 'external': return [externals[n.args[0]].detach().to(a.example.device)]*len(a.params)
-        if n.op == 'numel': return [torch.tensor(unsharded(p).numel(), dtype=n.dtype, device=p.device) for p in a.params]
+        if n.op == 'numel':
+            return [torch.tensor(unsharded(p).numel(), dtype=n.dtype, device=p.device) for p in a.params]
         args = [values[o] if o >= 0 else slots[~o] for o in operands(n)]
         if n.op in REDUCTIONS:
             given = args[0] if isinstance(args[0], list) else [torch.full_like(p, args[0], dtype=n.dtype) for p in a.params]
@@ -95,12 +100,15 @@ class Launch(launch.Launch):
             return [REDUCTIONS[n.op].run(x) if x.numel() else torch.full((), of_nothing(n.op, x.dtype), dtype=x.dtype, device=x.device) for x in whole_shape]
         op = OPS[n.op]
         if n.op == 'cast':
-            if not isinstance(args[0], list): return [torch.full(p.shape if n.each else (), args[0], dtype=n.dtype, device=p.device) for p in a.params]
+            if not isinstance(args[0], list):
+                return [torch.full(p.shape if n.each else (), args[0], dtype=n.dtype, device=p.device) for p in a.params]
             return [x.to(n.dtype) for x in args[0]]
         each = [o >= 0 and self.program.nodes[o].each for o in operands(n)]
         can = op.foreach and each[0] and not any(isinstance(x, list) for x in args[NUMBER_AT.get(n.op, len(args)):])
-        if can and all(e or not isinstance(x, list) for e, x in zip(each, args)): return list(op.foreach(*args))
-        if not any(isinstance(x, list) for x in args): args[0] = [torch.tensor(args[0], dtype=n.dtype, device=p.device) for p in a.params]
+        if can and all(e or not isinstance(x, list) for e, x in zip(each, args)):
+            return list(op.foreach(*args))
+        if not any(isinstance(x, list) for x in args):
+            args[0] = [torch.tensor(args[0], dtype=n.dtype, device=p.device) for p in a.params]
         return [op.run(*row) for row in zip(*(x if isinstance(x, list) else [x]*len(a.params) for x in args))]
 
     def _store(self, a, lists, slots, values):

@@ -1,8 +1,9 @@
-"""Gradients that were scaled so that 16 bits hold them, and steps that are not to be taken: what `torch.amp.GradScaler` says.
+"""Gradients that were scaled so that 16 bits hold them, and steps that are not to be taken: what
+`torch.amp.GradScaler` says.
 
-On the CPU the host knows at once. On a GPU it would have to wait, so kernels are told where it says whether to skip: they then leave all as
-it was. The host counts on as if the step were taken, and finds out when it next needs to know: at the next step, when that is long done.
-"""
+On the CPU the host knows at once. On a GPU it would have to wait, so kernels are told where it says
+whether to skip: they then leave all as it was. The host counts on as if the step were taken, and finds out
+when it next needs to know: at the next step, when that is long done."""
 import torch
 from torch import Tensor
 
@@ -12,7 +13,9 @@ __all__ = ['NOT_SCALED', 'PendingSkip', 'SCALER_ATTRIBUTES', 'Scaling', 'scaling
 
 
 class Scaling:
-    "What a GradScaler says of a step. `scale` and `found` are numbers where the host knows them, else tensors on a device."
+    """What a GradScaler says of a step.
+
+    `scale` and `found` are numbers where the host knows them, else tensors on a device."""
     def __init__(self,
         scale:Tensor|float|None=None, # What the gradients were multiplied by; None: they are as they should be
         found:Tensor|float=0. # Not 0 if a gradient is infinite or NaN
@@ -49,7 +52,8 @@ def _finite(grads) -> list[Tensor]:
     "Of each gradient, or group of them, whether all of its elements are finite"
     grads = [g.coalesce().values() if g.layout is torch.sparse_coo else torch.view_as_real(g) if g.is_complex() else g for g in grads]
     grads = [g for g in grads if g.numel()]
-    spread = [gather((g*0).sum()) == 0 for g in grads if is_dtensor(g)] # a sum over processes keeps a NaN, a maximum may not
+    # a sum over processes keeps a NaN, a maximum may not
+    spread = [gather((g*0).sum()) == 0 for g in grads if is_dtensor(g)]
     groups = {}
     for g in grads:
         if not is_dtensor(g): groups.setdefault((g.device, g.dtype), []).append(g)
@@ -62,7 +66,8 @@ def _known(x):
 
 
 NOT_SCALED = Scaling()
-SCALER_ATTRIBUTES = frozenset({'grad_scale', 'found_inf'}) # those that a GradScaler gives to an optimizer for a step
+# those that a GradScaler gives to an optimizer for a step
+SCALER_ATTRIBUTES = frozenset({'grad_scale', 'found_inf'})
 
 
 def scaling_of(

@@ -1,4 +1,5 @@
-"Launches: run a program on all parameters of its buckets, in phases; and the tables of addresses that kernels read."
+"""Launches: run a program on all parameters of its buckets, in phases; and the tables of addresses that
+kernels read."""
 from collections import Counter
 from contextlib import nullcontext
 from functools import reduce
@@ -26,10 +27,12 @@ class Launch:
         self.parts = [slice(i, i + len(a.params)) for i, (a, _) in zip(at, members)]
         self.sharding = sharding_of(members[0][0].example)
         places = [k for a, _ in members for k in a.places]
-        self.order = sorted(range(len(places)), key=places.__getitem__) # in which all processes have the parameters, however they tell them apart
+        # in which all processes have the parameters, however they tell them apart
+        self.order = sorted(range(len(places)), key=places.__getitem__)
 
     def _gather(self, table, ops):
-        "Let `table`, which has a row for each tensor and a column for each reduction, have what they came to in all processes"
+        """Let `table`, which has a row for each tensor and a column for each reduction, have what they
+        came to in all processes"""
         order = torch.tensor(self.order, device=table.device)
         part = table[order]
         self.sharding.reduce(part, ops)
@@ -60,11 +63,13 @@ class Launch:
             if not isinstance(x, Tensor) or not is_plain(x := x.resolve_neg()):
                 raise Surprise(f"`{call.name}` returns {type(x).__name__} where a tensor was foreseen.")
             if n.each is not None and (x.shape, x.dtype, x.device) != (p.shape if n.each else (), n.dtype, p.device):
-                raise Surprise(f"`{call.name}` returns a tensor of shape {tuple(x.shape)} and of {x.dtype} on {x.device}, another than was foreseen.")
+                raise Surprise(f"`{call.name}` returns a tensor of shape {tuple(x.shape)} and of {x.dtype} "
+                               f"on {x.device}, another than was foreseen.")
             if _memory(x) in taken and not (n.each is None and any(x is y for y in given)): x = x.clone()
             taken.add(_memory(x))
             x = x.detach()
-            if n.each and x.stride() != p.stride(): x = torch.empty_strided(p.shape, p.stride(), dtype=x.dtype, device=x.device).copy_(x)
+            if n.each and x.stride() != p.stride():
+                x = torch.empty_strided(p.shape, p.stride(), dtype=x.dtype, device=x.device).copy_(x)
             res[o] = x
         return res
 
@@ -84,12 +89,14 @@ class Launch:
                     s[name] = tensors[t].clone() if _memory(tensors[t]) in known else tensors[t]
             expected = {name: (dtype, each) for name, dtype, each in a.kinds}
             same = all((s[name].dtype, s[name].shape) == expected.get(name) for s in a.states for name in new)
-            if same: a.tensors.update({name: [s[name] for s in a.states] for name in new}) # else the plan finds that it doesn't hold any more
+            # else the plan finds that it doesn't hold any more
+            if same: a.tensors.update({name: [s[name] for s in a.states] for name in new})
 
 
 class KernelLaunch(Launch):
-    """A launch of kernels. `memory` has a row of addresses for each parameter, a column for each of the program's, and
-    `numbers` a row for each member, a column for each number that the program takes: a subclass makes them, then calls `_place_all`."""
+    """A launch of kernels. `memory` has a row of addresses for each parameter, a column for each of the
+    program's, and `numbers` a row for each member, a column for each number that the program takes: a
+    subclass makes them, then calls `_place_all`."""
     def __init__(self,
         members:list, # `(who is alike, their program)`: programs with the same key
         at:list # Of each of them, the index of its first parameter in the plan
@@ -155,7 +162,8 @@ class KernelLaunch(Launch):
         self._place(j, {self.program.column(o): tensors for o, tensors in made.items()})
 
     def call(self, i):
-        "Call the functions that phase `i` ends with, for one parameter after the other, and make room for those of the next one."
+        """Call the functions that phase `i` ends with, for one parameter after the other, and make room
+        for those of the next one."""
         super().call(i)
         p = self.program
         for o in {o for k in p.calls_by_phase[i] for o in inputs(p.nodes[k])}: # what was stored for them only
@@ -187,11 +195,12 @@ def run_to_last_phase(
 ) -> None:
     """Run all phases but the last of each launch, which stores.
 
-    A launch goes on when it knows the totals that it has asked for: those of a round are known when all launches that
-    take part in it have yielded their share."""
+    A launch goes on when it knows the totals that it has asked for: those of a round are known when all
+    launches that take part in it have yielded their share."""
     if all(len(o.program.phases) == 1 for o in launches): return
     done, shares, known = [0 for _ in launches], {}, set()
-    asked = Counter(round for o in launches for round in {r for r, _ in o.program.rounds}) # what ends early asks for none
+    # what ends early asks for none
+    asked = Counter(round for o in launches for round in {r for r, _ in o.program.rounds})
     while any(i + 1 < len(o.program.phases) for i, o in zip(done, launches)):
         for j, o in enumerate(launches):
             while done[j] + 1 < len(o.program.phases) and _knows(o, done[j], known):

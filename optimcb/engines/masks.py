@@ -1,8 +1,7 @@
 """Masks: which steppers act on which parameter, where rules or routes choose.
 
-A mask is state of a parameter, under the name of its rule. Before a parameter's first step its masks are pending, beside
-the state: torch takes an optimizer with some state for one that has all of it.
-"""
+A mask is state of a parameter, under the name of its rule. Before a parameter's first step its masks are
+pending, beside the state: torch takes an optimizer with some state for one that has all of it."""
 from collections.abc import Iterable
 
 import torch
@@ -16,7 +15,9 @@ __all__ = ['can_step', 'changed_rules', 'fill_masks', 'masks_of', 'set_pending_m
 def can_step(
     p # A parameter
 ) -> bool:
-    "Can it be stepped? A lazy layer's has no shape yet, and whole numbers, as in a quantized layer, have no gradient."
+    """Can it be stepped?
+
+    A lazy layer's has no shape yet, and whole numbers, as in a quantized layer, have no gradient."""
     if not isinstance(p, Tensor) or torch.nn.parameter.is_lazy(p): return False
     return p.is_floating_point() or p.is_complex()
 
@@ -36,7 +37,8 @@ def masks_of(
 ) -> dict:
     """Return the masks of each parameter, by its id: those in its state, its group, or else by the rules.
 
-    For a step, only of parameters that are stepped and whose state lacks masks. Raises `ValueError` for an unknown route."""
+    For a step, only of parameters that are stepped and whose state lacks masks. Raises `ValueError` for an
+    unknown route."""
     rules, routes = composition.marks, composition.routes
     stale = changed_rules(opt.composition, composition)
     res, names, tests = {}, None, {}

@@ -1,9 +1,8 @@
 """Who is alike: parameters that one recording holds for, and whether they still are what they were.
 
-Parameters are alike if they are of one group, type and device, with the same kinds of state and the same numbers
-among it. Whatever a kernel must not touch is left to the eager engine. What is checked in each step is checked in a
-few passes over lists, in half a microsecond a parameter.
-"""
+Parameters are alike if they are of one group, type and device, with the same kinds of state and the same
+numbers among it. Whatever a kernel must not touch is left to the eager engine. What is checked in each
+step is checked in a few passes over lists, in half a microsecond a parameter."""
 from itertools import cycle, repeat
 from operator import is_
 
@@ -22,16 +21,18 @@ data_ptr, numel, stride, dtype_of, is_neg = Tensor.data_ptr, Tensor.numel, Tenso
 requires_grad = Tensor.requires_grad.__get__
 
 
-SOME = 64 # states in an arena whose addresses are looked at in a step, in turn: somebody may have given one other memory, and keep the old
+# states in an arena whose addresses are looked at in a step, in turn: somebody may have given one other
+# memory, and keep the old
+SOME = 64
 
 
 class Plan:
     """The parameters that have a gradient, told apart by who is alike, and where their memory is.
 
-    `buckets` are those that are traced, `eager` the work that is left to the eager engine. Of the parameters in `buckets`,
-    one after the other, there are lists: `flat`, and for the present step `grads` and their addresses, `grad_ptrs`.
-    `launches` is for what is prepared for them. `spreads` tells how parameters are spread over processes.
-    """
+    `buckets` are those that are traced, `eager` the work that is left to the eager engine. Of the
+    parameters in `buckets`, one after the other, there are lists: `flat`, and for the present step `grads`
+    and their addresses, `grad_ptrs`. `launches` is for what is prepared for them. `spreads` tells how
+    parameters are spread over processes."""
     def __init__(self,
         opt, # Optimizer
         composition, # Its composition
@@ -59,7 +60,8 @@ class Plan:
                 continue
             known.setdefault(key, Alike(key, i, p)).add(k, p, opt.state[p])
         self.buckets = list(known.values())
-        self.shardings = list(dict.fromkeys(o for _, p, *_ in work if (o := sharding_of(p)))) # also of what is eager here: processes must agree
+        # also of what is eager here: processes must agree
+        self.shardings = list(dict.fromkeys(o for _, p, *_ in work if (o := sharding_of(p))))
         self._note(opt, grads)
 
     def _note(self, opt, grads):
@@ -100,9 +102,12 @@ class Plan:
         if any(arena.storages != n for arena, n in self.arenas): raise Changed
         part, ptrs = next(self.turns)
         if list(map(data_ptr, part)) != ptrs or list(map(numel, self.flat)) != self.sizes: raise Changed
-        if self.refusals.looked and any(self.refusals.look(p) != a.key[-1] for a in self.buckets for p in a.params): raise Changed
-        if list(map(data_ptr, self.fixed)) != self.fixed_ptrs or list(map(stride, self.many_params)) != self.many_strides: raise Changed
-        if self.maybe and any(fit(p, p.grad, state) for p, state, _ in self.maybe): raise Changed # a gradient is dense again, say
+        if self.refusals.looked and any(self.refusals.look(p) != a.key[-1] for a in self.buckets for p in a.params):
+            raise Changed
+        if list(map(data_ptr, self.fixed)) != self.fixed_ptrs or list(map(stride, self.many_params)) != self.many_strides:
+            raise Changed
+        # a gradient is dense again, say
+        if self.maybe and any(fit(p, p.grad, state) for p, state, _ in self.maybe): raise Changed
         self._take(grads)
 
     def refrozen(self) -> bool:
@@ -125,7 +130,8 @@ class Plan:
             grads[i] = torch.empty_strided(p.shape, p.stride(), dtype=grads[i].dtype, device=p.device).copy_(grads[i])
             ptrs[i] = grads[i].data_ptr()
         self.grads, self.grad_ids = grads, ids
-        if ptrs != self.grad_ptrs: self.grad_ptrs = ptrs # else it stays the same list, which tells that nothing moved
+        # else it stays the same list, which tells that nothing moved
+        if ptrs != self.grad_ptrs: self.grad_ptrs = ptrs
 
     def release(self):
         "Let gradients go: nobody else may want them any more."

@@ -9,7 +9,8 @@ __all__ = ['CantRun', 'MAX_KERNELS', 'Refusals']
 
 
 MISSING = object() # value of an attribute that a parameter doesn't have
-MAX_KERNELS = 100 # limit of kernels for one composition: each combination of branches that it takes needs its own
+# limit of kernels for one composition: each combination of branches that it takes needs its own
+MAX_KERNELS = 100
 
 
 class CantRun(RuntimeError):
@@ -19,9 +20,9 @@ class CantRun(RuntimeError):
 class Refusals:
     """Note which kinds of parameters a composition can't step by kernels, and why.
 
-    `reasons` has the reason by kind of parameter; the kind `None` stands for all parameters. `looked` has the
-    names of the attributes of parameters that steppers look at: parameters that differ in them are of different kinds.
-    """
+    `reasons` has the reason by kind of parameter; the kind `None` stands for all parameters. `looked` has
+    the names of the attributes of parameters that steppers look at: parameters that differ in them are of
+    different kinds."""
     def __init__(self,
         engine:str, # 'auto', 'fused' or 'foreach'
         composition # Composition that is run
@@ -29,7 +30,8 @@ class Refusals:
         self.engine, self.all_or_none = engine, composition.sums_over_all
         self.reasons, self.looked, self.warned = {}, set(), set()
         for reason in refusals(composition): self.add(reason)
-        for s in composition.draws: self.add(f"stepper `{s}` draws random numbers for each parameter.", quiet=True)
+        for s in composition.draws:
+            self.add(f"stepper `{s}` draws random numbers for each parameter.", quiet=True)
 
     def look(self, p) -> tuple:
         "Return the attributes of `p` that steppers look at, and how it is sharded."
@@ -52,10 +54,12 @@ class Refusals:
     ):
         "Leave parameters to the eager engine. Raises `CantRun` if another engine was asked for by name."
         if self.engine != 'auto':
-            raise CantRun(f"engine='{self.engine}' can't run this: {reason} `engine='auto'` falls back to what can.")
+            raise CantRun(f"engine='{self.engine}' can't run this: "
+                          f"{reason} `engine='auto'` falls back to what can.")
         self.reasons[kind] = reason
         place = reason.split(': ')[0] # the stepper and the line
-        if place not in self.warned and not quiet: warn(f"the eager engine runs what the fused one can't: {reason}")
+        if place not in self.warned and not quiet:
+            warn(f"the eager engine runs what the fused one can't: {reason}")
         self.warned.add(place)
 
     def add_failures(self,
@@ -64,7 +68,8 @@ class Refusals:
     ):
         """Leave buckets that can't be recorded to the eager engine.
 
-        If parameters of the same kind with other state can be recorded, only those with this state are refused."""
+        If parameters of the same kind with other state can be recorded, only those with this state are
+        refused."""
         failed = {_kind_with_state(b.key) for e in failures for b in e.alike}
         others = set()
         if len(self.reasons) < MAX_KERNELS:

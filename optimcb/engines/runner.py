@@ -1,8 +1,9 @@
-"""The owner of a step: it runs kernels where they can be had, the eager engine for the rest, and undoes what fails.
+"""The owner of a step: it runs kernels where they can be had, the eager engine for the rest, and undoes what
+fails.
 
-A step goes through these files: `plan` groups the parameters into buckets, `compilation` finds the launches that step them,
-and `launch` runs those, in phases. Only the last phase stores anything. What can't run as a kernel is stepped before it.
-"""
+A step goes through these files: `plan` groups the parameters into buckets, `compilation` finds the
+launches that step them, and `launch` runs those, in phases. Only the last phase stores anything. What
+can't run as a kernel is stepped before it."""
 from functools import partial
 
 import torch
@@ -25,8 +26,9 @@ __all__ = ['CantRun', 'Runner']
 class Runner:
     """Step an optimizer's parameters on one engine.
 
-    `plan` says which parameters kernels step. `compilation` has the programs; runners of parts of one optimizer can share
-    it. `pending` is a step that a GPU may have skipped, `captured` what a CUDA graph captured."""
+    `plan` says which parameters kernels step. `compilation` has the programs; runners of parts of one
+    optimizer can share it. `pending` is a step that a GPU may have skipped, `captured` what a CUDA graph
+    captured."""
     def __init__(self,
         engine:str, # 'auto', 'eager', 'foreach' or 'fused'
         compilation:Compilation|None=None # Programs to share with other runners; default: its own
@@ -37,7 +39,8 @@ class Runner:
         self.tried_for, self.tried = None, set() # a composition, and what the eager engine has stepped by it
 
     composition = property(lambda self: self.compilation and self.compilation.composition,
-                           doc="The composition that was stepped last; None before that, and for the eager engine.")
+                           doc="The composition that was stepped last; "
+                               "None before that, and for the eager engine.")
     programs = property(lambda self: self.compilation.programs if self.compilation else {}, doc="The programs, by structure.")
     refused = property(lambda self: self.compilation.refusals.reasons if self.compilation else {},
                        doc="Why parameters are left to the eager engine, by kind.")
@@ -57,9 +60,10 @@ class Runner:
     ) -> set:
         """Step all parameters that have a gradient and aren't frozen. Return the names of new state.
 
-        Nothing is stored before it is known that all of the step can be done: kernels store in their last phase, after the
-        eager engine has stepped what is left to it, and what that meets for the first time is tried.
-        Raises `MissingName`, `CantRun` if an engine that was asked for by name can't run it, and what a stepper raises."""
+        Nothing is stored before it is known that all of the step can be done: kernels store in their last
+        phase, after the eager engine has stepped what is left to it, and what that meets for the first
+        time is tried. Raises `MissingName`, `CantRun` if an engine that was asked for by name can't run
+        it, and what a stepper raises."""
         if composition.skips_nonfinite:
             grads = [grad_of(p, target.tracked) for p in _params(target)]
             scaling = scaling.or_nonfinite([g for g in grads if g is not None])
@@ -117,7 +121,8 @@ class Runner:
                 start([prepared.recordings[i] for i in indices], plan)
             pending = PendingSkip(scaling.found) if scaling.skip_on_device else None
             run_to_last_phase(launches)
-            if plan.eager: made |= self._step_eagerly(composition, self._leftovers(plan, hypers), hypers, scaling)
+            if plan.eager:
+                made |= self._step_eagerly(composition, self._leftovers(plan, hypers), hypers, scaling)
             store(launches)
             self.pending = pending
             if not capturing: made |= self._count(plan, prepared) # what is captured is not done
@@ -164,8 +169,8 @@ class Runner:
     def _step_eagerly(self, composition, work, hypers, scaling) -> set:
         """Step parameters by the eager engine. Return the names of new state, as far as it was tried.
 
-        A parameter, a layout of a gradient or names of hyper-parameters that are new to it are tried: if that fails,
-        nothing has changed."""
+        A parameter, a layout of a gradient or names of hyper-parameters that are new to it are tried: if
+        that fails, nothing has changed."""
         if not work or scaling.skips(): return set()
         if self.tried_for is not composition: self.tried_for, self.tried = composition, set()
         new = {(id(p), p.grad.layout) for p, *_ in work}.union(map(frozenset, hypers)) - self.tried
@@ -205,7 +210,8 @@ class Runner:
         try: prepared = self.compilation.prepare(plan, hypers, NOT_SCALED)
         except Changed: prepared = None
         if prepared is None or prepared.launches is not launches:
-            raise CantRun("the next step takes another branch than the one that was captured. Capture `opt.step()` again.")
+            raise CantRun("the next step takes another branch than the one that was captured. "
+                          "Capture `opt.step()` again.")
         plan.grad_ptrs = grads # where they were then
         for launch, indices in launches: launch.renew([prepared.recordings[i] for i in indices], plan)
         self._count(plan, prepared)

@@ -28,7 +28,8 @@ def agree(
 
 
 class Shards:
-    "An optimizer as an engine sees it: `param_groups`, with shards in the place of DTensors, their `state`, and those that are `tracked`."
+    """An optimizer as an engine sees it: `param_groups`, with shards in the place of DTensors, their
+    `state`, and those that are `tracked`."""
     def __init__(self):
         self.state, self.shards, self.param_groups, self.sharded, self.tracked = defaultdict(dict), {}, [], [], set()
 
@@ -37,7 +38,8 @@ class Shards:
     ):
         "The optimizer as it is now; the optimizer itself, if it has no DTensors."
         self.opt, self.sharded = opt, []
-        if 'torch.distributed.tensor' not in sys.modules or not any(is_dtensor(p) for g in opt.param_groups for p in g['params']): return opt
+        if 'torch.distributed.tensor' not in sys.modules or not any(is_dtensor(p) for g in opt.param_groups for p in g['params']):
+            return opt
         params = [p for g in opt.param_groups for p in g['params']]
         for gone in self.shards.keys() - set(params): self.state.pop(self.shards.pop(gone), None)
         self.param_groups = [{**g, 'params': [self._shard(p) for p in g['params']]} for g in opt.param_groups]
@@ -48,10 +50,12 @@ class Shards:
     def _shard(self, p):
         "What the engine has in the place of `p`"
         state, new, q = self.opt.state[p], shard_of(p), self.shards.get(p)
-        if new is p or not all(self._fits(v, p) for v in state.values()): # then it is left to the eager engine, in all processes
+        # then it is left to the eager engine, in all processes
+        if new is p or not all(self._fits(v, p) for v in state.values()):
             if self.state.get(p) is not state: self.state[p] = state
             return p
-        if q is None or q.data_ptr() != new.data_ptr() or q.shape != new.shape: # else the one that is known goes on
+        # else the one that is known goes on
+        if q is None or q.data_ptr() != new.data_ptr() or q.shape != new.shape:
             self.state.pop(q, None)
             q = self.shards[p] = new
         q.grad = new.grad
@@ -99,7 +103,8 @@ class Shards:
                 old = state.get(k)
                 if not isinstance(v, Tensor): state[k] = v
                 elif not is_dtensor(old) or old._local_tensor is not v:
-                    if v.shape == q.shape: new = type(p.data).from_local(v, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride())
+                    if v.shape == q.shape:
+                        new = type(p.data).from_local(v, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride())
                     else: new = on_all(v, p)
                     state[k] = new
         return list(map(unsharded, stepped))

@@ -1,7 +1,7 @@
-"""Parameters that steppers see as others: complex ones, as pairs of real numbers; of those with a sparse gradient, the rows that it touches.
+"""Parameters that steppers see as others: complex ones, as pairs of real numbers; of those with a sparse
+gradient, the rows that it touches.
 
-A view has `p`, its `grad`, and its `state`; `done` puts back what became of them.
-"""
+A view has `p`, its `grad`, and its `state`; `done` puts back what became of them."""
 import torch
 from torch import Tensor
 
@@ -13,12 +13,16 @@ from optimcb.tracing.rng import Chance
 __all__ = ['AsReal', 'NoRows', 'Rows', 'has_rows']
 
 
-NO_ROWS = ("a gradient is sparse, but state `{}` is of another shape than the parameter, so that it can't be told what of it belongs to the gradient's rows. "
-           "Pass dense gradients, `torch.nn.Embedding(…, sparse=False)`, or give this parameter to elementwise steppers. These are {}.")
+NO_ROWS = ("a gradient is sparse, but state `{}` is of another shape than the parameter, so that it can't "
+           "be told what of it belongs to the gradient's rows. "
+           "Pass dense gradients, `torch.nn.Embedding(…, sparse=False)`, or give this parameter to "
+           "elementwise steppers. These are {}.")
 
 
 class NoRows(ValueError):
-    "Some state has no rows, so that the steppers can't be run on the rows of a sparse gradient. Nothing has changed."
+    """Some state has no rows, so that the steppers can't be run on the rows of a sparse gradient.
+
+    Nothing has changed."""
 
 
 def has_rows(
@@ -30,7 +34,9 @@ def has_rows(
 
 
 class AsReal:
-    "A complex parameter as a real one with a last dimension of 2, as in torch. Its state is complex where it is of that shape."
+    """A complex parameter as a real one with a last dimension of 2, as in torch.
+
+    Its state is complex where it is of that shape."""
     def __init__(self,
         p:Tensor, # Parameter, complex
         grad:Tensor, # Its gradient
@@ -44,12 +50,15 @@ class AsReal:
         if self.p.data_ptr() != self.original.data_ptr(): torch.view_as_real(self.original.data).copy_(self.p)
         for k, v in self.state.items():
             old = self.whole.get(k)
-            if not isinstance(v, Tensor) or v.shape != self.p.shape or v.dtype != self.p.dtype: self.whole[k] = v
-            elif not (isinstance(old, Tensor) and old.is_complex() and old.data_ptr() == v.data_ptr()): self.whole[k] = torch.view_as_complex(_paired(v))
+            if not isinstance(v, Tensor) or v.shape != self.p.shape or v.dtype != self.p.dtype:
+                self.whole[k] = v
+            elif not (isinstance(old, Tensor) and old.is_complex() and old.data_ptr() == v.data_ptr()):
+                self.whole[k] = torch.view_as_complex(_paired(v))
 
 
 def _as_real(grad) -> Tensor:
-    "A complex gradient as a real one; of a sparse one the values are, since older torch has no real view of the whole"
+    """A complex gradient as a real one; of a sparse one the values are, since older torch has no real view
+    of the whole"""
     if grad.layout is not torch.sparse_coo: return torch.view_as_real(grad.resolve_conj())
     grad = grad.coalesce()
     values = torch.view_as_real(grad.values().resolve_conj())
@@ -63,7 +72,8 @@ def _paired(v) -> Tensor:
 
 
 class Rows:
-    "The rows of a parameter that a sparse gradient touches; no other is looked at: a lazy update, as in `torch.optim.SparseAdam`."
+    """The rows of a parameter that a sparse gradient touches; no other is looked at: a lazy update, as in
+    `torch.optim.SparseAdam`."""
     def __init__(self,
         p:Tensor, # Parameter
         grad:Tensor, # Its gradient, sparse; rows that are there twice are summed
@@ -81,7 +91,9 @@ class Rows:
         composition, # What was run on the rows
         hypers:dict # Hyper-parameters
     ):
-        "Put the rows back. State that is new has, in other rows, what the steppers start it from. Raises `NoRows`."
+        """Put the rows back.
+
+        State that is new has, in other rows, what the steppers start it from. Raises `NoRows`."""
         odd = [k for k, v in self.state.items() if isinstance(v, Tensor) and v.dim() and v.shape not in (self.p.shape, self.all.shape)]
         if odd: raise NoRows(NO_ROWS.format(odd[0], ', '.join(composition.labels)))
         rows = {k: v for k, v in self.state.items() if isinstance(v, Tensor) and v.shape == self.p.shape and (k in self.rows or k not in self.whole)}
@@ -95,7 +107,8 @@ class Rows:
         self.all[self.at] = self.p.data
 
     def _starts(self, composition, hypers) -> dict:
-        "What new state starts from: numbers, where a rehearsal tells them; else what a step of the whole parameter makes of it, with a gradient of zeros"
+        """What new state starts from: numbers, where a rehearsal tells them; else what a step of the whole
+        parameter makes of it, with a gradient of zeros"""
         p, state = torch.nn.Parameter(self.all.clone(), self.p.requires_grad), {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.whole.items()}
         p.__dict__.update(self.p.__dict__)
         p.grad = torch.zeros_like(p)

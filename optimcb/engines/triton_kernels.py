@@ -1,12 +1,11 @@
 """The fused engine on CUDA: a program as Triton, for all parameters at once.
 
-Kernels find everything by tables of 64-bit numbers, so that no size, address or hyper-parameter is part of what is
-compiled. `table` is sent anew in each step: a row of numbers for each member of a launch, which are the program's
-arguments, and a row of addresses for each tensor, one for each column. Two tables stay on the device. In `chunks` there
-is a row for each chunk of elements: its tensor, start and size, and where in `table` the addresses and the numbers of
-its tensor are. In `tensors` there is one for each tensor: where these are, its size, its first chunk and the one after
-its last.
-"""
+Kernels find everything by tables of 64-bit numbers, so that no size, address or hyper-parameter is part of
+what is compiled. `table` is sent anew in each step: a row of numbers for each member of a launch, which
+are the program's arguments, and a row of addresses for each tensor, one for each column. Two tables stay
+on the device. In `chunks` there is a row for each chunk of elements: its tensor, start and size, and where
+in `table` the addresses and the numbers of its tensor are. In `tensors` there is one for each tensor:
+where these are, its size, its first chunk and the one after its last."""
 import linecache
 from contextlib import contextmanager
 from functools import cache
@@ -30,7 +29,8 @@ JOIN = 2048 # sums of chunks that are added at a time
 VECTOR = 8 # elements in 16 bytes, the widest load, of the smallest type
 FIELDS = 5 # of a row of `chunks`, and of `tensors`
 ARGUMENTS = ('chunks', 'tensors', 'table', 'partial', 'sums', 'yields', 'totals') # of every kernel
-OPTIONS = {'num_warps': 4, 'enable_fp_fusion': False} # a product and a sum are one rounding only where an operation says so
+# a product and a sum are one rounding only where an operation says so
+OPTIONS = {'num_warps': 4, 'enable_fp_fusion': False}
 
 # How a type is computed in, and how it lies in memory
 TYPES = {
@@ -65,7 +65,9 @@ def source(
 def functions(
     text:str # What `source` gives
 ) -> dict:
-    "The functions in a source, by name. Triton reads the text of a function, and finds it where Python looks for lines."
+    """The functions in a source, by name.
+
+    Triton reads the text of a function, and finds it where Python looks for lines."""
     name, found = f'<optimcb {sha256(text.encode()).hexdigest()[:16]}>', {'__name__': 'optimcb.engine.generated'}
     linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
     exec(compile(text, name, 'exec'), found)
@@ -103,7 +105,8 @@ class _Writer(c_kernels._Writer):
     def expression(self, n) -> str:
         op = OPS[n.op]
         integers = n.dtype is torch.int64 and n.op in c_kernels.WITH_INTEGERS
-        if '{f}' in op.text and not n.dtype.is_floating_point and not integers: raise Unsupported(f"`{n.op}` of {n.dtype} has no Triton")
+        if '{f}' in op.text and not n.dtype.is_floating_point and not integers:
+            raise Unsupported(f"`{n.op}` of {n.dtype} has no Triton")
         args = [self.operand(a, n.dtype) for a in n.args]
         if n.op == 'where': args[0] = self.operand(n.args[0], torch.bool)
         return op.text.format(*args, f='')
@@ -117,7 +120,8 @@ class _Writer(c_kernels._Writer):
         return c_kernels._start(self.p.nodes[i]).replace('INFINITY', "float('inf')")
 
     def columns(self, used, stores) -> dict:
-        "By index, the columns that are used: how they lie in memory, and whether there is a value for each element"
+        """By index, the columns that are used: how they lie in memory, and whether there is a value for
+        each element"""
         return {self.column[u.name]: (TYPES[u.dtype][1], u.each) for u in used} | {self.column[s.name]: (TYPES[s.dtype][1], s.each) for s in stores}
 
     def numbers(self) -> list[str]: return [f's{k} = tl.load(S + {k})' for k in range(len(self.p.slots))]
@@ -132,7 +136,8 @@ class _Writer(c_kernels._Writer):
         return res
 
     def chunk(self, k, sums, stores) -> list[str]:
-        "A function for the elements of a chunk, and a kernel that finds them: they are loaded by vectors if they lie at multiples of them"
+        """A function for the elements of a chunk, and a kernel that finds them: they are loaded by vectors
+        if they lie at multiples of them"""
         once, each, used = self.split([self.p.nodes[i].args[0] for i in sums] + [s.value for s in stores])
         columns = self.columns(used, stores)
         wide = [c for c, (_, each_) in columns.items() if each_]
@@ -144,13 +149,16 @@ class _Writer(c_kernels._Writer):
             *self.barrier(stores, used), *self.stored(stores), *self.summed(sums)])
         main = _function('kernel', f'chunk{k}', ARGUMENTS, [
             'c = tl.program_id(0)', f'row = chunks + c*{FIELDS}', 't = tl.load(row)', 'start = tl.load(row + 1)', 'n = tl.load(row + 2).to(tl.int32)',
-            'M = table + tl.load(row + 3)', 'S = (table + tl.load(row + 4)).to(tl.pointer_type(tl.float64))', *(f'a{c} = tl.load(M + {c})' for c in columns),
+            'M = table + tl.load(row + 3)', 'S = (table + tl.load(row + '
+                                            '4)).to(tl.pointer_type(tl.float64))', *(f'a{c} = tl.load(M + {c})' for c in columns),
             f'if (({" | ".join(f"a{c}" for c in wide) or 0}) % 16 == 0) & (n % {VECTOR} == 0):', f'    elements{k}({", ".join(args)}, True)',
             f'else: elements{k}({", ".join(args)}, False)'])
         return [elements, main]
 
     def barrier(self, stores, used) -> list[str]:
-        "Threads may store other elements than they load. All must have loaded what is overwritten with something that doesn't depend on it"
+        """Threads may store other elements than they load.
+
+        All must have loaded what is overwritten with something that doesn't depend on it"""
         loaded = {u.name for u in used}
         def own(s): return any(self.p.nodes[i].args == (s.name,) for i in self.p.needed([s.value]))
         return ['tl.debug_barrier()'] if any(s.name in loaded and not own(s) for s in stores) else []
@@ -165,7 +173,8 @@ class _Writer(c_kernels._Writer):
         for i in sums:
             n = self.p.nodes[i]
             res.append(f'x{i} = tl.where(mask, {self.operand(n.args[0], n.dtype)}, {self.start(i)})')
-            res.append(f'tl.store({self.place("partial", i, "c")}, {WHOLE[n.op].format(f"x{i}")}.to(tl.float64))')
+            res.append(f'tl.store({self.place("partial", i, "c")}, '
+                       f'{WHOLE[n.op].format(f"x{i}")}.to(tl.float64))')
         return res
 
     def join(self, k, sums) -> str:
@@ -190,7 +199,9 @@ class _Writer(c_kernels._Writer):
 
 
 def _upload(array, device) -> torch.Tensor:
-    "A copy on a device, made when its current stream comes to it. Until then, torch keeps the pinned memory for it"
+    """A copy on a device, made when its current stream comes to it.
+
+    Until then, torch keeps the pinned memory for it"""
     if device.type == 'cpu': return torch.from_numpy(array.copy()) # for Triton's interpreter
     pinned = torch.empty(array.shape, dtype=torch.int64, pin_memory=True)
     pinned.numpy()[...] = array
@@ -198,7 +209,8 @@ def _upload(array, device) -> torch.Tensor:
 
 
 def _tables(parts, columns, slots) -> tuple[np.ndarray, np.ndarray]:
-    "`chunks` and `tensors`, for parameters of some sizes, here and in all processes; a list of pairs for each member"
+    """`chunks` and `tensors`, for parameters of some sizes, here and in all processes; a list of pairs for
+    each member"""
     member, (sizes, wholes) = np.repeat(np.arange(len(parts)), list(map(len, parts))), np.concatenate(parts).T
     each, ends = np.arange(len(sizes)), np.cumsum(-(-sizes//CHUNK))
     tensors = np.stack([len(parts)*slots + each*columns, member*slots, wholes, np.append(0, ends[:-1]), ends], 1)
@@ -236,7 +248,8 @@ class Launch(KernelLaunch):
             self.kernels = [[(functions(text)[name], self.count[over]) for name, over in o] for o in self.program.passes]
             for o in self.kernels:
                 for kernel, _ in o: kernel[(0,)](*self.arguments, **OPTIONS) # no program of it runs
-        except Exception as e: raise CantBuild(f"Triton can't build a kernel ({type(e).__name__}: {e}).") from None
+        except Exception as e:
+            raise CantBuild(f"Triton can't build a kernel ({type(e).__name__}: {e}).") from None
 
     @contextmanager
     def _here(self):

@@ -1,8 +1,7 @@
 """The functions that operations name, for Triton: what `kernel.h` is for C.
 
-They round as torch's own do. Triton has quick functions of its own in float32; these are the ones of NVIDIA's library,
-in float64 and rounded: memory is what a step waits for.
-"""
+They round as torch's own do. Triton has quick functions of its own in float32; these are the ones of
+NVIDIA's library, in float64 and rounded: memory is what a step waits for."""
 import triton
 import triton.language as tl
 from triton.language.extra import libdevice

@@ -5,7 +5,7 @@ from optimcb.engines.masks import set_pending_masks
 from optimcb.state.eval_weights import forget
 from optimcb.state.state_dict import is_note, unpack
 
-__all__ = ['clear_state', 'restore']
+__all__ = ['clear_state', 'hooked', 'restore']
 
 
 def clear_state(
@@ -38,7 +38,8 @@ def restore(
     if any('param_names' in g for g in groups): opt._names_brought = True
     opt.hyper_names |= hyper_names
     _replace_state(opt, states)
-    if choice is not None: opt._choice.ignore(opt._choice.names, opt.param_groups) # they did nothing where they are from
+    # they did nothing where they are from
+    if choice is not None: opt._choice.ignore(opt._choice.names, opt.param_groups)
     opt.forget_runner()
 
 
@@ -46,3 +47,15 @@ def _replace_state(opt, states):
     "Replace all state. Empty ones are left out, for torch makes them for a checkpoint where there are none"
     opt.state.clear()
     opt.state.update({p: s for p, s in states.items() if s or is_note(p)})
+
+
+def hooked(
+    hooks:dict, # Functions of an optimizer and a state dict, which may return another one
+    opt, # Optimizer
+    sd:dict # State dict
+) -> dict:
+    "Return a state dict as hooks of torch's make it."
+    for hook in hooks.values():
+        new = hook(opt, sd)
+        if new is not None: sd = new
+    return sd

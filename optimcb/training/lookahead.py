@@ -9,7 +9,8 @@ from optimcb.composition.pipeline import Composition
 from optimcb.editing.edit import with_parts
 from optimcb.editing.wrap import wrapped
 from optimcb.hypers.values import per_group
-from optimcb.optimizer import Optimizer, adopt_state, runs_steppers
+from optimcb.optimizer import Optimizer, runs_steppers
+from optimcb.state.pickling import adopt_state
 from optimcb.steppers.lookahead import ALPHA, K, lookahead_step, slow_start
 
 __all__ = ['Lookahead', 'look_ahead']

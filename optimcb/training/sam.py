@@ -11,8 +11,9 @@ from torch import nn
 
 from optimcb._boundary import entry
 from optimcb.hypers.values import NOT_NEGATIVE, check
-from optimcb.optimizer import Optimizer, adopt_state, runs_steppers
+from optimcb.optimizer import Optimizer, runs_steppers
 from optimcb.state.eval_weights import refuse_step
+from optimcb.state.pickling import adopt_state
 from optimcb.steppers import ascend, maximize
 
 __all__ = ['Ascent', 'SAM', 'stats_kept']
