@@ -46,7 +46,7 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
 
     @entry
     def __init__(self,
-        params:Tensor|Iterable, # Tensors, `(name, tensor)` pairs, dicts with `params`, or a list for each group
+        params:Tensor|Iterable, # Tensors, `(name, tensor)` pairs, dicts with `params`, or lists for groups
         cbs:Callable|Iterable, # Steppers, in the order in which they are called
         *,
         engine:str='auto', # 'eager', 'foreach', 'fused', or 'auto': the fastest that can run the steppers
@@ -114,19 +114,15 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
     def step(self,
         closure:Callable|None=None # Evaluates the model again and returns the loss
     ):
-        """Call the steppers on each parameter that has a gradient and isn't frozen.
+        """Call the steppers on each parameter that has a gradient and isn't frozen. Return the closure's
+        loss.
 
-        Returns the result of `closure`. Raises `MissingName`.
-
-        A parameter that has required gradients and doesn't now is frozen: it rests, with its state, until it
-        requires them again.
+        A parameter is frozen if it has required gradients and doesn't now: its state and weights stay.
 
         A step that raises has changed nothing, wherever that can be known: kernels store when all else is
-        done, and a step in which the eager engine meets a parameter, a kind of gradient or a stepper for
-        the first time is undone. What is left: a stepper raises in a later step, and the eager engine runs
-        it. Then, as in `torch.optim`, the parameters before it in the eager engine's part have been
-        stepped, and it may be half stepped itself. Those after it, and all that kernels step, are as they
-        were."""
+        done, and if the eager engine meets a parameter, a kind of gradient or a stepper for the first
+        time, its part is undone. In a later step of the eager engine, as in `torch.optim`, the parameters
+        before the one that fails have been stepped, and that may be half stepped. Raises `MissingName`."""
         refuse_step(self)
         loss = None
         if closure is not None:
@@ -175,8 +171,7 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
 
     @property
     def param_groups(self) -> Groups:
-        """The groups: dicts with `params` and hyper-parameters, under our names, which answer torch's
-        names, too."""
+        "Dicts with `params` and hyper-parameters, under our names; they answer torch's names, too."
         advice = "Read what is needed of it before, and pass that."
         refuse_tracing('`param_groups` of an optimcb Optimizer', advice)
         groups = self.__dict__.get('param_groups')
@@ -211,9 +206,9 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
 
     @property
     def tracked(self) -> set:
-        """Parameters that have required gradients. They are frozen while they don't.
+        """Parameters that have required gradients.
 
-        Then they are neither stepped nor decayed, whatever lies in their `.grad`."""
+        While they don't, they are frozen: a step leaves them alone."""
         return self.__dict__.setdefault('_tracked', set())
 
     def _track(self): track((p for g in self.param_groups for p in g['params']), self.tracked)
@@ -222,11 +217,10 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
     def add_param_group(self,
         param_group:dict # `params`, and hyper-parameters that differ from the optimizer's
     ):
-        """Add a group of parameters. What the dict leaves out has the value that the optimizer was
-        constructed with.
+        """Add a group of parameters, with the optimizer's defaults for hyper-parameters that it lacks.
 
-        Raises `TypeError` for what is no tensor, `ValueError` for a tensor that is no leaf or that is
-        there already."""
+        Raises `TypeError` for what is no tensor, `ValueError` for a tensor that is no leaf, or there
+        already."""
         group = given.checked_group(self, param_group)
         given.name_group(group)
         given.check_params(group['params'], [p for g in self.param_groups for p in g['params']])
@@ -246,19 +240,18 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
 
     @entry
     def state_dict(self) -> dict:
-        """A copy of the state in torch's shape, with fastai's `hypers`, the steppers' names and the
-        parameters' shapes beside it."""
+        "Return a copy of the state in torch's shape, with fastai's `hypers`, steppers' names, and shapes."
         return self._state_dict_on(None)
 
     def state_dict_on(self,
         device # Where tensors are copied to; None: where they are
     ) -> dict:
-        "`state_dict`, copied to a device at once, unless somebody has put another `state_dict` in its place."
+        "Copy `state_dict` to a device at once, unless somebody has put another `state_dict` in its place."
         own = getattr(self.state_dict, '__func__', None) is Optimizer.state_dict
         return self._state_dict_on(device) if own else self.state_dict()
 
     def _state_dict_on(self, device):
-        "`state_dict`, copied to `device`; None: where things are"
+        "Return `state_dict`, copied to `device`; None: where things are"
         for hook in self._optimizer_state_dict_pre_hooks.values(): hook(self)
         return hooked(self._optimizer_state_dict_post_hooks, self, pack(self, device))
 
@@ -287,7 +280,8 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
         super().__setstate__(renewed(state))
         self.defaults.pop('differentiable', None) # torch's default for its own algorithms
         if 'param_groups' in self.__dict__: self.param_groups = self.__dict__['param_groups'] # as `Groups`
-        if not isinstance(self.defaults, TorchNames): self.defaults = TorchNames(self.defaults).know(self._names)
+        if not isinstance(self.defaults, TorchNames):
+            self.defaults = TorchNames(self.defaults).know(self._names)
 
 
 STEP = Optimizer.step # a patch of the class, as by fastcore's `patch`, is another one

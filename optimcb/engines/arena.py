@@ -45,7 +45,8 @@ class Arena:
     ) -> Tensor:
         "The next tensor, with the shape and layout of a parameter."
         if like.numel() == 0: return torch.empty_strided(like.shape, like.stride(), dtype=dtype)
-        t = torch.frombuffer(self.pages(), dtype=dtype, count=like.numel(), offset=self.at).as_strided(like.shape, like.stride())
+        t = torch.frombuffer(self.pages(), dtype=dtype, count=like.numel(), offset=self.at)
+        t = t.as_strided(like.shape, like.stride())
         self.at += _room(like, dtype)
         self.keep = None
         return t
@@ -62,28 +63,29 @@ class Arena:
 
 
 def new_states(
-    alike, # Parameters, and their states
+    bucket, # Parameters and their states
     fresh:dict, # By name: type, whether it has the parameter's shape, and the slot of what it starts from
     slots:list # Numbers
 ) -> dict[str, list[Tensor]]:
     "New state for each of the parameters, by name."
     each = [name for name, (_, each, _) in fresh.items() if each]
-    tensors = iter(_zeros([(p, fresh[name][0]) for name in each for p in alike.params], alone=len(alike.params) == 1))
-    made = {name: [next(tensors) for _ in alike.params] for name in each}
+    wanted = [(p, fresh[name][0]) for name in each for p in bucket.params]
+    tensors = iter(_zeros(wanted, alone=len(bucket.params) == 1))
+    made = {name: [next(tensors) for _ in bucket.params] for name in each}
     for name, (dtype, each, born) in fresh.items():
-        if not each: made[name] = [torch.zeros((), dtype=dtype, device=p.device) for p in alike.params]
+        if not each: made[name] = [torch.zeros((), dtype=dtype, device=p.device) for p in bucket.params]
         if born is not None and slots[born]:
             for t in made[name]: t.fill_(slots[born])
     return made
 
 
 def hand_out(
-    alike, # Parameters, and their states
+    bucket, # Parameters and their states
     made:dict # New state for each of them, by name
 ):
     "Put new state where it belongs."
     for name, tensors in made.items():
-        for s, t in zip(alike.states, tensors): s[name] = t
+        for s, t in zip(bucket.states, tensors): s[name] = t
 
 
 def _room(p, dtype) -> int: return -(-p.numel()*dtype.itemsize // ALIGN)*ALIGN
@@ -98,4 +100,5 @@ def _zeros(wanted, alone) -> list[Tensor]:
         try: arena = Arena(size)
         except OSError: pass # no more maps for this process
         else: return [arena.tensor(p, dtype) for p, dtype in wanted]
-    return [torch.empty_strided(p.shape, p.stride(), dtype=dtype, device=p.device).zero_() for p, dtype in wanted]
+    def zeros(p, dtype): return torch.empty_strided(p.shape, p.stride(), dtype=dtype, device=p.device).zero_()
+    return [zeros(p, dtype) for p, dtype in wanted]

@@ -25,9 +25,11 @@ import torch
 __all__ = ['CantBuild', 'function', 'openmp']
 
 
-FLAGS = ['-O3', '-march=native', '-std=gnu11', '-fPIC', '-shared', '-w', '-ffp-contract=off', '-fno-math-errno', '-fno-trapping-math', '-fopenmp-simd']
+FLAGS = ['-O3', '-march=native', '-std=gnu11', '-fPIC', '-shared', '-w', '-ffp-contract=off',
+         '-fno-math-errno', '-fno-trapping-math', '-fopenmp-simd']
 PATIENCE = 60 # seconds that a compiler has
 DAY = 24*60*60 # seconds
+OPENMP = 'GOMP_parallel', 'omp_get_thread_num', 'omp_get_num_threads', 'GOMP_barrier' # functions that kernels call
 DIGEST = 32 # bytes at the end of a file in the cache
 
 _lock, _loaded = threading.RLock(), {} # one that an interrupt left locked doesn't lock its own thread out
@@ -99,7 +101,8 @@ def _build(source, kept) -> Path:
 def _run(command):
     "Run a compiler, and end it with all it started if it takes too long"
     try:
-        p = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+        p = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                             stderr=subprocess.STDOUT, start_new_session=True)
     except OSError as e: raise CantBuild(f"the compiler {command[0]} can't be run ({e}). {ADVICE}") from None
     try: said = p.communicate(timeout=PATIENCE)[0].decode(errors='replace')
     except subprocess.TimeoutExpired:
@@ -121,7 +124,8 @@ def compiler() -> tuple[str, str]:
         path = shutil.which(words[0])
         if path:
             real = os.stat(path)
-            return '\0'.join([path, *words[1:]]), f'{os.path.realpath(path)} {real.st_size} {real.st_mtime_ns}'
+            version = f'{os.path.realpath(path)} {real.st_size} {real.st_mtime_ns}'
+            return '\0'.join([path, *words[1:]]), version
     raise CantBuild("there is no C compiler: "
                     f"{f'CC={given}' if given else 'cc, gcc and clang are not there'}. {ADVICE}")
 
@@ -144,7 +148,8 @@ def folder() -> Path:
 
     A folder that others can write to is not used: then it is a temporary one of this process."""
     given = os.environ.get('OPTIMCB_CACHE_DIR')
-    home = Path(given) if given else Path(os.environ.get('XDG_CACHE_HOME') or Path('~/.cache').expanduser()) / 'optimcb'
+    caches = os.environ.get('XDG_CACHE_HOME') or Path('~/.cache').expanduser()
+    home = Path(given) if given else Path(caches)/'optimcb'
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         if _private(home) and os.access(home, os.W_OK | os.X_OK): return home
@@ -166,13 +171,16 @@ def _temporary() -> Path:
 def _private(path) -> bool:
     "Is this mine alone to write?"
     s = path.lstat()
-    return s.st_uid == os.getuid() and not stat.S_ISLNK(s.st_mode) and not s.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    others_write = s.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return s.st_uid == os.getuid() and not stat.S_ISLNK(s.st_mode) and not others_write
 
 
 def _intact(path) -> bool:
     "Is this the file that somebody whom I trust wrote, all of it?"
     try:
-        return _private(path) and path.is_file() and hashlib.sha256((b := path.read_bytes())[:-DIGEST]).digest() == b[-DIGEST:]
+        if not (_private(path) and path.is_file()): return False
+        content = path.read_bytes()
+        return hashlib.sha256(content[:-DIGEST]).digest() == content[-DIGEST:]
     except OSError: return False
 
 
@@ -187,7 +195,7 @@ def _openmp():
     for path in _runtimes():
         try:
             lib = ctypes.CDLL(path, mode=getattr(os, 'RTLD_NOLOAD', 0))
-            return [ctypes.cast(getattr(lib, f), ctypes.c_void_p).value for f in ('GOMP_parallel', 'omp_get_thread_num', 'omp_get_num_threads', 'GOMP_barrier')]
+            return [ctypes.cast(getattr(lib, f), ctypes.c_void_p).value for f in OPENMP]
         except (OSError, AttributeError): pass
     return [0, 0, 0, 0]
 
@@ -195,11 +203,13 @@ def _openmp():
 def _runtimes() -> list[str]:
     "OpenMP runtimes that are loaded, torch's own first"
     try:
-        paths = {line.split(maxsplit=5)[5] for line in Path('/proc/self/maps').read_text().splitlines() if '/' in line}
+        lines = Path('/proc/self/maps').read_text().splitlines()
+        paths = {line.split(maxsplit=5)[5] for line in lines if '/' in line}
     except OSError: return []
     found = sorted(p for p in paths if os.path.basename(p).startswith(('libgomp', 'libiomp5', 'libomp')))
     home = os.path.dirname(torch.__file__)
-    return sorted(found, key=lambda p: not (p.startswith(home + os.sep) or f'{os.sep}torch.libs{os.sep}' in p))
+    def is_torchs(p): return p.startswith(home + os.sep) or f'{os.sep}torch.libs{os.sep}' in p
+    return sorted(found, key=lambda p: not is_torchs(p))
 
 
 _forked = False

@@ -78,7 +78,8 @@ class Compilation:
         refusals, failures = self.refusals, []
         looked = set(refusals.looked)
         before = Chance() if not self.programs else None
-        recordings = record(plan.buckets, self.composition, hypers, looked, self.asks_type, scaling, self.shared, failures)
+        recordings = record(plan.buckets, self.composition, hypers, looked, self.asks_type, scaling,
+                            self.shared, failures)
         if looked != refusals.looked: # then the buckets are smaller
             refusals.looked = looked
             raise Changed

@@ -17,7 +17,7 @@ class Scaling:
 
     `scale` and `found` are numbers where the host knows them, else tensors on a device."""
     def __init__(self,
-        scale:Tensor|float|None=None, # What the gradients were multiplied by; None: they are as they should be
+        scale:Tensor|float|None=None, # What the gradients were multiplied by; None: nothing
         found:Tensor|float=0. # Not 0 if a gradient is infinite or NaN
     ):
         self.scale, self.found = _known(scale), _known(found)
@@ -36,11 +36,13 @@ class Scaling:
         if not finite: return self
         device = next((x.device for x in finite if not x.is_cpu), finite[0].device)
         found = 1. - torch.stack([x.to(device) for x in finite]).all().float()
-        return Scaling(self.scale, torch.maximum(found, self.found.to(device)) if self.skip_on_device else found)
+        if self.skip_on_device: found = torch.maximum(found, self.found.to(device))
+        return Scaling(self.scale, found)
 
     def unscaled(self, grad:Tensor) -> Tensor:
         "The gradient as it should be."
-        return (grad / (self.scale.to(grad.device) if isinstance(self.scale, Tensor) else self.scale)).to(grad.dtype)
+        scale = self.scale.to(grad.device) if isinstance(self.scale, Tensor) else self.scale
+        return (grad / scale).to(grad.dtype)
 
     def skips(self) -> bool:
         "Is the step to be skipped? Waits for a device, then it is known."
@@ -48,16 +50,23 @@ class Scaling:
         return bool(self.found)
 
 
+def _as_numbers(grad) -> Tensor:
+    "Return the numbers of a gradient, which may be sparse or complex"
+    if grad.layout is torch.sparse_coo: return grad.coalesce().values()
+    return torch.view_as_real(grad) if grad.is_complex() else grad
+
+
 def _finite(grads) -> list[Tensor]:
     "Of each gradient, or group of them, whether all of its elements are finite"
-    grads = [g.coalesce().values() if g.layout is torch.sparse_coo else torch.view_as_real(g) if g.is_complex() else g for g in grads]
+    grads = list(map(_as_numbers, grads))
     grads = [g for g in grads if g.numel()]
     # a sum over processes keeps a NaN, a maximum may not
-    spread = [gather((g*0).sum()) == 0 for g in grads if is_dtensor(g)]
+    sharded = [gather((g*0).sum()) == 0 for g in grads if is_dtensor(g)]
     groups = {}
     for g in grads:
         if not is_dtensor(g): groups.setdefault((g.device, g.dtype), []).append(g)
-    return [torch.stack(torch._foreach_norm(gs, torch.inf)).isfinite().all() for gs in groups.values()] + spread
+    plain = [torch.stack(torch._foreach_norm(gs, torch.inf)).isfinite().all() for gs in groups.values()]
+    return plain + sharded
 
 
 def _known(x):

@@ -33,7 +33,7 @@ def changed_rules(
 def masks_of(
     opt, # Optimizer
     composition, # Its composition, or one that is to replace it
-    target=None # What is stepped now, with `param_groups` and `tracked`; None: no step, but a check of all parameters
+    target=None # What is stepped now, with `param_groups` and `tracked`; None: check all parameters
 ) -> dict:
     """Return the masks of each parameter, by its id: those in its state, its group, or else by the rules.
 

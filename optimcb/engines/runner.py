@@ -41,7 +41,8 @@ class Runner:
     composition = property(lambda self: self.compilation and self.compilation.composition,
                            doc="The composition that was stepped last; "
                                "None before that, and for the eager engine.")
-    programs = property(lambda self: self.compilation.programs if self.compilation else {}, doc="The programs, by structure.")
+    programs = property(lambda self: self.compilation.programs if self.compilation else {},
+                        doc="The programs, by structure.")
     refused = property(lambda self: self.compilation.refusals.reasons if self.compilation else {},
                        doc="Why parameters are left to the eager engine, by kind.")
 
@@ -53,7 +54,7 @@ class Runner:
 
     def step(self,
         opt, # Optimizer
-        target, # What to step: the optimizer, or one of its parameters, with `param_groups`, `state` and `tracked`
+        target, # The optimizer, or one of its parameters, with `param_groups`, `state` and `tracked`
         composition, # The optimizer's composition
         hypers:list[dict], # Hyper-parameters of each of the target's groups
         scaling:Scaling=NOT_SCALED # What the gradients were multiplied by, and whether to skip the step
@@ -192,7 +193,8 @@ class Runner:
             "a GradScaler may skip it": scaling.skip_on_device,
             "a function is called between its kernels": any(o.program.calls for o in launches),
             "it makes state or kernels: take some steps before": not is_known,
-            "its numbers are not on the device, with the foreach engine": any(not hasattr(o, 'capture') for o in launches),
+            "its numbers are not on the device, with the foreach engine":
+                any(not hasattr(o, 'capture') for o in launches),
         }
         why = next((reason for reason, holds in reasons.items() if holds), None)
         if why: raise CantRun(f"a CUDA graph can't have this step, since {why}.")

@@ -31,16 +31,17 @@ class Shards:
     """An optimizer as an engine sees it: `param_groups`, with shards in the place of DTensors, their
     `state`, and those that are `tracked`."""
     def __init__(self):
-        self.state, self.shards, self.param_groups, self.sharded, self.tracked = defaultdict(dict), {}, [], [], set()
+        self.state, self.shards, self.tracked = defaultdict(dict), {}, set()
+        self.param_groups, self.sharded = [], []
 
     def open(self,
         opt # Optimizer
     ):
         "The optimizer as it is now; the optimizer itself, if it has no DTensors."
         self.opt, self.sharded = opt, []
-        if 'torch.distributed.tensor' not in sys.modules or not any(is_dtensor(p) for g in opt.param_groups for p in g['params']):
-            return opt
+        if 'torch.distributed.tensor' not in sys.modules: return opt
         params = [p for g in opt.param_groups for p in g['params']]
+        if not any(map(is_dtensor, params)): return opt
         for gone in self.shards.keys() - set(params): self.state.pop(self.shards.pop(gone), None)
         self.param_groups = [{**g, 'params': [self._shard(p) for p in g['params']]} for g in opt.param_groups]
         track(params, opt.tracked)
@@ -72,7 +73,8 @@ class Shards:
         "Is this state one that lies as the parameter, or one number in all processes?"
         if not isinstance(v, Tensor): return True
         if not is_dtensor(v): return v.dim() == 0
-        return v.dim() == 0 and all(o.is_replicate() for o in v.placements) or v.shape == p.shape and v.placements == p.placements
+        if v.shape == p.shape and v.placements == p.placements: return True
+        return v.dim() == 0 and all(o.is_replicate() for o in v.placements)
 
     def of_optimizer(self,
         shards:list # Parameters, as the engine sees them
@@ -90,7 +92,7 @@ class Shards:
         return unsharded(p), self.opt.state[unsharded(p)]
 
     def close(self,
-        stepped:list # Parameters and shards that kernels have stepped; for others, the eager engine has set the state
+        stepped:list # Parameters and shards that kernels have stepped; others have their state already
     ) -> list:
         """Give the DTensors their new state, and drop the gradients of shards.
 
@@ -104,7 +106,8 @@ class Shards:
                 if not isinstance(v, Tensor): state[k] = v
                 elif not is_dtensor(old) or old._local_tensor is not v:
                     if v.shape == q.shape:
-                        new = type(p.data).from_local(v, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride())
+                        new = type(p.data).from_local(v, p.device_mesh, p.placements, run_check=False,
+                                                      shape=p.shape, stride=p.stride())
                     else: new = on_all(v, p)
                     state[k] = new
         return list(map(unsharded, stepped))

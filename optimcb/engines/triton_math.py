@@ -12,8 +12,9 @@ __all__ = ['abs_', 'acos_', 'acosh_', 'asin_', 'asinh_', 'atan2', 'atan_', 'atan
            'sin_', 'sinh_', 'softplus_', 'sqrt', 'tan_', 'tanh_', 'trunc', 'where']
 
 
-# Before Triton 3.6, the division and the root that round as IEEE says take denormals of float32 for zeros. In float64
-# there are none of these, and a quotient or root of two float32 that is rounded to float64 and then to float32 is the right one
+# Before Triton 3.6, the division and the root that round as IEEE says take denormals of float32 for zeros.
+# In float64 there are none of these, and a quotient or root of float32 that is rounded to float64 and then to
+# float32 is the right one
 FLUSHES = tl.constexpr(tuple(map(int, triton.__version__.split('.')[:2])) < (3, 6))
 
 
