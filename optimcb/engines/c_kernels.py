@@ -11,7 +11,7 @@ from optimcb.engines.launch import KernelLaunch
 from optimcb.tracing.ops import OPS, REDUCTIONS, of_nothing
 from optimcb.tracing.program import IN_MEMORY, Program, Unsupported
 
-__all__ = ['Launch', 'source']
+__all__ = ['Launch', 'Writer', 'source', 'start_of']
 
 
 CHUNK = 16384 # elements that are worked on at a time
@@ -37,14 +37,16 @@ def source(
     program:Program # What one step does
 ) -> str:
     "The program in C. Raises `Unsupported`."
-    writer = _Writer(program)
+    writer = Writer(program)
     levels = [writer.level(k) for k in range(program.last + 1)]
     entries = [writer.phase(i) for i in range(len(program.phases))]
     return '\n'.join([PRELUDE, *levels, *entries])
 
 
-def _start(n) -> str:
-    "What a reduction starts from"
+def start_of(
+    n # Node of a reduction
+) -> str:
+    "Return the number, in C, that a reduction starts from. Raises `Unsupported`."
     # sums are kept in double
     if n.op != 'sum' and n.dtype is torch.int64: raise Unsupported(f"`{n.op}` of {n.dtype} has no C")
     return str(of_nothing(n.op, n.dtype)).replace('inf', 'INFINITY')
@@ -57,8 +59,11 @@ class Used(NamedTuple):
     each: bool
 
 
-class _Writer:
-    def __init__(self, program):
+class Writer:
+    "Write a program in C, a function for each level of what depends on sums"
+    def __init__(self,
+        program:Program # What one step does
+    ):
         self.p, self.column = program, {c: i for i, c in enumerate(program.columns)}
 
     def operand(self, a, dtype) -> str:
@@ -150,7 +155,7 @@ class _Writer:
         kinds = {i: TYPES[n.dtype][0] for i, n, _ in nodes}
         clause = {'sum': '+', 'amax': 'max', 'amin': 'min'}
         simd = ' '.join(f'reduction({clause[n.op]}:x{i})' for i, n, _ in nodes)
-        start = {i: _start(n) for i, n, _ in nodes}
+        start = {i: start_of(n) for i, n, _ in nodes}
         return [*(f'double a{i} = {start[i]};' for i in sums),
                 f'for (int64_t b = 0; b < n; b += {BLOCK}) {{', f'const int64_t e = b + {BLOCK} < n ? '
                                                                 f'b + {BLOCK} : n;',
@@ -164,7 +169,7 @@ class _Writer:
         out = [f'static void join{k}(const Job *J, int64_t t) {{']
         for i in sums:
             n, r, at = self.p.nodes[i], REDUCTIONS[self.p.nodes[i].op], f'{len(self.p.sums)} + {self.p.sums.index(i)}'
-            out += [f'double a{i} = {_start(n)};', 'for (int64_t c = J->first[t]; c < J->first[t+1]; c++) {',
+            out += [f'double a{i} = {start_of(n)};', 'for (int64_t c = J->first[t]; c < J->first[t+1]; c++) {',
                     f'const double x = J->partial[c*{at}];', f'a{i} = {r.text.format(f"a{i}", "x")};', '}',
                     f'J->sums[t*{at}] = a{i};']
         return [*out, '}']

@@ -33,7 +33,8 @@ class Launch(launch.Launch):
         plan # Where the gradients are
     ):
         "Fill in what changes from step to step: gradients and numbers."
-        self.made = [arena.new_states(a, program.fresh, r.trace.slots) for (a, program), r in zip(self.members, recordings)]
+        self.made = [arena.new_states(a, program.fresh, r.trace.slots)
+                     for (a, program), r in zip(self.members, recordings)]
         self.known = []
         for (a, program), part, r, made in zip(self.members, self.parts, recordings, self.made):
             lists = {'.p': a.params, '.grad': plan.grads[part], **a.tensors, **made}
@@ -76,7 +77,8 @@ class Launch(launch.Launch):
         lists, slots, _, values = self.known[j]
         if o < 0: return slots[~o]
         n, x = self.program.nodes[o], values[o] if o in values else lists[self.program.nodes[o].args[0]]
-        return [t.expand(p.shape) if n.each and t.shape != p.shape else t for t, p in zip(x, self.members[j][0].params)]
+        params = self.members[j][0].params
+        return [t.expand(p.shape) if n.each and t.shape != p.shape else t for t, p in zip(x, params)]
 
     def _note_results(self, j, made): self.known[j][-1].update(made)
 
@@ -95,16 +97,19 @@ class Launch(launch.Launch):
             return [torch.tensor(unsharded(p).numel(), dtype=n.dtype, device=p.device) for p in a.params]
         args = [values[o] if o >= 0 else slots[~o] for o in operands(n)]
         if n.op in REDUCTIONS:
-            given = args[0] if isinstance(args[0], list) else [torch.full_like(p, args[0], dtype=n.dtype) for p in a.params]
-            whole_shape = (x if x.shape == p.shape else x.expand(p.shape) for x, p in zip(given, a.params))
-            return [REDUCTIONS[n.op].run(x) if x.numel() else torch.full((), of_nothing(n.op, x.dtype), dtype=x.dtype, device=x.device) for x in whole_shape]
+            given = args[0]
+            if not isinstance(given, list): given = [torch.full_like(p, given, dtype=n.dtype) for p in a.params]
+            expanded = (x if x.shape == p.shape else x.expand(p.shape) for x, p in zip(given, a.params))
+            return [_reduced(n.op, x) for x in expanded]
         op = OPS[n.op]
         if n.op == 'cast':
             if not isinstance(args[0], list):
-                return [torch.full(p.shape if n.each else (), args[0], dtype=n.dtype, device=p.device) for p in a.params]
+                def full(p): return torch.full(p.shape if n.each else (), args[0], dtype=n.dtype, device=p.device)
+                return list(map(full, a.params))
             return [x.to(n.dtype) for x in args[0]]
         each = [o >= 0 and self.program.nodes[o].each for o in operands(n)]
-        can = op.foreach and each[0] and not any(isinstance(x, list) for x in args[NUMBER_AT.get(n.op, len(args)):])
+        numbers = args[NUMBER_AT.get(n.op, len(args)):]
+        can = op.foreach and each[0] and not any(isinstance(x, list) for x in numbers)
         if can and all(e or not isinstance(x, list) for e, x in zip(each, args)):
             return list(op.foreach(*args))
         if not any(isinstance(x, list) for x in args):
@@ -114,7 +119,8 @@ class Launch(launch.Launch):
     def _store(self, a, lists, slots, values):
         loaded = {id(t) for ts in lists.values() for t in ts}
         new = {s.name: values[s.value] if s.value >= 0 else slots[~s.value] for s in self.program.stores}
-        new = {k: [t.clone() if id(t) in loaded else t for t in v] if isinstance(v, list) else v for k, v in new.items()}
+        def own(t): return t.clone() if id(t) in loaded else t
+        new = {k: list(map(own, v)) if isinstance(v, list) else v for k, v in new.items()}
         for name, v in new.items():
             for i, t in enumerate(lists[name]): t.data.copy_(v[i]) if isinstance(v, list) else t.data.fill_(v)
 
@@ -130,3 +136,9 @@ class Launch(launch.Launch):
         "Hand out the state that was made."
         super().finish()
         self.known = self.made = None
+
+
+def _reduced(op, x):
+    "Reduce a tensor to one number"
+    if x.numel(): return REDUCTIONS[op].run(x)
+    return torch.full((), of_nothing(op, x.dtype), dtype=x.dtype, device=x.device)

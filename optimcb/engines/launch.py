@@ -44,7 +44,8 @@ class Launch:
         with self._here():
             for k in p.calls_by_phase[i]:
                 for j, (a, _) in enumerate(self.members):
-                    given, made = [self._lists(j, o) for o in operands(p.nodes[k])], {o: [] for o in p.results[k]}
+                    given = [self._lists(j, o) for o in operands(p.nodes[k])]
+                    made = {o: [] for o in p.results[k]}
                     for t, param in enumerate(a.params):
                         row = [x[t] if isinstance(x, list) else x for x in given]
                         out = self._called(k, param, row)
@@ -62,7 +63,8 @@ class Launch:
             n, x = nodes[o], out[nodes[o].args[1]] if nodes[o].args[1] < len(out) else None
             if not isinstance(x, Tensor) or not is_plain(x := x.resolve_neg()):
                 raise Surprise(f"`{call.name}` returns {type(x).__name__} where a tensor was foreseen.")
-            if n.each is not None and (x.shape, x.dtype, x.device) != (p.shape if n.each else (), n.dtype, p.device):
+            expected = p.shape if n.each else (), n.dtype, p.device
+            if n.each is not None and (x.shape, x.dtype, x.device) != expected:
                 raise Surprise(f"`{call.name}` returns a tensor of shape {tuple(x.shape)} and of {x.dtype} "
                                f"on {x.device}, another than was foreseen.")
             if _memory(x) in taken and not (n.each is None and any(x is y for y in given)): x = x.clone()
@@ -136,8 +138,10 @@ class KernelLaunch(Launch):
 
     def _prepare(self, recordings, plan):
         "Note where that is which they may be handed"
-        self.loads = [{'.p': a.params, '.grad': plan.grads[part], **a.tensors, **made} for (a, _), part, made in zip(self.members, self.parts, self.made)]
-        self.slots = [[r.trace.slots[k] for k in program.slots] for (_, program), r in zip(self.members, recordings)]
+        self.loads = [{'.p': a.params, '.grad': plan.grads[part], **a.tensors, **made}
+                      for (a, _), part, made in zip(self.members, self.parts, self.made)]
+        self.slots = [[r.trace.slots[k] for k in program.slots]
+                      for (_, program), r in zip(self.members, recordings)]
         self.between = [{} for _ in self.members] # by node: what is stored for them, and what they return
         self._make_room(0)
 
@@ -145,8 +149,7 @@ class KernelLaunch(Launch):
         "Make room for what phase `i` stores for them"
         p = self.program
         for j, (a, _) in enumerate(self.members if i + 1 < len(p.phases) else ()):
-            room = {s.name: [torch.empty_strided(q.shape if s.each else (), q.stride() if s.each else (), dtype=s.dtype, device=q.device) for q in a.params]
-                    for s in p.stores_at(p.phases[i][-1])}
+            room = {s.name: [_room_for(s, q) for q in a.params] for s in p.stores_at(p.phases[i][-1])}
             self.between[j].update({int(name[1:]): tensors for name, tensors in room.items()})
             self._place(j, room)
 
@@ -155,7 +158,8 @@ class KernelLaunch(Launch):
         if o < 0: return self.slots[j][~o]
         n = self.program.nodes[o]
         if o in self.between[j]: return self.between[j][o]
-        return [self.held[j][n.args[0]]]*len(self.members[j][0].params) if n.op == 'external' else self.loads[j][n.args[0]]
+        if n.op != 'external': return self.loads[j][n.args[0]]
+        return [self.held[j][n.args[0]]]*len(self.members[j][0].params)
 
     def _note_results(self, j, made):
         self.between[j].update(made)
@@ -187,7 +191,14 @@ class KernelLaunch(Launch):
     def _yielded(self, i) -> dict:
         "What phase `i` yielded, summed over the parameters, by its round"
         p = self.program
-        return {p.rounds[j][0]: self.yields[:, j].sum() for j, (_, level) in enumerate(p.rounds) if level == p.phases[i][-1]}
+        now = p.phases[i][-1]
+        return {round: self.yields[:, j].sum() for j, (round, level) in enumerate(p.rounds) if level == now}
+
+
+def _room_for(store, p):
+    "Return a tensor for what a program stores of parameter `p`"
+    shape, strides = (p.shape, p.stride()) if store.each else ((), ())
+    return torch.empty_strided(shape, strides, dtype=store.dtype, device=p.device)
 
 
 def run_to_last_phase(

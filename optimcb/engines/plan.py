@@ -21,7 +21,7 @@ __all__ = ['Plan']
 data_ptr, numel, stride, is_neg = Tensor.data_ptr, Tensor.numel, Tensor.stride, Tensor.is_neg
 dtype_of, requires_grad = Tensor.dtype.__get__, Tensor.requires_grad.__get__
 
-# States in arenas whose addresses are checked in one step, in turn. Somebody may give a state other memory and keep the old
+# States in arenas whose addresses are checked in one step, in turn: one may have been given other memory
 IN_TURN = 64
 
 
