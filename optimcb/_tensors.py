@@ -1,48 +1,51 @@
-"Questions about DTensors: what lies here, what the whole is, and how it is sharded."
+"Sharded parameters: the shard of a DTensor, its sharding, and the tensor gathered from all processes."
 from typing import Any, NamedTuple
 
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ['Spread', 'is_dtensor', 'local', 'on_all', 'on_wholes', 'shard_of', 'spread_of', 'whole',
-           'whole_of']
+__all__ = ['Sharding', 'gather', 'is_dtensor', 'local', 'on_all', 'on_gathered', 'shard_of',
+           'sharding_of', 'unsharded']
 
 
-ALL = {'sum': 'SUM', 'amax': 'MAX', 'amin': 'MIN'} # what becomes of the processes' sums, by the name of the reduction
+# torch's name of a reduction over processes, by ours
+REDUCTIONS = {'sum': 'SUM', 'amax': 'MAX', 'amin': 'MIN'}
 
 
-class Spread(NamedTuple):
-    "How a DTensor lies on the processes."
+class Sharding(NamedTuple):
+    "Placement of a DTensor on the processes of a mesh."
     mesh: Any
     placements: tuple
 
-    def gather(self,
-        table:Tensor, # Of each tensor, what each reduction came to in this process; takes what it comes to in all of them
-        ops:list # The names of the reductions
+    def reduce(self,
+        table:Tensor, # Rows are tensors, columns are reductions; takes the results of all processes
+        ops:list # Names of the reductions
     ):
-        "Reduce over the processes that have other parts."
-        for i in [i for i, o in enumerate(self.placements) if not o.is_replicate()]: # `is_shard` doesn't know of shards of shards
+        "Reduce over the processes that have other shards."
+        for i, placement in enumerate(self.placements):
+            if placement.is_replicate(): continue # `is_shard` doesn't know of shards of shards
             for op in dict.fromkeys(ops):
                 columns = [j for j, o in enumerate(ops) if o == op]
                 part = table[:, columns].contiguous()
-                dist.all_reduce(part, getattr(dist.ReduceOp, ALL[op]), group=self.mesh.get_group(i))
+                dist.all_reduce(part, getattr(dist.ReduceOp, REDUCTIONS[op]), group=self.mesh.get_group(i))
                 table[:, columns] = part
 
 
 def is_dtensor(
     x # Anything
 ) -> bool:
-    "Is it a DTensor? To ask doesn't load what they are made of, which takes its time."
+    "Is it a DTensor? Asking doesn't load `torch.distributed.tensor`, which takes its time."
     return hasattr(type(x), 'full_tensor')
 
 
 def shard_of(
     p # A parameter
 ):
-    "What lies here of a DTensor; another parameter itself. It shares memory with the parameter, and has its gradient."
+    """Return the shard of a DTensor in this process, with its gradient, and in the same memory; another
+    parameter itself."""
     if not is_dtensor(p) or any(o.is_partial() for o in p.placements): return p
     q, g = p._local_tensor.detach(), p.grad
-    q._whole = p
+    q._unsharded = p
     if is_dtensor(g) and g.placements != p.placements: g = g.redistribute(p.device_mesh, p.placements)
     q.grad = local(g)
     return q
@@ -51,57 +54,64 @@ def shard_of(
 def local(
     x # Anything
 ):
-    "What lies here of a DTensor; another thing itself."
+    "Return the local tensor of a DTensor; anything else itself."
     return x._local_tensor if is_dtensor(x) else x
 
 
-def whole(
+def unsharded(
     p:Tensor # A parameter, as an engine sees it
 ) -> Tensor:
-    "The parameter that it is a shard of, if it is one."
-    return getattr(p, '_whole', p)
+    "Return the parameter that `p` is a shard of, or `p` if it is none."
+    return getattr(p, '_unsharded', p)
 
 
-def spread_of(
+def sharding_of(
     p:Tensor # A parameter, as an engine sees it
-) -> Spread|None:
-    "How the parameter that it is a shard of is spread over processes, if it is one."
-    p = getattr(p, '_whole', None)
-    return None if p is None else Spread(p.device_mesh, p.placements)
+) -> Sharding|None:
+    "Return the sharding of the parameter that `p` is a shard of; None if it is none."
+    p = getattr(p, '_unsharded', None)
+    return None if p is None else Sharding(p.device_mesh, p.placements)
 
 
-def whole_of(
+def gather(
     x # A tensor, perhaps a DTensor
 ):
-    "`x`, with what other processes have of it."
+    "Return a DTensor as a tensor, gathered from all processes; anything else itself."
     return x.full_tensor() if is_dtensor(x) else x
 
 
 def on_all(
     total:Tensor, # The same number in all processes
-    x # What it goes together with
+    x # A tensor that it is used with
 ) -> Tensor:
-    "`total` as a DTensor on the processes that `x` is on, if that is one."
+    "Return `total` as a DTensor on the processes of `x`, if that is one."
     if not is_dtensor(x): return total
     from torch.distributed.tensor import DTensor, Replicate
     return DTensor.from_local(total, x.device_mesh, [Replicate()]*x.device_mesh.ndim, run_check=False)
 
 
-def on_wholes(
+def on_gathered(
     f, # A function of tensors and numbers that returns a tensor, or a tuple of them
-    args:tuple, # What it is handed: some DTensors, alike
-    kwargs:dict # And by name
+    args:tuple, # Its arguments, some of them DTensors with the same sharding
+    kwargs:dict # Arguments by name
 ):
-    "What `f` makes of whole tensors, in each process. A result with the shape of a DTensor is spread like it, one number is there for all, others are plain."
+    """Call `f` with gathered tensors, in each process.
+
+    A result with the shape of a DTensor is sharded as it is, one number is replicated, others are plain
+    tensors."""
     like = next((o for o in (*args, *kwargs.values()) if is_dtensor(o) and o.dim()), None)
-    res = f(*map(whole_of, args), **{k: whole_of(v) for k, v in kwargs.items()})
+    res = f(*map(gather, args), **{k: gather(v) for k, v in kwargs.items()})
     if like is None or not isinstance(res, (Tensor, tuple)): return res
-    return _spread_as(like, res) if isinstance(res, Tensor) else tuple(_spread_as(like, x) for x in res)
+    return _sharded_as(like, res) if isinstance(res, Tensor) else tuple(_sharded_as(like, x) for x in res)
 
 
-def _spread_as(like, x):
-    "`x`, which all processes have, as a DTensor, where it goes with `like`"
+def _sharded_as(like, x):
+    "Return `x`, which all processes have, as a DTensor, where it goes with `like`"
     if x.dim() and x.shape != like.shape: return x
     from torch.distributed.tensor import DTensor, Replicate
-    spread = DTensor.from_local(x, like.device_mesh, [Replicate()]*like.device_mesh.ndim, run_check=False)
-    return spread.redistribute(like.device_mesh, like.placements) if x.dim() else spread
+    replicated = DTensor.from_local(x, like.device_mesh, [Replicate()]*like.device_mesh.ndim, run_check=False)
+    return replicated.redistribute(like.device_mesh, like.placements) if x.dim() else replicated
+
+
+# Names that other packages still use
+spread_of, whole, whole_of, on_wholes = sharding_of, unsharded, gather, on_gathered

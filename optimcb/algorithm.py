@@ -19,7 +19,7 @@ from optimcb.diagnosis.groups import Group
 from optimcb.editing.edit import Composable
 from optimcb.editing.wrap import wrapped
 from optimcb.hypers.torch_names import TORCH_FLAGS, from_torch, suggest
-from optimcb.hypers.values import NOT_NEGATIVE, check, spread
+from optimcb.hypers.values import NOT_NEGATIVE, check, per_group
 from optimcb.optimizer import Optimizer
 from optimcb.steppers.parts import maximize as ascent
 
@@ -279,7 +279,7 @@ class Algorithm(partial, Composable, Explained):
         apart = isinstance(first, (dict, list, L))
         own = [self.ours(g) if isinstance(g, dict) else {} for g in params] if apart else [{}]
         own = [from_torch(g, self.signature.parameters) for g in own]
-        values, flags = {k: spread(k, given[k], len(own)) for k in self.choosing}, self.flags | {'maximize'}
+        values, flags = {k: per_group(k, given[k], len(own)) for k in self.choosing}, self.flags | {'maximize'}
         groups = []
         for i, g in enumerate(own):
             usual = {k: v[i] for k, v in values.items()}

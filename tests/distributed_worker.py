@@ -35,6 +35,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 import optimcb
 from optimcb import SGD, Adam, AdamW, Algorithm, Lamb, Larc, Lookahead, MissingName, Optimizer, OptStats, ranger
 from optimcb.algorithms import matrices
+from optimcb.engines.runner import Runner
 
 STEPS, BATCH, TOL = 5, 8, 1e-12 # in float64, where sums over processes round in another order
 
@@ -515,11 +516,11 @@ def zero_resumed(engine):
 
 def stay_on_engine():
     "An engine that is asked for by name leaves nothing to the eager one"
-    eagerly = Optimizer._step_eagerly
+    eagerly = Runner._step_eagerly
     def step(self, composition, work, *args):
         assert self.engine in ('auto', 'eager'), f'{self.engine} leaves {[p.shape for p, *_ in work]} to eager, on process {dist.get_rank()}'
         return eagerly(self, composition, work, *args)
-    Optimizer._step_eagerly = step
+    Runner._step_eagerly = step
 
 
 def main():

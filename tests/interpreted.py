@@ -17,7 +17,7 @@ from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 import optimcb as oc
 from optimcb import Optimizer
 from optimcb.engines import foreach, grad_scaling, runner, triton_kernels, triton_math
-from optimcb.engines.runner import Runner
+from optimcb.engines.compilation import Compilation
 
 # What a GPU has and the interpreter lacks
 
@@ -41,7 +41,7 @@ def cast(self, src, dst_type, plain=InterpreterBuilder.cast_impl):
 torchs = {o: getattr(torch, {'rint': 'round'}.get(o, o)) for o in re.findall(r'libdevice\.(\w+)', inspect.getsource(triton_math))}
 triton_math.libdevice = SimpleNamespace(**{o: nvidia(f) for o, f in torchs.items()})
 InterpreterBuilder.cast_impl = cast
-Runner._lowering = lambda self, device: foreach if self.engine == 'foreach' else triton_kernels
+Compilation.lowering = lambda self, device: foreach if self.engine == 'foreach' else triton_kernels
 
 
 # Tests

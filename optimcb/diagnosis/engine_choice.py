@@ -82,6 +82,7 @@ def _refusal(p, runner, plan, shared, state) -> str|None:
     is_left = plan is not None and grad is not None and not any(p is whole(o) for o in plan.flat)
     if not why and (id(p) in shared or is_left): why = 'it shares memory with another'
     if runner is None or not runner.refused: return why
+    refusals = runner.compilation.refusals
     can = fit(shard, grad, {k: local(v) for k, v in state.items()}) or ((), ())
     grad_dtype = p.dtype if grad is None else grad.dtype
-    return runner.refusal(key_of(0, can, shard, grad_dtype, runner)) or why
+    return refusals.why(key_of(0, can, shard, grad_dtype, refusals)) or why

@@ -2,10 +2,8 @@
 from collections.abc import Set
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
 from optimcb.composition.pipeline import Composition
+from optimcb.engines.masks import can_step
 
 __all__ = ['Group', 'can_step', 'placement']
 
@@ -17,16 +15,6 @@ class Group(NamedTuple):
     states: list # Of each parameter its state
     names: list|None = None # Of each parameter its name, if they have names
     tracked: Set = frozenset() # Parameters that have required gradients, and are frozen if they don't now
-
-
-def can_step(
-    p # A parameter
-) -> bool:
-    """Tell whether it can be stepped.
-
-    A lazy layer's parameter can't before it has a shape, nor can integers, such as a quantized layer's."""
-    if not isinstance(p, Tensor) or torch.nn.parameter.is_lazy(p): return False
-    return p.is_floating_point() or p.is_complex()
 
 
 FEW = 3 # names that are shown of many

@@ -1,4 +1,5 @@
-"Memory for state: in huge pages on the CPU, since a step over small pages waits for their addresses more than for their numbers."
+"""Memory for state: in huge pages on the CPU, since a step over small pages waits for their addresses more
+than for their numbers."""
 import mmap
 import sys
 import threading
@@ -21,14 +22,15 @@ class Pages(mmap.mmap):
 class Arena:
     """Zeroed memory for many tensors, each with a storage of its own; freed with the last of them.
 
-    Since its storages hold on to its pages, their number tells whether all of them are still there: that is asked in
-    each step, instead of every tensor where its numbers are."""
+    Since its storages hold on to its pages, their number tells whether all of them are still there: that
+    is asked in each step, instead of every tensor where its numbers are."""
     _known, _lock = weakref.WeakSet(), threading.RLock()
 
     def __init__(self,
         size:int # Bytes
     ):
-        pages = Pages(-1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) # private: a child after fork has its own
+        # private: a child after fork has its own
+        pages = Pages(-1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if size >= HUGE and hasattr(mmap, 'MADV_HUGEPAGE'): pages.madvise(mmap.MADV_HUGEPAGE)
         start = torch.frombuffer(pages, dtype=torch.uint8).data_ptr()
         self.at = -start % HUGE
@@ -43,7 +45,8 @@ class Arena:
     ) -> Tensor:
         "The next tensor, with the shape and layout of a parameter."
         if like.numel() == 0: return torch.empty_strided(like.shape, like.stride(), dtype=dtype)
-        t = torch.frombuffer(self.pages(), dtype=dtype, count=like.numel(), offset=self.at).as_strided(like.shape, like.stride())
+        t = torch.frombuffer(self.pages(), dtype=dtype, count=like.numel(), offset=self.at)
+        t = t.as_strided(like.shape, like.stride())
         self.at += _room(like, dtype)
         self.keep = None
         return t
@@ -60,38 +63,42 @@ class Arena:
 
 
 def new_states(
-    alike, # Parameters, and their states
+    bucket, # Parameters and their states
     fresh:dict, # By name: type, whether it has the parameter's shape, and the slot of what it starts from
     slots:list # Numbers
 ) -> dict[str, list[Tensor]]:
     "New state for each of the parameters, by name."
     each = [name for name, (_, each, _) in fresh.items() if each]
-    tensors = iter(_zeros([(p, fresh[name][0]) for name in each for p in alike.params], alone=len(alike.params) == 1))
-    made = {name: [next(tensors) for _ in alike.params] for name in each}
+    wanted = [(p, fresh[name][0]) for name in each for p in bucket.params]
+    tensors = iter(_zeros(wanted, alone=len(bucket.params) == 1))
+    made = {name: [next(tensors) for _ in bucket.params] for name in each}
     for name, (dtype, each, born) in fresh.items():
-        if not each: made[name] = [torch.zeros((), dtype=dtype, device=p.device) for p in alike.params]
+        if not each: made[name] = [torch.zeros((), dtype=dtype, device=p.device) for p in bucket.params]
         if born is not None and slots[born]:
             for t in made[name]: t.fill_(slots[born])
     return made
 
 
 def hand_out(
-    alike, # Parameters, and their states
+    bucket, # Parameters and their states
     made:dict # New state for each of them, by name
 ):
     "Put new state where it belongs."
     for name, tensors in made.items():
-        for s, t in zip(alike.states, tensors): s[name] = t
+        for s, t in zip(bucket.states, tensors): s[name] = t
 
 
 def _room(p, dtype) -> int: return -(-p.numel()*dtype.itemsize // ALIGN)*ALIGN
 
 
 def _zeros(wanted, alone) -> list[Tensor]:
-    "Tensors of zeros with the shapes and layouts of parameters. For a small one `alone` an arena has no advantage, and there may be thousands of those"
+    """Tensors of zeros with the shapes and layouts of parameters.
+
+    For a small one `alone` an arena has no advantage, and there may be thousands of those"""
     size = sum(_room(p, dtype) for p, dtype in wanted)
     if wanted and wanted[0][0].is_cpu and hasattr(mmap, 'MAP_PRIVATE') and not (alone and size < HUGE):
         try: arena = Arena(size)
         except OSError: pass # no more maps for this process
         else: return [arena.tensor(p, dtype) for p, dtype in wanted]
-    return [torch.empty_strided(p.shape, p.stride(), dtype=dtype, device=p.device).zero_() for p, dtype in wanted]
+    def zeros(p, dtype): return torch.empty_strided(p.shape, p.stride(), dtype=dtype, device=p.device).zero_()
+    return [zeros(p, dtype) for p, dtype in wanted]

@@ -1,9 +1,8 @@
 """From C to a function: the compiler, the cache of what it built, and torch's OpenMP.
 
-Kernels are kept in a folder of the user's own, `OPTIMCB_CACHE_DIR` or `~/.cache/optimcb`, under the hash of their
-source, compiler and processor, each with a hash of itself at its end: what was damaged, or could have been written
-by somebody else, is not loaded.
-"""
+Kernels are kept in a folder of the user's own, `OPTIMCB_CACHE_DIR` or `~/.cache/optimcb`, under the hash
+of their source, compiler and processor, each with a hash of itself at its end: what was damaged, or could
+have been written by somebody else, is not loaded."""
 import atexit
 import ctypes
 import functools
@@ -26,9 +25,11 @@ import torch
 __all__ = ['CantBuild', 'function', 'openmp']
 
 
-FLAGS = ['-O3', '-march=native', '-std=gnu11', '-fPIC', '-shared', '-w', '-ffp-contract=off', '-fno-math-errno', '-fno-trapping-math', '-fopenmp-simd']
+FLAGS = ['-O3', '-march=native', '-std=gnu11', '-fPIC', '-shared', '-w', '-ffp-contract=off',
+         '-fno-math-errno', '-fno-trapping-math', '-fopenmp-simd']
 PATIENCE = 60 # seconds that a compiler has
 DAY = 24*60*60 # seconds
+OPENMP = 'GOMP_parallel', 'omp_get_thread_num', 'omp_get_num_threads', 'GOMP_barrier' # functions that kernels call
 DIGEST = 32 # bytes at the end of a file in the cache
 
 _lock, _loaded = threading.RLock(), {} # one that an interrupt left locked doesn't lock its own thread out
@@ -47,7 +48,8 @@ def function(
         if source not in _loaded:
             try: _loaded[source] = _load(source)
             except CantBuild as e: _loaded[source] = e
-            except (AttributeError, NotImplementedError) as e: _loaded[source] = CantBuild(f"this system lacks what building a kernel takes ({e})")
+            except (AttributeError, NotImplementedError) as e:
+                _loaded[source] = CantBuild(f"this system lacks what building a kernel takes ({e})")
         if isinstance(_loaded[source], CantBuild): raise _loaded[source]
     f = getattr(_loaded[source], name)
     f.argtypes, f.restype = [ctypes.c_void_p], None
@@ -67,7 +69,8 @@ def _load(source):
     if not _intact(kept): kept = _build(source, kept)
     try: return ctypes.CDLL(str(kept))
     except OSError as e:
-        raise CantBuild(f"a kernel that was built can't be loaded ({e}). Set OPTIMCB_CACHE_DIR to a folder that programs may run from.") from None
+        raise CantBuild(f"a kernel that was built can't be loaded ({e}). "
+                        "Set OPTIMCB_CACHE_DIR to a folder that programs may run from.") from None
 
 
 def _build(source, kept) -> Path:
@@ -79,7 +82,9 @@ def _build(source, kept) -> Path:
         kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True) # somebody may have removed it
         if not _private(kept.parent): raise PermissionError('others can write to it')
         work = Path(tempfile.mkdtemp(prefix='build-', dir=kept.parent))
-    except OSError as e: raise CantBuild(f"can't write to {kept.parent} ({e}). Set OPTIMCB_CACHE_DIR to a folder that can be written.") from None
+    except OSError as e:
+        raise CantBuild(f"can't write to {kept.parent} ({e}). Set OPTIMCB_CACHE_DIR to a folder that can be "
+                        "written.") from None
     try:
         (work/'k.c').write_text(source)
         _run([*compiler()[0].split('\0'), *FLAGS, '-o', str(work/'k.so'), str(work/'k.c'), '-lm'])
@@ -87,13 +92,17 @@ def _build(source, kept) -> Path:
         (work/'k.so').write_bytes(built + hashlib.sha256(built).digest())
         os.replace(work/'k.so', kept)
         return kept
-    except OSError as e: raise CantBuild(f"can't write to {kept.parent} ({e}). Set OPTIMCB_CACHE_DIR to a folder that can be written.") from None
+    except OSError as e:
+        raise CantBuild(f"can't write to {kept.parent} ({e}). Set OPTIMCB_CACHE_DIR to a folder that can be "
+                        "written.") from None
     finally: shutil.rmtree(work, ignore_errors=True)
 
 
 def _run(command):
     "Run a compiler, and end it with all it started if it takes too long"
-    try: p = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        p = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                             stderr=subprocess.STDOUT, start_new_session=True)
     except OSError as e: raise CantBuild(f"the compiler {command[0]} can't be run ({e}). {ADVICE}") from None
     try: said = p.communicate(timeout=PATIENCE)[0].decode(errors='replace')
     except subprocess.TimeoutExpired:
@@ -108,17 +117,21 @@ ADVICE = "Install gcc or clang, or name a C compiler in the environment variable
 
 @functools.cache
 def compiler() -> tuple[str, str]:
-    "The command of the C compiler (`CC`, else cc, gcc or clang), its words joined by a null, and what tells its version."
+    """The command of the C compiler (`CC`, else cc, gcc or clang), its words joined by a null, and what
+    tells its version."""
     given = os.environ.get('CC', '').strip()
     for words in [shlex.split(given)] if given else [['cc'], ['gcc'], ['clang']]:
         path = shutil.which(words[0])
         if path:
             real = os.stat(path)
-            return '\0'.join([path, *words[1:]]), f'{os.path.realpath(path)} {real.st_size} {real.st_mtime_ns}'
-    raise CantBuild(f"there is no C compiler: {f'CC={given}' if given else 'cc, gcc and clang are not there'}. {ADVICE}")
+            version = f'{os.path.realpath(path)} {real.st_size} {real.st_mtime_ns}'
+            return '\0'.join([path, *words[1:]]), version
+    raise CantBuild("there is no C compiler: "
+                    f"{f'CC={given}' if given else 'cc, gcc and clang are not there'}. {ADVICE}")
 
 
-TELLING = frozenset({'model name', 'flags', 'Features', 'cpu family', 'model', 'CPU part'}) # lines of /proc/cpuinfo
+# lines of /proc/cpuinfo
+TELLING = frozenset({'model name', 'flags', 'Features', 'cpu family', 'model', 'CPU part'})
 
 
 @functools.cache
@@ -131,15 +144,20 @@ def processor() -> str:
 
 @functools.cache
 def folder() -> Path:
-    "Where kernels are kept. A folder that others can write to is not used: then it is a temporary one of this process."
+    """Where kernels are kept.
+
+    A folder that others can write to is not used: then it is a temporary one of this process."""
     given = os.environ.get('OPTIMCB_CACHE_DIR')
-    home = Path(given) if given else Path(os.environ.get('XDG_CACHE_HOME') or Path('~/.cache').expanduser()) / 'optimcb'
+    caches = os.environ.get('XDG_CACHE_HOME') or Path('~/.cache').expanduser()
+    home = Path(given) if given else Path(caches)/'optimcb'
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         if _private(home) and os.access(home, os.W_OK | os.X_OK): return home
     except (OSError, RuntimeError): pass
     try: return _temporary()
-    except OSError as e: raise CantBuild(f"neither {home} nor a temporary folder can be written ({e}). Set OPTIMCB_CACHE_DIR to one that can.") from None
+    except OSError as e:
+        raise CantBuild(f"neither {home} nor a temporary folder can be written ({e}). "
+                        "Set OPTIMCB_CACHE_DIR to one that can.") from None
 
 
 @functools.cache
@@ -153,17 +171,22 @@ def _temporary() -> Path:
 def _private(path) -> bool:
     "Is this mine alone to write?"
     s = path.lstat()
-    return s.st_uid == os.getuid() and not stat.S_ISLNK(s.st_mode) and not s.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    others_write = s.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return s.st_uid == os.getuid() and not stat.S_ISLNK(s.st_mode) and not others_write
 
 
 def _intact(path) -> bool:
     "Is this the file that somebody whom I trust wrote, all of it?"
-    try: return _private(path) and path.is_file() and hashlib.sha256((b := path.read_bytes())[:-DIGEST]).digest() == b[-DIGEST:]
+    try:
+        if not (_private(path) and path.is_file()): return False
+        content = path.read_bytes()
+        return hashlib.sha256(content[:-DIGEST]).digest() == content[-DIGEST:]
     except OSError: return False
 
 
 def openmp() -> list[int]:
-    "Addresses of the functions that start a team of threads, in the OpenMP that torch has loaded; zeros if there is none."
+    """Addresses of the functions that start a team of threads, in the OpenMP that torch has loaded; zeros
+    if there is none."""
     return _openmp()
 
 
@@ -172,18 +195,21 @@ def _openmp():
     for path in _runtimes():
         try:
             lib = ctypes.CDLL(path, mode=getattr(os, 'RTLD_NOLOAD', 0))
-            return [ctypes.cast(getattr(lib, f), ctypes.c_void_p).value for f in ('GOMP_parallel', 'omp_get_thread_num', 'omp_get_num_threads', 'GOMP_barrier')]
+            return [ctypes.cast(getattr(lib, f), ctypes.c_void_p).value for f in OPENMP]
         except (OSError, AttributeError): pass
     return [0, 0, 0, 0]
 
 
 def _runtimes() -> list[str]:
     "OpenMP runtimes that are loaded, torch's own first"
-    try: paths = {line.split(maxsplit=5)[5] for line in Path('/proc/self/maps').read_text().splitlines() if '/' in line}
+    try:
+        lines = Path('/proc/self/maps').read_text().splitlines()
+        paths = {line.split(maxsplit=5)[5] for line in lines if '/' in line}
     except OSError: return []
     found = sorted(p for p in paths if os.path.basename(p).startswith(('libgomp', 'libiomp5', 'libomp')))
     home = os.path.dirname(torch.__file__)
-    return sorted(found, key=lambda p: not (p.startswith(home + os.sep) or f'{os.sep}torch.libs{os.sep}' in p))
+    def is_torchs(p): return p.startswith(home + os.sep) or f'{os.sep}torch.libs{os.sep}' in p
+    return sorted(found, key=lambda p: not is_torchs(p))
 
 
 _forked = False
@@ -198,5 +224,6 @@ if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_note_for
 
 
 def threads() -> int:
-    "How many threads a kernel has: torch's number, but one in a child after fork, where a team that the parent started would never answer."
+    """How many threads a kernel has: torch's number, but one in a child after fork, where a team that the
+    parent started would never answer."""
     return 1 if _forked else torch.get_num_threads()

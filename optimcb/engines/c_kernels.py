@@ -5,13 +5,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from optimcb._tensors import whole
+from optimcb._tensors import unsharded
 from optimcb.engines import c_compiler
 from optimcb.engines.launch import KernelLaunch
 from optimcb.tracing.ops import OPS, REDUCTIONS, of_nothing
 from optimcb.tracing.program import IN_MEMORY, Program, Unsupported
 
-__all__ = ['Launch', 'source']
+__all__ = ['Launch', 'Writer', 'source', 'start_of']
 
 
 CHUNK = 16384 # elements that are worked on at a time
@@ -37,15 +37,18 @@ def source(
     program:Program # What one step does
 ) -> str:
     "The program in C. Raises `Unsupported`."
-    writer = _Writer(program)
+    writer = Writer(program)
     levels = [writer.level(k) for k in range(program.last + 1)]
     entries = [writer.phase(i) for i in range(len(program.phases))]
     return '\n'.join([PRELUDE, *levels, *entries])
 
 
-def _start(n) -> str:
-    "What a reduction starts from"
-    if n.op != 'sum' and n.dtype is torch.int64: raise Unsupported(f"`{n.op}` of {n.dtype} has no C") # sums are kept in double
+def start_of(
+    n # Node of a reduction
+) -> str:
+    "Return the number, in C, that a reduction starts from. Raises `Unsupported`."
+    # sums are kept in double
+    if n.op != 'sum' and n.dtype is torch.int64: raise Unsupported(f"`{n.op}` of {n.dtype} has no C")
     return str(of_nothing(n.op, n.dtype)).replace('inf', 'INFINITY')
 
 
@@ -56,8 +59,11 @@ class Used(NamedTuple):
     each: bool
 
 
-class _Writer:
-    def __init__(self, program):
+class Writer:
+    "Write a program in C, a function for each level of what depends on sums"
+    def __init__(self,
+        program:Program # What one step does
+    ):
         self.p, self.column = program, {c: i for i, c in enumerate(program.columns)}
 
     def operand(self, a, dtype) -> str:
@@ -96,11 +102,13 @@ class _Writer:
 
     def pointers(self, used, stores=()) -> list[str]:
         kinds = {u.name: (u.dtype, u.each, 'const ') for u in used} | {s.name: (s.dtype, s.each, '') for s in stores}
-        return [f'{const}{TYPES[dtype][2]} *restrict m{self.column[name]} = ({const}{TYPES[dtype][2]} *)M[{self.column[name]}]{" + start" if each else ""};'
+        return [f'{const}{TYPES[dtype][2]} *restrict m{self.column[name]} = ({const}{TYPES[dtype][2]} '
+                f'*)M[{self.column[name]}]{" + start" if each else ""};'
                 for name, (dtype, each, const) in kinds.items()]
 
     def head(self):
-        return ['const int64_t start = 0; (void)start;', f'void *const *M = J->memory + t*{len(self.column)};', self.numbers()]
+        return ['const int64_t start = 0; (void)start;', 'void *const *M = J->memory + '
+                                                         f't*{len(self.column)};', self.numbers()]
 
     def numbers(self):
         "A copy of its own: gcc doesn't make a vector of a choice between numbers that it must load"
@@ -118,7 +126,8 @@ class _Writer:
             out += [f'static void chunk{k}(const Job *J, int64_t c) {{', 'const int64_t t = J->chunk[3*c], start = J->chunk[3*c+1], n = J->chunk[3*c+2];',
                     f'void *const *M = J->memory + t*{len(self.column)};', self.numbers(), *self.pointers(used, stores), *once]
             if sums: out += self.summed(sums, each)
-            if stores: out += ['#pragma omp simd', 'for (int64_t i = 0; i < n; i++) {', *each, *self.stored(stores, 'i'), '}']
+            if stores:
+                out += ['#pragma omp simd', 'for (int64_t i = 0; i < n; i++) {', *each, *self.stored(stores, 'i'), '}']
             out.append('}')
         if sums: out += self.joined(k, sums)
         totals = self.p.at(k, self.p.totals)
@@ -126,7 +135,8 @@ class _Writer:
         if totals or ends:
             once, _, used = self.split([self.p.nodes[i].args[0] for i in totals] + [s.value for s in ends])
             out += [f'static void tensor{k}(const Job *J, int64_t t) {{', *self.head(), *self.pointers(used, ends), *once,
-                    *(f'J->yields[t*{len(self.p.totals)} + {self.p.totals.index(i)}] = {self.operand(self.p.nodes[i].args[0], torch.float64)};'
+                    *(f'J->yields[t*{len(self.p.totals)} + {self.p.totals.index(i)}] = '
+                      f'{self.operand(self.p.nodes[i].args[0], torch.float64)};'
                       for i in totals),
                     *self.stored(ends, 0), '}']
         return '\n'.join(out)
@@ -135,7 +145,8 @@ class _Writer:
         res = []
         for s in stores:
             _, _, kind, _, written = TYPES[s.dtype]
-            res.append(f'm{self.column[s.name]}[{i}] = ({kind}){written.format(self.operand(s.value, s.dtype))};')
+            res.append(f'm{self.column[s.name]}[{i}] = '
+                       f'({kind}){written.format(self.operand(s.value, s.dtype))};')
         return res
 
     def summed(self, sums, each) -> list[str]:
@@ -144,9 +155,10 @@ class _Writer:
         kinds = {i: TYPES[n.dtype][0] for i, n, _ in nodes}
         clause = {'sum': '+', 'amax': 'max', 'amin': 'min'}
         simd = ' '.join(f'reduction({clause[n.op]}:x{i})' for i, n, _ in nodes)
-        start = {i: _start(n) for i, n, _ in nodes}
+        start = {i: start_of(n) for i, n, _ in nodes}
         return [*(f'double a{i} = {start[i]};' for i in sums),
-                f'for (int64_t b = 0; b < n; b += {BLOCK}) {{', f'const int64_t e = b + {BLOCK} < n ? b + {BLOCK} : n;',
+                f'for (int64_t b = 0; b < n; b += {BLOCK}) {{', f'const int64_t e = b + {BLOCK} < n ? '
+                                                                f'b + {BLOCK} : n;',
                 *(f'{kinds[i]} x{i} = {start[i]};' for i in sums), f'#pragma omp simd {simd}', 'for (int64_t i = b; i < e; i++) {', *each,
                 *(f'x{i} = {r.text.format(f"x{i}", self.operand(n.args[0], n.dtype))};' for i, n, r in nodes), '}',
                 *(f'a{i} = {r.text.format(f"a{i}", f"(double)x{i}")};' for i, _, r in nodes), '}',
@@ -157,7 +169,7 @@ class _Writer:
         out = [f'static void join{k}(const Job *J, int64_t t) {{']
         for i in sums:
             n, r, at = self.p.nodes[i], REDUCTIONS[self.p.nodes[i].op], f'{len(self.p.sums)} + {self.p.sums.index(i)}'
-            out += [f'double a{i} = {_start(n)};', 'for (int64_t c = J->first[t]; c < J->first[t+1]; c++) {',
+            out += [f'double a{i} = {start_of(n)};', 'for (int64_t c = J->first[t]; c < J->first[t+1]; c++) {',
                     f'const double x = J->partial[c*{at}];', f'a{i} = {r.text.format(f"a{i}", "x")};', '}',
                     f'J->sums[t*{at}] = a{i};']
         return [*out, '}']
@@ -166,12 +178,15 @@ class _Writer:
         "The function that Python calls: a team of threads goes through the levels"
         body, steps = [], self.p.passes[i]
         for j, (f, over) in enumerate(steps):
-            body.append(f'for (int64_t i = from(J->{over}, s), e = until(J->{over}, s); i < e; i++) {f}(J, i);')
+            body.append(f'for (int64_t i = from(J->{over}, s), e = until(J->{over}, s); i < e; '
+                        f'i++) {f}(J, i);')
             if j + 1 < len(steps): body.append('wait_for_all(s);')
         return '\n'.join([
             f'static void work{i}(const Share *s) {{ const Job *J = s->job;', *body, '}',
-            f'static void team{i}(void *J) {{ Share s = {{J, ((const Job *)J)->thread(), ((const Job *)J)->team()}}; work{i}(&s); }}',
-            f'void phase{i}(Job *J) {{', f'if (J->parallel && J->threads > 1) J->parallel(team{i}, J, J->threads, 0);',
+            f'static void team{i}(void *J) '
+            f'{{ Share s = {{J, ((const Job *)J)->thread(), ((const Job *)J)->team()}}; work{i}(&s); }}',
+            f'void phase{i}(Job *J) {{', f'if (J->parallel && J->threads > 1) J->parallel(team{i}, J, '
+                                         'J->threads, 0);',
             f'else {{ Share s = {{J, 0, 1}}; work{i}(&s); }}', '}'])
 
 
@@ -186,7 +201,7 @@ class Launch(KernelLaunch):
         super().__init__(members, at)
         text = source(self.program)
         self.kernel = [c_compiler.function(text, f'phase{k}') for k in range(len(self.program.phases))]
-        sizes, wholes = ([f(p).numel() for a, _ in members for p in a.params] for f in (lambda p: p, whole))
+        sizes, wholes = ([f(p).numel() for a, _ in members for p in a.params] for f in (lambda p: p, unsharded))
         first = np.cumsum([0, *(-(-n//CHUNK) for n in sizes)])
         chunk = np.array([(t, o, min(CHUNK, n-o)) for t, n in enumerate(sizes) for o in range(0, n, CHUNK)], np.int64).reshape(-1, 3)
         self.memory = np.zeros((len(sizes), len(self.columns)), np.int64)
@@ -211,7 +226,7 @@ class Launch(KernelLaunch):
     def phase(self, i) -> dict[int, float]:
         "Run a phase; the sums of what it yields, by their round."
         self.kernel[i](self.address)
-        if self.spread: self._gather_sums(i, torch.from_numpy(self.sums))
+        if self.sharding: self._gather_sums(i, torch.from_numpy(self.sums))
         return self._yielded(i)
 
     def take(self, totals):

@@ -1,13 +1,17 @@
-"The engine that defines what the others must give: it calls the steppers on each parameter in turn."
+"The eager engine, which defines what the others must give: it calls the steppers on each parameter in turn."
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
+
 import torch
+from fastcore.foundation import L
 from torch import Tensor
 
-from optimcb._tensors import on_all, whole_of
+from optimcb._tensors import gather, on_all
 from optimcb.engines.grad_scaling import NOT_SCALED, Scaling
 from optimcb.engines.sparse_complex import AsReal, NoRows, Rows, has_rows
 from optimcb.tracing.rng import Chance
 
-__all__ = ['step']
+__all__ = ['step', 'try_step']
 
 
 def step(
@@ -15,83 +19,129 @@ def step(
     work:list, # `(p, state, hypers)` of each parameter that has a gradient
     scaling:Scaling=NOT_SCALED # What the gradients were multiplied by
 ) -> None:
-    """Run the composition on each parameter. What steppers do to a gradient is undone after the parameter's step.
+    """Run the composition on each parameter. Changes that steppers make to a gradient are undone after the
+    parameter's step.
 
-    A complex parameter, and its state, is seen as real with a last dimension of 2, as in torch. Of one with a sparse gradient, the rows are
-    seen that the gradient has; all, with zeros for a gradient, where some stepper needs the whole of it or some state has no rows."""
-    if composition.sums_over_all: return _together(composition, work, scaling)
+    Steppers see a complex parameter, and its state, as real with a last dimension of 2, as in torch. Of a
+    parameter with a sparse gradient they see the rows that the gradient has; or all of it, with a dense
+    gradient, where a stepper needs that or some state has no rows."""
+    if composition.sums_over_all: return _step_together(composition, work, scaling)
     for p, state, hypers in work:
-        if p.grad.layout is not torch.sparse_coo: _alone(p, state, hypers, composition, scaling)
-        else: _sparse(p, state, hypers, composition, scaling)
+        if p.grad.layout is not torch.sparse_coo: _step_alone(p, state, hypers, composition, scaling)
+        else: _step_sparse(p, state, hypers, composition, scaling)
 
 
-def _alone(p, state, hypers, composition, scaling, whole=False):
-    "One parameter by itself"
-    seen = _Seen(p, state, hypers, composition, scaling, whole)
+def try_step(
+    composition, # `Composition` to run
+    work:list, # `(p, state, hypers)` of each parameter that has a gradient
+    scaling:Scaling=NOT_SCALED # What the gradients were multiplied by
+) -> set:
+    "Run the composition on each parameter, or change nothing if that fails. Return the names of new state."
+    before = [set(state) for _, state, _ in work]
+    with ExitStack() as stack:
+        for p, state, _ in work: stack.enter_context(_rollback(p, state))
+        step(composition, work, scaling)
+    return {k for (_, state, _), old in zip(work, before) for k in state.keys() - old}
+
+
+@contextmanager
+def _rollback(p, state):
+    "Leave `p` and `state` as they were, if the block fails"
+    data, kept = p.data.clone(), _copied(state)
+    try: yield
+    except BaseException:
+        p.data.copy_(data)
+        state.clear()
+        state.update(kept)
+        raise
+
+
+def _copied(o):
+    "Return a deep copy of some state"
+    if isinstance(o, Tensor): return o.detach().clone()
+    if isinstance(o, dict): return {k: _copied(v) for k, v in o.items()}
+    if type(o) in (list, tuple, L): return type(o)(map(_copied, o))
+    return deepcopy(o)
+
+
+def _step_alone(p, state, hypers, composition, scaling, dense=False):
+    "Step one parameter by itself"
+    view = _View(p, state, hypers, composition, scaling, dense)
     try:
-        for _ in composition.run(seen.p, seen.state, hypers): raise TypeError("a stepper that yields must be a generator function, or a partial of one.")
-        seen.done(composition, hypers)
-    finally: seen.close()
+        for _ in composition.run(view.p, view.state, hypers):
+            raise TypeError("a stepper that yields must be a generator function, or a partial of one.")
+        view.write_back(composition, hypers)
+    finally: view.close()
 
 
-def _sparse(p, state, hypers, composition, scaling):
-    "Steppers that turn out to make state that has no rows are called again, for the whole parameter: they have worked on a copy"
+def _step_sparse(p, state, hypers, composition, scaling):
+    """Step a parameter with a sparse gradient; again, with a dense one, if steppers turn out to make state
+    without rows"""
     before = Chance()
-    try: _alone(p, state, hypers, composition, scaling)
-    except NoRows:
+    try: _step_alone(p, state, hypers, composition, scaling)
+    except NoRows: # the steppers have worked on copies
         before.undone()
-        _alone(p, state, hypers, composition, scaling, whole=True)
+        _step_alone(p, state, hypers, composition, scaling, dense=True)
 
 
-class _Seen:
-    "What the steppers see of a parameter: `p`, with a gradient that they may change, and its `state`"
-    def __init__(self, p, state, hypers, composition, scaling, whole=False):
+class _View:
+    "A parameter as the steppers see it: `p`, with a gradient that they may change, and `state`"
+    def __init__(self, p, state, hypers, composition, scaling, dense=False):
         self.p, self.state, self.given, self.views = p, state, p.grad, []
         grad = self.given if scaling.scale is None else scaling.unscaled(self.given)
         if p.is_complex(): grad = self._see(AsReal, grad)
         if grad.layout is torch.sparse_coo:
-            whole = whole or composition.needs_whole({**hypers, **state}) or not has_rows(self.p, self.state)
-            grad = grad.to_dense() if whole else self._see(Rows, grad)
+            dense = dense or composition.needs_whole({**hypers, **state}) or not has_rows(self.p, self.state)
+            grad = grad.to_dense() if dense else self._see(Rows, grad)
         if composition.spares_grads or scaling.scale is not None: self.p.grad = grad
         else:
-            with torch.set_grad_enabled(grad.requires_grad): self.p.grad = grad.clone() # steppers may differentiate it again
+            # steppers may differentiate it again
+            with torch.set_grad_enabled(grad.requires_grad): self.p.grad = grad.clone()
 
     def _see(self, view, grad):
         self.views.append(o := view(self.p, grad, self.state))
         self.p, self.state = o.p, o.state
         return o.grad
 
-    def done(self, composition, hypers):
-        "All steppers have run"
+    def write_back(self, composition, hypers):
+        "Put the results of all steppers into the parameter and its state"
         for view in reversed(self.views): view.done(composition, hypers)
 
     def close(self):
-        "Let the parameter have its gradient again"
+        "Give the parameter its own gradient again"
         if not self.views: self.p.grad = self.given
 
 
-def _together(composition, work, scaling):
-    "All parameters, from sum to sum; what a step yields is summed in float32 at least"
-    seen = []
+def _step_together(composition, work, scaling):
+    "Step all parameters, from sum to sum"
+    views = []
     try:
-        for p, state, hypers in work: seen.append(_Seen(p, state, hypers, composition, scaling))
-        waiting = [(composition.run(s.p, s.state, hypers), None) for s, (_, _, hypers) in zip(seen, work)]
+        for p, state, hypers in work: views.append(_View(p, state, hypers, composition, scaling))
+        waiting = [(composition.run(v.p, v.state, hypers), None) for v, (_, _, hypers) in zip(views, work)]
         while waiting:
             yielded = []
             for run, total in waiting:
                 try: yielded.append((run, run.send(total)))
                 except StopIteration: pass
             waiting = _summed(yielded)
-        for s, (_, _, hypers) in zip(seen, work): s.done(composition, hypers)
+        for v, (_, _, hypers) in zip(views, work): v.write_back(composition, hypers)
     finally:
-        for s in seen: s.close()
+        for v in views: v.close()
 
 
 def _summed(yielded) -> list:
-    "What each step is sent, in the type and on the device of what it yielded"
+    """Pair each step with the sum of all that was yielded, in float32 at least, as a tensor of the type
+    and device that it yielded"""
     tensors = [x for _, x in yielded if isinstance(x, Tensor)]
     if not tensors: return [(run, sum(x for _, x in yielded)) for run, _ in yielded]
     dtype = torch.float32
     for x in tensors: dtype = torch.promote_types(dtype, x.dtype)
-    total = torch.stack([torch.as_tensor(whole_of(x), dtype=dtype).to(tensors[0].device) for _, x in yielded]).sum()
-    return [(run, on_all(total.to(x.device, torch.promote_types(x.dtype, torch.float32)), x) if isinstance(x, Tensor) else total) for run, x in yielded]
+    shares = [torch.as_tensor(gather(x), dtype=dtype).to(tensors[0].device) for _, x in yielded]
+    total = torch.stack(shares).sum()
+    return [(run, _like(total, x)) for run, x in yielded]
+
+
+def _like(total, x):
+    "Return a total for the step that yielded `x`"
+    if not isinstance(x, Tensor): return total
+    return on_all(total.to(x.device, torch.promote_types(x.dtype, torch.float32)), x)

@@ -1,7 +1,7 @@
 "The foreach engine: each operation of a program as one call of torch for a list of tensors."
 import torch
 
-from optimcb._tensors import whole
+from optimcb._tensors import unsharded
 from optimcb.engines import arena, launch
 from optimcb.tracing.ops import OPS, REDUCTIONS, of_nothing
 from optimcb.tracing.program import LEAVES, operands
@@ -9,7 +9,8 @@ from optimcb.tracing.program import LEAVES, operands
 __all__ = ['Launch']
 
 
-NUMBER_AT = dict(add_alpha=2, sub_alpha=2, addcmul=3, addcdiv=3) # where torch's function for lists takes a number, and no list
+# where torch's function for lists takes a number, and no list
+NUMBER_AT = dict(add_alpha=2, sub_alpha=2, addcmul=3, addcdiv=3)
 
 
 class Launch(launch.Launch):
@@ -24,14 +25,16 @@ class Launch(launch.Launch):
         order = [k for levels, calls in zip(p.phases, p.calls_by_phase) # as they are worked out
                  for k in (*(k for k, n in enumerate(p.nodes) if p.levels[k] in levels and n.op != 'call'), *calls)]
         self.last_use = {a: k for k in order for a in self.read[k] if a >= 0}
-        for a in (*(s.value for s in p.stores), *p.handed.values(), *(p.nodes[i].args[0] for i in p.totals)): self.last_use.pop(a, None) # kept to the end
+        for a in (*(s.value for s in p.stores), *p.handed.values(), *(p.nodes[i].args[0] for i in p.totals)):
+            self.last_use.pop(a, None) # kept to the end
 
     def start(self,
         recordings:list, # Of each member
         plan # Where the gradients are
     ):
         "Fill in what changes from step to step: gradients and numbers."
-        self.made = [arena.new_states(a, program.fresh, r.trace.slots) for (a, program), r in zip(self.members, recordings)]
+        self.made = [arena.new_states(a, program.fresh, r.trace.slots)
+                     for (a, program), r in zip(self.members, recordings)]
         self.known = []
         for (a, program), part, r, made in zip(self.members, self.parts, recordings, self.made):
             lists = {'.p': a.params, '.grad': plan.grads[part], **a.tensors, **made}
@@ -41,11 +44,13 @@ class Launch(launch.Launch):
         "Run a phase; the sums of what it yields, by their round."
         p, res = self.program, {}
         known = [(a, *o) for (a, _), o in zip(self.members, self.known)]
-        for members in [known] if self.spread else [[o] for o in known]: # other processes are asked for all at once
+        # other processes are asked for all at once
+        for members in [known] if self.sharding else [[o] for o in known]:
             for k, n in enumerate(p.nodes):
                 if p.levels[k] not in p.phases[i] or n.op in ('total', 'call', 'result'): continue
                 for *o, values in members: values[k] = self._value(n, *o, values)
-                if self.spread and n.op in REDUCTIONS: self._gather_values(k, [values for *_, values in members])
+                if self.sharding and n.op in REDUCTIONS:
+                    self._gather_values(k, [values for *_, values in members])
                 for *_, values in members: self._let_go(k, values)
         for a, lists, slots, _, values in known:
             if p.last in p.phases[i]: self._store(a, lists, slots, values)
@@ -72,7 +77,8 @@ class Launch(launch.Launch):
         lists, slots, _, values = self.known[j]
         if o < 0: return slots[~o]
         n, x = self.program.nodes[o], values[o] if o in values else lists[self.program.nodes[o].args[0]]
-        return [t.expand(p.shape) if n.each and t.shape != p.shape else t for t, p in zip(x, self.members[j][0].params)]
+        params = self.members[j][0].params
+        return [t.expand(p.shape) if n.each and t.shape != p.shape else t for t, p in zip(x, params)]
 
     def _note_results(self, j, made): self.known[j][-1].update(made)
 
@@ -87,26 +93,34 @@ class Launch(launch.Launch):
         "A list with the result of node `n` for each parameter"
         if n.op == 'load': return lists[n.args[0]]
         if n.op == 'external': return [externals[n.args[0]].detach().to(a.example.device)]*len(a.params)
-        if n.op == 'numel': return [torch.tensor(whole(p).numel(), dtype=n.dtype, device=p.device) for p in a.params]
+        if n.op == 'numel':
+            return [torch.tensor(unsharded(p).numel(), dtype=n.dtype, device=p.device) for p in a.params]
         args = [values[o] if o >= 0 else slots[~o] for o in operands(n)]
         if n.op in REDUCTIONS:
-            given = args[0] if isinstance(args[0], list) else [torch.full_like(p, args[0], dtype=n.dtype) for p in a.params]
-            whole_shape = (x if x.shape == p.shape else x.expand(p.shape) for x, p in zip(given, a.params))
-            return [REDUCTIONS[n.op].run(x) if x.numel() else torch.full((), of_nothing(n.op, x.dtype), dtype=x.dtype, device=x.device) for x in whole_shape]
+            given = args[0]
+            if not isinstance(given, list): given = [torch.full_like(p, given, dtype=n.dtype) for p in a.params]
+            expanded = (x if x.shape == p.shape else x.expand(p.shape) for x, p in zip(given, a.params))
+            return [_reduced(n.op, x) for x in expanded]
         op = OPS[n.op]
         if n.op == 'cast':
-            if not isinstance(args[0], list): return [torch.full(p.shape if n.each else (), args[0], dtype=n.dtype, device=p.device) for p in a.params]
+            if not isinstance(args[0], list):
+                def full(p): return torch.full(p.shape if n.each else (), args[0], dtype=n.dtype, device=p.device)
+                return list(map(full, a.params))
             return [x.to(n.dtype) for x in args[0]]
         each = [o >= 0 and self.program.nodes[o].each for o in operands(n)]
-        can = op.foreach and each[0] and not any(isinstance(x, list) for x in args[NUMBER_AT.get(n.op, len(args)):])
-        if can and all(e or not isinstance(x, list) for e, x in zip(each, args)): return list(op.foreach(*args))
-        if not any(isinstance(x, list) for x in args): args[0] = [torch.tensor(args[0], dtype=n.dtype, device=p.device) for p in a.params]
+        numbers = args[NUMBER_AT.get(n.op, len(args)):]
+        can = op.foreach and each[0] and not any(isinstance(x, list) for x in numbers)
+        if can and all(e or not isinstance(x, list) for e, x in zip(each, args)):
+            return list(op.foreach(*args))
+        if not any(isinstance(x, list) for x in args):
+            args[0] = [torch.tensor(args[0], dtype=n.dtype, device=p.device) for p in a.params]
         return [op.run(*row) for row in zip(*(x if isinstance(x, list) else [x]*len(a.params) for x in args))]
 
     def _store(self, a, lists, slots, values):
         loaded = {id(t) for ts in lists.values() for t in ts}
         new = {s.name: values[s.value] if s.value >= 0 else slots[~s.value] for s in self.program.stores}
-        new = {k: [t.clone() if id(t) in loaded else t for t in v] if isinstance(v, list) else v for k, v in new.items()}
+        def own(t): return t.clone() if id(t) in loaded else t
+        new = {k: list(map(own, v)) if isinstance(v, list) else v for k, v in new.items()}
         for name, v in new.items():
             for i, t in enumerate(lists[name]): t.data.copy_(v[i]) if isinstance(v, list) else t.data.fill_(v)
 
@@ -122,3 +136,9 @@ class Launch(launch.Launch):
         "Hand out the state that was made."
         super().finish()
         self.known = self.made = None
+
+
+def _reduced(op, x):
+    "Reduce a tensor to one number"
+    if x.numel(): return REDUCTIONS[op].run(x)
+    return torch.full((), of_nothing(op, x.dtype), dtype=x.dtype, device=x.device)

@@ -1,7 +1,7 @@
 """Frozen parameters: a step leaves them and their state alone, whatever lies in their `.grad`.
 
-A parameter is frozen if it has required gradients and doesn't now. A plain tensor, which never did, is stepped by whatever `.grad` it is given.
-"""
+A parameter is frozen if it has required gradients and doesn't now. A plain tensor, which never did, is
+stepped by whatever `.grad` it is given."""
 from collections.abc import Iterable
 
 from torch import Tensor

@@ -1,26 +1,29 @@
-"""Gradients that were scaled so that 16 bits hold them, and steps that are not to be taken: what `torch.amp.GradScaler` says.
+"""Gradients that were scaled so that 16 bits hold them, and steps that are not to be taken: what
+`torch.amp.GradScaler` says.
 
-On the CPU the host knows at once. On a GPU it would have to wait, so kernels are told where it says whether to skip: they then leave all as
-it was. The host counts on as if the step were taken, and finds out when it next needs to know: at the next step, when that is long done.
-"""
+On the CPU the host knows at once. On a GPU it would have to wait, so kernels are told where it says
+whether to skip: they then leave all as it was. The host counts on as if the step were taken, and finds out
+when it next needs to know: at the next step, when that is long done."""
 import torch
 from torch import Tensor
 
-from optimcb._tensors import is_dtensor, whole_of
+from optimcb._tensors import gather, is_dtensor
 
-__all__ = ['Doubt', 'NOT_SCALED', 'Scaling']
+__all__ = ['NOT_SCALED', 'PendingSkip', 'SCALER_ATTRIBUTES', 'Scaling', 'scaling_of']
 
 
 class Scaling:
-    "What a GradScaler says of a step. `scale` and `found` are numbers where the host knows them, else tensors on a device."
+    """What a GradScaler says of a step.
+
+    `scale` and `found` are numbers where the host knows them, else tensors on a device."""
     def __init__(self,
-        scale:Tensor|float|None=None, # What the gradients were multiplied by; None: they are as they should be
+        scale:Tensor|float|None=None, # What the gradients were multiplied by; None: nothing
         found:Tensor|float=0. # Not 0 if a gradient is infinite or NaN
     ):
         self.scale, self.found = _known(scale), _known(found)
 
     @property
-    def in_doubt(self) -> bool:
+    def skip_on_device(self) -> bool:
         "Does only the device know whether to skip the step?"
         return isinstance(self.found, Tensor)
 
@@ -33,38 +36,58 @@ class Scaling:
         if not finite: return self
         device = next((x.device for x in finite if not x.is_cpu), finite[0].device)
         found = 1. - torch.stack([x.to(device) for x in finite]).all().float()
-        return Scaling(self.scale, torch.maximum(found, self.found.to(device)) if self.in_doubt else found)
+        if self.skip_on_device: found = torch.maximum(found, self.found.to(device))
+        return Scaling(self.scale, found)
 
     def unscaled(self, grad:Tensor) -> Tensor:
         "The gradient as it should be."
-        return (grad / (self.scale.to(grad.device) if isinstance(self.scale, Tensor) else self.scale)).to(grad.dtype)
+        scale = self.scale.to(grad.device) if isinstance(self.scale, Tensor) else self.scale
+        return (grad / scale).to(grad.dtype)
 
     def skips(self) -> bool:
         "Is the step to be skipped? Waits for a device, then it is known."
-        if self.in_doubt: self.found = self.found.item()
+        if self.skip_on_device: self.found = self.found.item()
         return bool(self.found)
+
+
+def _as_numbers(grad) -> Tensor:
+    "Return the numbers of a gradient, which may be sparse or complex"
+    if grad.layout is torch.sparse_coo: return grad.coalesce().values()
+    return torch.view_as_real(grad) if grad.is_complex() else grad
 
 
 def _finite(grads) -> list[Tensor]:
     "Of each gradient, or group of them, whether all of its elements are finite"
-    grads = [g.coalesce().values() if g.layout is torch.sparse_coo else torch.view_as_real(g) if g.is_complex() else g for g in grads]
+    grads = list(map(_as_numbers, grads))
     grads = [g for g in grads if g.numel()]
-    spread = [whole_of((g*0).sum()) == 0 for g in grads if is_dtensor(g)] # a sum over processes keeps a NaN, a maximum may not
+    # a sum over processes keeps a NaN, a maximum may not
+    sharded = [gather((g*0).sum()) == 0 for g in grads if is_dtensor(g)]
     groups = {}
     for g in grads:
         if not is_dtensor(g): groups.setdefault((g.device, g.dtype), []).append(g)
-    return [torch.stack(torch._foreach_norm(gs, torch.inf)).isfinite().all() for gs in groups.values()] + spread
+    plain = [torch.stack(torch._foreach_norm(gs, torch.inf)).isfinite().all() for gs in groups.values()]
+    return plain + sharded
 
 
 def _known(x):
-    x = whole_of(x)
+    x = gather(x)
     return x.item() if isinstance(x, Tensor) and x.is_cpu else x
 
 
 NOT_SCALED = Scaling()
+# those that a GradScaler gives to an optimizer for a step
+SCALER_ATTRIBUTES = frozenset({'grad_scale', 'found_inf'})
 
 
-class Doubt:
+def scaling_of(
+    opt # Optimizer
+) -> Scaling:
+    "Return what a GradScaler says of an optimizer's next step."
+    if not opt.__dict__.keys() & SCALER_ATTRIBUTES: return NOT_SCALED
+    return Scaling(getattr(opt, 'grad_scale', None), getattr(opt, 'found_inf', 0.))
+
+
+class PendingSkip:
     "A step that a device may have skipped."
     def __init__(self,
         found:Tensor # Where the device says so

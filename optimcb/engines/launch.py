@@ -1,17 +1,20 @@
-"What the engines that run a program have in common: whose step it is, and the tables that a kernel finds their memory by."
+"""Launches: run a program on all parameters of its buckets, in phases; and the tables of addresses that
+kernels read."""
+from collections import Counter
 from contextlib import nullcontext
+from functools import reduce
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from optimcb._tensors import spread_of
+from optimcb._tensors import sharding_of
 from optimcb.engines import arena
 from optimcb.tracing.bucket import is_plain
 from optimcb.tracing.opaque import Surprise, listed
 from optimcb.tracing.program import inputs, operands
 
-__all__ = ['Launch', 'KernelLaunch']
+__all__ = ['KernelLaunch', 'Launch', 'run_to_last_phase', 'store']
 
 
 class Launch:
@@ -22,15 +25,17 @@ class Launch:
     ):
         self.members, self.program = members, members[0][1]
         self.parts = [slice(i, i + len(a.params)) for i, (a, _) in zip(at, members)]
-        self.spread = spread_of(members[0][0].example)
+        self.sharding = sharding_of(members[0][0].example)
         places = [k for a, _ in members for k in a.places]
-        self.order = sorted(range(len(places)), key=places.__getitem__) # in which all processes have the parameters, however they tell them apart
+        # in which all processes have the parameters, however they tell them apart
+        self.order = sorted(range(len(places)), key=places.__getitem__)
 
     def _gather(self, table, ops):
-        "Let `table`, which has a row for each tensor and a column for each reduction, have what they came to in all processes"
+        """Let `table`, which has a row for each tensor and a column for each reduction, have what they
+        came to in all processes"""
         order = torch.tensor(self.order, device=table.device)
         part = table[order]
-        self.spread.gather(part, ops)
+        self.sharding.reduce(part, ops)
         table[order] = part
 
     def call(self, i):
@@ -39,7 +44,8 @@ class Launch:
         with self._here():
             for k in p.calls_by_phase[i]:
                 for j, (a, _) in enumerate(self.members):
-                    given, made = [self._lists(j, o) for o in operands(p.nodes[k])], {o: [] for o in p.results[k]}
+                    given = [self._lists(j, o) for o in operands(p.nodes[k])]
+                    made = {o: [] for o in p.results[k]}
                     for t, param in enumerate(a.params):
                         row = [x[t] if isinstance(x, list) else x for x in given]
                         out = self._called(k, param, row)
@@ -57,12 +63,15 @@ class Launch:
             n, x = nodes[o], out[nodes[o].args[1]] if nodes[o].args[1] < len(out) else None
             if not isinstance(x, Tensor) or not is_plain(x := x.resolve_neg()):
                 raise Surprise(f"`{call.name}` returns {type(x).__name__} where a tensor was foreseen.")
-            if n.each is not None and (x.shape, x.dtype, x.device) != (p.shape if n.each else (), n.dtype, p.device):
-                raise Surprise(f"`{call.name}` returns a tensor of shape {tuple(x.shape)} and of {x.dtype} on {x.device}, another than was foreseen.")
+            expected = p.shape if n.each else (), n.dtype, p.device
+            if n.each is not None and (x.shape, x.dtype, x.device) != expected:
+                raise Surprise(f"`{call.name}` returns a tensor of shape {tuple(x.shape)} and of {x.dtype} "
+                               f"on {x.device}, another than was foreseen.")
             if _memory(x) in taken and not (n.each is None and any(x is y for y in given)): x = x.clone()
             taken.add(_memory(x))
             x = x.detach()
-            if n.each and x.stride() != p.stride(): x = torch.empty_strided(p.shape, p.stride(), dtype=x.dtype, device=x.device).copy_(x)
+            if n.each and x.stride() != p.stride():
+                x = torch.empty_strided(p.shape, p.stride(), dtype=x.dtype, device=x.device).copy_(x)
             res[o] = x
         return res
 
@@ -82,12 +91,14 @@ class Launch:
                     s[name] = tensors[t].clone() if _memory(tensors[t]) in known else tensors[t]
             expected = {name: (dtype, each) for name, dtype, each in a.kinds}
             same = all((s[name].dtype, s[name].shape) == expected.get(name) for s in a.states for name in new)
-            if same: a.tensors.update({name: [s[name] for s in a.states] for name in new}) # else the plan finds that it doesn't hold any more
+            # else the plan finds that it doesn't hold any more
+            if same: a.tensors.update({name: [s[name] for s in a.states] for name in new})
 
 
 class KernelLaunch(Launch):
-    """A launch of kernels. `memory` has a row of addresses for each parameter, a column for each of the program's, and
-    `numbers` a row for each member, a column for each number that the program takes: a subclass makes them, then calls `_place_all`."""
+    """A launch of kernels. `memory` has a row of addresses for each parameter, a column for each of the
+    program's, and `numbers` a row for each member, a column for each number that the program takes: a
+    subclass makes them, then calls `_place_all`."""
     def __init__(self,
         members:list, # `(who is alike, their program)`: programs with the same key
         at:list # Of each of them, the index of its first parameter in the plan
@@ -127,8 +138,10 @@ class KernelLaunch(Launch):
 
     def _prepare(self, recordings, plan):
         "Note where that is which they may be handed"
-        self.loads = [{'.p': a.params, '.grad': plan.grads[part], **a.tensors, **made} for (a, _), part, made in zip(self.members, self.parts, self.made)]
-        self.slots = [[r.trace.slots[k] for k in program.slots] for (_, program), r in zip(self.members, recordings)]
+        self.loads = [{'.p': a.params, '.grad': plan.grads[part], **a.tensors, **made}
+                      for (a, _), part, made in zip(self.members, self.parts, self.made)]
+        self.slots = [[r.trace.slots[k] for k in program.slots]
+                      for (_, program), r in zip(self.members, recordings)]
         self.between = [{} for _ in self.members] # by node: what is stored for them, and what they return
         self._make_room(0)
 
@@ -136,8 +149,7 @@ class KernelLaunch(Launch):
         "Make room for what phase `i` stores for them"
         p = self.program
         for j, (a, _) in enumerate(self.members if i + 1 < len(p.phases) else ()):
-            room = {s.name: [torch.empty_strided(q.shape if s.each else (), q.stride() if s.each else (), dtype=s.dtype, device=q.device) for q in a.params]
-                    for s in p.stores_at(p.phases[i][-1])}
+            room = {s.name: [_room_for(s, q) for q in a.params] for s in p.stores_at(p.phases[i][-1])}
             self.between[j].update({int(name[1:]): tensors for name, tensors in room.items()})
             self._place(j, room)
 
@@ -146,14 +158,16 @@ class KernelLaunch(Launch):
         if o < 0: return self.slots[j][~o]
         n = self.program.nodes[o]
         if o in self.between[j]: return self.between[j][o]
-        return [self.held[j][n.args[0]]]*len(self.members[j][0].params) if n.op == 'external' else self.loads[j][n.args[0]]
+        if n.op != 'external': return self.loads[j][n.args[0]]
+        return [self.held[j][n.args[0]]]*len(self.members[j][0].params)
 
     def _note_results(self, j, made):
         self.between[j].update(made)
         self._place(j, {self.program.column(o): tensors for o, tensors in made.items()})
 
     def call(self, i):
-        "Call the functions that phase `i` ends with, for one parameter after the other, and make room for those of the next one."
+        """Call the functions that phase `i` ends with, for one parameter after the other, and make room
+        for those of the next one."""
         super().call(i)
         p = self.program
         for o in {o for k in p.calls_by_phase[i] for o in inputs(p.nodes[k])}: # what was stored for them only
@@ -177,7 +191,56 @@ class KernelLaunch(Launch):
     def _yielded(self, i) -> dict:
         "What phase `i` yielded, summed over the parameters, by its round"
         p = self.program
-        return {p.rounds[j][0]: self.yields[:, j].sum() for j, (_, level) in enumerate(p.rounds) if level == p.phases[i][-1]}
+        now = p.phases[i][-1]
+        return {round: self.yields[:, j].sum() for j, (round, level) in enumerate(p.rounds) if level == now}
+
+
+def _room_for(store, p):
+    "Return a tensor for what a program stores of parameter `p`"
+    shape, strides = (p.shape, p.stride()) if store.each else ((), ())
+    return torch.empty_strided(shape, strides, dtype=store.dtype, device=p.device)
+
+
+def run_to_last_phase(
+    launches:list # All launches of a step
+) -> None:
+    """Run all phases but the last of each launch, which stores.
+
+    A launch goes on when it knows the totals that it has asked for: those of a round are known when all
+    launches that take part in it have yielded their share."""
+    if all(len(o.program.phases) == 1 for o in launches): return
+    done, shares, known = [0 for _ in launches], {}, set()
+    # what ends early asks for none
+    asked = Counter(round for o in launches for round in {r for r, _ in o.program.rounds})
+    while any(i + 1 < len(o.program.phases) for i, o in zip(done, launches)):
+        for j, o in enumerate(launches):
+            while done[j] + 1 < len(o.program.phases) and _knows(o, done[j], known):
+                for round, x in o.phase(done[j]).items(): shares.setdefault(round, []).append(x)
+                if o.program.calls: o.call(done[j])
+                done[j] += 1
+        complete = [round for round, xs in shares.items() if round not in known and len(xs) == asked[round]]
+        totals = {round: reduce(_added, shares[round]) for round in complete}
+        known.update(totals)
+        for o in launches: o.take(totals)
+
+
+def _knows(launch, phase, known) -> bool:
+    "Are the totals known that a launch asked for before a phase?"
+    return known.issuperset(r for rounds in launch.program.rounds_by_phase[:phase] for r in rounds)
+
+
+def _added(a, b):
+    "Add two shares, on the device of the first"
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)): return a + b
+    return a + b.to(a.device, non_blocking=True)
+
+
+def store(
+    launches:list # All launches of a step
+) -> None:
+    "Run the last phase of each launch, which stores what the others have worked out."
+    for o in launches: o.phase(len(o.program.phases) - 1)
+    for o in launches: o.finish()
 
 
 def _memory(x) -> int: return x.untyped_storage().data_ptr()

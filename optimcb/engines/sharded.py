@@ -7,37 +7,41 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from optimcb._tensors import is_dtensor, local, on_all, shard_of
+from optimcb._tensors import is_dtensor, local, on_all, shard_of, unsharded
 from optimcb.engines.frozen import track
 from optimcb.tracing.program import Unsupported
 
-__all__ = ['Shards', 'agreed']
+__all__ = ['Shards', 'agree']
 
 
-def agreed(
+def agree(
     failure:Exception|None, # Why this process can't do what all have to do in the same way, if it can't
-    spreads:Iterable # How parameters are spread over processes
+    shardings:Iterable # How parameters are sharded
 ) -> Exception|None:
-    "The failure, if one process has one: else they would wait for each other."
-    for spread in spreads:
-        failed = torch.tensor(float(failure is not None), device=spread.mesh.device_type)
-        for i in range(spread.mesh.ndim): dist.all_reduce(failed, dist.ReduceOp.MAX, group=spread.mesh.get_group(i))
+    "Return a failure if one process has one: else processes would wait for each other."
+    for sharding in shardings:
+        mesh = sharding.mesh
+        failed = torch.tensor(float(failure is not None), device=mesh.device_type)
+        for i in range(mesh.ndim): dist.all_reduce(failed, dist.ReduceOp.MAX, group=mesh.get_group(i))
         if failed.item() and not failure: failure = Unsupported("another process can't run its kernel.")
     return failure
 
 
 class Shards:
-    "An optimizer as an engine sees it: `param_groups`, with shards in the place of DTensors, their `state`, and those that are `tracked`."
+    """An optimizer as an engine sees it: `param_groups`, with shards in the place of DTensors, their
+    `state`, and those that are `tracked`."""
     def __init__(self):
-        self.state, self.shards, self.param_groups, self.sharded, self.tracked = defaultdict(dict), {}, [], [], set()
+        self.state, self.shards, self.tracked = defaultdict(dict), {}, set()
+        self.param_groups, self.sharded = [], []
 
     def open(self,
         opt # Optimizer
     ):
         "The optimizer as it is now; the optimizer itself, if it has no DTensors."
         self.opt, self.sharded = opt, []
-        if 'torch.distributed.tensor' not in sys.modules or not any(is_dtensor(p) for g in opt.param_groups for p in g['params']): return opt
+        if 'torch.distributed.tensor' not in sys.modules: return opt
         params = [p for g in opt.param_groups for p in g['params']]
+        if not any(map(is_dtensor, params)): return opt
         for gone in self.shards.keys() - set(params): self.state.pop(self.shards.pop(gone), None)
         self.param_groups = [{**g, 'params': [self._shard(p) for p in g['params']]} for g in opt.param_groups]
         track(params, opt.tracked)
@@ -47,10 +51,12 @@ class Shards:
     def _shard(self, p):
         "What the engine has in the place of `p`"
         state, new, q = self.opt.state[p], shard_of(p), self.shards.get(p)
-        if new is p or not all(self._fits(v, p) for v in state.values()): # then it is left to the eager engine, in all processes
+        # then it is left to the eager engine, in all processes
+        if new is p or not all(self._fits(v, p) for v in state.values()):
             if self.state.get(p) is not state: self.state[p] = state
             return p
-        if q is None or q.data_ptr() != new.data_ptr() or q.shape != new.shape: # else the one that is known goes on
+        # else the one that is known goes on
+        if q is None or q.data_ptr() != new.data_ptr() or q.shape != new.shape:
             self.state.pop(q, None)
             q = self.shards[p] = new
         q.grad = new.grad
@@ -67,26 +73,41 @@ class Shards:
         "Is this state one that lies as the parameter, or one number in all processes?"
         if not isinstance(v, Tensor): return True
         if not is_dtensor(v): return v.dim() == 0
-        return v.dim() == 0 and all(o.is_replicate() for o in v.placements) or v.shape == p.shape and v.placements == p.placements
+        if v.shape == p.shape and v.placements == p.placements: return True
+        return v.dim() == 0 and all(o.is_replicate() for o in v.placements)
 
     def of_optimizer(self,
         shards:list # Parameters, as the engine sees them
     ) -> list[dict]:
         "Their states in the optimizer, where these are others. Nothing waits for a GPU."
         states = self.opt.__dict__['state'] if self.sharded else {}
-        return [states[q._whole] for q in shards if hasattr(q, '_whole')] if states else []
+        return [states[q._unsharded] for q in shards if hasattr(q, '_unsharded')] if states else []
+
+    def original(self,
+        p, # A parameter, or a shard in its place
+        state:dict # Its state
+    ) -> tuple:
+        "Return a parameter and its state as the optimizer has them."
+        if not self.sharded: return p, state
+        return unsharded(p), self.opt.state[unsharded(p)]
 
     def close(self,
-        stepped:list # Parameters that kernels have stepped; of others, the eager engine has the state
-    ):
-        "Give the DTensors their new state, and forget the gradients. Nothing waits for a GPU."
-        states, stepped = self.opt.__dict__['state'], set(map(id, stepped))
+        stepped:list # Parameters and shards that kernels have stepped; others have their state already
+    ) -> list:
+        """Give the DTensors their new state, and drop the gradients of shards.
+
+        Return `stepped` as the optimizer has them. Doesn't wait for a GPU."""
+        if not self.sharded: return stepped
+        states, ids = self.opt.__dict__['state'], set(map(id, stepped))
         for p, q in self.sharded:
             q.grad, state = None, states[p]
-            for k, v in self.state[q].items() if id(q) in stepped else ():
+            for k, v in self.state[q].items() if id(q) in ids else ():
                 old = state.get(k)
                 if not isinstance(v, Tensor): state[k] = v
                 elif not is_dtensor(old) or old._local_tensor is not v:
-                    if v.shape == q.shape: new = type(p.data).from_local(v, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride())
+                    if v.shape == q.shape:
+                        new = type(p.data).from_local(v, p.device_mesh, p.placements, run_check=False,
+                                                      shape=p.shape, stride=p.stride())
                     else: new = on_all(v, p)
                     state[k] = new
+        return list(map(unsharded, stepped))

@@ -1,7 +1,7 @@
-"""Parameters that steppers see as others: complex ones, as pairs of real numbers; of those with a sparse gradient, the rows that it touches.
+"""Parameters that steppers see as others: complex ones, as pairs of real numbers; of those with a sparse
+gradient, the rows that it touches.
 
-A view has `p`, its `grad`, and its `state`; `done` puts back what became of them.
-"""
+A view has `p`, its `grad`, and its `state`; `done` puts back what became of them."""
 import torch
 from torch import Tensor
 
@@ -13,12 +13,16 @@ from optimcb.tracing.rng import Chance
 __all__ = ['AsReal', 'NoRows', 'Rows', 'has_rows']
 
 
-NO_ROWS = ("a gradient is sparse, but state `{}` is of another shape than the parameter, so that it can't be told what of it belongs to the gradient's rows. "
-           "Pass dense gradients, `torch.nn.Embedding(…, sparse=False)`, or give this parameter to elementwise steppers. These are {}.")
+NO_ROWS = ("a gradient is sparse, but state `{}` is of another shape than the parameter, so that it can't "
+           "be told what of it belongs to the gradient's rows. "
+           "Pass dense gradients, `torch.nn.Embedding(…, sparse=False)`, or give this parameter to "
+           "elementwise steppers. These are {}.")
 
 
 class NoRows(ValueError):
-    "Some state has no rows, so that the steppers can't be run on the rows of a sparse gradient. Nothing has changed."
+    """Some state has no rows, so that the steppers can't be run on the rows of a sparse gradient.
+
+    Nothing has changed."""
 
 
 def has_rows(
@@ -29,27 +33,36 @@ def has_rows(
     return all(not isinstance(v, Tensor) or v.dim() == 0 or v.shape == p.shape for v in state.values())
 
 
+def _is_complex(v) -> bool: return isinstance(v, Tensor) and v.is_complex()
+
+
 class AsReal:
-    "A complex parameter as a real one with a last dimension of 2, as in torch. Its state is complex where it is of that shape."
+    """A complex parameter as a real one with a last dimension of 2, as in torch.
+
+    Its state is complex where it is of that shape."""
     def __init__(self,
         p:Tensor, # Parameter, complex
         grad:Tensor, # Its gradient
         state:dict # Its state
     ):
-        self.whole, self.original, self.p, self.grad = state, p, torch.view_as_real(p.data), _as_real(grad)
-        self.state = {k: torch.view_as_real(v) if isinstance(v, Tensor) and v.is_complex() and v.shape == p.shape else v for k, v in state.items()}
+        self.all_state, self.original, self.p, self.grad = state, p, torch.view_as_real(p.data), _as_real(grad)
+        def seen(v): return torch.view_as_real(v) if _is_complex(v) and v.shape == p.shape else v
+        self.state = {k: seen(v) for k, v in state.items()}
 
     def done(self, composition, hypers):
         "Let the state be complex again, and the parameter be what it was given, if that is other memory."
         if self.p.data_ptr() != self.original.data_ptr(): torch.view_as_real(self.original.data).copy_(self.p)
         for k, v in self.state.items():
-            old = self.whole.get(k)
-            if not isinstance(v, Tensor) or v.shape != self.p.shape or v.dtype != self.p.dtype: self.whole[k] = v
-            elif not (isinstance(old, Tensor) and old.is_complex() and old.data_ptr() == v.data_ptr()): self.whole[k] = torch.view_as_complex(_paired(v))
+            old = self.all_state.get(k)
+            if not isinstance(v, Tensor) or v.shape != self.p.shape or v.dtype != self.p.dtype:
+                self.all_state[k] = v
+            elif not (isinstance(old, Tensor) and old.is_complex() and old.data_ptr() == v.data_ptr()):
+                self.all_state[k] = torch.view_as_complex(_paired(v))
 
 
 def _as_real(grad) -> Tensor:
-    "A complex gradient as a real one; of a sparse one the values are, since older torch has no real view of the whole"
+    """A complex gradient as a real one; of a sparse one the values are, since older torch has no real view
+    of the whole"""
     if grad.layout is not torch.sparse_coo: return torch.view_as_real(grad.resolve_conj())
     grad = grad.coalesce()
     values = torch.view_as_real(grad.values().resolve_conj())
@@ -63,14 +76,15 @@ def _paired(v) -> Tensor:
 
 
 class Rows:
-    "The rows of a parameter that a sparse gradient touches; no other is looked at: a lazy update, as in `torch.optim.SparseAdam`."
+    """The rows of a parameter that a sparse gradient touches; no other is looked at: a lazy update, as in
+    `torch.optim.SparseAdam`."""
     def __init__(self,
         p:Tensor, # Parameter
         grad:Tensor, # Its gradient, sparse; rows that are there twice are summed
         state:dict # Its state; tensors of the parameter's shape have rows, too
     ):
         grad = grad.coalesce()
-        self.all, self.at, self.whole = p.data, tuple(grad.indices()), state
+        self.all, self.at, self.all_state = p.data, tuple(grad.indices()), state
         self.rows = {k for k, v in state.items() if isinstance(v, Tensor) and v.shape == p.shape}
         self.p = torch.nn.Parameter(self.all[self.at], p.requires_grad)
         self.p.__dict__.update(p.__dict__) # attributes that somebody gave it
@@ -81,22 +95,30 @@ class Rows:
         composition, # What was run on the rows
         hypers:dict # Hyper-parameters
     ):
-        "Put the rows back. State that is new has, in other rows, what the steppers start it from. Raises `NoRows`."
-        odd = [k for k, v in self.state.items() if isinstance(v, Tensor) and v.dim() and v.shape not in (self.p.shape, self.all.shape)]
+        """Put the rows back.
+
+        State that is new has, in other rows, what the steppers start it from. Raises `NoRows`."""
+        tensors = {k: v for k, v in self.state.items() if isinstance(v, Tensor)}
+        odd = [k for k, v in tensors.items() if v.dim() and v.shape not in (self.p.shape, self.all.shape)]
         if odd: raise NoRows(NO_ROWS.format(odd[0], ', '.join(composition.labels)))
-        rows = {k: v for k, v in self.state.items() if isinstance(v, Tensor) and v.shape == self.p.shape and (k in self.rows or k not in self.whole)}
+        alike = {k: v for k, v in tensors.items() if v.shape == self.p.shape}
+        rows = {k: v for k, v in alike.items() if k in self.rows or k not in self.all_state}
         starts = self._starts(composition, hypers) if rows.keys() - self.rows else {}
         for k, v in self.state.items():
-            if k not in rows: self.whole[k] = v
+            if k not in rows: self.all_state[k] = v
             else:
-                known = self.whole[k] if k in self.rows else starts.get(k, 0)
-                self.whole[k] = known = known.to(v.dtype) if isinstance(known, Tensor) else torch.full_like(self.all, known, dtype=v.dtype)
+                known = self.all_state[k] if k in self.rows else starts.get(k, 0)
+                if isinstance(known, Tensor): known = known.to(v.dtype)
+                else: known = torch.full_like(self.all, known, dtype=v.dtype)
+                self.all_state[k] = known
                 known[self.at] = v
         self.all[self.at] = self.p.data
 
     def _starts(self, composition, hypers) -> dict:
-        "What new state starts from: numbers, where a rehearsal tells them; else what a step of the whole parameter makes of it, with a gradient of zeros"
-        p, state = torch.nn.Parameter(self.all.clone(), self.p.requires_grad), {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.whole.items()}
+        """What new state starts from: numbers, where a rehearsal tells them; else what a step of the whole
+        parameter makes of it, with a gradient of zeros"""
+        p = torch.nn.Parameter(self.all.clone(), self.p.requires_grad)
+        state = {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.all_state.items()}
         p.__dict__.update(self.p.__dict__)
         p.grad = torch.zeros_like(p)
         before, run, total = Chance(), composition.run(p, state, hypers), None
@@ -104,8 +126,9 @@ class Rows:
             while True: total = run.send(total)
         except StopIteration: pass
         finally: before.undone()
-        numbers = {k: v for k, v in self.whole.items() if not isinstance(v, Tensor)}
+        numbers = {k: v for k, v in self.all_state.items() if not isinstance(v, Tensor)}
         starts = {k: v for k, v in state.items() if isinstance(v, Tensor) and v.shape == p.shape}
         try: step = Rehearsal(composition, hypers, self.p, numbers).look()
         except (NotRecorded, StepperError): return starts
-        return {**starts, **{k: step.recording.trace.slots[born] for k, (_, _, born) in step.program.fresh.items() if born is not None}}
+        fresh, slots = step.program.fresh, step.recording.trace.slots
+        return starts | {k: slots[born] for k, (_, _, born) in fresh.items() if born is not None}

@@ -1,8 +1,7 @@
 """The functions that operations name, for Triton: what `kernel.h` is for C.
 
-They round as torch's own do. Triton has quick functions of its own in float32; these are the ones of NVIDIA's library,
-in float64 and rounded: memory is what a step waits for.
-"""
+They round as torch's own do. Triton has quick functions of its own in float32; these are the ones of
+NVIDIA's library, in float64 and rounded: memory is what a step waits for."""
 import triton
 import triton.language as tl
 from triton.language.extra import libdevice
@@ -13,8 +12,9 @@ __all__ = ['abs_', 'acos_', 'acosh_', 'asin_', 'asinh_', 'atan2', 'atan_', 'atan
            'sin_', 'sinh_', 'softplus_', 'sqrt', 'tan_', 'tanh_', 'trunc', 'where']
 
 
-# Before Triton 3.6, the division and the root that round as IEEE says take denormals of float32 for zeros. In float64
-# there are none of these, and a quotient or root of two float32 that is rounded to float64 and then to float32 is the right one
+# Before Triton 3.6, the division and the root that round as IEEE says take denormals of float32 for zeros.
+# In float64 there are none of these, and a quotient or root of float32 that is rounded to float64 and then to
+# float32 is the right one
 FLUSHES = tl.constexpr(tuple(map(int, triton.__version__.split('.')[:2])) < (3, 6))
 
 

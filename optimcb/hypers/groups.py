@@ -10,10 +10,11 @@ __all__ = ['TorchNames', 'Params', 'Groups']
 
 
 class TorchNames(dict):
-    """A dict of hyper-parameters that answers torch's names, too: `group['betas']` is `(group['mom'], group['sqr_mom'])`, to be read and written.
+    """A dict of hyper-parameters that answers torch's names, too: `group['betas']` is `(group['mom'],
+    group['sqr_mom'])`, to be read and written.
 
-    A name is answered if steppers read all that it stands for, and if it isn't one that they take themselves. What is stored, and seen when
-    going through the dict, is each thing once, under our name."""
+    A name is answered if steppers read all that it stands for, and if it isn't one that they take
+    themselves. What is stored, and seen when going through the dict, is each thing once, under our name."""
     reads = frozenset() # names that the steppers read; none while a copy is filled
 
     def know(self,
@@ -22,7 +23,8 @@ class TorchNames(dict):
         "Answer the names that stand for some of `reads`. Returns the dict itself."
         if reads != self.reads:
             before, self.reads = self.reads, reads
-            for k in [k for k in self.keys() & TORCH_NAMES.keys() if self._ours(k) and k not in before]: self[k] = self.pop(k)
+            for k in [k for k in self.keys() & TORCH_NAMES.keys() if self._ours(k) and k not in before]:
+                self[k] = self.pop(k)
         return self
 
     def _ours(self, k) -> tuple:

@@ -11,33 +11,47 @@ __all__ = ['TORCH_NAMES', 'AUTHORS_NAMES', 'TORCH_FLAGS', 'stands_for', 'from_to
            'nearest', 'suggest']
 
 
-TORCH_NAMES = dict(momentum=('mom',), betas=('mom', 'sqr_mom'), weight_decay=('wd',), alpha=('sqr_mom',), rho=('sqr_mom',),
-                   momentum_decay=('mom_decay',), initial_accumulator_value=('init_sum',), etas=('eta_minus', 'eta_plus'), step_sizes=('min_step', 'max_step'),
-                   decoupled_weight_decay=('decouple_wd',))
+TORCH_NAMES = dict(
+    momentum=('mom',), betas=('mom', 'sqr_mom'), weight_decay=('wd',), alpha=('sqr_mom',), rho=('sqr_mom',),
+    momentum_decay=('mom_decay',), initial_accumulator_value=('init_sum',),
+    etas=('eta_minus', 'eta_plus'), step_sizes=('min_step', 'max_step'),
+    decoupled_weight_decay=('decouple_wd',))
 
-AUTHORS_NAMES = dict( # what a name of torch's stands for in rules whose authors have more coefficients: the first of these of which all names are known
-    betas=(('mom', 'diff_mom', 'sqr_mom'), ('mom', 'sqr_mom', 'slow_mom'), ('mom', 'sqr_mom', 'rate_mom'), ('mom', 'slow_mom')),
+# what a name of torch's stands for in rules whose authors have more coefficients: the first of these of which
+# all names are known
+AUTHORS_NAMES = dict(
+    betas=(('mom', 'diff_mom', 'sqr_mom'), ('mom', 'sqr_mom', 'slow_mom'),
+           ('mom', 'sqr_mom', 'rate_mom'), ('mom', 'slow_mom')),
     alpha=(('slow_weight',),))
 
 ENGINE_FLAGS = ('foreach', 'fused')
-TORCH_FLAGS = dict( # options of torch.optim that are no numbers: the stepper that does it, if there is one, and what to do instead
+# options of torch.optim that are no numbers: the stepper that does it, if there is one, and what to do
+# instead
+TORCH_FLAGS = dict(
     foreach=(None, ''), fused=(None, ''),
-    capturable=(None, "Leave it out: a CUDA graph can have any step that kernels run. `opt.before_replay()` sends it the numbers of the next one."),
+    capturable=(None, "Leave it out: a CUDA graph can have any step that kernels run. "
+                      "`opt.before_replay()` sends it the numbers of the next one."),
     differentiable=(None, "A step changes parameters in place, where autograd doesn't look. "
                           "Write the update as an expression, for `torch.func.functional_call`."),
     maximize=(None, "Put `maximize` before these steppers, by `wrap(maximize)`."),
-    amsgrad=('max_sqr_avg', "Use `Adam(…, amsgrad=True)`, or put `max_sqr_avg` and `use_sqr_max` after `average_sqr_grad`."),
-    nesterov=('nesterov_update', "Use `SGD(…, nesterov=True)` or `NAdam`, or put `nesterov_update` and `apply_update` in the place of `momentum_step`."),
-    centered=('center_sqr_avg', "Use `RMSProp(…, centered=True)`, or put `average_center` and `center_sqr_avg` after `average_sqr_grad`."),
-    dampening=(None, "A number means what it does in `torch.optim.SGD`, and `average_grad` takes it, as in `SGD(…, mom=0.9, dampening=0.5)`."),
-    decoupled_weight_decay=('weight_decay', "`weight_decay` in `cbs` is decoupled, `l2_reg` in its place is not: algorithms choose it by `decouple_wd`."))
+    amsgrad=('max_sqr_avg', "Use `Adam(…, amsgrad=True)`, or put `max_sqr_avg` and `use_sqr_max` after "
+                            "`average_sqr_grad`."),
+    nesterov=('nesterov_update', "Use `SGD(…, nesterov=True)` or `NAdam`, or put `nesterov_update` and "
+                                 "`apply_update` in the place of `momentum_step`."),
+    centered=('center_sqr_avg', "Use `RMSProp(…, centered=True)`, or put `average_center` and "
+                                "`center_sqr_avg` after `average_sqr_grad`."),
+    dampening=(None, "A number means what it does in `torch.optim.SGD`, and `average_grad` takes it, as in "
+                     "`SGD(…, mom=0.9, dampening=0.5)`."),
+    decoupled_weight_decay=('weight_decay', "`weight_decay` in `cbs` is decoupled, `l2_reg` in its place is "
+                                            "not: algorithms choose it by `decouple_wd`."))
 
 
 def stands_for(
     name:str, # A name of torch's, perhaps
     known:Iterable # Names that are known
 ) -> tuple:
-    "Our names for what torch, or the authors of a rule, call `name`: `betas` are three of Adan's coefficients, in the order of its paper."
+    """Our names for what torch, or the authors of a rule, call `name`: `betas` are three of Adan's
+    coefficients, in the order of its paper."""
     known = frozenset(known)
     return next((o for o in AUTHORS_NAMES.get(name, ()) if known.issuperset(o)), TORCH_NAMES.get(name, ()))
 
@@ -46,10 +60,10 @@ def from_torch(
     hypers:dict, # Hyper-parameters, some of them perhaps under torch's names
     known # Names that are meant as they are
 ) -> dict:
-    """`hypers` with torch's names (`momentum`, `betas`, `weight_decay`, …) made into ours, where ours are known.
+    """`hypers` with torch's names (`momentum`, `betas`, `weight_decay`, …) made into ours, where ours are
+    known.
 
-    Raises `TypeError` if one thing is given under both names.
-    """
+    Raises `TypeError` if one thing is given under both names."""
     res = {}
     for k, v in hypers.items():
         ours = stands_for(k, known)
@@ -59,7 +73,8 @@ def from_torch(
             raise ValueError(f"`{k}` must have {len(ours)} values, for {' and '.join(ours)}, but is {v!r}. "
                              "Further coefficients go by names of their own.")
         for o, v_ in zip(ours, v):
-            if o in res or (o != k and o in hypers): raise TypeError(f"`{k}` is torch's name for `{o}`, which is given too. Pass one of them.")
+            if o in res or (o != k and o in hypers):
+                raise TypeError(f"`{k}` is torch's name for `{o}`, which is given too. Pass one of them.")
             res[o] = v_
     return res
 
@@ -71,7 +86,8 @@ def without_flags(
 ) -> tuple[dict, str]:
     """`hypers` without torch's options that are no numbers, and the engine that they ask for.
 
-    What is off, or None, or what the steppers do, is passed over. Raises `TypeError` for what can't be had, `ValueError` for engines that contradict."""
+    What is off, or None, or what the steppers do, is passed over. Raises `TypeError` for what can't be
+    had, `ValueError` for engines that contradict."""
     known = frozenset().union(*(s.mentions.union(s.names) for s in composition.steppers if not s.is_ours))
     def read(k, v):
         if TORCH_FLAGS[k][0] is not None or k not in composition.reads: return False
@@ -81,7 +97,8 @@ def without_flags(
     flags = {k: v for k, v in hypers.items() if k not in rest and v is not None}
     does = {getattr(s.innermost, '__name__', None) for s in composition.steppers}
     wd = rest.get('wd')
-    if not does & {'weight_decay', 'l2_reg'} or isinstance(wd, Real) and wd == 0: flags.pop('decoupled_weight_decay', None) # nothing decays
+    if not does & {'weight_decay', 'l2_reg'} or isinstance(wd, Real) and wd == 0:
+        flags.pop('decoupled_weight_decay', None) # nothing decays
     if 'mom' not in composition.reads: flags.pop('dampening', None) # nothing to dampen
     for k, v in flags.items():
         by, instead = TORCH_FLAGS[k]
@@ -93,15 +110,18 @@ def without_flags(
 def _dampens(composition, v) -> bool:
     "Is a number torch's `dampening`? Averages of squares have none"
     readers = {s.innermost.__name__ for s in composition.steppers if s.is_ours and 'dampening' in s.names}
-    return isinstance(v, Real) and bool(readers & {'average_grad', 'average_update'}) and 'average_sqr_grad' not in readers
+    averages = bool(readers & {'average_grad', 'average_update'}) and 'average_sqr_grad' not in readers
+    return isinstance(v, Real) and averages
 
 
 def _engine(engine, flags) -> str:
     "The engine that `foreach` and `fused` ask for"
     wanted = {k for k, v in flags.items() if v}
-    if len(wanted) > 1: raise ValueError("`foreach` and `fused` can't be True together. Pass one of them, or `engine=`.")
+    if len(wanted) > 1:
+        raise ValueError("`foreach` and `fused` can't be True together. Pass one of them, or `engine=`.")
     if wanted - {engine} and engine != 'auto' or flags.get(engine) is False:
-        raise ValueError(f"engine='{engine}' contradicts {' and '.join(f'{k}={v}' for k, v in flags.items())}. Pass one of them.")
+        raise ValueError(f"engine='{engine}' contradicts "
+                         f"{' and '.join(f'{k}={v}' for k, v in flags.items())}. Pass one of them.")
     return next(iter(wanted), engine)
 
 
@@ -109,13 +129,17 @@ def suggest(
     name:str, # A name that is not known
     known:Iterable # Names that are
 ) -> str:
-    "A question that ends an error message: our name for the known one, ours or torch's, that `name` is nearest to."
+    """A question that ends an error message: our name for the known one, ours or torch's, that `name` is
+    nearest to."""
     known = set(known)
-    ours = {**{t: o for t, o in {**TORCH_NAMES, **LONG_NAMES}.items() if known.issuperset(o)}, **{k: (k,) for k in known}}
-    several = sorted(k for k in known if any(k.endswith(f'_{o}') for o in (name, *TORCH_NAMES.get(name, ())))) # each route's own
+    others = {**TORCH_NAMES, **LONG_NAMES}
+    ours = {name: o for name, o in others.items() if known.issuperset(o)} | {k: (k,) for k in known}
+    # each route's own
+    several = sorted(k for k in known if any(k.endswith(f'_{o}') for o in (name, *TORCH_NAMES.get(name, ()))))
     if len(several) > 1: return f" Did you mean {' or '.join(f'`{k}`' for k in several)}?"
     near = nearest(name, ours)
-    return f" Did you mean {' and '.join(f'`{o}`' for o in ours[near])}?" if near and ours[near] != (name,) else ''
+    if not near or ours[near] == (name,): return ''
+    return f" Did you mean {' and '.join(f'`{o}`' for o in ours[near])}?"
 
 
 def nearest(

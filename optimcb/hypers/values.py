@@ -9,15 +9,18 @@ from fastcore.basics import even_mults
 from fastcore.foundation import L
 from torch import Tensor
 
-__all__ = ['NOT_NEGATIVE', 'RANGES', 'check', 'own', 'numbers', 'spread']
+__all__ = ['NOT_NEGATIVE', 'RANGES', 'check', 'own', 'numbers', 'per_group']
 
 
 NOT_NEGATIVE = (0, math.inf) # at least, less than; None: any larger number, infinity too
-RANGES = dict(lr=NOT_NEGATIVE, wd=NOT_NEGATIVE, eps=NOT_NEGATIVE, mom=(0, 1), sqr_mom=(0, 1), diff_mom=(0, 1), slow_mom=(0, 1), rate_mom=(0, 1),
-              d_mom=(0, 1), ema_mom=(0, 1), grok_mom=(0, 1), growth_rate=(1, None), refresh_steps=(1, None), accum=(1, None), ema_every=(1, None),
-              swa_every=(1, None))
+RANGES = dict(
+    lr=NOT_NEGATIVE, wd=NOT_NEGATIVE, eps=NOT_NEGATIVE,
+    mom=(0, 1), sqr_mom=(0, 1), diff_mom=(0, 1), slow_mom=(0, 1), rate_mom=(0, 1),
+    d_mom=(0, 1), ema_mom=(0, 1), grok_mom=(0, 1), growth_rate=(1, None), refresh_steps=(1, None), accum=(1, None), ema_every=(1, None),
+    swa_every=(1, None))
 
-LONG_NAMES = dict(beta1=('mom',), beta2=('sqr_mom',), learning_rate=('lr',)) # that nobody takes, but that one may try
+# that nobody takes, but that one may try
+LONG_NAMES = dict(beta1=('mom',), beta2=('sqr_mom',), learning_rate=('lr',))
 
 NOT_HYPERS = frozenset({'params', 'param_names'})
 
@@ -25,12 +28,12 @@ NOT_HYPERS = frozenset({'params', 'param_names'})
 def check(
     name:str, # Name of a hyper-parameter
     value, # Its value for one group
-    within:tuple|None=None # Range, if it must be a number that is at least the first and less than the second; default: that of `RANGES`
+    within:tuple|None=None # Least value, and a limit that is larger than all; default: those of `RANGES`
 ):
     """`value`, if `name` can have it: the common names have a range, and nothing may be NaN.
 
-    Raises `TypeError` for what is no number, `ValueError` for a number that is out of range. A tensor of one number is a number.
-    """
+    Raises `TypeError` for what is no number, `ValueError` for a number that is out of range. A tensor of
+    one number is a number."""
     if isinstance(value, np.ndarray) and value.ndim == 0: value = value.item()
     within = RANGES.get(name, within)
     if not isinstance(value, Real):
@@ -49,10 +52,14 @@ def check(
 def _check_tensor(name, value, within):
     "`value`, if it is one real number that nobody differentiates"
     if value.numel() != 1 or value.is_complex() or value.dtype == torch.bool:
-        raise TypeError(f"`{name}` must be one number, but is a tensor of shape {tuple(value.shape)} and {value.dtype}. "
+        raise TypeError(f"`{name}` must be one number, but is a tensor of shape {tuple(value.shape)} and "
+                        f"{value.dtype}. "
                         "Pass a tensor without dimensions, or a list with one for each group.")
-    if value.requires_grad: raise ValueError(f"`{name}` is a tensor that requires a gradient, but no step is differentiated. Pass `{name}.detach()`.")
-    if type(value) is Tensor and value.device.type == 'cpu': check(name, value.item(), within) # a device would be waited for
+    if value.requires_grad:
+        raise ValueError(f"`{name}` is a tensor that requires a gradient, but no step is differentiated. "
+                         f"Pass `{name}.detach()`.")
+    # a device would be waited for
+    if type(value) is Tensor and value.device.type == 'cpu': check(name, value.item(), within)
     return value
 
 
@@ -60,7 +67,8 @@ def own(
     name:str, # Name of a hyper-parameter
     value # Its value
 ):
-    "`value` for one group alone: a tensor of one number is copied, and where a real number is meant it has no dimensions, and fractions."
+    """`value` for one group alone: a tensor of one number is copied, and where a real number is meant it
+    has no dimensions, and fractions."""
     if not isinstance(value, Tensor) or value.numel() != 1 or value.requires_grad: return value
     value = value.clone()
     if name not in RANGES: return value
@@ -75,9 +83,9 @@ def numbers(
     return v.item() if isinstance(v, Tensor) and v.numel() == 1 and not v.is_meta else v
 
 
-def spread(
+def per_group(
     name:str, # Name of a hyper-parameter
-    value, # One value, one for each group, `slice(first, last)`, or `slice(last)` for a tenth of it in the groups before
+    value, # One value, one for each group, `slice(first, last)`, or `slice(last)`: others have a tenth
     n:int # Number of groups
 ) -> list:
     """`value` as a checked list with one value a group, by fastai's rules for discriminative learning rates.
@@ -85,10 +93,15 @@ def spread(
     Raises `ValueError` if the number of values is not the number of groups.
     """
     if isinstance(value, slice):
-        if value.stop is None: raise ValueError(f"`{name}` is {value}: a slice of hyper-parameters needs an end, as in slice(1e-3).")
-        value = even_mults(value.start, value.stop, n) if value.start else [value.stop/10]*(n-1) + [value.stop]
+        if value.stop is None:
+            raise ValueError(f"`{name}` is {value}: a slice of hyper-parameters needs an end, as in "
+                             "slice(1e-3).")
+        if value.start: value = even_mults(value.start, value.stop, n)
+        else: value = [value.stop/10]*(n-1) + [value.stop]
     is_one = value is None or isinstance(value, Iterator) or getattr(value, 'ndim', None) == 0 # an iterator may have no end
     values = [value] if is_one else list(L(value, use_list=None))
     if len(values) == 1: values = values*n
-    if len(values) != n: raise ValueError(f"`{name}` has {len(values)} values, but there are {n} parameter groups. Pass one value, or one for each group.")
+    if len(values) != n:
+        raise ValueError(f"`{name}` has {len(values)} values, but there are {n} parameter groups. "
+                         "Pass one value, or one for each group.")
     return [own(name, check(name, v)) for v in values]

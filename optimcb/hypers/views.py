@@ -11,10 +11,11 @@ __all__ = ['HyperView', 'HyperViews']
 
 
 class HyperView(MutableMapping):
-    "The hyper-parameters of one of `param_groups`, live: what is written here is in the group, and the other way round."
+    """The hyper-parameters of one of `param_groups`, live: what is written here is in the group, and the
+    other way round."""
     def __init__(self,
         group:dict, # One of `Optimizer.param_groups`
-        names:set, # Names that are hyper-parameters; other keys of the group are somebody else's, a scheduler's say
+        names:set, # Names of hyper-parameters; other keys of the group are somebody else's, a scheduler's say
         warn_unread:Callable=lambda names: None # Called with the names of those that are new
     ): self.group, self.names, self.warn_unread = group, names, warn_unread
 

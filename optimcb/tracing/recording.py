@@ -45,7 +45,7 @@ class Recording:
         p = t.param = (TypedParam if typed else Value)(t, t.emit('load', dtype, True, '.p'), dtype, True, True)
         grad = alike.grad_dtype
         t.grad = kind(t, t.emit('load', grad, True, '.grad'), grad, True)
-        in_doubt = scaling is not None and scaling.in_doubt
+        in_doubt = scaling is not None and scaling.skip_on_device
         if scaling is not None and scaling.scale is not None: t.grad = kind(t, t.cast(t.apply('div', (t.grad, scaling.scale)), grad), grad, True)
         self.skipped = t.apply('ne', (as_value(t, scaling.found), 0.)).id if in_doubt else None
         t.no_calls = ("a GradScaler may skip the step, which only the device knows" if in_doubt else

@@ -45,7 +45,7 @@ def update_hessian(
 
 def _is_maximized(opt, p, hypers) -> bool:
     "Does a step turn the gradient of `p` round?"
-    said = {**opt._said.get(p, {}), **opt.state.get(p, {})}
+    said = {**opt.pending_masks.get(p, {}), **opt.state.get(p, {})}
     return any(hypers.get(s.new_name('maximize'), True) and s.applies(said) for s in opt.composition.turns)
 
 

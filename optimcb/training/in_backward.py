@@ -1,4 +1,5 @@
-"Steps inside of `backward`: each parameter is stepped as soon as its gradient is there, and the gradient is freed."
+"""Steps inside of `backward`: each parameter is stepped as soon as its gradient is there, and the gradient
+is freed."""
 import threading
 import weakref
 from operator import is_
@@ -7,8 +8,8 @@ import torch
 from torch import Tensor
 
 from optimcb._boundary import entry
+from optimcb.engines.compilation import Compilation
 from optimcb.engines.runner import Runner
-from optimcb.engines.sharded import Shards
 from optimcb.optimizer import Optimizer, runs_steppers
 from optimcb.state.eval_weights import refuse_step
 from optimcb.warn import warn
@@ -16,41 +17,54 @@ from optimcb.warn import warn
 __all__ = ['InBackward', 'step_in_backward']
 
 
-ALL = "{who} needs {what} the gradients of all parameters, of which a step in backward sees one at a time. Leave that stepper out, or call `opt.step()`."
-SCALED = ("these gradients were scaled by a GradScaler, and the parameters have been stepped by them in backward, before it could unscale them. "
-          "Go back to a checkpoint, and train in bfloat16 without a scaler, or without `step_in_backward`.")
-TWICE = ("a parameter got gradients twice between two calls of `opt.step()`, and was stepped twice. Gradients can't be accumulated over several backward "
-         "passes if each is freed at once: put the batches into one pass, or do without `step_in_backward`.")
-GONE = ("an optimizer that stepped parameters in backward is gone, so they are not stepped any more. Keep a reference to it while it is to work, "
-        "or call `remove()` of what `step_in_backward` returned before you let go of it.")
+ALL = ("stepper `{}` needs {} the gradients of all parameters, of which a step in backward sees one at a "
+       "time. "
+       "Leave that stepper out, or call `opt.step()`.")
+SCALED = ("these gradients were scaled by a GradScaler, and the parameters have been stepped by them in "
+          "backward, "
+          "before it could unscale them. Go back to a checkpoint, and train in bfloat16 without a scaler, "
+          "or without `step_in_backward`.")
+TWICE = ("a parameter got gradients twice between two calls of `opt.step()`, and was stepped twice. "
+         "Gradients can't be "
+         "accumulated over several backward passes if each is freed at once: put the batches into one pass, "
+         "or do without `step_in_backward`.")
+GONE = ("an optimizer that stepped parameters in backward is gone, so they are not stepped any more. "
+        "Keep a reference to it while it is to work, or call `remove()` of what `step_in_backward` returned "
+        "before you let go of it.")
 
 
 @entry
 def step_in_backward(
     opt:Optimizer # Optimizer whose parameters are stepped in each backward pass from now on
 ) -> 'InBackward':
-    """Step each parameter as soon as `backward` has accumulated its gradient, and free the gradient: they never all are there at once.
+    """Step each parameter as soon as `backward` has accumulated its gradient, and free the gradient.
 
-    Gives what `loss.backward(); opt.step(); opt.zero_grad(set_to_none=True)` gives, with step counts, state, schedules, freezing, groups that are
-    added and steppers that are edited as they are there. It lasts until `.remove()` of the result, or to the end of a `with` block,
-    and only as long as somebody keeps the optimizer or the result.
+    Gives the same as `loss.backward(); opt.step(); opt.zero_grad(set_to_none=True)`, but all gradients
+    are never there at once. Step counts, state, schedules, freezing, new groups and edits work as they do
+    there. It lasts until `.remove()` of the result, or to the end of a `with` block, and only as long as
+    somebody keeps the optimizer or the result.
 
-    `opt.step()` may still be called after each backward pass, and does no harm: it runs closures and hooks, tells schedulers that a step was done, and
-    steps those parameters whose gradients didn't come from `backward`. Call it where something waits for it: `Record` and `OptStats` do.
+    `opt.step()` may still be called after each backward pass, and does no harm: it runs closures and
+    hooks, tells schedulers that a step was done, and steps parameters whose gradients didn't come from
+    `backward`. Call it where something waits for it: `Record` and `OptStats` do.
 
-    What needs all gradients at once, or later, can't be had:
+    Not possible is whatever needs all gradients at once, or later:
 
-    - Steppers that sum over all parameters are refused. `clip_grad_norm_` of torch finds no gradients, and nobody can tell that it was called: clip each
-      gradient by itself, in a stepper.
-    - Gradients can't be accumulated over several backward passes, each of which is a step. Where `opt.step()` is called, a second pass before it is warned of.
-    - Gradients that a `GradScaler` has scaled can't be told from others before `GradScaler.step` is called, which is then an error.
+    - Steppers that sum over all parameters are refused. `clip_grad_norm_` of torch finds no gradients, and
+      nobody can tell that it was called: clip each gradient by itself, in a stepper.
+    - Gradients can't be accumulated over several backward passes, each of which is a step. Where
+      `opt.step()` is called, a second pass before it is warned of.
+    - Gradients that a `GradScaler` has scaled can't be told from others before `GradScaler.step` is called,
+      which is then an error.
     - `DistributedDataParallel` averages gradients later, after each process has stepped by its own.
 
-    If backward fails, those parameters are stepped that it has come to. A parameter that is used several times is stepped once, when all of its gradient
-    is there, unless its uses are in different checkpoints with `use_reentrant=True`. Copies of the optimizer, by `deepcopy` or pickle, step as usual.
+    If backward fails, the parameters that it has come to are stepped. A parameter that is used several
+    times is stepped once, when all of its gradient is there, unless its uses are in different checkpoints
+    with `use_reentrant=True`. Copies of the optimizer, by `deepcopy` or pickle, step as usual.
 
-    Raises `TypeError` for another kind of optimizer or one with a step of its own, `ValueError` for one that sums over all parameters or whose parameters
-    are stepped in backward already (Lv et al. 2023, https://arxiv.org/abs/2306.09782, who fuse gradient and update for plain SGD)."""
+    Raises `TypeError` for another kind of optimizer or one with a step of its own, `ValueError` for one
+    that sums over all parameters or whose parameters are stepped in backward already. Source: Lv et al.
+    2023, https://arxiv.org/abs/2306.09782, where gradient and update are fused for plain SGD."""
     return InBackward(opt)
 
 
@@ -60,15 +74,18 @@ class InBackward:
         opt:Optimizer # Optimizer whose parameters are stepped
     ):
         if not runs_steppers(opt):
-            raise TypeError(f"step_in_backward runs the steppers of an optimcb Optimizer, but {type(opt).__name__} has a step of its own. "
-                            "Put its steppers in an Optimizer.")
+            raise TypeError("step_in_backward runs the steppers of an optimcb Optimizer, "
+                            f"but {type(opt).__name__} has a step of its own. Put its steppers in an Optimizer.")
         _refuse_sums(opt.composition)
         if any(_is_ours(p) for g in opt.param_groups for p in g['params']):
-            raise ValueError("parameters of this optimizer are stepped in backward already. Call `remove()` of what `step_in_backward` returned first.")
-        self.opt, self.parts, self.stepped = opt, {}, set() # `stepped` since the last call of `opt.step()`, by id
+            raise ValueError("parameters of this optimizer are stepped in backward already. "
+                             "Call `remove()` of what `step_in_backward` returned first.")
+        self.opt, self.parts = opt, {}
+        self.stepped = set() # ids of those stepped since the last call of `opt.step()`
         self.called = self.ended = False # was `opt.step()` ever called; and since the last backward pass?
         self.hook = Hook(self)
-        self.runner, self.graph, self.lock = None, None, threading.RLock() # devices have threads of their own in backward
+        self.compilation = self.graph = None
+        self.lock = threading.RLock() # devices have threads of their own in backward
         self.before = opt.register_step_pre_hook(self._before_step)
         opt._in_backward = self
         self.attach()
@@ -97,7 +114,9 @@ class InBackward:
     def __enter__(self): return self
     def __exit__(self, *error): self.remove()
     def __repr__(self): return f"{type(self).__name__} of {len(self.parts)} parameters"
-    def __reduce__(self): raise TypeError("hooks on parameters can't be copied. Call `step_in_backward` on the copied optimizer.")
+    def __reduce__(self):
+        raise TypeError("hooks on parameters can't be copied. "
+                        "Call `step_in_backward` on the copied optimizer.")
 
     def _before_step(self, opt, *args):
         "`opt.step()` is called: a backward pass is over, as far as we can know"
@@ -107,7 +126,7 @@ class InBackward:
         self.called = self.ended = True
 
     def _step(self, p):
-        "What the hook does"
+        "Step a parameter by its gradient, and drop that"
         if p.grad is None: return # another hook has taken it
         with self.lock, torch.no_grad():
             part = self._part(p)
@@ -116,8 +135,7 @@ class InBackward:
             _refuse_sums(self.opt.composition)
             refuse_step(self.opt)
             part.refresh(self.opt)
-            if self.opt.engine == 'eager': self.opt._step_of(part, None)
-            else: self._run(part)
+            self.opt.step_target(part, self._runner_of(part))
             p.grad = None
             self.opt._opt_called = True # what schedulers ask for
 
@@ -127,21 +145,24 @@ class InBackward:
         self.attach()
         return self.parts.get(p)
 
-    def _run(self, part):
-        "A step by a runner whose programs all parts share, while each has a plan of its own. In one backward pass they share recordings, too"
-        runner, composition, this = self.runner, self.opt.composition, torch._C._current_graph_task_id()
-        if runner is None or runner.engine != self.opt.engine or runner.composition is not composition:
-            runner, self.graph = Runner(self.opt.engine), None
-            runner._begin(composition) # raises `CantRun`
-            self.runner = runner
-            for o in self.parts.values(): o.plan = None
-        if this != self.graph or this < 0: self.graph, runner.recorded = this, []
-        runner.plan, runner.shards = part.plan, part.shards
-        self.opt._step_of(part, runner)
-        part.plan = runner.plan
+    def _runner_of(self, part) -> Runner:
+        "Return the runner of `part`. All share programs and, in one backward pass, recordings"
+        composition, engine = self.opt.composition, self.opt.engine
+        if engine == 'eager':
+            self.compilation = None
+            return part.runner_on(engine)
+        shared = self.compilation
+        if shared is None or shared.engine != engine or shared.composition is not composition:
+            shared, self.graph = Compilation(engine, composition), None # raises `CantRun`
+            self.compilation = shared
+        graph = torch._C._current_graph_task_id()
+        if graph != self.graph or graph < 0:
+            self.graph = graph
+            shared.share_recordings()
+        return part.runner_on(engine, shared)
 
     def _note(self, p):
-        "Note who is stepped, and warn of gradients that are meant to be accumulated"
+        "Note that a parameter is stepped; warn if its gradients are meant to be accumulated"
         if self.ended: self.stepped.clear()
         elif self.called and id(p) in self.stepped:
             warn(TWICE)
@@ -151,7 +172,9 @@ class InBackward:
 
 
 class Hook:
-    "What parameters call. It doesn't keep the optimizer alive, which keeps them: torch's hooks are out of the garbage collector's sight."
+    """Step a parameter when its gradient is there.
+
+    It doesn't keep the optimizer alive, which keeps the parameters: torch's hooks aren't garbage-collected."""
     def __init__(self, inside): self.inside, self.warned = weakref.ref(inside), False
 
     @entry
@@ -164,19 +187,29 @@ class Hook:
 
 
 class Part:
-    "One parameter, its hook, and what an optimizer that had only this one would be to an engine: `param_groups`, `state`, `tracked`."
+    "One parameter with its hook, as a runner sees an optimizer: with `param_groups`, `state` and `tracked`."
     def __init__(self,
         p:Tensor, # The parameter
         inside:InBackward # Whose hook it gets
     ):
-        self.p, self.state, self.plan, self.shards, self.hook = p, {}, None, Shards(), _hooked(p, inside.hook)
+        self.p, self.state, self.runner, self.hook = p, {}, None, _hooked(p, inside.hook)
+
+    def runner_on(self,
+        engine:str, # Name of an engine
+        compilation:Compilation|None=None # Programs that all parameters share; None for the eager engine
+    ) -> Runner:
+        "Return a runner of this parameter alone, which goes on from its plan if the programs are the same."
+        if self.runner is None or self.runner.engine != engine: self.runner = Runner(engine, compilation)
+        elif self.runner.compilation is not compilation: self.runner.share(compilation)
+        return self.runner
 
     def is_in(self,
         opt:Optimizer # Optimizer, whose groups may have been changed
     ) -> bool:
         "Is the parameter where it was?"
         groups = opt.param_groups
-        return self.group < len(groups) and self.place < len(ps := groups[self.group]['params']) and ps[self.place] is self.p
+        params = groups[self.group]['params'] if self.group < len(groups) else ()
+        return self.place < len(params) and params[self.place] is self.p
 
     def refresh(self,
         opt:Optimizer # Optimizer whose hyper-parameters and state these are
@@ -191,7 +224,8 @@ class Part:
 
 
 def _refuse_sums(composition):
-    for s in composition.needs_all: raise ValueError(ALL.format(who=f"stepper `{s}`", what='sums over' if s.sums_over_all else 'to look at'))
+    for s in composition.needs_all:
+        raise ValueError(ALL.format(s, 'sums over' if s.sums_over_all else 'to look at'))
 
 
 def _hooked(p, f):

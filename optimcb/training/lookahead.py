@@ -8,8 +8,9 @@ from optimcb._boundary import entry
 from optimcb.composition.pipeline import Composition
 from optimcb.editing.edit import with_parts
 from optimcb.editing.wrap import wrapped
-from optimcb.hypers.values import spread
-from optimcb.optimizer import Optimizer, become, runs_steppers
+from optimcb.hypers.values import per_group
+from optimcb.optimizer import Optimizer, runs_steppers
+from optimcb.state.pickling import adopt_state
 from optimcb.steppers.lookahead import ALPHA, K, lookahead_step, slow_start
 
 __all__ = ['Lookahead', 'look_ahead']
@@ -36,7 +37,7 @@ class Lookahead(Optimizer):
             raise TypeError(f"Lookahead adds steppers to an Optimizer, but {type(opt).__name__} has a step of its own. Put its steppers in an Optimizer.")
         if isinstance(opt, Lookahead): raise TypeError("this optimizer is a Lookahead already. It has one set of slow weights.")
         if '_in_backward' in opt.__dict__: raise ValueError("this optimizer steps in backward. Wrap it first, then call `step_in_backward` on the Lookahead.")
-        become(self, opt, 'Lookahead')
+        adopt_state(self, opt, 'Lookahead')
         self.cbs = L(wrapped(list(opt.cbs), look_ahead()))
         if self._choice is not None:
             labels = Composition(self.cbs).untapped
@@ -53,7 +54,7 @@ class Lookahead(Optimizer):
         v # A value, one for each group, or a slice
     ):
         "`Optimizer.set_hyper`, which knows what `k` and `alpha` can be."
-        for o in spread(k, v, len(self.param_lists)):
+        for o in per_group(k, v, len(self.param_lists)):
             if k == 'k' and not (isinstance(o, Integral) and o >= 1): raise ValueError(f"`k` must be a whole number of steps, 1 or more, but is {o!r}.")
             if k == 'alpha' and not 0 <= o <= 1: raise ValueError(f"`alpha` must be from 0 to 1, but is {o!r}.")
         super().set_hyper(k, v)

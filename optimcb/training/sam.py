@@ -11,8 +11,9 @@ from torch import nn
 
 from optimcb._boundary import entry
 from optimcb.hypers.values import NOT_NEGATIVE, check
-from optimcb.optimizer import Optimizer, become, runs_steppers
+from optimcb.optimizer import Optimizer, runs_steppers
 from optimcb.state.eval_weights import refuse_step
+from optimcb.state.pickling import adopt_state
 from optimcb.steppers import ascend, maximize
 
 __all__ = ['Ascent', 'SAM', 'stats_kept']
@@ -102,7 +103,7 @@ class SAM(Optimizer):
         if '_in_backward' in opt.__dict__:
             raise ValueError("this optimizer steps in backward, but SAM needs all gradients first. Call `remove()` of what `step_in_backward` returned.")
         ascent = Ascent(self, rho, adaptive, eta)
-        become(self, opt, 'SAM')
+        adopt_state(self, opt, 'SAM')
         self.model, self.ascent = model, ascent
         self.hyper_names.update(ascent.hypers)
         self.set_hypers(**ascent.hypers)

@@ -322,14 +322,14 @@ def test_what_torch_says_in_a_stepper_is_shown_with_the_stepper():
 
 
 def test_a_fault_of_the_library_is_shown_whole(monkeypatch):
-    monkeypatch.setattr('optimcb.optimizer.spread', None)
+    monkeypatch.setattr('optimcb.optimizer.per_group', None)
     with pytest.raises(TypeError, match='NoneType') as e: Optimizer(params(), sgd_step, lr=0.1)
     assert traceback.extract_tb(e.value.__traceback__)[-1].filename.endswith('optimizer.py')
 
 
 def test_a_fault_below_the_library_is_shown_whole(monkeypatch):
     def build(*args): return torch.nn.functional.linear(torch.ones(2), torch.ones(3, 3))
-    monkeypatch.setattr('optimcb.optimizer.spread', build)
+    monkeypatch.setattr('optimcb.optimizer.per_group', build)
     with pytest.raises(RuntimeError) as e: Optimizer(params(), sgd_step, lr=0.1)
     assert traceback.extract_tb(e.value.__traceback__)[-1].name == 'build'
 

@@ -17,7 +17,7 @@ from optimcb.engines.runner import CantRun
 
 SCRIPT = """
 import sys, time, torch, optimcb as oc
-from optimcb.engine import build
+from optimcb.engines import c_compiler as build
 built = []
 run = build._run
 build._run = lambda command: (built.append(1), run(command))

@@ -217,7 +217,7 @@ def test_other_types(name, dtype, tol, engine): assert_alike(run(name, engine, d
 
 def test_auto_takes_kernels():
     opt, ps = run('shampoo', 'auto')
-    assert not opt._runner.plan.eager and all(o.program.calls for o, _ in next(iter(opt._runner.plan.launches.values())) if o.members[0][0].example.dim() > 1)
+    assert not opt._running.plan.eager and all(o.program.calls for o, _ in next(iter(opt._running.plan.launches.values())) if o.members[0][0].example.dim() > 1)
 
 
 def test_parameters_of_different_shapes_share_a_launch(monkeypatch):
@@ -225,7 +225,7 @@ def test_parameters_of_different_shapes_share_a_launch(monkeypatch):
     opt = made('muon', 'fused', ps)
     set_grads(ps, 5)
     for _ in range(2): opt.step()
-    assert len(opt._runner.plan.alike) == 4 and [len(o) for o in opt._runner.plan.launches.values()] == [1]
+    assert len(opt._running.plan.buckets) == 4 and [len(o) for o in opt._running.plan.launches.values()] == [1]
 
 
 @engines
@@ -314,7 +314,7 @@ def test_inside_of_backward(engine):
             m(torch.linspace(-1, 1, 6).double().view(2, 3) + i).square().sum().backward()
             if not inside: opt.step()
             opt.zero_grad(set_to_none=True)
-        if hook: assert not any(part.plan is None and p.dim() > 1 and part.plan.eager for p, part in hook.parts.items())
+        if hook: assert not any(part.runner.plan is not None and p.dim() > 1 and part.runner.plan.eager for p, part in hook.parts.items())
         return opt, list(m.parameters())
     assert_alike(trained(True), trained(False), 1e-12)
 

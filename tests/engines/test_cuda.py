@@ -16,7 +16,7 @@ from test_by_torch import made as with_calls
 import optimcb as oc
 from optimcb import Optimizer
 from optimcb.engines import foreach
-from optimcb.engines.runner import Runner
+from optimcb.engines.compilation import Compilation
 from optimcb.tracing.ops import OPS
 
 triton = pytest.importorskip('triton', reason="Triton isn't installed")
@@ -61,7 +61,7 @@ def programs(monkeypatch):
             super().__init__(members, at)
             seen.append(self.program)
     class Lowering: Launch = Recorder
-    monkeypatch.setattr(Runner, '_lowering', lambda self, device: Lowering)
+    monkeypatch.setattr(Compilation, 'lowering', lambda self, device: Lowering)
     return seen
 
 
@@ -195,7 +195,7 @@ def test_a_compiler_that_fails_is_no_crash(programs, monkeypatch):
     first_step(oc.Adam)
     def broken(text): raise RuntimeError("no compiler")
     monkeypatch.setattr(triton_kernels, 'functions', broken)
-    monkeypatch.setattr(Runner, '_lowering', lambda self, device: triton_kernels)
+    monkeypatch.setattr(Compilation, 'lowering', lambda self, device: triton_kernels)
     ps = params()
     set_grads(ps)
     with pytest.warns(UserWarning, match="no compiler"): oc.Adam(ps, lr=0.1, engine='auto').step()

@@ -190,7 +190,7 @@ def test_gradients_that_come_and_go(engine):
     runs = {e: params([(3,), (4, 2), (), (5,), (2, 2)]) for e in ('eager', engine)}
     opts = {e: oc.Adam(ps, lr=0.01, wd=0.1, engine=e) for e, ps in runs.items()}
     coming_and_going(opts[engine], runs[engine], 50)
-    kernels = len(c_compiler._loaded), len(opts[engine]._runner.programs)
+    kernels = len(c_compiler._loaded), len(opts[engine]._running.programs)
     tracemalloc.start()
     try:
         before = usage()
@@ -201,7 +201,7 @@ def test_gradients_that_come_and_go(engine):
     coming_and_going(opts['eager'], runs['eager'], 150, 1)
     assert all(torch.allclose(p, q, rtol=1e-4, atol=1e-5) for p, q in zip(*runs.values()))
     assert [s['step'] for s in opts['eager'].state.values()] == [s['step'] for s in opts[engine].state.values()]
-    assert (len(c_compiler._loaded), len(opts[engine]._runner.programs)) == kernels, 'no new kernels'
+    assert (len(c_compiler._loaded), len(opts[engine]._running.programs)) == kernels, 'no new kernels'
     assert objects - before[0] < 200 and size - before[1] < 100_000
 
 @pytest.mark.parametrize('inside', [False, True])

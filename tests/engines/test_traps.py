@@ -548,8 +548,8 @@ def test_a_refused_engine_stays_refused():
     assert all(torch.equal(p, q) for p, q in zip(ps, params()))
 
 def test_structure_without_end(monkeypatch):
-    from optimcb.engines import runner
-    monkeypatch.setattr(runner, 'MANY', 3)
+    from optimcb.engines import compilation, refusals
+    for o in (compilation, refusals): monkeypatch.setattr(o, 'MAX_KERNELS', 3)
     def more(p, lr, steps=0):
         for _ in range(steps): p.data.mul_(0.9)
         return {'steps': steps + 1}

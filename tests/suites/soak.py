@@ -81,7 +81,7 @@ def coming(steps):
         before = usage()
         coming_and_going(opt, ps, steps, 1)
         grown(before, f'{steps} steps with gradients that come and go, {engine}')
-        check(f'no new kernels, {len(opt._runner.programs) if engine != "eager" else 0} programs', len(c_compiler._loaded) == kernels)
+        check(f'no new kernels, {len(opt._running.programs) if engine != "eager" else 0} programs', len(c_compiler._loaded) == kernels)
     for engine, ps in runs.items():
         far = max((p - q).abs().max().item() for p, q in zip(ps, runs['eager']))
         check(f'{engine} is {far:.1e} from eager at the end', far < 1e-9)

@@ -1,0 +1,79 @@
+"""What is known of code around an optimizer: subclasses, schedulers, GradScaler, accelerate, fastai's
+callbacks, and torch's ZeRO."""
+import sys
+from collections.abc import Callable
+from inspect import unwrap
+from types import CodeType
+
+import torch
+
+from optimcb.warn import calling_frame
+
+__all__ = ['asked_by_fastai', 'asked_by_grad_scaler', 'made_by_zero', 'own_step_of', 'zero_refusal']
+
+
+def own_step_of(
+    cls:type, # A subclass of `Optimizer`, or that itself
+    ours:Callable # `Optimizer.step`
+) -> str|None:
+    "Return the name of the class whose `step` doesn't end in `ours`, by `super().step` say; None if all do."
+    for c in cls.__mro__:
+        if 'step' not in vars(c): continue
+        step = unwrap(vars(c)['step'])
+        if step is unwrap(ours): return None
+        if not _calls_step_of(step, {'super', *(o.__name__ for o in cls.__mro__)}): return c.__name__
+
+
+def _calls_step_of(step, names) -> bool:
+    "Does a method call the `step` of something with one of these names?"
+    todo, found = [getattr(step, '__code__', None)], set()
+    while todo:
+        code = todo.pop()
+        if code is None: continue
+        found.update(code.co_names)
+        todo += [o for o in code.co_consts if isinstance(o, CodeType)]
+    return 'step' in found and not found.isdisjoint(names)
+
+
+def asked_by_grad_scaler(
+    opt, # Optimizer that is asked
+    ours:Callable # `Optimizer.step`
+) -> bool:
+    """Does torch's GradScaler ask an optimizer that is stepped by `ours`?
+
+    Others who ask, like Lightning, want to know whether nobody else may unscale and clip gradients: they may.
+    A wrapper with a step of its own would not unscale. Nor would accelerate's, which it puts into the
+    instance to see whether GradScaler calls it."""
+    asks = sys._getframe(2).f_globals.get('__name__') # the caller of the property that calls this
+    step = getattr(opt.step, '__func__', opt.step)
+    return asks == torch.amp.GradScaler.__module__ and unwrap(step) is unwrap(ours) and 'cbs' in opt.__dict__
+
+
+def asked_by_fastai() -> bool:
+    """Does a callback of fastai set a hyper-parameter?
+
+    One-cycle schedules set `mom`, which does nothing without momentum."""
+    return calling_frame().f_globals.get('__name__', '').startswith('fastai.callback')
+
+
+def made_by_zero() -> bool:
+    """Does torch's `ZeroRedundancyOptimizer` make this optimizer?
+
+    Then it has some of the parameters, perhaps none."""
+    zero = sys.modules.get('torch.distributed.optim.zero_redundancy_optimizer')
+    makes = zero and getattr(zero.ZeroRedundancyOptimizer, '_init_local_optimizer', None)
+    frame = sys._getframe() if makes else None
+    while frame and frame.f_code is not makes.__code__: frame = frame.f_back
+    return frame is not None
+
+
+def zero_refusal(
+    steppers:list # Those that need all parameters
+) -> str:
+    "Say why `ZeroRedundancyOptimizer` can't have some steppers, and what to do."
+    names = ' and '.join(f'`{s}`' for s in steppers)
+    return (f"`ZeroRedundancyOptimizer` gives each process some of the parameters only, but {names} yields "
+            "what is to be summed "
+            "over all of them, or needs all of them. Leave it out, and call "
+            "`torch.nn.utils.clip_grad_norm_` or the like before "
+            "`step`; or shard with `torch.distributed.fsdp.fully_shard`.")

@@ -1,0 +1,115 @@
+"""Checks of a live optimizer: its groups as the checks see them, and warnings of steppers and
+hyper-parameters that can't be meant."""
+from collections.abc import Iterable
+from numbers import Real
+
+from optimcb._boundary import entry
+from optimcb.composition.errors import not_so
+from optimcb.composition.results import ONE_STEP
+from optimcb.diagnosis.checks import warnings_for
+from optimcb.diagnosis.explain import Explained
+from optimcb.diagnosis.groups import Group, placement
+from optimcb.engines.masks import masks_of
+from optimcb.engines.runner import Runner
+from optimcb.hypers.given import ALWAYS_WELCOME
+from optimcb.hypers.torch_names import suggest
+from optimcb.hypers.values import NOT_HYPERS
+from optimcb.warn import CompositionWarning, warn
+
+__all__ = ['ExplainedOptimizer', 'check_steppers', 'groups_of', 'warn_late_state', 'warn_unread']
+
+
+def groups_of(
+    opt # Optimizer
+) -> list[Group]:
+    "List the groups, with the masks of parameters among their state."
+    states, pending = opt.state, opt.pending_masks
+    def state_of(p): return {**pending.get(p, {}), **states.get(p, {})}
+    return [Group(dict(h), ps, list(map(state_of, ps)), g.get('param_names'), opt.tracked)
+            for g, ps, h in zip(opt.param_groups, opt.param_lists, opt.hypers)]
+
+
+def check_steppers(
+    opt, # Optimizer
+    composition, # Its composition, or one that is to replace it
+    made_before:Iterable=frozenset() # Names of state that earlier steppers have made
+) -> None:
+    """Rehearse `composition` for each group, without the state that it must make.
+
+    Raises `MissingName`, warns of what is doubtful."""
+    names = (opt.hyper_names | composition.reads) - NOT_HYPERS
+    masks = masks_of(opt, composition) if composition.marks else {}
+    groups = []
+    for g, group in zip(opt.param_groups, groups_of(opt)):
+        hypers = {**composition.defaults, **{k: v for k, v in g.items() if k in names}}
+        states = [{**masks.get(id(p), {}), **s} for p, s in zip(group.params, group.states)]
+        groups.append(group._replace(hypers=hypers, states=states))
+    for said in warnings_for(composition, groups, made_before): warn(said, CompositionWarning)
+
+
+def warn_late_state(
+    opt, # Optimizer
+    composition, # New steppers
+    started:Iterable # Names of the state that they start
+) -> None:
+    "Warn of state that starts now, where a stepper corrects its bias by the count of steps, which goes on."
+    old = next((s for s in opt._states if isinstance(s.get('step'), Real) and s['step'] > 0), None)
+    if old is None: return
+    def is_there(k): return k in old or k in opt.param_groups[0] or k in ONE_STEP
+    for s in composition.steppers:
+        late = [k for k in s.required if k in started and not is_there(k)]
+        if 'step' in s.names and late:
+            warn(f"`{late[0]}` starts now, but `step` goes on from {old['step']}, by which `{s}` corrects "
+                 "its bias. To count anew: "
+                 f"`for s in opt.state.values(): s.pop('step', None)`.", CompositionWarning)
+
+
+def warn_unread(
+    opt, # Optimizer
+    names:Iterable # Names of hyper-parameters that it was given
+) -> None:
+    "Warn, once for each name, of hyper-parameters that no stepper reads."
+    composition = opt.composition
+    if opt._own_step or composition.reads_all: return
+    of_routes = {f'{route}_{k}' for route in composition.routes for k in ALWAYS_WELCOME}
+    known = composition.reads | ALWAYS_WELCOME | of_routes | opt.hyper_names
+    warned = opt.__dict__.setdefault('_warned_unread', set())
+    unread = [k for k in names if k not in known and k not in warned]
+    if not unread or not composition.steppers: return
+    warned.update(unread)
+    meant = ''.join(suggest(k, composition.reads) for k in unread)
+    if 'wd' in unread: meant += " Put `weight_decay` before the others, if the weights should decay."
+    listed = ' or '.join(f'`{k}`' for k in unread)
+    warn(f"no stepper reads {listed}: {not_so(composition.labels)}.{meant}")
+
+
+class ExplainedOptimizer(Explained):
+    "What explanations, checks and edits ask of a live optimizer."
+    _title = property(lambda self: self.__dict__.get('called', type(self).__name__))
+    _engine_wanted = property(lambda self: self.engine)
+    _groups = property(groups_of)
+    _states = property(lambda self: [state for k, state in self.state.items() if not isinstance(k, str)])
+    _is_checked = property(lambda self: self.__dict__.get('_checked', True))
+
+    @property
+    def _runs(self) -> Runner|None:
+        "What has run the steps so far, by the steppers of now"
+        runner = None if '_in_backward' in self.__dict__ else self.__dict__.get('_runner')
+        return runner if runner is not None and runner.composition is self.composition else None
+
+    @entry
+    def __repr__(self):
+        if self._own_step: return super().__repr__()
+        found = placement(self.composition, self._groups)
+        rules = [f'{rule} {mask}: {names}' for rule, mask, *_, names in found]
+        groups = map(_shortened, super().__repr__().splitlines())
+        return '\n'.join([', '.join(self.composition.labels), *rules, *groups])
+
+
+NAMES_SHOWN = 80 # characters of the names of a group
+
+
+def _shortened(line) -> str:
+    "Return a line of torch's `repr`, where the names of a large model would be the most of it"
+    if not line.startswith('    param_names: ') or len(line) <= NAMES_SHOWN: return line
+    return f"{line[:NAMES_SHOWN].rpartition(',')[0]}, …]"

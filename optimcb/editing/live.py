@@ -1,0 +1,136 @@
+"Editing a live optimizer: it goes on with other steppers, from the state that they can use."
+from collections.abc import Callable
+from numbers import Real
+
+from fastcore.foundation import L
+
+from optimcb._boundary import entry
+from optimcb._wrappers import zero_refusal
+from optimcb.composition.pipeline import Composition
+from optimcb.diagnosis.of_optimizer import check_steppers, warn_late_state
+from optimcb.editing.edit import Composable
+from optimcb.engines.masks import changed_rules, set_pending_masks
+from optimcb.hypers.groups import TorchNames
+
+__all__ = ['LiveSteppers', 'edit_optimizer']
+
+
+class LiveSteppers(Composable):
+    """The steppers of a live optimizer, in `cbs`, which may be changed between steps; and what they mean,
+    in `composition`."""
+    _choice = None # the options that chose the steppers, if an algorithm did
+    _own_step = None # the name of a class with a step that runs no steppers as ours does
+
+    @property
+    def composition(self) -> Composition:
+        "What `cbs` mean now; `cbs` may be changed between steps."
+        known = self.__dict__.get('_composition')
+        if known is None or known.cbs != tuple(self.cbs): known = self._recompose()
+        groups = self.__dict__.get('param_groups', ())
+        if self._choice is None or not self._choice.asks(groups, known.reads): return known
+        self.cbs = L(self._choice.again(known.untapped, self.param_groups)) # raises before anything changes
+        self._set_options()
+        return self.composition
+
+    def _recompose(self) -> Composition:
+        "Compose `cbs` again, and let all groups have the hyper-parameters that come with them"
+        composition = self._composition = self._compose(self.cbs)
+        self.hyper_names |= composition.reads
+        names, groups = self._names_for(composition), self.__dict__.get('param_groups', ())
+        if 'param_groups' in self.__dict__: self.param_groups.know(names)
+        for d in (*groups, *([self.defaults] if 'defaults' in self.__dict__ else [])):
+            if isinstance(d, TorchNames): d.know(names)
+            for k, v in composition.defaults.items(): d.setdefault(k, v)
+        return composition
+
+    def _compose(self, cbs) -> Composition:
+        "Return what a list of steppers means for this optimizer"
+        if self._own_step: return _readable(cbs)
+        composition = Composition(cbs)
+        if composition.needs_all and self.__dict__.get('_has_part'):
+            raise ValueError(zero_refusal(composition.needs_all))
+        return composition
+
+    def _names_for(self, composition) -> frozenset:
+        "Return the names of hyper-parameters that steppers read, or that choose steppers"
+        return composition.reads if self._choice is None else composition.reads | {*self._choice.names}
+
+    _names = property(lambda self: self._names_for(self.composition))
+
+    def _set_options(self):
+        "Let groups have the options in which they differ as hyper-parameters"
+        if self._choice is None: return
+        for k, values in self._choice.told(self.param_groups, self.composition.reads).items():
+            for h, v in zip(self.hypers, values): h[k] = v
+            self.defaults.setdefault(k, self._choice.options[k])
+
+    @entry
+    def edit(self,
+        f:Callable # From a list of steppers to another
+    ):
+        """Go on with other steppers, from the state that they can use. Returns the optimizer itself.
+
+        State that only those steppers speak of that are gone is dropped.
+        Raises `MissingName`, and changes nothing, if the new ones lack something."""
+        edit_optimizer(self, f)
+        return self
+
+
+def _readable(cbs) -> Composition:
+    "Return what can be read of `cbs`, which may be anything, for a step that isn't ours"
+    def composition(found):
+        try: return Composition(found)
+        except (TypeError, ValueError): return None # one is no stepper, or they don't go together
+    res = composition([f for f in cbs if callable(f) and composition([f])]) or Composition([])
+    res.cbs = tuple(cbs)
+    return res
+
+
+def edit_optimizer(
+    opt, # Optimizer
+    f:Callable # From a list of steppers to another
+) -> None:
+    """Do what `Optimizer.edit` does: check the new steppers, then go on with them.
+
+    Raises `MissingName`, and changes nothing."""
+    if 'cbs' not in opt.__dict__:
+        raise TypeError(f"{type(opt).__name__} wraps an optimizer that has the steppers. Edit that one.")
+    cbs, old = L(f(list(opt.cbs))), opt.composition
+    new = opt._compose(cbs)
+    if opt._is_checked and new.untapped != old.untapped and not opt._own_step:
+        check_steppers(opt, new, old.makes)
+        warn_late_state(opt, new, new.makes - old.makes)
+    opt.cbs = cbs
+    if opt._choice is not None:
+        opt._choice = opt._choice.copy(edits=(*opt._choice.edits, f), labels=new.untapped)
+    new = opt.composition # which adds the hyper-parameters that come with it
+    _renew_defaults(opt, old, new)
+    if 'called' in opt.__dict__: opt.called = f"{opt.called.removesuffix(', edited')}, edited"
+    _drop_unused_state(opt, old, new)
+
+
+def _renew_defaults(opt, old, new):
+    "Replace defaults of the old steppers by those of the new ones, where nobody has set another number"
+    given = opt.__dict__.get('_given', frozenset())
+    kept = new.defaults.keys() - given
+    was = {k: v for k, v in old.defaults.items() if k in kept and isinstance(v, Real)}
+    for d in (opt.defaults, *opt.param_groups):
+        for k, v in was.items():
+            if k in d and isinstance(d[k], Real) and d[k] == v: d[k] = new.defaults[k]
+
+
+def _drop_unused_state(opt, old, new):
+    "Drop state that only steppers speak of that are gone, and masks of rules that are gone"
+    gone = [s for s in old.steppers if not any(s.f is f for f in opt.cbs)]
+    taps = {k for s in gone for k in s.taps}
+    stale = changed_rules(old, new)
+    unread = set(stale)
+    if not new.reads_all:
+        mentioned = frozenset().union(*(s.mentions for s in gone))
+        unread |= mentioned - new.reads - set(opt._keep_on_clear)
+    for state in opt._states:
+        for k in [k for k in state if k in unread or k.partition('.')[0] in taps]: del state[k]
+    if not (old.marks or new.marks): return
+    for masks in opt.pending_masks.values():
+        for k in stale: masks.pop(k, None)
+    set_pending_masks(opt)

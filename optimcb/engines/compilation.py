@@ -1,0 +1,146 @@
+"""From buckets of parameters to launches: record a composition, make programs of the recordings, and
+kernels of the programs."""
+from collections.abc import Iterable
+from importlib import import_module
+from typing import NamedTuple
+
+from optimcb._tensors import sharding_of
+from optimcb.engines import c_kernels, foreach
+from optimcb.engines.c_compiler import CantBuild
+from optimcb.engines.grad_scaling import Scaling
+from optimcb.engines.refusals import MAX_KERNELS, Refusals
+from optimcb.engines.sharded import agree
+from optimcb.tracing.bucket import Changed
+from optimcb.tracing.program import Program, Unsupported
+from optimcb.tracing.purity import asks_type
+from optimcb.tracing.recording import record
+from optimcb.tracing.rng import Chance
+from optimcb.warn import warn
+
+__all__ = ['Compilation', 'Prepared']
+
+
+class Prepared(NamedTuple):
+    "What one step runs."
+    recordings: list # One for each bucket
+    programs: list # One for each bucket
+    launches: list # Pairs of a launch and the indices of its buckets
+
+
+class Compilation:
+    """One composition on one engine: its programs by structure, and what it can't run as kernels.
+
+    Nothing in it belongs to one optimizer: several plans can share it. Raises `CantRun`."""
+    def __init__(self,
+        engine:str, # 'auto', 'fused' or 'foreach'
+        composition # Composition to compile
+    ):
+        self.engine, self.composition = engine, composition
+        self.refusals = Refusals(engine, composition)
+        self.programs = {} # by structure
+        self.agreed = set() # ids of programs that all processes can run
+        self.has_kernels = True # False if one couldn't be built for a GPU: then lists of tensors are used
+        self.asks_type = any(map(asks_type, composition.steppers))
+        self.shared = None # recordings of a step that is made of several calls
+
+    def share_recordings(self):
+        """Begin a step that is made of several calls of `prepare`: recordings are shared until this is
+        called again."""
+        self.shared = []
+
+    def prepare(self,
+        plan, # Plan of the parameters
+        hypers:list[dict], # Hyper-parameters of each group
+        scaling:Scaling # What the gradients were multiplied by, and whether to skip the step
+    ) -> Prepared:
+        """Record a step of each bucket and find its launches; a step of known structure compiles nothing.
+
+        Raises `Changed` if something new was refused or looked at, so that the plan must be made again,
+        and `CantRun`."""
+        recordings = self._record(plan, hypers, scaling)
+        programs = [self._program_of(r, plan) for r in recordings]
+        if recordings and len(self.programs) > MAX_KERNELS:
+            self._refuse("the operations differ from step to step, and would be compiled "
+                         f"{MAX_KERNELS} times and more. Loop a fixed number of times.")
+        key = tuple(map(id, programs))
+        launches = plan.launches.get(key)
+        if launches is None: launches = plan.launches[key] = self._build(plan, programs, key)
+        return Prepared(recordings, programs, launches)
+
+    def _refuse(self, reason):
+        "Leave all parameters to the eager engine. Always raises: `Changed`, or `CantRun`"
+        self.refusals.add(reason)
+        raise Changed
+
+    def _record(self, plan, hypers, scaling) -> list:
+        """Record a step of each bucket; raise `Changed` if one can't be, or if steppers look at more than
+        was known"""
+        refusals, failures = self.refusals, []
+        looked = set(refusals.looked)
+        before = Chance() if not self.programs else None
+        recordings = record(plan.buckets, self.composition, hypers, looked, self.asks_type, scaling,
+                            self.shared, failures)
+        if looked != refusals.looked: # then the buckets are smaller
+            refusals.looked = looked
+            raise Changed
+        if failures:
+            refusals.add_failures(failures, plan.buckets)
+            raise Changed
+        if before and before.undone() and recordings:
+            self._refuse("the steppers draw random numbers, other ones for each parameter.")
+        return recordings
+
+    def _program_of(self, recording, plan) -> Program:
+        key = *recording.key, bool(plan.shardings)
+        program = self.programs.get(key)
+        if program is None: program = self.programs[key] = Program(*key)
+        return program
+
+    def _build(self, plan, programs, key) -> list:
+        """Make the launches of `programs`.
+
+        Where a kernel can't be had, fall back to a slower engine and raise `Changed`"""
+        launches = failure = None
+        try: launches = self._launches(plan, programs)
+        except (Unsupported, CantBuild) as e: failure = e
+        # another plan of the same programs doesn't ask again
+        if plan.shardings and not self.agreed.issuperset(key):
+            failure = agree(failure, plan.shardings)
+            self.agreed.update(key)
+        if not failure: return launches
+        on_device = any(b.example.device.type != 'cpu' for b in plan.buckets)
+        if self.engine == 'auto' and self.has_kernels and on_device:
+            self.has_kernels = False
+            warn(f"the foreach engine runs what the fused one can't: {failure}")
+            raise Changed
+        self._refuse(f"{failure}")
+
+    def _launches(self, plan, programs) -> list:
+        "Put buckets whose programs have the same structure, device and sharding into one launch"
+        if self.composition.sums_over_all and programs and (plan.eager or not _same_rounds(programs)):
+            raise Unsupported("some parameters can't be summed over with the others, by one kernel.")
+        together, first = {}, 0 # `first` is the index of a bucket's first parameter in the plan
+        for i, (b, program) in enumerate(zip(plan.buckets, programs)):
+            key = program.key, b.example.device, sharding_of(b.example)
+            together.setdefault(key, []).append((i, (b, program), first))
+            first += len(b.params)
+        res = []
+        for (_, device, _), found in together.items():
+            indices, members, firsts = map(list, zip(*found))
+            res.append((self.lowering(device).Launch(members, firsts), indices))
+        return res
+
+    def lowering(self, device):
+        "Return the module that makes launches on a device. Raises `Unsupported`."
+        if self.engine == 'foreach': return foreach
+        if device.type == 'cpu': return c_kernels
+        if device.type == 'cuda' and self.has_kernels:
+            try: return import_module('optimcb.engines.triton_kernels') # Triton is loaded when it is needed
+            except ImportError as e: raise Unsupported(f"there is no Triton ({e}).") from None
+        if self.engine == 'fused': raise Unsupported(f"there is no kernel for {device.type}.")
+        return foreach
+
+
+def _same_rounds(programs:Iterable) -> bool:
+    "Do all programs that sum over all parameters do so in the same rounds?"
+    return len({frozenset(round for round, _ in p.rounds) for p in programs if p.rounds}) <= 1

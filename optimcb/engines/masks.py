@@ -1,0 +1,100 @@
+"""Masks: which steppers act on which parameter, where rules or routes choose.
+
+A mask is state of a parameter, under the name of its rule. Before a parameter's first step its masks are
+pending, beside the state: torch takes an optimizer with some state for one that has all of it."""
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from optimcb.engines.frozen import grad_of
+
+__all__ = ['can_step', 'changed_rules', 'fill_masks', 'masks_of', 'set_pending_masks']
+
+
+def can_step(
+    p # A parameter
+) -> bool:
+    """Can it be stepped?
+
+    A lazy layer's has no shape yet, and whole numbers, as in a quantized layer, have no gradient."""
+    if not isinstance(p, Tensor) or torch.nn.parameter.is_lazy(p): return False
+    return p.is_floating_point() or p.is_complex()
+
+
+def changed_rules(
+    old, # A composition
+    new # The composition that replaces it
+) -> set:
+    "Return the names of masks that mean something else in `new`, or nothing."
+    return {k for k in old.marks if new.marks.get(k) != old.marks[k]}
+
+
+def masks_of(
+    opt, # Optimizer
+    composition, # Its composition, or one that is to replace it
+    target=None # What is stepped now, with `param_groups` and `tracked`; None: check all parameters
+) -> dict:
+    """Return the masks of each parameter, by its id: those in its state, its group, or else by the rules.
+
+    For a step, only of parameters that are stepped and whose state lacks masks. Raises `ValueError` for an
+    unknown route."""
+    rules, routes = composition.marks, composition.routes
+    stale = changed_rules(opt.composition, composition)
+    res, names, tests = {}, None, {}
+    for g in (target or opt).param_groups:
+        in_group = {} if target else g
+        for p in g['params']:
+            state = opt.__dict__['state'].get(p, {}) if isinstance(p, Tensor) else {} # a GPU isn't waited for
+            if routes and 'route' not in stale and 'route' in state: _check_route(routes, state['route'])
+            if not (can_step(p) if target is None else _lacks_masks(p, state, rules, opt.tracked)): continue
+            known = {**opt.pending_masks.get(p, {}), **in_group, **state}
+            masks = {k: v for k, v in known.items() if k in rules and k not in stale}
+            for k in rules.keys() - masks.keys():
+                if k not in tests: tests[k] = rules[k].test()
+                if names is None: names = _names_by_id(opt.param_groups)
+                masks[k] = tests[k](p, names.get(id(p)))
+            if routes: _check_route(routes, masks['route'])
+            res[id(p)] = masks
+    return res
+
+
+def fill_masks(
+    opt, # Optimizer
+    target # What is stepped now, with `param_groups`: the optimizer itself, or one of its parameters
+) -> None:
+    "Put masks into the state of parameters that are stepped now and lack them. Raises `ValueError`."
+    found = masks_of(opt, opt.composition, target)
+    if not found: return
+    for p in _params(target):
+        if id(p) in found: opt.state[p].update(found[id(p)])
+
+
+def set_pending_masks(
+    opt # Optimizer
+) -> None:
+    "Work out the masks of all parameters, before they are stepped. Raises `ValueError`, and changes nothing."
+    composition = opt.composition
+    found = masks_of(opt, composition)
+    pending = {p: found[id(p)] for p in _params(opt) if id(p) in found}
+    for g in opt.param_groups:
+        for k in composition.marks.keys() & g.keys(): del g[k] # from here on the parameters have it
+    opt.pending_masks.clear()
+    opt.pending_masks.update(pending)
+
+
+def _lacks_masks(p, state, rules, tracked) -> bool:
+    "Does a parameter that is stepped now lack a mask in its state?"
+    return not state.keys() >= rules.keys() and grad_of(p, tracked) is not None
+
+
+def _check_route(routes, route):
+    if route not in routes:
+        raise ValueError(f"a parameter is in route {route!r}, but there are {', '.join(routes)}.")
+
+
+def _params(target) -> Iterable: return (p for g in target.param_groups for p in g['params'])
+
+
+def _names_by_id(groups) -> dict:
+    return {id(p): name for g in groups for p, name in zip(g['params'], g.get('param_names', ()))}

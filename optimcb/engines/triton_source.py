@@ -1,0 +1,186 @@
+"""Source code in Triton of a program, for all parameters at once: see `triton_kernels` for the tables that
+it reads."""
+import linecache
+from functools import cache
+from hashlib import sha256
+
+import torch
+
+from optimcb.engines import c_kernels
+from optimcb.tracing.ops import OPS
+from optimcb.tracing.program import IN_MEMORY, KNOWN, Program, Unsupported
+
+__all__ = ['ARGUMENTS', 'CHUNK', 'PRELUDE', 'functions', 'source']
+
+
+CHUNK = 1024 # elements that a program works on
+JOIN = 2048 # sums of chunks that are added at a time
+VECTOR = 8 # elements in 16 bytes, the widest load, of the smallest type
+FIELDS = 5 # of a row of `chunks`, and of `tensors`
+ARGUMENTS = ('chunks', 'tensors', 'table', 'partial', 'sums', 'yields', 'totals') # of every kernel
+# a product and a sum are one rounding only where an operation says so
+
+# How a type is computed in, and how it lies in memory
+TYPES = {
+    torch.float32: ('tl.float32', 'tl.float32'),
+    torch.float64: ('tl.float64', 'tl.float64'),
+    torch.bfloat16: ('tl.float32', 'tl.bfloat16'),
+    torch.float16: ('tl.float32', 'tl.float16'),
+    torch.bool: ('tl.int32', 'tl.int8'),
+    torch.int64: ('tl.int64', 'tl.int64'),
+}
+# Reductions of one tensor, and of two
+WHOLE = {'sum': 'tl.sum({}, 0)', 'amax': 'tl.max({}, 0)', 'amin': 'tl.min({}, 0)'}
+PAIR = {'sum': '{} + {}', 'amax': 'tl.maximum({}, {})', 'amin': 'tl.minimum({}, {})'}
+
+PRELUDE = f'''import triton
+import triton.language as tl
+from optimcb.engines.triton_math import *
+
+kernel = triton.jit(do_not_specialize={list(ARGUMENTS)})
+'''
+
+
+def source(
+    program:Program
+) -> str:
+    "The program in Triton. Raises `Unsupported`."
+    writer = _Writer(program)
+    return '\n\n'.join([PRELUDE, *(f for k in range(program.last + 1) for f in writer.level(k))]) + '\n'
+
+
+@cache
+def functions(
+    text:str # What `source` gives
+) -> dict:
+    """The functions in a source, by name.
+
+    Triton reads the text of a function, and finds it where Python looks for lines."""
+    name, found = f'<optimcb {sha256(text.encode()).hexdigest()[:16]}>', {'__name__': 'optimcb.engines.generated'}
+    linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
+    exec(compile(text, name, 'exec'), found)
+    return found
+
+
+def _function(decorator, name, args, body) -> str:
+    return '\n    '.join([f'@{decorator}\ndef {name}({", ".join(args)}):', *body])
+
+
+class _Writer(c_kernels.Writer):
+    def operand(self, a, dtype) -> str:
+        "What stands for operand `a`, in the type that `dtype` is computed in"
+        kind = TYPES[dtype][0]
+        if a < 0: return f's{~a}.to({kind})'
+        return f'v{a}' if TYPES[self.p.nodes[a].gives][0] == kind else f'v{a}.to({kind})'
+
+    def value(self, i) -> str:
+        "The assignment of node `i`"
+        n = self.p.nodes[i]
+        if n.op in IN_MEMORY: e = f'tl.load(m{self.column[self.p.column(i)]}{" + i, mask" if n.each else ""})'
+        elif n.op == 'numel': e = f'tl.load(tensors + t*{FIELDS} + 2)'
+        elif n.op == 'total': e = f'tl.load(totals + {self.p.totals.index(i)})'
+        elif n.op in KNOWN: e = f'tl.load({self.place("sums", i)})'
+        elif n.op == 'cast': e = self.cast(n)
+        else: e = self.expression(n)
+        if n.dtype is torch.bool: e = f'({e}) != 0'
+        return f'v{i} = ({e}).to({TYPES[n.gives][0]})'
+
+    def cast(self, n) -> str:
+        kind, low = TYPES[n.dtype]
+        e = self.operand(n.args[0], self.p.nodes[n.args[0]].gives if n.args[0] >= 0 else torch.float64)
+        return f'{e}.to({kind}).to({low})' if n.dtype in (torch.bfloat16, torch.float16) else e
+
+    def expression(self, n) -> str:
+        op = OPS[n.op]
+        integers = n.dtype is torch.int64 and n.op in c_kernels.WITH_INTEGERS
+        if '{f}' in op.text and not n.dtype.is_floating_point and not integers:
+            raise Unsupported(f"`{n.op}` of {n.dtype} has no Triton")
+        args = [self.operand(a, n.dtype) for a in n.args]
+        if n.op == 'where': args[0] = self.operand(n.args[0], torch.bool)
+        return op.text.format(*args, f='')
+
+    def place(self, array, i, row='t') -> str:
+        "Where sum `i` of a tensor lies, or of a chunk"
+        return f'{array} + {row}*{len(self.p.sums)} + {self.p.sums.index(i)}'
+
+    def start(self, i) -> str:
+        "What reduction `i` starts from"
+        return c_kernels.start_of(self.p.nodes[i]).replace('INFINITY', "float('inf')")
+
+    def columns(self, used, stores) -> dict:
+        """By index, the columns that are used: how they lie in memory, and whether there is a value for
+        each element"""
+        return {self.column[u.name]: (TYPES[u.dtype][1], u.each) for u in used} | {self.column[s.name]: (TYPES[s.dtype][1], s.each) for s in stores}
+
+    def numbers(self) -> list[str]: return [f's{k} = tl.load(S + {k})' for k in range(len(self.p.slots))]
+
+    def level(self, k) -> list[str]:
+        "Functions for one chunk, and for what follows it in one tensor"
+        sums, totals, stores = self.p.at(k, self.p.sums), self.p.at(k, self.p.totals), self.p.stores_at(k)
+        each, ends = [s for s in stores if s.each], [s for s in stores if not s.each]
+        res = self.chunk(k, sums, each) if sums or each else []
+        if sums: res.append(self.join(k, sums))
+        if totals or ends: res.append(self.tensor(k, totals, ends))
+        return res
+
+    def chunk(self, k, sums, stores) -> list[str]:
+        """A function for the elements of a chunk, and a kernel that finds them: they are loaded by vectors
+        if they lie at multiples of them"""
+        once, each, used = self.split([self.p.nodes[i].args[0] for i in sums] + [s.value for s in stores])
+        columns = self.columns(used, stores)
+        wide = [c for c, (_, each_) in columns.items() if each_]
+        args = ['c', 't', 'start', 'n', 'S', *(f'a{c}' for c in columns), 'tensors', 'partial', 'sums', 'totals']
+        elements = _function('triton.jit', f'elements{k}', [*args, 'wide: tl.constexpr'], [
+            *(f'm{c} = a{c}.to(tl.pointer_type({low})){" + start" if each_ else ""}' for c, (low, each_) in columns.items()),
+            'if wide:', f'    n = n // {VECTOR} * {VECTOR}', *(f'    m{c} = tl.multiple_of(m{c}, 16)' for c in wide),
+            f'i = tl.arange(0, {CHUNK})', 'mask = i < n', *self.numbers(), *once, *each,
+            *self.barrier(stores, used), *self.stored(stores), *self.summed(sums)])
+        main = _function('kernel', f'chunk{k}', ARGUMENTS, [
+            'c = tl.program_id(0)', f'row = chunks + c*{FIELDS}', 't = tl.load(row)', 'start = tl.load(row + 1)', 'n = tl.load(row + 2).to(tl.int32)',
+            'M = table + tl.load(row + 3)', 'S = (table + tl.load(row + '
+                                            '4)).to(tl.pointer_type(tl.float64))', *(f'a{c} = tl.load(M + {c})' for c in columns),
+            f'if (({" | ".join(f"a{c}" for c in wide) or 0}) % 16 == 0) & (n % {VECTOR} == 0):', f'    elements{k}({", ".join(args)}, True)',
+            f'else: elements{k}({", ".join(args)}, False)'])
+        return [elements, main]
+
+    def barrier(self, stores, used) -> list[str]:
+        """Threads may store other elements than they load.
+
+        All must have loaded what is overwritten with something that doesn't depend on it"""
+        loaded = {u.name for u in used}
+        def own(s): return any(self.p.nodes[i].args == (s.name,) for i in self.p.needed([s.value]))
+        return ['tl.debug_barrier()'] if any(s.name in loaded and not own(s) for s in stores) else []
+
+    def stored(self, stores, where='m{} + i', mask=', mask') -> list[str]:
+        values = [f'({self.operand(s.value, s.dtype)}{" != 0" if s.dtype is torch.bool else ""})' for s in stores]
+        return [f'tl.store({where.format(self.column[s.name])}, {v}.to({TYPES[s.dtype][1]}){mask})' for s, v in zip(stores, values)]
+
+    def summed(self, sums) -> list[str]:
+        "What the sums of a chunk come to"
+        res = []
+        for i in sums:
+            n = self.p.nodes[i]
+            res.append(f'x{i} = tl.where(mask, {self.operand(n.args[0], n.dtype)}, {self.start(i)})')
+            res.append(f'tl.store({self.place("partial", i, "c")}, '
+                       f'{WHOLE[n.op].format(f"x{i}")}.to(tl.float64))')
+        return res
+
+    def join(self, k, sums) -> str:
+        "A kernel for the chunks' sums together, in an order that is always the same"
+        ops = {i: self.p.nodes[i].op for i in sums}
+        more = {i: f'tl.load({self.place("partial", i, "c")}, c < last, {self.start(i)})' for i in sums}
+        return _function('kernel', f'join{k}', ARGUMENTS, [
+            't = tl.program_id(0)', f'first = tl.load(tensors + t*{FIELDS} + 3)', f'last = tl.load(tensors + t*{FIELDS} + 4)',
+            *(f'x{i} = tl.full([{JOIN}], {self.start(i)}, tl.float64)' for i in sums),
+            f'for b in range(first, last, {JOIN}):', f'    c = b + tl.arange(0, {JOIN})',
+            *(f'    x{i} = {PAIR[ops[i]].format(f"x{i}", more[i])}' for i in sums),
+            *(f'tl.store({self.place("sums", i)}, {WHOLE[ops[i]].format(f"x{i}")})' for i in sums)])
+
+    def tensor(self, k, totals, ends) -> str:
+        "A kernel for what a tensor yields, and for the numbers that it keeps: nobody reads them any more"
+        once, _, used = self.split([self.p.nodes[i].args[0] for i in totals] + [s.value for s in ends])
+        shares = {self.p.totals.index(i): self.operand(self.p.nodes[i].args[0], torch.float64) for i in totals}
+        return _function('kernel', f'tensor{k}', ARGUMENTS, [
+            't = tl.program_id(0)', f'row = tensors + t*{FIELDS}', 'M = table + tl.load(row)', 'S = (table + tl.load(row + 1)).to(tl.pointer_type(tl.float64))',
+            *(f'm{c} = tl.load(M + {c}).to(tl.pointer_type({low}))' for c, (low, _) in self.columns(used, ends).items()), *self.numbers(), *once,
+            *(f'tl.store(yields + t*{len(self.p.totals)} + {j}, {share})' for j, share in shares.items()), *self.stored(ends, 'm{}', '')])

@@ -1,0 +1,151 @@
+"""Parameters and groups as they are given: in any form that torch and fastai have for them, checked, under
+our names."""
+import inspect
+from collections.abc import Iterator
+from numbers import Real
+
+import torch
+from fastcore.foundation import L
+from torch import Tensor
+
+from optimcb.hypers.torch_names import TORCH_NAMES, from_torch, suggest, without_flags
+from optimcb.hypers.values import NOT_HYPERS, RANGES, check, own
+
+__all__ = ['ALWAYS_WELCOME', 'NAMES_FOR_ALL', 'NO_PARAMS', 'as_groups', 'check_names', 'check_params',
+           'checked_group', 'may_be_empty', 'name_group', 'without_group_flags']
+
+
+# fastai passes and schedules these, whether or not a stepper reads them
+ALWAYS_WELCOME = frozenset({'lr', 'mom'})
+NO_PARAMS = ("`params` is empty: there is nothing to optimize. "
+             "Is it a generator that was used up, or is the whole model frozen?")
+NAMES_FOR_ALL = ("some parameters have names and some have not. "
+                 "Pass (name, tensor) pairs for all of them, or for none.")
+
+
+# Parameters
+
+def as_groups(
+    params # A tensor, tensors, pairs with names, dicts with `params`, or lists of them
+) -> list[dict]:
+    "Return `params` as torch's dicts, one for each group. Raises `TypeError` and `ValueError`."
+    if isinstance(params, torch.nn.Module) and not isinstance(params, torch.nn.ParameterList):
+        raise TypeError("`params` is a model. Pass its parameters: `model.parameters()`.")
+    if inspect.isroutine(params): raise TypeError("`params` is a function. Call it: `model.parameters()`.")
+    _check_order(params)
+    params = L(params)
+    if not params or all(isinstance(ps, (L, list)) and not ps for ps in params): raise ValueError(NO_PARAMS)
+    if isinstance(params[0], dict): return list(params)
+    if isinstance(params[0], (L, list)): return [{'params': ps} for ps in params]
+    return [{'params': params}]
+
+
+def may_be_empty(
+    groups:list # Groups as they were given
+) -> bool:
+    """May other processes have all parameters of these groups?
+
+    An iterator that is used up is a mistake all the same."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return distributed and not any(isinstance(g['params'], Iterator) for g in groups)
+
+
+def _split_names(params) -> tuple[list, list|None]:
+    """Return tensors and their names; None for the names if there are none.
+
+    Raises `TypeError` and `ValueError`."""
+    _check_order(params)
+    params = list(L(params))
+    named = [isinstance(p, tuple) for p in params]
+    for p in params:
+        if isinstance(p, tuple) and not (len(p) == 2 and isinstance(p[0], str)):
+            raise TypeError(f"a pair must be (name, tensor), not {p!r:.80}.")
+    if any(named) and not all(named): raise ValueError(NAMES_FOR_ALL)
+    return ([p for _, p in params], [name for name, _ in params]) if any(named) else (params, None)
+
+
+def name_group(
+    group:dict # New group, whose `params` may be pairs with names
+) -> None:
+    "Put tensors into `params` and their names into `param_names`. Raises `TypeError` and `ValueError`."
+    group['params'], names = _split_names(group['params'])
+    if names: group['param_names'] = names
+
+
+def check_names(
+    opt, # Optimizer
+    group:dict # New group
+) -> None:
+    "Raise `ValueError` if only some parameters have names. Names that no user gave are dropped instead."
+    if 'param_names' not in group and opt.__dict__.pop('_names_brought', False):
+        for g in opt.param_groups: g.pop('param_names', None)
+    if any(('param_names' in g) != ('param_names' in group) for g in opt.param_groups):
+        raise ValueError(NAMES_FOR_ALL)
+
+
+def check_params(
+    params:list, # Parameters of a new group
+    others:list # Parameters of the other groups
+) -> None:
+    "Raise `TypeError` for what is no tensor, `ValueError` for what is no leaf, or there twice."
+    seen = {id(p) for p in others if isinstance(p, Tensor)}
+    for i, p in enumerate(params):
+        # fastai's documentation makes optimizers of numbers, which never have a gradient
+        if isinstance(p, Real): continue
+        if not isinstance(p, Tensor):
+            raise TypeError(f"only tensors can be optimized, but parameter {i} is {p!r:.80} "
+                            f"({type(p).__name__}).")
+        if not (p.is_leaf or p.retains_grad):
+            raise ValueError(f"parameter {i}, of shape {tuple(p.shape)}, is no leaf: "
+                             "it was computed from other tensors. "
+                             "Optimize those, or `p.detach()`.")
+        if id(p) in seen:
+            raise ValueError(f"parameter {i} of the group is there twice, and would be stepped twice. "
+                             "Put it in one group only.")
+        seen.add(id(p))
+
+
+def _check_order(params):
+    if isinstance(params, (set, frozenset)):
+        raise TypeError("parameters are given in a set, whose order changes from run to run. Pass a list.")
+
+
+# Hyper-parameters of a group
+
+def checked_group(
+    opt, # Optimizer; takes the names of new hyper-parameters, and warns of those that nobody reads
+    group:dict # `params`, and hyper-parameters under any names
+) -> dict:
+    "Return `group` with checked hyper-parameters under our names. Raises `TypeError` and `ValueError`."
+    if not isinstance(group, dict):
+        raise TypeError(f"a parameter group must be a dict with `params`, not {group!r:.80} "
+                        f"({type(group).__name__}).")
+    if 'params' not in group:
+        raise ValueError(f"a parameter group needs `params`, but this one has {sorted(group)}.")
+    composition, choice = opt.composition, opt._choice
+    if choice is not None: group = choice.algorithm.ours(group)
+    values = from_torch({k: v for k, v in group.items() if k not in NOT_HYPERS}, opt._names)
+    flags = {} if choice is None else choice.flags_of(values)
+    values = without_group_flags(opt, {k: v for k, v in values.items() if k not in flags})
+    known = composition.reads | ALWAYS_WELCOME | opt.hyper_names
+    def is_meant(k, v): return k in RANGES or k in TORCH_NAMES and v or suggest(k, composition.reads)
+    # others are somebody's notes: a name, an `initial_lr`
+    opt._warn_unread(k for k, v in values.items() if is_meant(k, v))
+    opt.hyper_names.update(k for k in values if k in known)
+    return {**{k: group[k] for k in NOT_HYPERS if k in group},
+            **{k: own(k, check(k, v)) if k in known else v for k, v in values.items()},
+            **{k: v for k, v in flags.items() if v != choice.options[k]}}
+
+
+def without_group_flags(
+    opt, # Optimizer
+    group:dict # Hyper-parameters of a group, under our names
+) -> dict:
+    """Return `group` without torch's options that are no numbers.
+
+    Raises `TypeError` for what can't be had, `ValueError` for an engine."""
+    if opt._own_step: return group
+    values, engine = without_flags(group, opt.composition, opt.engine)
+    if engine != opt.engine:
+        raise ValueError(f"a group can't have an engine of its own. Pass engine='{engine}' to the optimizer.")
+    return values
