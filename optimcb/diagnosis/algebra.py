@@ -173,6 +173,7 @@ def _with_mean(factors) -> list:
 
 def _number_power(x, exponent):
     "A power of numbers, exact if it can be"
+    if exponent == 1: return x
     is_exact = isinstance(x, (int, Fraction)) and isinstance(exponent, int)
     return Fraction(x)**exponent if is_exact else x**exponent
 

@@ -10,12 +10,13 @@ __all__ = ['as_html', 'as_text', 'range_of']
 
 STYLE = '''<style>
 .optimcb table { border-collapse: collapse; margin: 0 0 .5em; color: inherit; font-size: inherit; }
-.optimcb th, .optimcb td { text-align: left !important; padding: .15em .8em .15em 0; border: 0; background: none; color: inherit; }
+.optimcb th, .optimcb td { text-align: left !important; padding: .15em .8em .15em 0; border: 0; }
+.optimcb th, .optimcb td { background: none; color: inherit; }
 .optimcb tr { background: none !important; }
 details.optimcb code { background: none; color: inherit; padding: 0; font-size: inherit; }
 .optimcb thead tr { border-bottom: 1px solid currentColor; }
 .optimcb p { margin: .6em 0 .2em; }
-</style>''' # noqa: E501
+</style>'''
 
 
 def as_text(
