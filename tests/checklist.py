@@ -19,15 +19,15 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 sys.path[:0] = [str(o) for o in (HERE, HERE/'editing', HERE/'engines', ROOT) if str(o) not in sys.path] # as in conftest
 
-from fastcore.docments import docments # noqa: E402
-from zoo import CASES, LRS, ROWS, algorithm_of, apart, reference, said # noqa: E402
+from fastcore.docments import docments  # noqa: E402
+from zoo import CASES, LRS, ROWS, algorithm_of, apart, reference, said  # noqa: E402
 
-import optimcb as oc # noqa: E402
-from optimcb import algorithms, parts, steppers # noqa: E402
-from optimcb.catalog import Catalog, catalog # noqa: E402
-from optimcb.catalog import parts as table_of_parts # noqa: E402
-from optimcb.composition.roles import PLACES # noqa: E402
-from optimcb.composition.stepper import Stepper, innermost # noqa: E402
+import optimcb as oc  # noqa: E402
+from optimcb import algorithms, parts, steppers  # noqa: E402
+from optimcb.catalog import Catalog, catalog  # noqa: E402
+from optimcb.catalog import parts as table_of_parts  # noqa: E402
+from optimcb.composition.roles import PLACES  # noqa: E402
+from optimcb.composition.stepper import Stepper, innermost  # noqa: E402
 
 COMMAND = 'run `python -m tests.checklist --write`'
 README, API = ROOT/'README.md', ROOT/'nbs'/'api.ipynb'
@@ -64,6 +64,7 @@ def undocumented(
 ) -> list[str]:
     "Parameters that have no comment."
     f = o.recipe if isinstance(o, oc.Algorithm) else o.__init__ if isinstance(o, type) and '__init__' in vars(o) else o
+    f = inspect.unwrap(f) # steppers have a wrapper for calls by hand
     if not hasattr(f, '__code__') or f.__code__.co_filename.startswith('<'): return [] # a dataclass has a comment for each field
     own = f.__code__.co_varnames[:f.__code__.co_argcount + f.__code__.co_kwonlyargcount]
     return [k for k, said in docments(f).items() if not said and k in own and k not in ('self', 'cls', 'p')]
