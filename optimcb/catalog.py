@@ -1,4 +1,4 @@
-"What is there: every algorithm, and every part that goes with any of them, as tables that are made of the code."
+"Tables of every algorithm, and of every part that goes with any of them, made of the code."
 import inspect
 
 import torch
@@ -30,13 +30,17 @@ class Catalog(list):
 
 
 def catalog() -> Catalog:
-    "Every algorithm: its steppers, bytes of state for each element of a float32 matrix of 64 × 64, how it runs, what it is and where it is from."
+    """List every algorithm: its steppers, its state, how it runs, what it is and where it is from.
+
+    State is in bytes for each element of a float32 matrix of 64 × 64."""
     return Catalog({'algorithm': f'`{o.__name__}`', 'steppers, with the default options': ' → '.join(f'`{s}`' for s in o.composition.labels),
                     **_costs(o), 'what, and where from': _said(o)} for o in vars(optimcb).values() if isinstance(o, Algorithm))
 
 
 def parts() -> Catalog:
-    "Every part that goes with any algorithm, in the order of a step: where it belongs, its numbers, SGD's state with it, how that runs, what it does."
+    """List every part that goes with any algorithm, in the order of a step: its place, its numbers, what it does.
+
+    State, and how it runs, are those of SGD with it."""
     single = {f.__name__: ([f], f) for f in vars(optimcb).values() if callable(f) and not isinstance(f, (type, Algorithm)) and _is_part(f)}
     inside = {Stepper(o).innermost.__name__ for fs, _ in LISTS.values() for o in fs}
     found = {k: o for k, o in {**single, **LISTS}.items() if k not in inside}

@@ -1,4 +1,4 @@
-"One call trains the same Learner with several optimizers, on the same seeds, and compares: a table, and curves with their spread."
+"Train the same Learner with several optimizers, on the same seeds: a table, and curves with their spread."
 import gc
 import inspect
 import random
@@ -19,10 +19,13 @@ __all__ = ['Comparison', 'compare']
 class Comparison:
     """What `compare` found, shown as its table.
 
-    - `runs`: a row for each run and epoch, with `opt`, `seed`, `epoch`, `train_loss` (smoothed, as fastai has it), `valid_loss`, metrics and `seconds`.
-    - `losses`: for each optimizer the training loss of each batch, an array of seeds × steps. Where a run stopped early there is NaN.
-    - `table`: a row for each optimizer. Mean and standard deviation (`…_sd`) over seeds of the last epoch's figures, without the runs that `diverged`,
-      which had a loss that is not finite; the median `seconds` of an epoch; and `state_bytes`, for each element of the parameters, at the end.
+    - `runs`: a row for each run and epoch, with `opt`, `seed`, `epoch`, `train_loss` (smoothed, as fastai has
+      it), `valid_loss`, metrics and `seconds`.
+    - `losses`: for each optimizer the training loss of each batch, an array of seeds × steps. Where a run
+      stopped early there is NaN.
+    - `table`: a row for each optimizer. Mean and standard deviation (`…_sd`) over seeds of the last epoch's
+      figures, without the runs that `diverged`, which had a loss that is not finite; the median `seconds` of an
+      epoch; and `state_bytes`, for each element of the parameters, at the end.
     """
     def __init__(self,
         done:list # A dict for each run: `opt`, `seed`, `rows`, `losses`, `diverged`, `state_bytes`
@@ -71,9 +74,10 @@ def compare(
 ) -> Comparison:
     """Train with each optimizer on each seed, which decides on weights, batches and augmentation.
 
-    They are the same for all optimizers (but for what is drawn after one that draws random numbers itself). Global random numbers are
-    afterwards where they were. A run that diverges is counted. If one raises, so does `compare`, naming it: the runs that were done are
-    in the exception's `comparison`. Raises `ValueError` or `TypeError`, before training, for arguments that can't be.
+    They are the same for all optimizers (but for what is drawn after one that draws random numbers itself).
+    Global random numbers are afterwards where they were. A run that diverges is counted. If one raises, so
+    does `compare`, naming it: the runs that were done are in the exception's `comparison`. Raises
+    `ValueError` or `TypeError`, before training, for arguments that can't be.
     """
     try:
         from fastai.callback.schedule import no_random  # and the ways to fit
@@ -132,7 +136,7 @@ def _run(make_learner, f, seed, fit, n_epoch, kwargs, weights) -> dict:
 
 
 def _record():
-    "A callback that keeps each batch's training loss and each epoch's figures, of all fits of a run but `lr_find`"
+    "A callback that keeps each batch's loss and each epoch's figures, of all fits of a run but `lr_find`"
     from fastai.callback.core import Callback
     class Record(Callback):
         order = 60 # after the Recorder

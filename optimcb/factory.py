@@ -1,7 +1,7 @@
 """Optimizers by the names of their algorithms, as timm has them: `create_optimizer('adamw', model, lr=1e-3)`.
 
-A name is that of an algorithm, in any case, with `_` or `-` between its words or without. Before it there may be the names of
-parts, `cautious_lion` or `clip_norm_lookahead_adamw`, and `sam`, `sam_adamw`.
+A name is that of an algorithm, in any case, with `_` or `-` between its words or without. Before it there may
+be the names of parts, `cautious_lion` or `clip_norm_lookahead_adamw`, and `sam`, `sam_adamw`.
 """
 import re
 from collections.abc import Iterable
@@ -42,7 +42,9 @@ def list_optimizers(
     exclude_filters:str|Iterable=(), # Patterns of names that are left out
     with_description:bool=False # Pairs of a name and what it is, instead of names?
 ) -> list:
-    "The names that `create_optimizer` knows, in alphabetical order. Parts and `sam` may come before each of them."
+    """The names that `create_optimizer` knows, in alphabetical order.
+
+    Parts and `sam` may come before each of them."""
     wanted, unwanted = ([_plain(k) for k in ([o] if isinstance(o, str) else o) if k] for o in (filter, exclude_filters))
     def fits(name, patterns): return any(fnmatchcase(name, k) for k in patterns)
     names = [k for k in sorted({*ALGORITHMS, *ALIASES}) if (not wanted or fits(k, wanted)) and not fits(k, unwanted)]
@@ -63,7 +65,8 @@ def create_optimizer(
 ) -> Optimizer:
     """Make an optimizer by the name of its algorithm, with the defaults of that.
 
-    Raises `ValueError` for a name that isn't there and parts that make no sense together, `TypeError` for options that aren't there."""
+    Raises `ValueError` for a name that isn't there and parts that make no sense together, `TypeError` for
+    options that aren't there."""
     if isinstance(model, str): raise TypeError(f"the name comes first: `create_optimizer({model!r}, model, lr=…)`.")
     if not isinstance(name, str):
         raise TypeError(f"the first argument must be a name, such as 'adamw', but is {name!r:.80} ({type(name).__name__}).")

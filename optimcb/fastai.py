@@ -1,7 +1,8 @@
 """What a `Learner` needs, to be imported after fastai: `from optimcb.fastai import *`.
 
-Algorithms, parts for their `wrap`, callbacks, and what makes an algorithm of one's own. Of fastai's names it takes the places of its
-optimizers only: `Adam`, `SGD`, …, `Optimizer` and `Lookahead`, which are called as fastai's are and give its numbers.
+Algorithms, parts for their `wrap`, callbacks, and what makes an algorithm of one's own. Of fastai's names it
+takes the places of its optimizers only: `Adam`, `SGD`, …, `Optimizer` and `Lookahead`, which are called as
+fastai's are and give its numbers.
 """
 from optimcb import (
     Lookahead,

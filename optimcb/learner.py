@@ -1,4 +1,4 @@
-"""fastai's side: callbacks that watch the optimizer of a `Learner`, evaluate averages of the weights, and go up before a step.
+"""Callbacks of a fastai `Learner`: watch its optimizer, evaluate averages of the weights, take SAM's steps.
 
 The only module that imports fastai at once."""
 from fastai.callback.core import Callback, CancelBackwardException
@@ -15,8 +15,9 @@ __all__ = ['AveragedWeights', 'OptStatsCallback', 'SAMCallback']
 
 
 class OptStatsCallback(Callback):
-    """Watches the optimizer while a `Learner` trains: `learn.opt_stats` is then an `OptStats`, for `learn.opt_stats.plot()`.
+    """Watch the optimizer while a `Learner` trains.
 
+    `learn.opt_stats` is then an `OptStats`, for `learn.opt_stats.plot()`.
     A later fit makes a new one. `lr_find` is not watched.
     """
     name = 'watch_opt' # `learn.opt_stats` is what it leaves, also where it is a callback of one fit only
@@ -41,13 +42,16 @@ class OptStatsCallback(Callback):
 
 
 class AveragedWeights(Callback):
-    """Evaluates the averages that the optimizer keeps (EMA, SWA, schedule-free, Lookahead), in the place of the weights that are trained.
+    """Evaluate the averages that the optimizer keeps, instead of the trained weights.
 
-    They are in the model from the end of an epoch's training until the next one begins: in validation, in what `SaveModelCallback` saves, and, if `keep`,
-    after the fit; also in `validate`, `get_preds` and `predict`. The trained weights are state of the optimizer meanwhile, saved with it, and the next fit
-    goes on from them, to the bit. After `freeze` or `unfreeze`, which clear the state, and after loading a model without its optimizer, it goes on from
-    what is in the model. Batch norm's statistics are of the trained weights: `torch.optim.swa_utils.update_bn` makes them anew.
-    Raises `TypeError` or `ValueError` for an optimizer without averages.
+    They are those of EMA, SWA, schedule-free algorithms or Lookahead. The model holds them from the end of an
+    epoch's training until the next epoch: in validation, in what `SaveModelCallback` saves, and, if `keep`,
+    after the fit; also in `validate`, `get_preds` and `predict`. Meanwhile the trained weights are state of
+    the optimizer, saved with it, and the next fit continues from them, to the bit. After `freeze` or
+    `unfreeze`, which clear the state, and after loading a model without its optimizer, training continues
+    from what is in the model. Batch norm's statistics are those of the trained weights:
+    `torch.optim.swa_utils.update_bn` computes them again. Raises `TypeError` or `ValueError` for an optimizer
+    without averages.
     """
     order = 55 # before those that save models and those that find learning rates, which leave all as it was
 
@@ -57,10 +61,11 @@ class AveragedWeights(Callback):
     ): self.part, self.keep, self.is_mine = part, keep, False
 
     def before_train(self):
-        "Train what is trained."
+        "Put the trained weights in."
         _check_ours(self.opt, 'AveragedWeights asks')
         if not tellers(self.opt, self.part):
-            raise ValueError(f"AveragedWeights needs an optimizer that keeps averages, but {not_so(self.opt.composition.labels)}. "
+            there = not_so(self.opt.composition.labels)
+            raise ValueError(f"AveragedWeights needs an optimizer that keeps averages, but {there}. "
                              "Put `ema_weights` last in `cbs`, say.")
         self.opt.train()
 
@@ -69,29 +74,31 @@ class AveragedWeights(Callback):
         self.opt.eval(self.part)
 
     def before_validate(self):
-        "Put the averages in, outside of a fit."
+        "Put the averages in, if this is not within a fit."
         self.is_mine = isinstance(self.opt, Optimizer) and evaluated(self.opt) is None
         if self.is_mine: self.opt.eval(self.part)
 
     def after_validate(self):
-        "Take them out again, outside of a fit."
+        "Take the averages out again, if this is not within a fit."
         if self.is_mine: self.opt.train()
         self.is_mine = False
 
     def after_fit(self):
-        "Leave in the model what was asked for."
+        "Leave the averages or the trained weights in the model, as `keep` says."
         if not isinstance(self.opt, Optimizer): return
         if self.keep: self.opt.eval(self.part)
         else: self.opt.train()
 
 
 class SAMCallback(Callback):
-    """Steps by the gradients of where the loss is about the largest nearby (Foret et al. 2021, https://arxiv.org/abs/2010.01412), with any optimizer.
+    """Step by the gradients of where the loss is about the largest nearby, with any optimizer.
 
-    Each batch goes through the model again before its step, on weights that went up along the gradient; the loss and predictions that are recorded are those of
-    the weights that are trained, and so are batch norm's statistics. Gradients are clipped where the step is. Callbacks see `after_pred`, `after_loss` and the
-    events of `backward` twice. `sam_rho` and `sam_eta` can be scheduled as hyper-parameters.
-    Raises `ValueError` together with mixed precision or gradient accumulation, and for an optimizer that is a `SAM`.
+    Each batch goes through the model again before its step, on weights moved up along the gradient. The
+    recorded loss and predictions are those of the trained weights, and so are batch norm's statistics.
+    Gradients are clipped where the step is. Callbacks see `after_pred`, `after_loss` and the events of
+    `backward` twice. `sam_rho` and `sam_eta` can be scheduled as hyper-parameters. Raises `ValueError`
+    together with mixed precision or gradient accumulation, and for an optimizer that is a `SAM`. Source:
+    Foret et al. 2021, https://arxiv.org/abs/2010.01412.
     """
     order, run_valid = MixedPrecision.order - 1, False # before gradients are clipped
 
@@ -104,18 +111,19 @@ class SAMCallback(Callback):
         Ascent(None, **self.options) # or it says what is wrong with them
 
     def before_fit(self):
-        "Raises `ValueError` for what can't go with it."
+        "Check that nothing here excludes SAM. Raises `ValueError`."
         if isinstance(self.opt, SAM):
-            raise ValueError("SAMCallback goes up before each step, and so does this optimizer, which is a `SAM`. "
+            raise ValueError("SAMCallback goes up before each step, and so does this optimizer, a `SAM`. "
                              "Make the Learner with the optimizer that it wraps.")
         for cb in self.learn.cbs:
             if isinstance(cb, (MixedPrecision, NonNativeMixedPrecision, GradientAccumulation)):
-                raise ValueError(f"SAMCallback does forward and backward again for each batch, which {type(cb).__name__} doesn't know of. Leave one out, "
-                                 "or write the loop with `optimcb.SAM`, which says how it goes with a `GradScaler`.")
+                raise ValueError("SAMCallback does forward and backward again for each batch, which "
+                                 f"{type(cb).__name__} doesn't know of. Leave one out, or write the loop "
+                                 "with `optimcb.SAM`, which says how it goes with a `GradScaler`.")
         self.ascent = Ascent(self.opt, **self.options)
 
     def before_step(self):
-        "The batch again, further up."
+        "Take the batch's gradients again, further up."
         learn, first = self.learn, {k: getattr(self.learn, k) for k in ('pred', 'loss', 'loss_grad')}
         self.ascent.up()
         try:
@@ -132,10 +140,11 @@ class SAMCallback(Callback):
             for k, v in first.items(): setattr(learn, k, v)
 
     def after_fit(self):
-        "Let the copy of the weights go."
+        "Drop the copy of the weights."
         self.ascent = None
 
 
-def _check_ours(opt, who):
+def _check_ours(opt, doing):
     if not isinstance(opt, Optimizer):
-        raise TypeError(f"{who} an optimcb Optimizer, but this Learner has {type(opt).__name__}. Pass `opt_func=optimcb.Adam`, say.")
+        raise TypeError(f"{doing} an optimcb Optimizer, but this Learner has {type(opt).__name__}. "
+                        "Pass `opt_func=optimcb.Adam`, say.")

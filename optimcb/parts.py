@@ -1,4 +1,4 @@
-"""Parts that go with any algorithm and any optimizer, in the order of a step: `Adam.wrap(clip_norm, cautious)`.
+"""Parts that go with any algorithm, in the order of a step: `Adam.wrap(clip_norm, cautious)`.
 
 `optimcb.catalog.parts()` is a table of them with places, numbers and costs."""
 from textwrap import shorten
@@ -36,7 +36,8 @@ from optimcb.training.lookahead import look_ahead
 __all__ = [
     'accumulate', 'skip_nonfinite', # may end a step before it begins
     'rms_lr', 'maximize', 'look_ahead', 'schedule_free', 'scheduled', # around everything else
-    'add_noise', 'agc', 'centralize', 'clip_norm', 'clip_tensor_norm', 'clip_value', 'grokfast', 'zero_nonfinite', # the gradient
+    'add_noise', 'agc', 'centralize', 'clip_norm', 'clip_tensor_norm', 'clip_value', 'grokfast', # the gradient
+    'zero_nonfinite',
     'l2_reg', 'decay_toward', 'weight_decay', 'full_decay', # decay
     'cautious', 'clip_update', 'clip_update_norm', 'clip_update_rms', 'decay_update', 'trust_ratio', # the update
     'ema_weights', 'swa_weights'] # averages of the weights

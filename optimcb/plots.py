@@ -23,7 +23,9 @@ def plot_paths(
     ax=None, # Axes to draw on; default: a new figure's
     figsize:tuple=(7, 4) # Size of a new figure
 ):
-    "Draw the path of each optimizer on a problem's contours, with the last value in the legend. Returns the axes."
+    """Draw the path of each optimizer on a problem's contours, with the last value in the legend.
+
+    Returns the axes."""
     return _draw(opt_funcs, problem, steps, start, ax, figsize)[0]
 
 
@@ -37,7 +39,9 @@ def animate_paths(
     start:tuple|None=None, # Where from, x and y; default: the problem's start
     figsize:tuple=(7, 4) # Size of the figure
 ):
-    "`plot_paths` as matplotlib's `FuncAnimation`, which a notebook shows by itself. Its last frame is the whole path; `.save('x.gif', writer='pillow')` works."
+    """`plot_paths` as matplotlib's `FuncAnimation`, which a notebook shows by itself.
+
+    Its last frame is the whole path; `.save('x.gif', writer='pillow')` works."""
     plt = _pyplot()
     from matplotlib.animation import FuncAnimation
     Animation = type('Animation', (FuncAnimation,), dict(_repr_html_=FuncAnimation.to_jshtml))
@@ -68,9 +72,12 @@ def plot_curves(
     ylabel:str='loss', # What the values are
     figsize:tuple=(7, 4) # Size of a new figure
 ):
-    """Draw the mean over seeds, and a band of one (sample) standard deviation on either side of it. Returns the axes.
+    """Draw the mean over seeds, and a band of one (sample) standard deviation on either side of it.
 
-    What is NaN, infinite or past the end of a curve is left out, so that a mean is over the seeds that are left.
+    Returns the axes.
+
+    What is NaN, infinite or past the end of a curve is left out, so that a mean is over the seeds that are
+    left.
     """
     plt = _pyplot()
     if not 0 <= smooth < 1: raise ValueError(f"`smooth` must be at least 0 and less than 1, but is {smooth}. 0 doesn't smooth.")
@@ -93,7 +100,9 @@ def plot_sched(
     n:int=100, # At how many positions a function is drawn
     axs=None # Axes to draw on, one a hyper-parameter; default: a new figure's
 ) -> np.ndarray:
-    "Draw what each hyper-parameter will be during training. A value for each group of parameters makes a line for each. Returns the axes."
+    """Draw what each hyper-parameter will be during training.
+
+    A value for each group of parameters makes a line for each. Returns the axes."""
     values = {k: _values(k, v, n) for k, v in _filled(scheds, 'scheds').items()}
     axs = _axes(len(values), axs, (3.5, 2.5))
     for ax, (k, v) in zip(axs, values.items()):
@@ -110,7 +119,9 @@ def plot_layers(
     log:bool=True, # Logarithmic values?
     axs=None # Axes to draw on, one a name; default: a new figure's
 ) -> np.ndarray:
-    "Draw a number for each layer over time: as lines if there are few layers, else as a picture with a row for each. Returns the axes."
+    """Draw a number for each layer over time: lines for a few layers, else a picture with a row for each.
+
+    Returns the axes."""
     values = _filled(values, 'values')
     few = len(layers) <= LINES
     axs = _axes(len(values), axs, (4.2, 2.8))
@@ -135,7 +146,7 @@ ROWS = 24 # names of layers that there is room for beside a picture
 
 
 def _name_rows(ax, layers):
-    "Name the rows of a picture, or as many as there is room for, if it is the leftmost of several, which have the same rows"
+    "Name as many rows of a picture as have room, if it is the leftmost of several with the same rows"
     place = ax.get_subplotspec()
     named = range(0, len(layers), -(-len(layers)//ROWS))
     leftmost = place is None or place.is_first_col()
@@ -200,7 +211,7 @@ def _works_with_lr(opt_func, p) -> bool:
 
 
 def _contours(ax, problem, ink):
-    "Lines of equal height, and a shade that is denser the higher it is: of the logarithm, if heights span decades"
+    "Draw contours, and a shade that is denser the higher it is: of the logarithm, if heights span decades"
     from matplotlib.colors import LinearSegmentedColormap, to_rgba
     x, y = (torch.linspace(*lim, 200, dtype=torch.float64) for lim in (problem.xlim, problem.ylim))
     z = np.ma.masked_invalid(problem.f(*torch.meshgrid(x, y, indexing='xy')).numpy())
@@ -240,7 +251,7 @@ def _named(opt_funcs) -> dict:
 
 
 def _name(o):
-    "A name to be read: `SGD(lr=0.1)`, or `Optimizer(average_grad, momentum_step, lr=0.1)`, which has no other name than its steppers"
+    "A name to be read: `SGD(lr=0.1)`, or of an `Optimizer` with its steppers"
     if hasattr(o, '__name__') or not isinstance(o, partial): return getattr(o, '__name__', type(o).__name__)
     steppers = map(label, filter(None, L(o.keywords.get('cbs'))))
     others = [f'{k}={v}' for k, v in o.keywords.items() if k != 'cbs' and not isinstance(v, (list, Callable))]
@@ -260,7 +271,7 @@ def _padded(name, curve) -> np.ndarray:
 
 
 def _smoothed(seeds, beta) -> np.ndarray:
-    "Means of each seed's values so far, the weight of a value being less by `beta` for each step since; bias corrected as in Adam"
+    "The exponentially weighted mean of each seed's values so far; bias corrected as in Adam"
     res, total, weight = seeds.copy(), 0., 0.
     for i, x in enumerate(seeds.T):
         there = ~np.isnan(x)

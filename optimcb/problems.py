@@ -39,7 +39,9 @@ PROBLEMS = {p.name: p for p in (rosenbrock, beale, ravine, saddle)}
 def as_problem(
     problem:Problem|str # A problem, or its name in `PROBLEMS`
 ) -> Problem:
-    "`problem`, found by its name if it is one. Raises `ValueError` for an unknown name, `TypeError` for what is neither."
+    """`problem`, found by its name if it is one.
+
+    Raises `ValueError` for an unknown name, `TypeError` for what is neither."""
     if isinstance(problem, Problem): return problem
     if not isinstance(problem, str): raise TypeError(f"a problem must be a `Problem` or a name, but is {problem!r:.80} ({type(problem).__name__}).")
     if problem not in PROBLEMS: raise ValueError(f"there is no problem '{problem}'.{suggest(problem, PROBLEMS)} There are {', '.join(PROBLEMS)}.")
@@ -54,7 +56,7 @@ def path(
     start:tuple|None=None, # Where from, x and y; default: the problem's start
     **hypers # Hyper-parameters for `opt_func`, such as `lr`
 ) -> np.ndarray:
-    """Where an optimizer goes, as an array of x and y of shape `(steps+1, 2)`, of which the first row is the start.
+    """Follow an optimizer: an array of x and y of shape `(steps+1, 2)`, whose first row is the start.
 
     The parameter is one tensor of two float64 numbers. From where they are not finite any more, the path is NaN.
     """

@@ -1,7 +1,7 @@
 """Taps: steppers that record a number for each parameter and leave everything as it is.
 
-What they measure is worked out in the kernel, with everything else, and stays on the device. `Record` keeps it over
-time without waiting for the device; `OptStats` puts the usual taps into an optimizer.
+What they measure is worked out in the kernel, with everything else, and stays on the device. `Record` keeps
+it over time without waiting for the device; `OptStats` puts the usual taps into an optimizer.
 """
 import inspect
 from collections.abc import Callable
@@ -23,7 +23,7 @@ __all__ = ['OptStats', 'Record', 'cosine', 'histogram', 'norm', 'tap']
 # What to measure. A name is `p`, `grad`, a state, or a value of the step such as `update`
 
 class tap:
-    """A stepper that records what `measures` return, as state that is not saved: `tap(size=lambda p, update: update.norm())`.
+    """Record what `measures` return, as state that is not saved: `tap(size=lambda p, update: update.norm())`.
 
     Raises `ValueError` if there is nothing to measure, and at the first step `TypeError` for what is not one number.
     """
@@ -84,7 +84,7 @@ def _shares(x, edges):
 def norm(
     name:str # What to measure: 'p', 'grad', a state, or a value of the step
 ) -> Callable:
-    "For `tap`: the root of the sum of the squares."
+    "For `tap`: measure the root of the sum of the squares."
     return _Measure(_norm, name)
 
 
@@ -92,7 +92,7 @@ def cosine(
     a:str, # What to measure: 'p', 'grad', a state, or a value of the step
     b:str # Against what
 ) -> Callable:
-    "For `tap`: the cosine of the angle between two tensors; NaN if one of them is zero."
+    "For `tap`: measure the cosine of the angle between two tensors; NaN if one of them is zero."
     return _Measure(_cosine, a, b)
 
 
@@ -102,7 +102,9 @@ def histogram(
     high:float=2., # Exponent of ten at which the last bin ends
     bins:int=12 # How many bins
 ) -> Callable:
-    "For `tap`: shares of the elements whose size is in each bin of a logarithmic scale; the first one takes what is smaller, the last one what is larger."
+    """For `tap`: count the share of elements whose size is in each bin of a logarithmic scale.
+
+    The first bin takes what is smaller, too, and the last one what is larger."""
     return _Measure(partial(_shares, edges=[10.**e for e in np.linspace(low, high, bins + 1)[1:-1]]), name)
 
 
@@ -115,9 +117,10 @@ EVERY = "`every` must be 1 or more steps, but is {}."
 
 
 class Record:
-    """What the taps of an optimizer measured in each step: `record['grad_norm']` is an array of shape (steps, parameters).
+    """Keep what the taps of an optimizer measure in each step.
 
-    It is NaN where a parameter had no gradient. Nothing waits for the device before somebody looks. Raises `ValueError` if the
+    `record['grad_norm']` is an array of shape (steps, parameters).
+    It is NaN where a parameter had no gradient. Nothing waits for the device until the record is read. Raises `ValueError` if the
     optimizer has no taps.
     """
     @entry
@@ -195,7 +198,9 @@ class Record:
         *names:str, # Hyper-parameters; default: all that are numbers
         axs=None # Axes to draw on, one a name; default: a new figure's
     ):
-        "Draw what the hyper-parameters were in each step, a line for each group. Returns the axes. Raises `KeyError`, or `ValueError` before the first step."
+        """Draw what the hyper-parameters were in each step, a line for each group.
+
+        Returns the axes. Raises `KeyError`, or `ValueError` before the first step."""
         from optimcb.plots import plot_sched
         if not self.hypers: raise ValueError("there was no step yet, so there is nothing to draw.")
         for k in names:
@@ -206,7 +211,9 @@ class Record:
 
 
 def _stacked(found) -> Tensor:
-    "Numbers, on a device or not, as one tensor in float32; NaN where there is none. Sharded ones are put together now: who looks later may be one process"
+    """Numbers, on a device or not, as one tensor in float32; NaN where there is none.
+
+    Sharded ones are put together now, for what reads them later may be one process"""
     found = [whole_of(x) for x in found]
     first = next((x for x in found if isinstance(x, Tensor)), None)
     if first is None: return torch.tensor([torch.nan if x is None else float(x) for x in found])
@@ -229,8 +236,9 @@ RATIOS = dict(grad_norm=None, update_ratio='weight_norm', effective_lr='grad_nor
 
 
 class OptStats(Record):
-    """How each parameter fares: `grad_norm`, `update_ratio` (length of the step over that of the weights), `effective_lr` (over that of the gradient).
+    """Record gradients and steps of each parameter: `grad_norm`, `update_ratio` and `effective_lr`.
 
+    `update_ratio` is the length of the step over that of the weights, `effective_lr` over that of the gradient.
     Puts taps into the optimizer, first and last; `stop` takes them out again. They are worked out in each step, whatever `every` is.
     """
     @entry

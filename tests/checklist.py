@@ -64,6 +64,7 @@ def undocumented(
 ) -> list[str]:
     "Parameters that have no comment."
     f = o.recipe if isinstance(o, oc.Algorithm) else o.__init__ if isinstance(o, type) and '__init__' in vars(o) else o
+    f = inspect.unwrap(f) # steppers have a wrapper for calls by hand
     if not hasattr(f, '__code__') or f.__code__.co_filename.startswith('<'): return [] # a dataclass has a comment for each field
     own = f.__code__.co_varnames[:f.__code__.co_argcount + f.__code__.co_kwonlyargcount]
     return [k for k, said in docments(f).items() if not said and k in own and k not in ('self', 'cls', 'p')]

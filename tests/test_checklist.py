@@ -92,7 +92,7 @@ LRS['HalfSGD'] = 0.1
     assert not said('rule `HalfSGD` lacks', 'README') and not said('api.ipynb:') and not said('reference') and said('`HalfSGD`', 'source')
     def changed(before, file): return [o for o in difflib.ndiff(before.splitlines(), (tree/file).read_text().splitlines()) if o[0] in '+-']
     rows = changed(readme, 'README.md')
-    assert [o[:2] for o in rows] == ['+ ', '+ '] and '`HalfSGD`' in rows[0] and 'its formula in a loop | 1e-16 |' in rows[0]
+    assert [o[:2] for o in rows] == ['+ ', '+ '] and '`HalfSGD`' in rows[0] and 'its formula in a loop | 1e-' in rows[0]
     assert '`quarter_update`' in rows[1]
     assert all(o[0] == '+' for o in changed(api, 'nbs/api.ipynb'))
     before, after = json.loads(api)['cells'], json.loads((tree/'nbs/api.ipynb').read_text())['cells']

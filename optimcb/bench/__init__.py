@@ -1,4 +1,4 @@
-"How fast a step is on this machine, beside other libraries: `python -m optimcb.bench`."
+"Measure steps on this machine, beside other libraries: `python -m optimcb.bench`."
 from optimcb import _moved
 
 

@@ -15,34 +15,43 @@ from optimcb.bench.sets import MODELS, SETS, USUAL
 
 __all__ = ['main']
 
-
-# The command
-
 def _arguments(argv):
     p = argparse.ArgumentParser('python -m optimcb.bench', description=__doc__.split('\n')[0])
-    p.add_argument('algorithms', nargs='*', metavar='ALGORITHM', help=f"of {', '.join(ALGORITHMS)}; or 'module:name' for one of your own (default: AdamW)")
+    p.add_argument('algorithms', nargs='*', metavar='ALGORITHM',
+                   help=f"of {', '.join(ALGORITHMS)}; or 'module:name' for one of your own (default: AdamW)")
     p.add_argument('--on', nargs='+', choices=SETS, default=list(USUAL), metavar='SET',
                    help=f"parameters, of {', '.join(SETS)} (default: {', '.join(USUAL)})")
     p.add_argument('--against', nargs='+', choices=[*PEERS, 'torch_compile'], metavar='LIBRARY',
-                   help=f"of {', '.join(PEERS)} and torch_compile (default: what is installed, but not {' or '.join(SLOW)})")
-    p.add_argument('--like', choices=ALGORITHMS, default='AdamW', metavar='ALGORITHM', help='whose peers your own is compared with (default: AdamW)')
-    p.add_argument('--engines', nargs='+', default=[], metavar='ENGINE', help="engines to force, such as eager foreach (default: the algorithm's own choice)")
-    p.add_argument('--dtype', choices=('float32', 'float64', 'bfloat16', 'float16'), default='float32', help='of parameters and gradients (default: float32)')
+                   help=f"of {', '.join(PEERS)} and torch_compile "
+                        f"(default: what is installed, but not {' or '.join(SLOW)})")
+    p.add_argument('--like', choices=ALGORITHMS, default='AdamW', metavar='ALGORITHM',
+                   help='whose peers your own is compared with (default: AdamW)')
+    p.add_argument('--engines', nargs='+', default=[], metavar='ENGINE',
+                   help="engines to force, such as eager foreach (default: the algorithm's own choice)")
+    p.add_argument('--dtype', choices=('float32', 'float64', 'bfloat16', 'float16'), default='float32',
+                   help='of parameters and gradients (default: float32)')
     p.add_argument('--device', choices=('cpu', 'cuda'), default='cpu', help='default: cpu')
     p.add_argument('--threads', type=int, help="of the CPU (default: torch's choice)")
     p.add_argument('--repeats', type=int, default=20, help='rounds that are measured (default: 20)')
     p.add_argument('--warmup', type=int, default=3, help='rounds before them (default: 3)')
-    p.add_argument('--python', action='store_true', help="measure Python's share, on tensors of one element, instead of the sets")
-    p.add_argument('--train', action='store_true', help='measure a training step of fastai, instead of the sets')
+    p.add_argument('--python', action='store_true',
+                   help="measure Python's share, on tensors of one element, instead of the sets")
+    p.add_argument('--train', action='store_true',
+                   help='measure a training step of fastai, instead of the sets')
     p.add_argument('--backward', nargs='*', choices=MODELS, metavar='MODEL',
-                   help=f"measure the memory of training {' or '.join(MODELS)} (default: mlp), without and with `step_in_backward`, instead of the sets")
+                   help=f"measure the memory of training {' or '.join(MODELS)} (default: mlp), "
+                        "without and with `step_in_backward`, instead of the sets")
     p.add_argument('--cold', action='store_true', help='start with an empty cache of compiled kernels')
     p.add_argument('--markdown', action='store_true', help='print tables in Markdown')
-    p.add_argument('--json', metavar='FILE', help='write all numbers there, or with - to the standard output in place of the tables')
+    p.add_argument('--json', metavar='FILE',
+                   help='write all numbers there, or with - to the standard output in place of the tables')
     a = p.parse_args(argv)
     if a.device == 'cuda' and not torch.cuda.is_available(): p.error('torch finds no CUDA device.')
-    if a.repeats < 1 or a.warmup < 0 or a.threads is not None and a.threads < 1: p.error('--repeats and --threads must be 1 or more, --warmup 0 or more.')
-    if a.json and not Path(a.json).parent.is_dir(): p.error(f"there is no folder '{Path(a.json).parent}' for the numbers.")
+    too_few_threads = a.threads is not None and a.threads < 1
+    if a.repeats < 1 or a.warmup < 0 or too_few_threads:
+        p.error('--repeats and --threads must be 1 or more, --warmup 0 or more.')
+    if a.json and not Path(a.json).parent.is_dir():
+        p.error(f"there is no folder '{Path(a.json).parent}' for the numbers.")
     if a.train and not find_spec('fastai'): p.error("--train needs fastai: pip install 'optimcb[fastai]'.")
     a.algorithms = a.algorithms or ['AdamW']
     try:
@@ -52,18 +61,22 @@ def _arguments(argv):
 
 
 def _results(a):
+    "Measure what the arguments ask for, and yield each result as soon as it is there."
     for name in a.algorithms:
         b = Bench(name, a.against, a.engines, a.like, a.dtype, a.device, a.repeats, a.warmup)
         if a.python: yield b.python()
         if a.train: yield b.train()
-        for o in a.backward if a.backward else ['mlp'] if a.backward == [] else []: yield b.backward(o)
-        for o in [] if a.python or a.train or a.backward is not None else a.on: yield {'set': o, **b.step(SETS[o])}
+        if a.backward is not None:
+            for model in a.backward or ['mlp']: yield b.backward(model)
+        only_sets = not a.python and not a.train and a.backward is None
+        if only_sets:
+            for name_of_set in a.on: yield {'set': name_of_set, **b.step(SETS[name_of_set])}
 
 
 def main(
     argv:list|None=None # Default: the command line
 ) -> None:
-    "Measure, and show each result as soon as it is there."
+    "Measure, and print each result as soon as it is known."
     a = _arguments(argv)
     if a.threads: torch.set_num_threads(a.threads)
     where, results = environment(a.device), []
@@ -73,7 +86,8 @@ def main(
         if a.cold: os.environ['OPTIMCB_CACHE_DIR'] = folder
         for r in _results(a):
             results.append(r)
-            show(' on '.join(o for o in (r['algorithm'], r.get('set')) if o) + f": {r['title']}\n\n{table(r, a.markdown)}")
+            measured = f"{r['algorithm']} on {r['set']}" if 'set' in r else r['algorithm']
+            show(f"{measured}: {r['title']}\n\n{table(r, a.markdown)}")
     numbers = json.dumps(dict(environment=where, results=results), indent=1)
     if a.json == '-': print(numbers)
     elif a.json: Path(a.json).write_text(numbers)

@@ -1,21 +1,24 @@
-"""How fast an optimizer's step is on this machine, next to torch's, fastai's and other libraries'.
+"""Measure an optimizer's step on this machine, next to torch's, fastai's and other libraries'.
 
     python -m optimcb.bench                              # AdamW, on four sets of parameters
     python -m optimcb.bench Lamb mymodule:MyAlgorithm --on resnet34 --json times.json
     python -m optimcb.bench Muon --on matrices --against torch # it is for matrices
     python -m optimcb.bench --python --train             # Python's share, and a whole training step
-    python -m optimcb.bench --backward                   # memory and time of training, without and with `step_in_backward`
+    python -m optimcb.bench --backward                   # memory and time of training
 
-All take turns, on parameters and gradients of their own, in an order that is drawn anew for each round.
+Contenders take turns, on parameters and gradients of their own, in a new random order for each round.
 
 - median: of one step's time, from an idle device to one that has finished.
-- × torch fused: the median over that of `torch.optim`'s fused step of the same algorithm, where there is one.
-- × floor: the median over that of a read-modify-write of as many bytes as the algorithm must move (`floor_bytes`), in the same rounds.
-- first step: the first `step()` of a new optimizer. What it compiles may come from a cache on the disk, unless `--cold` starts with
-  an empty one. The first set of parameters shows it: those that follow may find in memory what that one has compiled.
+- × torch fused: the median over that of `torch.optim`'s fused step of the same algorithm, if it has one.
+- × floor: the median over that of a read-modify-write of as many bytes as the algorithm must move
+  (`floor_bytes`), in the same rounds.
+- first step: the first `step()` of a new optimizer. What it compiles may come from a cache on the disk,
+  unless `--cold` starts with an empty one. The first set of parameters shows it: later ones may find in
+  memory what that one has compiled.
 - extra MiB: the most that torch's allocator holds during a later step, beyond what it held before.
-- gradients MiB: the most that gradients take at one time. peak MiB: the most that training takes beyond what was there before the model: of the process's
-  memory (Linux), or of torch's allocator on a GPU. Each is measured in a process of its own.
+- gradients MiB: the most that gradients take at one time.
+- peak MiB: the most that training takes beyond what was taken before the model: of the process's memory
+  (Linux), or of torch's allocator on a GPU. Each is measured in a process of its own.
 """
 import multiprocessing
 import os
@@ -34,14 +37,14 @@ from optimcb.bench.contenders import PEERS, SLOW, Contender, find, interleave, p
 from optimcb.bench.sets import MODELS
 from optimcb.bench.timing import extra_memory, floor_bytes, held, timed
 
-__all__ = ['Bench']
+__all__ = ['Bench', 'trained']
 
 
 @dataclass
 class Bench:
-    "An algorithm, its peers, and how they are measured. Results are dicts for `table` or JSON, in seconds and bytes."
-    algorithm:str = 'AdamW' # One of `ALGORITHMS`, or `module:name` of a callable that takes parameters and `lr`
-    against:list|None = None # Libraries, of `PEERS`, and 'torch_compile'; default: those that are installed and not slow to start
+    "Measure an algorithm and its peers. Results are dicts for `table` or JSON, in seconds and bytes."
+    algorithm:str = 'AdamW' # One of `ALGORITHMS`, or `module:name` of what takes parameters and `lr`
+    against:list|None = None # Of `PEERS`, and 'torch_compile'; default: those installed and not slow to start
     engines:tuple = () # Engines to force, a contender each; default: the algorithm as it comes
     like:str = 'AdamW' # Whose peers a `module:name` is compared with
     dtype:str = 'float32' # Of parameters and gradients
@@ -50,34 +53,39 @@ class Bench:
     warmup:int = 3 # Rounds before them
 
     def contenders(self) -> list[Contender]:
-        "The algorithm, on each engine, and its peers. Raises `LookupError`."
+        "Make the contenders: the algorithm, on each engine, and its peers. Raises `LookupError`."
         make, own = find(self.algorithm), ':' in self.algorithm
         name = self.algorithm.partition(':')[2] if own else f'optimcb {self.algorithm}'
-        against = [o for o in PEERS if o not in SLOW and find_spec(o)] if self.against is None else self.against
-        ours = [Contender(f'{name} {e}', partial(make, engine=e)) for e in self.engines] or [Contender(name, make)]
+        against = self.against
+        if against is None: against = [o for o in PEERS if o not in SLOW and find_spec(o)]
+        on_engines = [Contender(f'{name} {e}', partial(make, engine=e)) for e in self.engines]
+        ours = on_engines or [Contender(name, make)]
         return ours + [c for o in against for c in peers(o, self.like if own else self.algorithm)]
 
     def step(self,
         shapes:list # Of the parameters
     ) -> dict:
-        "One step on such parameters."
+        "Measure one step on parameters of some shapes."
         runs = self.contenders()
         for c in runs: c.attempt(c.start, shapes, getattr(torch, self.dtype), self.device)
         size = next((floor_bytes(c.opt, c.params) for c in runs if not c.error), 0)
         floor = Contender('floor')
-        floor.opt = SimpleNamespace(step=partial(torch.ones(max(1, size//8), device=self.device).add_, 1)) # 4 bytes read and 4 written
+        moved = torch.ones(max(1, size//8), device=self.device) # 4 bytes of each are read, and 4 written
+        floor.opt = SimpleNamespace(step=partial(moved.add_, 1))
         interleave([*runs, floor], self.repeats, self.warmup)
         for c in runs:
             with suppress(Exception): c.extra = extra_memory(c.opt.step, self.device)
         n, elements = len(shapes), sum(map(prod, shapes))
         title = f'{n:,} tensor{"s"*(n > 1)}, {elements/1e6:.1f} M elements, {self.dtype}'
-        return dict(algorithm=self.algorithm, title=title, tensors=n, elements=elements, dtype=self.dtype, floor_bytes=size,
-                    rows=self._rows([*runs, floor], floor=floor))
+        return dict(algorithm=self.algorithm, title=title, tensors=n, elements=elements, dtype=self.dtype,
+                    floor_bytes=size, rows=self._rows([*runs, floor], floor=floor))
 
     def python(self,
         counts:tuple=(110, 2000) # Numbers of tensors
     ) -> dict:
-        "One step on tensors of one element, all of it overhead; 'same' gradients are the same tensors each time, 'new' ones are not."
+        """Measure one step on tensors of one element: all of it is overhead.
+
+        'same' gradients are the same tensors in each step, 'new' ones are not."""
         rows, (few, many) = {}, counts
         for n in counts:
             runs = self.contenders()
@@ -86,36 +94,46 @@ class Bench:
                 interleave(runs, self.repeats, self.warmup, before)
                 for c in runs:
                     known = c.row()
-                    rows.setdefault(c.name, {}).update({'name': c.name, f'{kind} {n}': known['median']} if 'median' in known else known)
+                    if 'median' in known: known = {'name': c.name, f'{kind} {n}': known['median']}
+                    rows.setdefault(c.name, {}).update(known)
         for r in rows.values():
-            if not r.get('error'): r.update({f'{k} each': (r[f'{k} {many}'] - r[f'{k} {few}']) / (many-few) for k in ('same', 'new')})
-        return dict(algorithm=self.algorithm, title='overhead of a step, in all and for each tensor more', rows=list(rows.values()))
+            if r.get('error'): continue
+            for k in ('same', 'new'): r[f'{k} each'] = (r[f'{k} {many}'] - r[f'{k} {few}']) / (many-few)
+        title = 'overhead of a step, in all and for each tensor more'
+        return dict(algorithm=self.algorithm, title=title, rows=list(rows.values()))
 
     def train(self,
         arch:str='resnet18', # Of torchvision's models
         size:int=64, # Side of the pictures in pixels
         bs:int=16 # How many there are in a batch
     ) -> dict:
-        "One step of fastai's `Learner`, from the batch to `zero_grad`. Optimizers that are not made for fastai are in its `OptimWrapper`."
+        """Measure one step of fastai's `Learner`, from the batch to `zero_grad`.
+
+        Optimizers that are not made for fastai are in its `OptimWrapper`."""
         from fastai.optimizer import OptimWrapper
-        batch = torch.randn(bs, 3, size, size, device=self.device), torch.randint(10, (bs,), device=self.device)
+        pictures = torch.randn(bs, 3, size, size, device=self.device)
+        batch = pictures, torch.randint(10, (bs,), device=self.device)
         runs = [c for c in self.contenders() if c.fused or not c.name.startswith('torch ')]
         for c in runs:
             foreign = c.name.split()[0] in PEERS.keys() - {'fastai'}
             c.make = partial(_training, partial(OptimWrapper, opt=c.make) if foreign else c.make, arch, batch)
             c.attempt(c.start)
         interleave(runs, self.repeats, self.warmup)
-        return dict(algorithm=self.algorithm, title=f'training step, {arch}, {bs} pictures of {size} pixels', rows=self._rows(runs))
+        title = f'training step, {arch}, {bs} pictures of {size} pixels'
+        return dict(algorithm=self.algorithm, title=title, rows=self._rows(runs))
 
     def backward(self,
         model:str='mlp' # Of `MODELS`
     ) -> dict:
-        "Training steps as usual, and with `step_in_backward`: their memory, and the median of their times from the batch to `zero_grad`."
-        os.environ.setdefault('MALLOC_MMAP_THRESHOLD_', str(1 << 20)) # glibc would keep much of what is freed, and the peak would tell nothing
+        "Measure memory and time of training steps, as usual and with `step_in_backward`."
+        # glibc would keep much of what is freed, and the peak would tell nothing
+        os.environ.setdefault('MALLOC_MMAP_THRESHOLD_', str(1 << 20))
         rows = []
         for name, inside in {'step after backward': False, 'step in backward': True}.items():
-            with multiprocessing.get_context('spawn').Pool(1) as alone: # what another one has taken must not be counted
-                args = self.algorithm, model, inside, self.dtype, self.device, self.repeats, self.warmup, torch.get_num_threads()
+            # in a new process, for memory that another one has taken must not be counted
+            with multiprocessing.get_context('spawn').Pool(1) as alone:
+                how = self.dtype, self.device, self.repeats, self.warmup, torch.get_num_threads()
+                args = self.algorithm, model, inside, *how
                 rows.append(dict(name=name, **alone.apply(trained, args)))
         title = [r.pop('title') for r in rows][0]
         return dict(algorithm=self.algorithm, title=f'training, {model}, {title}', rows=rows)
@@ -126,14 +144,15 @@ class Bench:
 
 
 def _training(opt_func, arch, batch, params, lr):
-    "A `Learner` in the middle of an epoch, behind a `step`"
+    "Make a `Learner` in the middle of an epoch, whose `step` trains on one batch"
     import torchvision
     from fastai.callback.progress import ProgressCallback
     from fastai.learner import DataLoaders, Learner
     from fastai.losses import CrossEntropyLossFlat
     torch.manual_seed(0)
     model = getattr(torchvision.models, arch)(num_classes=10)
-    learn = Learner(DataLoaders([batch], [batch], device=batch[0].device), model, CrossEntropyLossFlat(), opt_func, lr)
+    dls = DataLoaders([batch], [batch], device=batch[0].device)
+    learn = Learner(dls, model, CrossEntropyLossFlat(), opt_func, lr)
     learn.create_opt()
     learn.n_iter = 1
     learn.remove_cb(ProgressCallback)
@@ -141,8 +160,17 @@ def _training(opt_func, arch, batch, params, lr):
     return SimpleNamespace(step=partial(learn.one_batch, 0, batch))
 
 
-def trained(algorithm, model, inside, dtype, device, repeats, warmup, threads) -> dict:
-    "Train in this process: the median time of a step, and the most memory, after the first steps."
+def trained(
+    algorithm, # As `Bench` takes it
+    model, # Of `MODELS`
+    inside, # With `step_in_backward`?
+    dtype, # Of the model
+    device, # 'cpu' or 'cuda'
+    repeats, # Steps that are measured
+    warmup, # Steps before them
+    threads # Of the CPU
+) -> dict:
+    "Train in this process: measure the median time of a step, and the most memory, after the first steps."
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     if device == 'cuda': torch.zeros(1, device=device)
@@ -163,5 +191,6 @@ def trained(algorithm, model, inside, dtype, device, repeats, warmup, threads) -
     held(device, reset=True)
     times = [timed(step) for _ in range(repeats)]
     peak, ps = held(device), list(model.parameters())
-    return dict(title=f'{len(ps)} tensors, {sum(p.numel() for p in ps)/1e6:.1f} M elements, {dtype}', median=statistics.median(times), grads=most,
-                peak=None if start is None else peak - start)
+    title = f'{len(ps)} tensors, {sum(p.numel() for p in ps)/1e6:.1f} M elements, {dtype}'
+    peak = None if start is None else peak - start
+    return dict(title=title, median=statistics.median(times), grads=most, peak=peak)

@@ -2,10 +2,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ['SETS']
-
-
-# The parameters
+__all__ = ['MODELS', 'SETS', 'USUAL', 'matrices', 'mlp', 'parameters', 'resnet', 'resnet34', 'transformer']
 
 def resnet34() -> list[tuple]:
     "Shapes of ResNet-34's parameters, with 10 classes: 110 tensors, 21 M elements."
@@ -31,12 +28,17 @@ def matrices() -> list[tuple]:
     return [s for s in transformer()[2:] if len(s) == 2]
 
 
-SETS = dict(resnet34=resnet34(), transformer=transformer(), small=[(64 + i*37 % 448,) for i in range(2000)], large=[(50_000_000,)], matrices=matrices())
+SETS = dict(resnet34=resnet34(), transformer=transformer(), small=[(64 + i*37 % 448,) for i in range(2000)],
+            large=[(50_000_000,)], matrices=matrices())
 USUAL = 'resnet34', 'transformer', 'small', 'large'
 
 
-def parameters(shapes, dtype, device) -> list[Tensor]:
-    "Parameters with gradients, the same ones each time."
+def parameters(
+    shapes, # Shapes of the parameters
+    dtype, # Of parameters and gradients
+    device # Where they are
+) -> list[Tensor]:
+    "Make parameters with gradients, of the same random numbers each time."
     rng = torch.Generator(device).manual_seed(0)
     def randn(shape, scale): return torch.randn(shape, generator=rng, device=device).mul_(scale).to(dtype)
     params = [randn(s, 0.1).requires_grad_() for s in shapes]
@@ -47,12 +49,13 @@ def parameters(shapes, dtype, device) -> list[Tensor]:
 # Training with and without gradients that stay
 
 def mlp() -> tuple:
-    "32 layers of 1024 on 16 inputs: little but parameters."
-    return torch.nn.Sequential(*(o for _ in range(32) for o in (torch.nn.Linear(1024, 1024), torch.nn.ReLU()))), torch.randn(16, 1024)
+    "Make a model of 32 layers of 1024, and 16 inputs: little but parameters."
+    layers = [o for _ in range(32) for o in (torch.nn.Linear(1024, 1024), torch.nn.ReLU())]
+    return torch.nn.Sequential(*layers), torch.randn(16, 1024)
 
 
 def resnet() -> tuple:
-    "torchvision's ResNet-34 on 4 pictures of 64 pixels."
+    "Make torchvision's ResNet-34, and 4 pictures of 64 pixels."
     import torchvision
     return torchvision.models.resnet34(num_classes=10), torch.randn(4, 3, 64, 64)
 

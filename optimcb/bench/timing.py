@@ -1,4 +1,4 @@
-"Time and memory of one step."
+"Measure time and memory of one step."
 import os
 import time
 from itertools import accumulate
@@ -9,13 +9,12 @@ from torch import Tensor
 
 import optimcb
 
-__all__ = ['floor_bytes']
+__all__ = ['extra_memory', 'floor_bytes', 'held', 'timed']
 
-
-# What is measured
-
-def timed(step) -> float:
-    "Seconds that `step` takes, from an idle device to one that has finished."
+def timed(
+    step # What is measured
+) -> float:
+    "Measure the seconds that `step` takes, from an idle device to one that has finished."
     sync = torch.cuda.synchronize if torch.cuda.is_available() else int
     sync()
     start = time.perf_counter()
@@ -24,16 +23,20 @@ def timed(step) -> float:
     return time.perf_counter() - start
 
 
-def extra_memory(step, device) -> int:
-    "Bytes that `step` holds at its peak, beyond what was there before."
+def extra_memory(
+    step, # What is measured; on the CPU it is called twice
+    device # 'cpu' or 'cuda'
+) -> int:
+    "Measure the bytes that `step` allocates at its peak, beyond what was allocated before."
     os.environ.setdefault('KINETO_LOG_LEVEL', '99') # torch's profiler is chatty
     if device == 'cuda':
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         step()
         return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as prof:
-        step() # what it allocates in place of older states is known to the profiler when the next step frees it
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as prof:
+        step() # the profiler then knows what it allocated, when the next step frees it
         with torch.profiler.record_function('measured'): step()
     events = sorted(prof.profiler.kineto_results.events(), key=lambda e: e.start_ns())
     start = next(i for i, e in enumerate(events) if e.name() == 'measured')
@@ -44,18 +47,27 @@ def floor_bytes(
     opt, # Optimizer that has done a step
     params:list # Its parameters
 ) -> int:
-    """Bytes that a step must move: parameters and states are read and written, gradients are read.
+    """Count the bytes that a step must move: it reads and writes parameters and states, and reads gradients.
 
-    Of optimizers that can be explained it is what their kernel moves: those that need a norm first read more. Of others, states are the tensors of
-    a parameter's shape in `opt.state`."""
+    For optimizers that can be explained it is what their kernel moves: those that need a norm first read
+    more. For others, states are the tensors of a parameter's shape in `opt.state`."""
     moved = opt.explain().moved_bytes if isinstance(opt, optimcb.Optimizer) else None
     if moved is not None: return moved
-    states = [[v for v in getattr(opt, 'state', {}).get(p, {}).values() if isinstance(v, Tensor) and v.shape == p.shape] for p in params]
-    return sum(2*p.nbytes + p.grad.nbytes + 2*sum(v.nbytes for v in s) for p, s in zip(params, states))
+    return sum(2*p.nbytes + p.grad.nbytes + 2*_state_bytes(opt, p) for p in params)
 
 
-def held(device, reset=False) -> int|None:
-    "Bytes that are held, or with the peak forgotten from now on. On the CPU those of the process, on Linux; else None."
+def _state_bytes(opt, p) -> int:
+    states = getattr(opt, 'state', {}).get(p, {}).values()
+    return sum(v.nbytes for v in states if isinstance(v, Tensor) and v.shape == p.shape)
+
+
+def held(
+    device, # 'cpu' or 'cuda'
+    reset=False # Begin a new peak?
+) -> int|None:
+    """Measure the most bytes held since the last reset, or with `reset` the bytes held now.
+
+    On a GPU they are those of torch's allocator, on the CPU those of the process: on Linux, else None."""
     if device == 'cuda':
         torch.cuda.synchronize()
         if reset: torch.cuda.reset_peak_memory_stats()
