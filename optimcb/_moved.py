@@ -27,7 +27,7 @@ MOVED = {  # by the old name under `optimcb`, the modules that have its contents
     'engine.calls': ['tracing.opaque'],
     'engine.chance': ['tracing.rng'],
     'engine.cpu': ['engines.c_kernels'],
-    'engine.cuda': ['engines.triton_kernels'],
+    'engine.cuda': ['engines.triton_kernels', 'engines.triton_source'],
     'engine.eager': ['engines.eager'],
     'engine.foreach': ['engines.foreach'],
     'engine.launch': ['engines.launch'],
@@ -37,7 +37,7 @@ MOVED = {  # by the old name under `optimcb`, the modules that have its contents
     'engine.program': ['tracing.program'],
     'engine.reading': ['tracing.purity'],
     'engine.record': ['tracing.recording'],
-    'engine.runner': ['engines.runner'],
+    'engine.runner': ['engines.runner', 'engines.compilation', 'engines.refusals'],
     'engine.scaling': ['engines.grad_scaling'],
     'engine.shards': ['_tensors', 'engines.sharded'],
     'engine.spelling': ['tracing.torch_api'],
@@ -61,15 +61,27 @@ MOVED = {  # by the old name under `optimcb`, the modules that have its contents
     'wrapping': ['editing.wrap', 'composition.roles'],
 }
 
+RENAMED = {  # by old module and name, the name now
+    ('engine.plan', 'Alike'): 'Bucket',
+    ('engine.scaling', 'Doubt'): 'PendingSkip',
+    ('engine.shards', 'Spread'): 'Sharding',
+    ('engine.shards', 'agreed'): 'agree',
+    ('engine.shards', 'spread_of'): 'sharding_of',
+    ('engine.shards', 'whole'): 'unsharded',
+    ('engine.shards', 'whole_of'): 'gather',
+    ('hypers', 'spread'): 'per_group',
+}
+
 
 def find(
     old:str, # Old name of a module, without `optimcb.`
     name:str # What is asked of it
 ) -> Any:
     "What the old module `old` had under `name`. Raises `AttributeError`."
+    wanted = {name, RENAMED.get((old, name), name)}
     for new in MOVED[old]:
         module = import_module(f'optimcb.{new}')
-        if name in vars(module): return vars(module)[name]
+        for k in wanted & vars(module).keys(): return vars(module)[k]
     raise AttributeError(f"module 'optimcb.{old}' has no attribute '{name}'")
 
 
