@@ -32,7 +32,7 @@ MOVED = {  # by the old name under `optimcb`, the modules that have its contents
     'engine.calls': ['tracing.opaque'],
     'engine.chance': ['tracing.rng'],
     'engine.cpu': ['engines.c_kernels'],
-    'engine.cuda': ['engines.triton_kernels'],
+    'engine.cuda': ['engines.triton_kernels', 'engines.triton_source'],
     'engine.eager': ['engines.eager'],
     'engine.foreach': ['engines.foreach'],
     'engine.frozen': ['engines.frozen'],
@@ -43,7 +43,7 @@ MOVED = {  # by the old name under `optimcb`, the modules that have its contents
     'engine.program': ['tracing.program'],
     'engine.reading': ['tracing.purity'],
     'engine.record': ['tracing.recording'],
-    'engine.runner': ['engines.runner'],
+    'engine.runner': ['engines.runner', 'engines.compilation', 'engines.refusals'],
     'engine.scaling': ['engines.grad_scaling'],
     'engine.shards': ['_tensors', 'engines.sharded'],
     'engine.spelling': ['tracing.torch_api'],
@@ -71,8 +71,16 @@ MOVED = {  # by the old name under `optimcb`, the modules that have its contents
     'wrapping': ['editing.wrap', 'composition.roles'],
 }
 
-RENAMED = { # by module and old public name, under `optimcb`, the module and name of today: 'taps.spy': 'taps.tap'
-}           # The module must end in `def __getattr__(name): return _moved.renamed(__name__, name)`
+RENAMED = { # by module and old public name, under `optimcb`, the module and name of today
+    'engines.grad_scaling.Doubt': 'engines.grad_scaling.PendingSkip',
+    '_tensors.Spread': '_tensors.Sharding',
+    'engines.sharded.agreed': 'engines.sharded.agree',
+    '_tensors.spread_of': '_tensors.sharding_of',
+    '_tensors.whole': '_tensors.unsharded',
+    '_tensors.whole_of': '_tensors.gather',
+    'hypers.values.spread': 'hypers.values.per_group',
+} # To have the name in the module of today, too, let it end in
+  # `def __getattr__(name): return _moved.renamed(__name__, name)`
 
 _warned = set() # names of `RENAMED` that were asked for
 

@@ -82,10 +82,12 @@ class Writer:
         elif n.op in REDUCTIONS: e = f'J->sums[t*{len(self.p.sums)} + {self.p.sums.index(i)}]'
         elif n.op == 'cast':
             e = self.operand(n.args[0], self.p.nodes[n.args[0]].gives if n.args[0] >= 0 else torch.float64)
-            e = f'{e} != 0' if n.dtype is torch.bool else read.format(written.format(f'(float){e}')) if read != _plain else e
+            if n.dtype is torch.bool: e = f'{e} != 0'
+            elif read != _plain: e = read.format(written.format(f'(float){e}')) # rounded to 16 bits
         else:
             op = OPS[n.op]
-            if suffix is None and '{f}' in op.text or suffix == 'l' and '{f}' in op.text and n.op not in WITH_INTEGERS:
+            lacks_integers = suffix == 'l' and n.op not in WITH_INTEGERS
+            if '{f}' in op.text and (suffix is None or lacks_integers):
                 raise Unsupported(f"`{n.op}` of {n.dtype} has no C")
             args = [self.operand(a, n.dtype) for a in n.args]
             if n.op == 'where': args[0] = self.operand(n.args[0], torch.bool)
@@ -97,11 +99,14 @@ class Writer:
         "Declarations that are made once for a tensor, once for an element, and the pointers that they need"
         needed = self.p.needed(wanted)
         each = {i for i in needed if self.p.nodes[i].each}
-        used = [Used(self.p.column(i), self.p.nodes[i].dtype, self.p.nodes[i].each) for i in needed if self.p.nodes[i].op in IN_MEMORY]
-        return [self.value(i) for i in needed if i not in each], [self.value(i) for i in needed if i in each], used
+        loads = [(self.p.column(i), self.p.nodes[i]) for i in needed if self.p.nodes[i].op in IN_MEMORY]
+        used = [Used(name, n.dtype, n.each) for name, n in loads]
+        once = [self.value(i) for i in needed if i not in each]
+        return once, [self.value(i) for i in needed if i in each], used
 
     def pointers(self, used, stores=()) -> list[str]:
-        kinds = {u.name: (u.dtype, u.each, 'const ') for u in used} | {s.name: (s.dtype, s.each, '') for s in stores}
+        kinds = {u.name: (u.dtype, u.each, 'const ') for u in used}
+        kinds |= {s.name: (s.dtype, s.each, '') for s in stores}
         return [f'{const}{TYPES[dtype][2]} *restrict m{self.column[name]} = ({const}{TYPES[dtype][2]} '
                 f'*)M[{self.column[name]}]{" + start" if each else ""};'
                 for name, (dtype, each, const) in kinds.items()]
@@ -113,7 +118,9 @@ class Writer:
     def numbers(self):
         "A copy of its own: gcc doesn't make a vector of a choice between numbers that it must load"
         n = len(self.p.slots)
-        return f"const double *N = J->numbers + J->row[t]*{n}, S[] = {{{', '.join(f'N[{i}]' for i in range(n))}}};" if n else ''
+        if not n: return ''
+        values = ', '.join(f'N[{i}]' for i in range(n))
+        return f"const double *N = J->numbers + J->row[t]*{n}, S[] = {{{values}}};"
 
     def level(self, k) -> str:
         "Functions for one chunk, and for what follows it in one tensor"
@@ -123,18 +130,22 @@ class Writer:
         if sums or stores:
             wanted = [self.p.nodes[i].args[0] for i in sums] + [s.value for s in stores]
             once, each, used = self.split(wanted)
-            out += [f'static void chunk{k}(const Job *J, int64_t c) {{', 'const int64_t t = J->chunk[3*c], start = J->chunk[3*c+1], n = J->chunk[3*c+2];',
-                    f'void *const *M = J->memory + t*{len(self.column)};', self.numbers(), *self.pointers(used, stores), *once]
+            out += [f'static void chunk{k}(const Job *J, int64_t c) {{',
+                    'const int64_t t = J->chunk[3*c], start = J->chunk[3*c+1], n = J->chunk[3*c+2];',
+                    f'void *const *M = J->memory + t*{len(self.column)};',
+                    self.numbers(), *self.pointers(used, stores), *once]
             if sums: out += self.summed(sums, each)
             if stores:
-                out += ['#pragma omp simd', 'for (int64_t i = 0; i < n; i++) {', *each, *self.stored(stores, 'i'), '}']
+                out += ['#pragma omp simd', 'for (int64_t i = 0; i < n; i++) {',
+                        *each, *self.stored(stores, 'i'), '}']
             out.append('}')
         if sums: out += self.joined(k, sums)
         totals = self.p.at(k, self.p.totals)
         ends = [s for s in self.p.stores_at(k) if not s.each]
         if totals or ends:
             once, _, used = self.split([self.p.nodes[i].args[0] for i in totals] + [s.value for s in ends])
-            out += [f'static void tensor{k}(const Job *J, int64_t t) {{', *self.head(), *self.pointers(used, ends), *once,
+            out += [f'static void tensor{k}(const Job *J, int64_t t) {{',
+                    *self.head(), *self.pointers(used, ends), *once,
                     *(f'J->yields[t*{len(self.p.totals)} + {self.p.totals.index(i)}] = '
                       f'{self.operand(self.p.nodes[i].args[0], torch.float64)};'
                       for i in totals),
@@ -159,8 +170,10 @@ class Writer:
         return [*(f'double a{i} = {start[i]};' for i in sums),
                 f'for (int64_t b = 0; b < n; b += {BLOCK}) {{', f'const int64_t e = b + {BLOCK} < n ? '
                                                                 f'b + {BLOCK} : n;',
-                *(f'{kinds[i]} x{i} = {start[i]};' for i in sums), f'#pragma omp simd {simd}', 'for (int64_t i = b; i < e; i++) {', *each,
-                *(f'x{i} = {r.text.format(f"x{i}", self.operand(n.args[0], n.dtype))};' for i, n, r in nodes), '}',
+                *(f'{kinds[i]} x{i} = {start[i]};' for i in sums),
+                f'#pragma omp simd {simd}', 'for (int64_t i = b; i < e; i++) {', *each,
+                *(f'x{i} = {r.text.format(f"x{i}", self.operand(n.args[0], n.dtype))};' for i, n, r in nodes),
+                '}',
                 *(f'a{i} = {r.text.format(f"a{i}", f"(double)x{i}")};' for i, _, r in nodes), '}',
                 *(f'J->partial[c*{len(self.p.sums)} + {self.p.sums.index(i)}] = a{i};' for i in sums)]
 
@@ -168,8 +181,10 @@ class Writer:
         "The chunks' sums together, in order"
         out = [f'static void join{k}(const Job *J, int64_t t) {{']
         for i in sums:
-            n, r, at = self.p.nodes[i], REDUCTIONS[self.p.nodes[i].op], f'{len(self.p.sums)} + {self.p.sums.index(i)}'
-            out += [f'double a{i} = {start_of(n)};', 'for (int64_t c = J->first[t]; c < J->first[t+1]; c++) {',
+            n, at = self.p.nodes[i], f'{len(self.p.sums)} + {self.p.sums.index(i)}'
+            r = REDUCTIONS[n.op]
+            out += [f'double a{i} = {start_of(n)};',
+                    'for (int64_t c = J->first[t]; c < J->first[t+1]; c++) {',
                     f'const double x = J->partial[c*{at}];', f'a{i} = {r.text.format(f"a{i}", "x")};', '}',
                     f'J->sums[t*{at}] = a{i};']
         return [*out, '}']
@@ -195,24 +210,28 @@ class Launch(KernelLaunch):
 
     What doesn't change from step to step is made once. Raises `Unsupported` and `CantBuild`."""
     def __init__(self,
-        members:list, # `(who is alike, their program)`: programs with the same key
+        members:list, # `(bucket, program)`: programs with the same key
         at:list # Of each of them, the index of its first parameter in the plan
     ):
         super().__init__(members, at)
         text = source(self.program)
         self.kernel = [c_compiler.function(text, f'phase{k}') for k in range(len(self.program.phases))]
-        sizes, wholes = ([f(p).numel() for a, _ in members for p in a.params] for f in (lambda p: p, unsharded))
+        params = [p for bucket, _ in members for p in bucket.params]
+        sizes, unsharded_sizes = [p.numel() for p in params], [unsharded(p).numel() for p in params]
         first = np.cumsum([0, *(-(-n//CHUNK) for n in sizes)])
-        chunk = np.array([(t, o, min(CHUNK, n-o)) for t, n in enumerate(sizes) for o in range(0, n, CHUNK)], np.int64).reshape(-1, 3)
+        chunks = [(t, o, min(CHUNK, n-o)) for t, n in enumerate(sizes) for o in range(0, n, CHUNK)]
+        chunk = np.array(chunks, np.int64).reshape(-1, 3)
         self.memory = np.zeros((len(sizes), len(self.columns)), np.int64)
         self._place_all()
         p = self.program
         self.numbers = np.zeros((len(members), len(p.slots)))
-        self.sums, self.yields, self.totals = np.zeros((len(sizes), len(p.sums))), np.zeros((len(sizes), len(p.totals))), np.zeros(len(p.totals))
+        self.sums, self.yields = np.zeros((len(sizes), len(p.sums))), np.zeros((len(sizes), len(p.totals)))
+        self.totals = np.zeros(len(p.totals))
         row = np.repeat(np.arange(len(members)), np.diff(self.rows)).astype(np.int64)
-        self.tables = [chunk, first.astype(np.int64), np.array(wholes, np.int64), row, self.memory,
+        self.tables = [chunk, first.astype(np.int64), np.array(unsharded_sizes, np.int64), row, self.memory,
                        self.numbers, np.zeros((len(chunk), len(p.sums))), self.sums, self.yields, self.totals]
-        self.job = np.array([len(chunk), len(sizes), *(t.ctypes.data for t in self.tables), 1, *c_compiler.openmp()], np.int64)
+        addresses = [t.ctypes.data for t in self.tables]
+        self.job = np.array([len(chunk), len(sizes), *addresses, 1, *c_compiler.openmp()], np.int64)
         self.address, self.threads, self.alone = self.job.ctypes.data, 2 + len(self.tables), sum(sizes) < MANY
 
     def start(self,

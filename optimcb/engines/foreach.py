@@ -16,7 +16,7 @@ NUMBER_AT = dict(add_alpha=2, sub_alpha=2, addcmul=3, addcdiv=3)
 class Launch(launch.Launch):
     "Parameters whose programs have the same key, and a step of them."
     def __init__(self,
-        members:list, # `(who is alike, their program)`: programs with the same key
+        members:list, # `(bucket, program)`: programs with the same key
         at:list # Of each of them, the index of its first parameter in the plan
     ):
         super().__init__(members, at)

@@ -3,7 +3,7 @@
 #include <stdint.h>
 #include <string.h>
 
-// A job, as filled in by cpu.py: 64 bits a field.
+// A job, as filled in by `c_kernels`: 64 bits a field.
 typedef struct {
     int64_t chunks, tensors;        // a tensor is worked on in chunks
     const int64_t *chunk;           // of each chunk: its tensor, start and size

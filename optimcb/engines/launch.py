@@ -20,7 +20,7 @@ __all__ = ['KernelLaunch', 'Launch', 'run_to_last_phase', 'store']
 class Launch:
     "Parameters whose programs have the same key, and a step of them."
     def __init__(self,
-        members:list, # `(who is alike, their program)`: programs with the same key
+        members:list, # `(bucket, program)`: programs with the same key
         at:list # Of each of them, the index of its first parameter in the plan
     ):
         self.members, self.program = members, members[0][1]
@@ -100,7 +100,7 @@ class KernelLaunch(Launch):
     program's, and `numbers` a row for each member, a column for each number that the program takes: a
     subclass makes them, then calls `_place_all`."""
     def __init__(self,
-        members:list, # `(who is alike, their program)`: programs with the same key
+        members:list, # `(bucket, program)`: programs with the same key
         at:list # Of each of them, the index of its first parameter in the plan
     ):
         super().__init__(members, at)
@@ -137,7 +137,7 @@ class KernelLaunch(Launch):
     # Functions by torch
 
     def _prepare(self, recordings, plan):
-        "Note where that is which they may be handed"
+        "Note the tensors and numbers that functions by torch may be called with"
         self.loads = [{'.p': a.params, '.grad': plan.grads[part], **a.tensors, **made}
                       for (a, _), part, made in zip(self.members, self.parts, self.made)]
         self.slots = [[r.trace.slots[k] for k in program.slots]

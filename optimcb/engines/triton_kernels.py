@@ -35,12 +35,14 @@ def _upload(array, device) -> torch.Tensor:
 def _tables(parts, columns, slots) -> tuple[np.ndarray, np.ndarray]:
     """`chunks` and `tensors`, for parameters of some sizes, here and in all processes; a list of pairs for
     each member"""
-    member, (sizes, wholes) = np.repeat(np.arange(len(parts)), list(map(len, parts))), np.concatenate(parts).T
+    member, (sizes, unsharded_sizes) = np.repeat(np.arange(len(parts)), list(map(len, parts))), np.concatenate(parts).T
     each, ends = np.arange(len(sizes)), np.cumsum(-(-sizes//CHUNK))
-    tensors = np.stack([len(parts)*slots + each*columns, member*slots, wholes, np.append(0, ends[:-1]), ends], 1)
+    rows = len(parts)*slots + each*columns
+    tensors = np.stack([rows, member*slots, unsharded_sizes, np.append(0, ends[:-1]), ends], 1)
     of = np.repeat(each, np.diff(ends, prepend=0))
     start = (np.arange(ends[-1]) - tensors[of, 3])*CHUNK
-    return np.stack([of, start, np.minimum(CHUNK, sizes[of] - start), tensors[of, 0], tensors[of, 1]], 1), tensors
+    counts = np.minimum(CHUNK, sizes[of] - start)
+    return np.stack([of, start, counts, tensors[of, 0], tensors[of, 1]], 1), tensors
 
 
 class Launch(KernelLaunch):
@@ -48,7 +50,7 @@ class Launch(KernelLaunch):
 
     What doesn't change from step to step is made once. Raises `Unsupported` and `CantBuild`."""
     def __init__(self,
-        members:list, # `(who is alike, their program)`: programs with the same key
+        members:list, # `(bucket, program)`: programs with the same key
         at:list # Of each of them, the index of its first parameter in the plan
     ):
         super().__init__(members, at)
@@ -56,7 +58,8 @@ class Launch(KernelLaunch):
         text = source(self.program)
         columns, numbers = self.columns, len(members)*len(self.program.slots)
         self.host = np.zeros(numbers + self.rows[-1]*len(columns), np.int64)
-        self.numbers, self.memory = self.host[:numbers].view(np.float64).reshape(len(members), -1), self.host[numbers:].reshape(self.rows[-1], -1)
+        self.numbers = self.host[:numbers].view(np.float64).reshape(len(members), -1)
+        self.memory = self.host[numbers:].reshape(self.rows[-1], -1)
         self._place_all()
         sizes = [[(p.numel(), unsharded(p).numel()) for p in a.params] for a, _ in members]
         tables = dict(zip(('chunks', 'tensors'), _tables(sizes, len(columns), len(self.program.slots))))
@@ -69,7 +72,8 @@ class Launch(KernelLaunch):
         "Compile the kernels, before anything has changed"
         self._send(stream)
         try:
-            self.kernels = [[(functions(text)[name], self.count[over]) for name, over in o] for o in self.program.passes]
+            known = functions(text)
+            self.kernels = [[(known[name], self.count[over]) for name, over in o] for o in self.program.passes]
             for o in self.kernels:
                 for kernel, _ in o: kernel[(0,)](*self.arguments, **OPTIONS) # no program of it runs
         except Exception as e:
@@ -114,7 +118,8 @@ class Launch(KernelLaunch):
         "Make the arguments of a step's kernels, in memory that belongs to the current stream"
         for t in self.tables if stream != self.stream else (): t.record_stream(stream)
         sums, totals = len(self.program.sums), len(self.program.totals)
-        def room(rows, columns): return torch.empty(rows, columns, dtype=torch.float64, device=self.device) if columns else None
+        def room(rows, columns):
+            return torch.empty(rows, columns, dtype=torch.float64, device=self.device) if columns else None
         self.yields, self.totals = room(self.count['tensors'], totals), room(1, totals)
         partial, self.sums = room(self.count['chunks'], sums), room(self.count['tensors'], sums)
         table = _upload(self.host, self.device) if table is None else table
