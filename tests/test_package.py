@@ -13,7 +13,29 @@ import optimcb
 from optimcb import Algorithm, algorithms, factory, optimizer, parts, plots, problems, steppers, taps, warn
 from optimcb.composition import pipeline, stepper
 from optimcb.composition.stepper import Stepper
-from optimcb.diagnosis import algebra, checks, explain, formula
+from optimcb.diagnosis import (
+    algebra,
+    checks,
+    choices,
+    explain,
+    exploring,
+    formula,
+    graph,
+    graph_checks,
+    groups,
+    hats,
+    kinds,
+    latex,
+    merging,
+    reading,
+    rendering,
+    report,
+    rewriting,
+    sequencing,
+    source,
+    starting,
+    symbolic,
+)
 from optimcb.editing import edit
 from optimcb.engines import arena, c_compiler, c_kernels, eager, foreach, launch, plan, runner
 from optimcb.hypers import values
@@ -24,7 +46,9 @@ from optimcb.training import lookahead
 MODULES = [algorithms, eval_weights, state_dict, checks, pipeline, explain, edit, algebra, factory, files, formula, values, torch_optim, lookahead, learner_names, optimizer, parts,
            plots, problems, rehearsal, stepper,
            steppers, taps, warn, sys.modules['optimcb.compare'],
-           c_compiler, c_kernels, eager, foreach, launch, arena, ops, plan, program, purity, recording, runner, tracer]
+           c_compiler, c_kernels, eager, foreach, launch, arena, ops, plan, program, purity, recording, runner, tracer,
+           choices, exploring, graph, graph_checks, groups, hats, kinds, latex, merging, reading, rendering, report, rewriting, sequencing,
+           source, starting, symbolic]
 PUBLIC = {(m.__name__, k): getattr(m, k) for m in MODULES for k in m.__all__}
 FASTAI = ['sgd_step', 'weight_decay', 'l2_reg', 'average_grad', 'average_sqr_grad', 'momentum_step', 'rms_prop_step', 'step_stat', 'debias', 'adam_step',
           'radam_step', 'qhadam_step', 'larc_layer_lr', 'larc_step', 'lamb_step']
