@@ -78,7 +78,7 @@ class Node:
 
     @property
     def kept_scalars(self) -> set[str]:
-        "State that it writes of which there is one number for each parameter, in a tensor."
+        "State that it writes as one number for each parameter, in a tensor."
         return set().union(*(a.kept & a.single & a.writes.keys() for a in self.acts))
 
     @property

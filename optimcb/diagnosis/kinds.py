@@ -89,7 +89,7 @@ def rehearsal_of(
     example, # One of its parameters; None: a matrix in float32
     masks:dict|None=None # What rules and routes say of it if it is no parameter of the group; default: any
 ) -> Rehearsal:
-    "Make a rehearsal from before the first step, but with state that somebody has put there."
+    "Make a rehearsal from before the first step, but with state that the user has put there."
     own = next((s for p, s in zip(group.params, group.states) if p is example), None)
     state = own if own is not None else masks or composition.variants[0]
     before = {k: v for k, v in state.items() if k not in composition.makes}

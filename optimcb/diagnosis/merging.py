@@ -231,7 +231,7 @@ def _written(outcome) -> list:
 
 
 def _all_unknown(a, b, also) -> Outcome:
-    "Two outcomes of which nothing is known but what their lines depend on"
+    "Two outcomes, with nothing known of them but what their lines depend on"
     names = {**a.names, **b.names}
     seen = [o.e for o in names.values()]
     items = tuple(o._replace(e=unknown(*seen, also=also)) for o in names.values())
@@ -249,7 +249,7 @@ def _in_common(a, b, also) -> Outcome:
 
 
 def _nothing_known(outcome, condition) -> Outcome:
-    "The lines of an outcome, of which nothing is known but what they depend on"
+    "The lines of an outcome, with nothing known of them but what they depend on"
     def lines(items): return tuple(o._replace(e=unknown(o.e, also=[condition])) for o in items)
     return Outcome(lines(flat_lines(outcome.items)), lines(outcome.numbers), outcome.ends)
 

@@ -5,7 +5,7 @@ import torch
 
 from optimcb.diagnosis.algebra import ONE, Num, add, call, div, mul, neg, number, power, sub
 
-__all__ = ['OPS', 'cast']
+__all__ = ['applied', 'cast']
 
 
 TWO, HALF = number(2), number(Fraction(1, 2))
@@ -55,3 +55,11 @@ OPS = dict(
     sqrt=lambda x: power(x, HALF), rsqrt=lambda x: div(ONE, power(x, HALF)),
     clamp_min=lambda x, y: call('maximum', x, y), clamp_max=lambda x, y: call('minimum', x, y),
     softplus=_softplus)
+
+
+def applied(
+    name:str, # Name of an operation
+    args:list # Its operands, as expressions
+):
+    "Write an operation; one without a form of its own is a function of its name."
+    return OPS[name](*args) if name in OPS else call(name, *args)

@@ -116,7 +116,7 @@ class Sample(NamedTuple):
 @dataclass
 class Behaviour:
     "What the steppers of a composition do, by their places."
-    outcomes: dict[int, Outcome]
+    outcomes: dict[int, Outcome] # By place
     old: dict[str, bool] # Names that lines need as they were before the step, and whether each is one number
     by_torch: dict[str, str] # Modules of functions, by their names
     starts: dict = field(default_factory=dict) # State before the first step; None if a branch asks for it

@@ -3,7 +3,7 @@ from contextlib import nullcontext
 
 from optimcb.diagnosis.algebra import Num, Sym, call
 from optimcb.diagnosis.choices import condition
-from optimcb.diagnosis.operations import OPS, cast
+from optimcb.diagnosis.operations import applied, cast
 from optimcb.diagnosis.outcomes import Behaviour, Line, Outcome, Sample
 from optimcb.diagnosis.symbolic import (
     WHOLE,
@@ -111,7 +111,7 @@ class Reader:
             old = self.nodes[n.args[0]].gives if n.args[0] >= 0 else n.dtype
             return cast(args[0], old, n.dtype)
         if n.op in SWAPPED: return condition(n.op, *args)
-        return OPS[n.op](*args) if n.op in OPS else call(n.op, *args)
+        return applied(n.op, args)
 
     def _external(self, x):
         "A tensor that is a hyper-parameter, or a number"
