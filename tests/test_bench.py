@@ -90,7 +90,10 @@ def test_extra_memory():
     assert 4000 <= bench.extra_memory(replace, 'cpu') < 4100
 
 
-@pytest.mark.parametrize('name', bench.ALGORITHMS)
+USUAL = {'SGD', 'AdamW', 'RAdam', 'QHAdam', 'Lamb', 'Muon', 'SOAP', 'Adafactor', 'ranger'} # each kind of peer is there once
+
+
+@pytest.mark.parametrize('name', [pytest.param(k, marks=() if k in USUAL else pytest.mark.slow) for k in bench.ALGORITHMS])
 def test_every_algorithm_and_its_peers_run(name):
     assert not [r for r in quick(name, against=None, repeats=1, warmup=0).step([(2, 3)])['rows'] if r.get('error')]
 

@@ -71,6 +71,7 @@ def tree(tmp_path_factory):
 def test_nothing_is_lacking_here(): assert [str(o) for o in lacks()] == []
 
 
+@pytest.mark.slow
 def test_what_is_lacking_is_named_and_what_can_be_is_written(tree):
     pytest.importorskip('nbdev')
     found = run(tree)
