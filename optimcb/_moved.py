@@ -19,7 +19,7 @@ MOVED = {  # by the old name under `optimcb`, the modules that have its contents
               'bench.__main__'],
     'boundary': ['_boundary'],
     'branches': ['diagnosis.branches'],
-    'checkpoint': ['state.state_dict'],
+    'checkpoint': ['state.state_dict', 'state.param_names', 'state.copies'],
     'checks': ['diagnosis.checks'],
     'choice': ['composition.choice'],
     'composition': ['composition.pipeline', 'composition.errors'],
@@ -54,7 +54,7 @@ MOVED = {  # by the old name under `optimcb`, the modules that have its contents
     'files': ['state.files'],
     'formula': ['diagnosis.formula'],
     'hypers': ['hypers.values', 'hypers.torch_names', 'hypers.groups', 'hypers.views'],
-    'interop': ['state.torch_optim'],
+    'interop': ['state.torch_optim', 'state.to_torch'],
     'lookahead': ['training.lookahead'],
     'names': ['state.learner_names'],
     'rehearsal': ['tracing.rehearsal', 'diagnosis.groups'],
@@ -70,8 +70,10 @@ MOVED = {  # by the old name under `optimcb`, the modules that have its contents
     'wrapping': ['editing.wrap', 'composition.roles'],
 }
 
-RENAMED = { # by module and old public name, under `optimcb`, the module and name of today: 'taps.spy': 'taps.tap'
-}           # The module must end in `def __getattr__(name): return _moved.renamed(__name__, name)`
+# By module and old public name, under `optimcb`, the module and name of today: `'taps.spy': 'taps.tap'`.
+# The old module needs `def __getattr__(name): return _moved.renamed(__name__, name)`.
+RENAMED = {
+}
 
 _warned = set() # names of `RENAMED` that were asked for
 

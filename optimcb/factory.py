@@ -15,8 +15,8 @@ from optimcb.algorithm import Algorithm
 from optimcb.composition.rules import Rule, norms_and_biases
 from optimcb.hypers.torch_names import from_torch, nearest
 from optimcb.optimizer import Optimizer
-from optimcb.routing.groups import params_of
 from optimcb.routing.groups import no_wd as without_wd
+from optimcb.routing.groups import params_of
 from optimcb.training.sam import SAM
 
 __all__ = ['create_optimizer', 'list_optimizers']
