@@ -179,8 +179,7 @@ class _Branch:
         elif isinstance(f, Algorithm): self._of_algorithm(name, f, given)
         else:
             raise TypeError(f"route `{name}` must be an algorithm, a partial of one or of `Optimizer`, or a "
-                            "list of "
-                            f"steppers, but is {what!r:.80}.")
+                            f"list of steppers, but is {what!r:.80}.")
         self.flags = {k for k in self.takes if isinstance(self.options[k], bool)}
         self._check_options(name)
         self.options = {'lr_scale': 1., **self.options, **own}

@@ -124,8 +124,7 @@ def warn_unaveraged(
     learner = sys.modules.get('optimcb.learner') # the callback is in it
     if learner is None or not any(isinstance(cb, learner.AveragedWeights) for cb in learn.cbs):
         warn("a schedule-free optimizer trains other weights than those to be evaluated, but this Learner "
-             "evaluates "
-             "what it trains. Add `AveragedWeights()`, from `optimcb.learner`, to its "
+             "evaluates what it trains. Add `AveragedWeights()`, from `optimcb.learner`, to its "
              "`cbs`.", CompositionWarning)
 
 

@@ -139,8 +139,7 @@ def _check_plain(o, where):
     elif type(o) not in (str, bool, int, float, type(None)):
         hint = ' Take `torch.from_numpy` of it.' if isinstance(o, np.ndarray) else ''
         raise TypeError(f"{where} is {o!r:.80} ({type(o).__name__}). A file holds tensors, numbers, "
-                        "strings, None, "
-                        f"dicts, lists and tuples.{hint}")
+                        f"strings, None, dicts, lists and tuples.{hint}")
 
 
 def _crc32(o, crc=0) -> int:

@@ -23,8 +23,7 @@ def in_torchs_shape(
                       "as `torch.load(…)['opt']`, to `load_state_dict`.")
         hint = of_learner if 'opt' in sd else ''
         raise _no_state_dict(f"it has {sorted(map(str, sd))}, not `state` and `param_groups` (torch) or "
-                             "`hypers` "
-                             f"(fastai).{hint}")
+                             f"`hypers` (fastai).{hint}")
     if not _are_groups(groups, 'param_groups' in sd):
         raise _no_state_dict("its parameter groups are no dicts with `params`.")
     if isinstance(states, (list, L)): states = dict(enumerate(states))
@@ -117,8 +116,7 @@ def usable_state(
                          f"which these steppers don't read: {', '.join(mine.labels)}.")
     lacks = _missing_state(opt, saved)
     warn(f"the state dict is of other steppers ({sd.get('of', '')}{difference or 'unknown'}). Taken: "
-         f"{listed(keep)}; "
-         f"left: {listed(there - keep)}; not there, and started afresh: {listed(lacks)}.")
+         f"{listed(keep)}; left: {listed(there - keep)}; not there, and started afresh: {listed(lacks)}.")
     return keep
 
 

@@ -30,8 +30,7 @@ def to_torch(
         raise ValueError("some parameters are not decayed (`do_wd` in their state), which torch's "
                          "optimizers can't tell. "
                          "Put them in a group with `wd=0`; in fastai, `Learner(…, wd_bn_bias=True)` or a "
-                         "`splitter` "
-                         "that puts them in a group of their own.")
+                         "`splitter` that puts them in a group of their own.")
     ascends = {'maximize': True} if mine.turns else {}
     groups, state = [], {}
     for g, h, ps in zip(sd['param_groups'], sd['hypers'], opt.param_lists):

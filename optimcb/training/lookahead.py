@@ -37,14 +37,12 @@ class Lookahead(Optimizer):
     ):
         if not runs_steppers(opt):
             raise TypeError(f"Lookahead adds steppers to an Optimizer, but {type(opt).__name__} has a step "
-                            "of its own. "
-                            "Put its steppers in an Optimizer.")
+                            "of its own. Put its steppers in an Optimizer.")
         if isinstance(opt, Lookahead):
             raise TypeError("this optimizer is a Lookahead already. It has one set of slow weights.")
         if '_in_backward' in opt.__dict__:
             raise ValueError("this optimizer steps in backward. Wrap it first, then call `step_in_backward` "
-                             "on "
-                             "the Lookahead.")
+                             "on the Lookahead.")
         become(self, opt, 'Lookahead')
         self.cbs = L(wrapped(list(opt.cbs), look_ahead()))
         if self._choice is not None:

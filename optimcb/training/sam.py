@@ -117,8 +117,7 @@ class SAM(Optimizer):
         if isinstance(opt, SAM): raise TypeError("this optimizer is a SAM already. Set its `sam_rho`.")
         if not runs_steppers(opt):
             raise TypeError(f"SAM wraps an Optimizer made of steppers, but {type(opt).__name__} has a step "
-                            "of its own. "
-                            "Put its steppers in an Optimizer.")
+                            "of its own. Put its steppers in an Optimizer.")
         if '_in_backward' in opt.__dict__:
             raise ValueError("this optimizer steps in backward, but SAM needs all gradients first. "
                              "Call `remove()` of what `step_in_backward` returned.")
@@ -164,8 +163,7 @@ class SAM(Optimizer):
             raise RuntimeError("SAM steps by the gradients after `ascend()`: call `opt.ascend()`, and do "
                                "forward and "
                                "backward again, before `opt.step()`; or pass a closure that does forward "
-                               "and backward. "
-                               "In fastai, use `SAMCallback` of `optimcb.learner` instead.")
+                               "and backward. In fastai, use `SAMCallback` of `optimcb.learner` instead.")
         self.descend()
         super().step()
         return loss
