@@ -55,8 +55,8 @@ from optimcb.routing.route import *
 from optimcb.routing.schedules import *
 from optimcb.state.files import load_state, save_state
 from optimcb.state.learner_names import names_in_learners as _names_in_learners
-from optimcb.state.state_dict import named_state
-from optimcb.state.torch_optim import to_torch
+from optimcb.state.param_names import named_state
+from optimcb.state.to_torch import to_torch
 from optimcb.steppers import *
 from optimcb.taps import OptStats, Record, tap
 from optimcb.training.hessian import hutchinson, update_hessian

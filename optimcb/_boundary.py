@@ -1,7 +1,8 @@
-"""Where users enter the library: `torch.compile` calls what is marked here as it is, and errors are raised where the user called.
+"""Where users enter the library: `torch.compile` doesn't trace it, and errors are raised at the call.
 
-What the library raises on purpose, and what a stepper or another function of the user's raises, is shown without the library's own frames.
-Whatever else happens inside is shown whole. `OPTIMCB_FULL_TRACEBACK=1` shows everything.
+Errors that the library raises on purpose, and those of a user's stepper or other function, are shown
+without the library's own frames. Other errors are shown with all of them. `OPTIMCB_FULL_TRACEBACK=1` shows
+everything.
 """
 import contextlib
 import dis
@@ -18,15 +19,18 @@ import torch
 __all__ = ['entry', 'opaque', 'refuse_tracing']
 
 
-DYNAMO = 'torch._dynamo' # takes a second to import, and whoever compiles has imported it
+DYNAMO = 'torch._dynamo' # takes a second to import; compiled code has imported it
 OURS = os.path.dirname(__file__) + os.sep
-BELOW = *(os.path.dirname(o.__file__) + os.sep for o in (fastcore, numpy, torch)), contextlib.__file__ # what we call
+PACKAGES = [os.path.dirname(o.__file__) + os.sep for o in (fastcore, numpy, torch)]
+BELOW = *PACKAGES, contextlib.__file__ # files that the library calls
 
 
 def entry(
     f:Callable # A public function or method
 ) -> Callable:
-    "Let `torch.compile` call `f` instead of tracing it or what it calls, and let errors be raised where it was called, without the frames between."
+    """Let `torch.compile` call `f` instead of tracing it or what it calls; raise errors where `f` was called.
+
+    Errors are shown without the frames between."""
     @wraps(f)
     def call(*args, **kwargs):
         __tracebackhide__ = True # for IPython and pytest
@@ -40,7 +44,7 @@ def entry(
     return opaque(call)
 
 
-# What torch.compile sees
+# torch.compile
 
 def opaque(
     f:Callable # A short function: what it calls may be compiled on its own
@@ -55,13 +59,14 @@ def _untraced(f): return torch.compiler.disable(f)
 
 
 def refuse_tracing(
-    what:str, # What is read, as an error says it
-    instead:str # What to do where the whole function must be one graph
+    what:str, # Name of what is read, for the error
+    instead:str # Advice, if the whole function must be one graph
 ):
     """Keep `param_groups` out of a graph. Raises `Unsupported` if the compiler asks.
 
-    When a compiled function reads `param_groups` of an optimizer, the compiler looks at all groups, and notes
-    `capturable` in each as if it were a plain dict; of others it fails. `Unsupported` makes it break the graph."""
+    When a compiled function reads `param_groups` of an optimizer, the compiler looks at all groups, and
+    notes `capturable` in each as if it were a plain dict; with others it fails. `Unsupported` makes it
+    break the graph."""
     if DYNAMO not in sys.modules or torch._guards.TracingContext.try_get() is None: return
     frame = sys._getframe(1)
     while frame and frame.f_globals.get('__name__') != f'{DYNAMO}.variables.optimizer': frame = frame.f_back
@@ -71,11 +76,12 @@ def refuse_tracing(
 # Tracebacks
 
 def _frames_of_user(tb) -> list|None:
-    "The frames that the library called, or that called it again; None if an error isn't raised on purpose, nor in code of the user's"
+    "List the frames of user code; None if an error is neither raised on purpose nor in user code."
     frames = []
     while tb: frames, tb = [*frames, tb], tb.tb_next
     if not frames: return None # the call itself is wrong
-    called = next((i for i, t in enumerate(reversed(frames)) if _file(t).startswith(OURS)), len(frames)) # since our last frame
+    is_ours = [_file(t).startswith(OURS) for t in reversed(frames)]
+    called = is_ours.index(True) if True in is_ours else len(frames) # frames since the library's last
     if not called: return [t for t in frames if not _is_inside(t)] if _raises(frames[-1]) else None
     if all(map(_is_inside, frames[-called:])): return None
     return [t for t in frames[:-called] if not _is_inside(t)] + frames[-called:]
@@ -86,11 +92,12 @@ def _is_inside(tb) -> bool: return _file(tb).startswith((OURS, *BELOW))
 
 
 def _raises(tb) -> bool:
-    "Did a frame come to its end by a `raise`?"
+    "Did a frame end by a `raise` statement?"
     return dis.opname[tb.tb_frame.f_code.co_code[tb.tb_lasti]] == 'RAISE_VARARGS'
 
 
 def _linked(frames) -> TracebackType|None:
+    "Make a traceback of some frames."
     tb = None
     for t in reversed(frames): tb = TracebackType(tb, t.tb_frame, t.tb_lasti, t.tb_lineno)
     return tb

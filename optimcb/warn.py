@@ -9,15 +9,18 @@ import torch
 __all__ = ['CompositionWarning', 'calling_frame', 'warn']
 
 INSIDE = os.path.dirname(__file__), os.path.dirname(torch.__file__)
-BETWEEN = frozenset({'fastai', 'fastcore', 'collections', 'contextlib'}) # packages that call us for the user
+# packages that call the library for the user
+BETWEEN = frozenset({'fastai', 'fastcore', 'collections', 'contextlib'})
 
 
 class CompositionWarning(UserWarning):
-    "A composition runs, but hardly does what is meant. `Optimizer(…, check=False)` or a filter of `warnings` turns it off."
+    """A composition runs, but hardly does what is meant.
+
+    `Optimizer(…, check=False)` or a filter of `warnings` turns it off."""
 
 
 def calling_frame() -> FrameType:
-    "The frame that called the library: the first one outside of it and of torch."
+    "Return the frame that called the library: the first one outside of it and of torch."
     frame = sys._getframe(1)
     while frame.f_back and frame.f_code.co_filename.startswith(INSIDE): frame = frame.f_back
     return frame
@@ -32,7 +35,7 @@ def warn(
     message:str, # What to say
     category:type=UserWarning # Class of the warning
 ):
-    "A warning at the line that called, outside of the library, torch and fastai."
+    "Warn at the line that called, outside of the library, torch and fastai."
     frame, level = sys._getframe(1), 2
     while frame.f_back and _is_inside(frame): frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)

@@ -1,4 +1,4 @@
-"The options by which an algorithm chose the steppers of an optimizer: it chooses again when a group asks for others."
+"Options by which an algorithm chose steppers. It chooses again when groups ask for others."
 import pickle
 from itertools import repeat
 from numbers import Real
@@ -27,7 +27,7 @@ class Choice:
         self.names = frozenset(algorithm.choosing) # the options that are numbers
         self.flags = algorithm.flags | {'maximize'}
         self.edits = () # what was done to the optimizer's steppers since
-        self.ignored = {} # by name, values that choose nothing: fastai's schedules set them, whatever there is
+        self.ignored = {} # by name, values that choose nothing, as those set by fastai's schedules
         self.chosen, self.labels = {}, [] # by name, is it on; and the steppers that came of it
         self.reads, self.watched = None, () # what steppers read, and the options that they don't
 
@@ -59,7 +59,8 @@ class Choice:
         if labels == self.labels: return self.steppers(groups)
         name, options = self.algorithm.__name__, (*self.names, *self.flags)
         asked = ' and '.join(f'`{k}`' for k in options if any(_is_on(dict.get(g, k)) for g in groups))
-        raise ValueError(f"{asked} of a group asks {name} for other steppers, but they were set by hand: {', '.join(labels)}. "
+        raise ValueError(f"{asked} of a group asks {name} for other steppers, but they were set by hand: "
+                         f"{', '.join(labels)}. "
                          "Put what it needs among them, or set it before they are changed.")
 
     def asks(self,
@@ -82,7 +83,7 @@ class Choice:
         groups:list, # The parameter groups
         reads:frozenset # Names that the steppers read
     ) -> dict:
-        "Return the flags that groups must have, each with a value for each group: those in which they differ."
+        "Return the flags in which groups differ, each with a value for each group."
         found = {k: self._values(k, groups) for k in self.flags & reads}
         def differ(values): return any(v != values[0] or not isinstance(v, bool) for v in values)
         return {k: values for k, values in found.items() if differ(values) or k == 'maximize' and any(values)}
@@ -96,8 +97,10 @@ class Choice:
 
     def _must_agree(self, k, composition) -> str:
         name = self.algorithm.__name__
-        return (f"`{k}` chooses the steppers of {name} for all groups, and none of {', '.join(composition.labels)} "
-                f"reads it. Give it to the optimizer, `{name}(…, {k}=…)`; or, if groups are to differ, give each its own: "
+        return (f"`{k}` chooses the steppers of {name} for all groups, and none of "
+                f"{', '.join(composition.labels)} "
+                f"reads it. Give it to the optimizer, `{name}(…, {k}=…)`; or, if groups are to differ, give "
+                "each its own: "
                 f"`route(some=(partial({name}, {k}=True), rule), rest=partial({name}, {k}=False))`.")
 
     # What chooses nothing
@@ -125,7 +128,9 @@ class Choice:
         sd:dict, # A state dict: ours, fastai's, or of an optimizer of torch
         composition:Composition # The steppers that are there
     ) -> list|None:
-        "List the steppers that a state dict is of, if other options choose them. None: they are there, or it is of others."
+        """List the steppers that a state dict is of, if other options choose them.
+
+        None: they are there, or it is of others."""
         groups = sd.get('param_groups', sd.get('hypers'))
         if not isinstance(groups, (list, L)): return None # `unpack` says what is wrong
         if not all(hasattr(g, 'keys') for g in groups): return None
@@ -143,7 +148,9 @@ class Choice:
         return cbs
 
     def _made(self, sd, composition) -> bool:
-        "Are these the steppers that a state dict is of? In fastai's and ours there may be numbers that chose nothing"
+        """Are these the steppers that a state dict is of?
+
+        In fastai's and ours there may be numbers that chose nothing"""
         if 'steppers' in sd: return self.labels == sd['steppers']
         if 'hypers' not in sd: return True
         states = sd['state'].values() if isinstance(sd['state'], dict) else sd['state']

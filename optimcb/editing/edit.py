@@ -1,8 +1,8 @@
-"""Changing a list of steppers by hand.
+"""Change a list of steppers by hand: functions from a list to another, and `Composable`, with methods.
 
-Functions from a list of steppers to another, and `Composable`, whose methods they are. A stepper is named by itself, by
-the function inside of a `partial`, by its name, or by its place. A function that isn't in the list names the stepper of
-its own name, so that one that was defined again, in a notebook say, can take the place of the old one.
+A stepper is given as itself, as the function inside of its `partial`, by name, or by index. A function
+that isn't in the list stands for the stepper of the same name, so that one that was defined again, in a
+notebook for example, can replace the old one.
 """
 from collections.abc import Iterator
 from functools import partial
@@ -16,52 +16,58 @@ __all__ = ['Composable', 'inserted', 'place', 'removed', 'replaced', 'with_parts
 
 
 class Composable:
-    "What has a list of steppers that can be changed by hand."
+    "An object with a list of steppers that can be changed by hand."
     @entry
     def replace(self,
-        old, # The stepper to be replaced: itself, the function inside of its `partial`, its name, or its place
-        *new # What comes in its place: a stepper, or several
+        old, # Stepper to replace: itself, the function inside of its `partial`, its name, or its index
+        *new # The stepper that replaces it, or several
     ):
-        "Put `new` in the place of `old`. Raises `ValueError` if there is no such stepper, or more than one."
+        "Replace `old` by `new`. Raises `ValueError` if there is no such stepper, or more than one."
         return self.edit(partial(replaced, old=old, new=new))
 
     @entry
     def insert(self,
         *new, # Steppers
-        before=None, # The stepper before which they come, or its place
-        after=None # The stepper after which they come, or its place: -1 is the last
+        before=None, # Stepper to put them before, or its index
+        after=None # Stepper to put them after, or its index: -1 is the last
     ):
-        "Put `new` before or after a stepper. Raises `ValueError` if there is no such stepper, or more than one."
+        """Insert `new` before or after a stepper.
+
+        Raises `ValueError` if there is no such stepper, or more than one."""
         return self.edit(partial(inserted, new=new, before=before, after=after))
 
     @entry
     def remove(self,
         *old # Steppers, each named as in `replace`
     ):
-        "Leave steppers out. Raises `ValueError` if there is no such stepper, or more than one."
+        "Remove steppers. Raises `ValueError` if there is no such stepper, or more than one."
         return self.edit(partial(removed, old=old))
 
     @entry
     def rename(self,
         old, # The stepper, named as in `replace`
-        **names # By the name that it has, the name that it should have: of hyper-parameters and state
+        **names # By old name of a hyper-parameter or state, its new name
     ):
-        "Let a stepper read and write under other names: see `renamed`. Raises `ValueError` if there is no such stepper or name."
+        """Let a stepper read and write under other names: see `renamed`.
+
+        Raises `ValueError` if there is no such stepper or name."""
         return self.edit(partial(with_renamed, old=old, names=names))
 
     @entry
     def wrap(self,
         *parts # Steppers that have a place, such as `clip_norm`, partials of them, or lists of several
     ):
-        "Put parts that go with any rule where they belong: see `wrapped`. Raises `ValueError` for those that make no sense here."
+        """Put parts that go with any rule where they belong: see `wrapped`.
+
+        Raises `ValueError` for parts that make no sense here."""
         return self.edit(partial(with_parts, parts=parts))
 
 
 def place(
     cbs:list, # Steppers
-    which # One of them: itself, the function inside of its `partial`, its name, or its place
+    which # One of them: itself, the function inside of its `partial`, its name, or its index
 ) -> int:
-    "Where a stepper is. Raises `ValueError` if there is no such stepper, or more than one."
+    "Return the index of a stepper. Raises `ValueError` if there is no such stepper, or more than one."
     known = {i: Stepper(f) for i, f in enumerate(cbs) if f is not None}
     labels = ', '.join(f'{i}: {s}' for i, s in known.items())
     if isinstance(which, int) and not isinstance(which, bool):
@@ -70,13 +76,18 @@ def place(
     found = next(filter(None, _matches(known, which)), [])
     if len(found) == 1: return found[0]
     name = which if isinstance(which, str) else Stepper(which).label
-    if found: raise ValueError(f"`{name}` is there {len(found)} times, at {found}. Say which by its place: {labels}.")
+    if found:
+        raise ValueError(f"`{name}` is there {len(found)} times, at {found}. Say which by its place: "
+                         f"{labels}.")
     near = nearest(name, {name_of(s.f) for s in known.values()} - {name})
-    raise ValueError(f"there is no stepper `{name}`.{f' Did you mean `{near}`?' if near else ''} There are {labels}.")
+    meant = f' Did you mean `{near}`?' if near else ''
+    raise ValueError(f"there is no stepper `{name}`.{meant} There are {labels}.")
 
 
 def _matches(known, which) -> Iterator[list]:
-    "The places of the steppers that `which` may stand for: by itself, by its label, by its name. The first that aren't empty count"
+    """List the indices of steppers that `which` may stand for, by ever less.
+
+    The first list that isn't empty counts."""
     yield [i for i, s in known.items() if s.f is which]
     yield [i for i, s in known.items() if s.innermost is which or which in (s.label, name_of(s.f))]
     if not callable(which): return
@@ -87,10 +98,10 @@ def _matches(known, which) -> Iterator[list]:
 
 def replaced(
     cbs:list, # Steppers
-    old, # The one to be replaced
-    new:tuple # What comes in its place
+    old, # The one to replace
+    new:tuple # Steppers that replace it
 ) -> list:
-    "`cbs` with `new` in the place of `old`. Raises `ValueError`."
+    "Replace `old` by `new`. Returns a new list. Raises `ValueError`: see `Composable.replace`."
     i = place(cbs, old)
     return [*cbs[:i], *map(_checked, new), *cbs[i+1:]]
 
@@ -98,21 +109,24 @@ def replaced(
 def inserted(
     cbs:list, # Steppers
     new:tuple, # More of them
-    before=None, # The one before which they come
-    after=None # The one after which they come
+    before=None, # The one to put them before
+    after=None # The one to put them after
 ) -> list:
-    "`cbs` with `new` before or after one of them. Raises `ValueError`."
+    """Insert `new` before or after a stepper.
+
+    Returns a new list. Raises `ValueError`: see `Composable.insert`."""
     if (before is None) == (after is None):
-        raise ValueError("say where: `before=` a stepper, or `after=` one. `before=0` is the very first, `after=-1` the very last.")
+        raise ValueError("say where: `before=` a stepper, or `after=` one. `before=0` is the very first, "
+                         "`after=-1` the very last.")
     i = place(cbs, before) if after is None else place(cbs, after) + 1
     return [*cbs[:i], *map(_checked, new), *cbs[i:]]
 
 
 def removed(
     cbs:list, # Steppers
-    old:tuple # Those that are left out
+    old:tuple # Those to remove
 ) -> list:
-    "`cbs` without some of them. Raises `ValueError`."
+    "Remove steppers. Returns a new list. Raises `ValueError`: see `Composable.remove`."
     out = {place(cbs, o) for o in old}
     return [f for i, f in enumerate(cbs) if i not in out]
 
@@ -120,9 +134,11 @@ def removed(
 def with_renamed(
     cbs:list, # Steppers
     old, # One of them
-    names:dict # By the name that it has, the name that it should have
+    names:dict # By old name of a hyper-parameter or state, its new name
 ) -> list:
-    "`cbs` with one of them reading and writing under other names. Raises `ValueError`."
+    """Let a stepper read and write under other names.
+
+    Returns a new list. Raises `ValueError`: see `Composable.rename`."""
     i = place(cbs, old)
     return [*cbs[:i], renamed(cbs[i], **names), *cbs[i+1:]]
 
@@ -131,10 +147,11 @@ def with_parts(
     cbs:list, # Steppers
     parts:tuple # Steppers that have a place, or lists of them
 ) -> list:
-    "`cbs` with `parts` where they belong. Raises `ValueError`."
+    "Put `parts` where they belong. Returns a new list. Raises `ValueError`: see `wrapped`."
     return wrapped(cbs, *parts)
 
 
 def _checked(f):
-    Stepper(f) # or it says what is wrong with it
+    "Return `f`, if it is a stepper. Raises `TypeError` if not."
+    Stepper(f)
     return f

@@ -23,8 +23,8 @@ def wrapped(
 ) -> list:
     """Put `parts`, one after the other, where they belong in `cbs`. Returns a new list.
 
-    Parts that change updates come before `apply_update`. A fused step is split into its steppers for that; a step
-    that isn't the library's is undone, and the difference becomes the update.
+    Parts that change updates come before `apply_update`. A fused step is split into its steppers for that;
+    a step that isn't the library's is undone, and the difference becomes the update.
     Raises `ValueError` for parts that make no sense in `cbs`."""
     decay = None
     for o in parts:
@@ -33,7 +33,8 @@ def wrapped(
         decays = [f for f in new if kind_of(f) == DECAY]
         for f in decays:
             if decay:
-                raise ValueError(f"`{Stepper(decay)}` and `{Stepper(f)}` both decay the weights. Leave one of them out.")
+                raise ValueError(f"`{Stepper(decay)}` and `{Stepper(f)}` both decay the weights. Leave one "
+                                 "of them out.")
             decay = f
         cbs = _put(cbs, new, bool(decays))
     return cbs
@@ -44,21 +45,23 @@ def wrapped(
 class Places:
     """A list of steppers, cut into pieces: to put a part at its place is to append it to a piece.
 
-    There is one piece for each place, but one `update` and one `length` for each stepper that applies an update."""
+    There is one piece for each place, but one `update` and one `length` for each stepper that applies an
+    update."""
     def __init__(self,
         cbs:list # Steppers
     ):
         n_gates = sum(place_of(f) == 'gate' for f in cbs)
         after_hypers = _after(cbs, lambda f: trait(f, 'sets_hyper'))
-        cuts = {'gate': [n_gates], 'first': [after_hypers or n_gates], 'last': [len(cbs)]} # `first` reads hypers, too
+        cuts = {'gate': [n_gates], 'last': [len(cbs)]}
+        cuts['first'] = [after_hypers or n_gates] # such steppers read hyper-parameters, too
         cuts['gradient'] = cuts['penalty'] = cuts['decay'] = [self.head(cbs)]
         applied = [i for i, f in enumerate(cbs) if place_of(f) == 'apply']
         cuts['length'] = applied or [self.tail(cbs)]
         cuts['update'] = [self._before_length(cbs, i) for i in cuts['length']]
 
         self.pieces, self.at, done = [], {k: [] for k in cuts}, 0
-        order = {k: i for i, k in enumerate(PLACES)}
-        for end, k in sorted(((i, k) for k, ends in cuts.items() for i in ends), key=lambda o: (o[0], order[o[1]])):
+        ends = [(i, k) for k in PLACES for i in cuts.get(k, ())]
+        for end, k in sorted(ends, key=lambda o: o[0]): # at one index, in the order of places
             self.pieces.append(cbs[done:end])
             self.at[k].append(self.pieces[-1])
             done = end
@@ -151,10 +154,12 @@ def _check_pair(s, there):
         raise ValueError(f"`{there}` is there already. Change its options, or `remove` it first.")
     if is_redefined(s, there):
         name = name_of(s.f)
-        raise ValueError(f"`{there}` is there already, as it was before. `replace({name}, {name})` puts the new one in its place.")
+        raise ValueError(f"`{there}` is there already, as it was before. `replace({name}, {name})` puts the "
+                         "new one in its place.")
     kind, other = kind_of(s.f), kind_of(there.f)
     if kind and kind == other:
-        raise ValueError(f"`{s}` can't be put beside `{there}`: there can be one {kind} only. `remove` the other one first.")
+        raise ValueError(f"`{s}` can't be put beside `{there}`: there can be one {kind} only. `remove` the "
+                         "other one first.")
     excludes = kind and kind == trait(there.f, 'against') or other and other == trait(s.f, 'against')
     if excludes: raise ValueError(f"`{s}` makes no sense beside `{there}`. `remove` one of them.")
 
@@ -174,7 +179,7 @@ def _own_decays(cbs) -> list:
 
 
 def _with_decay(cbs, own, decay) -> list:
-    """Put `decay` in the place of the rule's own, for the same parameters and by a coefficient of the same name.
+    """Put `decay` in the place of the rule's own, for the same parameters, with a coefficient of that name.
 
     A penalty changes gradients, so it comes before the rule, as decay does where the rule has none."""
     is_penalty = place_of(decay) == 'penalty'
@@ -194,7 +199,8 @@ def _with_decay(cbs, own, decay) -> list:
 def _fitted(f, there, own):
     "Restrict `f` to the parameters of `there`; a decay takes the names and parameters of the rule's own."
     masks = _masks_of(there)
-    decay = next((o for o in own if _masks_of(o)[:len(masks)] == masks), None) if kind_of(f) == DECAY else None
+    replaced = own if kind_of(f) == DECAY else []
+    decay = next((o for o in replaced if _masks_of(o)[:len(masks)] == masks), None)
     like = there if decay is None else decay
     return _masked(_named_as(f, decay), Stepper(like).masks if like is not None else ())
 
@@ -274,5 +280,6 @@ def _update_from_weights(cbs, wanted) -> list:
     while start < end and kind_of(cbs[start]) == DECAY: start += 1
     if not steps_at_all(cbs):
         raise ValueError(f"`{Stepper(wanted)}` changes the update, but nothing makes one or steps: "
-                         f"{', '.join(s.label for s in there)}. Put a rule there, which ends in `apply_update`.")
+                         f"{', '.join(s.label for s in there)}. Put a rule there, which ends in "
+                         "`apply_update`.")
     return [*cbs[:start], note_weights, *cbs[start:end], take_back, apply_update, *cbs[end:]]

@@ -1,4 +1,4 @@
-"Several algorithms in one: rules that tell parameters apart, routes, and hyper-parameters as functions of the step."
+"Several algorithms in one: routes, rules that tell parameters apart, and hyper-parameters by the step."
 from optimcb import _moved
 from optimcb.composition import rules
 from optimcb.composition.rules import *

@@ -15,9 +15,11 @@ def no_wd(
 ) -> Optimizer:
     """Don't decay the parameters for which a rule holds. Returns `opt`, whose `explain()` lists them.
 
-    Raises `ValueError` if nothing is decayed, or if the rule holds for no parameter. `by_ndim(0, 1)` needs no model."""
+    Raises `ValueError` if nothing is decayed, or if the rule holds for no parameter. `by_ndim(0, 1)` needs
+    no model."""
     if 'do_wd' not in opt.composition.reads:
-        raise ValueError(f"no stepper of {', '.join(opt.composition.labels)} reads `do_wd`. Is anything decayed?")
+        raise ValueError(f"no stepper of {', '.join(opt.composition.labels)} reads `do_wd`. Is anything "
+                         "decayed?")
     rule = norms_and_biases(where) if isinstance(where, nn.Module) else as_rule(where)
     found = params_of(opt.param_groups, rule)
     if not found: raise ValueError(f"{rule!r} holds for no parameter: all would be decayed.")
@@ -29,7 +31,9 @@ def params_of(
     groups:list[dict], # Parameter groups
     rule:Rule # Rule
 ) -> list[Tensor]:
-    "List the parameters of `groups` for which a rule holds. Raises `ValueError` if it needs a name that isn't there."
+    """List the parameters of `groups` for which a rule holds.
+
+    Raises `ValueError` if it needs a name that isn't there."""
     fits, found = rule.test(), []
     for g in groups:
         names = g.get('param_names') or [None]*len(g['params'])
@@ -40,11 +44,12 @@ def params_of(
 @entry
 def grouped(
     model:nn.Module, # Model; parameters that are frozen now are in the groups, too
-    rules:dict # By rule, hyper-parameters of the parameters for which it holds. The first rule that holds counts
+    rules:dict # By rule, hyper-parameters of its parameters. The first rule that holds counts
 ) -> list[dict]:
     """Make groups of named parameters, one for each rule and, last, one of the rest.
 
-    `AdamW(grouped(model, {norms_and_biases(model): dict(wd=0.)}), lr=1e-3)`. Groups without parameters are left out."""
+    `AdamW(grouped(model, {norms_and_biases(model): dict(wd=0.)}), lr=1e-3)`. Groups without parameters are
+    left out."""
     tests = [(as_rule(r).test(), {'params': [], **hypers}) for r, hypers in rules.items()]
     tests.append((lambda p, name: True, {'params': []}))
     for name, p in model.named_parameters():

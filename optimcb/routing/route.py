@@ -21,17 +21,16 @@ def route(
     called:str|None=None, # Name of the algorithm; default: made of the routes' names
     /,
     apart=(), # Hyper-parameters that each route has for itself, though the defaults agree
-    **routes # By name: `(algorithm, rule)`. The first rule that holds counts; an algorithm alone takes the rest
+    **routes # `(algorithm, rule)` each. The first rule that holds counts; an algorithm alone takes the rest
 ) -> Algorithm:
-    """Combine several algorithms, each for some of the parameters: `route(hidden=(SGD, by_ndim(2)), rest=AdamW)`.
+    """Combine algorithms, each for some of the parameters: `route(hidden=(SGD, by_ndim(2)), rest=AdamW)`.
 
-    Returns an `Algorithm` of all options. An option on whose default the routes agree is shared, as `lr` is;
-    others are there for each route, under the route's name: `hidden_mom`, `rest_mom`. `hidden_lr_scale` and
-    `rest_lr_scale` multiply `lr`, which stays one number to be scheduled. What a `partial` fixes is the default:
-    `partial(AdamW, mom=0.95, lr_scale=0.015)`.
-    A route may also be a list of steppers, or a `partial` of `Optimizer`. What is inserted afterwards is for all
-    parameters, unless it is `only(f, 'hidden')`. Steppers with which all routes end, such as `apply_update`, are
-    there once.
+    Returns an `Algorithm` of all options. An option on whose default the routes agree is shared, as `lr`
+    is; others are there for each route, under the route's name: `hidden_mom`, `rest_mom`.
+    `hidden_lr_scale` and `rest_lr_scale` multiply `lr`, which stays one number to be scheduled. What a
+    `partial` fixes is the default: `partial(AdamW, mom=0.95, lr_scale=0.015)`. A route may also be a list
+    of steppers, or a `partial` of `Optimizer`. What is inserted afterwards is for all parameters, unless
+    it is `only(f, 'hidden')`. Steppers with which all routes end, such as `apply_update`, are there once.
 
     Raises `ValueError` or `TypeError` for routes that can't be.
     """
@@ -105,20 +104,24 @@ class _Recipe:
 def _check_routes(routes):
     "Raise `ValueError` or `TypeError` for routes that can't be."
     if len(routes) < 2:
-        raise ValueError("`route` needs two routes or more, as `route(hidden=(SGD, by_ndim(2)), rest=AdamW)`.")
+        raise ValueError("`route` needs two routes or more, as `route(hidden=(SGD, by_ndim(2)), "
+                         "rest=AdamW)`.")
     for k, (_, *rules) in routes.items():
         if len(rules) != 1:
-            raise TypeError(f"route `{k}` must be an algorithm with a rule, in a tuple, or an algorithm alone.")
+            raise TypeError(f"route `{k}` must be an algorithm with a rule, in a tuple, or an algorithm "
+                            "alone.")
         if rules[0] is not None: as_rule(rules[0])
     last = list(routes)[-1]
     early = [k for k, (_, r) in routes.items() if r is None and k != last]
-    if early: raise ValueError(f"route `{early[0]}` has no rule, and takes all that comes to it: put it last.")
+    if early:
+        raise ValueError(f"route `{early[0]}` has no rule, and takes all that comes to it: put it last.")
 
 
 def _check_apart(apart, branches):
     "Raise `ValueError` for a name of `apart` that no route has."
     for k in apart:
-        if not any(k in o.options for o in branches.values()): raise ValueError(f"no route has a `{k}` of its own.")
+        if not any(k in o.options for o in branches.values()):
+            raise ValueError(f"no route has a `{k}` of its own.")
 
 
 def _option_names(route, branches, apart) -> dict:
@@ -175,8 +178,8 @@ class _Branch:
         if f is Optimizer and 'cbs' in given: self._of_steppers(given)
         elif isinstance(f, Algorithm): self._of_algorithm(name, f, given)
         else:
-            raise TypeError(f"route `{name}` must be an algorithm, a partial of one or of `Optimizer`, or a list of "
-                            f"steppers, but is {what!r:.80}.")
+            raise TypeError(f"route `{name}` must be an algorithm, a partial of one or of `Optimizer`, or a "
+                            f"list of steppers, but is {what!r:.80}.")
         self.flags = {k for k in self.takes if isinstance(self.options[k], bool)}
         self._check_options(name)
         self.options = {'lr_scale': 1., **self.options, **own}
@@ -188,7 +191,8 @@ class _Branch:
         "Raise `TypeError` for options that a route can't have."
         for k, v in self.options.items():
             if isinstance(v, bool) and k not in self.flags:
-                raise TypeError(f"route `{name}`: `{k}={v}` is no number. Fix it in the stepper: `partial(f, {k}={v})`.")
+                raise TypeError(f"route `{name}`: `{k}={v}` is no number. Fix it in the stepper: "
+                                f"`partial(f, {k}={v})`.")
             if k in ('lr', 'engine', 'check', 'params'):
                 instead = ' Give it `lr_scale`, which multiplies the `lr` of all.' if k == 'lr' else ''
                 raise TypeError(f"route `{name}` can't have its own `{k}`.{instead}")
@@ -206,7 +210,8 @@ class _Branch:
         known = f.signature.parameters
         given = from_torch(given, known)
         for k in given:
-            if k not in known: raise TypeError(f"route `{name}`: {f.__name__} has no `{k}`.{suggest(k, known)}")
+            if k not in known:
+                raise TypeError(f"route `{name}`: {f.__name__} has no `{k}`.{suggest(k, known)}")
         self.label, self.takes = f.__name__, f.options
         self.make = lambda **options: edited(f.recipe(**options), f.edits)
         hypers = {k: v for k, v in f.hypers.items() if k not in f.options}

@@ -11,35 +11,52 @@ from optimcb.steppers import count_steps, schedule
 __all__ = ['scheduled', 'warmup', 'cosine_decay', 'inverse_sqrt']
 
 
-# Hyper-parameters that are functions of the step
-
 @entry
 def scheduled(
-    **functions # By name of a hyper-parameter, a function of the step, 1 in the first one, or of the step and the value
+    **functions # By hyper-parameter, a function of the step, from 1 on, or of the step and the value
 ) -> list:
-    """Steppers that make hyper-parameters functions of the step, as a part for any rule: `Adam.wrap(scheduled(lr=warmup(100)))`.
+    """Make hyper-parameters functions of the step.
 
-    A function of the step returns what the hyper-parameter is multiplied by, so that schedulers and `set_hyper` go on to mean something. One of two
-    arguments, the step and the value, returns the value. Each parameter counts its own steps, in state `lr_count`: one that is unfrozen
-    late starts from 1. (What goes by the whole training is for `torch.optim.lr_scheduler` or fastai's `ParamScheduler`.)
+    Returns a part for any rule: `Adam.wrap(scheduled(lr=warmup(100)))`.
 
-    Raises `TypeError` for what is no such function."""
-    if not functions: raise TypeError("`scheduled` needs functions by the names of hyper-parameters, as `scheduled(lr=warmup(100))`.")
-    return [o for k, f in functions.items() for o in (
-        renamed(count_steps, count=f'{k}_count'), renamed(partial(schedule, of_step=f, takes_value=_takes_value(k, f)), hyper=k, count=f'{k}_count'))]
+    A function of the step returns a factor of the hyper-parameter, which schedulers and `set_hyper` go on
+    to set. A function of the step and the value returns the value. Each parameter counts its own steps, in
+    state `lr_count`: one that is unfrozen late starts from 1. (For schedules over the whole training take
+    `torch.optim.lr_scheduler` or fastai's `ParamScheduler`.)
+
+    Raises `TypeError` for other functions."""
+    if not functions:
+        raise TypeError("`scheduled` needs functions by the names of hyper-parameters, as "
+                        "`scheduled(lr=warmup(100))`.")
+    steppers = []
+    for k, f in functions.items():
+        scheduler = partial(schedule, of_step=f, takes_value=_takes_value(k, f))
+        steppers.append(renamed(count_steps, count=f'{k}_count'))
+        steppers.append(renamed(scheduler, hyper=k, count=f'{k}_count'))
+    return steppers
 
 
 def _takes_value(name, f) -> bool:
-    if not callable(f): raise TypeError(f"`{name}` must be a function of the step, but is {f!r:.80} ({type(f).__name__}).")
-    try: ps = [p for p in inspect.signature(f).parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
-    except ValueError: return False # a builtin that keeps its signature to itself
-    if len(ps) > 2: raise TypeError(f"the function for `{name}` must take the step, or the step and the value, but takes {', '.join(p.name for p in ps)}.")
-    return len(ps) == 2
+    "Does `f` take the step and the value, not the step alone? Raises `TypeError` if it takes anything else."
+    if not callable(f):
+        raise TypeError(f"`{name}` must be a function of the step, but is {f!r:.80} ({type(f).__name__}).")
+    try: ps = inspect.signature(f).parameters.values()
+    except ValueError: return False # a builtin without a signature
+    positional = [p for p in ps if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p.name for p in positional if p.default is p.empty]
+    if len(required) > 2:
+        raise TypeError(f"the function for `{name}` must take the step, or the step and the value, "
+                        f"but takes {', '.join(required)}.")
+    return len(required) == 2
 
 
 class _OfStep(partial):
-    "A function of the step, with a name"
-    __name__ = property(lambda self: f"{self.func.__name__[1:]}({', '.join(f'{k}={v}' for k, v in self.keywords.items())})")
+    "A function of the step, whose name shows its options."
+    @property
+    def __name__(self):
+        options = ', '.join(f'{k}={v}' for k, v in self.keywords.items())
+        return f"{self.func.__name__[1:]}({options})"
+
     def __repr__(self): return self.__name__
 
 
@@ -55,26 +72,29 @@ def _inverse_sqrt(step, warm): return min(step / warm, math.sqrt(warm / step))
 
 
 def warmup(
-    steps:int # Until it is 1
+    steps:int # Number of steps until it is 1
 ) -> Callable:
-    "A factor that goes up from 0 to 1 in a line, and stays."
+    "Make a factor that goes up linearly from 0 to 1, and stays there."
     return _OfStep(_warmup, steps=_at_least_1('steps', steps))
 
 
 def cosine_decay(
-    steps:int, # Until the end is reached, where it stays
-    end:float=0., # Where it ends
-    warm:int=0 # Steps, the first of them, in which it goes up from 0 to 1
+    steps:int, # Number of steps until it is `end`, and stays there
+    end:float=0., # Last value
+    warm:int=0 # Number of steps at the start in which it goes up linearly from 0 to 1
 ) -> Callable:
-    "A factor that goes down from 1 as a cosine (Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983, eq. 5)."
-    if not 0 <= warm < steps: raise ValueError(f"`warm` must be at least 0 and less than `steps`, {steps}, but is {warm}.")
+    "Make a factor that goes down from 1 as a cosine (Loshchilov & Hutter 2017, arxiv.org/abs/1608.03983)."
+    if not 0 <= warm < steps:
+        raise ValueError(f"`warm` must be at least 0 and less than `steps`, {steps}, but is {warm}.")
     return _OfStep(_cosine_decay, steps=steps, end=end, warm=warm)
 
 
 def inverse_sqrt(
-    warm:int # Steps, the first of them, in which it goes up from 0 to 1
+    warm:int # Number of steps at the start in which it goes up linearly from 0 to 1
 ) -> Callable:
-    "A factor that goes up to 1 in a line, and down as one over the root of the step (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, sec. 5.3)."
+    """Make a factor that goes up linearly to 1, then down as one over the square root of the step.
+
+    Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, sec. 5.3."""
     return _OfStep(_inverse_sqrt, warm=_at_least_1('warm', warm))
 
 

@@ -1,4 +1,4 @@
-"State in files: written whole or not at all, and checked whole before anything is loaded."
+"State in files: saved completely or not at all, and checked completely before anything is loaded."
 import json
 import math
 import os
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from optimcb._boundary import entry
 from optimcb._tensors import is_dtensor
-from optimcb.state.state_dict import copied, names_of, ours
+from optimcb.state.copies import copied, ours
+from optimcb.state.param_names import names_of
 
 __all__ = ['load_state', 'save_state']
 
@@ -26,17 +27,20 @@ __all__ = ['load_state', 'save_state']
 @entry
 def save_state(
     opt, # Optimizer
-    path, # File that is written or replaced: `.pt` or `.pth`, in torch's format, or `.safetensors`
+    path, # File to write or replace: `.pt` or `.pth`, in torch's format, or `.safetensors`
     *,
-    model=None, # Model whose names of the parameters are saved with the state; default: the names that `opt` was made with
-    extra=None # What else to save: tensors, numbers, strings, None, in dicts, lists and tuples, as `dict(model=model.state_dict(), step=step)`
+    model=None, # Model with names of the parameters, to save too; default: those that `opt` was made with
+    extra=None # Anything else to save, as `dict(model=model.state_dict(), step=step)`
 ):
-    """Save the state of `opt`. The old file stays whole until all of the new one is on the disk; a kill may leave a hidden `.tmp` file beside it.
+    """Save the state of `opt` to a file.
 
-    The state is copied once, to the CPU; for `.safetensors` there is all of the file in memory, too. Of `extra` the values are saved, not what is hung on
-    them, as `_metadata` on the state dict of a model.
-    Raises `ValueError` for another kind of file, for sharded state and for what is in itself, `TypeError` for what a file can't hold,
-    `ImportError` if safetensors is not there, `OSError` if the file can't be written."""
+    An old file is replaced when the new one is completely on the disk; a process that is killed may leave
+    a hidden `.tmp` file beside it. The state is copied once, to the CPU; a `.safetensors` file is in
+    memory once more. `extra` is made of tensors, numbers, strings, None, dicts, lists and tuples. Their
+    attributes, such as `_metadata` of a model's state dict, are not saved.
+    Raises `ValueError` for another suffix, for sharded state and for an object that contains itself,
+    `TypeError` for objects that a file can't hold, `ImportError` without safetensors, `OSError` if the
+    file can't be written."""
     path = Path(path)
     write, _ = _format(path)
     sd = opt.state_dict_on('cpu') if hasattr(opt, 'state_dict_on') else opt.state_dict()
@@ -44,29 +48,34 @@ def save_state(
     try:
         if extra is not None: sd['saved_extra'] = copied(extra, 'cpu')
         _check_plain(sd, 'state')
-    except RecursionError: raise ValueError("what is to be saved is nested too deep. Is there something in itself?") from None
+    except RecursionError:
+        raise ValueError("the state or `extra` is nested too deep. Does an object contain itself?") from None
     _write(path, write, {**sd, 'saved_crc32': _crc32(sd)})
 
 
 @entry
 def load_state(
-    opt, # Optimizer that goes on from it
-    path, # A file of `save_state`, or of `torch.save(opt.state_dict(), path)`, also of an optimizer of fastai or torch
+    opt, # Optimizer that takes the state
+    path, # File of `save_state`, or of `torch.save(opt.state_dict(), path)`, of fastai's or torch's too
     *,
-    model=None # Model that has the parameters, which are then found by its names; default: the names that `opt` was made with
+    model=None # Model with names of the parameters, to match; default: those that `opt` was made with
 ):
-    """Go on from the state in a file, as `Optimizer.load_state_dict` does. Returns the `extra` that was saved with it, on the CPU.
+    """Load state from a file, as `Optimizer.load_state_dict` does.
 
-    Raises `ValueError`, and changes nothing, for a file that is damaged or is of something else; `OSError` if it can't be read."""
+    Returns the `extra` that was saved with it, on the CPU.
+
+    Raises `ValueError`, and changes nothing, for a file that is damaged or holds something else; `OSError`
+    if it can't be read."""
     path = Path(path)
     sd = _read(path)
     try:
         if not isinstance(sd, dict): raise ValueError(f"it holds {type(sd).__name__}, not a state dict.")
         crc = sd.pop('saved_crc32', None)
-        if crc != _crc32(sd) if crc is not None else 'saved_extra' in sd:
-            raise ValueError("the file is damaged: its checksum doesn't match. Load an older one.")
+        is_damaged = crc != _crc32(sd) if crc is not None else 'saved_extra' in sd
+        if is_damaged: raise ValueError("the file is damaged: its checksum doesn't match. Load an older one.")
         extra = sd.pop('saved_extra', None)
-        if model is not None: sd['names_here'] = names_of(ours(getattr(opt, 'optimizer', opt)), model) # for `unpack`
+        if model is not None: # for `unpack`
+            sd['names_here'] = names_of(ours(getattr(opt, 'optimizer', opt)), model)
         opt.load_state_dict(sd)
     except (TypeError, ValueError) as e: raise ValueError(f"{path}: {e}") from None
     return extra
@@ -81,7 +90,7 @@ def _format(path):
 
 def _read(path):
     _, from_file = _format(path)
-    with open(path, 'rb') as f: # once: the next moment it may be another one
+    with open(path, 'rb') as f: # once: it may be replaced at any time
         try: return from_file(f)
         except ImportError: raise
         except Exception as e:
@@ -90,7 +99,7 @@ def _read(path):
 
 
 def _write(path, write, content):
-    "Write beside the old file, and take its place when everything is on the disk"
+    "Write a file beside the old one, and replace that when everything is on the disk."
     named, path = path, Path(os.path.realpath(path))
     new = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')
     try:
@@ -98,14 +107,14 @@ def _write(path, write, content):
             write(content, f)
             f.flush()
             os.fsync(f.fileno())
-        with suppress(OSError): shutil.copymode(path, new) # there is perhaps no old one
+        with suppress(OSError): shutil.copymode(path, new) # if there is an old one
         os.replace(new, path)
     except BaseException as e:
         new.unlink(missing_ok=True)
         if isinstance(e, OSError) and e.filename == str(new): e.filename = str(named)
         raise
     if os.name == 'posix':
-        with suppress(OSError): # some file systems have no such thing
+        with suppress(OSError): # some file systems can't do that
             folder = os.open(path.parent, os.O_RDONLY)
             try: os.fsync(folder)
             finally: os.close(folder)
@@ -114,10 +123,13 @@ def _write(path, write, content):
 # What can be in a file
 
 def _check_plain(o, where):
-    "Raise an error for what can't be read again"
+    "Raise `ValueError` or `TypeError` for an object that can't be read again."
     if isinstance(o, Tensor):
-        if is_dtensor(o): raise ValueError(f"{where} is sharded over processes. Save it with torch.distributed.checkpoint.")
-        if o.layout is not torch.strided: raise TypeError(f"{where} is a tensor of layout {o.layout}, which a file can't hold. Make it dense.")
+        if is_dtensor(o):
+            raise ValueError(f"{where} is sharded over processes. Save it with torch.distributed.checkpoint.")
+        if o.layout is not torch.strided:
+            raise TypeError(f"{where} is a tensor of layout {o.layout}, which a file can't hold. Make it "
+                            "dense.")
     elif isinstance(o, dict):
         for k, v in o.items():
             _check_plain(k, f'a key of {where}')
@@ -125,24 +137,31 @@ def _check_plain(o, where):
     elif type(o) in (list, tuple):
         for i, v in enumerate(o): _check_plain(v, f'{where}[{i}]')
     elif type(o) not in (str, bool, int, float, type(None)):
-        raise TypeError(f"{where} is {o!r:.80} ({type(o).__name__}). A file holds tensors, numbers, strings, None, dicts, lists and tuples."
-                        f"{' Take `torch.from_numpy` of it.' if isinstance(o, np.ndarray) else ''}")
+        hint = ' Take `torch.from_numpy` of it.' if isinstance(o, np.ndarray) else ''
+        raise TypeError(f"{where} is {o!r:.80} ({type(o).__name__}). A file holds tensors, numbers, "
+                        f"strings, None, dicts, lists and tuples.{hint}")
 
 
 def _crc32(o, crc=0) -> int:
-    "A checksum of values, types and layouts"
+    "Return a checksum of values, types and layouts."
     if isinstance(o, Tensor):
         crc = zlib.crc32(_bytes_of(o).numpy(), crc)
         said = f'{o.dtype}{tuple(o.shape)}{_strides(o)}'
     elif isinstance(o, (dict, list, tuple)):
-        for v in (x for kv in o.items() for x in kv) if isinstance(o, dict) else o: crc = _crc32(v, crc)
+        values = (x for kv in o.items() for x in kv) if isinstance(o, dict) else o
+        for v in values: crc = _crc32(v, crc)
         said = f"{'dict' if isinstance(o, dict) else type(o).__name__}{len(o)}"
     else: said = repr(o)
     return zlib.crc32(said.encode(), crc)
 
 
 def _bytes_of(t) -> Tensor: return t.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-def _strides(t) -> list|None: return None if t.stride() == torch.empty(t.shape, device='meta').stride() else list(t.stride())
+
+
+def _strides(t) -> list|None:
+    "Return the strides of a tensor, or None if it is contiguous."
+    contiguous = torch.empty(t.shape, device='meta').stride()
+    return None if t.stride() == contiguous else list(t.stride())
 
 
 # torch's format
@@ -151,17 +170,21 @@ def _to_pt(content, f):
     try: torch.save(content, f)
     except RuntimeError as e:
         if e.__context__ is None: raise
-        raise e.__context__ from None # an error in writing, which torch's own hides
+        raise e.__context__ from None # an error in writing, hidden by torch's own
 
 
-FASTAIS = [L, np.float64().__reduce__()[0], np.dtype, *(getattr(np.dtypes, k) for k in np.dtypes.__all__)] # types in what fastai saves, which run no code
+NUMPYS = [np.float64().__reduce__()[0], np.dtype, *(getattr(np.dtypes, k) for k in np.dtypes.__all__)]
+FASTAIS = [L, *NUMPYS] # types that fastai saves; loading them runs no code
 
 
 def _from_pt(f):
     try:
-        with torch.serialization.safe_globals(FASTAIS): sd = torch.load(f, map_location='cpu', weights_only=True)
-    except UnpicklingError: raise ValueError("it holds other objects than a state dict does. Save `opt.state_dict()`") from None
-    if not (isinstance(sd, dict) and 'saved_crc32' in sd) and zipfile.is_zipfile(f): # torch doesn't look at the checksums that it writes
+        with torch.serialization.safe_globals(FASTAIS):
+            sd = torch.load(f, map_location='cpu', weights_only=True)
+    except UnpicklingError:
+        raise ValueError("it holds other objects than a state dict does. Save `opt.state_dict()`") from None
+    has_checksum = isinstance(sd, dict) and 'saved_crc32' in sd
+    if not has_checksum and zipfile.is_zipfile(f): # torch doesn't read the checksums that it writes
         with zipfile.ZipFile(f) as z: bad = z.testzip()
         if bad:
             raise ValueError(f"the checksum of {bad} doesn't match: it was changed, "
@@ -169,37 +192,46 @@ def _from_pt(f):
     return sd
 
 
-# safetensors: tensors under flat names, and all else as JSON, in which what JSON doesn't have is a dict with one key that begins with an exclamation mark
+# safetensors: tensors under flat names, and all else as JSON.
+# What JSON lacks is a dict with one key that begins with `!`
 
 def _library():
     try: import safetensors.torch # noqa: I001
-    except ImportError: raise ImportError("`.safetensors` files need a package: `pip install safetensors`. Or take a `.pt` file.") from None
+    except ImportError:
+        raise ImportError("`.safetensors` files need a package: `pip install safetensors`. "
+                          "Or take a `.pt` file.") from None
     return safetensors
 
 
 def _to_safetensors(content, f):
     library, tensors = _library(), {}
-    names = {i: k for g in content['param_groups'] for i, k in zip(g['params'], g.get('param_names', map(str, g['params'])))}
-    states = [[_as_json(i, '', tensors), _as_json(s, names.get(i, f'state.{i}'), tensors)] for i, s in content['state'].items()]
-    tree = {'state': {'!dict': states}, **{k: _as_json(v, k, tensors) for k, v in content.items() if k != 'state'}}
+    names, states = {}, []
+    for g in content['param_groups']:
+        names.update(zip(g['params'], g.get('param_names', map(str, g['params']))))
+    for i, s in content['state'].items():
+        states.append([_as_json(i, '', tensors), _as_json(s, names.get(i, f'state.{i}'), tensors)])
+    others = {k: _as_json(v, k, tensors) for k, v in content.items() if k != 'state'}
+    tree = {'state': {'!dict': states}, **others}
     f.write(library.torch.save(tensors, {'optimcb': json.dumps(tree, allow_nan=False)}))
 
 
 def _from_safetensors(f):
     library, data = _library(), f.read()
     tensors = library.torch.load(data)
-    tree = json.loads(data[8:8 + int.from_bytes(data[:8], 'little')]).get('__metadata__', {}).get('optimcb')
+    n_header = int.from_bytes(data[:8], 'little')
+    tree = json.loads(data[8:8 + n_header]).get('__metadata__', {}).get('optimcb')
     if tree is None: raise ValueError("it has no `optimcb` in its metadata")
     return {'saved_crc32': -1, **_from_json(json.loads(tree), tensors)}
 
 
 def _as_json(o, name, tensors):
-    "`o` as JSON; its tensors go into `tensors`, under names that begin with `name`"
+    "Return `o` as JSON; put its tensors into `tensors`, under names that begin with `name`."
     if isinstance(o, Tensor):
         while name in tensors: name += '_'
         native = _is_native(o.dtype)
         tensors[name] = o.contiguous() if native else _bytes_of(o)
-        return {'!tensor': [name, _strides(o), *([] if native else [str(o.dtype).removeprefix('torch.'), list(o.shape)])]}
+        other = [] if native else [str(o.dtype).removeprefix('torch.'), list(o.shape)]
+        return {'!tensor': [name, _strides(o), *other]}
     if isinstance(o, float) and not math.isfinite(o): return {'!float': repr(o)}
     if isinstance(o, list): return [_as_json(v, f'{name}.{i}', tensors) for i, v in enumerate(o)]
     if isinstance(o, tuple): return {'!tuple': [_as_json(v, f'{name}.{i}', tensors) for i, v in enumerate(o)]}
@@ -209,7 +241,7 @@ def _as_json(o, name, tensors):
 
 
 def _from_json(o, tensors):
-    "What `_as_json` was given"
+    "Undo `_as_json`."
     if isinstance(o, list): return [_from_json(v, tensors) for v in o]
     if not isinstance(o, dict): return o
     match list(o.items()):
@@ -223,16 +255,23 @@ def _from_json(o, tensors):
 def _laid_out(t, strides, dtype=None, shape=None) -> Tensor:
     if dtype is not None:
         known = getattr(torch, dtype, None)
-        if known is None: raise ValueError(f"the file has a tensor of {dtype}, which torch {torch.__version__} lacks. Load it with the torch that saved it.")
+        if known is None:
+            raise ValueError(f"the file has a tensor of {dtype}, which torch {torch.__version__} lacks. "
+                             "Load it with the torch that saved it.")
         t = t.clone().view(known).reshape(shape)
     return t.clone() if strides is None else torch.empty_strided(t.shape, strides, dtype=t.dtype).copy_(t)
 
 
 @cache
 def _is_native(dtype) -> bool:
-    "Does safetensors know this type, both ways?"
-    try: return bool(_library().torch.load(_library().torch.save({'t': torch.empty(0, dtype=dtype)})))
+    "Can safetensors save and load this dtype?"
+    try:
+        library = _library()
+        return bool(library.torch.load(library.torch.save({'t': torch.empty(0, dtype=dtype)})))
     except Exception: return False
 
 
-FORMATS = {'.pt': (_to_pt, _from_pt), '.pth': (_to_pt, _from_pt), '.safetensors': (_to_safetensors, _from_safetensors)}
+FORMATS = {
+    '.pt': (_to_pt, _from_pt),
+    '.pth': (_to_pt, _from_pt),
+    '.safetensors': (_to_safetensors, _from_safetensors)}

@@ -1,6 +1,6 @@
-"""Names of parameters that come without: those of the model that an optimizer is being made for.
+"""Parameter names from the model, for optimizers that are made of tensors without names.
 
-A fastai `Learner` makes its optimizer of what a splitter returns, which is tensors without names.
+A fastai `Learner` makes its optimizer of tensors that a splitter returns.
 """
 import sys
 from collections.abc import Iterator
@@ -20,10 +20,10 @@ _modules = ContextVar('modules that an optimizer is being made for', default=())
 
 @contextmanager
 def named_after(
-    model:nn.Module, # Its parameters have the names that it has for them
-    **others # More modules; the names of their parameters begin with the keyword. What is no module is passed over
+    model:nn.Module, # Model with names of the parameters
+    **others # More modules; the names of their parameters begin with the keyword. Other objects are ignored
 ) -> Iterator[None]:
-    "A `with` block in which optimizers that are made of tensors without names take the names of the modules."
+    "Let optimizers that are made of tensors without names, in a `with` block, take names from modules."
     modules = [('', model), *((f'{k}.', m) for k, m in others.items() if isinstance(m, nn.Module))]
     token = _modules.set(modules)
     try: yield
@@ -33,12 +33,12 @@ def named_after(
 def name_params(
     opt # Optimizer that is being made
 ) -> None:
-    "Name the parameters of all groups after the modules that `opt` is being made for, if none has a name and all are there."
+    "Name the parameters of all groups, if none has a name and the modules of `named_after` have them all."
     if not _modules.get() or any('param_names' in g for g in opt.param_groups): return
     known = {id(p): prefix + k for prefix, m in reversed(_modules.get()) for k, p in m.named_parameters()}
     if not all(id(p) in known for g in opt.param_groups for p in g['params']): return
     for g in opt.param_groups: g['param_names'] = [known[id(p)] for p in g['params']]
-    opt._names_brought = True # somebody who adds a group needs not give any
+    opt._names_brought = True # groups that are added need no names
 
 
 # fastai's Learners
@@ -47,13 +47,15 @@ FASTAI = 'fastai.learner'
 
 
 def names_in_learners() -> None:
-    "Let optimizers have the names of their `Learner`'s model: from now on, or as soon as fastai is there. Doesn't import it."
+    """Let optimizers take names from their `Learner`'s model, now or when fastai is imported.
+
+    Doesn't import it."""
     if FASTAI in sys.modules: _name_in(sys.modules[FASTAI])
     elif not any(isinstance(o, _WhenThere) for o in sys.meta_path): sys.meta_path.insert(0, _WhenThere())
 
 
 def _name_in(module):
-    "Let `Learner.create_opt` say which model it makes an optimizer for"
+    "Let `Learner.create_opt` make optimizers that take names from its model."
     Learner = getattr(module, 'Learner', None)
     if Learner is None or hasattr(Learner.create_opt, 'names_params'): return # still being imported, or done
     make = Learner.create_opt
@@ -67,7 +69,7 @@ def _name_in(module):
 
 
 class _WhenThere(MetaPathFinder):
-    "Finds fastai's Learner as it would be found without, and sees to it when it has been imported"
+    "Finds fastai's Learner as usual, and changes it when it has been imported."
     def find_spec(self, name, path=None, target=None):
         if name != FASTAI: return None
         sys.meta_path.remove(self)

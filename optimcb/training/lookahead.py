@@ -17,52 +17,75 @@ __all__ = ['Lookahead', 'look_ahead']
 
 
 def look_ahead() -> list:
-    "Slow weights, as a part for any rule (Zhang et al. 2019, https://arxiv.org/abs/1907.08610). `Lookahead` puts it into an optimizer that is there."
+    """List the steppers of slow weights, a part for any rule (Zhang et al. 2019, arxiv.org/abs/1907.08610).
+
+    `Lookahead` puts them into an existing optimizer."""
     return [slow_start, lookahead_step]
 
 
 class Lookahead(Optimizer):
-    """`opt` with slow weights (Zhang et al. 2019, https://arxiv.org/abs/1907.08610, alg. 1).
+    """Add slow weights to `opt` (Zhang et al. 2019, https://arxiv.org/abs/1907.08610, alg. 1).
 
-    Parameters, hyper-parameters and state are those of `opt`, which is in `.opt`. `k` and `alpha` are hyper-parameters.
+    Parameters, hyper-parameters and state are shared with `opt`, which is in `.opt`. `k` and `alpha` are
+    hyper-parameters.
     Raises `TypeError` for an optimizer that is not made of steppers.
     """
     @entry
     def __init__(self,
         opt:Optimizer, # Optimizer to wrap
         k:int=K, # Fast steps for one slow step, at least 1
-        alpha:float=ALPHA # Length of the slow step, a share of the way, 0 to 1
+        alpha:float=ALPHA # Length of the slow step, as a share of the way to the fast weights, 0 to 1
     ):
         if not runs_steppers(opt):
-            raise TypeError(f"Lookahead adds steppers to an Optimizer, but {type(opt).__name__} has a step of its own. Put its steppers in an Optimizer.")
-        if isinstance(opt, Lookahead): raise TypeError("this optimizer is a Lookahead already. It has one set of slow weights.")
-        if '_in_backward' in opt.__dict__: raise ValueError("this optimizer steps in backward. Wrap it first, then call `step_in_backward` on the Lookahead.")
+            raise TypeError(f"Lookahead adds steppers to an Optimizer, but {type(opt).__name__} has a step "
+                            "of its own. Put its steppers in an Optimizer.")
+        if isinstance(opt, Lookahead):
+            raise TypeError("this optimizer is a Lookahead already. It has one set of slow weights.")
+        if '_in_backward' in opt.__dict__:
+            raise ValueError("this optimizer steps in backward. Wrap it first, then call `step_in_backward` "
+                             "on the Lookahead.")
         adopt_state(self, opt, 'Lookahead')
         self.cbs = L(wrapped(list(opt.cbs), look_ahead()))
         if self._choice is not None:
             labels = Composition(self.cbs).untapped
-            self._choice = self._choice.copy(edits=(*self._choice.edits, partial(with_parts, parts=(look_ahead(),))), labels=labels)
+            edits = *self._choice.edits, partial(with_parts, parts=(look_ahead(),))
+            self._choice = self._choice.copy(edits=edits, labels=labels)
         self.set_hypers(k=k, alpha=alpha)
         self.defaults.update(k=k, alpha=alpha)
 
-    k, alpha = (property(lambda self, name=name: self.hypers[-1][name], lambda self, v, name=name: self.set_hyper(name, v),
-                         doc=f"Hyper-parameter `{name}` of `lookahead_step`") for name in ('k', 'alpha'))
+    @property
+    def k(self) -> int:
+        "Hyper-parameter `k` of `lookahead_step`."
+        return self.hypers[-1]['k']
+    @k.setter
+    def k(self, v): self.set_hyper('k', v)
+
+    @property
+    def alpha(self) -> float:
+        "Hyper-parameter `alpha` of `lookahead_step`."
+        return self.hypers[-1]['alpha']
+    @alpha.setter
+    def alpha(self, v): self.set_hyper('alpha', v)
 
     @entry
     def set_hyper(self,
         k:str, # Name; may be new
         v # A value, one for each group, or a slice
     ):
-        "`Optimizer.set_hyper`, which knows what `k` and `alpha` can be."
+        """Set a hyper-parameter, as `Optimizer.set_hyper`.
+
+        Raises `ValueError` if `k` or `alpha` is out of range."""
         for o in per_group(k, v, len(self.param_lists)):
-            if k == 'k' and not (isinstance(o, Integral) and o >= 1): raise ValueError(f"`k` must be a whole number of steps, 1 or more, but is {o!r}.")
-            if k == 'alpha' and not 0 <= o <= 1: raise ValueError(f"`alpha` must be from 0 to 1, but is {o!r}.")
+            if k == 'k' and not (isinstance(o, Integral) and o >= 1):
+                raise ValueError(f"`k` must be a whole number of steps, 1 or more, but is {o!r}.")
+            if k == 'alpha' and not 0 <= o <= 1:
+                raise ValueError(f"`alpha` must be from 0 to 1, but is {o!r}.")
         super().set_hyper(k, v)
 
     @property
     @entry
     def count(self) -> int:
-        "Fast steps done, by the parameter that has done most."
+        "The number of fast steps done, of the parameter that has done most."
         return max((s.get('count', 0) for s in self._states), default=0)
 
     @property
@@ -78,9 +101,10 @@ class Lookahead(Optimizer):
     def load_state_dict(self,
         state_dict:dict # From `state_dict`, or from fastai's `Lookahead`
     ):
-        "`Optimizer.load_state_dict`, which takes fastai's `slow_weights` too."
+        "Load a state dict, as `Optimizer.load_state_dict`; fastai's `slow_weights` too."
         if state_dict.get('slow_weights') is not None:
             slow = [p for ps in state_dict['slow_weights'] for p in ps]
-            states = [{**s, 'slow_avg': p, 'count': state_dict['count']} for s, p in zip(state_dict['state'], slow, strict=True)]
+            pairs = zip(state_dict['state'], slow, strict=True)
+            states = [{**s, 'slow_avg': p, 'count': state_dict['count']} for s, p in pairs]
             state_dict = {**state_dict, 'state': states}
         super().load_state_dict(state_dict)

@@ -13,7 +13,8 @@ from helpers import difference, params, set_grads
 
 import optimcb as oc
 from optimcb import Optimizer
-from optimcb.state.torch_optim import COUNTERPARTS, to_torch
+from optimcb.state.to_torch import to_torch
+from optimcb.state.torch_optim import COUNTERPARTS
 
 radam, sparse_adam = (a.insert(oc.debias_eps, before=f) for a, f in ((oc.RAdam, oc.radam_step), (oc.Adam, oc.adam_step)))
 SAYS_DECAY = 'decoupled_weight_decay' in inspect.signature(to.Adam).parameters # since then AdamW is Adam with it

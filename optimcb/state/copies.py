@@ -1,0 +1,70 @@
+"Copies of an optimizer's state, with types that load anywhere."
+from collections import OrderedDict
+from copy import deepcopy
+
+import numpy as np
+from fastcore.foundation import L
+from torch import Tensor
+
+__all__ = ['ParamStates', 'copied', 'is_note', 'kept_state', 'ours', 'shape_of']
+
+
+class ParamStates(dict):
+    """torch's `{index: state}`, which also equals fastai's list of states.
+
+    It is saved as an `OrderedDict`, which loads anywhere."""
+    def __eq__(self, other):
+        if isinstance(other, (list, L)): return list(self.values()) == list(other)
+        return dict.__eq__(self, other)
+    def __ne__(self, other): return not self == other
+    __hash__ = None
+    def __reduce__(self): return OrderedDict, (), None, None, iter(self.items())
+
+
+def is_note(
+    k # A key of an optimizer's state
+) -> bool:
+    "Does a key stand for something of the whole optimizer? torch, too, saves state under other keys."
+    return isinstance(k, str)
+
+
+def copied(
+    o, # A tensor, number, or container of them
+    device=None # Device for copies of tensors; default: their own
+):
+    """Copy `o` deeply.
+
+    NumPy's numbers and fastcore's lists become types that `torch.load(weights_only=True)` reads."""
+    if isinstance(o, Tensor): return o.detach().to(device or o.device, copy=True)
+    if isinstance(o, np.generic): return o.item()
+    if isinstance(o, dict): return {k: copied(v, device) for k, v in o.items()}
+    if isinstance(o, (list, L)): return [copied(v, device) for v in o]
+    if type(o) is tuple: return tuple(copied(v, device) for v in o)
+    return deepcopy(o)
+
+
+def kept_state(
+    opt, # Optimizer
+    p, # One of its parameters
+    device=None # Device for copies of tensors; default: their own
+) -> dict:
+    "Copy the state of `p`, without what taps record, which isn't needed to go on."
+    tapped = {k for s in opt.composition.steppers for k in s.taps}
+    state = opt.state.get(p, {})
+    return copied({k: v for k, v in state.items() if k.partition('.')[0] not in tapped}, device)
+
+
+def ours(
+    opt # What should be an `Optimizer`
+):
+    "Return `opt`, if it has steppers. Raises `TypeError` if not."
+    if hasattr(opt, 'composition'): return opt
+    raise TypeError(f"{type(opt).__name__} is no optimcb `Optimizer`. If it wraps one, pass that, "
+                    "as `opt.optimizer` of accelerate's.")
+
+
+def shape_of(
+    p # A parameter, or an object without a shape
+) -> list:
+    "Return the shape of a parameter, as a list of numbers."
+    return list(getattr(p, 'shape', ()))
