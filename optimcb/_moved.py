@@ -10,6 +10,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from optimcb._renamed import LABELS
+
 __all__ = ['MOVED', 'find', 'install']
 
 MOVED = {  # by the old name under `optimcb`, the modules that have its contents now
@@ -53,10 +55,13 @@ MOVED = {  # by the old name under `optimcb`, the modules that have its contents
     'rehearsal': ['tracing.rehearsal', 'diagnosis.groups'],
     'routing': ['routing.route', 'routing.rules', 'routing.schedules'],
     'sam': ['training.sam'],
-    'stepper': ['composition.stepper', 'composition.results', 'composition.calls'],
-    'steppers.classic': ['steppers.adam', 'steppers.sgd', 'steppers.formulas', 'steppers.second_moments',
-                         'steppers.layerwise', 'steppers.lookahead'],
-    'steppers.matrices': ['steppers.shampoo', 'steppers.muon', 'steppers.soap', 'steppers.factored', 'steppers.sides'],
+    'stepper': ['composition.stepper', 'composition.signatures', 'composition.traits', 'composition.results',
+                'composition.calls'],
+    'steppers.formulas': ['steppers.moving_average', 'steppers.norms', 'steppers.sgd', 'steppers.adam'],
+    'steppers.classic': ['steppers.adam', 'steppers.sgd', 'steppers.moving_average', 'steppers.norms',
+                         'steppers.second_moments', 'steppers.layerwise', 'steppers.lookahead'],
+    'steppers.matrices': ['steppers.shampoo', 'steppers.muon', 'steppers.soap', 'steppers.factored',
+                          'steppers.kronecker'],
     'steppers.tools': ['steppers.schedules'],
     'wrapping': ['editing.wrap', 'composition.roles'],
 }
@@ -70,6 +75,7 @@ def find(
     for new in MOVED[old]:
         module = import_module(f'optimcb.{new}')
         if name in vars(module): return vars(module)[name]
+    if old.startswith('steppers') and name in LABELS: return getattr(import_module('optimcb.steppers'), name)
     raise AttributeError(f"module 'optimcb.{old}' has no attribute '{name}'")
 
 

@@ -66,7 +66,7 @@ def test_steppers_say_where_their_formula_is_from():
     plain = {'apply_update', 'momentum_step', 'rms_update', 'average_update', 'average_center', 'eps_in_root', 'step_stat', 'debias_grad_avg', 'debias_sqr_avg',
              'start_avgs', 'use_sqr_max', 'decay_lr', 'nadam_schedule', 'larc_step', 'slow_start', 'grad_update', 'avg_update', 'larc_update', 'accumulate',
              'skip_nonfinite', 'zero_nonfinite', 'clip_value', 'clip_tensor_norm', 'clip_update', 'clip_update_norm',
-             'whole_step', 'keep_start', 'keep_bound', 'share_d', 'lr_in_grad', 'keep_first_norm', 'route_lr', 'maximize', 'lr_in_update', 'count_steps', 'schedule'}
+             'whole_step', 'keep_start', 'keep_bound', 'sync_d', 'lr_in_grad', 'keep_first_norm', 'route_lr', 'maximize', 'lr_in_update', 'count_steps', 'schedule'}
     for k in set(steppers.__all__) - plain: assert any(year in getattr(steppers, k).__doc__ for year in ('19', '20')), k
 
 

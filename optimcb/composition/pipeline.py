@@ -44,11 +44,11 @@ class Composition:
         self._check_taps()
         self.reads_all = any(s.reads_all for s in self.steppers)
         self.sums_over_all = any(s.sums_over_all for s in self.steppers)
-        skip = [s for s in self.steppers if getattr(s.innermost, 'skips_nonfinite', False)]
+        skip = [s for s in self.steppers if s.traits.skips_nonfinite]
         self.skips_nonfinite = bool(skip)
-        self.whole = [s for s in self.steppers if getattr(s.innermost, 'whole', False)]
-        self.draws = [s for s in self.steppers if getattr(s.innermost, 'draws', False)]
-        self.turns = [s for s in self.steppers if getattr(s.innermost, 'turns', False)]
+        self.needs_dense_grad = [s for s in self.steppers if s.traits.needs_dense_grad]
+        self.draws = [s for s in self.steppers if s.traits.draws]
+        self.flips_grad = [s for s in self.steppers if s.traits.flips_grad]
         self.needs_all = [s for s in self.steppers if s.sums_over_all] + skip
         self.spares_grads = all(s.is_ours for s in self.steppers)
         declared = {k: v for s in self.steppers for k, v in s.declared.items()}
@@ -134,11 +134,11 @@ class Composition:
                     if name not in is_set: values[name] = value
             if isinstance(new, stop): return
 
-    def needs_whole(self,
+    def wants_dense_grad(self,
         values:dict # State and hyper-parameters of a parameter
     ) -> bool:
         "Is a stepper called for this parameter that needs the whole of a sparse gradient?"
-        return any(all(w.mark in values for w in s.masks) and s.applies(values) for s in self.whole)
+        return any(all(w.mark in values for w in s.masks) and s.applies(values) for s in self.needs_dense_grad)
 
     def _applies(self, stepper, values):
         try: return stepper.applies(values)

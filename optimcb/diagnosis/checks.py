@@ -17,7 +17,7 @@ from optimcb.composition.stepper import Stepper, code_of, is_redefined, name_of
 from optimcb.diagnosis.groups import Group, can_step, placement
 from optimcb.diagnosis.suggestions import worded
 from optimcb.engines import eager
-from optimcb.steppers.parts import take_back
+from optimcb.steppers.parts import undo_step
 from optimcb.tracing.purity import branches, may_act
 from optimcb.tracing.recording import NotRecorded
 from optimcb.tracing.rehearsal import Rehearsal
@@ -224,7 +224,7 @@ def _applies(acts) -> str:
 
 
 def _moved_twice(acts):
-    undone = max((i for i, a in enumerate(acts) if a.stepper.innermost is take_back), default=0) # what moves before that is only measured
+    undone = max((i for i, a in enumerate(acts) if a.stepper.innermost is undo_step), default=0) # what moves before that is only measured
     by = [a.stepper.label for a in _steps(acts) if not any(a is o for o in acts[:undone])]
     if len(by) > 1: yield f"the parameters are moved along their gradients more than once in a step, by {_listed(by)}. Keep one of them, unless that is meant."
 

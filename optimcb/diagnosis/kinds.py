@@ -49,7 +49,7 @@ class Kind:
 def _rehearsed(rehearsal, composition) -> list:
     "Steps, of which a few are done to the end"
     steps, whole = [], 0
-    n, patience = len(composition.steppers), PATIENCE if any(getattr(s.innermost, 'place', None) == 'gate' for s in composition.steppers) else STEPS
+    n, patience = len(composition.steppers), PATIENCE if any(s.traits.place == 'gate' for s in composition.steppers) else STEPS
     while whole < STEPS and len(steps) < patience:
         steps.append(rehearsal.step())
         whole += len(steps[-1].acts) == n

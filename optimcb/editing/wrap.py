@@ -6,8 +6,9 @@ import inspect
 from functools import partial
 
 from optimcb._boundary import entry
-from optimcb.composition.roles import DECAY, PLACES, _of, kind_of, place_of
+from optimcb.composition.roles import DECAY, PLACES, kind_of, place_of
 from optimcb.composition.stepper import InRoute, Stepper, is_redefined, name_of, only, renamed
+from optimcb.composition.traits import traits_of
 
 __all__ = ['wrapped']
 
@@ -40,7 +41,7 @@ def _check(f, cbs):
     place, kind = place_of(f), kind_of(f)
     if place is None or place == 'apply':
         raise ValueError(f"stepper `{s}` doesn't say where it belongs. Say where: `insert(…, before=…)`, or decorate it with `@part('…')`."
-                         + f" If it makes steppers, call it: `{s}()`."*(not _of(f, 'place') and not s.is_ours and inspect.isroutine(s.innermost)))
+                         + f" If it makes steppers, call it: `{s}()`."*(not traits_of(f).place and not s.is_ours and inspect.isroutine(s.innermost)))
     if kind == DECAY: return
     for o in there:
         if o.innermost is s.innermost and o.names == s.names: raise ValueError(f"`{o}` is there already. Change its options, or `remove` it first.")
@@ -49,12 +50,12 @@ def _check(f, cbs):
             raise ValueError(f"`{o}` is there already, as it was before. `replace({name}, {name})` puts the new one in its place.")
         if kind and kind_of(o.f) == kind:
             raise ValueError(f"`{s}` can't be put beside `{o}`: there can be one {kind} only. `remove` the other one first.")
-        if kind and kind == _of(o.f, 'against') or kind_of(o.f) and kind_of(o.f) == _of(f, 'against'):
+        if kind and kind == o.traits.against or kind_of(o.f) and kind_of(o.f) == s.traits.against:
             raise ValueError(f"`{s}` makes no sense beside `{o}`. `remove` one of them.")
     for i, o in enumerate(there):
-        if _of(f, 'scales') in getattr(o.innermost, 'blind_to', ()) and not _averaged(o, there[:i]):
+        if s.traits.scales in o.traits.blind_to and not _averaged(o, there[:i]):
             raise ValueError(f"`{s}` would do nothing: it makes gradients smaller, but `{o}` looks at nothing but their "
-                             f"{'signs' if 'elements' in o.innermost.blind_to else 'direction'}. Leave it out.")
+                             f"{'signs' if 'elements' in o.traits.blind_to else 'direction'}. Leave it out.")
 
 
 def _averaged(s, before) -> bool:
@@ -78,13 +79,13 @@ def _put(cbs, new, decays) -> list:
             update, length = ([_put_like(f, there, own) for f in at[k]] for k in ('update', 'length'))
             cbs = [*cbs[:i], *update, *cbs[i:end], *length, *cbs[end:]]
     head, gates = _head(cbs), sum(place_of(f) == 'gate' for f in cbs)
-    start = max((i + 1 for i, f in enumerate(cbs) if _of(f, 'sets_hyper')), default=gates) # what comes first reads hyper-parameters, too
+    start = max((i + 1 for i, f in enumerate(cbs) if traits_of(f).sets_hyper), default=gates) # what comes first reads hyper-parameters, too
     return [*cbs[:gates], *at['gate'], *cbs[gates:start], *at['first'], *cbs[start:head], *at['gradient'], *cbs[head:], *at['last']]
 
 
 def _head(cbs) -> int:
     "Where a rule begins: after what comes first, and what changes gradients"
-    return max((i + 1 for i, f in enumerate(cbs) if place_of(f) in ('gate', 'first', 'gradient') or _of(f, 'sets_hyper')), default=0)
+    return max((i + 1 for i, f in enumerate(cbs) if place_of(f) in ('gate', 'first', 'gradient') or traits_of(f).sets_hyper), default=0)
 
 
 def _tail(cbs) -> int:
@@ -143,7 +144,7 @@ def _masked(f, masks):
 
 def _with_update(cbs, wanted) -> list:
     "Steppers that make an update and apply it, in the place of those that step at once"
-    steps = [i for i, f in enumerate(cbs) if _of(f, 'parts')]
+    steps = [i for i, f in enumerate(cbs) if traits_of(f).unfused]
     applied = [i for i, f in enumerate(cbs) if place_of(f) == 'apply']
     routes = [o for i in steps + applied for o in Stepper(cbs[i]).masks if isinstance(o, InRoute)]
     taken = [o.name for o in routes]
@@ -165,13 +166,13 @@ def _taken_apart(step) -> list:
     def fixed(f):
         differs = {k: given[k] for k, p in inspect.signature(f).parameters.items() if k in given and given[k] != p.default}
         return _masked(_named_as(partial(f, **differs) if differs else f, step), s.masks)
-    return [fixed(f) for f in _of(step, 'parts')]
+    return [fixed(f) for f in s.traits.unfused]
 
 
 def _taken_back(cbs, wanted) -> list:
     "Steppers around somebody's own step, which make an update of what it did. Decay before it stays outside"
     from optimcb.steppers import apply_update
-    from optimcb.steppers.parts import note_weights, take_back
+    from optimcb.steppers.parts import note_weights, undo_step
     there = [Stepper(f) for f in cbs if f is not None]
     if any('update' in s.mentions for s in there if 'update' not in s.required): return cbs # somebody else will apply it
     start, end = _head(cbs), _tail(cbs)
@@ -179,7 +180,7 @@ def _taken_back(cbs, wanted) -> list:
     if not _steps(cbs):
         raise ValueError(f"`{Stepper(wanted)}` changes the update, but nothing makes one or steps: {', '.join(s.label for s in there)}. "
                          "Put a rule there, which ends in `apply_update`.")
-    return [*cbs[:start], note_weights, *cbs[start:end], take_back, apply_update, *cbs[end:]]
+    return [*cbs[:start], note_weights, *cbs[start:end], undo_step, apply_update, *cbs[end:]]
 
 
 def _steps(cbs) -> bool:

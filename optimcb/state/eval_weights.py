@@ -123,13 +123,13 @@ def tellers(
     "Steppers that tell weights, and for each a function of a parameter and its state."
     cbs = list(opt.cbs)
     asked = cbs if part is None else [cbs[place(cbs, part)]]
-    found = [(s, _teller(s)) for s in map(Stepper, filter(None, asked)) if hasattr(s.innermost, 'weights')]
+    found = [(s, _teller(s)) for s in map(Stepper, filter(None, asked)) if s.traits.eval_weights]
     if part is not None and not found: raise ValueError(f"stepper `{Stepper(asked[0])}` tells no weights to evaluate.")
     return found
 
 
 def _teller(stepper) -> Callable:
-    weights, new = stepper.innermost.weights, stepper.new_name
+    weights, new = stepper.traits.eval_weights, stepper.new_name
     names = {k: new(k) for k in Stepper(weights).names}
     def tell(p, state):
         if all(isinstance(state.get(o), (Tensor, int, float)) for o in names.values()): return weights(p.data, **{k: state[o] for k, o in names.items()})

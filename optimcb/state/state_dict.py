@@ -7,6 +7,7 @@ from fastcore.foundation import L
 from torch import Tensor
 
 from optimcb._boundary import entry
+from optimcb._renamed import current_label
 from optimcb._tensors import is_dtensor
 from optimcb.hypers.torch_names import from_torch
 from optimcb.hypers.values import NOT_HYPERS, check
@@ -165,6 +166,7 @@ def unpack(
     lists = [g['params'] for g in opt.param_groups]
     params = [p for ps in lists for p in ps]
     sd = by_name(opt, from_torch_optim(opt, in_torchs_shape(opt, sd)), sd.get('names_here') or names_of(opt))
+    if 'steppers' in sd: sd = {**sd, 'steppers': [current_label(k) for k in sd['steppers']]}
     groups = sd['param_groups']
     if len(groups) != len(lists): raise ValueError(_other(f"{len(groups)} parameter groups", len(lists)))
     for i, (g, ps) in enumerate(zip(groups, lists)):

@@ -174,7 +174,7 @@ def _refuse_torchs(sd) -> dict:
 def _options(found, g, mine) -> dict:
     "A group's options, all of them, and numbers where they are tensors"
     options = {k: numbers(v) for k, v in {**found.options, **g}.items()}
-    if options.get('maximize') and not mine.turns:
+    if options.get('maximize') and not mine.flips_grad:
         raise ValueError("the state dict is of an optimizer with `maximize=True`. Make yours with it, too, or put `maximize` before its steppers.")
     if 'decoupled_weight_decay' in found.flags and 'decoupled_weight_decay' not in g: # AdamW of older torch doesn't say that it is
         options['decoupled_weight_decay'] = any(s.innermost is weight_decay for s in mine.steppers)
@@ -226,7 +226,7 @@ def to_torch(
     if decays and any(s.get('do_wd') is False for k, s in sd['state'].items() if k not in notes):
         raise ValueError("some parameters are not decayed (`do_wd` in their state), which torch's optimizers can't tell. Put them in a group with `wd=0`; "
                          "in fastai, `Learner(…, wd_bn_bias=True)` or a `splitter` that puts them in a group of their own.")
-    ascends = {'maximize': True} if mine.turns else {}
+    ascends = {'maximize': True} if mine.flips_grad else {}
     groups, state = [], {}
     for g, h, ps in zip(sd['param_groups'], sd['hypers'], opt.param_lists):
         hypers = {**ascends, **{k: v for k, v in h.items() if k in mine.reads or k == 'lr'}}

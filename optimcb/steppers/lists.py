@@ -15,7 +15,9 @@ from optimcb.steppers.sgd import (
 )
 
 mean_grad = partial(average_grad, dampening=True)
-LAZY = {average_grad: lazy_average_grad, average_update: lazy_average_update} # these keep nothing for groups without momentum
+LAZY = { # by stepper, the one that keeps nothing for groups without momentum
+    average_grad: lazy_average_grad,
+    average_update: lazy_average_update}
 
 
 def decay_of(

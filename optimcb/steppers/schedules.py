@@ -1,10 +1,12 @@
 "Hyper-parameters that are something else for a step."
 from optimcb.composition.results import once
 from optimcb.composition.roles import part
+from optimcb.composition.traits import stepper
 
 __all__ = ['route_lr', 'count_steps', 'schedule']
 
 
+@stepper
 def route_lr(p,
     lr, # Learning rate
     lr_scale=1., # What it is multiplied by
@@ -13,6 +15,7 @@ def route_lr(p,
     if lr_scale != 1: return once(lr=lr * lr_scale)
 
 
+@stepper
 @part('first')
 def count_steps(p,
     count=0, # State: steps done; `scheduled` gives it its name
@@ -21,6 +24,7 @@ def count_steps(p,
     return {'count': count + 1}
 
 
+@stepper(sets_hyper=True)
 @part('first')
 def schedule(p,
     hyper, # The hyper-parameter: `scheduled` gives it its name
@@ -30,4 +34,3 @@ def schedule(p,
     **kwargs):
     "For this step, `hyper` is what a function makes of it; comes first."
     return once(hyper=of_step(count, hyper) if takes_value else hyper * of_step(count))
-schedule.sets_hyper = True

@@ -2,6 +2,7 @@
 import torch
 
 from optimcb.composition.results import once
+from optimcb.composition.traits import stepper
 
 __all__ = ['yogi_sqr_grad', 'start_avgs', 'max_sqr_avg', 'use_sqr_max', 'sum_sqr_grad', 'decay_lr',
            'adadelta_update', 'max_abs_grad', 'adamax_update']
@@ -9,6 +10,7 @@ __all__ = ['yogi_sqr_grad', 'start_avgs', 'max_sqr_avg', 'use_sqr_max', 'sum_sqr
 
 # Other second moments
 
+@stepper
 def yogi_sqr_grad(p,
     sqr_mom=0.999, # Coefficient of the past, 0 to 1
     sqr_avg=None, # State: the estimate
@@ -20,6 +22,7 @@ def yogi_sqr_grad(p,
     return {'sqr_avg': sqr_avg}
 
 
+@stepper
 def start_avgs(p,
     init_avg=0., # Where both averages start; published code of Yogi has 1e-6
     grad_avg=None, # State: average of gradients
@@ -30,16 +33,19 @@ def start_avgs(p,
         return {k: torch.full_like(p.grad.data, init_avg) for k in ('grad_avg', 'sqr_avg')}
 
 
+@stepper
 def max_sqr_avg(p,
     sqr_avg, # State: mean of squared gradients
     sqr_max=None, # State: the largest so far
     amsgrad=True, # Groups that have it False keep none: for each step it is `sqr_avg`
     **kwargs):
-    "Keep the largest `sqr_avg` so far, in `sqr_max` (Reddi et al. 2018, https://arxiv.org/abs/1904.09237, alg. 2)."
+    """Keep the largest `sqr_avg` so far, in `sqr_max`
+    (Reddi et al. 2018, https://arxiv.org/abs/1904.09237, alg. 2)."""
     if not amsgrad: return once(sqr_max=sqr_avg.clone())
     return {'sqr_max': sqr_avg.clone() if sqr_max is None else torch.maximum(sqr_max, sqr_avg)}
 
 
+@stepper
 def use_sqr_max(p,
     sqr_max, # State: the largest `sqr_avg` so far
     **kwargs):
@@ -47,6 +53,7 @@ def use_sqr_max(p,
     return once(sqr_avg=sqr_max)
 
 
+@stepper
 def sum_sqr_grad(p,
     init_sum=0., # Where the sum starts
     sqr_avg=None, # State: the sum
@@ -56,6 +63,7 @@ def sum_sqr_grad(p,
     return {'sqr_avg': sqr_avg.addcmul_(p.grad.data, p.grad.data)}
 
 
+@stepper
 def decay_lr(p,
     lr, # Learning rate of the first step
     step, # State: steps done
@@ -65,19 +73,22 @@ def decay_lr(p,
     return once(lr=lr / (1 + (step-1)*lr_decay))
 
 
+@stepper
 def adadelta_update(p,
     sqr_mom, # Coefficient of the past, 0 to 1
     sqr_avg, # State: mean of squared gradients
     eps=1e-6, # Added to both means, inside the root
     delta_avg=None, # State: mean of squared updates
     **kwargs):
-    "The gradient, scaled from the size of gradients to that of updates (Zeiler 2012, https://arxiv.org/abs/1212.5701, alg. 1)."
+    """The gradient, scaled from the size of gradients to that of updates
+    (Zeiler 2012, https://arxiv.org/abs/1212.5701, alg. 1)."""
     if delta_avg is None: delta_avg = torch.zeros_like(sqr_avg)
     update = (delta_avg + eps).sqrt().div_((sqr_avg + eps).sqrt()).mul_(p.grad.data)
     delta_avg.mul_(sqr_mom).addcmul_(update, update, value=1-sqr_mom)
     return {'delta_avg': delta_avg, 'update': update}
 
 
+@stepper
 def max_abs_grad(p,
     sqr_mom, # Decay of the past, 0 to 1
     eps=1e-8, # Added to the size of the gradient
@@ -88,6 +99,7 @@ def max_abs_grad(p,
     return {'grad_max': torch.maximum(grad_max * sqr_mom, p.grad.data.abs() + eps)}
 
 
+@stepper
 def adamax_update(p,
     grad_avg, # State: mean of gradients
     grad_max, # State: decaying maximum of the gradient's size

@@ -60,7 +60,7 @@ PURE = frozenset({ # modules of which what is called gives the same each time, b
     'collections', '_collections', 'statistics', '_statistics', 'fractions', 'decimal', '_decimal', 'numbers', 'enum',
     'copy', 're', 'string', 'typing', 'types', 'abc', '_abc', 'dataclasses', 'contextlib', 'bisect', '_bisect', 'heapq',
     '_heapq', 'warnings', '_warnings', 'inspect'})
-OURS = ('optimcb.stepper', 'optimcb.steppers')
+OURS = ('optimcb.composition', 'optimcb.steppers')
 OWN = frozenset({'grad', 'data'}) # attributes of `p` that may be set
 CONTAINERS = (dict, list, set, deque, np.ndarray)
 CHANGE = frozenset({ # methods of containers, and functions, that change them

@@ -72,7 +72,7 @@ class Ascent:
 
     def _turns(self) -> list:
         "The steppers that turn gradients round, as the optimizer has them"
-        if hasattr(self.opt, 'composition'): return [s.f for s in self.opt.composition.turns]
+        if hasattr(self.opt, 'composition'): return [s.f for s in self.opt.composition.flips_grad]
         return [maximize] if any(g.get('maximize') for g in self.opt.param_groups) else []
 
 
