@@ -19,7 +19,7 @@ def Muon(
     match_rms=False, # Are updates to be as large as Adam's, so that its learning rate fits?
     kernel_ndim=4, # Dimensions from which on a tensor is a kernel, one matrix, and no stack; 3 for `Conv1d`
     exact=False, # Iterate in the parameter's type, float32 at least, instead of bfloat16?
-    pairs=True # Take two steps of the iteration at a time where that is quicker? Else round as `torch.optim.Muon`
+    pairs=True # Take two steps at a time with long matrices, to be quicker? Else round as `torch.optim.Muon`
 ):
     """Momentum with all singular values made one, and Adam for what is no matrix
     (Jordan 2024, https://kellerjordan.github.io/posts/muon/)."""
@@ -80,7 +80,8 @@ def Adafactor(
     The arguments of `transformers.Adafactor` are understood. Of those, `clip_threshold`, `decay_rate`,
     `beta1` and a pair for `eps` also mean `decay_by_step`, unless that is given."""
     if warmup_init and not relative_step:
-        raise ValueError("`warmup_init=True` needs `relative_step=True`: it is about the largest learning rate.")
+        raise ValueError("`warmup_init=True` needs `relative_step=True`: "
+                         "it is about the largest learning rate.")
     before, after = ([param_rms], [scale_lr]) if scale_parameter else ([], [])
     rate = partial(relative_lr, warmup_init=True) if warmup_init else relative_lr
     relative = [rate] if relative_step else []

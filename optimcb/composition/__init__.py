@@ -1,4 +1,5 @@
-"What a list of steppers means: one stepper (`stepper`), where it belongs (`roles`), and all of them together (`pipeline`)."
+"""What a list of steppers means: one stepper (`stepper`), where it belongs (`roles`), and all of them
+together (`pipeline`)."""
 from optimcb import _moved
 
 

@@ -52,7 +52,7 @@ def keywords_fixed(
 def parameters(
     f:Callable # A stepper
 ) -> tuple[list[inspect.Parameter], bool]:
-    "List the parameters that `f` takes by name after the first one; and tell whether it takes any other name too."
+    "List the parameters that `f` takes by name after the first one. Does it take any other name too?"
     try: ps = list(inspect.signature(f).parameters.values())
     except ValueError: return [], False # a builtin that keeps its signature to itself
     named = [p for p in ps if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
@@ -79,7 +79,7 @@ def is_number(
 def hyper_defaults(
     f:Callable # A stepper, no partial
 ) -> dict:
-    "The numbers in a stepper's signature that are defaults of hyper-parameters; names that it returns are state."
+    "The numbers in a signature that are defaults of hyper-parameters; names that it returns are state."
     returned = {*strings(code_of(f))} - TORCH_KEYWORDS
     return {p.name: p.default for p in parameters(f)[0] if is_number(p.default) and p.name not in returned}
 

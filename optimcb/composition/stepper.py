@@ -27,8 +27,8 @@ from optimcb.composition.signatures import (
 from optimcb.composition.traits import traits_of
 from optimcb.hypers.torch_names import nearest
 
-__all__ = ['InRoute', 'Stepper', 'code_of', 'innermost', 'is_redefined', 'label', 'name_of', 'only', 'renamed',
-           'renamed_all', 'same_name', 'strings']
+__all__ = ['InRoute', 'Stepper', 'code_of', 'innermost', 'is_redefined', 'label', 'name_of', 'only',
+           'renamed', 'renamed_all', 'same_name', 'strings']
 
 
 class renamed(partial):
@@ -46,7 +46,8 @@ class renamed(partial):
         s = Stepper(f)
         for k in names:
             if k not in s.mentions.union(s.names):
-                raise ValueError(f"stepper `{s}` has no `{k}` that could be renamed. It has {', '.join(s.names)}.")
+                raise ValueError(f"stepper `{s}` has no `{k}` that could be renamed. "
+                                 f"It has {', '.join(s.names)}.")
             if names[k] in ONE_STEP and k not in ONE_STEP:
                 raise ValueError(f"`{k}` of stepper `{s}` can't be `{names[k]}`, which lives for one step.")
         ps = [p.replace(name=names.get(p.name, p.name)) for p in inspect.signature(f).parameters.values()]
@@ -76,9 +77,9 @@ class renamed(partial):
 @entry
 def renamed_all(
     cbs:list, # Steppers
-    **names # By the name that some of them have, the name that they should have: of hyper-parameters and state
+    **names # By the name that some have, the name that they should have: of hyper-parameters and state
 ) -> list:
-    "Rename hyper-parameters and state of steppers: see `renamed`. Raises `ValueError` for a name that none has."
+    "Rename hyper-parameters and state, as `renamed` does. Raises `ValueError` for a name that none has."
     steppers = [Stepper(f) for f in cbs]
     own = [{k: v for k, v in names.items() if k in s.mentions.union(s.names)} for s in steppers]
     for k in names:
@@ -106,9 +107,9 @@ class InRoute:
 class only(partial):
     """A stepper that is called for some of the parameters: `only(weight_decay, ~by_ndim(1))`.
 
-    For the others it isn't there. When the optimizer is made, the rule is evaluated for each parameter; its answer
-    is state, under the rule's name, and may be changed there. Raises `ValueError` for a stepper that yields: its sum
-    would lack the other parameters.
+    For the others it isn't there. When the optimizer is made, the rule is evaluated for each parameter;
+    its answer is state, under the rule's name, and may be changed there. Raises `ValueError` for a stepper
+    that yields: its sum would lack the other parameters.
     """
     @entry
     def __new__(cls,
@@ -133,14 +134,14 @@ class only(partial):
     def __reduce__(self): return only, (partial(self.func, **self.keywords), self.where)
 
 
-SUMS_OVER_ALL = ("stepper `{}` yields what is to be summed over all parameters, and can't be called for some of them "
-                 "only. Put it before or after the steppers of a route, and without `only`.")
+SUMS_OVER_ALL = ("stepper `{}` yields what is to be summed over all parameters, and can't be called for some "
+                 "of them only. Put it before or after the steppers of a route, and without `only`.")
 
 
 class Stepper:
     "A callback, read once: the names that it takes, their defaults, its traits, and the names in its code."
     def __init__(self,
-        f:Callable # Takes a parameter, then names of state and hyper-parameters; returns a dict of new state, or None
+        f:Callable # Takes a parameter, then names of state and hyper-parameters; returns new state, or None
     ):
         _check_is_stepper(f)
         self.f, self.call, self.innermost, self.label = f, without_explanation(f), innermost(f), label(f)
@@ -156,7 +157,7 @@ class Stepper:
         self.taps = frozenset(self.traits.taps) # state that only people read
 
     def _check_call(self):
-        "Raise `TypeError` for what is an optimizer, a class, or a partial that gives options by their position."
+        "Raise `TypeError` for optimizers, classes, and partials that give options by their position."
         fixed = next((o.args for o in chain(self.f) if isinstance(o, partial) and o.args), ())
         if self.is_ours and fixed:
             raise TypeError(f"a partial of `{self.label}` must give options by name, but gives {fixed}: "
@@ -165,8 +166,8 @@ class Stepper:
         if issubclass(self.innermost, torch.optim.Optimizer):
             raise TypeError(f"{getattr(self.f, '__name__', self.label)} is an optimizer, not a stepper. "
                             "Call it with parameters, or pass its steppers, `.cbs`.")
-        raise TypeError(f"stepper `{self.label}` is a class. Pass an object of it, `{self.innermost.__name__}()`, "
-                        "whose `__call__` is the stepper.")
+        raise TypeError(f"stepper `{self.label}` is a class. Pass an object of it, "
+                        f"`{self.innermost.__name__}()`, whose `__call__` is the stepper.")
 
     def _read_signature(self):
         taken, self.takes_all = parameters(self.f)
@@ -175,7 +176,8 @@ class Stepper:
         self.numbers = {p.name: p.default for p in taken if is_number(p.default)}
         self.new_name = _new_names(self.f)
         self.masks = tuple(o.where for o in chain(self.f) if isinstance(o, only))
-        declared = {} if self.is_ours else getattr(self.innermost, 'defaults', {}) # ours are the numbers in signatures
+        declared = getattr(self.innermost, 'defaults', {})
+        if self.is_ours: declared = {} # they are the numbers in signatures
         given = keywords_fixed(self.f)
         self.declared = {self.new_name(k): v for k, v in declared.items() if k not in given}
 
@@ -191,7 +193,8 @@ class Stepper:
 
     def __call__(self, p, values:dict):
         "Call the stepper on `p` with those of `values` that it takes."
-        return self.call(p, **(values if self.takes_all else {k: values[k] for k in self.names if k in values}))
+        if self.takes_all: return self.call(p, **values)
+        return self.call(p, **{k: values[k] for k in self.names if k in values})
 
     def applies(self,
         values:dict # State and hyper-parameters of a parameter
@@ -220,7 +223,8 @@ def _check_is_stepper(f):
         raise TypeError(f"`{f.__name__}` has been called, but an optimizer calls it in each step. "
                         f"Pass `{f.__name__}` itself, or `partial({f.__name__}, …)` with options.")
     if not callable(f):
-        raise TypeError(f"a stepper must be callable, but {f!r} is not. Pass functions of a parameter in `cbs`.")
+        raise TypeError(f"a stepper must be callable, but {f!r} is not. "
+                        "Pass functions of a parameter in `cbs`.")
 
 
 def label(
@@ -244,7 +248,7 @@ def same_name(
     f:Callable, # A stepper
     other:Callable # Another one
 ) -> bool:
-    "Do two steppers have the same name, as a function has that was defined again? A lambda has no name of its own."
+    "Do two steppers have the same name, as functions that were defined again? Lambdas have no names."
     return name_of(f) == name_of(other) != '<lambda>'
 
 
@@ -274,7 +278,8 @@ def _fixed_in_vain(f) -> Iterator[tuple]:
             near = nearest(k, names)
             meant = f" Did you mean `{near}`?" if near else f" It has {', '.join(names)}." if names else ''
             if not takes_all:
-                raise TypeError(f"a `partial` gives `{k}` to stepper `{label(o.func)}`, which has no such argument.{meant}")
+                raise TypeError(f"a `partial` gives `{k}` to stepper `{label(o.func)}`, "
+                                f"which has no such argument.{meant}")
             yield k, getattr(innermost(f), '__name__', type(f).__name__), meant
 
 

@@ -14,10 +14,10 @@ class Traits:
     place: str|None = None # Where it belongs in a step: one of `roles.PLACES`; None: where the rule has it
     kind: str|None = None # What it does, in a word, if a list may have one such stepper only
     against: str|None = None # Kind of stepper that makes no sense beside it
-    scales: str|None = None # Does it only multiply gradients by positive numbers: one per 'tensors', or per 'elements'?
+    scales: str|None = None # Does it only multiply gradients by positive numbers, per 'tensors' or 'elements'?
     blind_to: tuple = () # Values of `scales` that change nothing for it
     unfused: tuple = () # The steppers that do, one after the other, what this one does in one call
-    eval_weights: Callable|None = None # Takes a parameter and names of its state; returns the weights to evaluate with
+    eval_weights: Callable|None = None # Takes a parameter and names of state; returns weights to evaluate
     taps: tuple = () # Names of state that it records for people, and that no stepper reads
     draws: bool = False # Does it draw random numbers?
     needs_dense_grad: bool = False # Does it need all rows of a sparse gradient?
@@ -33,9 +33,12 @@ NAMES = frozenset(o.name for o in fields(Traits))
 def has_traits(
     **traits # Fields of `Traits`
 ) -> Callable:
-    "Give traits to a function, beside those that it has: `@has_traits(draws=True)`. Raises `TypeError` for other names."
+    """Give traits to a function, beside those that it has: `@has_traits(draws=True)`.
+
+    Raises `TypeError` for names that aren't fields."""
     unknown = traits.keys() - NAMES
-    if unknown: raise TypeError(f"a stepper has no trait `{min(unknown)}`. It may have {', '.join(sorted(NAMES))}.")
+    if unknown:
+        raise TypeError(f"a stepper has no trait `{min(unknown)}`. It may have {', '.join(sorted(NAMES))}.")
     def give(f):
         f.traits = replace(_own(f), **traits)
         return f

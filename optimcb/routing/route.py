@@ -5,7 +5,7 @@ from functools import partial
 from fastcore.foundation import L
 
 from optimcb._boundary import entry
-from optimcb.algorithm import Algorithm, _with
+from optimcb.algorithm import Algorithm, edited
 from optimcb.composition.pipeline import Composition
 from optimcb.composition.rules import _rule
 from optimcb.composition.stepper import InRoute, Stepper, only, renamed_all
@@ -150,7 +150,7 @@ class _Part:
         for k in given:
             if k not in f.signature.parameters: raise TypeError(f"route `{name}`: {f.__name__} has no `{k}`.{suggest(k, f.signature.parameters)}")
         self.label, self.takes = f.__name__, f.options
-        self.make = lambda **options: _with(f.recipe(**options), f.edits)
+        self.make = lambda **options: edited(f.recipe(**options), f.edits)
         self.options = {**{k: f.signature.parameters[k].default for k in f.options}, **{k: v for k, v in f.hypers.items() if k not in f.options}, **given}
 
     def __call__(self, options): return self.make(**{k: {**self.options, **options}[k] for k in self.takes})

@@ -41,7 +41,7 @@ def rms_update(p,
     eps=1e-8, # Added to the root
     grad_avg=None, # State: average of gradients, if there is one
     **kwargs):
-    "The gradient, or its average, over the root of the average square."
+    "Divide the gradient, or its average, by the root of the average square."
     num, denom = over_rms(p, sqr_avg, eps, grad_avg)
     return {'update': num / denom}
 
@@ -64,7 +64,7 @@ def average_center(p,
     grad_center=None, # State: mean of the gradients
     centered=True, # Groups that have it False keep no mean
     **kwargs):
-    "Mean of the gradients over the window of the squares, in `grad_center`."
+    "Average the gradients over the window of the squares, in `grad_center`."
     if not centered: return once(grad_center=torch.zeros_like(p.grad.data))
     return {'grad_center': exp_avg(grad_center, p.grad.data, sqr_mom)}
 
@@ -74,7 +74,7 @@ def center_sqr_avg(p,
     sqr_avg, # State: mean of squared gradients
     grad_center, # State: mean of gradients
     **kwargs):
-    """For this step, `sqr_avg` is the variance of the gradients
+    """Replace `sqr_avg` by the variance of the gradients, for this step
     (Graves 2013, https://arxiv.org/abs/1308.0850, eq. 38-41)."""
     return once(sqr_avg=sqr_avg.addcmul(grad_center, grad_center, value=-1).clamp_(min=0))
 
@@ -84,7 +84,7 @@ def eps_in_root(p,
     sqr_avg, # State: average of squared gradients
     eps=1e-8, # Added to the average
     **kwargs):
-    "For this step, `eps` is inside the root, not beside it."
+    "Add `eps` inside the root instead of beside it, for this step."
     return once(sqr_avg=sqr_avg + eps, eps=0.)
 
 
@@ -104,7 +104,7 @@ def debias_grad_avg(p,
     step, # State: steps done
     grad_avg, # State: mean of gradients
     **kwargs):
-    "For this step, `grad_avg` is corrected for its start from zero."
+    "Correct `grad_avg` for its start from zero, for this step."
     return once(grad_avg=grad_avg / debias(mom, 1-mom, step))
 
 
@@ -114,7 +114,7 @@ def debias_sqr_avg(p,
     step, # State: steps done
     sqr_avg, # State: mean of squared gradients
     **kwargs):
-    "For this step, `sqr_avg` is corrected for its start from zero."
+    "Correct `sqr_avg` for its start from zero, for this step."
     return once(sqr_avg=sqr_avg / debias(sqr_mom, 1-sqr_mom, step))
 
 
@@ -124,9 +124,8 @@ def debias_eps(p,
     step, # State: steps done
     eps=1e-8, # Added to the root
     **kwargs):
-    """For this step, `eps` is as if it were added to the root before its correction, as `torch.optim.RAdam`
-    has it
-    (Kingma & Ba 2015, end of sec. 2)."""
+    """Scale `eps` as if it were added to the root before its correction, as in `torch.optim.RAdam`, for this
+    step (Kingma & Ba 2015, end of sec. 2)."""
     return once(eps=eps / math.sqrt(debias(sqr_mom, 1-sqr_mom, step)))
 
 
@@ -140,7 +139,7 @@ def adam_step(p,
     sqr_avg, # State: mean of squared gradients
     eps=1e-5, # Added to the root
     **kwargs):
-    """RMSProp's step with both means debiased (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980, alg. 1).
+    """Step as RMSProp, with both means debiased (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980, alg. 1).
 
     Does in one call what `debias_grad_avg`, `debias_sqr_avg`, `rms_update` and `apply_update` do in
     separate ones."""
@@ -178,7 +177,7 @@ def nadam_avg(p,
     mom_prod, # State: product of the momenta so far
     grad_avg, # State: mean of gradients
     **kwargs):
-    """For this step, `grad_avg` is debiased and one step ahead
+    """Debias `grad_avg` and take it one step ahead, for this step
     (Dozat 2016, https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ, alg. 2)."""
     now, ahead = (nadam_mom(mom, s, mom_decay) for s in (step, step+1))
     return once(grad_avg=(1-now)/(1-mom_prod) * p.grad.data + ahead/(1-mom_prod*ahead) * grad_avg)
@@ -196,8 +195,8 @@ def rectification(
 
 
 def _rectified(p, mom, step, sqr_mom, grad_avg, sqr_avg, eps, beta):
-    """Of a rectified step the correction, the debiasing, and numerator and denominator; without correction at
-    the start there is no denominator"""
+    """The correction of a rectified step, its debiasing, numerator and denominator, which is None at the
+    start"""
     scale, debias1 = rectification(sqr_mom, step), debias(mom, 1-mom, step)
     if scale is None: return 1., debias1, grad_avg, None
     num, denom = over_rms(p, debias_sqr_avg(p, sqr_mom, step, sqr_avg)['sqr_avg'], eps, grad_avg)
@@ -248,7 +247,7 @@ def qhadam_avgs(p,
     step, # State: steps done
     grad_avg, # State: mean of gradients
     **kwargs):
-    """For this step, both means are debiased, and the newest gradient mixed into them
+    """Debias both means and mix the newest gradient into them, for this step
     (Ma & Yarats 2019, https://arxiv.org/abs/1810.06801, alg. 2)."""
     return once(grad_avg=(1-nu_1)*p.grad.data + nu_1*(grad_avg / debias(mom, 1-mom, step)),
                 sqr_avg=(1-nu_2)*p.grad.data**2 + nu_2*(sqr_avg / debias(sqr_mom, 1-sqr_mom, step)))

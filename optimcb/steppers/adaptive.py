@@ -31,7 +31,7 @@ def average_sqr_deviation(p,
     eps=1e-16, # Added to the mean in each step
     sqr_avg=None, # State: the mean
     **kwargs):
-    """Exponentially weighted mean of gradients' squared distances from their mean, in `sqr_avg`
+    """Average the squared distances of gradients from their mean, in `sqr_avg`
     (Zhuang et al. 2020, https://arxiv.org/abs/2010.07468, alg. 2)."""
     return {'sqr_avg': exp_avg(sqr_avg, (p.grad.data - grad_avg).pow(2), sqr_mom).add_(eps)}
 
@@ -43,7 +43,7 @@ def rectify_update(p,
     update, # This step's update
     grad_avg, # Mean of gradients, debiased
     **kwargs):
-    """The update, rectified; at the start the mean of the gradients in its place
+    """Rectify the update; at the start, replace it by the mean of the gradients
     (Liu et al. 2020, https://arxiv.org/abs/1908.03265, alg. 2)."""
     scale = rectification(sqr_mom, step)
     return {'update': grad_avg.clone() if scale is None else update * scale}
@@ -56,7 +56,7 @@ def diff_of_grads(p,
     from_zero=False, # Was the gradient before the first one zero? Else the same as the first
     last_grad=None, # State: the gradient before
     **kwargs):
-    """For this step, `grad_diff` is the gradient less the one before; `keep_grad` comes after
+    """Subtract the previous gradient from this one, in `grad_diff`, for this step; `keep_grad` comes after
     (Xie et al. 2022, https://arxiv.org/abs/2208.06677, alg. 1)."""
     if last_grad is None:
         return once(grad_diff=p.grad.data.clone() if from_zero else torch.zeros_like(p.grad.data))
@@ -76,7 +76,7 @@ def average_diff(p,
     diff_mom=0.92, # Coefficient of past differences, 0 to 1
     diff_avg=None, # State: the mean
     **kwargs):
-    """Exponentially weighted mean of the differences of gradients, in `diff_avg`
+    """Average the differences of gradients, in `diff_avg`
     (Xie et al. 2022, https://arxiv.org/abs/2208.06677, alg. 1)."""
     return {'diff_avg': exp_avg(diff_avg, grad_diff, diff_mom)}
 
@@ -86,7 +86,7 @@ def look_ahead_grad(p,
     grad_diff, # This step's difference of gradients
     diff_mom=0.92, # How far to look ahead, 0 to 1
     **kwargs):
-    """For this step, the gradient is that of Nesterov's point, estimated
+    """Estimate the gradient at Nesterov's point, and put it in the place of the gradient, for this step
     (Xie et al. 2022, https://arxiv.org/abs/2208.06677, alg. 1)."""
     p.grad = p.grad.data.add(grad_diff, alpha=diff_mom)
 
@@ -97,7 +97,7 @@ def mix_grad_avgs(p,
     slow_grad_avg, # State: another mean
     slow_weight, # Weight of the other one
     **kwargs):
-    """For this step, `grad_avg` is the sum of two means, one of them weighted
+    """Add a second, weighted mean to `grad_avg`, for this step
     (Pagliardini et al. 2024, https://arxiv.org/abs/2409.03137, sec. 3)."""
     return once(grad_avg=grad_avg.add(slow_grad_avg, alpha=slow_weight))
 
@@ -121,7 +121,7 @@ def rest_at_first(p,
     lr, # Learning rate
     step, # State: steps done, this one counted
     **kwargs):
-    """For the first step, `lr` is 0: it only starts the averages
+    """Set `lr` to 0 for the first step, which only starts the averages
     (Taniguchi et al. 2024, https://arxiv.org/abs/2411.02853)."""
     if step == 1: return once(lr=0*lr)
 
@@ -131,7 +131,7 @@ def past_rms_update(p,
     eps=1e-6, # Least root
     sqr_avg=None, # State: mean of the squared gradients before this one
     **kwargs):
-    """The gradient over the root mean square of those before it, zero for the first one
+    """Divide the gradient by the root mean square of earlier ones; the first update is zero
     (Taniguchi et al. 2024, https://arxiv.org/abs/2411.02853)."""
     if sqr_avg is None: return {'update': torch.zeros_like(p.grad.data)}
     return {'update': p.grad.data / sqr_avg.sqrt().clamp_(min=eps)}
@@ -164,7 +164,7 @@ def debias_update(p,
     step, # State: steps done
     update, # Mean of updates
     **kwargs):
-    """The update, corrected for a start of its mean from zero
+    """Correct the update for the start of its mean from zero
     (Ziyin et al. 2020, https://arxiv.org/abs/2002.04839)."""
     return {'update': debias_grad_avg(p, mom, step, update)['grad_avg']}
 
@@ -185,7 +185,7 @@ def slow_schedule(p,
     slow_mom_warmup=0, # Steps over which the half-life of the slow mean grows
     slow_weight_warmup=0, # Steps over which its weight grows from 0
     **kwargs):
-    """For this step, `slow_mom` and `slow_weight` are what they are on their way up
+    """Warm up `slow_mom` and `slow_weight`, for this step
     (Pagliardini et al. 2024, https://arxiv.org/abs/2409.03137, sec. 3)."""
     if step < slow_mom_warmup:
         grown = step/slow_mom_warmup * (_half_life(slow_mom) - _half_life(mom))
@@ -201,7 +201,7 @@ def average_sqr_norm(p,
     sqr_mom=0.98, # Coefficient of the past, 0 to 1
     sqr_norm_avg=None, # State: the mean
     **kwargs):
-    """Mean of the gradient's squared norms, started by the first that isn't 0, in `sqr_norm_avg`
+    """Average the gradient's squared norms, from the first that isn't 0, in `sqr_norm_avg`
     (Ginsburg et al. 2019, https://arxiv.org/abs/1905.11286, alg. 1, and code)."""
     sqr_norm = at_least_float32(p.grad.data).pow(2).sum()
     if sqr_norm_avg is None: return {'sqr_norm_avg': sqr_norm}
@@ -216,7 +216,7 @@ def rms_rate(p,
     sqr_avg, # State: mean of squared gradients
     eps=1e-8, # Added to the root
     **kwargs):
-    """For this step, `rate` is by how much Adam multiplies each element's `lr`
+    """Work out Adam's factor of each element's `lr`, in `rate`, for this step
     (Luo et al. 2019, https://arxiv.org/abs/1902.09843, alg. 2)."""
     return once(rate=1 / at_least_float32(sqr_avg).sqrt().add_(eps))
 
@@ -228,7 +228,7 @@ def bound_rate(p,
     final_rate=100., # What multiplies `lr` in the end: SGD's learning rate over `lr`
     gamma=1e-3, # How fast the bounds close in
     **kwargs):
-    """For this step, `rate` is between bounds that close in on `final_rate`
+    """Clip `rate` between bounds that close in on `final_rate`, for this step
     (Luo et al. 2019, https://arxiv.org/abs/1902.09843)."""
     return once(rate=rate.clamp(final_rate * (1 - 1/(gamma*step + 1)), final_rate * (1 + 1/(gamma*step))))
 
@@ -240,7 +240,7 @@ def average_rate(p,
     rate_mom=0.999, # Coefficient of past learning rates, 0 to 1
     rate_avg=None, # State: the mean
     **kwargs):
-    """Exponentially weighted mean of each element's learning rate, `lr*rate`, in `rate_avg`
+    """Average each element's learning rate, `lr*rate`, in `rate_avg`
     (Ding et al. 2019, https://arxiv.org/abs/1910.12249, alg. 1)."""
     return {'rate_avg': exp_avg(rate_avg, rate * lr, rate_mom)}
 
@@ -251,7 +251,7 @@ def bound_by_average(p,
     rate, # What multiplies `lr`
     rate_avg, # State: mean of learning rates
     **kwargs):
-    """For this step, `rate` is such that no learning rate is above its mean
+    """Lower `rate` where the learning rate is above its mean, for this step
     (Ding et al. 2019, https://arxiv.org/abs/1910.12249, alg. 1)."""
     return once(rate=torch.fmin(rate, rate_avg / lr)) # 0/0 where `lr` has been 0 so far
 
@@ -261,7 +261,7 @@ def rate_update(p,
     rate, # What multiplies `lr`
     grad_avg, # State: mean of gradients
     **kwargs):
-    """The average gradient, each element by its own rate
+    """Multiply each element of the average gradient by its own rate
     (Luo et al. 2019, https://arxiv.org/abs/1902.09843, alg. 2)."""
     return {'update': rate * grad_avg}
 
@@ -273,7 +273,7 @@ def friction_update(p,
     update, # This step's update
     grad_diff, # This step's difference of gradients
     **kwargs):
-    """The update, as little as half of it where the gradient hardly changes
+    """Shrink the update, down to half, where the gradient hardly changes
     (Dubey et al. 2019, https://arxiv.org/abs/1909.11015)."""
     return {'update': update * grad_diff.abs().sigmoid()}
 
@@ -285,7 +285,7 @@ def power_update(p,
     eps=1e-8, # Added to the root
     power=0.125, # Of the mean of the squares: 1/2 for Adam's root, 0 for momentum
     **kwargs):
-    """The average gradient over a power of the average square
+    """Divide the average gradient by a power of the average square
     (Chen et al. 2018, https://arxiv.org/abs/1806.06763, alg. 1)."""
     root = sqr_avg.sqrt().add_(eps)
     quick = isinstance(power, float) and power == 0.125 # roots instead of a library call
@@ -298,7 +298,7 @@ def clip_lr_by_rms(p,
     sqr_avg, # Mean of squared gradients, debiased
     eps=1e-6, # Least root
     **kwargs):
-    """For this step, `lr` is less where the gradient is larger than its mean square is
+    """Lower `lr` of a tensor whose gradient is large for its mean square, for this step
     (Wortsman et al. 2023, https://arxiv.org/abs/2304.13013, alg. 2)."""
     sqr = at_least_float32(p.grad.data).pow(2) / at_least_float32(sqr_avg).clamp(min=eps**2)
     return once(lr=lr / sqr.mean().sqrt().clamp(min=1))
@@ -310,7 +310,7 @@ def mars_grad(p,
     grad_diff, # This step's difference of gradients
     gamma=0.025, # How much of the difference is added
     **kwargs):
-    """For this step, the gradient has less variance, and a norm of at most 1
+    """Reduce the variance of the gradient and clip its norm at 1, for this step
     (Yuan et al. 2024, https://arxiv.org/abs/2411.10438)."""
     grad = p.grad.data.add(grad_diff, alpha=gamma * mom/(1-mom))
     p.grad = (grad / norm(grad).clamp(min=1)).to(grad.dtype)

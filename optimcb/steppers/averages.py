@@ -24,8 +24,7 @@ def _is_due(count, start, every): return count > start and count % every == 0
 
 
 def _moved(avg, p, share):
-    """`avg`, gone a share of the way to the weights; it starts from the first that it sees, in float32 at
-    least"""
+    """Move `avg` a share of the way to the weights. It starts from them, in float32 at least"""
     return at_least_float32(p.data).clone() if avg is None else avg.lerp_(at_least_float32(p.data), share)
 
 
@@ -79,7 +78,7 @@ def schedule_free_warmup(p,
     warm_steps=0, # Steps in which `lr` grows to what it is
     free_count=None, # State: steps done
     **kwargs):
-    """For this step, `lr` is the share of it that schedule-free has at the start
+    """Warm `lr` up as schedule-free does, for this step
     (Defazio et al. 2024, https://arxiv.org/abs/2405.15682, alg. 1)."""
     if (free_count or 0) < warm_steps: return once(lr=lr * ((free_count or 0)+1) / warm_steps)
 
@@ -94,7 +93,7 @@ def schedule_free_weight(p,
     free_lr=0., # State: the largest `lr` so far
     free_sum=0., # State: sum of the steps' weights
     **kwargs):
-    """The share of this step in the average of all, in `free_share`
+    """Work out the share of this step in the average of all, in `free_share`
     (Defazio et al. 2024, https://arxiv.org/abs/2405.15682, sec. 4, and code)."""
     count, top = free_count + 1, max(lr.item() if isinstance(lr, torch.Tensor) else lr, free_lr)
     weight = count**step_power * top**lr_power
@@ -108,13 +107,13 @@ def schedule_free_weight(p,
 def schedule_free_start(p,
     free_mom=FREE_MOM, # How near to the average gradients are taken (β), more than 0 to 1
     **kwargs):
-    """For this step, `free_y` is where the gradient was taken; comes before what changes the weights
+    """Keep the weights where the gradient was taken, in `free_y`, for this step; comes before they change
     (Defazio et al. 2024, alg. 1).
 
     Raises `ValueError` for a `free_mom` of 0, which would forget the average."""
     if not free_mom > 0:
-        raise ValueError("schedule-free works its average out of the weights, which takes a momentum of more than 0, "
-                         f"but it is {free_mom}.")
+        raise ValueError("schedule-free works its average out of the weights, which takes a momentum of "
+                         f"more than 0, but it is {free_mom}.")
     return once(free_y=p.data.clone())
 
 

@@ -40,7 +40,7 @@ def over_factored(x, row_avg, col_avg, eps):
 def param_rms(p,
     min_rms=1e-3, # The smallest: from there on a parameter that starts from zero can grow
     **kwargs):
-    """The root mean square of the weights, in `p_rms`, for this step
+    """Work out the root mean square of the weights, in `p_rms`, for this step
     (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4). Comes before the decay."""
     return once(p_rms=rms(p.data).clamp(min=min_rms))
 
@@ -52,7 +52,7 @@ def relative_lr(p,
     relative_step=True, # Groups that have it False keep their `lr`
     warmup_init=False, # Let the largest learning rate grow with the steps, by a ten-thousandth of `lr` each?
     **kwargs):
-    """For this step, `lr` is at most one over the root of the number of steps
+    """Limit `lr` to one over the root of the number of steps, for this step
     (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 6 and sec. 9)."""
     if not relative_step: return None
     return once(lr=min(lr*1e-4*step if warmup_init else lr, 1/math.sqrt(step)))
@@ -64,7 +64,7 @@ def scale_lr(p,
     p_rms, # The weights' size
     scale_parameter=True, # Groups that have it False keep their `lr`
     **kwargs):
-    """For this step, `lr` is in proportion to the size of the weights
+    """Multiply `lr` by the size of the weights, for this step
     (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4)."""
     if scale_parameter: return once(lr=lr*p_rms)
 
@@ -74,7 +74,7 @@ def lr_in_update(p,
     lr, # Learning rate
     update, # This step's update
     **kwargs):
-    "For this step, `lr` is in the update, so that an average of updates remembers it."
+    "Multiply the update by `lr`, which is 1 for the rest of the step: so an average of updates remembers it."
     return once(lr=1., update=update*lr)
 
 
@@ -86,9 +86,11 @@ def factored_sqr_grad(p,
     col_avg=None, # State: mean of the squares of each column
     sqr_avg=None, # State: mean square, of a parameter with fewer than two dimensions
     **kwargs):
-    """Mean of squared gradients of each row and column of the last two dimensions, in `row_avg` and
-    `col_avg`; of what has fewer, in `sqr_avg` (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235,
-    alg. 4-5)."""
+    """Average the squared gradients of each row and column of the last two dimensions, in `row_avg` and
+    `col_avg`.
+
+    Parameters with fewer dimensions have `sqr_avg`
+    (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4-5)."""
     new = step**-decay_power
     if p.ndim < 2: return average_sqr_grad(p, 1-new, sqr_avg=sqr_avg)
     rows, columns = mean_sqrs(p.grad.data)
@@ -103,7 +105,7 @@ def factored_update(p,
     col_avg=None, # State: mean of the squares of each column
     sqr_avg=None, # State: mean square, of a parameter with fewer than two dimensions
     **kwargs):
-    """The gradient over the root of the mean square that its row and its column let expect
+    """Divide the gradient by the root of the mean square that its row and column predict
     (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4-5)."""
     if p.ndim < 2: return rms_update(p, sqr_avg + eps, 0.)
     return {'update': over_factored(p.grad.data, row_avg, col_avg, eps)}
@@ -113,7 +115,7 @@ def factored_update(p,
 
 @by_torch
 def least_cover(x, cover):
-    "Of each element, the smallest of the bounds that its places in all dimensions have."
+    "The smallest bound of each element, of those of its row, its column, …."
     bounds = cover.split(list(x.shape))
     res = bounds[0].view(-1, *[1]*(x.ndim-1))
     for i, b in enumerate(bounds[1:], 1): res = torch.minimum(res, b.view(-1, *[1]*(x.ndim-1-i)))
@@ -122,7 +124,7 @@ def least_cover(x, cover):
 
 @by_torch
 def maxima(x):
-    "The largest element at each place of each dimension, one dimension after the other."
+    "The largest element of each row, of each column, …, in one vector."
     if not x.numel(): return x.new_zeros(sum(x.shape))
     return torch.cat([x.movedim(i, 0).flatten(1).amax(1) for i in range(x.ndim)])
 
@@ -132,9 +134,10 @@ def cover_sqr_grad(p,
     sqr_avg=None, # State: sum of squared gradients, of a parameter with fewer than two dimensions
     cover=None, # State: for each place of each dimension, a bound of the sums there
     **kwargs):
-    """For this step, `sqr_avg` is a bound of the sum of squared gradients, made from those of rows, columns,
-    … (Anil et al. 2019, https://arxiv.org/abs/1901.11150, alg. SM3-II); what has fewer than two dimensions
-    has the sum itself, as state."""
+    """Bound the sum of squared gradients by the bounds of rows, columns, …, in `sqr_avg`, for this step.
+
+    Parameters with fewer than two dimensions have the sum itself, as state (Anil et al. 2019,
+    https://arxiv.org/abs/1901.11150, alg. SM3-II)."""
     if p.ndim < 2: return sum_sqr_grad(p, 0., sqr_avg)
     sqr = p.grad.data.pow(2)
     return once(sqr_avg=sqr if cover is None else sqr + least_cover(sqr, cover))
@@ -144,6 +147,6 @@ def cover_sqr_grad(p,
 def keep_cover(p,
     sqr_avg, # This step's bound of each element
     **kwargs):
-    """Keep the largest of the bounds at each place of each dimension, in `cover`
+    """Keep the largest bound of each row, of each column, …, in `cover`
     (Anil et al. 2019, https://arxiv.org/abs/1901.11150, alg. SM3-II)."""
     if p.ndim >= 2: return {'cover': maxima(sqr_avg)}

@@ -20,7 +20,8 @@ def larc_layer_lr(p,
     eps=1e-8, # Added to the norm of the gradient
     clip=True, # LARC, which goes no faster than `lr`? Else LARS
     **kwargs):
-    """For this step, `local_lr` is in proportion to the norm of the tensor over that of its gradient.
+    """Work out a learning rate in proportion to the norms of tensor over gradient, in `local_lr`, for this
+    step.
 
     A tensor of zeros stays as it is (You et al. 2017, https://arxiv.org/abs/1708.03888, eq. 6)."""
     p_norm, g_norm = norm(p.data), norm(p.grad.data)
@@ -34,7 +35,7 @@ def larc_update(p,
     local_lr, # This step's learning rate for this tensor
     grad_avg=None, # State: average of gradients, if there is one
     **kwargs):
-    "The gradient, or its average, for a step by `local_lr`."
+    "Make an update of the gradient, or its average, for a step by `local_lr`."
     return once(lr=local_lr, update=descent_direction(p, grad_avg).clone())
 
 
@@ -72,7 +73,7 @@ def lamb_step(p,
     sqr_avg, # State: mean of squared gradients
     eps=1e-6, # Added to the root
     **kwargs):
-    """Adam's step by a trust ratio (You et al. 2020, https://arxiv.org/abs/1904.00962, alg. 2).
+    """Step as Adam, by a trust ratio (You et al. 2020, https://arxiv.org/abs/1904.00962, alg. 2).
 
     Does in one call what `debias_grad_avg`, `debias_sqr_avg`, `rms_update`, `trust_ratio` and
     `apply_update` do in separate ones."""

@@ -38,7 +38,7 @@ def adam_avgs(
 def largest(
     amsgrad:bool # Divide by the largest mean square so far?
 ) -> list:
-    "List what makes Adam AMSGrad."
+    "List the steppers that AMSGrad has and Adam hasn't."
     return [max_sqr_avg, use_sqr_max] if amsgrad else []
 
 

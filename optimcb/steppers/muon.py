@@ -22,7 +22,7 @@ def _is_stack(p, kernel_ndim): return 2 < p.ndim < kernel_ndim
 
 @by_torch
 def orthogonalized(
-    x, # A tensor of two dimensions or more: a matrix of its first dimension by the others, or a stack of matrices
+    x, # A tensor of two dimensions or more: a matrix of the first by the others, or a stack of matrices
     steps, # How often the polynomial is applied
     eps, # Smallest norm that is divided by
     a, b, c, # Coefficients of the polynomial
@@ -30,7 +30,7 @@ def orthogonalized(
     pairs, # Apply it twice at a time where that takes fewer operations? In bfloat16 it rounds more often
     stacked=False # Is it a stack of matrices, those of the last two dimensions?
 ):
-    "The matrix, or each of them, with the singular vectors of `x`, and singular values about one."
+    "Return the matrix, or each one, with the singular vectors of `x` and singular values about one."
     if not x.numel(): return x.clone()
     dtype = torch.promote_types(x.dtype, torch.float32) if exact else torch.bfloat16
     m = x.flatten(0, -3) if stacked else x.flatten(1)
@@ -57,7 +57,7 @@ def scale_vector_lr(p,
     lr, # Learning rate
     vector_lr=0.015, # Learning rate of parameters with fewer than two dimensions, a share of `lr`
     **kwargs):
-    """For this step, `lr` of a parameter that is no matrix is a share of it, as for Adam beside Muon
+    """Scale `lr` of parameters that aren't matrices, as for Adam beside Muon, for this step
     (Jordan 2024). Comes before the decay."""
     if p.ndim < 2: return once(lr=lr*vector_lr)
 
@@ -67,7 +67,7 @@ def orthogonal_update(p,
     eps=1e-7, # Smallest norm that is divided by
     ns_steps=5, # Steps of Newton and Schulz's iteration
     exact=False, # Iterate in the parameter's type, float32 at least? Else in bfloat16
-    pairs=True, # Take two steps at a time with long matrices, which is quicker? Else round as `torch.optim.Muon`
+    pairs=True, # Take two steps at a time with long matrices, to be quicker? Else round as `torch.optim.Muon`
     coeffs=NEWTON_SCHULZ, # Three coefficients of the iteration
     kernel_ndim=KERNEL_NDIM, # Dimensions from which on a tensor is a kernel, and not a stack of matrices
     grad_avg=None, # State: average of gradients, if there is one
@@ -92,7 +92,7 @@ def vector_update(p,
     eps=1e-7, # Added to the root
     sqr_avg=None, # State: mean of squared gradients
     **kwargs):
-    """Adam's update for a parameter that is no matrix
+    """Make Adam's update for parameters that aren't matrices
     (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980, alg. 1); others stay as they are."""
     if p.ndim >= 2: return None
     sqr_avg = average_sqr_grad(p, sqr_mom, sqr_avg=sqr_avg)['sqr_avg']
@@ -111,7 +111,7 @@ def spectral_lr(p,
     lr, # Learning rate
     kernel_ndim=KERNEL_NDIM, # Dimensions from which on a tensor is a kernel, and not a stack of matrices
     **kwargs):
-    """For this step, `lr` of a matrix with more rows than columns is larger, by the root of their ratio
+    """Multiply `lr` of a matrix with more rows than columns by the root of their ratio, for this step
     (Jordan 2024).
 
     Rows and columns are those of the matrix that a kernel is made into; the author's code takes the last
@@ -126,7 +126,7 @@ def match_rms_lr(p,
     lr, # Learning rate
     kernel_ndim=KERNEL_NDIM, # Dimensions from which on a tensor is a kernel, and not a stack of matrices
     **kwargs):
-    """For this step, `lr` of a matrix is such that Muon's update is as large as Adam's
+    """Scale `lr` of a matrix so that Muon's update is as large as Adam's, for this step
     (Liu et al. 2025, https://arxiv.org/abs/2502.16982, eq. 4)."""
     if p.ndim >= 2: return once(lr=lr * 0.2*math.sqrt(max(_rows_and_columns(p, kernel_ndim))))
 

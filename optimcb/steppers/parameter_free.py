@@ -62,7 +62,7 @@ def lr_by_d(p,
     lr, # Learning rate, as a multiple of the one that is found
     d, # State: the estimate
     **kwargs):
-    "For this step, `lr` is multiplied by `d` (Defazio & Mishchenko 2023, https://arxiv.org/abs/2301.07733)."
+    "Multiply `lr` by `d`, for this step (Defazio & Mishchenko 2023, https://arxiv.org/abs/2301.07733)."
     return once(lr=lr*d)
 
 
@@ -73,7 +73,7 @@ def debias_lr(p,
     sqr_mom, # Coefficient of the past of `sqr_avg`, 0 to 1
     turn, # State: steps of the optimizer
     **kwargs):
-    "For this step, `lr` makes up for the start of both averages from zero (Kingma & Ba 2015, end of sec. 2)."
+    "Correct `lr` for the start of both averages from zero, for this step (Kingma & Ba 2015, end of sec. 2)."
     return once(lr=lr * math.sqrt(debias(sqr_mom, 1-sqr_mom, turn)) / debias(mom, 1-mom, turn))
 
 
@@ -122,7 +122,7 @@ def eps_by_d(p,
     d, # State: the estimate
     d0=1e-6, # Where it started
     **kwargs):
-    """For this step, `eps` is in proportion to `d`, as the gradients were
+    """Scale `eps` by `d`, as the gradients are, for this step
     (Mishchenko & Defazio 2024, https://arxiv.org/abs/2306.06101, alg. 4)."""
     return once(eps=eps * (d/d0))
 
@@ -159,7 +159,7 @@ def lr_in_grad(p,
     d0=1e-6, # What `lr` is in units of, for numbers that are not too small
     layer_scale=1., # Factor of this group's steps
     **kwargs):
-    "For this step, `lr` is in the gradient, so that averages of it remember it."
+    "Multiply the gradient by `lr`, for this step, so that averages remember it."
     p.grad = (p.grad.data * (layer_scale*lr/d0)).to(p.grad.dtype)
     return once(lr=d0)
 

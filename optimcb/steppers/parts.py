@@ -279,7 +279,7 @@ def clip_update_rms(p,
 
 @stepper
 def note_weights(p, **kwargs):
-    "For this step, `before` is what the weights are now; comes before steppers that move them."
+    "Keep the weights in `before`, for this step; comes before steppers that change them."
     return once(before=p.data.clone())
 
 
@@ -288,8 +288,7 @@ def undo_step(p,
     lr, # Learning rate
     before, # The weights before the step
     **kwargs):
-    """Undo what was done to the weights since `note_weights`; it is the `update`, which times `lr` gives it
-    again."""
+    """Undo all changes of the weights since `note_weights`, and make them the `update`, divided by `lr`."""
     update = (before - p.data) / ((lr or 1.) if isinstance(lr, Real) else torch.where(lr != 0, lr, 1.))
     p.data.copy_(before)
     return {'update': update}

@@ -15,7 +15,7 @@ def yogi_sqr_grad(p,
     sqr_mom=0.999, # Coefficient of the past, 0 to 1
     sqr_avg=None, # State: the estimate
     **kwargs):
-    "An average of squared gradients that moves by at most the newest square (Zaheer et al. 2018, alg. 2)."
+    "Average squared gradients, moving by at most the newest square (Zaheer et al. 2018, alg. 2)."
     sqr = p.grad.data.pow(2)
     if sqr_avg is None: sqr_avg = torch.zeros_like(sqr)
     sqr_avg.addcmul_((sqr_avg - sqr).sign(), sqr, value=sqr_mom-1)
@@ -49,7 +49,7 @@ def max_sqr_avg(p,
 def use_sqr_max(p,
     sqr_max, # State: the largest `sqr_avg` so far
     **kwargs):
-    "For this step, `sqr_avg` is `sqr_max`."
+    "Use `sqr_max` as `sqr_avg`, for this step."
     return once(sqr_avg=sqr_max)
 
 
@@ -58,7 +58,7 @@ def sum_sqr_grad(p,
     init_sum=0., # Where the sum starts
     sqr_avg=None, # State: the sum
     **kwargs):
-    "Sum of the squared gradients, in `sqr_avg` (Duchi et al. 2011, fig. 1)."
+    "Sum the squared gradients, in `sqr_avg` (Duchi et al. 2011, fig. 1)."
     if sqr_avg is None: sqr_avg = torch.full_like(p.grad.data, init_sum)
     return {'sqr_avg': sqr_avg.addcmul_(p.grad.data, p.grad.data)}
 
@@ -69,7 +69,7 @@ def decay_lr(p,
     step, # State: steps done
     lr_decay=0., # Decay of the learning rate per step, from 0
     **kwargs):
-    "For this step, `lr` is `lr / (1 + (step-1)*lr_decay)`."
+    "Divide `lr` by `1 + (step-1)*lr_decay`, for this step."
     return once(lr=lr / (1 + (step-1)*lr_decay))
 
 
@@ -80,7 +80,7 @@ def adadelta_update(p,
     eps=1e-6, # Added to both means, inside the root
     delta_avg=None, # State: mean of squared updates
     **kwargs):
-    """The gradient, scaled from the size of gradients to that of updates
+    """Scale the gradient from the size of gradients to that of updates
     (Zeiler 2012, https://arxiv.org/abs/1212.5701, alg. 1)."""
     if delta_avg is None: delta_avg = torch.zeros_like(sqr_avg)
     update = (delta_avg + eps).sqrt().div_((sqr_avg + eps).sqrt()).mul_(p.grad.data)
@@ -94,7 +94,7 @@ def max_abs_grad(p,
     eps=1e-8, # Added to the size of the gradient
     grad_max=None, # State: the maximum
     **kwargs):
-    "Decaying maximum of the gradient's size, in `grad_max` (Kingma & Ba 2015, alg. 2)."
+    "Keep a decaying maximum of the gradient's size, in `grad_max` (Kingma & Ba 2015, alg. 2)."
     if grad_max is None: grad_max = torch.zeros_like(p.grad.data)
     return {'grad_max': torch.maximum(grad_max * sqr_mom, p.grad.data.abs() + eps)}
 
@@ -104,5 +104,5 @@ def adamax_update(p,
     grad_avg, # State: mean of gradients
     grad_max, # State: decaying maximum of the gradient's size
     **kwargs):
-    "The average gradient over the decaying maximum (Kingma & Ba 2015, alg. 2)."
+    "Divide the average gradient by the decaying maximum (Kingma & Ba 2015, alg. 2)."
     return {'update': grad_avg / grad_max}

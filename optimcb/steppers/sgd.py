@@ -15,7 +15,7 @@ def descent_direction(p,
     grad_avg=None, # State: average of gradients, if there is one
     update=None # This step's update, if there is one
 ):
-    "What to step against: the update, or else the average of the gradients, or else the gradient."
+    "Return the update, or else the average of the gradients, or else the gradient."
     if update is not None: return update
     return p.grad.data if grad_avg is None else grad_avg
 
@@ -32,7 +32,7 @@ def apply_update(p,
 
 @stepper
 def grad_update(p, **kwargs):
-    "The gradient as it is."
+    "Make an update of the gradient."
     return {'update': p.grad.data.clone()}
 
 
@@ -74,7 +74,7 @@ def average_grad(p,
     dampening=False, # Weigh the gradient by `1-mom`, for a mean? A number as in torch: by `1-dampening`
     grad_avg=None, # State: the average
     **kwargs):
-    """Exponentially weighted sum, or mean, of the gradients, in `grad_avg`
+    """Sum, or average, the gradients with exponential weights, in `grad_avg`
     (Polyak 1964; Kingma & Ba 2015, alg. 1).
 
     `torch.optim.SGD` starts from the first gradient, whatever its `dampening`, a number that weighs the
@@ -99,7 +99,7 @@ def lazy_average_grad(p,
 def avg_update(p,
     grad_avg, # State: average of gradients
     **kwargs):
-    "The average of the gradients."
+    "Make an update of the average of the gradients."
     return {'update': grad_avg.clone()}
 
 
@@ -119,7 +119,7 @@ def nesterov_update(p,
     dampening=False, # Is it a mean, in which a gradient is weighed by `1-mom`?
     nesterov=True, # Look ahead? Groups that have it False step against the average
     **kwargs):
-    """The gradient, and what momentum will be left of the sum: the step looks ahead
+    """Add the next step's momentum to the gradient: the step looks ahead
     (Sutskever et al. 2013, eq. 3-4)."""
     if not nesterov: return avg_update(p, grad_avg)
     is_mean = dampening and not is_torch_dampening(dampening)
@@ -133,8 +133,7 @@ def average_update(p,
     dampening=False, # Weigh the update by `1-mom`, which makes it a mean?
     update_avg=None, # State: the average
     **kwargs):
-    """Momentum of the updates, where `average_grad` has that of the gradients: `torch.optim.RMSprop` divides
-    first."""
+    """Average the updates, as `torch.optim.RMSprop` does, instead of the gradients."""
     update_avg = exp_avg(update_avg, update, mom, dampening)
     return {'update_avg': update_avg, 'update': update_avg.clone()}
 

@@ -33,8 +33,8 @@ def added_grams(x, grams, has_matrix):
 
 @by_torch
 def roots_of(x, grams, has_matrix, eps):
-    """Of each dimension, the gram matrix to the power of -1/2 over the number of dimensions; no eigenvalue is
-    taken to be smaller than `eps`."""
+    """Each gram matrix to the power of -1/2 over the number of dimensions, with eigenvalues of `eps` at
+    least."""
     power = -1 / (2*len(shape_of(x)))
     def root(m):
         if m.dim() == 1: return m.clamp(min=eps).pow(power)
@@ -55,7 +55,7 @@ def sum_grams(p,
     max_dim=1200, # Dimensions that are larger have the diagonal only
     grams=None, # State: the sums
     **kwargs):
-    """Sum of the products of gradients with themselves, a matrix for each dimension, in `grams`
+    """Sum the products of gradients with themselves, a matrix for each dimension, in `grams`
     (Gupta et al. 2018, https://arxiv.org/abs/1802.09568, alg. 2)."""
     g = p.grad.data
     has_matrix = dims_with_matrix(p, max_dim)
@@ -72,8 +72,8 @@ def inverse_roots(p,
     refresh_steps=1, # Steps from one computation of the roots to the next, which are the expensive part
     roots=None, # State: the roots
     **kwargs):
-    """Inverse roots of `grams`, in the first step and every `refresh_steps` steps after it, in `roots`
-    (Gupta et al. 2018, https://arxiv.org/abs/1802.09568)."""
+    """Compute inverse roots of `grams`, in the first step and every `refresh_steps` steps after it, in
+    `roots` (Gupta et al. 2018, https://arxiv.org/abs/1802.09568)."""
     if roots is None or (step-1) % refresh_steps == 0:
         return {'roots': roots_of(p.grad.data, grams, dims_with_matrix(p, max_dim), eps)}
 
@@ -83,6 +83,6 @@ def shampoo_update(p,
     roots, # State: inverse roots
     max_dim=1200, # Dimensions that are larger have the diagonal only
     **kwargs):
-    """The gradient, multiplied by the root of each dimension
+    """Multiply the gradient by the root of each dimension
     (Gupta et al. 2018, https://arxiv.org/abs/1802.09568, alg. 2)."""
     return {'update': preconditioned(p.grad.data, roots, dims_with_matrix(p, max_dim))}

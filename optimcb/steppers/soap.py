@@ -39,8 +39,8 @@ def eigenbases(x, grams, has_matrix):
 
 @by_torch
 def refreshed(grad_avg, sqr_avg, grams, bases, has_matrix):
-    """The bases after a step of orthogonal iteration, the average in them, and the squares in the order of
-    the new ones."""
+    """Take a step of orthogonal iteration. Returns the bases, the average in them, and the squares in their
+    order."""
     old, new, sqr_avg = unpack(bases, sqr_avg, has_matrix), [], sqr_avg.clone()
     for i, (gram, q) in enumerate(zip(unpack(grams, sqr_avg, has_matrix), old)):
         if gram is None:
@@ -56,7 +56,7 @@ def refreshed(grad_avg, sqr_avg, grams, bases, has_matrix):
 
 @by_torch
 def rotate(x, bases, has_matrix, back):
-    "`x` in `bases`, or from there back to where it came from."
+    "Rotate `x` into `bases`, or back."
     return multiply_dims(x, [q if q is None or not back else q.T for q in unpack(bases, x, has_matrix)])
 
 
@@ -70,11 +70,10 @@ def refresh_bases(p,
     grad_avg=None, # State: mean of gradients, in the bases
     sqr_avg=None, # State: mean of squared gradients, in the bases
     **kwargs):
-    """Orthogonal bases along which past gradients vary most, one for each dimension of a matrix or kernel, in
-    `bases`. Comes before `average_grams`.
+    """Follow the bases along which past gradients vary most, one for each dimension of a matrix, in `bases`.
 
-    They follow every `refresh_steps` steps, and take `grad_avg` and `sqr_avg` along
-    (Vyas et al. 2024, https://arxiv.org/abs/2409.11321, alg. 4)."""
+    A step of orthogonal iteration every `refresh_steps` steps, which takes `grad_avg` and `sqr_avg` along.
+    Comes before `average_grams` (Vyas et al. 2024, https://arxiv.org/abs/2409.11321, alg. 4)."""
     if p.ndim < 2 or grams is None: return None
     if bases is None: return {'bases': eigenbases(p.grad.data, grams, dims_with_matrix(p, max_dim))}
     if (step-2) % refresh_steps == 0:
@@ -88,7 +87,7 @@ def average_grams(p,
     max_dim=10000, # Dimensions that are larger have none
     grams=None, # State: the means
     **kwargs):
-    """Mean of the products of gradients with themselves, for each dimension of a matrix or kernel, in `grams`
+    """Average the products of gradients with themselves, for each dimension of a matrix or kernel, in `grams`
     (Vyas et al. 2024, alg. 3)."""
     if p.ndim < 2: return None
     g = p.grad.data
@@ -104,9 +103,10 @@ def project_grad(p,
     max_dim=10000, # Dimensions that are larger stay as they are
     bases=None, # State: the bases
     **kwargs):
-    """For this step, the gradient is in `bases`, and `step` doesn't count the first step, which only looks
-    where to go: its gradient counts as zero, and its `lr` is 0 (Vyas et al. 2024; as in the authors' code,
-    https://github.com/nikhilvyas/SOAP)."""
+    """Rotate the gradient into `bases`, for this step.
+
+    The first step only looks where to go: its gradient counts as zero, its `lr` is 0, and `step` doesn't
+    count it (Vyas et al. 2024; as in the authors' code, https://github.com/nikhilvyas/SOAP)."""
     if step == 1 or p.ndim > 1 and bases is None:
         p.grad = torch.zeros_like(p.grad.data)
         return once(lr=0*lr)
@@ -120,7 +120,7 @@ def project_back(p,
     max_dim=10000, # Dimensions that are larger stay as they are
     bases=None, # State: the bases
     **kwargs):
-    """The update, from `bases` back to where the parameter is
+    """Rotate the update from `bases` back to the parameter's axes
     (Vyas et al. 2024, https://arxiv.org/abs/2409.11321, alg. 3)."""
     if p.ndim > 1 and bases is not None:
         return {'update': rotate(update, bases, dims_with_matrix(p, max_dim), True)}
