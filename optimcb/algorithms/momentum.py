@@ -116,8 +116,8 @@ def MADGRAD(
     """Dual averaging with a cube root, and momentum
     (Defazio & Jelassi 2021, https://arxiv.org/abs/2101.11075)."""
     sums = [keep_start, step_stat, eps_in_lr, dual_sums, over_cube_root, dual_update]
-    return [*sums, weight_decay, whole_step,
-            apply_update] if decouple_wd else [l2_reg, *sums, whole_step, apply_update]
+    if decouple_wd: return [*sums, weight_decay, whole_step, apply_update]
+    return [l2_reg, *sums, whole_step, apply_update]
 
 
 @algorithm

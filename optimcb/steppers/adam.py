@@ -143,8 +143,8 @@ def adam_step(p,
 
     Does in one call what `debias_grad_avg`, `debias_sqr_avg`, `rms_update` and `apply_update` do in
     separate ones."""
-    rms_prop_step(p, lr / debias(mom, 1-mom, step), debias_sqr_avg(p, sqr_mom, step, sqr_avg)['sqr_avg'], eps,
-                  grad_avg)
+    debiased = debias_sqr_avg(p, sqr_mom, step, sqr_avg)['sqr_avg']
+    rms_prop_step(p, lr / debias(mom, 1-mom, step), debiased, eps, grad_avg)
 
 
 # Variants of Adam

@@ -91,8 +91,8 @@ def rprop_update(p,
     g = p.grad.data
     if step_size is None: prev_grad, step_size = torch.zeros_like(g), torch.full_like(g, lr)
     agrees = g*prev_grad
-    step_size = torch.where(agrees > 0, step_size*eta_plus,
-                            torch.where(agrees < 0, step_size*eta_minus, step_size)).clamp(min_step, max_step)
+    smaller = torch.where(agrees < 0, step_size*eta_minus, step_size)
+    step_size = torch.where(agrees > 0, step_size*eta_plus, smaller).clamp(min_step, max_step)
     g = torch.where(agrees < 0, 0., g)
     return {'prev_grad': g, 'step_size': step_size, 'update': g.sign()*step_size}
 

@@ -46,8 +46,8 @@ def sync_d(p,
     """Let parameters that come late, or that had no gradient for a while, have the state of those that took
     part in the latest step; comes first."""
     latest, same = yield from _latest(turn)
-    own, starts = {'d': d, 'd_max': d_max, 'd_numerator': d_numerator,
-                   'first_norm': first_norm}, {'d': d0, 'd_max': d0}
+    own = {'d': d, 'd_max': d_max, 'd_numerator': d_numerator, 'first_norm': first_norm}
+    starts = {'d': d0, 'd_max': d0}
     wide, here = torch.promote_types(p.dtype, torch.float32), float(turn == latest)
     if turn == 0: own = {k: p.data.new_full((), starts.get(k, 0.), dtype=wide) for k in shared}
     for k in () if same else shared: # means over elements: parameters that are one number yield the same sums
@@ -112,8 +112,8 @@ def prodigy_d(p,
     started = torch.where(is_start, torch.maximum(d, d_hat), d)
     new = {'d': torch.minimum(largest, started*growth_rate), 'd_max': largest, 'd_numerator': numerator}
     p.grad = (p.grad.data * scale).to(p.grad.dtype)
-    return {'grad_sum': grad_sum,
-            **{k: torch.where(size > 0, v, old) for (k, v), old in zip(new.items(), (d, d_max, d_numerator))}}
+    old = {'d': d, 'd_max': d_max, 'd_numerator': d_numerator}
+    return {'grad_sum': grad_sum, **{k: torch.where(size > 0, v, old[k]) for k, v in new.items()}}
 
 
 @stepper
