@@ -161,8 +161,8 @@ class Composition:
         try: return stepper.applies(values)
         except KeyError as e:
             raise MissingName(f"stepper `{stepper}` is for some parameters only, and the state of this one "
-                              f"has no `{e.args[0]}`, which says whether it is one of them. An `Optimizer` puts "
-                              "it there.") from None
+                              f"has no `{e.args[0]}`, which says whether it is one of them. "
+                              "An `Optimizer` puts it there.") from None
 
 
 def _reads(stepper) -> frozenset:

@@ -24,7 +24,7 @@ def part(
     place:str|None=None, # One of `PLACES`; None: where the rule has it
     kind:str|None=None, # What it does, in a word, if there can be one in a list that does
     against:str|None=None, # Kind that makes no sense beside it
-    scales:str|None=None # Does it only multiply gradients by positive numbers, one per 'tensors' or 'elements'?
+    scales:str|None=None # Does it only multiply gradients by positive numbers: 'tensors', or 'elements'?
 ) -> Callable:
     """Let a stepper know where it belongs: `@part('update')`. A part of several steppers is a list of them.
 

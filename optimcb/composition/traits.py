@@ -14,7 +14,7 @@ class Traits:
     place: str|None = None # Where it belongs in a step: one of `roles.PLACES`; None: where the rule has it
     kind: str|None = None # What it does, in a word, if a list may have one such stepper only
     against: str|None = None # Kind of stepper that makes no sense beside it
-    scales: str|None = None # Does it only multiply gradients by positive numbers, per 'tensors' or 'elements'?
+    scales: str|None = None # Does it only multiply gradients by positive numbers: 'tensors', or 'elements'?
     blind_to: tuple = () # Values of `scales` that change nothing for it
     unfused: tuple = () # The steppers that do, one after the other, what this one does in one call
     eval_weights: Callable|None = None # Takes a parameter and names of state; returns weights to evaluate

@@ -20,6 +20,7 @@ from optimcb.steppers import (
     muon,
     parameter_free,
     parts,
+    rates,
     schedules,
     second_moments,
     sgd,
@@ -38,6 +39,7 @@ from optimcb.steppers.moving_average import *
 from optimcb.steppers.muon import *
 from optimcb.steppers.parameter_free import *
 from optimcb.steppers.parts import *
+from optimcb.steppers.rates import *
 from optimcb.steppers.schedules import *
 from optimcb.steppers.second_moments import *
 from optimcb.steppers.sgd import *
@@ -47,7 +49,7 @@ from optimcb.steppers.soap import *
 
 FORMULAS = frozenset({'debias', 'nadam_mom', 'rectification'}) # functions of numbers, not steppers
 
-FAMILIES = [sgd, adam, second_moments, layerwise, lookahead, adaptive, momentum, parameter_free, muon,
+FAMILIES = [sgd, adam, second_moments, layerwise, lookahead, adaptive, rates, momentum, parameter_free, muon,
             shampoo, soap, factored, averages, sharpness, parts, schedules, moving_average]
 __all__ = [name for family in FAMILIES for name in family.__all__]
 

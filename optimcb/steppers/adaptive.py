@@ -8,6 +8,7 @@ import math
 
 import torch
 
+from optimcb._renamed import old_names
 from optimcb.composition.results import once
 from optimcb.composition.roles import DECAY, part
 from optimcb.composition.traits import stepper
@@ -17,9 +18,8 @@ from optimcb.steppers.norms import at_least_float32, norm
 
 __all__ = ['average_sqr_deviation', 'rectify_update', 'diff_of_grads', 'keep_grad', 'average_diff',
            'look_ahead_grad', 'mix_grad_avgs', 'proximal_decay', 'rest_at_first', 'past_rms_update',
-           'start_sqr_avg', 'clip_by_step', 'debias_update', 'slow_schedule', 'average_sqr_norm', 'rms_rate',
-           'bound_rate', 'average_rate', 'bound_by_average', 'rate_update', 'friction_update', 'power_update',
-           'clip_lr_by_rms', 'mars_grad']
+           'start_sqr_avg', 'clip_by_step', 'debias_update', 'slow_schedule', 'average_sqr_norm',
+           'friction_update', 'power_update', 'clip_lr_by_rms', 'mars_grad']
 
 
 # AdaBelief
@@ -209,63 +209,6 @@ def average_sqr_norm(p,
     return {'sqr_norm_avg': torch.where(sqr_norm_avg == 0, sqr_norm, average)}
 
 
-# AdaBound and AdaMod: bounds on each element's learning rate
-
-@stepper
-def rms_rate(p,
-    sqr_avg, # State: mean of squared gradients
-    eps=1e-8, # Added to the root
-    **kwargs):
-    """Work out Adam's factor of each element's `lr`, in `rate`, for this step
-    (Luo et al. 2019, https://arxiv.org/abs/1902.09843, alg. 2)."""
-    return once(rate=1 / at_least_float32(sqr_avg).sqrt().add_(eps))
-
-
-@stepper
-def bound_rate(p,
-    step, # State: steps done
-    rate, # What multiplies `lr`
-    final_rate=100., # What multiplies `lr` in the end: SGD's learning rate over `lr`
-    gamma=1e-3, # How fast the bounds close in
-    **kwargs):
-    """Clip `rate` between bounds that close in on `final_rate`, for this step
-    (Luo et al. 2019, https://arxiv.org/abs/1902.09843)."""
-    return once(rate=rate.clamp(final_rate * (1 - 1/(gamma*step + 1)), final_rate * (1 + 1/(gamma*step))))
-
-
-@stepper
-def average_rate(p,
-    lr, # Learning rate
-    rate, # What multiplies `lr`
-    rate_mom=0.999, # Coefficient of past learning rates, 0 to 1
-    rate_avg=None, # State: the mean
-    **kwargs):
-    """Average each element's learning rate, `lr*rate`, in `rate_avg`
-    (Ding et al. 2019, https://arxiv.org/abs/1910.12249, alg. 1)."""
-    return {'rate_avg': exp_avg(rate_avg, rate * lr, rate_mom)}
-
-
-@stepper
-def bound_by_average(p,
-    lr, # Learning rate
-    rate, # What multiplies `lr`
-    rate_avg, # State: mean of learning rates
-    **kwargs):
-    """Lower `rate` where the learning rate is above its mean, for this step
-    (Ding et al. 2019, https://arxiv.org/abs/1910.12249, alg. 1)."""
-    return once(rate=torch.fmin(rate, rate_avg / lr)) # 0/0 where `lr` has been 0 so far
-
-
-@stepper
-def rate_update(p,
-    rate, # What multiplies `lr`
-    grad_avg, # State: mean of gradients
-    **kwargs):
-    """Multiply each element of the average gradient by its own rate
-    (Luo et al. 2019, https://arxiv.org/abs/1902.09843, alg. 2)."""
-    return {'update': rate * grad_avg}
-
-
 # Other denominators and factors
 
 @stepper
@@ -314,3 +257,6 @@ def mars_grad(p,
     (Yuan et al. 2024, https://arxiv.org/abs/2411.10438)."""
     grad = p.grad.data.add(grad_diff, alpha=gamma * mom/(1-mom))
     p.grad = (grad / norm(grad).clamp(min=1)).to(grad.dtype)
+
+
+__getattr__ = old_names('steppers')
