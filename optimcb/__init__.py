@@ -88,6 +88,7 @@ def __dir__(): return sorted({*__all__, *_PLACES, '__version__'})
 
 def __getattr__(name):
     if name in _LATE or name in _moved.MOVED: return _import_module(f'{__name__}.{name}')
+    if name in _renamed.LABELS: return steppers.__getattr__(name, 4)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

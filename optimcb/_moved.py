@@ -10,6 +10,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from optimcb._renamed import LABELS
+
 __all__ = ['MOVED', 'RENAMED', 'find', 'install', 'renamed']
 
 MOVED = {  # by the old name under `optimcb`, the modules that have its contents now
@@ -61,11 +63,13 @@ MOVED = {  # by the old name under `optimcb`, the modules that have its contents
     'rehearsal': ['tracing.rehearsal', 'diagnosis.groups'],
     'routing': ['routing.route', 'routing.groups', 'routing.schedules', 'composition.rules'],
     'sam': ['training.sam'],
-    'stepper': ['composition.stepper', 'composition.results', 'composition.calls'],
-    'steppers.classic': ['steppers.adam', 'steppers.sgd', 'steppers.formulas', 'steppers.second_moments',
-                         'steppers.layerwise', 'steppers.lookahead'],
+    'stepper': ['composition.stepper', 'composition.signatures', 'composition.traits', 'composition.results',
+                'composition.calls'],
+    'steppers.formulas': ['steppers.moving_average', 'steppers.norms', 'steppers.sgd', 'steppers.adam'],
+    'steppers.classic': ['steppers.adam', 'steppers.sgd', 'steppers.moving_average', 'steppers.norms',
+                         'steppers.second_moments', 'steppers.layerwise', 'steppers.lookahead'],
     'steppers.matrices': ['steppers.shampoo', 'steppers.muon', 'steppers.soap', 'steppers.factored',
-                          'steppers.sides'],
+                          'steppers.kronecker'],
     'steppers.tools': ['steppers.schedules'],
     'symbolic': ['diagnosis.symbolic'],
     'wrapping': ['editing.wrap', 'composition.roles'],
@@ -109,6 +113,7 @@ def find(
         module = import_module(f'optimcb.{new}')
         if name in vars(module): return vars(module)[name]
         if f'{new}.{name}' in RENAMED: return renamed(module.__name__, name)
+    if old.startswith('steppers') and name in LABELS: return getattr(import_module('optimcb.steppers'), name)
     raise AttributeError(f"module 'optimcb.{old}' has no attribute '{name}'")
 
 

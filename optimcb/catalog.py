@@ -7,6 +7,7 @@ import optimcb
 from optimcb.algorithm import Algorithm
 from optimcb.composition.roles import PLACES, place_of
 from optimcb.composition.stepper import Stepper
+from optimcb.composition.traits import traits_of
 from optimcb.training.lookahead import look_ahead
 
 __all__ = ['Catalog', 'catalog', 'parts']
@@ -47,7 +48,7 @@ def parts() -> Catalog:
     return Catalog(_part(k, *found[k]) for k in sorted(found, key=lambda k: min(map(_rank, found[k][0]))))
 
 
-def _is_part(f) -> bool: return getattr(f, 'place', None) in PLACES and f.place != 'apply'
+def _is_part(f) -> bool: return traits_of(f).place in {*PLACES} - {'apply'}
 def _rank(f) -> int: return list(PLACES).index(place_of(f))
 def _said(f) -> str: return ' '.join(inspect.getdoc(f).partition('\n\nRaises')[0].split()).rstrip('.')
 

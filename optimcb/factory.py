@@ -51,7 +51,9 @@ def list_optimizers(
     return [(k, _description(k)) for k in names] if with_description else names
 
 
-def _description(name) -> str: return (ALIASES[name][-1] if name in ALIASES else ALGORITHMS[name].__doc__).splitlines()[0]
+def _description(name) -> str:
+    doc = ALIASES[name][-1] if name in ALIASES else ALGORITHMS[name].__doc__
+    return ' '.join(doc.partition('\n\n')[0].split())
 
 
 def create_optimizer(

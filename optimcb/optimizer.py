@@ -75,7 +75,7 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
         if not any(g['params'] for g in self.param_groups) and not given.may_be_empty(groups):
             raise ValueError(given.NO_PARAMS)
         self._track()
-        if composition.marks: set_pending_masks(self)
+        if composition.masks: set_pending_masks(self)
         self.frozen_idx = 0
         self._checked = check
         if check and not self._own_step: check_steppers(self, composition)
@@ -229,7 +229,7 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
         self._track()
         if 'frozen_idx' in self.__dict__:
             try:
-                if self.composition.marks: set_pending_masks(self)
+                if self.composition.masks: set_pending_masks(self)
                 self._set_options()
             except BaseException:
                 self.param_groups.pop()

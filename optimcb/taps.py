@@ -15,7 +15,8 @@ from optimcb._boundary import entry
 from optimcb._tensors import whole_of
 from optimcb.composition.results import once
 from optimcb.composition.stepper import Stepper
-from optimcb.steppers.formulas import precise
+from optimcb.composition.traits import Traits, has_traits
+from optimcb.steppers.norms import at_least_float32
 
 __all__ = ['OptStats', 'Record', 'cosine', 'histogram', 'norm', 'tap']
 
@@ -33,7 +34,7 @@ class tap:
     ):
         if not measures: raise ValueError("a tap needs something to measure, as in `tap(grad_norm=norm('grad'))`.")
         self.measures, self.taken = measures, {k: Stepper(f).names for k, f in measures.items()}
-        self.taps, self.__name__ = tuple(measures), f"tap({', '.join(measures)})"
+        self.traits, self.__name__ = Traits(taps=tuple(measures)), f"tap({', '.join(measures)})"
         given = {p.name: p for k, f in measures.items() for p in inspect.signature(f).parameters.values() if p.name in self.taken[k]}
         self.__signature__ = inspect.Signature([P, *(p.replace(kind=p.KEYWORD_ONLY) for p in given.values())])
 
@@ -58,7 +59,7 @@ def _numbered(k, v):
         yield name, x
 
 
-def _tensor(p, name, values): return precise(p.data if name == 'p' else p.grad.data if name == 'grad' else values[name])
+def _tensor(p, name, values): return at_least_float32(p.data if name == 'p' else p.grad.data if name == 'grad' else values[name])
 
 
 class _Measure:
@@ -221,15 +222,13 @@ def _stacked(found) -> Tensor:
     return torch.stack([nan if x is None else x.to(first.device, torch.float32) if isinstance(x, Tensor) else nan + x for x in found])
 
 
+@has_traits(taps=('p_start',))
 def keep_start(p):
     "For this step, `p_start` is the parameter as it was."
     return once(p_start=p.data.clone())
 
 
-keep_start.taps = ('p_start',)
-
-
-def _moved(p, p_start): return _norm(precise(p.data) - precise(p_start))
+def _moved(p, p_start): return _norm(at_least_float32(p.data) - at_least_float32(p_start))
 
 
 RATIOS = dict(grad_norm=None, update_ratio='weight_norm', effective_lr='grad_norm') # and what the length of the step is divided by

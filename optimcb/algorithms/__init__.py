@@ -10,7 +10,8 @@ from optimcb.algorithms.matrices import *
 from optimcb.algorithms.momentum import *
 from optimcb.algorithms.parameter_free import *
 
-__all__ = [*classic.__all__, *adaptive.__all__, *momentum.__all__, *parameter_free.__all__, *matrices.__all__, *averages.__all__]
+__all__ = [*classic.__all__, *adaptive.__all__, *momentum.__all__, *parameter_free.__all__, *matrices.__all__,
+           *averages.__all__]
 
 
 def __dir__(): return __all__

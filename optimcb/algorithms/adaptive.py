@@ -1,6 +1,7 @@
 """The recipes of Adam's kin.
 
-Defaults are those of the paper, or of the authors' code. Where the two differ, the paper is followed, and the docstring says so.
+Defaults are those of the paper, or of the authors' code. Where the two differ, the paper is followed, and
+the docstring says so.
 """
 from functools import partial
 
@@ -9,7 +10,8 @@ from optimcb.composition.stepper import renamed
 from optimcb.steppers import *
 from optimcb.steppers.lists import adam_avgs, decay_of, largest, mean_grad
 
-__all__ = ['AdaBelief', 'Adan', 'ADOPT', 'LaProp', 'AdEMAMix', 'NovoGrad', 'AdaBound', 'AdaMod', 'DiffGrad', 'PAdam', 'StableAdamW', 'MARS']
+__all__ = ['AdaBelief', 'Adan', 'ADOPT', 'LaProp', 'AdEMAMix', 'NovoGrad', 'AdaBound', 'AdaMod', 'DiffGrad',
+           'PAdam', 'StableAdamW', 'MARS']
 
 mean_update = partial(average_update, dampening=True)
 adam_update = [debias_grad_avg, debias_sqr_avg, rms_update]
@@ -25,8 +27,10 @@ def AdaBelief(
     amsgrad=False, # Divide by the largest mean so far?
     rectify=False # Rectify the step as RAdam does? The authors' code does so by default, the paper doesn't
 ):
-    "Adam that divides by how far gradients are from what was expected (Zhuang et al. 2020, https://arxiv.org/abs/2010.07468)."
-    return [*adam_avgs(decouple_wd, average_sqr_deviation), *largest(amsgrad), step_stat, *adam_update, *([rectify_update] if rectify else []), apply_update]
+    """Adam that divides by how far gradients are from what was expected
+    (Zhuang et al. 2020, https://arxiv.org/abs/2010.07468)."""
+    return [*adam_avgs(decouple_wd, average_sqr_deviation), *largest(amsgrad), step_stat, *adam_update,
+            *([rectify_update] if rectify else []), apply_update]
 
 
 @algorithm
@@ -38,11 +42,13 @@ def Adan(
     wd=0., # Weight decay
     proximal=True # Decay by a proximal step after the step? Else before it, as AdamW does
 ):
-    "Adam with Nesterov's momentum, estimated from differences of gradients (Xie et al. 2022, https://arxiv.org/abs/2208.06677; debiased as in its code)."
+    """Adam with Nesterov's momentum, estimated from differences of gradients
+    (Xie et al. 2022, https://arxiv.org/abs/2208.06677; debiased as in its code)."""
     debias_diff = renamed(debias_grad_avg, grad_avg='diff_avg', mom='diff_mom')
     mix = renamed(mix_grad_avgs, slow_grad_avg='diff_avg', slow_weight='diff_mom')
-    return [*([] if proximal else [weight_decay]), diff_of_grads, keep_grad, mean_grad, average_diff, look_ahead_grad, average_sqr_grad, step_stat,
-            debias_grad_avg, debias_diff, mix, debias_sqr_avg, rms_update, apply_update, *([proximal_decay] if proximal else [])]
+    return [*([] if proximal else [weight_decay]), diff_of_grads, keep_grad, mean_grad, average_diff,
+            look_ahead_grad, average_sqr_grad, step_stat, debias_grad_avg, debias_diff, mix, debias_sqr_avg,
+            rms_update, apply_update, *([proximal_decay] if proximal else [])]
 
 
 @algorithm
@@ -54,9 +60,10 @@ def ADOPT(
     decouple_wd=True, # Decay the weights, or add an L2 penalty to the gradient?
     clip=True # Clip what is averaged at `(step-1)**clip_power`?
 ):
-    "Adam that divides by earlier squares alone, before it averages; its first step only starts that (Taniguchi et al. 2024, https://arxiv.org/abs/2411.02853)."
-    return [step_stat, rest_at_first, decay_of(decouple_wd), past_rms_update, *([clip_by_step] if clip else []), start_sqr_avg, average_sqr_grad,
-            mean_update, apply_update]
+    """Adam that divides by earlier squares alone, before it averages; its first step only starts that
+    (Taniguchi et al. 2024, https://arxiv.org/abs/2411.02853)."""
+    return [step_stat, rest_at_first, decay_of(decouple_wd), past_rms_update,
+            *([clip_by_step] if clip else []), start_sqr_avg, average_sqr_grad, mean_update, apply_update]
 
 
 @algorithm
@@ -68,8 +75,10 @@ def LaProp(
     decouple_wd=True, # Decay the weights, or add an L2 penalty to the gradient?
     amsgrad=False # Divide by the largest mean square so far?
 ):
-    "Adam that divides before it averages (Ziyin et al. 2020, https://arxiv.org/abs/2002.04839; its code weighs past updates by their `lr`)."
-    return [decay_of(decouple_wd), average_sqr_grad, *largest(amsgrad), step_stat, debias_sqr_avg, rms_update, mean_update, debias_update, apply_update]
+    """Adam that divides before it averages
+    (Ziyin et al. 2020, https://arxiv.org/abs/2002.04839; its code weighs past updates by their `lr`)."""
+    return [decay_of(decouple_wd), average_sqr_grad, *largest(amsgrad), step_stat, debias_sqr_avg, rms_update,
+            mean_update, debias_update, apply_update]
 
 
 @algorithm
@@ -84,9 +93,11 @@ def AdEMAMix(
     wd=0., # Weight decay
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
-    "Adam with a second, slow mean of the gradients (Pagliardini et al. 2024, https://arxiv.org/abs/2409.03137)."
+    """Adam with a second, slow mean of the gradients
+    (Pagliardini et al. 2024, https://arxiv.org/abs/2409.03137)."""
     slow_mean = renamed(mean_grad, grad_avg='slow_grad_avg', mom='slow_mom')
-    return [*adam_avgs(decouple_wd), step_stat, slow_schedule, slow_mean, debias_grad_avg, debias_sqr_avg, mix_grad_avgs, rms_update, apply_update]
+    return [*adam_avgs(decouple_wd), step_stat, slow_schedule, slow_mean, debias_grad_avg, debias_sqr_avg,
+            mix_grad_avgs, rms_update, apply_update]
 
 
 @algorithm
@@ -98,25 +109,29 @@ def NovoGrad(
     decouple_wd=False, # Decay the weights, or, as in the paper, add the decay to what is averaged?
     dampening=False # Average the updates, instead of summing them?
 ):
-    "Momentum of gradients, each tensor's over a mean of its norm (Ginsburg et al. 2019, https://arxiv.org/abs/1905.11286)."
-    return [*([weight_decay] if decouple_wd else []), average_sqr_norm, renamed(rms_update, sqr_avg='sqr_norm_avg'),
-            *([] if decouple_wd else [decay_update]), mean_update if dampening else average_update, apply_update]
+    """Momentum of gradients, each tensor's over a mean of its norm
+    (Ginsburg et al. 2019, https://arxiv.org/abs/1905.11286)."""
+    return [*([weight_decay] if decouple_wd else []), average_sqr_norm,
+            renamed(rms_update, sqr_avg='sqr_norm_avg'), *([] if decouple_wd else [decay_update]),
+            mean_update if dampening else average_update, apply_update]
 
 
 @algorithm
 def AdaBound(
     mom=0.9, # Coefficient of past gradients (β1), 0 to 1
     sqr_mom=0.999, # Coefficient of past squares (β2), 0 to 1
-    final_rate=100., # What multiplies `lr` in the end: the final learning rate over `lr`, 0.1/0.001 in the paper
+    final_rate=100., # Factor of `lr` in the end: the final learning rate over `lr`, 0.1/0.001 in the paper
     gamma=1e-3, # How fast the bounds close in on that
     eps=1e-8, # Added to the root, before its correction
     wd=0., # Weight decay
     decouple_wd=True, # Decay the weights, or add an L2 penalty to the gradient?
     amsbound=False # AMSBound: divide by the largest mean square so far?
 ):
-    "Adam whose learning rates close in on SGD's (Luo et al. 2019, https://arxiv.org/abs/1902.09843; debiased, and not over the step's root, as in its code)."
-    return [*adam_avgs(decouple_wd), *largest(amsbound), step_stat, debias_eps, debias_sqr_avg, rms_rate, renamed(debias_grad_avg, grad_avg='rate'),
-            bound_rate, rate_update, apply_update]
+    """Adam whose learning rates close in on SGD's
+    (Luo et al. 2019, https://arxiv.org/abs/1902.09843; debiased, and not over the step's root, as in its
+    code)."""
+    return [*adam_avgs(decouple_wd), *largest(amsbound), step_stat, debias_eps, debias_sqr_avg, rms_rate,
+            renamed(debias_grad_avg, grad_avg='rate'), bound_rate, rate_update, apply_update]
 
 
 @algorithm
@@ -128,8 +143,10 @@ def AdaMod(
     wd=0., # Weight decay
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
-    "Adam whose learning rates are not above their mean (Ding et al. 2019, https://arxiv.org/abs/1910.12249; its code debiases them, not the gradient)."
-    return [*adam_avgs(decouple_wd), step_stat, debias_grad_avg, debias_sqr_avg, rms_rate, average_rate, bound_by_average, rate_update, apply_update]
+    """Adam whose learning rates are not above their mean
+    (Ding et al. 2019, https://arxiv.org/abs/1910.12249; its code debiases them, not the gradient)."""
+    return [*adam_avgs(decouple_wd), step_stat, debias_grad_avg, debias_sqr_avg, rms_rate, average_rate,
+            bound_by_average, rate_update, apply_update]
 
 
 @algorithm
@@ -140,8 +157,10 @@ def DiffGrad(
     wd=0., # Weight decay
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
-    "Adam that goes slower where the gradient hardly changes (Dubey et al. 2019, https://arxiv.org/abs/1909.11015; its code adds `eps` before it debiases)."
-    return [*adam_avgs(decouple_wd), partial(diff_of_grads, from_zero=True), keep_grad, step_stat, *adam_update, friction_update, apply_update]
+    """Adam that goes slower where the gradient hardly changes
+    (Dubey et al. 2019, https://arxiv.org/abs/1909.11015; its code adds `eps` before it debiases)."""
+    return [*adam_avgs(decouple_wd), partial(diff_of_grads, from_zero=True), keep_grad, step_stat,
+            *adam_update, friction_update, apply_update]
 
 
 @algorithm
@@ -154,7 +173,8 @@ def PAdam(
     decouple_wd=True, # Decay the weights, or add an L2 penalty to the gradient?
     amsgrad=True # Divide by the largest mean square so far?
 ):
-    "AMSGrad, partially adaptive: between Adam and momentum (Chen et al. 2018, https://arxiv.org/abs/1806.06763; its code debiases, as Adam does)."
+    """AMSGrad, partially adaptive: between Adam and momentum
+    (Chen et al. 2018, https://arxiv.org/abs/1806.06763; its code debiases, as Adam does)."""
     return [*adam_avgs(decouple_wd), *largest(amsgrad), power_update, apply_update]
 
 
@@ -166,9 +186,10 @@ def StableAdamW(
     wd=0.01, # Weight decay
     decouple_wd=True # Decay the weights, by the step's own `lr`, or add an L2 penalty to the gradient?
 ):
-    "AdamW that slows a tensor down whose gradient is larger than its mean square lets expect (Wortsman et al. 2023, https://arxiv.org/abs/2304.13013, alg. 2)."
-    return [*([] if decouple_wd else [l2_reg]), mean_grad, average_sqr_grad, step_stat, *adam_update, clip_lr_by_rms,
-            *([weight_decay] if decouple_wd else []), apply_update]
+    """AdamW that slows a tensor down whose gradient is larger than its mean square lets expect
+    (Wortsman et al. 2023, https://arxiv.org/abs/2304.13013, alg. 2)."""
+    return [*([] if decouple_wd else [l2_reg]), mean_grad, average_sqr_grad, step_stat, *adam_update,
+            clip_lr_by_rms, *([weight_decay] if decouple_wd else []), apply_update]
 
 
 @algorithm
@@ -181,6 +202,8 @@ def MARS(
     decouple_wd=True, # Decay the weights, or add an L2 penalty to the gradient?
     amsgrad=False # Divide by the largest mean square so far?
 ):
-    "AdamW on gradients of less variance (Yuan et al. 2024, https://arxiv.org/abs/2411.10438; its code leaves what is no matrix to a plain AdamW)."
-    return [decay_of(decouple_wd), partial(diff_of_grads, from_zero=True), keep_grad, mars_grad, mean_grad, average_sqr_grad, *largest(amsgrad), step_stat,
-            *adam_update, apply_update]
+    """AdamW on gradients of less variance
+    (Yuan et al. 2024, https://arxiv.org/abs/2411.10438; its code leaves what is no matrix to a plain
+    AdamW)."""
+    return [decay_of(decouple_wd), partial(diff_of_grads, from_zero=True), keep_grad, mars_grad, mean_grad,
+            average_sqr_grad, *largest(amsgrad), step_stat, *adam_update, apply_update]

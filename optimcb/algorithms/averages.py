@@ -1,4 +1,5 @@
-"Recipes of which the weights that are evaluated are an average: validate between `opt.eval()` and `opt.train()`, or in `with opt.averaged():`."
+"""Recipes of which the weights that are evaluated are an average: validate between `opt.eval()` and
+`opt.train()`, or in `with opt.averaged():`."""
 from optimcb.algorithm import algorithm
 from optimcb.composition.stepper import renamed
 from optimcb.editing.wrap import wrapped
@@ -11,9 +12,11 @@ __all__ = ['ScheduleFreeSGD', 'ScheduleFreeAdamW', 'schedule_free']
 def schedule_free(
     mom:str='free_mom' # Name of the hyper-parameter that tells how near to the average gradients are taken
 ) -> list:
-    "Steps without a schedule, as a part for any rule that has no momentum of its own (Defazio et al. 2024, https://arxiv.org/abs/2405.15682)."
-    start, step = (f if mom == 'free_mom' else renamed(f, free_mom=mom) for f in (free_start, free_step))
-    return [free_warm_up, free_weight, start, step]
+    """Steps without a schedule, as a part for any rule that has no momentum of its own
+    (Defazio et al. 2024, https://arxiv.org/abs/2405.15682)."""
+    start, step = schedule_free_start, schedule_free_step
+    if mom != 'free_mom': start, step = (renamed(f, free_mom=mom) for f in (start, step))
+    return [schedule_free_warmup, schedule_free_weight, start, step]
 
 
 @algorithm
@@ -25,7 +28,8 @@ def ScheduleFreeSGD(
     step_power=0., # Power of the number of the step in its weight
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient? It is the same here
 ):
-    "Steps without a schedule, on a mean of the weights (Defazio et al. 2024, https://arxiv.org/abs/2405.15682); needs `eval()` and `train()`."
+    """Steps without a schedule, on a mean of the weights
+    (Defazio et al. 2024, https://arxiv.org/abs/2405.15682); needs `eval()` and `train()`."""
     return wrapped([decay_of(decouple_wd), sgd_step], schedule_free('mom'))
 
 
@@ -40,5 +44,7 @@ def ScheduleFreeAdamW(
     step_power=0., # Power of the number of the step in its weight
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
-    "RMS steps without a schedule, on a mean of the weights (Defazio et al. 2024, https://arxiv.org/abs/2405.15682, alg. 1); needs `eval()` and `train()`."
-    return wrapped([decay_of(decouple_wd), average_sqr_grad, step_stat, debias_sqr_avg, rms_update, apply_update], schedule_free('mom'))
+    """RMS steps without a schedule, on a mean of the weights
+    (Defazio et al. 2024, https://arxiv.org/abs/2405.15682, alg. 1); needs `eval()` and `train()`."""
+    rule = [decay_of(decouple_wd), average_sqr_grad, step_stat, debias_sqr_avg, rms_update, apply_update]
+    return wrapped(rule, schedule_free('mom'))

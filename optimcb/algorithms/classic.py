@@ -1,6 +1,7 @@
 """The recipes of fastai's and torch's algorithms.
 
-Names that fastai has keep fastai's signatures and defaults; the others have those of their paper or of `torch.optim`.
+Names that fastai has keep fastai's signatures and defaults; the others have those of their paper or of
+`torch.optim`.
 """
 from functools import partial
 
@@ -26,11 +27,14 @@ def SGD(
     nesterov=False, # Look ahead by one step?
     dampening=False # Average the gradients, instead of summing them? A number means what it does in torch
 ):
-    "Stochastic gradient descent, with momentum if `mom` is not 0 (Robbins & Monro 1951; Polyak 1964; Sutskever et al. 2013)."
-    if nesterov and (dampening or not np.any(mom)): raise ValueError("Nesterov momentum needs `mom` and no `dampening`.")
+    """Stochastic gradient descent, with momentum if `mom` is not 0
+    (Robbins & Monro 1951; Polyak 1964; Sutskever et al. 2013)."""
+    if nesterov and (dampening or not np.any(mom)):
+        raise ValueError("Nesterov momentum needs `mom` and no `dampening`.")
     if not np.any(mom): return [decay_of(decouple_wd), sgd_step]
     average = mean_grad if dampening is True else average_grad # a number is a hyper-parameter
-    return [decay_of(decouple_wd), *momentum(average, mom), *([nesterov_update, apply_update] if nesterov else [momentum_step])]
+    return [decay_of(decouple_wd), *momentum(average, mom),
+            *([nesterov_update, apply_update] if nesterov else [momentum_step])]
 
 
 @algorithm
@@ -46,7 +50,8 @@ def RMSProp(
     "Gradients over their root mean square (Tieleman & Hinton 2012, lecture 6.5)."
     sqr = [average_sqr_grad, *([average_center, center_sqr_avg] if centered else [])]
     if not np.any(mom): return [decay_of(decouple_wd), *sqr, rms_prop_step]
-    if divide_first: return [decay_of(decouple_wd), *sqr, rms_update, *momentum(average_update, mom), apply_update]
+    if divide_first:
+        return [decay_of(decouple_wd), *sqr, rms_update, *momentum(average_update, mom), apply_update]
     return [decay_of(decouple_wd), *momentum(average_grad, mom), *sqr, rms_prop_step]
 
 
@@ -59,7 +64,8 @@ def Adam(
     decouple_wd=True, # Decay the weights (AdamW), or add an L2 penalty to the gradient?
     amsgrad=False # Divide by the largest mean square so far?
 ):
-    "Adam (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980), with decoupled weight decay unless told otherwise."
+    """Adam
+    (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980), with decoupled weight decay unless told otherwise."""
     return [*adam_avgs(decouple_wd), *largest(amsgrad), step_stat, adam_step]
 
 
@@ -71,7 +77,8 @@ def AdamW(
     wd=0.01, # Weight decay
     amsgrad=False # Divide by the largest mean square so far?
 ):
-    "Adam with decoupled weight decay and torch's defaults (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101)."
+    """Adam with decoupled weight decay and torch's defaults
+    (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101)."""
     return Adam.recipe(amsgrad=amsgrad)
 
 
@@ -83,7 +90,8 @@ def AMSGrad(
     wd=0., # Weight decay
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
-    "Adam that divides by the largest mean square so far (Reddi et al. 2018, https://arxiv.org/abs/1904.09237, alg. 2; bias correction as in torch)."
+    """Adam that divides by the largest mean square so far
+    (Reddi et al. 2018, https://arxiv.org/abs/1904.09237, alg. 2; bias correction as in torch)."""
     return Adam.recipe(decouple_wd=decouple_wd, amsgrad=True)
 
 
@@ -95,7 +103,8 @@ def Yogi(
     wd=0., # Weight decay
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
-    "Adam whose mean square changes by at most the newest square (Zaheer et al. 2018, alg. 2; bias correction as in published code)."
+    """Adam whose mean square changes by at most the newest square
+    (Zaheer et al. 2018, alg. 2; bias correction as in published code)."""
     return [start_avgs, *adam_avgs(decouple_wd, yogi_sqr_grad), step_stat, adam_step]
 
 
@@ -108,7 +117,8 @@ def NAdam(
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
     "Adam with Nesterov's momentum (Dozat 2016, https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ)."
-    return [*adam_avgs(decouple_wd), step_stat, nadam_schedule, nadam_avg, debias_sqr_avg, rms_update, apply_update]
+    return [*adam_avgs(decouple_wd), step_stat, nadam_schedule, nadam_avg, debias_sqr_avg, rms_update,
+            apply_update]
 
 
 @algorithm
@@ -119,7 +129,8 @@ def Adamax(
     wd=0., # Weight decay
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
-    "Adam with a maximum in place of the root mean square (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980, alg. 2)."
+    """Adam with a maximum in place of the root mean square
+    (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980, alg. 2)."""
     return [*adam_avgs(decouple_wd, max_abs_grad), step_stat, debias_grad_avg, adamax_update, apply_update]
 
 
@@ -129,7 +140,8 @@ def Adagrad(
     wd=0., # Weight decay
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
-    "Gradients over the root of the sum of all their squares (Duchi et al. 2011, https://jmlr.org/papers/v12/duchi11a.html)."
+    """Gradients over the root of the sum of all their squares
+    (Duchi et al. 2011, https://jmlr.org/papers/v12/duchi11a.html)."""
     return [decay_of(decouple_wd), step_stat, decay_lr, sum_sqr_grad, rms_update, apply_update]
 
 
@@ -140,7 +152,8 @@ def Adadelta(
     wd=0., # Weight decay
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
-    "Gradients scaled to the size of past updates, for which `lr=1` is meant (Zeiler 2012, https://arxiv.org/abs/1212.5701)."
+    """Gradients scaled to the size of past updates, for which `lr=1` is meant
+    (Zeiler 2012, https://arxiv.org/abs/1212.5701)."""
     return [decay_of(decouple_wd), average_sqr_grad, adadelta_update, apply_update]
 
 
@@ -153,7 +166,8 @@ def RAdam(
     beta=0., # Sharpness of SAdam's softplus of the root; 0: none
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
-    "Adam, rectified at the start (Liu et al. 2020, https://arxiv.org/abs/1908.03265); `beta` is the sharpness of SAdam's softplus."
+    """Adam, rectified at the start
+    (Liu et al. 2020, https://arxiv.org/abs/1908.03265); `beta` is the sharpness of SAdam's softplus."""
     return [*adam_avgs(decouple_wd), step_stat, radam_step]
 
 
@@ -193,7 +207,8 @@ def Lamb(
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
     "Adam with a learning rate for each tensor (You et al. 2020, https://arxiv.org/abs/1904.00962)."
-    return [*adam_avgs(decouple_wd), step_stat, debias_grad_avg, debias_sqr_avg, rms_update, trust_ratio, apply_update]
+    return [*adam_avgs(decouple_wd), step_stat, debias_grad_avg, debias_sqr_avg, rms_update, trust_ratio,
+            apply_update]
 
 
 @delegates(RAdam)

@@ -17,15 +17,17 @@ def Muon(
     decouple_wd=True, # Decay the weights, or add an L2 penalty to the gradient?
     nesterov=True, # Look ahead by one step?
     match_rms=False, # Are updates to be as large as Adam's, so that its learning rate fits?
-    kernel_ndim=4, # Dimensions from which on a tensor is a kernel, one matrix, and not a stack of them; 3 for those of `Conv1d`
+    kernel_ndim=4, # Dimensions from which on a tensor is a kernel, one matrix, and no stack; 3 for `Conv1d`
     exact=False, # Iterate in the parameter's type, float32 at least, instead of bfloat16?
-    pairs=True # Take two steps of the iteration at a time where that is quicker? Else it rounds as `torch.optim.Muon` does
+    pairs=True # Take two steps at a time with long matrices, to be quicker? Else round as `torch.optim.Muon`
 ):
-    "Momentum with all singular values made one, and Adam for what is no matrix (Jordan 2024, https://kellerjordan.github.io/posts/muon/)."
-    slow, scale = ([], match_rms_lr) if match_rms else ([slow_vectors], spectral_lr)
+    """Momentum with all singular values made one, and Adam for what is no matrix
+    (Jordan 2024, https://kellerjordan.github.io/posts/muon/)."""
+    slow, scale = ([], match_rms_lr) if match_rms else ([scale_vector_lr], spectral_lr)
     ahead = [partial(nesterov_update, dampening=True)] if nesterov else []
     matrix_update = partial(orthogonal_update, exact=exact, pairs=pairs)
-    return [*slow, decay_of(decouple_wd), mean_grad, step_stat, *ahead, matrix_update, scale, vector_update, apply_update]
+    return [*slow, decay_of(decouple_wd), mean_grad, step_stat, *ahead, matrix_update, scale, vector_update,
+            apply_update]
 
 
 @algorithm
@@ -37,8 +39,10 @@ def Shampoo(
     wd=0., # Weight decay
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
-    "Gradients over a root of the sum of their products, one for each dimension (Gupta et al. 2018, https://arxiv.org/abs/1802.09568, alg. 2)."
-    return [decay_of(decouple_wd), step_stat, sum_grams, inverse_roots, shampoo_update, *momentum(average_update, mom), apply_update]
+    """Gradients over a root of the sum of their products, one for each dimension
+    (Gupta et al. 2018, https://arxiv.org/abs/1802.09568, alg. 2)."""
+    return [decay_of(decouple_wd), step_stat, sum_grams, inverse_roots, shampoo_update,
+            *momentum(average_update, mom), apply_update]
 
 
 @algorithm
@@ -50,9 +54,10 @@ def SOAP(
     refresh_steps=10, # Steps from one refreshing of the bases to the next
     wd=0.01 # Weight decay, decoupled, and after the step as in the authors' code
 ):
-    "Adam in the bases that Shampoo's matrices have, from the second step on (Vyas et al. 2024, https://arxiv.org/abs/2409.11321)."
-    return [step_stat, refresh_bases, average_grams, turn_grad, mean_grad, average_sqr_grad, debias_grad_avg, debias_sqr_avg, debias_eps, rms_update, turn_back,
-            apply_update, weight_decay]
+    """Adam in the bases that Shampoo's matrices have, from the second step on
+    (Vyas et al. 2024, https://arxiv.org/abs/2409.11321)."""
+    return [step_stat, refresh_bases, average_grams, project_grad, mean_grad, average_sqr_grad,
+            debias_grad_avg, debias_sqr_avg, debias_eps, rms_update, project_back, apply_update, weight_decay]
 
 
 @algorithm
@@ -62,24 +67,28 @@ def Adafactor(
     max_update_rms=1., # Largest root mean square of the update
     wd=0., # Weight decay
     decouple_wd=True, # Decay the weights, or add an L2 penalty to the gradient?
-    relative_step=True, # Is `lr` only the largest learning rate, and otherwise it is one over the root of the steps?
+    relative_step=True, # Is the learning rate one over the root of the steps, and at most `lr`?
     scale_parameter=True, # Is the learning rate a share of the size of the weights?
     mom=0., # Coefficient of past updates (β1), 0 to 1
     warmup_init=False, # Does the largest learning rate grow with the steps? For `relative_step`
     decay_by_step=False, # Decay by the step's own learning rate, as `transformers` does? Else by `lr`
     lr=1e-2 # Learning rate
 ):
-    """Gradients over a mean square of their rows and columns (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4-6).
+    """Gradients over a mean square of their rows and columns
+    (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4-6).
 
-    The arguments of `transformers.Adafactor` are understood. Of those, `clip_threshold`, `decay_rate`, `beta1` and a pair for `eps` also mean
-    `decay_by_step`, unless that is given."""
-    if warmup_init and not relative_step: raise ValueError("`warmup_init=True` needs `relative_step=True`: it is about the largest learning rate.")
+    The arguments of `transformers.Adafactor` are understood. Of those, `clip_threshold`, `decay_rate`,
+    `beta1` and a pair for `eps` also mean `decay_by_step`, unless that is given."""
+    if warmup_init and not relative_step:
+        raise ValueError("`warmup_init=True` needs `relative_step=True`: "
+                         "it is about the largest learning rate.")
     before, after = ([param_rms], [scale_lr]) if scale_parameter else ([], [])
-    relative = [partial(relative_lr, warmup_init=True) if warmup_init else relative_lr] if relative_step else []
+    rate = partial(relative_lr, warmup_init=True) if warmup_init else relative_lr
+    relative = [rate] if relative_step else []
     early, late = ([], [weight_decay]) if decay_by_step and decouple_wd else ([decay_of(decouple_wd)], [])
     average = momentum(partial(average_update, dampening=True), mom)
-    return [*before, *early, step_stat, factored_sqr_grad, factored_update, clip_update_rms, *relative, *after, *late,
-            *([lr_in_update, *average] if average else []), apply_update]
+    return [*before, *early, step_stat, factored_sqr_grad, factored_update, clip_update_rms, *relative,
+            *after, *late, *([lr_in_update, *average] if average else []), apply_update]
 
 
 def from_transformers(
@@ -105,6 +114,8 @@ def SM3(
     wd=0., # Weight decay
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
-    "Adagrad with a bound of the squares for each row and column (Anil et al. 2019, https://arxiv.org/abs/1901.11150, alg. SM3-II)."
+    """Adagrad with a bound of the squares for each row and column
+    (Anil et al. 2019, https://arxiv.org/abs/1901.11150, alg. SM3-II)."""
     average = momentum(partial(average_update, dampening=True), mom)
-    return [decay_of(decouple_wd), cover_sqr_grad, keep_cover, eps_in_root, rms_update, *average, apply_update]
+    return [decay_of(decouple_wd), cover_sqr_grad, keep_cover, eps_in_root, rms_update, *average,
+            apply_update]

@@ -4,7 +4,8 @@ from optimcb.composition.stepper import renamed
 from optimcb.steppers import *
 from optimcb.steppers.lists import decay_of, mean_grad
 
-__all__ = ['SignSGD', 'Signum', 'Lion', 'Tiger', 'Rprop', 'ASGD', 'QHM', 'AggMo', 'MADGRAD', 'Fromage', 'Sophia']
+__all__ = ['SignSGD', 'Signum', 'Lion', 'Tiger', 'Rprop', 'ASGD', 'QHM', 'AggMo', 'MADGRAD', 'Fromage',
+           'Sophia']
 
 
 @algorithm
@@ -22,7 +23,8 @@ def Signum(
     wd=0., # Weight decay
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
-    "Steps by the sign of the average gradient (Bernstein et al. 2018, https://arxiv.org/abs/1802.04434, alg. 2)."
+    """Steps by the sign of the average gradient
+    (Bernstein et al. 2018, https://arxiv.org/abs/1802.04434, alg. 2)."""
     return [decay_of(decouple_wd), mean_grad, sign_update, apply_update]
 
 
@@ -33,7 +35,8 @@ def Lion(
     wd=0., # Weight decay
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
-    "Steps by the sign of a mixture of gradient and average (Chen et al. 2023, https://arxiv.org/abs/2302.06675). `lr` is a tenth to a third of Adam's."
+    """Steps by the sign of a mixture of gradient and average
+    (Chen et al. 2023, https://arxiv.org/abs/2302.06675). `lr` is a tenth to a third of Adam's."""
     average = renamed(mean_grad, mom='sqr_mom')
     return [decay_of(decouple_wd), renamed(mixed_update, nu='mom'), sign_update, average, apply_update]
 
@@ -57,7 +60,8 @@ def Rprop(
     min_step=1e-6, # Smallest step size
     max_step=50. # Largest step size
 ):
-    "Steps by the sign, each element by a size of its own, starting at `lr`; for whole data sets (Riedmiller & Braun 1993, https://doi.org/10.1109/ICNN.1993.298623)."
+    """Steps by the sign, each element by a size of its own, starting at `lr`; for whole data sets
+    (Riedmiller & Braun 1993, https://doi.org/10.1109/ICNN.1993.298623)."""
     return [rprop_update, whole_step, apply_update]
 
 
@@ -69,10 +73,12 @@ def ASGD(
     wd=0., # Weight decay
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
-    """Stochastic gradient descent that keeps the mean of the weights, in `ax` (Polyak & Juditsky 1992, https://doi.org/10.1137/0330046).
+    """Stochastic gradient descent that keeps the mean of the weights, in `ax`
+    (Polyak & Juditsky 1992, https://doi.org/10.1137/0330046).
 
     Where `lr` changes, torch's steps with the one before."""
-    return [decay_of(decouple_wd), step_stat, asgd_lr, renamed(weight_decay, wd='lambd'), grad_update, apply_update, average_weights]
+    return [decay_of(decouple_wd), step_stat, asgd_lr, renamed(weight_decay, wd='lambd'), grad_update,
+            apply_update, average_weights]
 
 
 @algorithm
@@ -82,7 +88,8 @@ def QHM(
     wd=0., # Weight decay
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
-    "The newest gradient mixed into an average (Ma & Yarats 2019, https://arxiv.org/abs/1810.06801). `lr` is that of momentum over `1-mom`."
+    """The newest gradient mixed into an average
+    (Ma & Yarats 2019, https://arxiv.org/abs/1810.06801). `lr` is that of momentum over `1-mom`."""
     return [decay_of(decouple_wd), mean_grad, mixed_update, apply_update]
 
 
@@ -93,8 +100,10 @@ def AggMo(
     wd=0., # Weight decay
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
-    "The mean of several momenta: 0, `mom` and `slow_mom` (Lucas et al. 2019, https://arxiv.org/abs/1804.00325)."
-    return [decay_of(decouple_wd), average_grad, renamed(average_grad, mom='slow_mom', grad_avg='slow_avg'), mean_of_avgs, apply_update]
+    """The mean of several momenta: 0, `mom` and `slow_mom`
+    (Lucas et al. 2019, https://arxiv.org/abs/1804.00325)."""
+    return [decay_of(decouple_wd), average_grad, renamed(average_grad, mom='slow_mom', grad_avg='slow_avg'),
+            mean_of_avgs, apply_update]
 
 
 @algorithm
@@ -104,16 +113,20 @@ def MADGRAD(
     wd=0., # Weight decay
     decouple_wd=False # Decay the weights, or add an L2 penalty to the gradient?
 ):
-    "Dual averaging with a cube root, and momentum (Defazio & Jelassi 2021, https://arxiv.org/abs/2101.11075)."
+    """Dual averaging with a cube root, and momentum
+    (Defazio & Jelassi 2021, https://arxiv.org/abs/2101.11075)."""
     sums = [keep_start, step_stat, eps_in_lr, dual_sums, over_cube_root, dual_update]
-    return [*sums, weight_decay, whole_step, apply_update] if decouple_wd else [l2_reg, *sums, whole_step, apply_update]
+    if decouple_wd: return [*sums, weight_decay, whole_step, apply_update]
+    return [l2_reg, *sums, whole_step, apply_update]
 
 
 @algorithm
 def Fromage():
-    """Steps as long as the tensor times `lr`, by which it would grow if it weren't shrunk (Bernstein et al. 2020, https://arxiv.org/abs/2002.03432).
+    """Steps as long as the tensor times `lr`, by which it would grow if it weren't shrunk
+    (Bernstein et al. 2020, https://arxiv.org/abs/2002.03432).
 
-    `Fromage.insert(keep_bound, before=0).insert(bound_norm, after=apply_update)` bounds each tensor to `p_bound` times its first norm, as their code can."""
+    `Fromage.insert(keep_bound, before=0).insert(bound_norm, after=apply_update)` bounds each tensor to
+    `p_bound` times its first norm, as their code can."""
     return [norm_ratio, shrink_by_lr, apply_update]
 
 
@@ -126,5 +139,6 @@ def Sophia(
     wd=0.1, # Weight decay
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
-    "Clipped steps by a curvature that `update_hessian` is told every few steps (Liu et al. 2024, https://arxiv.org/abs/2305.14342)."
+    """Clipped steps by a curvature that `update_hessian` is told every few steps
+    (Liu et al. 2024, https://arxiv.org/abs/2305.14342)."""
     return [decay_of(decouple_wd), mean_grad, newton_update, apply_update]

@@ -1,6 +1,7 @@
 """The recipes of rules that find their own step size. `lr=1` is meant, and schedules multiply by it.
 
-`lr` may differ from group to group, and 0 lets one rest. What there is in the state of `d` is the same for all parameters.
+`lr` may differ from group to group, and 0 lets one rest. What there is in the state of `d` is the same for
+all parameters.
 """
 import math
 from functools import partial
@@ -26,8 +27,11 @@ def Prodigy(
     bias_correction=False, # Make up for the averages' start from zero?
     safeguard_warmup=False # Leave `lr` out of the estimate's denominator? For schedules that start low
 ):
-    "Adam that finds its own step size: start with `lr=1` (Mishchenko & Defazio 2024, https://arxiv.org/abs/2306.06101; as in https://github.com/konstmish/prodigy)."
-    rate = [partial(share_d, shared=('d', 'd_max', 'd_numerator')), lr_by_d, *([debias_lr] if bias_correction else [])]
+    """Adam that finds its own step size: start with `lr=1`
+    (Mishchenko & Defazio 2024, https://arxiv.org/abs/2306.06101; as in
+    https://github.com/konstmish/prodigy)."""
+    rate = [partial(sync_d, shared=('d', 'd_max', 'd_numerator')), lr_by_d,
+            *([debias_lr] if bias_correction else [])]
     estimate = [keep_start, *rate, partial(prodigy_d, safeguard_warmup=safeguard_warmup)]
     steps = [mean_grad, average_sqr_grad, eps_by_d, rms_update, apply_update]
     return [*estimate, weight_decay, *steps] if decouple_wd else [l2_reg, *estimate, *steps]
@@ -45,8 +49,9 @@ def DAdaptAdam(
     decouple_wd=False, # Decay the weights, or add an L2 penalty to the gradient?
     bias_correction=False # Make up for the averages' start from zero?
 ):
-    "Adam that finds its own step size: start with `lr=1` (Defazio & Mishchenko 2023, https://arxiv.org/abs/2301.07733; as in their code, 3.2)."
-    rate = [share_d, lr_by_d, *([debias_lr] if bias_correction else [])]
+    """Adam that finds its own step size: start with `lr=1`
+    (Defazio & Mishchenko 2023, https://arxiv.org/abs/2301.07733; as in their code, 3.2)."""
+    rate = [sync_d, lr_by_d, *([debias_lr] if bias_correction else [])]
     steps = [dadapt_adam_d, average_sqr_grad, lr_in_grad, mean_grad, rms_update, apply_update]
     return [*rate, weight_decay, *steps] if decouple_wd else [l2_reg, *rate, *steps]
 
@@ -58,6 +63,8 @@ def DAdaptSGD(
     growth_rate=math.inf, # Largest growth of the estimate in a step, as a factor; 1.02 warms up
     wd=0. # Weight decay, an L2 penalty
 ):
-    "Dual averaging that finds its own step size: start with `lr=1` (Defazio & Mishchenko 2023, https://arxiv.org/abs/2301.07733; as in their code, 3.2)."
-    share = partial(share_d, shared=('d', 'd_numerator', 'first_norm'))
-    return [l2_reg, keep_start, share, keep_first_norm, lr_by_d, dadapt_sgd_d, dual_update, whole_step, apply_update]
+    """Dual averaging that finds its own step size: start with `lr=1`
+    (Defazio & Mishchenko 2023, https://arxiv.org/abs/2301.07733; as in their code, 3.2)."""
+    share = partial(sync_d, shared=('d', 'd_numerator', 'first_norm'))
+    return [l2_reg, keep_start, share, keep_first_norm, lr_by_d, dadapt_sgd_d, dual_update, whole_step,
+            apply_update]

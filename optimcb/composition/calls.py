@@ -3,24 +3,27 @@ import inspect
 from collections.abc import Callable
 from functools import partial, wraps
 
-__all__ = ['by_torch', 'called_in_steps']
+__all__ = ['by_torch', 'explains_calls', 'without_explanation']
 
 
 def by_torch(
-    f:Callable|None=None, # A function of tensors and numbers that returns a new tensor, or a tuple of them, and writes into none
+    f:Callable|None=None, # A function of tensors and numbers that returns one new tensor, or a tuple of them
     *,
-    like:Callable|None=None # A function of the same arguments, whose results have the shapes and types of those of `f`. Default: `f` itself
+    like:Callable|None=None # A function with results of the same shapes and dtypes; default: `f`
 ) -> Callable:
-    """Let steppers call `f` on whole tensors: products of matrices, means over some dimensions, state of other shapes than the parameter's.
+    """Let steppers call `f` on whole tensors.
 
-    Engines that run kernels call it for each parameter between two of them. They try it before on tensors without memory; one that looks into tensors, as
-    `if x.norm() > 1` does, needs `like` for that. Of parameters that are spread over processes, it sees the whole."""
+    It may multiply matrices, take means over some dimensions, or return state of other shapes than the
+    parameter's; it writes into none of its arguments. Engines call it for each parameter, between two
+    kernels. They try it before on tensors without memory; one that branches on values, as `if x.norm() >
+    1` does, needs `like` for that. It sees empty tensors, too. Of sharded parameters, it sees the
+    unsharded tensors."""
     if f is None: return partial(by_torch, like=like)
     @wraps(f)
     def call(*args, **kwargs):
         given = *args, *kwargs.values()
-        stand_in = next((o for o in given if hasattr(type(o), 'by_torch')), None) # a trace is being made
-        if stand_in is not None: return stand_in.by_torch(call, args, kwargs)
+        tracer = next((o for o in given if hasattr(type(o), 'by_torch')), None)
+        if tracer is not None: return tracer.by_torch(call, args, kwargs)
         if not any(hasattr(type(o), 'full_tensor') for o in given): return f(*args, **kwargs)
         from optimcb._tensors import on_wholes
         return on_wholes(f, args, kwargs)
@@ -28,10 +31,13 @@ def by_torch(
     return call
 
 
-def called_in_steps(
+def explains_calls(
     f:Callable # A stepper
 ) -> Callable:
-    "Let `f` say what to write when it is called with options, as in `cbs=[f(0.9), …]`, instead of a parameter."
+    """Let `f` say what to write when it is called with options, as in `cbs=[f(0.9), …]`, instead of a
+    parameter.
+
+    The function itself is the attribute `in_steps` of what is returned."""
     later = inspect.isgeneratorfunction(f) # it fails when it is iterated
     @wraps(f)
     def call(*args, **kwargs):
@@ -46,12 +52,16 @@ def called_in_steps(
 
 def _to_write(f, args, kwargs) -> str:
     names = [p for p in inspect.signature(f).parameters if p != 'p']
-    options = ''.join(f', {k}={v!r:.40}' for k, v in {**dict(zip(names, args)), **kwargs}.items())
-    write = f"Give it options by `partial({f.__name__}{options})`." if options else f"Pass it as it is: `{f.__name__}`."
-    return f"`{f.__name__}` has been called, but an optimizer calls it in each step, with a parameter. {write}"
+    given = {**dict(zip(names, args)), **kwargs}
+    options = ''.join(f', {k}={v!r:.40}' for k, v in given.items())
+    name = f.__name__
+    write = f"Give it options by `partial({name}{options})`." if options else f"Pass it as it is: `{name}`."
+    return f"`{name}` has been called, but an optimizer calls it in each step, with a parameter. {write}"
 
 
-def _in_steps(f) -> Callable:
-    "`f` without the help of `called_in_steps`, which a step doesn't need"
-    if type(f) is partial: return partial(_in_steps(f.func), *f.args, **f.keywords)
+def without_explanation(
+    f:Callable # A stepper
+) -> Callable:
+    "`f` without the wrapper of `explains_calls`, which a step doesn't need."
+    if type(f) is partial: return partial(without_explanation(f.func), *f.args, **f.keywords)
     return getattr(f, 'in_steps', f)

@@ -7,6 +7,7 @@ import numpy as np
 from fastcore.foundation import L
 from torch import Tensor
 
+from optimcb._renamed import current_label
 from optimcb.composition.pipeline import Composition
 from optimcb.hypers.torch_names import from_torch
 from optimcb.hypers.values import NOT_HYPERS, numbers
@@ -151,7 +152,7 @@ class Choice:
         """Are these the steppers that a state dict is of?
 
         In fastai's and ours there may be numbers that chose nothing"""
-        if 'steppers' in sd: return self.labels == sd['steppers']
+        if 'steppers' in sd: return self.labels == [current_label(k) for k in sd['steppers']]
         if 'hypers' not in sd: return True
         states = sd['state'].values() if isinstance(sd['state'], dict) else sd['state']
         made = {k for s in states for k in s}

@@ -11,13 +11,14 @@ def not_so(
 
 
 class StepperError(TypeError):
-    "A stepper does what no engine can do anything with."
+    "A stepper that no engine can run."
 
 
 class MissingName(StepperError):
     """A stepper needs a name that is neither a hyper-parameter nor anything that an earlier stepper made.
 
-    It knows the `composition`, the `stepper`, the `names` that it lacks, and the `values` that were there: `diagnosis.suggestions` says what to do."""
+    It knows the `composition`, the `stepper`, the `names` that it lacks, and the `values` that were there:
+    `diagnosis.suggestions` says what to do."""
     def __init__(self,
         message:str, # What is missing
         composition=None, # The steppers
@@ -26,10 +27,11 @@ class MissingName(StepperError):
         values:dict|None=None # What there is
     ):
         super().__init__(message)
-        self.composition, self.stepper, self.names, self.values = composition, stepper, list(names), values or {}
+        self.composition, self.stepper = composition, stepper
+        self.names, self.values = list(names), values or {}
 
     def __reduce__(self): return MissingName, self.args
 
 
 class WrongReturn(StepperError):
-    "A stepper returns something of which nothing would be kept: neither a dict nor None."
+    "A stepper returns neither a dict nor None, so that its result would be lost."

@@ -20,17 +20,24 @@ __all__ = ['Composition', 'meant_to_return']
 
 
 class Composition:
-    """A list of steppers and what follows from it.
+    """A list of steppers, and what follows from it for an optimizer that runs them.
 
-    `reads` are the names that some stepper may read. `defaults` are the hyper-parameters that come with the steppers:
-    those of fastai's `.defaults` (the last one counts), and numbers in signatures that the steppers agree on. `assumed`
-    are the latter alone: as long as such a number keeps its default, state of that name comes first.
-    `reads_all` tells that some stepper may read any name, `sums_over_all` that some stepper yields what is to be summed
-    over all parameters, `skips_nonfinite` that a step is skipped if a gradient is infinite or NaN, `spares_grads` that none
-    writes into a gradient. `needs_all` are the steppers that can't do with a part of the parameters, `draws`
-    those that draw random numbers, `turns` those that turn gradients round, to maximize, `whole` those that need the
-    whole of a sparse gradient. `makes` are the names that some stepper speaks of.
-    `marks` are the names of state that tells for which parameters a stepper is there, and who decides it.
+    Names and numbers:
+
+    - `reads`: the names that some stepper may read; `reads_all`: may one read any name?
+    - `makes`: the names in some stepper's code, which may be state that it returns.
+    - `defaults`: the hyper-parameters that come with the steppers: those of fastai's `.defaults`, of which
+      the last one counts, and numbers in signatures that the steppers agree on.
+    - `assumed`: the latter alone. As long as such a number keeps its default, state of that name comes first.
+
+    Traits of some stepper: `sums_over_all` (it yields what is to be summed over all parameters),
+    `skips_nonfinite` (a step is skipped if a gradient is infinite or NaN), `spares_grads` (none writes
+    into a gradient). Lists of steppers: `needs_all` (those that need all parameters), `draws` (that draw
+    random numbers), `flips_grad` (that negate gradients, to maximize), `needs_dense_grad` (that need all
+    rows of a sparse gradient).
+
+    `masks`: names of state that tells for which parameters a stepper is called, and the rule behind each.
+
     Raises `ValueError` for a tap that would overwrite something, and for a route that isn't there.
     """
     def __init__(self,
@@ -38,47 +45,50 @@ class Composition:
     ):
         self.cbs = tuple(cbs)
         self.steppers = [Stepper(f) for f in self.cbs if f is not None]
-        self.reads = frozenset().union(*(s.mentions.union(s.names, (w.mark for w in s.masks)) for s in self.steppers))
+        self.reads = frozenset().union(*map(_reads, self.steppers))
         self.makes = frozenset().union(*(s.mentions for s in self.steppers))
-        self.marks = _marks(self.steppers)
+        self.masks = _masks(self.steppers)
         self._check_taps()
         self.reads_all = any(s.reads_all for s in self.steppers)
         self.sums_over_all = any(s.sums_over_all for s in self.steppers)
-        skip = [s for s in self.steppers if getattr(s.innermost, 'skips_nonfinite', False)]
+        skip = [s for s in self.steppers if s.traits.skips_nonfinite]
         self.skips_nonfinite = bool(skip)
-        self.whole = [s for s in self.steppers if getattr(s.innermost, 'whole', False)]
-        self.draws = [s for s in self.steppers if getattr(s.innermost, 'draws', False)]
-        self.turns = [s for s in self.steppers if getattr(s.innermost, 'turns', False)]
+        self.needs_dense_grad = [s for s in self.steppers if s.traits.needs_dense_grad]
+        self.draws = [s for s in self.steppers if s.traits.draws]
+        self.flips_grad = [s for s in self.steppers if s.traits.flips_grad]
         self.needs_all = [s for s in self.steppers if s.sums_over_all] + skip
         self.spares_grads = all(s.is_ours for s in self.steppers)
         declared = {k: v for s in self.steppers for k, v in s.declared.items()}
-        numbers = {}
-        for s in self.steppers:
-            for k, v in s.numbers.items(): numbers.setdefault(k, set()).add(v)
-        returned = {k for s in self.steppers for k in s.numbers if k in s.mentions} # like `step` in `step_stat`
-        self.assumed = {k: min(vs) for k, vs in numbers.items() if len(vs) == 1 and k not in returned and k not in declared}
+        self.assumed = {k: v for k, v in _agreed_numbers(self.steppers).items() if k not in declared}
         self.defaults = {**self.assumed, **declared}
+
+    @property
+    def marks(self) -> dict:
+        "The `masks`, by their name in earlier versions."
+        return self.masks
 
     def _check_taps(self):
         known = {k: s for s in self.steppers if not s.taps for k in (*s.names, *s.mentions)}
         for s in self.steppers:
             for k in s.taps:
                 whose = f'of `{known[k]}`' if k in known else 'which lives for one step'
-                if k in known or k in ONE_STEP: raise ValueError(f"`{s}` would overwrite `{k}`, {whose}. Record under another name.")
+                if k in known or k in ONE_STEP:
+                    raise ValueError(f"`{s}` would overwrite `{k}`, {whose}. Record under another name.")
                 known[k] = s
 
     @property
     def routes(self) -> tuple:
         "The names of the routes, if there are some."
-        return self.marks['route'].values if 'route' in self.marks else ()
+        return self.masks['route'].values if 'route' in self.masks else ()
 
     @property
     def variants(self) -> list[dict]:
-        "What marks may be: for each route, and where rules hold and where they don't, alone or together."
-        known = {k: list(d.values) for k, d in self.marks.items()}
+        "List the values that masks may have: for each route, and where rules hold or not, alone or together."
+        known = {k: list(d.values) for k, d in self.masks.items()}
         rules = [k for k in known if k != 'route']
         if len(rules) > 3: # as many as there are rules, not all combinations
-            rows = [dict.fromkeys(rules, True), *(dict.fromkeys(rules, True) | {k: False} for k in rules)]
+            all_hold = dict.fromkeys(rules, True)
+            rows = [all_hold, *(all_hold | {k: False} for k in rules)]
             return [r | {'route': v} for r in rows for v in known['route']] if 'route' in known else rows
         return [dict(zip(known, vs)) for vs in product(*known.values())]
 
@@ -97,19 +107,23 @@ class Composition:
         value # Its value
     ) -> bool:
         "Is this a number in a signature that nobody has changed?"
-        return name in self.assumed and (type(value) is float or isinstance(value, Real)) and value == self.assumed[name]
+        if name not in self.assumed: return False
+        is_number = type(value) is float or isinstance(value, Real)
+        return is_number and value == self.assumed[name]
 
     def run(self,
         p, # The parameter, with its `.grad`
         state:dict, # Its state; takes what the steppers return
         hypers:dict # The hyper-parameters of its group
     ) -> Iterator:
-        """One step of `p`, which is done when the iterator is used up: each stepper sees what those before it made.
+        """One step of `p`, which is done when the iterator is used up: each stepper sees what those before it
+        made.
 
-        A name means what a stepper of this step gave `once`, else the hyper-parameter, else the state, which
-        comes before a hyper-parameter that nobody has set. A stepper that returns `stop(…)` is the last one. What a
-        stepper yields is yielded, to be sent back the sum over all parameters. Raises `MissingName` if a stepper needs what is not there,
-        `WrongReturn` if it returns neither a dict nor None nor what it was given.
+        A name means what a stepper of this step gave `once`, else the hyper-parameter, else the state,
+        which comes before a hyper-parameter that nobody has set. A stepper that returns `stop(…)` is the
+        last one. What a stepper yields is yielded, to be sent back the sum over all parameters. Raises
+        `MissingName` if a stepper needs what is not there, `WrongReturn` if it returns neither a dict nor
+        None nor what it was given.
         """
         default = [k for k in self.assumed if k in hypers and self.is_default(k, hypers[k])]
         is_set = {k: v for k, v in hypers.items() if k not in default} if default else hypers
@@ -121,12 +135,13 @@ class Composition:
                 if isinstance(new, GeneratorType): new = yield from new
             except Exception as e:
                 lacking = [k for k in _asked(stepper, e) if k not in values]
-                if lacking: raise MissingName(_fact(stepper, lacking), self, stepper, lacking, values) from None
-                e.stepper = getattr(e, 'stepper', stepper) # for who tells the user
+                if lacking:
+                    raise MissingName(_fact(stepper, lacking), self, stepper, lacking, values) from None
+                e.stepper = getattr(e, 'stepper', stepper) # for the message that users see
                 raise
             if not isinstance(new, dict):
-                if new is not None and not _in_place(new, p, values): raise WrongReturn(_lost(self, stepper, new, values))
-                continue
+                if new is None or _in_place(new, p, values): continue
+                raise WrongReturn(_lost(self, stepper, new, values))
             for name, value in new.items():
                 if isinstance(new, once) or name in ONE_STEP: values[name] = value
                 else:
@@ -134,40 +149,66 @@ class Composition:
                     if name not in is_set: values[name] = value
             if isinstance(new, stop): return
 
-    def needs_whole(self,
+    def wants_dense_grad(self,
         values:dict # State and hyper-parameters of a parameter
     ) -> bool:
         "Is a stepper called for this parameter that needs the whole of a sparse gradient?"
-        return any(all(w.mark in values for w in s.masks) and s.applies(values) for s in self.whole)
+        for s in self.needs_dense_grad:
+            if all(w.mark in values for w in s.masks) and s.applies(values): return True
+        return False
 
     def _applies(self, stepper, values):
         try: return stepper.applies(values)
         except KeyError as e:
-            raise MissingName(f"stepper `{stepper}` is for some parameters only, and the state of this one has no `{e.args[0]}`, which says "
-                              "whether it is one of them. An `Optimizer` puts it there.") from None
+            raise MissingName(f"stepper `{stepper}` is for some parameters only, and the state of this one "
+                              f"has no `{e.args[0]}`, which says whether it is one of them. "
+                              "An `Optimizer` puts it there.") from None
 
 
-def _marks(steppers) -> dict:
-    "By the name of state that tells for which parameters a stepper is there, who decides it"
+def _reads(stepper) -> frozenset:
+    "Names that a stepper may read, masks among them"
+    return stepper.mentions.union(stepper.names, (w.mark for w in stepper.masks))
+
+
+def _agreed_numbers(steppers) -> dict:
+    "Numbers in signatures that the steppers agree on, but for those of state, as `step` of `step_stat`"
+    numbers = {}
+    for s in steppers:
+        for k, v in s.numbers.items(): numbers.setdefault(k, set()).add(v)
+    returned = {k for s in steppers for k in s.numbers if k in s.mentions}
+    return {k: min(vs) for k, vs in numbers.items() if len(vs) == 1 and k not in returned}
+
+
+def _masks(steppers) -> dict:
+    "By the name of state that tells for which parameters a stepper is called: the rule or routes behind it"
     found = {}
     for s in steppers:
         for w in s.masks:
             known = found.setdefault(w.mark, w.decider)
             if known is None: found[w.mark] = w.decider
             elif w.decider is not None and known != w.decider:
-                raise ValueError(f"`{s}` and another stepper have different rules of the same name, `{w.mark}`. " + (
-                    "Routes can't be inside of routes, or beside others: list all of them in one `route`." if w.mark == 'route' else
-                    "Give the functions, or models, in them names of their own."))
+                raise ValueError(f"`{s}` and another stepper have different rules of the same name, "
+                                 f"`{w.mark}`. "
+                                 + (NESTED if w.mark == 'route' else UNNAMED))
     for s in steppers:
-        for w in s.masks:
-            if found[w.mark] is None or w.mark == 'route' and w.name not in found[w.mark].values:
-                has = 'There are no routes' if found[w.mark] is None else f"There are {', '.join(found[w.mark].values)}"
-                raise ValueError(f"`{s}` is only for a route `{w!r}`, which isn't there. {has}: `route` makes them.")
+        for w in s.masks: _check_route(s, w, found[w.mark])
     return found
 
 
+NESTED = "Routes can't be inside of routes, or beside others: list all of them in one `route`."
+UNNAMED = "Give the functions, or models, in them names of their own."
+
+
+def _check_route(stepper, where, decider):
+    is_there = decider is not None and (where.mark != 'route' or where.name in decider.values)
+    if is_there: return
+    has = 'There are no routes' if decider is None else f"There are {', '.join(decider.values)}"
+    raise ValueError(f"`{stepper}` is only for a route `{where!r}`, which isn't there. "
+                     f"{has}: `route` makes them.")
+
+
 def _in_place(new, p, values) -> bool:
-    "Is `new` the parameter, its gradient or its state, as in-place operations and fastai's `adam_step` return it?"
+    "Is `new` the parameter, its gradient or its state, which in-place operations return?"
     given = (p, getattr(p, 'grad', None), *values.values())
     if any(new is o for o in given): return True
     if not isinstance(new, Tensor): return False
@@ -176,16 +217,17 @@ def _in_place(new, p, values) -> bool:
 
 def _fact(stepper, names) -> str:
     listed = ', '.join(f'`{k}`' for k in names)
-    return f"stepper `{stepper}` needs {listed}, which is no hyper-parameter, and no stepper before it made it."
+    return (f"stepper `{stepper}` needs {listed}, which is no hyper-parameter, "
+            "and no stepper before it made it.")
 
 
 def _lost(composition, stepper, new, values) -> str:
     "Say what to do about a stepper that returns `new`, which is no dict"
-    is_tensor = isinstance(new, Tensor) or hasattr(type(new), 'by_torch') # a stand-in for one
+    is_tensor = isinstance(new, Tensor) or hasattr(type(new), 'by_torch') # or a tracer
     what = 'a tensor' if is_tensor else f'a value of type `{type(new).__name__}`'
     name = meant_to_return(composition, stepper, values) or 'name'
-    return (f"stepper `{stepper}` returns {what}, which would be lost. A stepper returns a dict of what it makes, "
-            f"as in `return {{'{name}': …}}`, or None if it changes `p` in place.")
+    return (f"stepper `{stepper}` returns {what}, which would be lost. A stepper returns a dict of what it "
+            f"makes, as in `return {{'{name}': …}}`, or None if it changes `p` in place.")
 
 
 NOT_MADE = RANGES.keys() | {'do_wd', 'force_train'} # names that users set
@@ -200,11 +242,14 @@ def meant_to_return(
     taken = [k for k in stepper.names if k not in NOT_MADE]
     here = next((i for i, s in enumerate(composition.steppers) if s.f is stepper.f), 0)
     later = [k for s in composition.steppers[here+1:] for k in s.names if k not in NOT_MADE]
-    return next(chain((k for k in taken if k in stepper.assigned), (k for k in taken if k in ONE_STEP),
-                      (k for k in taken if k in later), (k for k in later if k not in there)), None)
+    guesses = chain((k for k in taken if k in stepper.assigned), (k for k in taken if k in ONE_STEP),
+                    (k for k in taken if k in later), (k for k in later if k not in there))
+    return next(guesses, None)
 
 
 def _asked(stepper, error) -> tuple:
     "Names that a stepper may have failed for"
-    if isinstance(error, KeyError) and stepper.takes_all and error.args and error.args[0] in stepper.mentions: return *stepper.required, error.args[0]
-    return stepper.required if isinstance(error, (TypeError, KeyError)) else ()
+    if not isinstance(error, (TypeError, KeyError)): return ()
+    key = error.args[0] if isinstance(error, KeyError) and error.args else None
+    looked_up = stepper.takes_all and key is not None and key in stepper.mentions
+    return (*stepper.required, key) if looked_up else stepper.required

@@ -13,11 +13,13 @@ __all__ = ['Rule', 'by_module', 'by_name', 'by_ndim', 'by_shape', 'norms_and_bia
 class Rule:
     """Tells parameters apart. Rules are combined by `&`, `|` and `~`.
 
-    `test()` returns a function of a parameter and its name, None if it has none. A rule is state of a parameter under the name `mark`."""
+    `test()` returns a function of a parameter and its name, None if it has none. A rule is state of a
+    parameter under the name `mark`."""
     values, mark, decider = (True, False), property(repr), property(lambda self: self)
 
     def test(self) -> Callable:
-        "A function of a parameter and its name that tells whether the rule holds. Raises `ValueError` if it needs a name that isn't there."
+        """A function of a parameter and its name that tells whether the rule holds. Raises `ValueError` if it
+        needs a name that isn't there."""
         raise NotImplementedError
 
     def holds(self,
@@ -29,7 +31,9 @@ class Rule:
     def __and__(self, other): return _Both(self, as_rule(other), all)
     def __or__(self, other): return _Both(self, as_rule(other), any)
     def __invert__(self): return _Not(self)
-    def __bool__(self): raise TypeError(f"rule {self!r} is neither true nor false. Combine rules by `&`, `|` and `~`, not by `and`, `or` and `not`.")
+    def __bool__(self):
+        raise TypeError(f"rule {self!r} is neither true nor false. Combine rules by `&`, `|` and `~`, "
+                        "not by `and`, `or` and `not`.")
 
 
 def as_rule(
@@ -64,19 +68,23 @@ class _Not(Rule):
 def _in(rule): return f'({rule!r})' if isinstance(rule, _Both) else repr(rule)
 
 
-NAMELESS = "{} asks for names, but a parameter of shape {} has none. Make the optimizer of `model.named_parameters()`, or give the rule the model: {}."
+NAMELESS = ("{} asks for names, but a parameter of shape {} has none. Make the optimizer of "
+            "`model.named_parameters()`, or give the rule the model: {}.")
+OF_ANOTHER_MODEL = "a parameter of shape {} is not in the model of {!r}. Is it of another one"
 
 
 @dataclass(frozen=True, repr=False)
 class by_name(Rule):
-    "Parameters whose name fits one of some patterns: `by_name('*.bias', 'head.*')`. `*` stands for anything, as in names of files."
+    """Parameters whose name fits one of some patterns: `by_name('*.bias', 'head.*')`. `*` stands for
+    anything, as in names of files."""
     patterns: tuple
     model: nn.Module|None
     def __init__(self,
         *patterns:str, # Names, with `*`, `?` and `[…]`
-        model:nn.Module|None=None # Model that has the names; default: those of the pairs that the optimizer is made of
+        model:nn.Module|None=None # Model that has the names; default: those that the optimizer is given
     ):
-        if not patterns or not all(isinstance(k, str) for k in patterns): raise TypeError(f"by_name needs patterns of names, such as '*.bias', not {patterns}.")
+        if not patterns or not all(isinstance(k, str) for k in patterns):
+            raise TypeError(f"by_name needs patterns of names, such as '*.bias', not {patterns}.")
         _init(self, patterns=patterns, model=model)
 
     def test(self):
@@ -85,23 +93,29 @@ class by_name(Rule):
         for k, p in self.model.named_parameters(remove_duplicate=False): names.setdefault(id(p), []).append(k)
         def fits(p, name):
             if id(p) in names: return any(map(self._fits, names[id(p)]))
-            if name is None: raise ValueError(f"a parameter of shape {tuple(p.shape)} is not in the model of {self!r}. Is it of another one?")
+            if name is None: raise ValueError(OF_ANOTHER_MODEL.format(tuple(p.shape), self) + '?')
             return self._fits(name)
         return fits
 
     def _by_own_name(self, p, name):
-        if name is None: raise ValueError(NAMELESS.format(self, tuple(p.shape), f"{repr(self)[:-1]}, model=model)"))
+        if name is None:
+            with_model = f"{repr(self)[:-1]}, model=model)"
+            raise ValueError(NAMELESS.format(self, tuple(p.shape), with_model))
         return self._fits(name)
-    def _fits(self, name): return any(fnmatchcase(name.replace('_orig_mod.', '').removeprefix('module.'), k) for k in self.patterns)
+
+    def _fits(self, name):
+        own = name.replace('_orig_mod.', '').removeprefix('module.') # of `torch.compile`, data parallelism
+        return any(fnmatchcase(own, k) for k in self.patterns)
+
     def __repr__(self): return f"by_name({', '.join(map(repr, self.patterns))})"
 
 
 @dataclass(frozen=True, repr=False)
 class by_shape(Rule):
-    "Parameters of whose shape a function says so: `by_shape(is_square)`."
+    "Parameters whose shape a function accepts: `by_shape(is_square)`."
     f: Callable
     def __init__(self,
-        f:Callable # Function of a shape. It must be one with a name in a module if the optimizer is to be pickled
+        f:Callable # Function of a shape, with a name in a module if the optimizer is to be pickled
     ): _init(self, f=f)
     def test(self): return lambda p, name: bool(self.f(_shape(self, p)))
     def __repr__(self): return f"by_shape({getattr(self.f, '__name__', type(self.f).__name__)})"
@@ -109,12 +123,14 @@ class by_shape(Rule):
 
 @dataclass(frozen=True, repr=False)
 class by_ndim(Rule):
-    "Parameters with some number of dimensions: `by_ndim(0, 1)` are norms' parameters and biases, `by_ndim(2)` matrices."
+    """Parameters with some number of dimensions: `by_ndim(0, 1)` are norms' parameters and biases,
+    `by_ndim(2)` matrices."""
     dims: tuple
     def __init__(self,
         *dims:int # Numbers of dimensions
     ):
-        if not dims or not all(isinstance(n, int) for n in dims): raise TypeError(f"by_ndim needs numbers of dimensions, such as 2, not {dims}.")
+        if not dims or not all(isinstance(n, int) for n in dims):
+            raise TypeError(f"by_ndim needs numbers of dimensions, such as 2, not {dims}.")
         _init(self, dims=dims)
     def test(self): return lambda p, name: len(_shape(self, p)) in self.dims
     def __repr__(self): return f"by_ndim({', '.join(map(str, self.dims))})"
@@ -135,10 +151,13 @@ class by_module(Rule):
         model:nn.Module, # Model that has the modules
         *which # Types of modules, or modules of the model
     ):
-        if not isinstance(model, nn.Module): raise TypeError(f"by_module needs the model first, but has {type(model).__name__}: {model!r:.60}.")
+        if not isinstance(model, nn.Module):
+            raise TypeError("by_module needs the model first, "
+                            f"but has {type(model).__name__}: {model!r:.60}.")
         for o in which or [None]:
             if not (isinstance(o, type) and issubclass(o, nn.Module) or isinstance(o, nn.Module)):
-                raise TypeError(f"by_module needs types of modules, such as nn.Embedding, or modules of the model, but has {o!r:.80}.")
+                raise TypeError("by_module needs types of modules, such as nn.Embedding, or modules of the "
+                                f"model, but has {o!r:.80}.")
         _init(self, model=model, which=which)
 
     def test(self):
@@ -146,33 +165,43 @@ class by_module(Rule):
         found = [m for m in self.model.modules() if isinstance(m, types) or any(m is o for o in self.which)]
         return _among(self, {id(p) for m in found for p in m.parameters()})
     def __repr__(self):
-        return f"by_module({', '.join([type(self.model).__name__, *(o.__name__ if isinstance(o, type) else _path(self.model, o) for o in self.which)])})"
+        which = [o.__name__ if isinstance(o, type) else _path(self.model, o) for o in self.which]
+        return f"by_module({', '.join([type(self.model).__name__, *which])})"
 
 
-def _path(model, module): return next((k for k, m in model.named_modules() if m is module), type(module).__name__)
+def _path(model, module):
+    return next((k for k, m in model.named_modules() if m is module), type(module).__name__)
 
 
 def _among(rule, ids):
-    everyone = {id(p) for p in rule.model.parameters()}
+    in_model = {id(p) for p in rule.model.parameters()}
     def fits(p, name):
-        if id(p) not in everyone: raise ValueError(f"a parameter of shape {tuple(p.shape)} is not in the model of {rule!r}. Is it of another one, or was the "
-                                                   "model changed since?")
+        if id(p) not in in_model:
+            other = OF_ANOTHER_MODEL.format(tuple(p.shape), rule)
+            raise ValueError(f'{other}, or was the model changed since?')
         return id(p) in ids
     return fits
 
 
 @dataclass(frozen=True, repr=False)
 class norms_and_biases(Rule):
-    """Parameters that are not decayed, as a rule: those of norms, all whose name has `bias`, and what the model lists in `no_weight_decay()`, as timm's do.
+    """Parameters that are not decayed, as a rule: those of norms, all whose name has `bias`, and what the
+    model lists in `no_weight_decay()`, as timm's do.
 
     Norms are torch's, and modules whose type is called so."""
     model: nn.Module
     def test(self):
-        norms = [m for m in self.model.modules() if 'norm' in type(m).__name__.lower() and not any(m.children())]
+        norms = [m for m in self.model.modules() if _is_norm(m)]
+        of_norms = {id(p) for m in norms for p in m.parameters(recurse=False)}
         listed = getattr(self.model, 'no_weight_decay', set)()
-        named = {id(p) for k, p in self.model.named_parameters(remove_duplicate=False) if 'bias' in k.rpartition('.')[2] or k in listed}
-        return _among(self, named | {id(p) for m in norms for p in m.parameters(recurse=False)})
+        params = self.model.named_parameters(remove_duplicate=False)
+        named = {id(p) for k, p in params if 'bias' in k.rpartition('.')[2] or k in listed}
+        return _among(self, named | of_norms)
+
     def __repr__(self): return f'norms_and_biases({type(self.model).__name__})'
+
+
+def _is_norm(module) -> bool: return 'norm' in type(module).__name__.lower() and not any(module.children())
 
 
 def _init(self, **values):

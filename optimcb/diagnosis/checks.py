@@ -52,7 +52,7 @@ def _by_kind(composition, groups, own) -> dict:
         kinds_of_hypers = frozenset((k, type(v), isinstance(v, Real) and v == 0) for k, v in g.hypers.items())
         for p, state in zip(g.params, g.states):
             if not can_step(p): continue
-            masks = tuple(state.get(k) for k in composition.marks)
+            masks = tuple(state.get(k) for k in composition.masks)
             key = masks, kinds_of_hypers, p.dtype, p.dim(), _is_flat(p)
             if key in found: continue
             before = {k: v for k, v in state.items() if k not in own}
@@ -160,7 +160,7 @@ def _redefined(composition):
 def _unused_rules(composition, groups):
     "Rules that hold for no parameter: they may be misspelled, or the wrong way round"
     rows = placement(composition, groups)
-    answers = dict.fromkeys((k, v) for k, d in composition.marks.items() for v in d.values if v is not False)
+    answers = dict.fromkeys((k, v) for k, d in composition.masks.items() for v in d.values if v is not False)
     for rule, answer in answers:
         there = [r for r in rows if r[0] == rule]
         if not there or any(r[1] == str(answer) for r in there): continue

@@ -108,7 +108,7 @@ class Explanation:
 
     def _kinds_of(self, index, group):
         "The kinds of the parameters of one group"
-        names = self.composition.marks
+        names = self.composition.masks
         masks = {id(p): {k: s[k] for k in names if k in s} for p, s in zip(group.params, group.states)}
         def key(p): return str(masks[id(p)]), str(p.dtype), p.dim(), str(p.device)
         for _, params in groupby(sorted(live_parameters(group), key=key), key=key):
@@ -134,7 +134,7 @@ class Explanation:
         for k in self.kinds:
             for name, (dtype, extent) in k.kinds.items():
                 res[name] = f'{str(dtype)[6:]}{self._extent_in_words(extent)}'
-            hidden = {*NOT_OURS, *self.composition.marks}
+            hidden = {*NOT_OURS, *self.composition.masks}
             for name in k.numbers:
                 if name not in hidden: res.setdefault(name, 'a number')
         return res
@@ -189,7 +189,7 @@ class Explanation:
         "Routes or groups, if these are all kinds of them, or the kinds themselves"
         places = list(dict.fromkeys(k.place for k in kinds))
         is_all = all(k in kinds for k in self.kinds if k.place in places)
-        if self.composition.marks and is_all: return '; '.join(places)
+        if self.composition.masks and is_all: return '; '.join(places)
         indices = dict.fromkeys(k.index for k in kinds)
         complete = [i for i in indices if all(k in kinds for k in self.kinds if k.index == i)]
         of_other_shapes = {str(k) for k in self.kinds if k not in kinds}

@@ -6,7 +6,7 @@ from optimcb.composition.pipeline import Composition, meant_to_return
 from optimcb.composition.results import ONE_STEP
 from optimcb.composition.stepper import Stepper, code_of
 from optimcb.diagnosis.graph import Dataflow
-from optimcb.steppers.parts import take_back
+from optimcb.steppers.parts import undo_step
 from optimcb.tracing.purity import branches, may_act
 
 __all__ = ['IfEverywhere', 'branches_on_value', 'decay_names', 'graph_warnings']
@@ -79,8 +79,8 @@ def _made_twice(graph):
 def _moved_twice(graph):
     "Warn of steppers that each move the parameter along the gradient"
     acts = graph.steps[-1]
-    undone = max((i for i, a in enumerate(acts) if a.stepper.innermost is take_back), default=0)
-    measured = {id(a) for a in acts[:undone]} # `take_back` undoes what they do
+    undone = max((i for i, a in enumerate(acts) if a.stepper.innermost is undo_step), default=0)
+    measured = {id(a) for a in acts[:undone]} # `undo_step` undoes what they do
     by = [a.stepper.label for a in graph.moves(acts) if id(a) not in measured]
     if len(by) > 1:
         yield (f"the parameters are moved along their gradients more than once in a step, by {_listed(by)}. "

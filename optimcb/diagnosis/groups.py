@@ -28,7 +28,7 @@ def placement(
 
     A row is the rule, its answer, the number of parameters, the number of their elements, and their names."""
     found = {}
-    for rule in (*composition.marks, 'do_wd'):
+    for rule in (*composition.masks, 'do_wd'):
         for g in groups:
             names = g.names or [_shape_of(p) for p in g.params]
             for p, state, name in zip(g.params, g.states, names):

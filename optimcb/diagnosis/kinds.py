@@ -75,7 +75,7 @@ def _in_words(name, value) -> str:
 def _rehearsed(rehearsal, composition) -> list:
     "Steps, up to two that no stepper ends early"
     steps, n_full = [], 0
-    has_gate = any(getattr(s.innermost, 'place', None) == 'gate' for s in composition.steppers)
+    has_gate = any(s.traits.place == 'gate' for s in composition.steppers)
     most = MOST_STEPS if has_gate else FULL_STEPS
     while n_full < FULL_STEPS and len(steps) < most:
         steps.append(rehearsal.step())

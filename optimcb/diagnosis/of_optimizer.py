@@ -38,7 +38,7 @@ def check_steppers(
 
     Raises `MissingName`, warns of what is doubtful."""
     names = (opt.hyper_names | composition.reads) - NOT_HYPERS
-    masks = masks_of(opt, composition) if composition.marks else {}
+    masks = masks_of(opt, composition) if composition.masks else {}
     groups = []
     for g, group in zip(opt.param_groups, groups_of(opt)):
         hypers = {**composition.defaults, **{k: v for k, v in g.items() if k in names}}

@@ -69,7 +69,7 @@ def _sections(e):
 def _hypers(e) -> list[tuple]:
     "Hyper-parameters of each group; an algorithm has no parameters, and no learning rate yet"
     has_params = any(g.params for g in e.groups)
-    found = dict.fromkeys(n for g in e.groups for n in g.hypers if n not in e.composition.marks)
+    found = dict.fromkeys(n for g in e.groups for n in g.hypers if n not in e.composition.masks)
     names = sorted(found, key=lambda n: n != 'lr') # it comes first
     rows = [(*(('group', 'parameters', 'elements') if has_params else ()), *names)]
     for i, g in enumerate(e.groups):

@@ -130,7 +130,7 @@ def _drop_unused_state(opt, old, new):
         unread |= mentioned - new.reads - set(opt._keep_on_clear)
     for state in opt._states:
         for k in [k for k in state if k in unread or k.partition('.')[0] in taps]: del state[k]
-    if not (old.marks or new.marks): return
+    if not (old.masks or new.masks): return
     for masks in opt.pending_masks.values():
         for k in stale: masks.pop(k, None)
     set_pending_masks(opt)

@@ -7,11 +7,12 @@ import inspect
 from functools import partial
 
 from optimcb._boundary import entry
-from optimcb.composition.roles import DECAY, PLACES, kind_of, place_of, trait
+from optimcb.composition.roles import DECAY, PLACES, kind_of, place_of
 from optimcb.composition.stepper import InRoute, Stepper, is_redefined, name_of, only, renamed
+from optimcb.composition.traits import traits_of
 from optimcb.diagnosis.checks import steps_at_all
 from optimcb.steppers import apply_update
-from optimcb.steppers.parts import note_weights, take_back
+from optimcb.steppers.parts import note_weights, undo_step
 
 __all__ = ['Places', 'wrapped']
 
@@ -51,7 +52,7 @@ class Places:
         cbs:list # Steppers
     ):
         n_gates = sum(place_of(f) == 'gate' for f in cbs)
-        after_hypers = _after(cbs, lambda f: trait(f, 'sets_hyper'))
+        after_hypers = _after(cbs, lambda f: traits_of(f).sets_hyper)
         cuts = {'gate': [n_gates], 'last': [len(cbs)]}
         cuts['first'] = [after_hypers or n_gates] # such steppers read hyper-parameters, too
         cuts['gradient'] = cuts['penalty'] = cuts['decay'] = [self.head(cbs)]
@@ -72,7 +73,7 @@ class Places:
         cbs:list # Steppers
     ) -> int:
         "Return the index at which a rule begins: after all that comes first or changes gradients."
-        return _after(cbs, lambda f: place_of(f) in ('gate', 'first', 'gradient') or trait(f, 'sets_hyper'))
+        return _after(cbs, lambda f: place_of(f) in ('gate', 'first', 'gradient') or traits_of(f).sets_hyper)
 
     @staticmethod
     def tail(
@@ -133,8 +134,8 @@ def _check(f, cbs):
     if kind_of(f) == DECAY: return
     for o in there: _check_pair(s, o)
     for i, o in enumerate(there):
-        blind_to = getattr(o.innermost, 'blind_to', ())
-        if trait(f, 'scales') not in blind_to or _averaged(o, there[:i]): continue
+        blind_to = o.traits.blind_to
+        if traits_of(f).scales not in blind_to or _averaged(o, there[:i]): continue
         only_sees = 'signs' if 'elements' in blind_to else 'direction'
         raise ValueError(f"`{s}` would do nothing: it makes gradients smaller, but `{o}` depends on their "
                          f"{only_sees} only. Leave it out.")
@@ -144,7 +145,7 @@ def _without_place(s) -> str:
     "Word the error for a stepper that has no place."
     message = (f"stepper `{s}` doesn't say where it belongs. Say where: `insert(…, before=…)`, "
                "or decorate it with `@part('…')`.")
-    is_factory = not trait(s.f, 'place') and not s.is_ours and inspect.isroutine(s.innermost)
+    is_factory = not traits_of(s.f).place and not s.is_ours and inspect.isroutine(s.innermost)
     return message + f" If it makes steppers, call it: `{s}()`." if is_factory else message
 
 
@@ -160,7 +161,7 @@ def _check_pair(s, there):
     if kind and kind == other:
         raise ValueError(f"`{s}` can't be put beside `{there}`: there can be one {kind} only. `remove` the "
                          "other one first.")
-    excludes = kind and kind == trait(there.f, 'against') or other and other == trait(s.f, 'against')
+    excludes = kind and kind == traits_of(there.f).against or other and other == traits_of(s.f).against
     if excludes: raise ValueError(f"`{s}` makes no sense beside `{there}`. `remove` one of them.")
 
 
@@ -231,7 +232,7 @@ def _masked(f, masks):
 
 def _with_update(cbs, wanted) -> list:
     "Let steps make an `update`, then apply it, so that `wanted` can change it."
-    steps = [i for i, f in enumerate(cbs) if trait(f, 'parts')]
+    steps = [i for i, f in enumerate(cbs) if traits_of(f).unfused]
     applied = [i for i, f in enumerate(cbs) if place_of(f) == 'apply']
     there = [cbs[i] for i in sorted(steps + applied)]
     _check_updates(there, wanted)
@@ -268,7 +269,7 @@ def _unfused(step) -> list:
         differs = {k: given[k] for k, p in own.items() if k in given and given[k] != p.default}
         return _masked(_named_as(partial(f, **differs) if differs else f, step), s.masks)
 
-    return [fixed(f) for f in trait(step, 'parts')]
+    return [fixed(f) for f in traits_of(step).unfused]
 
 
 def _update_from_weights(cbs, wanted) -> list:
@@ -282,4 +283,4 @@ def _update_from_weights(cbs, wanted) -> list:
         raise ValueError(f"`{Stepper(wanted)}` changes the update, but nothing makes one or steps: "
                          f"{', '.join(s.label for s in there)}. Put a rule there, which ends in "
                          "`apply_update`.")
-    return [*cbs[:start], note_weights, *cbs[start:end], take_back, apply_update, *cbs[end:]]
+    return [*cbs[:start], note_weights, *cbs[start:end], undo_step, apply_update, *cbs[end:]]

@@ -27,7 +27,7 @@ def changed_rules(
     new # The composition that replaces it
 ) -> set:
     "Return the names of masks that mean something else in `new`, or nothing."
-    return {k for k in old.marks if new.marks.get(k) != old.marks[k]}
+    return {k for k in old.masks if new.masks.get(k) != old.masks[k]}
 
 
 def masks_of(
@@ -39,7 +39,7 @@ def masks_of(
 
     For a step, only of parameters that are stepped and whose state lacks masks. Raises `ValueError` for an
     unknown route."""
-    rules, routes = composition.marks, composition.routes
+    rules, routes = composition.masks, composition.routes
     stale = changed_rules(opt.composition, composition)
     res, names, tests = {}, None, {}
     for g in (target or opt).param_groups:
@@ -78,7 +78,7 @@ def set_pending_masks(
     found = masks_of(opt, composition)
     pending = {p: found[id(p)] for p in _params(opt) if id(p) in found}
     for g in opt.param_groups:
-        for k in composition.marks.keys() & g.keys(): del g[k] # from here on the parameters have it
+        for k in composition.masks.keys() & g.keys(): del g[k] # from here on the parameters have it
     opt.pending_masks.clear()
     opt.pending_masks.update(pending)
 

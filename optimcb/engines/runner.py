@@ -69,7 +69,7 @@ class Runner:
             grads = [grad_of(p, target.tracked) for p in _params(target)]
             scaling = scaling.or_nonfinite([g for g in grads if g is not None])
             if not scaling.skip_on_device and scaling.skips(): return set()
-        fill = partial(fill_masks, opt, target) if composition.marks else None
+        fill = partial(fill_masks, opt, target) if composition.masks else None
         if fill and (self.plan is None or self.plan.shardings): fill() # else the plan has seen the masks
         if self.engine == 'eager':
             return self._step_eagerly(composition, self._eager_work(target, hypers), hypers, scaling)

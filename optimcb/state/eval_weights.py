@@ -135,7 +135,7 @@ def tellers(
     "List the steppers that give weights to evaluate, each with a function of a parameter and its state."
     cbs = list(opt.cbs)
     asked = cbs if part is None else [cbs[place(cbs, part)]]
-    found = [(s, _teller(s)) for s in map(Stepper, filter(None, asked)) if hasattr(s.innermost, 'weights')]
+    found = [(s, _teller(s)) for s in map(Stepper, filter(None, asked)) if s.traits.eval_weights]
     if part is not None and not found:
         raise ValueError(f"stepper `{Stepper(asked[0])}` tells no weights to evaluate.")
     return found
@@ -143,7 +143,7 @@ def tellers(
 
 def _teller(stepper) -> Callable:
     "Return a function of a parameter and its state: the weights to evaluate, or None if there are none yet."
-    weights, new = stepper.innermost.weights, stepper.new_name
+    weights, new = stepper.traits.eval_weights, stepper.new_name
     names = {k: new(k) for k in Stepper(weights).names}
     def tell(p, state):
         is_there = all(isinstance(state.get(o), (Tensor, int, float)) for o in names.values())

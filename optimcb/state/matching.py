@@ -125,7 +125,7 @@ def _missing_state(opt, saved) -> set:
     mine = opt.composition
     kept = {k for s in mine.steppers for k in s.mentions if k in s.names} - set(opt.hypers[0])
     started = [s for s in saved if s.keys() - set(opt._keep_on_clear)]
-    return {k for s in started for k in kept - s.keys()} - mine.marks.keys()
+    return {k for s in started for k in kept - s.keys()} - mine.masks.keys()
 
 
 ADVICE = { # by stepper, how to have it

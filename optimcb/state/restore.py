@@ -13,7 +13,7 @@ def clear_state(
 ) -> None:
     "Do what `Optimizer.clear_state` does."
     forget(opt)
-    if opt.composition.marks: set_pending_masks(opt)
+    if opt.composition.masks: set_pending_masks(opt)
     def kept(state): return {k: state[k] for k in opt._keep_on_clear if k in state}
     _replace_state(opt, {p: s if is_note(p) else kept(s) for p, s in opt.state.items()})
     opt.forget_runner()
@@ -33,7 +33,7 @@ def restore(
         opt.cbs, opt._choice = cbs, choice
         raise
     forget(opt)
-    if opt.composition.marks: set_pending_masks(opt)
+    if opt.composition.masks: set_pending_masks(opt)
     for g, new in zip(opt.param_groups, groups): g.update(new)
     if any('param_names' in g for g in groups): opt._names_brought = True
     opt.hyper_names |= hyper_names

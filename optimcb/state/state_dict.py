@@ -1,6 +1,7 @@
 "State dicts: torch's shape with fastai's keys beside it, always copies."
 from torch import Tensor
 
+from optimcb._renamed import current_label
 from optimcb._tensors import is_dtensor
 from optimcb.hypers.torch_names import from_torch
 from optimcb.hypers.values import NOT_HYPERS, check
@@ -37,7 +38,7 @@ def pack(
         **({'rules': rules} if rules else {}))
 
 
-def _rules(opt) -> dict|None: return {k: repr(d) for k, d in opt.composition.marks.items()} or None
+def _rules(opt) -> dict|None: return {k: repr(d) for k, d in opt.composition.masks.items()} or None
 
 
 def _routes_to_numbers(opt, state) -> dict:
@@ -58,13 +59,14 @@ def unpack(
     copies."""
     sd = from_torch_optim(opt, in_torchs_shape(opt, sd))
     sd = by_name(opt, sd, sd.get('names_here') or names_of(opt))
+    if 'steppers' in sd: sd = {**sd, 'steppers': [current_label(k) for k in sd['steppers']]}
     check_groups(opt, sd)
     params = [p for g in opt.param_groups for p in g['params']]
     ids = [i for g in sd['param_groups'] for i in g['params']]
     saved = [sd['state'].get(i, {}) for i in ids]
     keep = usable_state(opt, saved, sd)
     check_shapes(params, saved, sd.get('shapes'), ids)
-    if opt.composition.marks: keep, saved = _saved_masks(opt, sd, keep, saved)
+    if opt.composition.masks: keep, saved = _saved_masks(opt, sd, keep, saved)
     states = {}
     for i, p, s in zip(ids, params, saved):
         device = getattr(p, 'device', None)
@@ -95,7 +97,7 @@ def _own_marks(opt, p, saved, sd) -> dict:
 def _saved_masks(opt, sd, keep, saved) -> tuple[set, list]:
     "Reuse saved masks if the steppers and rules match; else leave them out, and rules are asked again."
     matches = sd.get('steppers') == opt.composition.untapped and sd.get('rules') == _rules(opt)
-    if not matches: return keep - opt.composition.marks.keys(), saved
+    if not matches: return keep - opt.composition.masks.keys(), saved
     routes = opt.composition.routes
     def named(s):
         i = s.get('route')

@@ -31,7 +31,7 @@ def to_torch(
                          "optimizers can't tell. "
                          "Put them in a group with `wd=0`; in fastai, `Learner(…, wd_bn_bias=True)` or a "
                          "`splitter` that puts them in a group of their own.")
-    ascends = {'maximize': True} if mine.turns else {}
+    ascends = {'maximize': True} if mine.flips_grad else {}
     groups, state = [], {}
     for g, h, ps in zip(sd['param_groups'], sd['hypers'], opt.param_lists):
         hypers = {**ascends, **{k: v for k, v in h.items() if k in mine.reads or k == 'lr'}}

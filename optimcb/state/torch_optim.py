@@ -208,7 +208,7 @@ def _refuse_torchs(sd) -> dict:
 def _options(found, g, mine) -> dict:
     "Return all options of a group, with numbers for tensors."
     options = {k: numbers(v) for k, v in {**found.options, **g}.items()}
-    if options.get('maximize') and not mine.turns:
+    if options.get('maximize') and not mine.flips_grad:
         raise ValueError("the state dict is of an optimizer with `maximize=True`. Make yours with it, too, "
                          "or put `maximize` before its steppers.")
     is_older_torch = 'decoupled_weight_decay' in found.flags and 'decoupled_weight_decay' not in g

@@ -1,16 +1,19 @@
 """Weights that are averaged while others are trained: means of the weights, and schedule-free steps.
 
-Each is a part that goes with any rule. `Optimizer.eval` puts the averages into the model, `Optimizer.train` takes them out.
+Each is a part that goes with any rule. `Optimizer.eval` puts the averages into the model,
+`Optimizer.train` takes them out.
 """
 import torch
 
+from optimcb._renamed import old_names
 from optimcb.composition.results import once
 from optimcb.composition.roles import part
-from optimcb.composition.stepper import weights_by
-from optimcb.steppers.formulas import precise
+from optimcb.composition.traits import stepper, weights_by
 from optimcb.steppers.lookahead import SLOW
+from optimcb.steppers.norms import at_least_float32
 
-__all__ = ['ema_weights', 'swa_weights', 'free_warm_up', 'free_weight', 'free_start', 'free_step', 'ascend']
+__all__ = ['ema_weights', 'swa_weights', 'schedule_free_warmup', 'schedule_free_weight',
+           'schedule_free_start', 'schedule_free_step']
 
 FREE = 'average that steps without a schedule work with' # which `schedule_free` is
 
@@ -21,10 +24,11 @@ def _is_due(count, start, every): return count > start and count % every == 0
 
 
 def _moved(avg, p, share):
-    "`avg`, gone a share of the way to the weights; it starts from the first that it sees, in float32 at least"
-    return precise(p.data).clone() if avg is None else avg.lerp_(precise(p.data), share)
+    """Move `avg` a share of the way to the weights. It starts from them, in float32 at least"""
+    return at_least_float32(p.data).clone() if avg is None else avg.lerp_(at_least_float32(p.data), share)
 
 
+@stepper
 @part('last', against=FREE)
 @weights_by(lambda p, ema_avg: ema_avg)
 def ema_weights(p,
@@ -34,14 +38,17 @@ def ema_weights(p,
     ema_count=0, # State: steps done
     ema_avg=None, # State: the average
     **kwargs):
-    """Exponentially weighted mean of the weights, in `ema_avg` (Polyak & Juditsky 1992; Tarvainen & Valpola 2017, https://arxiv.org/abs/1703.01780).
+    """Exponentially weighted mean of the weights, in `ema_avg`
+    (Polyak & Juditsky 1992; Tarvainen & Valpola 2017, https://arxiv.org/abs/1703.01780).
 
-    It starts from the weights of the first step that counts, as `torch.optim.swa_utils` has it, so nothing is to be debiased."""
+    It starts from the weights of the first step that counts, as `torch.optim.swa_utils` has it, so nothing
+    is to be debiased."""
     count = ema_count + 1
     if not _is_due(count, ema_start, ema_every): return {'ema_count': count}
     return {'ema_count': count, 'ema_avg': _moved(ema_avg, p, 1 - ema_mom)}
 
 
+@stepper
 @part('last', against=FREE)
 @weights_by(lambda p, swa_avg: swa_avg)
 def swa_weights(p,
@@ -51,10 +58,12 @@ def swa_weights(p,
     swa_number=0, # State: weights averaged
     swa_avg=None, # State: the mean
     **kwargs):
-    "Mean of the weights of some steps, in `swa_avg` (Izmailov et al. 2018, https://arxiv.org/abs/1803.05407, alg. 1)."
+    """Mean of the weights of some steps, in `swa_avg`
+    (Izmailov et al. 2018, https://arxiv.org/abs/1803.05407, alg. 1)."""
     count = swa_count + 1
     if not _is_due(count, swa_start, swa_every): return {'swa_count': count}
-    return {'swa_count': count, 'swa_number': swa_number + 1, 'swa_avg': _moved(swa_avg, p, 1 / (swa_number+1))}
+    return {'swa_count': count, 'swa_number': swa_number + 1,
+            'swa_avg': _moved(swa_avg, p, 1 / (swa_number+1))}
 
 
 # Schedule-free
@@ -62,18 +71,21 @@ def swa_weights(p,
 FREE_MOM = 0.9 # how near to the average gradients are taken
 
 
+@stepper
 @part('first')
-def free_warm_up(p,
+def schedule_free_warmup(p,
     lr, # Learning rate
     warm_steps=0, # Steps in which `lr` grows to what it is
     free_count=None, # State: steps done
     **kwargs):
-    "For this step, `lr` is the share of it that schedule-free has at the start (Defazio et al. 2024, https://arxiv.org/abs/2405.15682, alg. 1)."
+    """Warm `lr` up as schedule-free does, for this step
+    (Defazio et al. 2024, https://arxiv.org/abs/2405.15682, alg. 1)."""
     if (free_count or 0) < warm_steps: return once(lr=lr * ((free_count or 0)+1) / warm_steps)
 
 
+@stepper
 @part('first')
-def free_weight(p,
+def schedule_free_weight(p,
     lr, # Learning rate
     lr_power=2., # Power of the largest `lr` so far in the weight of a step
     step_power=0., # Power of the number of the step in its weight
@@ -81,37 +93,45 @@ def free_weight(p,
     free_lr=0., # State: the largest `lr` so far
     free_sum=0., # State: sum of the steps' weights
     **kwargs):
-    "The share of this step in the average of all, in `free_share` (Defazio et al. 2024, https://arxiv.org/abs/2405.15682, sec. 4, and code)."
+    """Work out the share of this step in the average of all, in `free_share`
+    (Defazio et al. 2024, https://arxiv.org/abs/2405.15682, sec. 4, and code)."""
     count, top = free_count + 1, max(lr.item() if isinstance(lr, torch.Tensor) else lr, free_lr)
     weight = count**step_power * top**lr_power
     total = free_sum + weight
-    return {'free_count': count, 'free_lr': top, 'free_sum': total, 'free_share': weight/total if total else 0.}
+    return {'free_count': count, 'free_lr': top, 'free_sum': total,
+            'free_share': weight/total if total else 0.}
 
 
+@stepper
 @part('first', FREE)
-def free_start(p,
+def schedule_free_start(p,
     free_mom=FREE_MOM, # How near to the average gradients are taken (β), more than 0 to 1
     **kwargs):
-    """For this step, `free_y` is where the gradient was taken; comes before what changes the weights (Defazio et al. 2024, alg. 1).
+    """Keep the weights where the gradient was taken, in `free_y`, for this step; comes before they change
+    (Defazio et al. 2024, alg. 1).
 
     Raises `ValueError` for a `free_mom` of 0, which would forget the average."""
-    if not free_mom > 0: raise ValueError(f"schedule-free works its average out of the weights, which takes a momentum of more than 0, but it is {free_mom}.")
+    if not free_mom > 0:
+        raise ValueError("schedule-free works its average out of the weights, which takes a momentum of "
+                         f"more than 0, but it is {free_mom}.")
     return once(free_y=p.data.clone())
 
 
 def _free_average(p, free_z, free_y_mom): return p + (1 - 1/free_y_mom)*(free_z - p)
 
 
+@stepper
 @part('last', SLOW)
 @weights_by(_free_average)
-def free_step(p,
+def schedule_free_step(p,
     free_y, # Where the gradient was taken
     free_share, # State: share of this step in the average
     free_mom=FREE_MOM, # How near to the average gradients are taken (β), more than 0 to 1
     free_z=None, # State: the weights that make the rule's steps
     free_y_mom=None, # State: `free_mom` of the step before
     **kwargs):
-    """Let `free_z` do the rule's step, and the weights be between it and its average (Defazio et al. 2024, https://arxiv.org/abs/2405.15682, eq. 3-5).
+    """Let `free_z` do the rule's step, and the weights be between it and its average
+    (Defazio et al. 2024, https://arxiv.org/abs/2405.15682, eq. 3-5).
 
     The average is not kept, but worked out: in training, the weights are the paper's y."""
     z = free_y.clone() if free_z is None else free_z
@@ -122,21 +142,4 @@ def free_step(p,
     return {'free_z': z, 'free_y_mom': free_mom}
 
 
-# Sharpness
-
-def ascend(p,
-    sam_rho=0.05, # How far to go, as the norm of all parameters together
-    sam_eta=0.01, # Added to the size of a weight, if `adaptive`
-    adaptive=False, # Go further where weights are larger (ASAM)?
-    sam_weights=None, # State: the weights from before
-    **kwargs):
-    """Go up along the gradient, to where the loss is about the largest nearby, and keep the weights in `sam_weights`.
-
-    Stays where it is if some gradient isn't finite (Foret et al. 2021, https://arxiv.org/abs/2010.01412, alg. 1; ASAM: Kwon et al. 2021,
-    https://arxiv.org/abs/2102.11600, alg. 1)."""
-    grad, size = precise(p.grad.data), precise(p.data).abs().add(sam_eta) if adaptive else 1.
-    norm = (yield (grad * size).pow(2).sum()).sqrt()
-    old = p.data.clone() if sam_weights is None else sam_weights.copy_(p.data)
-    up = grad * size * size * (sam_rho / (norm + 1e-12))
-    p.data.add_(torch.where(torch.isfinite(norm), up, 0.).to(p.dtype))
-    return {'sam_weights': old}
+__getattr__ = old_names('steppers')

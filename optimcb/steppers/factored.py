@@ -5,8 +5,9 @@ import torch
 
 from optimcb.composition.calls import by_torch
 from optimcb.composition.results import once
+from optimcb.composition.traits import stepper
 from optimcb.steppers.adam import average_sqr_grad, rms_update
-from optimcb.steppers.formulas import precise, rms
+from optimcb.steppers.norms import at_least_float32, rms
 from optimcb.steppers.second_moments import sum_sqr_grad
 
 __all__ = ['param_rms', 'relative_lr', 'scale_lr', 'lr_in_update', 'factored_sqr_grad', 'factored_update',
@@ -18,7 +19,7 @@ __all__ = ['param_rms', 'relative_lr', 'scale_lr', 'lr_in_update', 'factored_sqr
 @by_torch
 def mean_sqrs(x):
     "Mean of the squares of each row, and of each column."
-    sqr = precise(x).pow(2)
+    sqr = at_least_float32(x).pow(2)
     return sqr.mean(-1, keepdim=True), sqr.mean(-2, keepdim=True)
 
 
@@ -32,44 +33,52 @@ def mixed(a, b, weight):
 def over_factored(x, row_avg, col_avg, eps):
     "`x` over the root of the product of a mean square for its row and one for its column."
     rows, columns = row_avg + eps, col_avg + eps
-    return (precise(x) * (rows / rows.mean(-2, keepdim=True)).rsqrt() * columns.rsqrt()).to(x.dtype)
+    return (at_least_float32(x) * (rows / rows.mean(-2, keepdim=True)).rsqrt() * columns.rsqrt()).to(x.dtype)
 
 
+@stepper
 def param_rms(p,
     min_rms=1e-3, # The smallest: from there on a parameter that starts from zero can grow
     **kwargs):
-    "The root mean square of the weights, in `p_rms`, for this step (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4). Comes before the decay."
+    """Work out the root mean square of the weights, in `p_rms`, for this step
+    (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4). Comes before the decay."""
     return once(p_rms=rms(p.data).clamp(min=min_rms))
 
 
+@stepper
 def relative_lr(p,
     lr, # Largest learning rate
     step, # State: steps done
     relative_step=True, # Groups that have it False keep their `lr`
     warmup_init=False, # Let the largest learning rate grow with the steps, by a ten-thousandth of `lr` each?
     **kwargs):
-    "For this step, `lr` is at most one over the root of the number of steps (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 6 and sec. 9)."
+    """Limit `lr` to one over the root of the number of steps, for this step
+    (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 6 and sec. 9)."""
     if not relative_step: return None
     return once(lr=min(lr*1e-4*step if warmup_init else lr, 1/math.sqrt(step)))
 
 
+@stepper
 def scale_lr(p,
     lr, # Learning rate, a share of the weights' size
     p_rms, # The weights' size
     scale_parameter=True, # Groups that have it False keep their `lr`
     **kwargs):
-    "For this step, `lr` is in proportion to the size of the weights (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4)."
+    """Multiply `lr` by the size of the weights, for this step
+    (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4)."""
     if scale_parameter: return once(lr=lr*p_rms)
 
 
+@stepper
 def lr_in_update(p,
     lr, # Learning rate
     update, # This step's update
     **kwargs):
-    "For this step, `lr` is in the update, so that an average of updates remembers it."
+    "Multiply the update by `lr`, which is 1 for the rest of the step: so an average of updates remembers it."
     return once(lr=1., update=update*lr)
 
 
+@stepper(needs_dense_grad=True)
 def factored_sqr_grad(p,
     step, # State: steps done
     decay_power=0.8, # How fast the past comes to count: its coefficient is `1 - step**-decay_power`
@@ -77,22 +86,27 @@ def factored_sqr_grad(p,
     col_avg=None, # State: mean of the squares of each column
     sqr_avg=None, # State: mean square, of a parameter with fewer than two dimensions
     **kwargs):
-    """Mean of squared gradients of each row and column of the last two dimensions, in `row_avg` and `col_avg`; of what has fewer, in `sqr_avg`
+    """Average the squared gradients of each row and column of the last two dimensions, in `row_avg` and
+    `col_avg`.
+
+    Parameters with fewer dimensions have `sqr_avg`
     (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4-5)."""
     new = step**-decay_power
     if p.ndim < 2: return average_sqr_grad(p, 1-new, sqr_avg=sqr_avg)
     rows, columns = mean_sqrs(p.grad.data)
-    return {'row_avg': rows if row_avg is None else mixed(row_avg, rows, new), 'col_avg': columns if col_avg is None else mixed(col_avg, columns, new)}
-factored_sqr_grad.whole = True
+    return {'row_avg': rows if row_avg is None else mixed(row_avg, rows, new),
+            'col_avg': columns if col_avg is None else mixed(col_avg, columns, new)}
 
 
+@stepper
 def factored_update(p,
     eps=1e-30, # Added to the mean squares
     row_avg=None, # State: mean of the squares of each row
     col_avg=None, # State: mean of the squares of each column
     sqr_avg=None, # State: mean square, of a parameter with fewer than two dimensions
     **kwargs):
-    "The gradient over the root of the mean square that its row and its column let expect (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4-5)."
+    """Divide the gradient by the root of the mean square that its row and column predict
+    (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4-5)."""
     if p.ndim < 2: return rms_update(p, sqr_avg + eps, 0.)
     return {'update': over_factored(p.grad.data, row_avg, col_avg, eps)}
 
@@ -101,7 +115,7 @@ def factored_update(p,
 
 @by_torch
 def least_cover(x, cover):
-    "Of each element, the smallest of the bounds that its places in all dimensions have."
+    "The smallest bound of each element, of those of its row, its column, …."
     bounds = cover.split(list(x.shape))
     res = bounds[0].view(-1, *[1]*(x.ndim-1))
     for i, b in enumerate(bounds[1:], 1): res = torch.minimum(res, b.view(-1, *[1]*(x.ndim-1-i)))
@@ -110,25 +124,29 @@ def least_cover(x, cover):
 
 @by_torch
 def maxima(x):
-    "The largest element at each place of each dimension, one dimension after the other."
+    "The largest element of each row, of each column, …, in one vector."
     if not x.numel(): return x.new_zeros(sum(x.shape))
     return torch.cat([x.movedim(i, 0).flatten(1).amax(1) for i in range(x.ndim)])
 
 
+@stepper(needs_dense_grad=True)
 def cover_sqr_grad(p,
     sqr_avg=None, # State: sum of squared gradients, of a parameter with fewer than two dimensions
     cover=None, # State: for each place of each dimension, a bound of the sums there
     **kwargs):
-    """For this step, `sqr_avg` is a bound of the sum of squared gradients, made from those of rows, columns, … (Anil et al. 2019,
-    https://arxiv.org/abs/1901.11150, alg. SM3-II); what has fewer than two dimensions has the sum itself, as state."""
+    """Bound the sum of squared gradients by the bounds of rows, columns, …, in `sqr_avg`, for this step.
+
+    Parameters with fewer than two dimensions have the sum itself, as state (Anil et al. 2019,
+    https://arxiv.org/abs/1901.11150, alg. SM3-II)."""
     if p.ndim < 2: return sum_sqr_grad(p, 0., sqr_avg)
     sqr = p.grad.data.pow(2)
     return once(sqr_avg=sqr if cover is None else sqr + least_cover(sqr, cover))
-cover_sqr_grad.whole = True
 
 
+@stepper
 def keep_cover(p,
     sqr_avg, # This step's bound of each element
     **kwargs):
-    "Keep the largest of the bounds at each place of each dimension, in `cover` (Anil et al. 2019, https://arxiv.org/abs/1901.11150, alg. SM3-II)."
+    """Keep the largest bound of each row, of each column, …, in `cover`
+    (Anil et al. 2019, https://arxiv.org/abs/1901.11150, alg. SM3-II)."""
     if p.ndim >= 2: return {'cover': maxima(sqr_avg)}

@@ -3,13 +3,15 @@ import torch
 
 from optimcb.composition.results import once
 from optimcb.composition.roles import part
+from optimcb.composition.traits import stepper
 from optimcb.steppers.adam import debias_grad_avg, debias_sqr_avg, rms_update
-from optimcb.steppers.formulas import direction, norm, rms
-from optimcb.steppers.sgd import apply_update
+from optimcb.steppers.norms import norm, rms
+from optimcb.steppers.sgd import apply_update, descent_direction
 
 __all__ = ['larc_layer_lr', 'larc_update', 'larc_step', 'trust_ratio', 'lamb_step']
 
 
+@stepper
 @part(kind='trust ratio')
 def larc_layer_lr(p,
     lr, # Learning rate
@@ -18,7 +20,8 @@ def larc_layer_lr(p,
     eps=1e-8, # Added to the norm of the gradient
     clip=True, # LARC, which goes no faster than `lr`? Else LARS
     **kwargs):
-    """For this step, `local_lr` is in proportion to the norm of the tensor over that of its gradient.
+    """Work out a learning rate in proportion to the norms of tensor over gradient, in `local_lr`, for this
+    step.
 
     A tensor of zeros stays as it is (You et al. 2017, https://arxiv.org/abs/1708.03888, eq. 6)."""
     p_norm, g_norm = norm(p.data), norm(p.grad.data)
@@ -26,37 +29,41 @@ def larc_layer_lr(p,
     return once(local_lr=torch.where(local_lr < lr, local_lr, lr) if clip else local_lr)
 
 
+@stepper
 def larc_update(p,
     lr, # Learning rate, in the place of which `local_lr` comes
     local_lr, # This step's learning rate for this tensor
     grad_avg=None, # State: average of gradients, if there is one
     **kwargs):
-    "The gradient, or its average, for a step by `local_lr`."
-    return once(lr=local_lr, update=direction(p, grad_avg).clone())
+    "Make an update of the gradient, or its average, for a step by `local_lr`."
+    return once(lr=local_lr, update=descent_direction(p, grad_avg).clone())
 
 
+@stepper(unfused=(larc_update, apply_update))
 def larc_step(p,
     local_lr, # This step's learning rate for this tensor
     grad_avg=None, # State: average of gradients, if there is one
     **kwargs):
     "Step against the gradient, or its average, by `local_lr`."
-    apply_update(p, local_lr, direction(p, grad_avg))
-larc_step.parts = [larc_update, apply_update]
+    apply_update(p, local_lr, descent_direction(p, grad_avg))
 
 
+@stepper
 @part('length', 'trust ratio')
 def trust_ratio(p,
     lr, # Learning rate
     update, # This step's update
     max_trust=10., # Largest ratio
     **kwargs):
-    "For this step, `lr` is in proportion to the norm of the tensor over that of its update (You et al. 2020, https://arxiv.org/abs/1904.00962, alg. 2)."
+    """For this step, `lr` is in proportion to the norm of the tensor over that of its update
+    (You et al. 2020, https://arxiv.org/abs/1904.00962, alg. 2)."""
     p_rms, u_rms = rms(p.data), rms(update)
     ratio = p_rms / u_rms
     scaled = torch.where(ratio > max_trust, lr*max_trust, lr*ratio)
     return once(lr=torch.where((p_rms == 0) | (u_rms == 0), lr, scaled))
 
 
+@stepper(unfused=(debias_grad_avg, debias_sqr_avg, rms_update, trust_ratio, apply_update))
 def lamb_step(p,
     lr, # Learning rate
     mom, # Coefficient of the past of `grad_avg`, 0 to 1
@@ -66,10 +73,10 @@ def lamb_step(p,
     sqr_avg, # State: mean of squared gradients
     eps=1e-6, # Added to the root
     **kwargs):
-    """Adam's step by a trust ratio (You et al. 2020, https://arxiv.org/abs/1904.00962, alg. 2).
+    """Step as Adam, by a trust ratio (You et al. 2020, https://arxiv.org/abs/1904.00962, alg. 2).
 
-    Does in one call what `debias_grad_avg`, `debias_sqr_avg`, `rms_update`, `trust_ratio` and `apply_update` do in separate ones."""
+    Does in one call what `debias_grad_avg`, `debias_sqr_avg`, `rms_update`, `trust_ratio` and
+    `apply_update` do in separate ones."""
     debiased = debias_grad_avg(p, mom, step, grad_avg) | debias_sqr_avg(p, sqr_mom, step, sqr_avg)
     update = rms_update(p, eps=eps, **debiased)['update']
     apply_update(p, trust_ratio(p, lr, update)['lr'], update)
-lamb_step.parts = [debias_grad_avg, debias_sqr_avg, rms_update, trust_ratio, apply_update]

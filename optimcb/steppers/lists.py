@@ -15,7 +15,9 @@ from optimcb.steppers.sgd import (
 )
 
 mean_grad = partial(average_grad, dampening=True)
-LAZY = {average_grad: lazy_average_grad, average_update: lazy_average_update} # these keep nothing for groups without momentum
+LAZY = { # by stepper, the one that keeps nothing for groups without momentum
+    average_grad: lazy_average_grad,
+    average_update: lazy_average_update}
 
 
 def decay_of(
@@ -36,7 +38,7 @@ def adam_avgs(
 def largest(
     amsgrad:bool # Divide by the largest mean square so far?
 ) -> list:
-    "List what makes Adam AMSGrad."
+    "List the steppers that AMSGrad has and Adam hasn't."
     return [max_sqr_avg, use_sqr_max] if amsgrad else []
 
 

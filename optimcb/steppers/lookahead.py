@@ -1,6 +1,6 @@
 "Slow weights (Lookahead)."
 from optimcb.composition.roles import part
-from optimcb.composition.stepper import weights_by
+from optimcb.composition.traits import stepper, weights_by
 
 __all__ = ['slow_start', 'lookahead_step']
 
@@ -11,6 +11,7 @@ K, ALPHA = 6, 0.5 # of Lookahead: fast steps for one slow step, and its length
 SLOW = 'set of slow weights' # what it keeps
 
 
+@stepper
 @part('first')
 def slow_start(p,
     slow_avg=None, # State: the slow weights
@@ -19,6 +20,7 @@ def slow_start(p,
     if slow_avg is None: return {'slow_avg': p.data.clone()}
 
 
+@stepper
 @part('last', SLOW)
 @weights_by(lambda p, slow_avg: slow_avg)
 def lookahead_step(p,
@@ -27,7 +29,8 @@ def lookahead_step(p,
     k=K, # Fast steps for one slow step
     alpha=ALPHA, # Length of the slow step, a share of the way, 0 to 1
     **kwargs):
-    "Every `k` steps, move the slow weights towards the weights and go on from there; comes last (Zhang et al. 2019, https://arxiv.org/abs/1907.08610, alg. 1)."
+    """Every `k` steps, move the slow weights towards the weights and go on from there; comes last
+    (Zhang et al. 2019, https://arxiv.org/abs/1907.08610, alg. 1)."""
     count += 1
     if count % k == 0:
         slow_avg.add_(p.data - slow_avg, alpha=alpha)

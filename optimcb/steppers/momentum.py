@@ -1,6 +1,7 @@
 """The mathematics of rules that go by signs, momentum, averages of weights, norms, or a given curvature.
 
-Each makes an `update` for `apply_update`. Where the learning rate is in a sum already, `whole_step` comes before that.
+Each makes an `update` for `apply_update`. Where the learning rate is in a sum already, `whole_step` comes
+before that.
 """
 import math
 
@@ -8,60 +9,73 @@ import torch
 
 from optimcb.composition.results import once
 from optimcb.composition.roles import of_directions, of_signs, part
-from optimcb.steppers.formulas import direction, norm, rms
+from optimcb.composition.traits import stepper
+from optimcb.steppers.norms import norm, rms
+from optimcb.steppers.sgd import descent_direction
 
-__all__ = ['sign_update', 'mixed_update', 'rms_lr', 'mean_of_avgs', 'whole_step', 'rprop_update', 'asgd_lr', 'average_weights',
-           'keep_start', 'eps_in_lr', 'dual_sums', 'over_cube_root', 'dual_update', 'norm_ratio', 'shrink_by_lr', 'keep_bound', 'bound_norm', 'newton_update']
+__all__ = ['sign_update', 'mixed_update', 'rms_lr', 'mean_of_avgs', 'whole_step', 'rprop_update', 'asgd_lr',
+           'average_weights', 'keep_start', 'eps_in_lr', 'dual_sums', 'over_cube_root', 'dual_update',
+           'norm_ratio', 'shrink_by_lr', 'keep_bound', 'bound_norm', 'newton_update']
 
 
 # Signs and mixtures
 
+@stepper
 @of_signs
 def sign_update(p,
     update=None, # This step's update, if there is one
     grad_avg=None, # State: average of gradients, if there is one
     **kwargs):
-    "The sign of the update, or else of the average gradient, or else of the gradient (Bernstein et al. 2018, https://arxiv.org/abs/1802.04434, alg. 1)."
-    return {'update': direction(p, grad_avg, update).sign()}
+    """Take the sign of the update, or else of the average gradient, or else of the gradient
+    (Bernstein et al. 2018, https://arxiv.org/abs/1802.04434, alg. 1)."""
+    return {'update': descent_direction(p, grad_avg, update).sign()}
 
 
+@stepper
 def mixed_update(p,
     nu, # Share of the average, the rest being the newest gradient, 0 to 1
     grad_avg=None, # State: mean of gradients
     **kwargs):
-    "The newest gradient, mixed into the average (Ma & Yarats 2019, https://arxiv.org/abs/1810.06801, eq. 4)."
+    "Mix the newest gradient into the average (Ma & Yarats 2019, https://arxiv.org/abs/1810.06801, eq. 4)."
     new = (1-nu) * p.grad.data
     return {'update': new if grad_avg is None else new + nu*grad_avg}
 
 
+@stepper
 @part('first')
 def rms_lr(p,
     lr, # Learning rate
     wd=0., # Weight decay
     **kwargs):
-    """For this step, `lr` is in proportion to the root mean square of the tensor (Su 2023, https://github.com/bojone/tiger).
+    """For this step, `lr` is in proportion to the root mean square of the tensor
+    (Su 2023, https://github.com/bojone/tiger).
 
-    Biases and scales, tensors of one dimension, have half of `lr`, and no decay. A tensor of zeros stays as it is. Comes before the decay."""
+    Biases and scales, tensors of one dimension, have half of `lr`, and no decay. A tensor of zeros stays
+    as it is. Comes before the decay."""
     return once(lr=lr * rms(p.data)) if p.ndim > 1 else once(lr=0.5*lr, wd=0.)
 
 
+@stepper
 def mean_of_avgs(p,
     grad_avg, # State: sum of gradients
     slow_avg, # State: sum of gradients that reaches further back
     **kwargs):
-    "The mean of the gradient, its sum, and a slow one (Lucas et al. 2019, https://arxiv.org/abs/1804.00325, eq. 3)."
+    """Take the mean of the gradient, its sum, and a slow sum
+    (Lucas et al. 2019, https://arxiv.org/abs/1804.00325, eq. 3)."""
     return {'update': (p.grad.data + grad_avg + slow_avg) / 3}
 
 
+@stepper
 def whole_step(p,
     lr, # Learning rate, which the update has in it
     **kwargs):
-    "For this step, `lr` is 1: it is in the update already."
+    "Set `lr` to 1, for this step: it is in the update already."
     return once(lr=1.)
 
 
 # Step sizes of one's own, and averaged weights
 
+@stepper
 @of_signs
 def rprop_update(p,
     lr, # Where the step sizes start
@@ -72,37 +86,43 @@ def rprop_update(p,
     prev_grad=None, # State: the gradient before, 0 where a step was taken back
     step_size=None, # State: the step size of each element
     **kwargs):
-    "Steps by the gradient's sign, each element by a size of its own (Riedmiller & Braun 1993; as in torch, without stepping back)."
+    """Step by the gradient's sign, each element by a size of its own
+    (Riedmiller & Braun 1993; as in torch, without stepping back)."""
     g = p.grad.data
     if step_size is None: prev_grad, step_size = torch.zeros_like(g), torch.full_like(g, lr)
     agrees = g*prev_grad
-    step_size = torch.where(agrees > 0, step_size*eta_plus, torch.where(agrees < 0, step_size*eta_minus, step_size)).clamp(min_step, max_step)
+    smaller = torch.where(agrees < 0, step_size*eta_minus, step_size)
+    step_size = torch.where(agrees > 0, step_size*eta_plus, smaller).clamp(min_step, max_step)
     g = torch.where(agrees < 0, 0., g)
     return {'prev_grad': g, 'step_size': step_size, 'update': g.sign()*step_size}
 
 
+@stepper
 def asgd_lr(p,
     lr, # Learning rate of the first step
     step, # State: steps done
     lambd=1e-4, # Decay of the weights, and of `lr`
     power=0.75, # Power by which `lr` falls
     **kwargs):
-    "For this step, `lr` is torch's `eta` (Bottou 2010; Polyak & Juditsky 1992)."
+    "Let `lr` fall as torch's `eta`, for this step (Bottou 2010; Polyak & Juditsky 1992)."
     return once(lr=lr / (1 + lambd*lr*(step-1))**power)
 
 
+@stepper
 def average_weights(p,
     step, # State: steps done
     t0=1e6, # Steps after which averaging starts
     ax=None, # State: the average
     **kwargs):
-    "Mean of the weights since step `t0`, until then the weights, in `ax`; comes last (Polyak & Juditsky 1992, https://doi.org/10.1137/0330046)."
+    """Average the weights since step `t0`, in `ax`, which until then is a copy; comes last
+    (Polyak & Juditsky 1992, https://doi.org/10.1137/0330046)."""
     mu = 1 / max(1, step-1-t0)
     return {'ax': p.data.clone() if ax is None or mu == 1 else ax + mu*(p.data - ax)}
 
 
 # Dual averaging: every step goes anew from the start
 
+@stepper
 def keep_start(p,
     p_start=None, # State: the weights before the first step
     **kwargs):
@@ -110,88 +130,105 @@ def keep_start(p,
     if p_start is None: return {'p_start': p.data.clone()}
 
 
+@stepper
 def eps_in_lr(p,
     lr, # Learning rate
     eps, # Added to it
     **kwargs):
-    "For this step, `eps` is added to `lr`, unless that is 0 (the code of Defazio & Jelassi 2021, https://github.com/facebookresearch/madgrad)."
+    """Add `eps` to `lr`, unless that is 0, for this step
+    (the code of Defazio & Jelassi 2021, https://github.com/facebookresearch/madgrad)."""
     return once(lr=lr + eps*(lr != 0))
 
 
+@stepper
 def dual_sums(p,
     lr, # Learning rate
     step, # State: steps done
     grad_sum=None, # State: the sum of gradients
     sqr_sum=None, # State: the sum of their squares
     **kwargs):
-    "Sums of gradients and of their squares, weighed by `lr` times the root of the step (Defazio & Jelassi 2021, https://arxiv.org/abs/2101.11075, alg. 1)."
+    """Sum gradients and their squares, weighed by `lr` times the root of the step
+    (Defazio & Jelassi 2021, https://arxiv.org/abs/2101.11075, alg. 1)."""
     g, weight = p.grad.data, lr * math.sqrt(step)
     if grad_sum is None: grad_sum, sqr_sum = torch.zeros_like(g), torch.zeros_like(g)
     return {'grad_sum': grad_sum.add_(g, alpha=weight), 'sqr_sum': sqr_sum.addcmul_(g, g, value=weight)}
 
 
+@stepper
 def over_cube_root(p,
     grad_sum, # State: the sum of gradients
     sqr_sum, # State: the sum of their squares
     eps=1e-6, # Added to the root
     **kwargs):
-    "The sum of the gradients over the cube root of that of their squares (Defazio & Jelassi 2021, https://arxiv.org/abs/2101.11075, alg. 1)."
+    """Divide the sum of the gradients by the cube root of the sum of their squares
+    (Defazio & Jelassi 2021, https://arxiv.org/abs/2101.11075, alg. 1)."""
     root = sqr_sum.pow(1/3) + eps
     return {'update': torch.where(root == 0, 0., grad_sum / root)}
 
 
+@stepper
 def dual_update(p,
     mom, # Share of the weights that stays, 0 to 1
     update, # From the start to where the sums of gradients point, reversed
     p_start, # State: the weights before the first step
     **kwargs):
-    "From the weights towards the start minus `update`, for `whole_step` (Defazio & Jelassi 2021, https://arxiv.org/abs/2101.11075, alg. 1)."
+    """Make an update from the weights towards the start minus `update`, for `whole_step`
+    (Defazio & Jelassi 2021, https://arxiv.org/abs/2101.11075, alg. 1)."""
     return {'update': (1-mom) * (p.data - p_start + update)}
 
 
 # Norms
 
+@stepper
 @of_directions
 def norm_ratio(p, **kwargs):
-    "The gradient, made as long as the tensor; as it is, if one of them is 0 (Bernstein et al. 2020, https://arxiv.org/abs/2002.03432, alg. 1)."
+    """Make the gradient as long as the tensor; leave it if one of them is 0
+    (Bernstein et al. 2020, https://arxiv.org/abs/2002.03432, alg. 1)."""
     p_norm, g_norm = norm(p.data), norm(p.grad.data)
     return {'update': p.grad.data * torch.where((p_norm > 0) & (g_norm > 0), p_norm/g_norm, 1.)}
 
 
+@stepper
 def shrink_by_lr(p,
     lr, # Learning rate
     **kwargs):
-    "Divide by `sqrt(1 + lr**2)` what the step gives: the weights, and for this step `lr` (Bernstein et al. 2020, https://arxiv.org/abs/2002.03432, alg. 1)."
+    """Divide the weights, and for this step `lr`, by `sqrt(1 + lr**2)`
+    (Bernstein et al. 2020, https://arxiv.org/abs/2002.03432, alg. 1)."""
     shrink = (1 + lr*lr)**-0.5
     p.data.mul_(shrink)
     return once(lr=lr*shrink)
 
 
+@stepper
 def keep_bound(p,
     p_bound=2., # Largest norm, as a multiple of the first
     norm_bound=None, # State: largest norm
     **kwargs):
-    "Note `p_bound` times the norm from before the first step, in `norm_bound`; comes first."
+    "Keep `p_bound` times the norm from before the first step, in `norm_bound`; comes first."
     if norm_bound is None: return {'norm_bound': p_bound * norm(p.data)}
 
 
+@stepper
 def bound_norm(p,
     norm_bound, # State: largest norm
     **kwargs):
-    "Scale a tensor that is longer than `norm_bound` back to that; comes last (the code of Bernstein et al. 2020, https://github.com/jxbz/fromage)."
+    """Scale a tensor that is longer than `norm_bound` back to that; comes last
+    (the code of Bernstein et al. 2020, https://github.com/jxbz/fromage)."""
     p_norm = norm(p.data)
     p.data.mul_(torch.where(p_norm > norm_bound, norm_bound/p_norm, 1.))
 
 
 # A given curvature
 
+@stepper
 def newton_update(p,
     grad_avg, # State: mean of gradients
     rho=0.04, # Share of the curvature to divide by: the smaller, the more is clipped
     eps=1e-12, # Smallest divisor
     sqr_mom=0.99, # Coefficient of the past of `hess_avg`, 0 to 1: `update_hessian` takes it
-    hess_avg=None, # State: mean of the estimates of the Hessian's diagonal, by `update_hessian`; until the first one, every element is clipped
+    hess_avg=None, # State: mean of the estimates of the Hessian's diagonal, by `update_hessian`
     **kwargs):
-    "The average gradient over the curvature, clipped to 1 where that is small or negative (Liu et al. 2024, https://arxiv.org/abs/2305.14342, alg. 3)."
+    """The average gradient over the curvature, clipped to 1 where that is small, negative, or not known yet
+    (Liu et al. 2024, https://arxiv.org/abs/2305.14342, alg. 3)."""
     if hess_avg is None: hess_avg = torch.zeros_like(grad_avg)
     return {'hess_avg': hess_avg, 'update': (grad_avg / (rho*hess_avg).clamp(min=eps)).clamp(-1, 1)}

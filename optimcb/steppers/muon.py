@@ -3,18 +3,18 @@ import math
 
 import torch
 
+from optimcb._renamed import old_names
 from optimcb.composition.calls import by_torch
 from optimcb.composition.results import once
+from optimcb.composition.traits import stepper
 from optimcb.steppers.adam import average_sqr_grad, debias_grad_avg, debias_sqr_avg, rms_update
-from optimcb.steppers.formulas import direction
-from optimcb.steppers.shampoo import KERNEL_NDIM
+from optimcb.steppers.sgd import descent_direction
 
-__all__ = ['slow_vectors', 'orthogonal_update', 'vector_update', 'spectral_lr', 'match_rms_lr']
+__all__ = ['scale_vector_lr', 'orthogonal_update', 'vector_update', 'spectral_lr', 'match_rms_lr']
 
 
-# Muon: all singular values of the update are made one
-
-NEWTON_SCHULZ = 3.4445, -4.7750, 2.0315 # how an odd polynomial of degree 5 weighs its powers so that it is steepest at zero
+KERNEL_NDIM = 4 # as the author has it: three dimensions are a stack, four a kernel
+NEWTON_SCHULZ = 3.4445, -4.7750, 2.0315 # coefficients of an odd polynomial of degree 5, steep at zero
 
 
 def _is_stack(p, kernel_ndim): return 2 < p.ndim < kernel_ndim
@@ -22,7 +22,7 @@ def _is_stack(p, kernel_ndim): return 2 < p.ndim < kernel_ndim
 
 @by_torch
 def orthogonalized(
-    x, # A tensor of two dimensions or more, seen as a matrix of its first dimension by the others, or as a stack of matrices
+    x, # A tensor of two dimensions or more: a matrix of the first by the others, or a stack of matrices
     steps, # How often the polynomial is applied
     eps, # Smallest norm that is divided by
     a, b, c, # Coefficients of the polynomial
@@ -30,7 +30,7 @@ def orthogonalized(
     pairs, # Apply it twice at a time where that takes fewer operations? In bfloat16 it rounds more often
     stacked=False # Is it a stack of matrices, those of the last two dimensions?
 ):
-    "The matrix, or each of them, with the singular vectors of `x`, and singular values about one."
+    "Return the matrix, or each one, with the singular vectors of `x` and singular values about one."
     if not x.numel(): return x.clone()
     dtype = torch.promote_types(x.dtype, torch.float32) if exact else torch.bfloat16
     m = x.flatten(0, -3) if stacked else x.flatten(1)
@@ -52,34 +52,38 @@ def orthogonalized(
     return (m.mT if tall else m).reshape(x.shape).to(x.dtype)
 
 
-def slow_vectors(p,
+@stepper
+def scale_vector_lr(p,
     lr, # Learning rate
     vector_lr=0.015, # Learning rate of parameters with fewer than two dimensions, a share of `lr`
     **kwargs):
-    "For this step, `lr` of a parameter that is no matrix is a share of it, as for Adam beside Muon (Jordan 2024). Comes before the decay."
+    """Scale `lr` of parameters that aren't matrices, as for Adam beside Muon, for this step
+    (Jordan 2024). Comes before the decay."""
     if p.ndim < 2: return once(lr=lr*vector_lr)
 
 
+@stepper(needs_dense_grad=True)
 def orthogonal_update(p,
     eps=1e-7, # Smallest norm that is divided by
     ns_steps=5, # Steps of Newton and Schulz's iteration
     exact=False, # Iterate in the parameter's type, float32 at least? Else in bfloat16
-    pairs=True, # Take two steps at a time with long matrices, which is quicker? Else it rounds as `torch.optim.Muon`
+    pairs=True, # Take two steps at a time with long matrices, to be quicker? Else round as `torch.optim.Muon`
     coeffs=NEWTON_SCHULZ, # Three coefficients of the iteration
     kernel_ndim=KERNEL_NDIM, # Dimensions from which on a tensor is a kernel, and not a stack of matrices
     grad_avg=None, # State: average of gradients, if there is one
     update=None, # This step's update, if there is one already
     **kwargs):
-    """The update, or the average of the gradients, or the gradient, with all singular values about one (Jordan 2024, https://kellerjordan.github.io/posts/muon/).
+    """The update, or the average of the gradients, or the gradient, with all singular values about one
+    (Jordan 2024, https://kellerjordan.github.io/posts/muon/).
 
-    A convolution's kernel is a matrix of outputs by all else; each matrix of a stack, of experts' weights say, is one by
-    itself. What has fewer than two dimensions is left to `vector_update`."""
+    A convolution's kernel is a matrix of outputs by all else; each matrix of a stack, of experts' weights
+    say, is one by itself. What has fewer than two dimensions is left to `vector_update`."""
     if p.ndim < 2: return None
-    x, stacked = direction(p, grad_avg, update), _is_stack(p, kernel_ndim)
+    x, stacked = descent_direction(p, grad_avg, update), _is_stack(p, kernel_ndim)
     return {'update': orthogonalized(x, ns_steps, eps, *coeffs, exact, pairs, stacked)}
-orthogonal_update.whole = True
 
 
+@stepper
 def vector_update(p,
     mom, # Coefficient of the past of `grad_avg`, 0 to 1
     step, # State: steps done
@@ -88,7 +92,8 @@ def vector_update(p,
     eps=1e-7, # Added to the root
     sqr_avg=None, # State: mean of squared gradients
     **kwargs):
-    "Adam's update for a parameter that is no matrix (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980, alg. 1); others stay as they are."
+    """Make Adam's update for parameters that aren't matrices
+    (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980, alg. 1); others stay as they are."""
     if p.ndim >= 2: return None
     sqr_avg = average_sqr_grad(p, sqr_mom, sqr_avg=sqr_avg)['sqr_avg']
     debiased = debias_grad_avg(p, mom, step, grad_avg) | debias_sqr_avg(p, sqr_mom, step, sqr_avg)
@@ -101,21 +106,29 @@ def _rows_and_columns(p, kernel_ndim):
     return max(1, rows), max(1, columns)
 
 
+@stepper
 def spectral_lr(p,
     lr, # Learning rate
     kernel_ndim=KERNEL_NDIM, # Dimensions from which on a tensor is a kernel, and not a stack of matrices
     **kwargs):
-    """For this step, `lr` of a matrix with more rows than columns is larger, by the root of their ratio (Jordan 2024).
+    """Multiply `lr` of a matrix with more rows than columns by the root of their ratio, for this step
+    (Jordan 2024).
 
-    Rows and columns are those of the matrix that a kernel is made into; the author's code takes the last two dimensions of the kernel, which are alike."""
+    Rows and columns are those of the matrix that a kernel is made into; the author's code takes the last
+    two dimensions of the kernel, which are alike."""
     if p.ndim < 2: return None
     rows, columns = _rows_and_columns(p, kernel_ndim)
     return once(lr=lr * math.sqrt(max(1, rows/columns)))
 
 
+@stepper
 def match_rms_lr(p,
     lr, # Learning rate
     kernel_ndim=KERNEL_NDIM, # Dimensions from which on a tensor is a kernel, and not a stack of matrices
     **kwargs):
-    "For this step, `lr` of a matrix is such that Muon's update is as large as Adam's (Liu et al. 2025, https://arxiv.org/abs/2502.16982, eq. 4)."
+    """Scale `lr` of a matrix so that Muon's update is as large as Adam's, for this step
+    (Liu et al. 2025, https://arxiv.org/abs/2502.16982, eq. 4)."""
     if p.ndim >= 2: return once(lr=lr * 0.2*math.sqrt(max(_rows_and_columns(p, kernel_ndim))))
+
+
+__getattr__ = old_names('steppers')

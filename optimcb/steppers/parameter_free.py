@@ -1,16 +1,22 @@
-"""The mathematics of rules that find their own step size: `d`, an estimate of how far the weights are from where they should be.
+"""The mathematics of rules that find their own step size: `d`, an estimate of how far the weights are from
+where they should be.
 
-It is worked out from sums over all parameters, and is the same for all. `lr` is what it is multiplied by, so that 1 is right.
+It is worked out from sums over all parameters, and is the same for all. `lr` is what it is multiplied by,
+so that 1 is right.
 """
 import math
 from collections.abc import Iterator
 
 import torch
 
+from optimcb._renamed import old_names
 from optimcb.composition.results import once
-from optimcb.steppers.formulas import debias, precise
+from optimcb.composition.traits import stepper
+from optimcb.steppers.moving_average import debias
+from optimcb.steppers.norms import at_least_float32
 
-__all__ = ['share_d', 'lr_by_d', 'debias_lr', 'prodigy_d', 'eps_by_d', 'dadapt_adam_d', 'lr_in_grad', 'keep_first_norm', 'dadapt_sgd_d']
+__all__ = ['sync_d', 'lr_by_d', 'debias_lr', 'prodigy_d', 'eps_by_d', 'dadapt_adam_d', 'lr_in_grad',
+           'keep_first_norm', 'dadapt_sgd_d']
 
 
 # What is the same for all
@@ -18,7 +24,8 @@ __all__ = ['share_d', 'lr_by_d', 'debias_lr', 'prodigy_d', 'eps_by_d', 'dadapt_a
 def _latest(turn) -> Iterator:
     """Asks all parameters for the largest `turn`, and whether all have it.
 
-    Only sums can be asked for: those below the mean are left out until the rest, among which the largest always is, are alike."""
+    Only sums can be asked for: those below the mean are left out until the rest, among which the largest
+    always is, are alike."""
     here, n, total, squares = 1, (yield 1), (yield turn), (yield turn**2)
     same = n*squares == total**2
     while n*squares != total**2:
@@ -27,7 +34,8 @@ def _latest(turn) -> Iterator:
     return total // n, same
 
 
-def share_d(p,
+@stepper
+def sync_d(p,
     shared=('d', 'd_numerator'), # Names of the state that is to be the same for all parameters
     d0=1e-6, # Where `d` starts
     turn=0, # State: steps of the optimizer, as far as this parameter knows
@@ -35,33 +43,37 @@ def share_d(p,
     d_max=None, # State: the largest estimate so far
     d_numerator=None, # State: numerator of the estimate
     first_norm=None): # State: norm of the first gradients
-    "Let parameters that come late, or that had no gradient for a while, have the state of those that took part in the latest step; comes first."
+    """Let parameters that come late, or that had no gradient for a while, have the state of those that took
+    part in the latest step; comes first."""
     latest, same = yield from _latest(turn)
-    own, starts = {'d': d, 'd_max': d_max, 'd_numerator': d_numerator, 'first_norm': first_norm}, {'d': d0, 'd_max': d0}
+    own = {'d': d, 'd_max': d_max, 'd_numerator': d_numerator, 'first_norm': first_norm}
+    starts = {'d': d0, 'd_max': d0}
     wide, here = torch.promote_types(p.dtype, torch.float32), float(turn == latest)
     if turn == 0: own = {k: p.data.new_full((), starts.get(k, 0.), dtype=wide) for k in shared}
-    for k in () if same else shared: # a mean over elements, so that it is asked for alike of a parameter that is one number
+    for k in () if same else shared: # means over elements: parameters that are one number yield the same sums
         total = yield torch.ones_like(p.data, dtype=wide).mul_(own[k]).mul_(here).sum()
         count = yield torch.ones_like(p.data, dtype=wide).mul_(here).sum()
         own[k] = here*own[k] + (1-here)*(total/count)
     return {**{k: own[k] for k in shared}, 'turn': latest + 1}
 
 
+@stepper
 def lr_by_d(p,
     lr, # Learning rate, as a multiple of the one that is found
     d, # State: the estimate
     **kwargs):
-    "For this step, `lr` is multiplied by `d` (Defazio & Mishchenko 2023, https://arxiv.org/abs/2301.07733)."
+    "Multiply `lr` by `d`, for this step (Defazio & Mishchenko 2023, https://arxiv.org/abs/2301.07733)."
     return once(lr=lr*d)
 
 
+@stepper
 def debias_lr(p,
     lr, # Learning rate
     mom, # Coefficient of the past of `grad_avg`, 0 to 1
     sqr_mom, # Coefficient of the past of `sqr_avg`, 0 to 1
     turn, # State: steps of the optimizer
     **kwargs):
-    "For this step, `lr` makes up for the start of both averages from zero (Kingma & Ba 2015, end of sec. 2)."
+    "Correct `lr` for the start of both averages from zero, for this step (Kingma & Ba 2015, end of sec. 2)."
     return once(lr=lr * math.sqrt(debias(sqr_mom, 1-sqr_mom, turn)) / debias(mom, 1-mom, turn))
 
 
@@ -70,6 +82,7 @@ def _grown(d, d_hat, growth_rate): return torch.maximum(d, torch.minimum(d_hat, 
 
 # Prodigy
 
+@stepper
 def prodigy_d(p,
     lr, # Learning rate, with `d` in it
     p_start, # State: the weights before the first step
@@ -83,33 +96,40 @@ def prodigy_d(p,
     growth_rate=math.inf, # Largest growth of `d` in a step, as a factor
     safeguard_warmup=False, # Leave `lr` out of the estimate's denominator, for warm-ups?
     grad_sum=None): # State: the sum of gradients, of which the past fades
-    """Estimate `d` anew; for this step, the gradient is multiplied by the old one (Mishchenko & Defazio 2024, https://arxiv.org/abs/2306.06101, alg. 4).
+    """Estimate `d` anew; for this step, the gradient is multiplied by the old one
+    (Mishchenko & Defazio 2024, https://arxiv.org/abs/2306.06101, alg. 4).
 
     While all gradients are 0, `d` stays."""
-    beta, g, scale = d_mom or math.sqrt(sqr_mom), precise(p.grad.data), d/d0
-    numerator = beta*d_numerator + (yield (scale*lr*g * (precise(p_start) - precise(p.data))).sum())
+    beta, g, scale = d_mom or math.sqrt(sqr_mom), at_least_float32(p.grad.data), d/d0
+    moved = at_least_float32(p_start) - at_least_float32(p.data)
+    numerator = beta*d_numerator + (yield (scale*lr*g * moved).sum())
     if grad_sum is None: grad_sum = torch.zeros_like(g)
     grad_sum = beta*grad_sum + scale*(d if safeguard_warmup else lr) * g
     size = yield grad_sum.abs().sum()
     d_hat = d_coef*numerator / size
     largest = torch.maximum(d_max, d_hat)
-    started = torch.where(d <= d0*(1 + 1e-6), torch.maximum(d, d_hat), d) # a mean of others' may be off by a rounding error
+    is_start = d <= d0*(1 + 1e-6) # `sync_d` may be off by a rounding error
+    started = torch.where(is_start, torch.maximum(d, d_hat), d)
     new = {'d': torch.minimum(largest, started*growth_rate), 'd_max': largest, 'd_numerator': numerator}
     p.grad = (p.grad.data * scale).to(p.grad.dtype)
-    return {'grad_sum': grad_sum, **{k: torch.where(size > 0, v, old) for (k, v), old in zip(new.items(), (d, d_max, d_numerator))}}
+    old = {'d': d, 'd_max': d_max, 'd_numerator': d_numerator}
+    return {'grad_sum': grad_sum, **{k: torch.where(size > 0, v, old[k]) for k, v in new.items()}}
 
 
+@stepper
 def eps_by_d(p,
     eps, # Added to the root
     d, # State: the estimate
     d0=1e-6, # Where it started
     **kwargs):
-    "For this step, `eps` is in proportion to `d`, as the gradients were (Mishchenko & Defazio 2024, https://arxiv.org/abs/2306.06101, alg. 4)."
+    """Scale `eps` by `d`, as the gradients are, for this step
+    (Mishchenko & Defazio 2024, https://arxiv.org/abs/2306.06101, alg. 4)."""
     return once(eps=eps * (d/d0))
 
 
 # D-Adaptation
 
+@stepper
 def dadapt_adam_d(p,
     lr, # Learning rate, with `d` in it
     d, # State: the estimate
@@ -120,37 +140,42 @@ def dadapt_adam_d(p,
     layer_scale=1., # Factor of this group's steps
     sqr_avg=None, # State: mean of squared gradients, before this step
     grad_sum=None): # State: the sum of gradients, of which the past fades
-    "Estimate `d` anew, for Adam's steps (Defazio & Mishchenko 2023, https://arxiv.org/abs/2301.07733; numerator of their code)."
-    beta, g = math.sqrt(sqr_mom), precise(p.grad.data)
+    """Estimate `d` anew, for Adam's steps
+    (Defazio & Mishchenko 2023, https://arxiv.org/abs/2301.07733; numerator of their code)."""
+    beta, g = math.sqrt(sqr_mom), at_least_float32(p.grad.data)
     if grad_sum is None: grad_sum = torch.zeros_like(g)
-    root = precise(sqr_avg).sqrt() + eps if sqr_avg is not None else 1.
+    root = at_least_float32(sqr_avg).sqrt() + eps if sqr_avg is not None else 1.
     numerator = beta*d_numerator + (1-beta) * (yield (layer_scale*lr*g * grad_sum/root).sum())
     grad_sum = beta*grad_sum + (1-beta)*lr * g
     size = yield (layer_scale*grad_sum).abs().sum()
     new = _grown(d, numerator / ((1-beta)*size), growth_rate)
-    return {'grad_sum': grad_sum, 'd': torch.where(size > 0, new, d), 'd_numerator': torch.where(size > 0, numerator, d_numerator)}
+    return {'grad_sum': grad_sum, 'd': torch.where(size > 0, new, d),
+            'd_numerator': torch.where(size > 0, numerator, d_numerator)}
 
 
+@stepper
 def lr_in_grad(p,
     lr, # Learning rate, with `d` in it
     d0=1e-6, # What `lr` is in units of, for numbers that are not too small
     layer_scale=1., # Factor of this group's steps
     **kwargs):
-    "For this step, `lr` is in the gradient, so that averages of it remember it."
+    "Multiply the gradient by `lr`, for this step, so that averages remember it."
     p.grad = (p.grad.data * (layer_scale*lr/d0)).to(p.grad.dtype)
     return once(lr=d0)
 
 
+@stepper
 def keep_first_norm(p,
     lr, # Learning rate: groups with 0 are left out
     turn, # State: steps of the optimizer
     first_norm): # State: that norm
     "Keep the norm of all gradients of the optimizer's first step, in `first_norm`; 1 if they were 0."
     if turn == 1:
-        total = yield (precise(p.grad.data) * (lr > 0)).pow(2).sum()
+        total = yield (at_least_float32(p.grad.data) * (lr > 0)).pow(2).sum()
         return {'first_norm': torch.where(total > 0, total.sqrt(), 1.)}
 
 
+@stepper
 def dadapt_sgd_d(p,
     lr, # Learning rate, with `d` in it
     first_norm, # State: norm of the first gradients
@@ -158,11 +183,16 @@ def dadapt_sgd_d(p,
     d_numerator, # State: numerator of the estimate
     growth_rate=math.inf, # Largest growth of `d` in a step, as a factor
     grad_sum=None): # State: the sum of gradients
-    "Estimate `d` anew, and sum gradients for `dual_update` (Defazio & Mishchenko 2023, https://arxiv.org/abs/2301.07733; numerator of their code)."
-    lr, g = lr/first_norm, precise(p.grad.data)
+    """Estimate `d` anew, and sum gradients for `dual_update`
+    (Defazio & Mishchenko 2023, https://arxiv.org/abs/2301.07733; numerator of their code)."""
+    lr, g = lr/first_norm, at_least_float32(p.grad.data)
     if grad_sum is None: grad_sum = torch.zeros_like(g)
     numerator = d_numerator + (yield (lr*g * grad_sum).sum())
     grad_sum = grad_sum + lr*g
     size = yield grad_sum.pow(2).sum()
     new = _grown(d, 2*numerator / size.sqrt(), growth_rate)
-    return {'grad_sum': grad_sum, 'd': torch.where(size > 0, new, d), 'd_numerator': numerator, 'update': grad_sum.clone()}
+    return {'grad_sum': grad_sum, 'd': torch.where(size > 0, new, d), 'd_numerator': numerator,
+            'update': grad_sum.clone()}
+
+
+__getattr__ = old_names('steppers')

@@ -1,4 +1,5 @@
-"""The mathematics of parts that go with any rule: what is done to gradients, to updates, to weights beside them, and to whole steps.
+"""The mathematics of parts that go with any rule: what is done to gradients, to updates, to weights beside
+them, and to whole steps.
 
 `Adam.wrap(clip_norm, cautious)` puts them where they belong.
 """
@@ -6,59 +7,69 @@ from numbers import Real
 
 import torch
 
+from optimcb._renamed import old_names
 from optimcb.composition.calls import by_torch
 from optimcb.composition.results import once, stop
 from optimcb.composition.roles import DECAY, part
-from optimcb.steppers.formulas import exp_avg, norm, precise, rms
+from optimcb.composition.traits import stepper
+from optimcb.steppers.moving_average import exp_avg
+from optimcb.steppers.norms import at_least_float32, norm, rms
 
-__all__ = ['accumulate', 'add_noise', 'agc', 'cautious', 'centralize', 'clip_norm', 'clip_tensor_norm', 'clip_update', 'clip_update_norm', 'clip_update_rms',
-           'clip_value', 'decay_toward', 'decay_update', 'full_decay', 'grokfast', 'maximize', 'skip_nonfinite', 'zero_nonfinite']
+__all__ = ['accumulate', 'add_noise', 'agc', 'cautious', 'centralize', 'clip_norm', 'clip_tensor_norm',
+           'clip_update', 'clip_update_norm', 'clip_update_rms', 'clip_value', 'decay_toward', 'decay_update',
+           'full_decay', 'grokfast', 'maximize', 'skip_nonfinite', 'zero_nonfinite']
 
 
 # Whole steps
 
+@stepper(needs_dense_grad=True)
 @part('gate', 'gradient accumulation')
 def accumulate(p,
     accum=4, # Gradients for one step
     accum_sum=None, # State: sum of the gradients since the last step, in float32 at least
     accum_count=0, # State: how many they are
     **kwargs):
-    """One step with the mean of `accum` gradients; in the calls of `step` between, nothing else changes, no count either.
+    """One step with the mean of `accum` gradients; in the calls of `step` between, nothing else changes, no
+    count either.
 
-    Each parameter counts its own gradients, which must be zeroed after each call. Sparse ones become dense, for others touch other rows."""
+    Each parameter counts its own gradients, which must be zeroed after each call. Sparse ones become
+    dense, for others touch other rows."""
     if accum_count + 1 < accum:
-        grad = precise(p.grad.data)
-        return stop(accum_sum=grad.clone() if accum_count == 0 else accum_sum.add_(grad), accum_count=accum_count + 1)
+        grad = at_least_float32(p.grad.data)
+        return stop(accum_sum=grad.clone() if accum_count == 0 else accum_sum.add_(grad),
+                    accum_count=accum_count + 1)
     if accum_count: p.grad = ((accum_sum + p.grad.data) / (accum_count + 1)).to(p.grad.dtype)
     return {'accum_count': 0}
-accumulate.whole = True
 
 
+@stepper(skips_nonfinite=True)
 @part('gate', 'way with gradients that are not finite')
 def skip_nonfinite(p, **kwargs):
     """Skip a step, of all parameters, if any gradient is infinite or NaN: nothing changes, no count either.
 
     On a GPU nobody waits to find out: the kernels know."""
-skip_nonfinite.skips_nonfinite = True
 
 
 # Gradients, for this step
 
+@stepper(flips_grad=True)
 @part('first')
 def maximize(p,
     maximize=True, # Go up? Groups that have it False go down
     **kwargs):
-    "Maximize the objective, as `maximize=True` of `torch.optim` does: what comes after it sees the negative gradient."
+    """Maximize the objective, as `maximize=True` of `torch.optim` does: what comes after it sees the negative
+    gradient."""
     if maximize: p.grad = -p.grad.data
-maximize.turns = True
 
 
+@stepper
 @part('gradient', 'way with gradients that are not finite')
 def zero_nonfinite(p, **kwargs):
     "Elements of a gradient that are infinite or NaN are 0."
     p.grad = torch.where(torch.isfinite(p.grad.data), p.grad.data, 0.)
 
 
+@stepper
 @part('gradient', scales='elements')
 def clip_value(p,
     max_grad=1., # Largest size of an element
@@ -70,6 +81,7 @@ def clip_value(p,
 def _shorter(x, length, most): return x * (most / (length + 1e-6)).clamp(max=1.).to(x.dtype)
 
 
+@stepper
 @part('gradient', scales='tensors')
 def clip_tensor_norm(p,
     max_tensor_norm=1., # Largest norm of a tensor
@@ -78,6 +90,7 @@ def clip_tensor_norm(p,
     p.grad = _shorter(p.grad.data, norm(p.grad.data), max_tensor_norm)
 
 
+@stepper
 @part('gradient', scales='tensors')
 def clip_norm(p,
     max_norm=1., # Largest norm of all of them
@@ -85,11 +98,14 @@ def clip_norm(p,
     """The norm of all gradients together is at most `max_norm`, as in `torch.nn.utils.clip_grad_norm_`.
 
     (Pascanu et al. 2013, https://arxiv.org/abs/1211.5063, alg. 1.)"""
-    total = yield precise(p.grad.data).pow(2).sum()
+    total = yield at_least_float32(p.grad.data).pow(2).sum()
     p.grad = _shorter(p.grad.data, total**0.5, max_norm)
 
 
-def _unit_norm(x): return torch.linalg.vector_norm(precise(x), dim=tuple(range(1, x.ndim)) if x.ndim > 1 else None, keepdim=x.ndim > 1)
+def _unit_norm(x):
+    "The norm of each row of a matrix, of each filter of a convolution, or of a vector"
+    within = tuple(range(1, x.ndim)) if x.ndim > 1 else None
+    return torch.linalg.vector_norm(at_least_float32(x), dim=within, keepdim=x.ndim > 1)
 
 
 @by_torch
@@ -99,17 +115,20 @@ def clipped_units(
     share, # Largest norm of a unit's gradient, as a share of that of its weights
     eps # Least norm of the weights
 ):
-    "A gradient that is shorter where it was too long. A unit is a row of a matrix, a filter of a convolution, and all of a tensor with fewer dimensions."
+    """A gradient that is shorter where it was too long. A unit is a row of a matrix, a filter of a
+    convolution, and all of a tensor with fewer dimensions."""
     most, norm = _unit_norm(p).clamp(min=eps) * share, _unit_norm(grad)
     return torch.where(norm > most, grad * (most / norm.clamp(min=1e-6)), grad).to(grad.dtype)
 
 
+@stepper
 @part('gradient', scales='elements')
 def agc(p,
     agc_clip=0.01, # Largest norm, as a share of that of the weights
     agc_eps=1e-3, # Least norm of the weights
     **kwargs):
-    "Adaptive clipping: the norm of a unit's gradient is at most a share of that of its weights (Brock et al. 2021, https://arxiv.org/abs/2102.06171, eq. 3)."
+    """Adaptive clipping: the norm of a unit's gradient is at most a share of that of its weights
+    (Brock et al. 2021, https://arxiv.org/abs/2102.06171, eq. 3)."""
     p.grad = clipped_units(p.grad.data, p.data, agc_clip, agc_eps)
 
 
@@ -117,44 +136,54 @@ def agc(p,
 def centered_units(
     grad # A gradient
 ):
-    "A gradient without the mean of each row of a matrix, of each filter of a convolution; a tensor with fewer dimensions stays as it is."
-    return (grad - precise(grad).mean(dim=tuple(range(1, grad.ndim)), keepdim=True)).to(grad.dtype) if grad.ndim > 1 else grad.clone()
+    """A gradient without the mean of each row of a matrix, of each filter of a convolution; a tensor with
+    fewer dimensions stays as it is."""
+    if grad.ndim < 2: return grad.clone()
+    mean = at_least_float32(grad).mean(dim=tuple(range(1, grad.ndim)), keepdim=True)
+    return (grad - mean).to(grad.dtype)
 
 
+@stepper
 @part('gradient')
 def centralize(p, **kwargs):
     "Take the mean of a unit's gradient from it (Yong et al. 2020, https://arxiv.org/abs/2004.01461, eq. 1)."
     p.grad = centered_units(p.grad.data)
 
 
+@stepper
 @part('gradient')
 def grokfast(p,
     grok_mom=0.98, # Coefficient of past gradients, 0 to 1
     grok_gain=2., # How much of their mean is added
     grok_avg=None, # State: mean of the gradients, which starts from the first one
     **kwargs):
-    "Add a share of the mean of past gradients, their slow part, to a gradient (Lee et al. 2024, https://arxiv.org/abs/2405.20233, its EMA filter)."
+    """Add a share of the mean of past gradients, their slow part, to a gradient
+    (Lee et al. 2024, https://arxiv.org/abs/2405.20233, its EMA filter)."""
     grok_avg = p.grad.data.clone() if grok_avg is None else exp_avg(grok_avg, p.grad.data, grok_mom)
     p.grad = p.grad.data.add(grok_avg, alpha=grok_gain)
     return {'grok_avg': grok_avg}
 
 
+@stepper(draws=True)
 @part('gradient')
 def add_noise(p,
     noise=0.01, # Variance of the noise of the first step
     noise_decay=0.55, # How fast the variance is annealed
     noise_step=0, # State: steps done
     **kwargs):
-    """Add Gaussian noise of variance `noise / (1 + t)**noise_decay` to a gradient (Neelakantan et al. 2015, https://arxiv.org/abs/1511.06807, sec. 3).
+    """Add Gaussian noise of variance `noise / (1 + t)**noise_decay` to a gradient
+    (Neelakantan et al. 2015, https://arxiv.org/abs/1511.06807, sec. 3).
 
-    It is drawn from torch's generator, in the order of the parameters: the eager engine runs it, and all that is with it."""
-    p.grad = p.grad.data.add(torch.randn_like(p.grad.data), alpha=(noise / (1 + noise_step)**noise_decay)**0.5)
+    It is drawn from torch's generator, in the order of the parameters: the eager engine runs it, and all
+    that is with it."""
+    p.grad = p.grad.data.add(torch.randn_like(p.grad.data),
+                             alpha=(noise / (1 + noise_step)**noise_decay)**0.5)
     return {'noise_step': noise_step + 1}
-add_noise.draws = True
 
 
 # Decay
 
+@stepper
 @part('decay', DECAY)
 def full_decay(p,
     lr, # Learning rate
@@ -162,34 +191,41 @@ def full_decay(p,
     max_lr=0., # Largest learning rate of the schedule; 0: the decay has no schedule
     do_wd=True, # State: is this parameter decayed?
     **kwargs):
-    """Decay the weights by `wd`, whatever the learning rate is, or by `wd * lr/max_lr`, which only follows its schedule.
+    """Decay the weights by `wd`, whatever the learning rate is, or by `wd * lr/max_lr`, which only follows
+    its schedule.
 
-    (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101, alg. 2 line 12, whose schedule multiplier is `lr/max_lr`.)"""
+    (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101, alg. 2 line 12, whose schedule multiplier
+    is `lr/max_lr`.)"""
     if do_wd and wd != 0: p.data.mul_(1 - (wd*lr/max_lr if max_lr != 0 else wd))
 
 
+@stepper
 @part('penalty', DECAY)
 def decay_toward(p,
     wd=0., # Coefficient of the penalty `wd/2 * (p - anchor)**2`
     do_wd=True, # State: is this parameter decayed?
     anchor=None, # State: the weights to go toward; default: those before the first step
     **kwargs):
-    """Add the gradient of an L2 penalty on the way from `anchor` to the gradient (L2-SP; Li et al. 2018, https://arxiv.org/abs/1802.01483, sec. 3.1).
+    """Add the gradient of an L2 penalty on the way from `anchor` to the gradient
+    (L2-SP; Li et al. 2018, https://arxiv.org/abs/1802.01483, sec. 3.1).
 
-    For other weights than those at the start, put them into the state before the first step: `opt.state[p]['anchor'] = …`."""
+    For other weights than those at the start, put them into the state before the first step:
+    `opt.state[p]['anchor'] = …`."""
     if not do_wd: return None
     if anchor is None: anchor = p.data.clone()
     if wd != 0: p.grad = p.grad.data.add(p.data - anchor, alpha=wd)
     return {'anchor': anchor}
 
 
+@stepper
 @part('update', DECAY)
 def decay_update(p,
     update, # This step's update
     wd=0., # Weight decay
     do_wd=True, # State: is this parameter decayed?
     **kwargs):
-    """Add the weights to the update, before a trust ratio or an average sees it (You et al. 2020, https://arxiv.org/abs/1904.00962, alg. 2).
+    """Add the weights to the update, before a trust ratio or an average sees it
+    (You et al. 2020, https://arxiv.org/abs/1904.00962, alg. 2).
 
     NovoGrad decays so, too (Ginsburg et al. 2019, https://arxiv.org/abs/1905.11286, alg. 1)."""
     if do_wd and wd != 0: return {'update': update.add(p.data, alpha=wd)}
@@ -197,15 +233,18 @@ def decay_update(p,
 
 # Updates
 
+@stepper
 @part('update')
 def cautious(p,
     update, # This step's update
     **kwargs):
-    "Leave out what the gradient is against, and make the rest larger for it (Liang et al. 2024, https://arxiv.org/abs/2411.16085, alg. 1; mask as in code)."
+    """Leave out what the gradient is against, and make the rest larger for it
+    (Liang et al. 2024, https://arxiv.org/abs/2411.16085, alg. 1; mask as in code)."""
     mask = (update * p.grad.data > 0).to(torch.promote_types(update.dtype, torch.float32))
     return {'update': update * (mask / mask.mean().clamp(min=1e-3)).to(update.dtype)}
 
 
+@stepper
 @part('update')
 def clip_update(p,
     update, # This step's update
@@ -215,6 +254,7 @@ def clip_update(p,
     return {'update': update.clamp(-max_update, max_update)}
 
 
+@stepper
 @part('update')
 def clip_update_norm(p,
     update, # This step's update
@@ -224,27 +264,34 @@ def clip_update_norm(p,
     return {'update': _shorter(update, norm(update), max_update_norm)}
 
 
+@stepper
 @part('update')
 def clip_update_rms(p,
     update, # This step's update
     max_update_rms=1., # Largest root mean square
     **kwargs):
-    "The root mean square of each update is at most `max_update_rms` (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, sec. 6)."
+    """The root mean square of each update is at most `max_update_rms`
+    (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, sec. 6)."""
     return {'update': update / (rms(update) / max_update_rms).clamp(min=1.).to(update.dtype)}
 
 
 # Somebody's own step, of which an update is made
 
+@stepper
 def note_weights(p, **kwargs):
-    "For this step, `before` is what the weights are now; comes before steppers that move them."
+    "Keep the weights in `before`, for this step; comes before steppers that change them."
     return once(before=p.data.clone())
 
 
-def take_back(p,
+@stepper
+def undo_step(p,
     lr, # Learning rate
     before, # The weights before the step
     **kwargs):
-    "Undo what was done to the weights since `note_weights`; it is the `update`, which times `lr` gives it again."
+    """Undo all changes of the weights since `note_weights`, and make them the `update`, divided by `lr`."""
     update = (before - p.data) / ((lr or 1.) if isinstance(lr, Real) else torch.where(lr != 0, lr, 1.))
     p.data.copy_(before)
     return {'update': update}
+
+
+__getattr__ = old_names('steppers')

@@ -1,18 +1,21 @@
-"Hyper-parameters that are something else for a step."
+"Hyper-parameters as functions of the step."
 from optimcb.composition.results import once
 from optimcb.composition.roles import part
+from optimcb.composition.traits import stepper
 
 __all__ = ['route_lr', 'count_steps', 'schedule']
 
 
+@stepper
 def route_lr(p,
     lr, # Learning rate
     lr_scale=1., # What it is multiplied by
     **kwargs):
-    "For this step, `lr` is `lr*lr_scale`: comes first."
+    "Multiply `lr` by `lr_scale`, for this step; comes first."
     if lr_scale != 1: return once(lr=lr * lr_scale)
 
 
+@stepper
 @part('first')
 def count_steps(p,
     count=0, # State: steps done; `scheduled` gives it its name
@@ -21,6 +24,7 @@ def count_steps(p,
     return {'count': count + 1}
 
 
+@stepper(sets_hyper=True)
 @part('first')
 def schedule(p,
     hyper, # The hyper-parameter: `scheduled` gives it its name
@@ -28,6 +32,5 @@ def schedule(p,
     of_step=float, # Function of the count, or of the count and the value; it returns a factor, or the value
     takes_value=False, # Is it one of the count and the value?
     **kwargs):
-    "For this step, `hyper` is what a function makes of it; comes first."
+    "Replace `hyper` by a function of the step, for this step; comes first."
     return once(hyper=of_step(count, hyper) if takes_value else hyper * of_step(count))
-schedule.sets_hyper = True

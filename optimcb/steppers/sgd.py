@@ -1,7 +1,8 @@
 "Steps, decay and momentum."
 from optimcb.composition.results import once
 from optimcb.composition.roles import DECAY, part
-from optimcb.steppers.formulas import _is_torchs, exp_avg
+from optimcb.composition.traits import stepper
+from optimcb.steppers.moving_average import exp_avg, is_torch_dampening
 
 __all__ = ['apply_update', 'grad_update', 'sgd_step', 'weight_decay', 'l2_reg', 'average_grad',
            'lazy_average_grad', 'avg_update', 'momentum_step', 'nesterov_update', 'average_update',
@@ -10,6 +11,16 @@ __all__ = ['apply_update', 'grad_update', 'sgd_step', 'weight_decay', 'l2_reg', 
 
 # Steps and decay
 
+def descent_direction(p,
+    grad_avg=None, # State: average of gradients, if there is one
+    update=None # This step's update, if there is one
+):
+    "Return the update, or else the average of the gradients, or else the gradient."
+    if update is not None: return update
+    return p.grad.data if grad_avg is None else grad_avg
+
+
+@stepper
 @part('apply')
 def apply_update(p,
     lr, # Learning rate
@@ -19,50 +30,59 @@ def apply_update(p,
     p.data.add_(update, alpha=-lr)
 
 
+@stepper
 def grad_update(p, **kwargs):
-    "The gradient as it is."
+    "Make an update of the gradient."
     return {'update': p.grad.data.clone()}
 
 
+@stepper(unfused=(grad_update, apply_update))
 def sgd_step(p,
     lr, # Learning rate
     **kwargs):
     "Step against the gradient (Robbins & Monro 1951, eq. 6)."
     apply_update(p, lr, p.grad.data)
-sgd_step.parts = [grad_update, apply_update]
 
 
+@stepper
 @part('decay', DECAY)
 def weight_decay(p,
     lr, # Learning rate
     wd=0., # Weight decay, a share of the weight per unit of `lr`
     do_wd=True, # State: is this parameter decayed?
     **kwargs):
-    "Decay the weights themselves, by `lr*wd` (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101, alg. 1 line 9)."
+    """Decay the weights themselves, by `lr*wd`
+    (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101, alg. 1 line 9)."""
     if do_wd and wd != 0: p.data.mul_(1 - lr*wd)
 
 
+@stepper
 @part('penalty', DECAY)
 def l2_reg(p,
     lr=None, # Not used; part of fastai's signature
     wd=0., # Coefficient of the penalty `wd/2 * p**2`
     do_wd=True, # State: is this parameter decayed?
     **kwargs):
-    "Add the gradient of an L2 penalty to the gradient, for this step (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101, alg. 1 line 6)."
+    """Add the gradient of an L2 penalty to the gradient, for this step
+    (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101, alg. 1 line 6)."""
     if do_wd and wd != 0: p.grad = p.grad.data.add(p.data, alpha=wd)
 
 
+@stepper
 def average_grad(p,
     mom=0.9, # Coefficient of the past, 0 to 1
-    dampening=False, # Weigh the gradient by `1-mom`, which makes it a mean? A number as in torch: by `1-dampening`
+    dampening=False, # Weigh the gradient by `1-mom`, for a mean? A number as in torch: by `1-dampening`
     grad_avg=None, # State: the average
     **kwargs):
-    """Exponentially weighted sum, or mean, of the gradients, in `grad_avg` (Polyak 1964; Kingma & Ba 2015, alg. 1).
+    """Sum, or average, the gradients with exponential weights, in `grad_avg`
+    (Polyak 1964; Kingma & Ba 2015, alg. 1).
 
-    `torch.optim.SGD` starts from the first gradient, whatever its `dampening`, a number that weighs the later ones."""
+    `torch.optim.SGD` starts from the first gradient, whatever its `dampening`, a number that weighs the
+    later ones."""
     return {'grad_avg': exp_avg(grad_avg, p.grad.data, mom, dampening)}
 
 
+@stepper
 def lazy_average_grad(p,
     mom=0.9, # Coefficient of the past, 0 to 1
     dampening=False, # As in `average_grad`
@@ -75,45 +95,50 @@ def lazy_average_grad(p,
     return average_grad(p, mom, dampening, grad_avg)
 
 
+@stepper
 def avg_update(p,
     grad_avg, # State: average of gradients
     **kwargs):
-    "The average of the gradients."
+    "Make an update of the average of the gradients."
     return {'update': grad_avg.clone()}
 
 
+@stepper(unfused=(avg_update, apply_update))
 def momentum_step(p,
     lr, # Learning rate
     grad_avg, # State: average of gradients
     **kwargs):
     "Step against the average of the gradients."
     apply_update(p, lr, grad_avg)
-momentum_step.parts = [avg_update, apply_update]
 
 
+@stepper
 def nesterov_update(p,
     mom, # Coefficient of the past, 0 to 1
     grad_avg, # State: sum, or mean, of gradients
     dampening=False, # Is it a mean, in which a gradient is weighed by `1-mom`?
     nesterov=True, # Look ahead? Groups that have it False step against the average
     **kwargs):
-    "The gradient, and what momentum will be left of the sum: the step looks ahead (Sutskever et al. 2013, eq. 3-4)."
+    """Add the next step's momentum to the gradient: the step looks ahead
+    (Sutskever et al. 2013, eq. 3-4)."""
     if not nesterov: return avg_update(p, grad_avg)
-    is_mean = dampening and not _is_torchs(dampening)
+    is_mean = dampening and not is_torch_dampening(dampening)
     return {'update': (p.grad.data * (1-mom) if is_mean else p.grad.data) + mom*grad_avg}
 
 
+@stepper
 def average_update(p,
     mom, # Coefficient of the past, 0 to 1
     update, # The step's own update
     dampening=False, # Weigh the update by `1-mom`, which makes it a mean?
     update_avg=None, # State: the average
     **kwargs):
-    "Momentum of the updates, where `average_grad` has that of the gradients: `torch.optim.RMSprop` divides first."
+    """Average the updates, as `torch.optim.RMSprop` does, instead of the gradients."""
     update_avg = exp_avg(update_avg, update, mom, dampening)
     return {'update_avg': update_avg, 'update': update_avg.clone()}
 
 
+@stepper
 def lazy_average_update(p,
     mom, # Coefficient of the past, 0 to 1
     update, # The step's own update

@@ -1,38 +1,48 @@
 "SOAP: Adam in the eigenbasis of Shampoo."
 import torch
 
+from optimcb._renamed import old_names
 from optimcb.composition.calls import by_torch
 from optimcb.composition.results import once
-from optimcb.steppers.sides import _along, _eigen, _grams, _packed, _sides, _unpacked
+from optimcb.composition.traits import stepper
+from optimcb.steppers.kronecker import (
+    dims_with_matrix,
+    eigh_or_nan,
+    gram_matrices,
+    multiply_dims,
+    pack,
+    unpack,
+)
 
-__all__ = ['average_grams', 'refresh_bases', 'turn_grad', 'turn_back']
+__all__ = ['average_grams', 'refresh_bases', 'project_grad', 'project_back']
 
 
 # SOAP: Adam where gradients vary most along the axes
 
 @by_torch
-def mixed_grams(x, grams, weight, sides):
+def mixed_grams(x, grams, weight, has_matrix):
     "A mean of `grams` and those of `x`."
-    return grams.lerp(_packed(x, _grams(x, sides)), weight)
+    return grams.lerp(pack(x, gram_matrices(x, has_matrix)), weight)
 
 
 @by_torch
-def first_grams(x, weight, sides):
+def first_grams(x, weight, has_matrix):
     "The gram matrices of `x`, weighed: a mean that starts from zero."
-    return _packed(x, _grams(x, sides)) * weight
+    return pack(x, gram_matrices(x, has_matrix)) * weight
 
 
 @by_torch
-def bases_of(x, grams, sides):
+def eigenbases(x, grams, has_matrix):
     "Eigenvectors of each gram matrix, those of the largest eigenvalues first."
-    return _packed(x, [_eigen(m)[1].flip(1) for m in _unpacked(grams, x, sides) if m is not None])
+    return pack(x, [eigh_or_nan(m)[1].flip(1) for m in unpack(grams, x, has_matrix) if m is not None])
 
 
 @by_torch
-def refreshed(grad_avg, sqr_avg, grams, bases, sides):
-    "The bases after a step of orthogonal iteration, the average in them, and the squares in the order of the new ones."
-    old, new, sqr_avg = _unpacked(bases, sqr_avg, sides), [], sqr_avg.clone()
-    for i, (gram, q) in enumerate(zip(_unpacked(grams, sqr_avg, sides), old)):
+def refreshed(grad_avg, sqr_avg, grams, bases, has_matrix):
+    """Take a step of orthogonal iteration. Returns the bases, the average in them, and the squares in their
+    order."""
+    old, new, sqr_avg = unpack(bases, sqr_avg, has_matrix), [], sqr_avg.clone()
+    for i, (gram, q) in enumerate(zip(unpack(grams, sqr_avg, has_matrix), old)):
         if gram is None:
             new.append(None)
             continue
@@ -40,16 +50,17 @@ def refreshed(grad_avg, sqr_avg, grams, bases, sides):
         order = (q * product).sum(0).argsort(descending=True)
         sqr_avg = sqr_avg.index_select(i, order)
         new.append(torch.linalg.qr(product[:, order])[0])
-    grad_avg = _along(_along(grad_avg, [q if q is None else q.T for q in old]), new)
-    return _packed(sqr_avg, [q for q in new if q is not None]), grad_avg, sqr_avg
+    grad_avg = multiply_dims(multiply_dims(grad_avg, [q if q is None else q.T for q in old]), new)
+    return pack(sqr_avg, [q for q in new if q is not None]), grad_avg, sqr_avg
 
 
 @by_torch
-def turned(x, bases, sides, back):
-    "`x` in `bases`, or from there back to where it came from."
-    return _along(x, [q if q is None or not back else q.T for q in _unpacked(bases, x, sides)])
+def rotate(x, bases, has_matrix, back):
+    "Rotate `x` into `bases`, or back."
+    return multiply_dims(x, [q if q is None or not back else q.T for q in unpack(bases, x, has_matrix)])
 
 
+@stepper
 def refresh_bases(p,
     step, # State: steps done
     refresh_steps=10, # Steps from one refreshing to the next
@@ -59,47 +70,60 @@ def refresh_bases(p,
     grad_avg=None, # State: mean of gradients, in the bases
     sqr_avg=None, # State: mean of squared gradients, in the bases
     **kwargs):
-    """Orthogonal bases along which past gradients vary most, one for each dimension of a matrix or kernel, in `bases`. Comes before `average_grams`.
+    """Follow the bases along which past gradients vary most, one for each dimension of a matrix, in `bases`.
 
-    They follow every `refresh_steps` steps, and take `grad_avg` and `sqr_avg` along (Vyas et al. 2024, https://arxiv.org/abs/2409.11321, alg. 4)."""
+    A step of orthogonal iteration every `refresh_steps` steps, which takes `grad_avg` and `sqr_avg` along.
+    Comes before `average_grams` (Vyas et al. 2024, https://arxiv.org/abs/2409.11321, alg. 4)."""
     if p.ndim < 2 or grams is None: return None
-    if bases is None: return {'bases': bases_of(p.grad.data, grams, _sides(p, max_dim))}
+    if bases is None: return {'bases': eigenbases(p.grad.data, grams, dims_with_matrix(p, max_dim))}
     if (step-2) % refresh_steps == 0:
-        bases, grad_avg, sqr_avg = refreshed(grad_avg, sqr_avg, grams, bases, _sides(p, max_dim))
+        bases, grad_avg, sqr_avg = refreshed(grad_avg, sqr_avg, grams, bases, dims_with_matrix(p, max_dim))
         return {'bases': bases, 'grad_avg': grad_avg, 'sqr_avg': sqr_avg}
 
 
+@stepper(needs_dense_grad=True)
 def average_grams(p,
     sqr_mom, # Coefficient of the past, 0 to 1
     max_dim=10000, # Dimensions that are larger have none
     grams=None, # State: the means
     **kwargs):
-    "Mean of the products of gradients with themselves, for each dimension of a matrix or kernel, in `grams` (Vyas et al. 2024, alg. 3)."
+    """Average the products of gradients with themselves, for each dimension of a matrix or kernel, in `grams`
+    (Vyas et al. 2024, alg. 3)."""
     if p.ndim < 2: return None
     g = p.grad.data
-    return {'grams': first_grams(g, 1-sqr_mom, _sides(p, max_dim)) if grams is None else mixed_grams(g, grams, 1-sqr_mom, _sides(p, max_dim))}
-average_grams.whole = True
+    has_matrix = dims_with_matrix(p, max_dim)
+    if grams is None: return {'grams': first_grams(g, 1-sqr_mom, has_matrix)}
+    return {'grams': mixed_grams(g, grams, 1-sqr_mom, has_matrix)}
 
 
-def turn_grad(p,
+@stepper
+def project_grad(p,
     lr, # Learning rate
     step, # State: steps done
     max_dim=10000, # Dimensions that are larger stay as they are
     bases=None, # State: the bases
     **kwargs):
-    """For this step, the gradient is in `bases`, and `step` doesn't count the first step, which only looks where to go: its gradient counts
-    as zero, and its `lr` is 0 (Vyas et al. 2024; as in the authors' code, https://github.com/nikhilvyas/SOAP)."""
+    """Rotate the gradient into `bases`, for this step.
+
+    The first step only looks where to go: its gradient counts as zero, its `lr` is 0, and `step` doesn't
+    count it (Vyas et al. 2024; as in the authors' code, https://github.com/nikhilvyas/SOAP)."""
     if step == 1 or p.ndim > 1 and bases is None:
         p.grad = torch.zeros_like(p.grad.data)
         return once(lr=0*lr)
-    if p.ndim > 1: p.grad = turned(p.grad.data, bases, _sides(p, max_dim), False)
+    if p.ndim > 1: p.grad = rotate(p.grad.data, bases, dims_with_matrix(p, max_dim), False)
     return once(step=step-1)
 
 
-def turn_back(p,
+@stepper
+def project_back(p,
     update, # This step's update, in the bases
     max_dim=10000, # Dimensions that are larger stay as they are
     bases=None, # State: the bases
     **kwargs):
-    "The update, from `bases` back to where the parameter is (Vyas et al. 2024, https://arxiv.org/abs/2409.11321, alg. 3)."
-    if p.ndim > 1 and bases is not None: return {'update': turned(update, bases, _sides(p, max_dim), True)}
+    """Rotate the update from `bases` back to the parameter's axes
+    (Vyas et al. 2024, https://arxiv.org/abs/2409.11321, alg. 3)."""
+    if p.ndim > 1 and bases is not None:
+        return {'update': rotate(update, bases, dims_with_matrix(p, max_dim), True)}
+
+
+__getattr__ = old_names('steppers')

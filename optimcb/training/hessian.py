@@ -7,7 +7,7 @@ from torch import Tensor
 from optimcb._boundary import entry
 from optimcb.composition.errors import not_so
 from optimcb.engines.frozen import grad_of
-from optimcb.steppers.formulas import exp_avg
+from optimcb.steppers.moving_average import exp_avg
 
 __all__ = ['hutchinson', 'update_hessian']
 
@@ -53,7 +53,7 @@ def update_hessian(
 def _is_maximized(opt, p, hypers) -> bool:
     "Does a step change the sign of the gradient of `p`?"
     said = {**opt.pending_masks.get(p, {}), **opt.state.get(p, {})}
-    return any(hypers.get(s.new_name('maximize'), True) and s.applies(said) for s in opt.composition.turns)
+    return any(hypers.get(s.new_name('maximize'), True) and s.applies(said) for s in opt.composition.flips_grad)
 
 
 def _squared(p, grad, scale):

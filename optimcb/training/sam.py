@@ -86,7 +86,7 @@ class Ascent:
 
     def _turns(self) -> list:
         "List the steppers of the optimizer that change the sign of gradients."
-        if hasattr(self.opt, 'composition'): return [s.f for s in self.opt.composition.turns]
+        if hasattr(self.opt, 'composition'): return [s.f for s in self.opt.composition.flips_grad]
         return [maximize] if any(g.get('maximize') for g in self.opt.param_groups) else []
 
 

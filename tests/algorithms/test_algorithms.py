@@ -64,7 +64,8 @@ def corners(f):
        flip=st.booleans(), wd=st.sampled_from([0., 0.1]), seed=st.integers(0, 9))
 @settings(max_examples=15, deadline=None)
 def test_any_shape_dtype_and_layout(algo, shape, dtype, flip, wd, seed):
-    "Neither the memory layout of a parameter or gradient nor 16 bits change what is computed, beyond rounding; gradients stay as they are"
+    """Neither the memory layout of a parameter or gradient nor 16 bits change what is computed, beyond
+    rounding; gradients stay as they are"""
     exact, p = params([shape], torch.float64, seed)[0], params([shape], dtype, seed)[0]
     turned = tuple(reversed(range(p.dim())))
     if flip: p.data = p.data.permute(turned).contiguous().permute(turned)

@@ -1,4 +1,5 @@
-"Options that choose steppers, given for a group or later; `maximize`, `dampening` and `amsgrad` as torch has them; Adafactor as `transformers` has it."
+"""Options that choose steppers, given for a group or later; `maximize`, `dampening` and `amsgrad` as torch
+has them; Adafactor as `transformers` has it."""
 import copy
 import io
 import pickle
@@ -100,7 +101,8 @@ def test_momentum_that_comes_in_training_goes_on_as_torchs(engine):
 @pytest.mark.parametrize('name', WITH_MOMENTUM)
 @pytest.mark.parametrize('how', ['momentum', 'mom', 'added', 'given for each'])
 def test_groups_without_momentum_are_as_without_it(name, how, engine):
-    "To the bit where their step is the same, and without state for it, also where gradients aren't finite; the others have it"
+    """To the bit where their step is the same, and without state for it, also where gradients aren't finite;
+    the others have it"""
     if name == 'Shampoo': engine = 'eager'
     make = partial(WITH_MOMENTUM[name][0], lr=0.1, engine=engine)
     ps, qs, rs = new(), new(), new()
@@ -230,7 +232,8 @@ def flags_of(algo): return sorted(algo.flags - {'maximize'})
 
 @pytest.mark.parametrize('name', ALGORITHMS)
 def test_every_flag_of_a_group_works_or_is_refused(name):
-    "Two groups that differ are as two optimizers, or an error says what to write; a flag that comes later is as if it had been there"
+    """Two groups that differ are as two optimizers, or an error says what to write; a flag that comes later
+    is as if it had been there"""
     algo = ALGORITHMS[name]
     for k in flags_of(algo):
         value, mom = not algo.signature.parameters[k].default, {'mom': 0.9} if 'mom' in algo.options else {}

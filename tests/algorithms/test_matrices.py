@@ -14,7 +14,8 @@ pytestmark = pytest.mark.filterwarnings('ignore:the eager engine runs')
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize('ours, theirs', [({}, {}), (dict(match_rms=True, nesterov=False), dict(adjust_lr_fn='match_rms_adamw', nesterov=False))], ids=str)
 def test_muon_rounds_as_torchs_does(ours, theirs, dtype):
-    "In bfloat16 a last digit may go the other way, where the average of the gradients differs in its last one: 1/256 of a step"
+    """In bfloat16 a last digit may go the other way, where the average of the gradients differs in its last
+    one: 1/256 of a step"""
     to_muon = pytest.importorskip('torch.optim._muon', reason='torch 2.6 has no Muon').Muon
     one_by_one = partial(oc.Muon, pairs=False)
     a = trajectory(partial(one_by_one, wd=0.1, **ours), dtype, ps=params(MATRICES, dtype))
@@ -26,7 +27,7 @@ def test_muon_rounds_as_torchs_does(ours, theirs, dtype):
 def test_two_steps_at_a_time_are_the_same_iteration(shape, rank):
     g = torch.Generator().manual_seed(0)
     x = torch.randn(shape[0], rank, generator=g, dtype=torch.float64) @ torch.randn(rank, shape[1], generator=g, dtype=torch.float64)
-    def by(x, exact, pairs): return oc.steppers.matrices.orthogonalized(x, 5, 1e-7, *oc.steppers.matrices.NEWTON_SCHULZ, exact, pairs).double()
+    def by(x, exact, pairs): return oc.steppers.muon.orthogonalized(x, 5, 1e-7, *oc.steppers.muon.NEWTON_SCHULZ, exact, pairs).double()
     right = by(x, True, False)
     assert difference([by(x, True, True)], [right]) < 1e-12
     one, two = ((by(x.float(), False, pairs) - right).norm() for pairs in (False, True))
@@ -42,7 +43,8 @@ def test_muon_iterates_on_a_kernel_as_on_a_matrix():
 
 
 def authors_update(grad, momentum, mom=0.95):
-    "One step of https://github.com/KellerJordan/Muon, but in the type of the gradient, and with the rows and columns of the matrix that a kernel is made into"
+    """One step of https://github.com/KellerJordan/Muon, but in the type of the gradient, and with the rows
+    and columns of the matrix that a kernel is made into"""
     momentum.lerp_(grad, 1 - mom)
     x = grad.lerp(momentum, mom)
     x = x.view(len(x), -1) if x.dim() >= 4 else x

@@ -1,4 +1,5 @@
-"What rules that find their own step size do about parameters that are not all alike, and about averaged weights."
+"""What rules that find their own step size do about parameters that are not all alike, and about averaged
+weights."""
 from functools import partial
 
 import pytest

@@ -1,4 +1,5 @@
-"The zoo: each algorithm equals its reference on every engine, goes on where it was left, and learns to read digits."
+"""The zoo: each algorithm equals its reference on every engine, goes on where it was left, and learns to read
+digits."""
 import copy
 import io
 import math

@@ -170,8 +170,8 @@ def test_a_warning_is_at_the_users_line():
         warnings.simplefilter('always')
         here = inspect.currentframe().f_lineno + 1
         Optimizer([torch.nn.Parameter(torch.ones(2))], [lambda p, lr: None], lr=0.1)
-    found = [(w.filename, w.lineno) for w in said if w.category is CompositionWarning]
-    assert found and set(found) == {(__file__, here)}
+    places = {(w.filename, w.lineno) for w in said if w.category is CompositionWarning}
+    assert places == {(__file__, here)}
 
 
 def test_an_error_names_the_stepper_and_its_line():

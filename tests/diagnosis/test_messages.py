@@ -377,7 +377,7 @@ def test_every_stepper_is_what_its_module_has_under_its_name(name):
     import importlib
     f = getattr(oc.steppers, name)
     assert getattr(importlib.import_module(f.__module__), name) is f is getattr(oc, name) and f.in_steps.__name__ == name
-    assert all(o is getattr(oc.steppers, o.__name__) for o in getattr(f, 'parts', ()))
+    assert all(o is getattr(oc.steppers, o.__name__) for o in f.traits.unfused)
     with pytest.raises(TypeError, match='has been called|must be callable'):
         made = f(0.9)
         if made is None: raise TypeError(f'{name} has been called, and does nothing')

@@ -285,7 +285,7 @@ def left_alone(p, update, **kwargs): return {'update': update}
                          ids=['sgd', 'momentum', 'rmsprop', 'adam', 'radam', 'sadam', 'qhadam', 'larc', 'larc without momentum', 'lamb'])
 def test_a_step_taken_apart_is_the_step(rule):
     apart = taken(rule, left_alone)
-    assert any(hasattr(Stepper(f).innermost, 'parts') for f in rule(params(), lr=0.1).cbs) and left_alone in apart(params(), lr=0.1).cbs
+    assert any(Stepper(f).traits.unfused for f in rule(params(), lr=0.1).cbs) and left_alone in apart(params(), lr=0.1).cbs
     assert difference(trajectory(partial(rule, wd=0.1, engine='eager'), D), trajectory(partial(apart, wd=0.1, engine='eager'), D)) < 1e-12
 
 
@@ -484,7 +484,7 @@ def test_updates_of_steps_of_ones_own(name):
     def sign(p, **kwargs): return {'update': p.grad.data.sign()}
     by_hand = stepped(partial(Optimizer, cbs=[sign, PARTS[name], apply_update], wd=0.1), 'eager')
     made = wrapped([mystep], PARTS[name])
-    assert labels(made)[:3] == ['note_weights', 'mystep', 'take_back']
+    assert labels(made)[:3] == ['note_weights', 'mystep', 'undo_step']
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         Optimizer(params(), made, lr=0.1) # there is nothing to doubt

@@ -1,0 +1,77 @@
+"What a stepper says about itself, beside its signature: one record, set by one decorator."
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+from optimcb.composition.calls import explains_calls
+from optimcb.composition.signatures import hyper_defaults, innermost
+
+__all__ = ['NO_TRAITS', 'Traits', 'has_traits', 'stepper', 'traits_of', 'weights_by']
+
+
+@dataclass(frozen=True)
+class Traits:
+    "Traits of a stepper. Each has a default, which holds for functions that say nothing."
+    place: str|None = None # Where it belongs in a step: one of `roles.PLACES`; None: where the rule has it
+    kind: str|None = None # What it does, in a word, if a list may have one such stepper only
+    against: str|None = None # Kind of stepper that makes no sense beside it
+    scales: str|None = None # Does it only multiply gradients by positive numbers: 'tensors', or 'elements'?
+    blind_to: tuple = () # Values of `scales` that change nothing for it
+    unfused: tuple = () # The steppers that do, one after the other, what this one does in one call
+    eval_weights: Callable|None = None # Takes a parameter and names of state; returns weights to evaluate
+    taps: tuple = () # Names of state that it records for people, and that no stepper reads
+    draws: bool = False # Does it draw random numbers?
+    needs_dense_grad: bool = False # Does it need all rows of a sparse gradient?
+    skips_nonfinite: bool = False # Is the step skipped, for all parameters, if a gradient is infinite or NaN?
+    sets_hyper: bool = False # Does it replace a hyper-parameter for the rest of the step?
+    flips_grad: bool = False # Does it change the sign of gradients, to maximize?
+
+
+NO_TRAITS = Traits()
+NAMES = frozenset(o.name for o in fields(Traits))
+
+
+def has_traits(
+    **traits # Fields of `Traits`
+) -> Callable:
+    """Give traits to a function, beside those that it has: `@has_traits(draws=True)`.
+
+    Raises `TypeError` for names that aren't fields."""
+    unknown = traits.keys() - NAMES
+    if unknown:
+        raise TypeError(f"a stepper has no trait `{min(unknown)}`. It may have {', '.join(sorted(NAMES))}.")
+    def give(f):
+        f.traits = replace(_own(f), **traits)
+        return f
+    return give
+
+
+def stepper(
+    f:Callable|None=None, # A function of a parameter, then names of hyper-parameters and state
+    **traits # Fields of `Traits`
+) -> Callable:
+    """Make a function one of the library's steppers: give it traits, and let it explain itself to callers.
+
+    Called by hand with options instead of a parameter, it says what to write."""
+    if f is None: return lambda f: stepper(f, **traits)
+    new = explains_calls(has_traits(**traits)(f))
+    new.defaults = hyper_defaults(f) # where fastai's steppers have them
+    return new
+
+
+def weights_by(
+    weights:Callable # Takes a parameter and names of its state; returns the weights to evaluate it with
+) -> Callable:
+    "Let a stepper tell `Optimizer.eval` which weights to evaluate a model with."
+    return has_traits(eval_weights=weights)
+
+
+def traits_of(
+    f:Callable|None # A stepper, or partials of one
+) -> Traits:
+    "The traits of a stepper; those of the function inside of all partials."
+    return _own(innermost(f))
+
+
+def _own(f) -> Traits:
+    found = getattr(f, 'traits', None) # somebody's own object may mean something else by that name
+    return found if isinstance(found, Traits) else NO_TRAITS

@@ -1,0 +1,23 @@
+"Sums over whole tensors, in float32 at least."
+import torch
+
+
+def at_least_float32(
+    x # A tensor
+):
+    "`x` in its own dtype, or in float32 if that has fewer bits: for sums over a tensor of 16-bit numbers."
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def norm(
+    x # A tensor
+):
+    "The Euclidean norm of a whole tensor."
+    return torch.linalg.vector_norm(at_least_float32(x))
+
+
+def rms(
+    x # A tensor
+):
+    "The root mean square of a whole tensor."
+    return at_least_float32(x).pow(2).mean().sqrt()
