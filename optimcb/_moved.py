@@ -51,7 +51,7 @@ MOVED = {  # by the old name under `optimcb`, the modules that have its contents
     'interop': ['state.torch_optim'],
     'lookahead': ['training.lookahead'],
     'rehearsal': ['tracing.rehearsal', 'diagnosis.groups'],
-    'routing': ['routing.route', 'routing.rules', 'routing.schedules'],
+    'routing': ['routing.route', 'routing.groups', 'composition.rules', 'routing.schedules'],
     'sam': ['training.sam'],
     'stepper': ['composition.stepper', 'composition.results', 'composition.calls'],
     'steppers.classic': ['steppers.adam', 'steppers.sgd', 'steppers.formulas', 'steppers.second_moments',
