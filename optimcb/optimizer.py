@@ -102,7 +102,6 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
     def _running(self) -> Runner:
         if '_runner' not in self.__dict__: self._runner = Runner(self.engine)
         return self._runner
-
     def forget_runner(self):
         "Let the next step begin anew: the engine, or all state, is another one."
         runner = self.__dict__.pop('_runner', None)
@@ -171,7 +170,8 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
     @property
     def param_groups(self) -> Groups:
         "Dicts with `params` and hyper-parameters, under our names; they answer torch's names, too."
-        refuse_tracing('`param_groups` of an optimcb Optimizer', "Read what is needed before, and pass that.")
+        refuse_tracing("`param_groups` of an optimcb Optimizer",
+                       "Read what is needed of it before, and pass that.")
         groups = self.__dict__.get('param_groups')
         if groups is None: # in a wrapper that delegates
             raise AttributeError(f"{type(self).__name__} has no groups of its own.")
