@@ -43,7 +43,6 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
     `MissingName` if a stepper lacks something, and `TypeError` if one returns what would be lost: neither
     a dict nor None, nor what it was given. Warns, with `CompositionWarning`, of steppers that can't be
     meant to be together."""
-
     @entry
     def __init__(self,
         params:Tensor|Iterable, # Tensors, `(name, tensor)` pairs, dicts with `params`, or lists for groups
@@ -103,7 +102,6 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
     def _running(self) -> Runner:
         if '_runner' not in self.__dict__: self._runner = Runner(self.engine)
         return self._runner
-
     def forget_runner(self):
         "Let the next step begin anew: the engine, or all state, is another one."
         runner = self.__dict__.pop('_runner', None)
@@ -172,8 +170,8 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
     @property
     def param_groups(self) -> Groups:
         "Dicts with `params` and hyper-parameters, under our names; they answer torch's names, too."
-        advice = "Read what is needed of it before, and pass that."
-        refuse_tracing('`param_groups` of an optimcb Optimizer', advice)
+        refuse_tracing("`param_groups` of an optimcb Optimizer",
+                       "Read what is needed of it before, and pass that.")
         groups = self.__dict__.get('param_groups')
         if groups is None: # in a wrapper that delegates
             raise AttributeError(f"{type(self).__name__} has no groups of its own.")
@@ -269,13 +267,12 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
         optimizer's default, and warns, too. `do_wd` and `force_train` stay where the state dict says
         nothing of a parameter, or is torch's."""
         if not isinstance(state_dict, dict):
-            raise ValueError(f"a state dict must be a dict, but is {state_dict!r:.80} "
-                             f"({type(state_dict).__name__}).")
+            kind = type(state_dict).__name__
+            raise ValueError(f"a state dict must be a dict, but is {state_dict!r:.80} ({kind}).")
         restore(self, hooked(self._optimizer_load_state_dict_pre_hooks, self, dict(state_dict)))
         for hook in self._optimizer_load_state_dict_post_hooks.values(): hook(self)
 
     def __getstate__(self): return picklable(self)
-
     def __setstate__(self, state):
         super().__setstate__(renewed(state))
         self.defaults.pop('differentiable', None) # torch's default for its own algorithms
