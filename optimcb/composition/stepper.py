@@ -1,5 +1,4 @@
 "A stepper: a callback of which the parameter names are the contract, and what it may return."
-import dis
 import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -9,6 +8,7 @@ from types import CodeType, GeneratorType
 import torch
 
 from optimcb._boundary import entry
+from optimcb._cpython import assigned_arguments, uses_kwargs
 from optimcb.composition.calls import _in_steps
 from optimcb.composition.results import ONE_STEP, once
 from optimcb.hypers.torch_names import nearest
@@ -155,7 +155,7 @@ class Stepper:
         self.mentions = frozenset(map(new_name, said - TORCH_KEYWORDS))
         self.taps = frozenset(getattr(self.innermost, 'taps', ())) # state that only people read
         self.sums_over_all = inspect.isgeneratorfunction(self.innermost) or bool(code and code.co_flags & inspect.CO_GENERATOR)
-        self.reads_all = self.takes_all and (code is None or _uses_kwargs(code))
+        self.reads_all = self.takes_all and (code is None or uses_kwargs(code))
         if self.reads_all: self.fixed_in_vain = ()
         declared = {} if self.is_ours else getattr(self.innermost, 'defaults', {}) # of ours, numbers in the signature
         self.declared = {new_name(k): v for k, v in declared.items() if k not in given}
@@ -182,7 +182,7 @@ class Stepper:
     def assigned(self) -> frozenset:
         "The arguments that it assigns another value to, as in `update = 2*update`."
         code = code_of(self.f)
-        return frozenset(map(self.new_name, _assigned(code))) if code else frozenset()
+        return frozenset(map(self.new_name, assigned_arguments(code))) if code else frozenset()
 
     def __repr__(self): return self.label
 
@@ -317,18 +317,3 @@ def strings(
         if isinstance(c, str): yield c
         elif isinstance(c, tuple): todo += c
         elif isinstance(c, CodeType): todo += c.co_consts
-
-
-def _assigned(code:CodeType) -> Iterator[str]:
-    "The arguments that a function assigns to"
-    args = code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]
-    for i in dis.get_instructions(code):
-        if not i.opname.startswith('STORE_FAST'): continue
-        names = i.argval if isinstance(i.argval, tuple) else (i.argval,) # Python 3.13 stores two, or stores one and loads another
-        yield from (k for k in (names[:1] if 'LOAD' in i.opname else names) if k in args)
-
-
-def _uses_kwargs(code:CodeType) -> bool:
-    "Does a function do anything with its `**kwargs`?"
-    name = code.co_varnames[code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & inspect.CO_VARARGS)]
-    return any('LOAD' in i.opname and name in (i.argval if isinstance(i.argval, tuple) else (i.argval,)) for i in dis.get_instructions(code))

@@ -1,12 +1,13 @@
 """What each stepper of a composition does, in each of the ways that it can do it: read off rehearsals.
 
 Hyper-parameters and counters are handed to the steppers as numbers that know what they were worked out from, tensors
-are stand-ins already. A stepper that decides by a number is told to decide otherwise, too. A stepper's names are its
+are tracers already. A stepper that decides by a number is told to decide otherwise, too. A stepper's names are its
 contract, so each is read for itself: two that branch in two ways are four samples to look at, not four formulas.
 """
+import ast
 from contextlib import nullcontext
 from copy import copy
-from fractions import Fraction
+from functools import cache
 from itertools import product
 from typing import NamedTuple
 
@@ -42,16 +43,14 @@ from optimcb.diagnosis.algebra import (
     unknown,
 )
 from optimcb.diagnosis.symbolic import WHOLE, Decisions, Symbolic, expression_of, math_written, plain, symbolic
-from optimcb.tracing.opaque import HOLE
-from optimcb.tracing.program import LEAVES, Node, operands
+from optimcb.tracing.ir import LEAVES, PER_PARAMETER
+from optimcb.tracing.opaque import PLACEHOLDER
+from optimcb.tracing.ops import OPS as TABLE
 from optimcb.tracing.recording import NotRecorded
 from optimcb.tracing.rehearsal import Rehearsal, Step
-from optimcb.tracing.tracer import Untraceable
+from optimcb.tracing.trace import Untraceable
 
 __all__ = ['Block', 'Explored', 'Line', 'Outcome', 'look', 'of_step']
-
-
-TWO, HALF = number(2), number(Fraction(1, 2))
 
 
 # Operations on tensors
@@ -76,16 +75,39 @@ def _cast(x, old, new):
 def _extreme(name): return lambda x: x if x.scalar else call(name, x) # of one number for all elements, it is that
 
 
-OPS = dict(
-    sum=lambda x: mul(call('numel'), x) if x.scalar else call('sum', x), amax=_extreme('amax'), amin=_extreme('amin'),
-    neg=neg, add=add, sub=sub, mul=mul, div=div, where=_where,
-    add_alpha=lambda x, y, alpha: add(x, mul(alpha, y)), sub_alpha=lambda x, y, alpha: sub(x, mul(alpha, y)),
-    addcmul=lambda x, a, b, value: add(x, mul(value, a, b)), addcdiv=lambda x, a, b, value: add(x, div(mul(value, a), b)),
-    lerp=lambda a, b, weight: add(mul(sub(ONE, weight), a), mul(weight, b)),
-    reciprocal=lambda x: div(ONE, x), square=lambda x: power(x, TWO), cube=lambda x: power(x, number(3)), pow=power,
-    sqrt=lambda x: power(x, HALF), rsqrt=lambda x: div(ONE, power(x, HALF)),
-    clamp_min=lambda x, y: call('maximum', x, y), clamp_max=lambda x, y: call('minimum', x, y),
-    softplus=lambda x, beta, threshold: call('softplus', x, beta, *([] if threshold == number(20) else [threshold])))
+def _sum(x): return mul(call('numel'), x) if x.scalar else call('sum', x)
+
+
+def _softplus(x, beta, threshold):
+    "torch's default threshold is not written down"
+    return call('softplus', x, beta, *([] if threshold == number(20) else [threshold]))
+
+
+SPECIAL = dict(sum=_sum, amax=_extreme('amax'), amin=_extreme('amin'), where=_where, softplus=_softplus)
+ARITHMETIC = {ast.Add: add, ast.Sub: sub, ast.Mult: mul, ast.Div: div, ast.Pow: power}
+
+
+def _applied(name, args):
+    "The expression of an operation, by its row in the table"
+    if name in SPECIAL: return SPECIAL[name](*args)
+    if name not in TABLE or TABLE[name].formula is None: return call(name, *args)
+    return _evaluated(_parsed(name), args)
+
+
+@cache
+def _parsed(name) -> ast.expr:
+    "The syntax tree of a row's formula, whose operands are names `x0`, `x1`, …"
+    op = TABLE[name]
+    return ast.parse(op.formula.format(*(f'x{i}' for i in range(op.arity))), mode='eval').body
+
+
+def _evaluated(o, args):
+    "The expression that a syntax tree stands for"
+    if isinstance(o, ast.Constant): return number(o.value)
+    if isinstance(o, ast.Name): return args[int(o.id[1:])]
+    if isinstance(o, ast.UnaryOp): return neg(_evaluated(o.operand, args))
+    if isinstance(o, ast.Call): return call(o.func.id, *(_evaluated(a, args) for a in o.args))
+    return ARITHMETIC[type(o.op)](_evaluated(o.left, args), _evaluated(o.right, args))
 
 
 class Line(NamedTuple):
@@ -170,7 +192,7 @@ class _Reader:
     def __init__(self, step):
         trace, self.hypers = step.recording.trace, step.hypers
         self.trace = trace
-        self.nodes = [Node(n[0], n[1], n[2], n[3:]) for n in trace.nodes]
+        self.nodes = trace.nodes
         self.now = {_name(n.args[0]): i for i, n in enumerate(self.nodes) if n.op == 'load'} # what names stand for
         self.old, self.by_torch = {}, {} # names that stood for something else before the step, functions that torch runs
         self.before, self.newest, self.kept_before = {}, {}, {} # what names stood for before a stepper, what it writes, what it needs of before
@@ -197,7 +219,7 @@ class _Reader:
         known = self.known(operand)
         if known: return {known}
         n = self.nodes[operand]
-        return set().union(*(self.uses(a) for a in operands(n))) if n.op not in LEAVES else set()
+        return set().union(*(self.uses(a) for a in n.operands)) if n.op not in LEAVES else set()
 
     def known(self, id):
         "The last name that was given to an operand: an earlier one may stand for something else in another branch"
@@ -206,12 +228,12 @@ class _Reader:
     def expression(self, operand):
         if operand < 0: return expression_of(self.trace.slots[~operand])
         n, name = self.nodes[operand], self.known(operand)
-        if name: return Sym(name, n.each is False)
+        if name: return Sym(name, n.extent is PER_PARAMETER)
         before = next((k for k, i in reversed(self.before.items()) if i == operand), None)
         if before:
-            self.kept_before[before] = n.each is False
-            return Sym(f'{before}_old', n.each is False)
-        if n.op == 'load': return self.overwritten(_name(n.args[0]), n.each is False)
+            self.kept_before[before] = n.extent is PER_PARAMETER
+            return Sym(f'{before}_old', n.extent is PER_PARAMETER)
+        if n.op == 'load': return self.overwritten(_name(n.args[0]), n.extent is PER_PARAMETER)
         if n.op == 'external':
             x = self.trace.externals[n.args[0]]
             name = next((k for k, v in self.hypers.items() if v is x), None)
@@ -219,10 +241,10 @@ class _Reader:
         if n.op == 'named': return self.expression(n.args[0])
         if n.op == 'numel': return call('numel')
         if n.op == 'result': return self.result(*n.args)
-        args = [self.expression(a) for a in operands(n)]
-        if n.op == 'cast': return _cast(args[0], self.nodes[n.args[0]].gives if n.args[0] >= 0 else n.dtype, n.dtype)
+        args = [self.expression(a) for a in n.operands]
+        if n.op == 'cast': return _cast(args[0], self.nodes[n.args[0]].result_dtype if n.args[0] >= 0 else n.dtype, n.dtype)
         if n.op in TURNED: return condition(n.op, *args)
-        return OPS[n.op](*args) if n.op in OPS else call(n.op, *args)
+        return _applied(n.op, args)
 
     def result(self, k, which):
         "What a function by torch returns: `f(…)`, or one of several"
@@ -230,7 +252,7 @@ class _Reader:
         self.by_torch[called.name] = getattr(called.f, '__module__', None) or type(called.f).__module__
         args, kwargs = called.filled(map(self.expression, given))
         fixed = *called.args, *dict(called.kwargs).values()
-        e = call(called.name, *(a if o is HOLE else Sym(repr(a)) for o, a in zip(fixed, (*args, *kwargs.values()))))
+        e = call(called.name, *(a if o is PLACEHOLDER else Sym(repr(a)) for o, a in zip(fixed, (*args, *kwargs.values()))))
         several = any(n.op == 'result' and n.args[0] == k and n.args[1] for n in self.nodes)
         return call('item', e, number(which)) if several else e
 

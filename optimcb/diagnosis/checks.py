@@ -3,13 +3,13 @@
 All of it is read off a rehearsal. A composition that can't be rehearsed, because it prints or asks for a tensor's value,
 is only tried on a small tensor, for names that are missing.
 """
-import dis
 from itertools import chain, combinations
 from numbers import Real
 
 import torch
 
 from optimcb import steppers
+from optimcb._cpython import branches_on_values
 from optimcb.composition.errors import StepperError
 from optimcb.composition.pipeline import Composition, meant_to_return
 from optimcb.composition.results import ONE_STEP
@@ -21,7 +21,7 @@ from optimcb.steppers.parts import take_back
 from optimcb.tracing.purity import branches, may_act
 from optimcb.tracing.recording import NotRecorded
 from optimcb.tracing.rehearsal import Rehearsal
-from optimcb.tracing.rng import Chance
+from optimcb.tracing.rng import RngSnapshot
 
 __all__ = ['doubts', 'doubts_of', 'steps_at_all']
 
@@ -116,12 +116,12 @@ def _try(composition, hypers, example, state):
     p = torch.nn.Parameter(torch.zeros((2,)*example.dim(), dtype=example.dtype))
     p.grad = torch.ones_like(p)
     def small(v): return v if not isinstance(v, torch.Tensor) else torch.zeros_like(p, dtype=v.dtype) if v.shape == example.shape else v.clone()
-    before = Chance()
+    before = RngSnapshot()
     try:
         with torch.no_grad(): eager.step(composition, [(p, {k: small(v) for k, v in state.items()}, hypers)])
     except StepperError: raise
     except Exception: pass # it may need larger tensors, or real ones
-    finally: before.undone()
+    finally: before.restore_if_moved()
 
 
 def steps_at_all(
@@ -201,18 +201,7 @@ def _waits(stepper, steps) -> bool:
         for k, v in act.numbers.items(): seen.setdefault(k, set()).add(v)
     code = code_of(stepper.f)
     changing = {k for k in stepper.names if len(seen.get(k, ())) > 1}
-    return bool(changing and code and _branches(code))
-
-
-def _branches(code) -> bool:
-    "Does it branch on anything but whether something is None? Each Python has other instructions for that."
-    instructions = list(dis.get_instructions(code))
-    for n, i in enumerate(instructions):
-        if 'JUMP' not in i.opname or '_IF_' not in i.opname or 'NONE' in i.opname: continue
-        test = instructions[max(n-2, 0):n]
-        is_none = [o.opname for o in test] == ['LOAD_CONST', 'IS_OP'] and test[0].argval is None # Python 3.10
-        if not is_none: return True
-    return False
+    return bool(changing and code and branches_on_values(code))
 
 
 def _applies(acts) -> str:

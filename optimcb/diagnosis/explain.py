@@ -22,6 +22,7 @@ from optimcb.diagnosis.suggestions import worded
 from optimcb.diagnosis.tables import STYLE, _aligned, _code, _html_table, _range, _shown, _size
 from optimcb.engines.runner import Runner
 from optimcb.tracing.bucket import fit, key_of, misfit, sharing
+from optimcb.tracing.ir import PER_ELEMENT
 from optimcb.tracing.recording import NotRecorded
 
 __all__ = ['Explained', 'Explanation']
@@ -116,8 +117,9 @@ class Explanation:
         "What is kept for each parameter, by name."
         res = {}
         for k in self.kinds:
-            for name, (dtype, each) in k.kinds.items():
-                of = '' if each is True else ', one number' if not each else ' of another shape' if len(self.kinds) > 1 else f' of shape {each}'
+            for name, (_, dtype, extent) in k.kinds.items():
+                of = '' if extent is PER_ELEMENT else ', one number'
+                if extent.is_opaque: of = ' of another shape' if len(self.kinds) > 1 else f' of shape {extent.shape}'
                 res[name] = f'{str(dtype)[6:]}{of}'
             for name in k.numbers.keys() - {*NOT_OURS, *self.composition.marks}: res.setdefault(name, 'a number')
         return res
@@ -126,8 +128,8 @@ class Explanation:
     def state_bytes(self) -> int:
         "Bytes of state of all parameters: what is there, and what the first step will make of what is not."
         there = self._state_of
-        expected = sum((p.numel() if each is True else math.prod(each or ()))*dtype.itemsize
-                       for k in self.kinds for p in k.params for name, (dtype, each) in k.kinds.items() if name not in there[id(p)])
+        expected = sum((p.numel() if extent is PER_ELEMENT else math.prod(extent.shape or ()))*dtype.itemsize
+                       for k in self.kinds for p in k.params for name, (_, dtype, extent) in k.kinds.items() if name not in there[id(p)])
         return sum(v.nbytes for state in there.values() for v in state.values() if isinstance(v, Tensor)) + expected
 
     @lazy
@@ -253,7 +255,7 @@ class Explanation:
 
 
 def _alike(p): return str(p.dtype), p.dim(), str(p.device)
-def _each(kind): return sum(d.itemsize for d, each in kind.kinds.values() if each is True)
+def _each(kind): return sum(d.itemsize for _, d, extent in kind.kinds.values() if extent is PER_ELEMENT)
 
 
 def _row(stepper, acts) -> dict:

@@ -14,7 +14,7 @@ from threading import RLock
 from typing import NamedTuple
 
 from optimcb.diagnosis.algebra import add, call, div, mul, neg, number, power, sub, symbols
-from optimcb.tracing import torch_api
+from optimcb.tracing import reductions, torch_api
 from optimcb.tracing.recording import NotRecorded
 
 __all__ = ['Decision', 'Decisions', 'Symbolic', 'expression_of', 'math_written', 'plain', 'symbolic']
@@ -22,7 +22,8 @@ __all__ = ['Decision', 'Decisions', 'Symbolic', 'expression_of', 'math_written',
 
 LOCK = RLock() # what follows is of one thread at a time
 # The library's own bookkeeping compares numbers, too. What is asked there is no decision of a step
-BOOKKEEPING = tuple(f'optimcb.{o}' for o in ('engine', 'composition', 'stepper', 'rehearsal', 'expression', 'symbolic', 'formula'))
+BOOKKEEPING = tuple(f'optimcb.{o}' for o in ('engines', 'tracing', 'composition', 'diagnosis'))
+OF_TORCH = torch_api.__name__, reductions.__name__ # what steppers call
 
 
 PATIENCE = 1000 # questions in a step
@@ -81,7 +82,7 @@ def _decided(name, natural, a, b):
     listening = Decisions.listening
     if listening is None or listening.place is None: return natural
     module = sys._getframe(2).f_globals.get('__name__') or ''
-    if module != torch_api.__name__ and f'{module}.'.startswith(tuple(f'{o}.' for o in BOOKKEEPING)): return natural
+    if module not in OF_TORCH and f'{module}.'.startswith(tuple(f'{o}.' for o in BOOKKEEPING)): return natural
     if a == b: return natural
     condition = call(name, a, b)
     return listening.answer(condition, natural) if symbols(condition) else natural

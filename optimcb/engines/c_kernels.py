@@ -8,6 +8,7 @@ import torch
 from optimcb._tensors import whole
 from optimcb.engines import c_compiler
 from optimcb.engines.launch import KernelLaunch
+from optimcb.tracing.ir import PER_ELEMENT, Extent
 from optimcb.tracing.ops import OPS, REDUCTIONS, of_nothing
 from optimcb.tracing.program import IN_MEMORY, Program, Unsupported
 
@@ -53,7 +54,7 @@ class Used(NamedTuple):
     "A column that is read."
     name: str|int
     dtype: torch.dtype
-    each: bool
+    extent: Extent
 
 
 class _Writer:
@@ -64,18 +65,18 @@ class _Writer:
         "What stands for operand `a`, in the type that `dtype` is computed in"
         ctype = TYPES[dtype][0]
         if a < 0: return f'({ctype})S[{~a}]'
-        return f'v{a}' if TYPES[self.p.nodes[a].gives][0] == ctype else f'({ctype})v{a}'
+        return f'v{a}' if TYPES[self.p.nodes[a].result_dtype][0] == ctype else f'({ctype})v{a}'
 
     def value(self, i) -> str:
         "The declaration of node `i`"
         n = self.p.nodes[i]
         ctype, suffix, _, read, written = TYPES[n.dtype]
-        if n.op in IN_MEMORY: e = read.format(f'm{self.column[self.p.column(i)]}[{"i" if n.each else 0}]')
+        if n.op in IN_MEMORY: e = read.format(f'm{self.column[self.p.column(i)]}[{"i" if n.extent is PER_ELEMENT else 0}]')
         elif n.op == 'numel': e = 'J->numel[t]'
         elif n.op == 'total': e = f'J->totals[{self.p.totals.index(i)}]'
         elif n.op in REDUCTIONS: e = f'J->sums[t*{len(self.p.sums)} + {self.p.sums.index(i)}]'
         elif n.op == 'cast':
-            e = self.operand(n.args[0], self.p.nodes[n.args[0]].gives if n.args[0] >= 0 else torch.float64)
+            e = self.operand(n.args[0], self.p.nodes[n.args[0]].result_dtype if n.args[0] >= 0 else torch.float64)
             e = f'{e} != 0' if n.dtype is torch.bool else read.format(written.format(f'(float){e}')) if read != _plain else e
         else:
             op = OPS[n.op]
@@ -85,19 +86,21 @@ class _Writer:
             if n.op == 'where': args[0] = self.operand(n.args[0], torch.bool)
             e = op.text.format(*args, f=suffix)
             if n.dtype is torch.bool: e = f'({e}) != 0' # True + True is True
-        return f'const {TYPES[n.gives][0]} v{i} = ({TYPES[n.gives][0]})({e});'
+        return f'const {TYPES[n.result_dtype][0]} v{i} = ({TYPES[n.result_dtype][0]})({e});'
 
     def split(self, wanted):
         "Declarations that are made once for a tensor, once for an element, and the pointers that they need"
         needed = self.p.needed(wanted)
-        each = {i for i in needed if self.p.nodes[i].each}
-        used = [Used(self.p.column(i), self.p.nodes[i].dtype, self.p.nodes[i].each) for i in needed if self.p.nodes[i].op in IN_MEMORY]
+        each = {i for i in needed if self.p.nodes[i].extent is PER_ELEMENT}
+        used = [Used(self.p.column(i), self.p.nodes[i].dtype, self.p.nodes[i].extent) for i in needed if self.p.nodes[i].op in IN_MEMORY]
         return [self.value(i) for i in needed if i not in each], [self.value(i) for i in needed if i in each], used
 
     def pointers(self, used, stores=()) -> list[str]:
-        kinds = {u.name: (u.dtype, u.each, 'const ') for u in used} | {s.name: (s.dtype, s.each, '') for s in stores}
-        return [f'{const}{TYPES[dtype][2]} *restrict m{self.column[name]} = ({const}{TYPES[dtype][2]} *)M[{self.column[name]}]{" + start" if each else ""};'
-                for name, (dtype, each, const) in kinds.items()]
+        kinds = {u.name: (u.dtype, u.extent, 'const ') for u in used} | {s.name: (s.dtype, s.extent, '') for s in stores}
+        def pointer(name, dtype, extent, const):
+            kind, k, at = f'{const}{TYPES[dtype][2]} *', self.column[name], ' + start' if extent is PER_ELEMENT else ''
+            return f'{kind}restrict m{k} = ({kind})M[{k}]{at};'
+        return [pointer(name, *kind) for name, kind in kinds.items()]
 
     def head(self):
         return ['const int64_t start = 0; (void)start;', f'void *const *M = J->memory + t*{len(self.column)};', self.numbers()]
@@ -110,7 +113,7 @@ class _Writer:
     def level(self, k) -> str:
         "Functions for one chunk, and for what follows it in one tensor"
         sums = self.p.at(k, self.p.sums)
-        stores = [s for s in self.p.stores_at(k) if s.each]
+        stores = [s for s in self.p.stores_at(k) if s.extent is PER_ELEMENT]
         out = []
         if sums or stores:
             wanted = [self.p.nodes[i].args[0] for i in sums] + [s.value for s in stores]
@@ -122,7 +125,7 @@ class _Writer:
             out.append('}')
         if sums: out += self.joined(k, sums)
         totals = self.p.at(k, self.p.totals)
-        ends = [s for s in self.p.stores_at(k) if not s.each]
+        ends = [s for s in self.p.stores_at(k) if s.extent is not PER_ELEMENT]
         if totals or ends:
             once, _, used = self.split([self.p.nodes[i].args[0] for i in totals] + [s.value for s in ends])
             out += [f'static void tensor{k}(const Job *J, int64_t t) {{', *self.head(), *self.pointers(used, ends), *once,

@@ -5,7 +5,7 @@ from torch import Tensor
 from optimcb._tensors import on_all, whole_of
 from optimcb.engines.grad_scaling import NOT_SCALED, Scaling
 from optimcb.engines.sparse_complex import AsReal, NoRows, Rows, has_rows
-from optimcb.tracing.rng import Chance
+from optimcb.tracing.rng import RngSnapshot
 
 __all__ = ['step']
 
@@ -36,10 +36,10 @@ def _alone(p, state, hypers, composition, scaling, whole=False):
 
 def _sparse(p, state, hypers, composition, scaling):
     "Steppers that turn out to make state that has no rows are called again, for the whole parameter: they have worked on a copy"
-    before = Chance()
+    before = RngSnapshot()
     try: _alone(p, state, hypers, composition, scaling)
     except NoRows:
-        before.undone()
+        before.restore_if_moved()
         _alone(p, state, hypers, composition, scaling, whole=True)
 
 

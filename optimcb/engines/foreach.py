@@ -3,8 +3,8 @@ import torch
 
 from optimcb._tensors import whole
 from optimcb.engines import arena, launch
+from optimcb.tracing.ir import LEAVES, PER_ELEMENT
 from optimcb.tracing.ops import OPS, REDUCTIONS, of_nothing
-from optimcb.tracing.program import LEAVES, operands
 
 __all__ = ['Launch']
 
@@ -20,7 +20,7 @@ class Launch(launch.Launch):
     ):
         super().__init__(members, at)
         p = self.program
-        self.read = [operands(n) if n.op not in LEAVES else () for n in p.nodes]
+        self.read = [n.operands if n.op not in LEAVES else () for n in p.nodes]
         order = [k for levels, calls in zip(p.phases, p.calls_by_phase) # as they are worked out
                  for k in (*(k for k, n in enumerate(p.nodes) if p.levels[k] in levels and n.op != 'call'), *calls)]
         self.last_use = {a: k for k in order for a in self.read[k] if a >= 0}
@@ -72,7 +72,7 @@ class Launch(launch.Launch):
         lists, slots, _, values = self.known[j]
         if o < 0: return slots[~o]
         n, x = self.program.nodes[o], values[o] if o in values else lists[self.program.nodes[o].args[0]]
-        return [t.expand(p.shape) if n.each and t.shape != p.shape else t for t, p in zip(x, self.members[j][0].params)]
+        return [t.expand(p.shape) if n.extent is PER_ELEMENT and t.shape != p.shape else t for t, p in zip(x, self.members[j][0].params)]
 
     def _note_results(self, j, made): self.known[j][-1].update(made)
 
@@ -88,16 +88,18 @@ class Launch(launch.Launch):
         if n.op == 'load': return lists[n.args[0]]
         if n.op == 'external': return [externals[n.args[0]].detach().to(a.example.device)]*len(a.params)
         if n.op == 'numel': return [torch.tensor(whole(p).numel(), dtype=n.dtype, device=p.device) for p in a.params]
-        args = [values[o] if o >= 0 else slots[~o] for o in operands(n)]
+        args = [values[o] if o >= 0 else slots[~o] for o in n.operands]
         if n.op in REDUCTIONS:
             given = args[0] if isinstance(args[0], list) else [torch.full_like(p, args[0], dtype=n.dtype) for p in a.params]
             whole_shape = (x if x.shape == p.shape else x.expand(p.shape) for x, p in zip(given, a.params))
             return [REDUCTIONS[n.op].run(x) if x.numel() else torch.full((), of_nothing(n.op, x.dtype), dtype=x.dtype, device=x.device) for x in whole_shape]
         op = OPS[n.op]
         if n.op == 'cast':
-            if not isinstance(args[0], list): return [torch.full(p.shape if n.each else (), args[0], dtype=n.dtype, device=p.device) for p in a.params]
+            if not isinstance(args[0], list):
+                shapes = [p.shape if n.extent is PER_ELEMENT else () for p in a.params]
+                return [torch.full(shape, args[0], dtype=n.dtype, device=p.device) for shape, p in zip(shapes, a.params)]
             return [x.to(n.dtype) for x in args[0]]
-        each = [o >= 0 and self.program.nodes[o].each for o in operands(n)]
+        each = [o >= 0 and self.program.nodes[o].extent is PER_ELEMENT for o in n.operands]
         can = op.foreach and each[0] and not any(isinstance(x, list) for x in args[NUMBER_AT.get(n.op, len(args)):])
         if can and all(e or not isinstance(x, list) for e, x in zip(each, args)): return list(op.foreach(*args))
         if not any(isinstance(x, list) for x in args): args[0] = [torch.tensor(args[0], dtype=n.dtype, device=p.device) for p in a.params]

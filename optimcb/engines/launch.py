@@ -8,8 +8,8 @@ from torch import Tensor
 from optimcb._tensors import spread_of
 from optimcb.engines import arena
 from optimcb.tracing.bucket import is_plain
-from optimcb.tracing.opaque import Surprise, listed
-from optimcb.tracing.program import inputs, operands
+from optimcb.tracing.ir import OPAQUE, PER_ELEMENT
+from optimcb.tracing.opaque import OutputMismatch, listed
 
 __all__ = ['Launch', 'KernelLaunch']
 
@@ -39,7 +39,7 @@ class Launch:
         with self._here():
             for k in p.calls_by_phase[i]:
                 for j, (a, _) in enumerate(self.members):
-                    given, made = [self._lists(j, o) for o in operands(p.nodes[k])], {o: [] for o in p.results[k]}
+                    given, made = [self._lists(j, o) for o in p.nodes[k].operands], {o: [] for o in p.results[k]}
                     for t, param in enumerate(a.params):
                         row = [x[t] if isinstance(x, list) else x for x in given]
                         out = self._called(k, param, row)
@@ -56,13 +56,13 @@ class Launch:
         for o in self.program.results[k]:
             n, x = nodes[o], out[nodes[o].args[1]] if nodes[o].args[1] < len(out) else None
             if not isinstance(x, Tensor) or not is_plain(x := x.resolve_neg()):
-                raise Surprise(f"`{call.name}` returns {type(x).__name__} where a tensor was foreseen.")
-            if n.each is not None and (x.shape, x.dtype, x.device) != (p.shape if n.each else (), n.dtype, p.device):
-                raise Surprise(f"`{call.name}` returns a tensor of shape {tuple(x.shape)} and of {x.dtype} on {x.device}, another than was foreseen.")
-            if _memory(x) in taken and not (n.each is None and any(x is y for y in given)): x = x.clone()
+                raise OutputMismatch(f"`{call.name}` returns {type(x).__name__} where a tensor was foreseen.")
+            if n.extent is not OPAQUE and (x.shape, x.dtype, x.device) != (p.shape if n.extent is PER_ELEMENT else (), n.dtype, p.device):
+                raise OutputMismatch(f"`{call.name}` returns a tensor of shape {tuple(x.shape)} and of {x.dtype} on {x.device}, another than was foreseen.")
+            if _memory(x) in taken and not (n.extent is OPAQUE and any(x is y for y in given)): x = x.clone()
             taken.add(_memory(x))
             x = x.detach()
-            if n.each and x.stride() != p.stride(): x = torch.empty_strided(p.shape, p.stride(), dtype=x.dtype, device=x.device).copy_(x)
+            if n.extent is PER_ELEMENT and x.stride() != p.stride(): x = torch.empty_strided(p.shape, p.stride(), dtype=x.dtype, device=x.device).copy_(x)
             res[o] = x
         return res
 
@@ -80,7 +80,7 @@ class Launch:
                     s[name] = None
                     known = {_memory(v) for v in s.values() if isinstance(v, Tensor)}
                     s[name] = tensors[t].clone() if _memory(tensors[t]) in known else tensors[t]
-            expected = {name: (dtype, each) for name, dtype, each in a.kinds}
+            expected = {k.name: (k.dtype, k.extent.shape) for k in a.kinds}
             same = all((s[name].dtype, s[name].shape) == expected.get(name) for s in a.states for name in new)
             if same: a.tensors.update({name: [s[name] for s in a.states] for name in new}) # else the plan finds that it doesn't hold any more
 
@@ -136,8 +136,7 @@ class KernelLaunch(Launch):
         "Make room for what phase `i` stores for them"
         p = self.program
         for j, (a, _) in enumerate(self.members if i + 1 < len(p.phases) else ()):
-            room = {s.name: [torch.empty_strided(q.shape if s.each else (), q.stride() if s.each else (), dtype=s.dtype, device=q.device) for q in a.params]
-                    for s in p.stores_at(p.phases[i][-1])}
+            room = {s.name: [_empty(s, q) for q in a.params] for s in p.stores_at(p.phases[i][-1])}
             self.between[j].update({int(name[1:]): tensors for name, tensors in room.items()})
             self._place(j, room)
 
@@ -156,7 +155,7 @@ class KernelLaunch(Launch):
         "Call the functions that phase `i` ends with, for one parameter after the other, and make room for those of the next one."
         super().call(i)
         p = self.program
-        for o in {o for k in p.calls_by_phase[i] for o in inputs(p.nodes[k])}: # what was stored for them only
+        for o in {o for k in p.calls_by_phase[i] for o in p.nodes[k].inputs}: # what was stored for them only
             for between in self.between if p.nodes[o].op != 'result' else (): between.pop(o, None)
         self._make_room(i + 1)
 
@@ -178,6 +177,12 @@ class KernelLaunch(Launch):
         "What phase `i` yielded, summed over the parameters, by its round"
         p = self.program
         return {p.rounds[j][0]: self.yields[:, j].sum() for j, (_, level) in enumerate(p.rounds) if level == p.phases[i][-1]}
+
+
+def _empty(store, p) -> Tensor:
+    "Memory for what a kernel stores of a parameter"
+    shape, stride = (p.shape, p.stride()) if store.extent is PER_ELEMENT else ((), ())
+    return torch.empty_strided(shape, stride, dtype=store.dtype, device=p.device)
 
 
 def _memory(x) -> int: return x.untyped_storage().data_ptr()

@@ -13,7 +13,7 @@ from torch import Tensor
 from optimcb._tensors import spread_of
 from optimcb.engines.arena import Arena
 from optimcb.engines.frozen import grad_of, track
-from optimcb.tracing.bucket import Alike, Changed, fit, is_plain, key_of, sharing
+from optimcb.tracing.bucket import Bucket, Changed, fit, is_plain, key_of, sharing
 
 __all__ = ['Plan']
 
@@ -57,7 +57,7 @@ class Plan:
                 self.eager.append((p, opt.state[p], i))
                 if not can and k not in shared and isinstance(p, Tensor): self.maybe.append(self.eager[-1])
                 continue
-            known.setdefault(key, Alike(key, i, p)).add(k, p, opt.state[p])
+            known.setdefault(key, Bucket(key, i, p)).add(k, p, opt.state[p])
         self.alike = list(known.values())
         self.spreads = list(dict.fromkeys(o for _, p, *_ in work if (o := spread_of(p)))) # also of what is eager here: processes must agree
         self._note(opt, grads)
@@ -67,7 +67,7 @@ class Plan:
         for a in self.alike: a.note()
         self.values = list(opt.state.values())
         self.flat = [p for a in self.alike for p in a.params]
-        states = [t for a in self.alike for name, _, each in a.kinds if isinstance(each, bool) for t in a.tensors[name]]
+        states = [t for a in self.alike for k in a.kinds if not k.extent.is_opaque for t in a.tensors[k.name]]
         self.arenas, others = _arenas(states)
         self.fixed = self.flat + others
         self.fixed_ptrs, self.sizes = list(map(data_ptr, self.fixed)), list(map(numel, self.flat))

@@ -16,11 +16,11 @@ from optimcb.engines.grad_scaling import NOT_SCALED, Doubt, Scaling
 from optimcb.engines.plan import Plan
 from optimcb.engines.sharded import Shards, agreed
 from optimcb.tracing.bucket import Changed
-from optimcb.tracing.opaque import Surprise
+from optimcb.tracing.opaque import OutputMismatch
 from optimcb.tracing.program import Program, Unsupported
-from optimcb.tracing.purity import asks_type, refusals
+from optimcb.tracing.purity import asks_type, impurities
 from optimcb.tracing.recording import record
-from optimcb.tracing.rng import Chance
+from optimcb.tracing.rng import RngSnapshot
 from optimcb.warn import warn
 
 __all__ = ['CantRun', 'Runner']
@@ -47,7 +47,7 @@ class Runner:
         self.kernels = True # have they been built for a GPU, so far?
         self.recorded = None # a list, where a step is made of several calls, which share recordings
         self.asks_type = any(map(asks_type, composition.steppers))
-        for reason in refusals(composition): self._refuse(None, reason)
+        for reason in impurities(composition): self._refuse(None, reason)
         for s in composition.draws: self._refuse(None, f"stepper `{s}` draws random numbers for each parameter.", quiet=True)
         self.composition = composition
 
@@ -66,10 +66,10 @@ class Runner:
 
     def _refuse_all(self, failures, alike):
         "Leave those to the eager engine that can't be recorded. Where parameters of the same kind could be that have other state, it is due to that"
-        failed = {_kind_with_state(o.key) for e in failures for o in e.alike}
+        failed = {_kind_with_state(o.key) for e in failures for o in e.buckets}
         others = {_kind(a.key) for a in alike if _kind_with_state(a.key) not in failed} if len(self.refused) < MANY else ()
         for e in failures:
-            key = e.alike[0].key
+            key = e.buckets[0].key
             self._refuse(None if self.composition.sums_over_all else _kind_with_state(key) if _kind(key) in others else _kind(key), e.reason)
 
     def _refuse(self, kind, reason, quiet=False):
@@ -115,7 +115,7 @@ class Runner:
             _store(running)
             self.doubt = doubt
             made = set() if capturing else self._count(recordings) # what is captured is not done
-        except Surprise as e: # before anything has changed
+        except OutputMismatch as e: # before anything has changed
             self._refuse(None, f"{e}")
             self.plan = None
             return self.step(given, composition, hypers, scaling, eagerly, mark)
@@ -178,7 +178,7 @@ class Runner:
     def _prepared(self, hypers, scaling) -> tuple[list, list]|None:
         "A recording for each who are alike, and the launches; None if the plan must be made again"
         plan, looked = self.plan, set(self.looked)
-        before = Chance() if not self.programs else None
+        before = RngSnapshot() if not self.programs else None
         failures = []
         recordings = record(plan.alike, self.composition, hypers, looked, self.asks_type, scaling, self.recorded, failures)
         if looked != self.looked: # then fewer are alike
@@ -187,7 +187,7 @@ class Runner:
         if failures:
             self._refuse_all(failures, plan.alike)
             return None
-        if before and before.undone() and recordings:
+        if before and before.restore_if_moved() and recordings:
             self._refuse(None, "the steppers draw random numbers, other ones for each parameter.")
             return None
         for r in recordings:

@@ -8,7 +8,7 @@ from torch import Tensor
 from optimcb.composition.errors import StepperError
 from optimcb.tracing.recording import NotRecorded
 from optimcb.tracing.rehearsal import Rehearsal
-from optimcb.tracing.rng import Chance
+from optimcb.tracing.rng import RngSnapshot
 
 __all__ = ['AsReal', 'NoRows', 'Rows', 'has_rows']
 
@@ -99,13 +99,13 @@ class Rows:
         p, state = torch.nn.Parameter(self.all.clone(), self.p.requires_grad), {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.whole.items()}
         p.__dict__.update(self.p.__dict__)
         p.grad = torch.zeros_like(p)
-        before, run, total = Chance(), composition.run(p, state, hypers), None
+        before, run, total = RngSnapshot(), composition.run(p, state, hypers), None
         try:
             while True: total = run.send(total)
         except StopIteration: pass
-        finally: before.undone()
+        finally: before.restore_if_moved()
         numbers = {k: v for k, v in self.whole.items() if not isinstance(v, Tensor)}
         starts = {k: v for k, v in state.items() if isinstance(v, Tensor) and v.shape == p.shape}
         try: step = Rehearsal(composition, hypers, self.p, numbers).look()
         except (NotRecorded, StepperError): return starts
-        return {**starts, **{k: step.recording.trace.slots[born] for k, (_, _, born) in step.program.fresh.items() if born is not None}}
+        return {**starts, **{k: step.recording.trace.slots[o.slot] for k, o in step.program.fresh.items() if o.slot is not None}}
