@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable, Iterator
 from types import CodeType, FrameType
 
-__all__ = ['ANYWHERE', 'LOADS_ATTR', 'LOADS_OUTSIDE', 'NOISE', 'assigned_arguments', 'branches_on_values', 'caller_outside', 'has_branches', 'instructions',
-           'is_constant', 'is_in_place', 'loaded_names', 'operands_of', 'place_of', 'references', 'returns_something',
-           'stored_names', 'uses_kwargs']
+__all__ = ['ANYWHERE', 'LOADS_ATTR', 'LOADS_OUTSIDE', 'NOISE', 'assigned_arguments', 'branches_on_values',
+    'caller_outside', 'has_branches', 'instructions', 'is_constant', 'is_in_place', 'loaded_names',
+    'operands_of', 'place_of', 'references', 'returns_something', 'stored_names', 'uses_kwargs']
 
 
 # References
@@ -99,7 +99,7 @@ def operands_of(
     every:list[dis.Instruction], # The instructions of a function
     i:dis.Instruction # One of them, which takes two operands
 ) -> list[dis.Instruction]:
-    "The instructions that have put the operands of `i` on the stack, the second one first; one if it did both."
+    "The instructions that put the operands of `i` on the stack, the second one first; one if it did both."
     at, found = every.index(i) - 1, []
     while at >= 0 and len(found) < 2:
         found.append(every[at])
@@ -164,5 +164,6 @@ def uses_kwargs(
     code:CodeType # Code of a function with `**kwargs`
 ) -> bool:
     "Does it do anything with its `**kwargs`?"
-    name = code.co_varnames[code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & inspect.CO_VARARGS)]
+    before = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & inspect.CO_VARARGS)
+    name = code.co_varnames[before]
     return any('LOAD' in i.opname and name in _names(i) for i in dis.get_instructions(code))

@@ -18,7 +18,8 @@ HERE, TORCH, CPYTHON = os.path.dirname(__file__), os.path.dirname(torch.__file__
 LONGEST = 160 # characters of a line that is shown
 NEUTRAL = { # what changes nothing
     'add_': 0., 'sub_': 0., 'mul_': 1., 'div_': 1., ast.Add: 0., ast.Sub: 0., ast.Mult: 1., ast.Div: 1.}
-PLAIN = (ast.Constant, ast.Name, ast.Attribute, ast.UnaryOp, ast.BinOp, ast.Load, ast.operator, ast.unaryop) # no calls
+PLAIN = ( # no calls
+    ast.Constant, ast.Name, ast.Attribute, ast.UnaryOp, ast.BinOp, ast.Load, ast.operator, ast.unaryop)
 
 
 def instead_of_branch() -> str:
@@ -31,7 +32,8 @@ def instead_of_branch() -> str:
     branch = next((o for o in path if isinstance(o, (ast.If, ast.IfExp, ast.While, ast.Assert))), None)
     if branch is None: return "Choose with `torch.where(condition, a, b)`."
     condition = _condition(branch.test, frame)
-    if isinstance(branch, ast.IfExp): line = _replaced(path, branch, _where(condition, branch.body, branch.orelse))
+    if isinstance(branch, ast.IfExp):
+        line = _replaced(path, branch, _where(condition, branch.body, branch.orelse))
     else: line = _chosen(branch, condition, frame) if isinstance(branch, ast.If) else None
     if line: return _say('Choose with `torch.where`:', line)
     return f"Choose with `torch.where({ast.unparse(condition)}, a, b)`."
@@ -61,7 +63,8 @@ INSTEAD = { # by name, what to write instead of a method or function of torch's
     **dict.fromkeys(['view', 'reshape', 'flatten', 'ravel'], "Sums and norms of a tensor need no `view`."),
     **dict.fromkeys(['randn_like', 'rand_like', 'normal_', 'uniform_', 'bernoulli', 'bernoulli_', 'dropout'],
                     "Random numbers are drawn by the eager engine only."),
-    **dict.fromkeys(['median', 'sort', 'topk', 'quantile', 'kthvalue', 'argmax', 'argmin'], "Only the eager engine can do it."),
+    **dict.fromkeys(['median', 'sort', 'topk', 'quantile', 'kthvalue', 'argmax', 'argmin'],
+                    "Only the eager engine can do it."),
     **dict.fromkeys(['dot', 'vdot', 'inner'], "Write `(a*b).sum()`."),
     **dict.fromkeys(['new', 'resize_as_', 'resize_'], "Make state with `torch.zeros_like(p)`."),
     **dict.fromkeys(['matmul', 'mm', 'mv', '__matmul__', 'bmm'], DO_IT),
@@ -76,7 +79,7 @@ def _frame() -> FrameType|None:
 
 
 def _path(frame) -> list:
-    "The nodes of the source that hold what the frame does, from the innermost to the outermost; none without a source"
+    "The nodes of the source around what the frame does, the innermost first; none without a source"
     if frame is None: return []
     try: tree = ast.parse(''.join(linecache.getlines(frame.f_code.co_filename, frame.f_globals)))
     except (SyntaxError, ValueError): return []
@@ -89,7 +92,7 @@ def _path(frame) -> list:
 
 
 def _asks(o, start, end) -> bool:
-    "Is what happens there the node's own question, not in one of its branches? Some have the place of the whole node."
+    "Does the node itself ask there, not a branch of it? Some instructions have the place of the whole node"
     if start[1] == ANYWHERE: return not isinstance(o, ast.If) or start[0] <= o.test.end_lineno
     if isinstance(o, (ast.If, ast.While)): return start <= _end(o.test)
     if not isinstance(o, ast.IfExp): return True

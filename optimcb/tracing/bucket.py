@@ -53,7 +53,8 @@ class Bucket:
                 if not all(map(is_, map(itemgetter(name), states), tensors)): raise Changed
             for name, value in self.numbers.items():
                 if list(map(itemgetter(name), states)).count(value) != len(states): raise Changed
-        except (KeyError, RuntimeError, ValueError): raise Changed from None # a name is gone, or a number is a tensor now
+        except (KeyError, RuntimeError, ValueError):
+            raise Changed from None # a name is gone, or a number is a tensor now
 
 
 def _kinds(p, state) -> tuple|None:
@@ -64,7 +65,8 @@ def _kinds(p, state) -> tuple|None:
             extent = extent_of(v, p)
             if v.dtype not in DTYPES or v.device != p.device or not is_plain(v): return None
             if extent is PER_ELEMENT and v.stride() != p.stride():
-                v = state[name] = torch.empty_strided(p.shape, p.stride(), dtype=v.dtype, device=v.device).copy_(v)
+                new = torch.empty_strided(p.shape, p.stride(), dtype=v.dtype, device=v.device)
+                v = state[name] = new.copy_(v)
             kinds.append(StateKind(name, v.dtype, extent))
         elif constant(v): numbers.append((name, v))
         else: return None
@@ -83,7 +85,8 @@ def is_plain(
     t # A tensor
 ) -> bool:
     "Is this a tensor of numbers in memory, whose address may be handed to a kernel?"
-    if type(t).__torch_dispatch__ is not Tensor.__torch_dispatch__ or t.layout is not torch.strided: return False
+    if type(t).__torch_dispatch__ is not Tensor.__torch_dispatch__ or t.layout is not torch.strided:
+        return False
     return not (t.is_meta or t.is_neg() or t.is_conj() or torch._C._functorch.is_functorch_wrapped_tensor(t))
 
 
@@ -126,8 +129,10 @@ def misfit(
         if t.dtype not in FLOATS: return f"{what} is of {t.dtype}"
         if not is_plain(t): return f"{what} is no plain tensor in memory"
     if not _dense(p): return "it has gaps in its memory, or elements that share it"
-    if p.numel() == 0 and not spread_of(p): return "it is empty" # an empty shard takes part in sums like the others
-    if g is not None and (g.shape != p.shape or g.device != p.device): return "its gradient is of another shape or on another device"
+    if p.numel() == 0 and not spread_of(p):
+        return "it is empty" # an empty shard takes part in sums like the others
+    if g is not None and (g.shape != p.shape or g.device != p.device):
+        return "its gradient is of another shape or on another device"
 
 
 def fit(
@@ -146,5 +151,5 @@ def key_of(
     grad_dtype:torch.dtype, # The type of its gradient
     runner # Knows which attributes the steppers read
 ) -> tuple:
-    "What parameters of a bucket have in common: group, kinds and numbers of the state, types, device, attributes that steppers read."
+    "What a bucket's parameters have in common: group, state, types, device, attributes that steppers read."
     return group, *fit, p.dtype, p.dim() == 0, grad_dtype, p.device, runner.look(p)

@@ -1,7 +1,7 @@
 """Reads all code that a stepper may run, and what lies outside of it.
 
-Functions that it calls, objects outside of it that it uses, and their methods that it may call are read to their end.
-What can't be read may do anything.
+Functions that it calls, objects outside of it that it uses, and their methods that it may call are read to
+their end. What can't be read may do anything.
 """
 import builtins
 import enum
@@ -113,7 +113,8 @@ class CodeReader:
         if hasattr(f, 'inferred_outputs'): # what torch runs it runs for each parameter
             drawn = RANDOM.intersection(getattr(getattr(f.__wrapped__, '__code__', None), 'co_names', ()))
             if not drawn: return
-            raise Impure(f"it calls `{f.__name__}`, which uses `{min(drawn)}`: engines call it in another order")
+            uses = f"it calls `{f.__name__}`, which uses `{min(drawn)}`"
+            raise Impure(f"{uses}: engines call it in another order")
         elif not module.startswith(OURS) and not self._is_known(f.__name__, module):
             free = zip(f.__code__.co_freevars, f.__closure__ or ())
             known = {k: cell.cell_contents for k, cell in free if _is_bound(cell)}
@@ -122,7 +123,7 @@ class CodeReader:
             self.code(f.__code__, f.__globals__, known)
 
     def _is_known(self, name, module) -> bool:
-        "Does a function or class of this module give the same each time? Raises `Impure` if it is known not to"
+        "Does a function or class of this module give the same each time? Raises `Impure` if not"
         top = _top(module)
         if top in MODULES: raise Impure(f"it uses `{name}`, which {MODULES[top]}")
         if name in RANDOM and top in PURE: raise Impure(DRAWN.format(name))
@@ -136,7 +137,8 @@ class CodeReader:
         if f.__name__ in ACT and owner is builtins: raise Impure(f"it {ACT[f.__name__]}")
         if isinstance(f, np.ufunc): return
         if owner is None or isinstance(owner, (ModuleType, type)):
-            module = getattr(f, '__module__', None) or getattr(getattr(f, '__objclass__', owner), '__module__', None)
+            of = getattr(f, '__objclass__', owner)
+            module = getattr(f, '__module__', None) or getattr(of, '__module__', None)
             if self._is_known(f.__name__, module): return
             raise Impure(f"it calls `{name}`, which may give something else each time")
         else:
@@ -172,7 +174,8 @@ class CodeReader:
         "Names of an object that may be used: those that the code names, and what Python calls by itself"
         if isinstance(o, ModuleType): return self.names
         classes = [c for c in (o if isinstance(o, type) else type(o)).__mro__ if c not in MADE_IN_C]
-        return self.names | {k for c in classes for k in vars(c) if k[:2] == k[-2:] == '__' and k not in RARELY}
+        special = {k for c in classes for k in vars(c) if k[:2] == k[-2:] == '__'}
+        return self.names | special - RARELY
 
     def _member(self, o, k, name):
         "What `k` may be of an object: its own, and that of each of its classes"
@@ -180,7 +183,8 @@ class CodeReader:
         if isinstance(o, ModuleType): return
         for c in (o if isinstance(o, type) else type(o)).__mro__:
             v = vars(c).get(k)
-            if isinstance(v, MemberDescriptorType) and not isinstance(o, type): v = getattr(o, k, None) # of `__slots__`
+            if isinstance(v, MemberDescriptorType) and not isinstance(o, type):
+                v = getattr(o, k, None) # of `__slots__`
             if c in MADE_IN_C or isinstance(v, (GetSetDescriptorType, MemberDescriptorType)): continue
             self.value(v, f'{name}.{k}')
 
@@ -190,7 +194,8 @@ class CodeReader:
         if isinstance(o, Tensor) and is_written(k): raise Impure(f"it writes into `{name}`")
         if is_inert(o): return UNKNOWN
         self.named(k)
-        is_of_class = any(k in vars(c) or '__getattribute__' in vars(c) for c in type(o).__mro__ if c not in MADE_IN_C)
+        classes = [vars(c) for c in type(o).__mro__ if c not in MADE_IN_C]
+        is_of_class = any(k in names or '__getattribute__' in names for names in classes)
         if k in _own(o) and not is_of_class: return _own(o)[k]
         self.value(o, name)
         return UNKNOWN
@@ -226,7 +231,8 @@ def is_inert(
 
 
 def _top(module) -> str: return module.partition('.')[0] if isinstance(module, str) else ''
-def _is_of(cls, modules) -> bool: return isinstance(cls.__module__, str) and cls.__module__.startswith(modules)
+def _is_of(cls, modules) -> bool:
+    return isinstance(cls.__module__, str) and cls.__module__.startswith(modules)
 
 
 

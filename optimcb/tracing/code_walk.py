@@ -24,8 +24,8 @@ __all__ = ['CodeWalk', 'is_written']
 class CodeWalk:
     """A walk through the code of a function. What it finds is noted in its reader.
 
-    `means` are the objects that instructions load, by offset, as far as they are known. `aliases` are local names that
-    may be another name of something outside.
+    `means` are the objects that instructions load, by offset, as far as they are known. `aliases` are local
+    names that may be another name of something outside.
     """
     def __init__(self,
         reader, # The `CodeReader` that reads what is met
@@ -36,7 +36,8 @@ class CodeWalk:
         self.reader, self.code, self.outside, self.known = reader, code, outside, dict(known)
         self.every, self.means, self.imported = instructions(code), {}, None
         is_stepper = code is reader.stepper # which is given a parameter and what belongs to it, nothing else
-        self.aliases = set() if is_stepper else set(code.co_varnames[:code.co_argcount + code.co_kwonlyargcount])
+        arguments = code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]
+        self.aliases = set() if is_stepper else set(arguments)
         inside = outside.get('__builtins__', builtins)
         self.inside = inside if isinstance(inside, dict) else vars(inside)
 
@@ -54,7 +55,8 @@ class CodeWalk:
             before = self.means.get(last.offset, UNKNOWN) if last else UNKNOWN
             self._store(i, last, before)
             self._effect(i, last, before)
-            if i.opname == 'IS_OP' and not _is_told(self.every, i, self.means): raise Impure(_identity(self.every, i, self.means))
+            if i.opname == 'IS_OP' and not _is_told(self.every, i, self.means):
+                raise Impure(_identity(self.every, i, self.means))
         self._constants()
 
     def _attribute(self, i, o, name, root):
@@ -96,13 +98,15 @@ class CodeWalk:
             raise Impure(f"it sets `{k}`, which lies outside of it")
         if op in ('STORE_ATTR', 'DELETE_ATTR') and (k not in OWN or before is not UNKNOWN):
             makes = code.co_name in ('__init__', '__post_init__') # a new object
-            if not makes or loaded_names(last)[-1:] != code.co_varnames[:1]: raise Impure(f"it sets the attribute `{k}`")
+            if not makes or loaded_names(last)[-1:] != code.co_varnames[:1]:
+                raise Impure(f"it sets the attribute `{k}`")
         if op in ('STORE_SUBSCR', 'DELETE_SUBSCR', 'STORE_SLICE'):
             self.reader.changes.add('[]')
             self.reader.names |= {'__setitem__', '__delitem__'}
         if op == 'MATCH_CLASS': self.reader.asks_type = True
         is_set = op == 'LOAD_CONST' and isinstance(k, frozenset)
-        if is_set or op == 'CONTAINS_OP' and last.opname in ('BUILD_SET', 'SET_UPDATE'): self.reader.looks_up = True
+        if is_set or op == 'CONTAINS_OP' and last.opname in ('BUILD_SET', 'SET_UPDATE'):
+            self.reader.looks_up = True
 
     def _constants(self):
         "Functions that are defined in the code, and names that it may look up"
@@ -132,7 +136,8 @@ def _is_told(every, i, means) -> bool:
 def _tells(i, means) -> bool:
     if is_constant(i): return True
     if i.offset in means: return not isinstance(means[i.offset], Tensor) and not _is_tensors(means[i.offset])
-    return i.opname in LOADS_ATTR and i.argval in TELLING or 'self' in loaded_names(i) # an object that has the method
+    if 'self' in loaded_names(i): return True # an object that has the method
+    return i.opname in LOADS_ATTR and i.argval in TELLING
 
 
 def _is_tensors(o) -> bool: return isinstance(o, type) and issubclass(o, Tensor)

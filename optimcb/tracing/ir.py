@@ -1,6 +1,7 @@
 """The intermediate representation: the types that a recorded step consists of.
 
-A step is a list of nodes and a list of outputs. Both tell by an extent how many values a tensor has for each parameter.
+A step is a list of nodes and a list of outputs. Both tell by an extent how many values a tensor has for each
+parameter.
 """
 from typing import NamedTuple
 
@@ -9,8 +10,8 @@ from torch import Tensor
 
 from optimcb.tracing.ops import OPS
 
-__all__ = ['DTYPES', 'FLOATS', 'LEAVES', 'LOW', 'OPAQUE', 'PER_ELEMENT', 'PER_PARAMETER', 'Extent', 'FreshState', 'Node',
-           'Output', 'StateKind', 'Store', 'extent_of', 'opaque']
+__all__ = ['DTYPES', 'FLOATS', 'LEAVES', 'LOW', 'OPAQUE', 'PER_ELEMENT', 'PER_PARAMETER', 'Extent',
+    'FreshState', 'Node', 'Output', 'StateKind', 'Store', 'extent_of', 'opaque']
 
 
 LOW = frozenset({torch.float16, torch.bfloat16})
@@ -75,7 +76,8 @@ LEAVES = frozenset({'load', 'external', 'numel'})
 class Node(NamedTuple):
     """One operation.
 
-    A trace keeps nodes as flat tuples `(op, dtype, extent, *args)`, which are hashed in each step; `Node.of` gives them names.
+    A trace keeps nodes as flat tuples `(op, dtype, extent, *args)`, which are hashed in each step; `Node.of`
+    gives them names.
     """
     op: str
     dtype: torch.dtype # Type that it computes in
@@ -96,7 +98,7 @@ class Node(NamedTuple):
 
     @property
     def operands(self) -> tuple:
-        "`args` without what is no operand: the round of a total, the function of a call, the position of a result."
+        "`args` but for the round of a total, the function of a call, and the position of a result."
         return self.args[:-1] if self.op in ('total', 'call', 'result') else self.args
 
     @property

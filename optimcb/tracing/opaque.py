@@ -1,6 +1,7 @@
 """Functions that torch runs between kernels, on whole tensors: those that `by_torch` decorates.
 
-Their outputs are inferred on tensors without memory, so that steppers can be recorded before anything is computed.
+Their outputs are inferred on tensors without memory, so that steppers can be recorded before anything is
+computed.
 """
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -11,12 +12,15 @@ from torch import Tensor
 
 from optimcb.tracing.ir import opaque
 
-__all__ = ['Call', 'DO_IT', 'OpaqueTensor', 'OutputMismatch', 'PLACEHOLDER', 'infer_outputs', 'like', 'listed']
+__all__ = ['Call', 'DO_IT', 'OpaqueTensor', 'OutputMismatch', 'PLACEHOLDER', 'infer_outputs', 'like',
+    'listed']
 
 
 DO_IT = "Do it in a function that is decorated with `by_torch`."
 
 
+WORK_ON_COPY = "Let it work on a copy, `x.clone()`."
+RETURN_TENSORS = "Let it return a new tensor, or a tuple of them."
 GIVE_LIKE = "Tell what its results are like: `@by_torch(like=lambda …: …)`, a function of the same arguments."
 
 
@@ -88,7 +92,8 @@ def infer_outputs(
 
     It is tried once for tensors of the same shapes and numbers of the same types.
     """
-    known, key = call.f.inferred_outputs, (call.text, *(o if isinstance(o, tuple) else type(o) for o in given))
+    kinds = (o if isinstance(o, tuple) else type(o) for o in given)
+    known, key = call.f.inferred_outputs, (call.text, *kinds)
     if key not in known: known[key] = _infer_outputs(call, given, device)
     return known[key]
 
@@ -105,10 +110,10 @@ def _infer_outputs(call, given, device):
             failure = failure or e
             continue
         if [o._version for o in tensors if isinstance(o, Tensor)] != before:
-            raise OutputMismatch("writes into a tensor that it is given", "Let it work on a copy, `x.clone()`.")
+            raise OutputMismatch("writes into a tensor that it is given", WORK_ON_COPY)
         odd = next((o for o in listed(out) if not isinstance(o, Tensor)), None)
         if odd is not None or not listed(out):
-            raise OutputMismatch(f"returns {type(odd).__name__}, no tensor", "Let it return a new tensor, or a tuple of them.")
+            raise OutputMismatch(f"returns {type(odd).__name__}, no tensor", RETURN_TENSORS)
         return like(out, [torch.empty(o.shape, dtype=o.dtype, device='meta') for o in listed(out)])
     why = f'{type(failure).__name__}: {str(failure).strip().splitlines()[0]:.200}'
     raise OutputMismatch(f"can't be tried on tensors without memory ({why})", GIVE_LIKE) from failure
@@ -127,7 +132,10 @@ def _empty(shape, stride, dtype):
 
 
 class OpaqueTensor:
-    "Stands for a tensor of another shape than the parameter's: functions by torch take and return it, and it may be state."
+    """Stands for a tensor of another shape than the parameter's.
+
+    Functions by torch take and return it, and it may be state. Nothing else can be done with it.
+    """
     __slots__ = ('dtype', 'id', 'shape', 'trace')
     __array_priority__, __array_ufunc__ = 1000, None
     __class__ = property(lambda self: Tensor) # for steppers that ask
@@ -150,7 +158,8 @@ class OpaqueTensor:
 
     def refuse(self, *args):
         "Raise `Untraceable`."
-        self.trace.fail(f"it computes with a tensor of shape {tuple(self.shape)}, which is not the parameter's", DO_IT)
+        what = f"it computes with a tensor of shape {tuple(self.shape)}, which is not the parameter's"
+        self.trace.fail(what, DO_IT)
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
@@ -164,5 +173,7 @@ class OpaqueTensor:
 
 
 BINARY = 'add sub mul truediv floordiv mod pow matmul and or xor'.split()
-OTHERS = """neg abs invert pos lt le gt ge eq ne bool float int index complex array iter len getitem setitem hash""".split()
-for _k in (*OTHERS, *BINARY, *(f'{side}{k}' for k in BINARY for side in 'ri')): setattr(OpaqueTensor, f'__{_k}__', OpaqueTensor.refuse)
+OTHERS = """neg abs invert pos lt le gt ge eq ne bool float int index complex array iter len getitem setitem
+    hash""".split()
+for _k in (*OTHERS, *BINARY, *(f'{side}{k}' for k in BINARY for side in 'ri')):
+    setattr(OpaqueTensor, f'__{_k}__', OpaqueTensor.refuse)

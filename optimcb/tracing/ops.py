@@ -1,13 +1,14 @@
 """The table of operations: for each what it is called in torch, C, Triton and formulas, in one row.
 
-A row whose name is a function of torch's can be traced under that name and its aliases, as a function, as a method and
-in place. Adding an operation is a row here and its expression in `tests/tracing/test_operations.py`. What torch calls
-with arguments of its own has a function in `torch_api`.
+A row whose name is a function of torch's can be traced under that name and its aliases, as a function, as a
+method and in place. Adding an operation is a row here and its expression in
+`tests/tracing/test_operations.py`. What torch calls with arguments of its own has a function in `torch_api`.
 
-`text` is the expression of one element. C and Triton share it: names in it are functions of C's library and of
-`kernel.h`, or of `triton_math`. `{0}`, `{1}`, … are operands in the type that the operation computes in, `{f}` is C's
-suffix of that type, empty in Triton. `formula` is a Python expression of the same operands.
-Operations round as torch's own kernels for the CPU do, where C can: `add` with `alpha` is one fused multiply-add.
+`text` is the expression of one element. C and Triton share it: names in it are functions of C's library and
+of `kernel.h`, or of `triton_math`. `{0}`, `{1}`, … are operands in the type that the operation computes in,
+`{f}` is C's suffix of that type, empty in Triton. `formula` is a Python expression of the same operands.
+Operations round as torch's own kernels for the CPU do, where C can: `add` with `alpha` is one fused
+multiply-add.
 """
 import math
 import operator
@@ -26,7 +27,7 @@ class Op(NamedTuple):
     text: str # Expression, in C and in Triton
     run: Callable # torch's function
     foreach: Callable|None = None # torch's function for lists, its first operand a list
-    gives: str = 'same' # Type of the result: the operands' common type, 'float' if that is none, 'bool', or 'cast'
+    gives: str = 'same' # Type of the result: the operands', 'float' if that is none, 'bool', or 'cast'
     formula: str|None = None # Expression in formulas; default: a call, `name(…)`
     aliases: tuple = () # Other names that torch has for it
 
@@ -87,7 +88,8 @@ OPS = {o.name: o for o in [
     _same('sub', '{0} - {1}', operator.sub, formula='{0} - {1}', aka='subtract'),
     Op('sub_alpha', 'fma_{f}(-({1}), {2}, {0})', _sub, _sub_lists, formula='{0} - {2}*{1}'),
     _same('mul', '{0} * {1}', operator.mul, formula='{0}*{1}', aka='multiply'),
-    _same('div', 'div_{f}({0}, {1})', operator.truediv, gives='float', formula='{0}/{1}', aka='divide true_divide'),
+    _same('div', 'div_{f}({0}, {1})', operator.truediv, gives='float', formula='{0}/{1}',
+          aka='divide true_divide'),
     _same('reciprocal', 'div_{f}(1, {0})', gives='float', formula='1/{0}'),
     _same('square', '{0} * {0}', formula='{0}**2'),
     Op('cube', '({0} * {0}) * {0}', lambda a: a**3, _cube_lists, formula='{0}**3'),

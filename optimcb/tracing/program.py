@@ -1,7 +1,7 @@
 """One step as straight-line code: the nodes of a trace that matter, in passes over the elements.
 
-A pass ends where a sum over a tensor is needed to go on. Passes before the last only read, so that an interrupted step
-has changed nothing; the last one computes again what it needs and stores.
+A pass ends where a sum over a tensor is needed to go on. Passes before the last only read, so that an
+interrupted step has changed nothing; the last one computes again what it needs and stores.
 """
 from functools import cached_property
 
@@ -12,7 +12,8 @@ __all__ = ['IN_MEMORY', 'KNOWN', 'Program', 'Unsupported', 'reachable']
 
 
 KNOWN = frozenset({*REDUCTIONS, 'total', 'result'}) # worked out in an earlier pass
-IN_MEMORY = frozenset({'load', 'external', 'result'}) # a kernel loads these, and a function by torch is handed them
+# A kernel loads these, and a function by torch is handed them
+IN_MEMORY = frozenset({'load', 'external', 'result'})
 
 
 class Unsupported(Exception):
@@ -42,9 +43,9 @@ def _leaf_order(node):
 class Program:
     """One step of parameters of any number and size.
 
-    `slots` are the trace's numbers that are used, `fresh` the states that the step makes, `new` the names of all
-    states that weren't there, and `handed` the operands of the opaque states that it replaces. With `is_spread`, sums
-    over a tensor need other processes: a phase ends where one is made.
+    `slots` are the trace's numbers that are used, `fresh` the states that the step makes, `new` the names of
+    all states that weren't there, and `handed` the operands of the opaque states that it replaces. With
+    `is_spread`, sums over a tensor need other processes: a phase ends where one is made.
     """
     def __init__(self,
         entries, # The trace's nodes
@@ -64,11 +65,12 @@ class Program:
         self._set_levels()
 
     def _with_fresh_states(self, nodes, outputs) -> tuple[list, dict]:
-        "Nodes that read a state which starts from a number like one that was there, and the indices that this changed"
+        "Load states that start from a number. Returns the nodes, and new indices by old ones"
         self.fresh, started = {}, {}
         for o in outputs:
             if not o.is_new or o.extent is OPAQUE: continue
-            self.fresh[o.name] = FreshState(o.dtype, o.extent, None if o.born is None else ~nodes[o.born].args[0])
+            slot = None if o.born is None else ~nodes[o.born].args[0]
+            self.fresh[o.name] = FreshState(o.dtype, o.extent, slot)
             if o.born is not None and o.born not in started:
                 started[o.born] = len(nodes)
                 nodes.append(Node('load', o.dtype, o.extent, (o.name,)))
@@ -76,7 +78,7 @@ class Program:
 
     def _prune(self, nodes, stores, handed):
         "Keep the nodes that something reads, leaves first, and the slots that they use"
-        totals = [i for i, n in enumerate(nodes) if n.op == 'total'] # others may need one that isn't read here
+        totals = [i for i, n in enumerate(nodes) if n.op == 'total'] # others may need them
         alive = reachable(nodes, [*(o.value for o in stores), *handed.values(), *totals])
         leaves = sorted((i for i in alive if nodes[i].op in LEAVES), key=lambda i: _leaf_order(nodes[i]))
         order = leaves + [i for i in alive if nodes[i].op not in LEAVES]
@@ -93,7 +95,8 @@ class Program:
         for n in self.nodes:
             ends_pass = n.op in REDUCTIONS or n.op in ('total', 'call')
             level = max((self.levels[a] for a in n.inputs), default=0) + ends_pass
-            if n.op == 'total': asked = level = max(level, asked) # all ask for totals in the order of their rounds
+            if n.op == 'total':
+                asked = level = max(level, asked) # all ask for totals in the order of their rounds
             self.levels.append(level)
         self.last = max(self.levels, default=0)
 
@@ -110,7 +113,7 @@ class Program:
         return f'.{i}' if self.nodes[i].op == 'result' else self.nodes[i].args[0]
 
     def stores_at(self, level) -> list[Store]:
-        "What the kernels of a level store: at the last one the outputs, before it what functions by torch are handed."
+        "What kernels of a level store: outputs at the last one, before it what functions by torch take."
         if level == self.last: return self.stores
         read = dict.fromkeys(o for i in self.at(level, self.calls) for o in self.nodes[i].inputs)
         computed = [(o, self.nodes[o]) for o in read if self.nodes[o].op not in IN_MEMORY]
@@ -122,7 +125,7 @@ class Program:
 
     @cached_property
     def columns(self) -> list[str]:
-        "Names of memory: the parameter `.p`, its gradient `.grad`, state, and indices of the trace's real tensors."
+        "Names of memory: parameter `.p`, gradient `.grad`, state, and indices of the trace's real tensors."
         read = [i for op in ('load', 'external', 'result') for i in self._indices(op)]
         names = [self.column(i) for i in read if self.nodes[i].extent is not OPAQUE]
         for stores in self._stores_by_level(): names += [s.name for s in stores]
@@ -173,7 +176,8 @@ class Program:
     @cached_property
     def rounds_by_phase(self) -> list[tuple]:
         "The rounds of the totals that each phase ends with."
-        return [tuple(sorted({r for r, level in self.rounds if level == levels[-1]})) for levels in self.phases]
+        def at(last): return tuple(sorted({r for r, level in self.rounds if level == last}))
+        return [at(levels[-1]) for levels in self.phases]
 
     @cached_property
     def phases(self) -> list[list[int]]:
@@ -187,7 +191,7 @@ class Program:
 
     @cached_property
     def passes(self) -> list[list[tuple[str, str]]]:
-        "For each phase its functions in order, each with what it loops over: 'chunks' of elements or 'tensors'."
+        "For each phase its functions in order, with what they loop over: 'chunks' of elements or 'tensors'."
         res = []
         for levels in self.phases:
             res.append([])
@@ -195,7 +199,8 @@ class Program:
                 sums, extents = self.at(k, self.sums), {s.extent for s in self.stores_at(k)}
                 if sums or PER_ELEMENT in extents: res[-1].append((f'chunk{k}', 'chunks'))
                 if sums: res[-1].append((f'join{k}', 'tensors'))
-                if self.at(k, self.totals) or PER_PARAMETER in extents: res[-1].append((f'tensor{k}', 'tensors'))
+                if self.at(k, self.totals) or PER_PARAMETER in extents:
+                    res[-1].append((f'tensor{k}', 'tensors'))
         return res
 
 

@@ -1,8 +1,8 @@
 """Whether a stepper may be run once for many parameters, read off its code before it is run.
 
-A recording is made once for many parameters, so a stepper is recorded only if running it once does what running it for
-each parameter would. It must not print, count, draw random numbers, or write to what lies outside of it. A stepper that
-uses code which can't be read is called for each parameter.
+A recording is made once for many parameters, so a stepper is recorded only if running it once does what
+running it for each parameter would. It must not print, count, draw random numbers, or write to what lies
+outside of it. A stepper that uses code which can't be read is called for each parameter.
 """
 from collections.abc import Iterator
 from types import CodeType

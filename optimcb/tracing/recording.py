@@ -31,6 +31,7 @@ NUMBERS = frozenset({float, int, bool, str, type(None), Tensor})
 KEPT = 2 # references to the tracer of the parameter: the recording's and its trace's
 HERE, TORCH = os.path.dirname(__file__), os.path.dirname(torch.__file__)
 COMPOSITION, STEPPER = Composition.run.__code__.co_filename, by_torch.__code__.co_filename
+KEEPS_PARAM = "it keeps the parameter that it is given", "Keep copies of its numbers, as state."
 IS_SKIPPED = "a GradScaler may skip the step, which only the device knows"
 IS_SHARDED = "a part of the parameter lies in another process"
 
@@ -54,7 +55,7 @@ class Recording:
         self.known, self.count = bucket.numbers, 0
 
     def _load_grad(self, dtype, scaling):
-        "Make the gradient's tracer, without the factor of a GradScaler, and note whether the step may be skipped"
+        "Load the gradient, without a GradScaler's factor, and note whether the step may be skipped"
         t = self.trace
         t.grad = t.tracer_type(t, t.emit('load', dtype, PER_ELEMENT, '.grad'), dtype, PER_ELEMENT)
         if scaling is not None and scaling.scale is not None:
@@ -87,7 +88,7 @@ class Recording:
         if any(x._version != version for x, version in zip(t.externals, t.versions)):
             t.fail("it writes into a tensor that it computed with", "Make a new one.")
         del p
-        if references(lambda: self.p) > KEPT: t.fail("it keeps the parameter that it is given", "Keep copies of its numbers, as state.")
+        if references(lambda: self.p) > KEPT: t.fail(*KEEPS_PARAM)
         if self.skipped is not None: outputs = list(map(self._unless_skipped, outputs))
         self.key = tuple(t.index), tuple(outputs)
 
@@ -96,11 +97,13 @@ class Recording:
         if type(v) not in SYMBOLIC and isinstance(v, Tensor): v = self._number(name, v)
         if type(v) in SYMBOLIC:
             if id(getattr(v, 'owner', v)) in seen:
-                self.trace.fail(f"it returns `{name}`, a tensor that is `p` or has another name already", "Return a copy: `.clone()`.")
+                what = f"it returns `{name}`, a tensor that is `p` or has another name already"
+                self.trace.fail(what, "Return a copy: `.clone()`.")
             seen.add(id(v))
             return self._output(name, v)
         if not constant(v):
-            self.trace.fail(f"it keeps `{name}`, which is {type(v).__name__}, as state", "Keep tensors and numbers.")
+            what = f"it keeps `{name}`, which is {type(v).__name__}, as state"
+            self.trace.fail(what, "Keep tensors and numbers.")
         if name not in self.known or self.known[name] != v: self.numbers[name] = v
         return []
 
@@ -115,7 +118,8 @@ class Recording:
     def _number(self, name, v) -> Tracer:
         "Tracer of a real tensor that a stepper made: one number can be had for each parameter"
         t = self.trace
-        if v.dim() or v.requires_grad: t.fail(f"it returns `{name}`, a tensor that doesn't come from `p`", NOT_FROM_P)
+        if v.dim() or v.requires_grad:
+            t.fail(f"it returns `{name}`, a tensor that doesn't come from `p`", NOT_FROM_P)
         return t.tracer_type(t, t.slot(v.item()), v.dtype, PER_PARAMETER)
 
     def _output(self, name, v) -> list[Output]:
@@ -124,7 +128,8 @@ class Recording:
         is_new, extent = old is None, v.extent
         if not is_new:
             # one number is all elements of a parameter without dimensions
-            if extent is PER_PARAMETER and self.trace.no_dims and old.extent is PER_ELEMENT: extent = PER_ELEMENT
+            if extent is PER_PARAMETER and self.trace.no_dims and old.extent is PER_ELEMENT:
+                extent = PER_ELEMENT
             self._check_same(name, old, v.dtype, extent)
             if v.id == self.before[name]: return []
         if type(v) is OpaqueTensor: return [Output(name, v.id, v.dtype, OPAQUE, is_new, None)]
@@ -134,7 +139,8 @@ class Recording:
         "Fail where a state becomes another kind of tensor"
         if old.dtype is not dtype:
             self.trace.fail(f"it makes `{name}` a tensor of another type", f"Keep it: `.to({old.dtype})`.")
-        if old.extent is not extent: self.trace.fail(f"it makes `{name}` a tensor of another shape", "Give it another name.")
+        if old.extent is not extent:
+            self.trace.fail(f"it makes `{name}` a tensor of another shape", "Give it another name.")
 
 
 def _written(v) -> int: return v.id if v.exact is None else v.exact
@@ -157,11 +163,14 @@ def record(
     looked:set, # Takes names of attributes of parameters that the steppers read
     typed:bool=False, # Should tracers say that they are tensors?
     scaling=None, # What the gradients were multiplied by, and whether to skip the step; None: neither
-    done:list|None=None, # `(key, hypers, recording)` of what was recorded in this step; takes what is recorded now
-    failures:list|None=None, # Takes each `NotRecorded` instead of raising it; then the recordings are of the other buckets
+    done:list|None=None, # `(key, hypers, recording)` of this step's recordings so far; takes new ones
+    failures:list|None=None, # Takes each `NotRecorded`, which is raised otherwise
     observer=None # What `Composition.run` tells which stepper it enters; default: the trace
 ) -> list[Recording]:
-    "A recording for each bucket; those for which nothing differs share one. Raises `NotRecorded` or `MissingName`."
+    """Record a step for each bucket; those for which nothing differs share a recording.
+
+    Raises `MissingName`, and `NotRecorded` without `failures`.
+    """
     done, res = [] if done is None else done, []
     for b in buckets:
         # `b.numbers` rather than those in the key, which are of the time when the bucket was made
@@ -183,13 +192,14 @@ def record(
 
 
 def _check_given(bucket, composition, hypers):
-    "Raise `NotRecorded` for hyper-parameters that are objects which may give something else to each parameter"
+    "Raise `NotRecorded` for hyper-parameters that may give something else to each parameter"
     for k, v in hypers.items():
         if type(v) in NUMBERS or not composition.reads_all and k not in composition.reads: continue
         why = value_impurity(v, k)
         if not why: continue
         stepper = next((s for s in composition.steppers if k in s.names), composition.steppers[0])
-        raise NotRecorded([bucket], f"stepper `{stepper}` must be called for each parameter: by `{k}`, {why}.")
+        what = f"stepper `{stepper}` must be called for each parameter"
+        raise NotRecorded([bucket], f"{what}: by `{k}`, {why}.")
 
 
 def _begun(recording, composition, hypers, observer) -> Recording:
@@ -197,7 +207,8 @@ def _begun(recording, composition, hypers, observer) -> Recording:
     trace = recording.trace
     recording.run = composition.run(recording.p, recording.state, hypers, observer or trace)
     if not composition.sums_over_all:
-        for _ in recording.run: trace.fail("it yields, but is no generator function", "Make it one, or a partial of one.")
+        for _ in recording.run:
+            trace.fail("it yields, but is no generator function", "Make it one, or a partial of one.")
         recording.finish(composition)
     return recording
 
@@ -226,15 +237,17 @@ def _explained(buckets, composition):
 
 def _place(error) -> str:
     "Where in a stepper, or in its helper, an error was raised"
-    def is_theirs(f): return not f.filename.startswith((HERE, TORCH)) and f.filename not in (COMPOSITION, STEPPER)
+    def is_theirs(f):
+        return not f.filename.startswith((HERE, TORCH)) and f.filename not in (COMPOSITION, STEPPER)
     frames = [f for f in traceback.extract_tb(error.__traceback__) if is_theirs(f)]
     return f' at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}' if frames else ''
 
 
 def _instead(e) -> str:
-    "What to write for what raises `e` on a tracer. Functions of older torch refuse one where a number is expected"
+    "What to write instead. Functions of older torch refuse a tracer where they expect a number"
     wants_number = isinstance(e, TypeError) and re.search(r'must be (Number|float), not \w*Tracer', str(e))
-    return "Call it as a method: `x.addcmul(a, b, value=c)`, `x.new_full(x.shape, c)`." if wants_number else "Only the eager engine can run it."
+    if wants_number: return "Call it as a method: `x.addcmul(a, b, value=c)`, `x.new_full(x.shape, c)`."
+    return "Only the eager engine can run it."
 
 
 def _equal(a, b):

@@ -11,7 +11,8 @@ from optimcb.tracing.tracer import TRACERS, trace_of
 __all__ = ['FUNCTIONS']
 
 
-NOT_PARTLY = "it reduces some dimensions of a tensor", "Reduce the whole of it, or do it in a function that is decorated with `by_torch`."
+NOT_PARTLY = ("it reduces some dimensions of a tensor",
+              "Reduce the whole of it, or do it in a function that is decorated with `by_torch`.")
 MAKE_FLOATS = "Make it floats first: `x.float()`."
 
 
@@ -24,7 +25,8 @@ def _check_all(x, dim, keepdim=False):
 
 
 def _check_floats(x, what):
-    if x.dtype not in FLOATS: x.trace.fail(f"it takes the {what} of {x.dtype}, which torch has none of", MAKE_FLOATS)
+    if x.dtype not in FLOATS:
+        x.trace.fail(f"it takes the {what} of {x.dtype}, which torch has none of", MAKE_FLOATS)
 
 
 def _as_summed(x, dtype=None):
@@ -106,7 +108,8 @@ def norm(x, p='fro', dim=None, keepdim=False, out=None, dtype=None):
     return pow_(sum_(pow_(apply('abs', x), p)), 1/p)
 
 
-def vector_norm(x, ord=2, dim=None, keepdim=False, *, dtype=None): return norm(x, ord, dim, keepdim, dtype=dtype)
+def vector_norm(x, ord=2, dim=None, keepdim=False, *, dtype=None):
+    return norm(x, ord, dim, keepdim, dtype=dtype)
 def dist(x, other, p=2): return norm(x - other, p)
 
 

@@ -1,7 +1,7 @@
 """A composition, rehearsed: its steppers run on tracers, to see what each reads and writes.
 
-Nothing is computed and nothing changes. From step to step the state goes on as kinds of tensors and as numbers, so
-that counters count, and steppers take the branches that they would take.
+Nothing is computed and nothing changes. From step to step the state goes on as kinds of tensors and as
+numbers, so that counters count, and steppers take the branches that they would take.
 """
 from collections.abc import Callable
 from numbers import Real
@@ -33,7 +33,7 @@ class Act(NamedTuple):
     numbers: dict # By name, the numbers that it returned
     kept: frozenset # Names among both that are state
     single: frozenset # Names of tensors among them that are one number for each parameter
-    idle: frozenset # Names that it returned to no effect: hyper-parameters, which come first, the parameter, its gradient
+    idle: frozenset # Names that it returned to no effect: the parameter, its gradient, hyper-parameters
     shown: dict # By name, the name to show: a one-step value that hides another has a hat
     returns: bool # Did it return a dict, be it an empty one?
     place: int = 0 # Of the stepper in the composition
@@ -68,20 +68,22 @@ class Rehearsal:
         self.kinds, self.numbers = _kinds(state or {}, self.example)
         self.typed = any(map(asks_type, composition.steppers))
         self.refusals = list(impurities(composition))
-        self.refusals += [f"`{k}` among the state is {type(v).__name__}." for k, v in self.numbers.items() if not constant(v)]
+        odd = {k: type(v).__name__ for k, v in self.numbers.items() if not constant(v)}
+        self.refusals += [f"`{k}` among the state is {name}." for k, name in odd.items()]
         self.done, self.looked = 0, set() # steps; attributes of the parameter that steppers read
 
     def look(self,
-        named:Callable|None=None, # Replaces a number: called with its name, the number, and whether it is kept
-        began:Callable|None=None # Called with the place of each stepper before that is called; each name is then an operand of its own
+        named:Callable|None=None, # Replaces a number, given its name, the number, and whether it is kept
+        began:Callable|None=None # Takes each stepper's place as it begins; names are operands of their own then
     ) -> Step:
-        "Rehearse the next step without taking it. Raises `MissingName`, and `NotRecorded` if it can't be rehearsed."
+        "Rehearse the next step without taking it. Raises `MissingName` or `NotRecorded`."
         for reason in self.refusals: raise NotRecorded([], reason)
         observer = _Observer(self, named or (lambda name, v, kept: v), began)
         bucket, hypers, before = self._bucket(observer), observer.all_named(self.hypers), RngSnapshot()
-        try: recording = record([bucket], self.composition, [hypers], self.looked, self.typed, observer=observer)[0]
+        try:
+            res = record([bucket], self.composition, [hypers], self.looked, self.typed, observer=observer)
         finally: before.restore_if_moved()
-        return Step(recording, observer.acts, hypers)
+        return Step(res[0], observer.acts, hypers)
 
     def _bucket(self, observer) -> Bucket:
         "A bucket of the example alone"
@@ -129,7 +131,8 @@ class _Observer:
         self.there = {*hypers, *rehearsal.kinds, *rehearsal.numbers}
         self.fixed = {k for k, v in hypers.items() if not composition.is_default(k, v)}
         in_signatures = {k for s in composition.steppers for k in s.numbers}
-        self.starts = in_signatures & composition.makes - hypers.keys() if began else () # state that starts there
+        # state whose first number is in a signature
+        self.starts = in_signatures & composition.makes - hypers.keys() if began else ()
 
     def all_named(self, values) -> dict:
         return {k: self.named(k, v, True) if _is_number(v) else v for k, v in values.items()}
@@ -193,7 +196,7 @@ def _operands(p, values) -> dict:
 
 
 def _apart(p, values, names) -> dict:
-    "Give names that were written operands of their own, so that two that stand for the same now can be told apart"
+    "Give written names operands of their own, so that two of the same value can be told apart"
     trace, marked = p.trace, {}
     for k in names:
         v = p if k == 'p' else trace.grad if k == 'grad' else values[k]

@@ -1,7 +1,8 @@
 """torch's functions and methods on elements, for tracers.
 
-What the table of operations has as a row registers itself. Here are functions with arguments of their own, those that
-are made of other operations, types and copies. Reductions are in `reductions`, Python's operators in `tracer`.
+What the table of operations has as a row registers itself. Here are functions with arguments of their own,
+those that are made of other operations, types and copies. Reductions are in `reductions`, Python's operators
+in `tracer`.
 """
 import math
 from collections.abc import Callable
@@ -52,13 +53,16 @@ def _binary(name):
 
 # Functions with arguments of their own
 
-def add(x, other, *, alpha=None): return apply('add', x, other) if alpha is None else apply('add_alpha', x, other, alpha)
-def sub(x, other, *, alpha=None): return apply('sub', x, other) if alpha is None else apply('sub_alpha', x, other, alpha)
+def add(x, other, *, alpha=None):
+    return apply('add', x, other) if alpha is None else apply('add_alpha', x, other, alpha)
+def sub(x, other, *, alpha=None):
+    return apply('sub', x, other) if alpha is None else apply('sub_alpha', x, other, alpha)
 def rsub(x, other, *, alpha=None): return sub(other, x, alpha=alpha)
 
 
 def div(x, other, *, rounding_mode=None):
-    if rounding_mode == 'floor': trace_of(x, other).fail("it divides with `rounding_mode='floor'`", "Write `(a/b).floor()`.")
+    if rounding_mode == 'floor':
+        trace_of(x, other).fail("it divides with `rounding_mode='floor'`", "Write `(a/b).floor()`.")
     res = apply('div', x, other)
     return apply('trunc', res) if rounding_mode else res
 
@@ -75,14 +79,17 @@ def _scale_first(f, scale, *tensors) -> Callable:
         if is_old and args: args, kwargs[scale] = args[1:], args[0]
         factor = kwargs.get(scale)
         extent = getattr(factor, 'extent', None)
-        is_tensor = extent not in (None, PER_PARAMETER) and not factor.trace.no_dims # one of no dimensions is a number for torch
-        if is_tensor: trace_of(factor).fail(f"its `{scale}` is a tensor, which torch refuses", "Multiply by it.")
+        # one of no dimensions is a number for torch
+        is_tensor = extent not in (None, PER_PARAMETER) and not factor.trace.no_dims
+        if is_tensor:
+            trace_of(factor).fail(f"its `{scale}` is a tensor, which torch refuses", "Multiply by it.")
         return f(x, *args, **kwargs)
     return g
 
 
 def lerp(x, end, weight):
-    if x.dtype is not getattr(end, 'dtype', None): trace_of(x, end).fail("it interpolates between types, which torch refuses")
+    if x.dtype is not getattr(end, 'dtype', None):
+        trace_of(x, end).fail("it interpolates between types, which torch refuses")
     return apply('lerp', x, end, weight)
 
 
@@ -91,7 +98,8 @@ def pow_(x, exponent):
     if type(exponent) in TRACERS or not isinstance(exponent, Number): return apply('pow', x, exponent)
     if exponent == 2: return apply('square', x)
     if exponent == 3: return apply('cube', x)
-    if exponent in (0.5, -0.5) and x.dtype is not torch.float16: return apply('sqrt' if exponent > 0 else 'rsqrt', x)
+    if exponent in (0.5, -0.5) and x.dtype is not torch.float16:
+        return apply('sqrt' if exponent > 0 else 'rsqrt', x)
     if exponent == -1: return apply('reciprocal', x)
     if exponent == -2: return apply('reciprocal', apply('square', x))
     return apply('pow', x, exponent)
@@ -128,11 +136,13 @@ def nan_to_num(x, nan=0., posinf=None, neginf=None):
 
 def _in_place_if(inplace, x, new): return x.write(new) if inplace else new
 def relu(x, inplace=False): return _in_place_if(inplace, x, clamp(x, 0))
-def hardtanh(x, min_val=-1., max_val=1., inplace=False): return _in_place_if(inplace, x, clamp(x, min_val, max_val))
+def hardtanh(x, min_val=-1., max_val=1., inplace=False):
+    return _in_place_if(inplace, x, clamp(x, min_val, max_val))
 def softshrink(x, lambd=0.5): return where(x > lambd, x - lambd, where(x < -lambd, x + lambd, x*0))
 def hardshrink(x, lambd=0.5): return where((x >= -lambd) & (x <= lambd), 0., x)
 def silu(x, inplace=False): return _in_place_if(inplace, x, x * apply('sigmoid', x))
-def leaky_relu(x, negative_slope=0.01, inplace=False): return _in_place_if(inplace, x, where(x > 0, x, x*negative_slope))
+def leaky_relu(x, negative_slope=0.01, inplace=False):
+    return _in_place_if(inplace, x, where(x > 0, x, x*negative_slope))
 
 
 # Logic
@@ -140,7 +150,8 @@ def leaky_relu(x, negative_slope=0.01, inplace=False): return _in_place_if(inpla
 def _bitwise(name, c):
     "A bitwise operator `c`, on truth values only"
     def f(x, other):
-        if isinstance(other, (bool, np.bool_)): other = full_like(x, other) # torch's functions take tensors only
+        if isinstance(other, (bool, np.bool_)):
+            other = full_like(x, other) # torch's functions take tensors only
         if not x.dtype is getattr(other, 'dtype', None) is torch.bool:
             x.trace.fail(f"it uses `{c}` on numbers", "Compare first.")
         return apply(name, x, other)
@@ -219,7 +230,8 @@ def new_full(x, size, fill_value, **kwargs):
     size = torch.Size([size] if isinstance(size, int) else size)
     if size == x.shape: return full_like(x, fill_value, **kwargs)
     if not size: return full_like(tracer(x, x.id, extent=PER_PARAMETER), fill_value, **kwargs)
-    x.trace.fail(f"it makes a tensor of shape {tuple(size)}", "Make state in the shape of `p`, or a single number.")
+    what = f"it makes a tensor of shape {tuple(size)}"
+    x.trace.fail(what, "Make state in the shape of `p`, or a single number.")
 
 
 def _size(size): return size[0] if len(size) == 1 and isinstance(size[0], (tuple, list)) else size
@@ -243,24 +255,25 @@ def result_type(a, b): return trace_of(a, b).common([a, b])
 # By name
 
 BY_NAME = [ # those that have torch's name
-    rsub, addcmul, addcdiv, lerp, clamp, where, masked_fill, relu, softplus, hardtanh, softshrink, hardshrink, silu,
-    leaky_relu, logit, heaviside, isinf, isposinf, isneginf, signbit, nan_to_num, to, type_as, clone, full_like,
-    zeros_like, ones_like, new_full, new_zeros, new_ones, new_tensor, copy_, fill_, zero_, bitwise_not]
-ALIASES = {'pow': pow_, 'clip': clamp, 'special_logit': logit, 'empty_like': zeros_like, 'new_empty': new_zeros, 'new': new_zeros,
-           'bitwise_and': _bitwise('logical_and', '&'), 'bitwise_or': _bitwise('logical_or', '|'),
-           'bitwise_xor': _bitwise('logical_xor', '^')}
+    rsub, addcmul, addcdiv, lerp, clamp, where, masked_fill, relu, softplus, hardtanh, softshrink, hardshrink,
+    silu, leaky_relu, logit, heaviside, isinf, isposinf, isneginf, signbit, nan_to_num, to, type_as, clone,
+    full_like, zeros_like, ones_like, new_full, new_zeros, new_ones, new_tensor, copy_, fill_, zero_,
+    bitwise_not]
+ALIASES = {'pow': pow_, 'clip': clamp, 'special_logit': logit, 'empty_like': zeros_like, 'new_empty':
+    new_zeros, 'new': new_zeros, 'bitwise_and': _bitwise('logical_and', '&'), 'bitwise_or':
+    _bitwise('logical_or', '|'), 'bitwise_xor': _bitwise('logical_xor', '^')}
 SCALED = { # those that also take the scale first
     'add': _scale_first(add, 'alpha', 'other'), 'sub': _scale_first(sub, 'alpha', 'other'),
     'addcmul': _scale_first(addcmul, 'value', 'tensor1', 'tensor2'),
     'addcdiv': _scale_first(addcdiv, 'value', 'tensor1', 'tensor2')}
 OWN = {'add': add, 'sub': sub, 'div': div} # rows of the table that have other arguments than operands
-NOT_IN_PLACE = { # those without a variant in place, as far as tracers are concerned
-    **dict.fromkeys(('detach', 'detach_', 'contiguous', 'requires_grad_', 'positive', 'conj', 'resolve_conj',
-                     'resolve_neg', 'view_as'), same),
-    'float': _to_dtype(torch.float32), 'double': _to_dtype(torch.float64), 'half': _to_dtype(torch.float16),
-    'bfloat16': _to_dtype(torch.bfloat16), 'bool': _to_dtype(torch.bool), 'long': _to_dtype(torch.int64), 'type': type_,
-    'numel': numel, 'is_floating_point': is_floating_point, 'is_complex': is_complex, 'is_same_size': is_same_size,
-    'is_signed': is_signed, 'is_conj': is_conj, 'is_neg': is_neg, 'result_type': result_type}
+# Those without a variant in place, as far as tracers are concerned
+NOT_IN_PLACE = {**dict.fromkeys(('detach', 'detach_', 'contiguous', 'requires_grad_', 'positive', 'conj',
+    'resolve_conj', 'resolve_neg', 'view_as'), same), 'float': _to_dtype(torch.float32), 'double':
+    _to_dtype(torch.float64), 'half': _to_dtype(torch.float16), 'bfloat16': _to_dtype(torch.bfloat16), 'bool':
+    _to_dtype(torch.bool), 'long': _to_dtype(torch.int64), 'type': type_, 'numel': numel, 'is_floating_point':
+    is_floating_point, 'is_complex': is_complex, 'is_same_size': is_same_size, 'is_signed': is_signed,
+    'is_conj': is_conj, 'is_neg': is_neg, 'result_type': result_type}
 
 
 def functions() -> dict[str, Callable]:

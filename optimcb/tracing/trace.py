@@ -1,7 +1,7 @@
 """The trace of a step: what steppers do to tracers, written down as nodes and numbers.
 
-Operands are indices of nodes, or `~k` for the number `slots[k]`, so that the nodes are the same whatever the numbers
-are: a kernel is compiled once, and a counter that counts doesn't change it.
+Operands are indices of nodes, or `~k` for the number `slots[k]`, so that the nodes are the same whatever the
+numbers are: a kernel is compiled once, and a counter that counts doesn't change it.
 """
 from numbers import Number
 
@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from optimcb.tracing.ir import DTYPES, FLOATS, OPAQUE, PER_ELEMENT, PER_PARAMETER, Node, extent_of
-from optimcb.tracing.opaque import PLACEHOLDER, Call, OpaqueTensor, OutputMismatch, infer_outputs, like, listed
+from optimcb.tracing.opaque import (
+    PLACEHOLDER,
+    Call,
+    OpaqueTensor,
+    OutputMismatch,
+    infer_outputs,
+    like,
+    listed,
+)
 from optimcb.tracing.ops import OPS
 from optimcb.tracing.tracer import TRACERS, Tracer, TypedTracer
 
@@ -43,7 +51,8 @@ class Trace:
         typed:bool=False # Should tracers say that they are tensors?
     ):
         self.example, self.looked, self.tracer_type = example, looked, TypedTracer if typed else Tracer
-        self.index = {} # by node, as a flat tuple `(op, dtype, extent, *args)`, its index; in the order of recording
+        # by node, as a flat tuple `(op, dtype, extent, *args)`, its index; in the order of recording
+        self.index = {}
         self.slots, self.externals, self.versions = [], [], []
         self.no_dims = example.dim() == 0
         self.failure = self.param = None
@@ -165,9 +174,11 @@ class Trace:
     def total(self, x:Tracer, round:int) -> Tracer:
         "The sum of `x`, one number of each parameter, over all parameters; the `round`th that is asked for."
         if x.extent is not PER_PARAMETER:
-            self.fail("it yields a tensor, not one number of each parameter", "Yield a sum: `total = yield x.sum()`.")
+            what = "it yields a tensor, not one number of each parameter"
+            self.fail(what, "Yield a sum: `total = yield x.sum()`.")
         dtype = torch.promote_types(x.dtype, torch.float32)
-        return self.tracer_type(self, self.emit('total', dtype, PER_PARAMETER, x.id, round), dtype, PER_PARAMETER)
+        id = self.emit('total', dtype, PER_PARAMETER, x.id, round)
+        return self.tracer_type(self, id, dtype, PER_PARAMETER)
 
     # Functions by torch
 
@@ -200,7 +211,8 @@ class Trace:
     def _described(self, o) -> tuple|Number:
         "`(shape, stride, dtype)` of a tensor that is handed to a function, or the number"
         if type(o) is OpaqueTensor: return o.shape, None, o.dtype
-        if type(o) in TRACERS and o.extent is PER_ELEMENT: return self.example.shape, self.example.stride(), o.dtype
+        if type(o) in TRACERS and o.extent is PER_ELEMENT:
+            return self.example.shape, self.example.stride(), o.dtype
         if hasattr(o, 'dtype') and not isinstance(o, Number): return (), None, o.dtype
         return int(o) if hasattr(o, '__index__') else float(o)
 
@@ -213,7 +225,8 @@ class Trace:
         return self.tracer_type(self, id, o.dtype, extent, buffer=True)
 
 
-SPECIAL = frozenset(o for o in OPS if OPS[o].gives == 'bool' or o == 'where') # the type of the result isn't the operands'
+# The type of the result isn't the operands'
+SPECIAL = frozenset(o for o in OPS if OPS[o].gives == 'bool' or o == 'where')
 COMMON = {} # by operands' kinds and the default type, what `_common` says
 
 

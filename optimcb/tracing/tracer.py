@@ -1,7 +1,7 @@
 """Tracers: steppers run on one in place of a tensor, and what they do to it is written down.
 
-A `Tracer` stands for one tensor of every parameter at once. Python's operators are here; torch's functions and
-methods are in `torch_api`, which installs them. Each appends to the tracer's trace.
+A `Tracer` stands for one tensor of every parameter at once. Python's operators are here; torch's functions
+and methods are in `torch_api` and `reductions`; `install` gives them to tracers. Each appends to the trace.
 """
 import math
 from numbers import Number
@@ -18,9 +18,10 @@ from optimcb.tracing.purity import value_impurity
 __all__ = ['FUNCTIONS', 'TRACERS', 'Tracer', 'TypedParamTracer', 'TypedTracer', 'as_tracer', 'trace_of']
 
 
-FUNCTIONS = {} # torch's functions and methods for tracers, by name; filled by `torch_api`
+FUNCTIONS = {} # torch's functions and methods for tracers, by name; filled by `install_functions`
 OPERANDS = Number, np.bool_, Tensor # what operators take beside tracers
-NOT_FROM_P = "it writes into a tensor that doesn't come from `p`", "Make it with `torch.zeros_like(p)` or the like."
+NOT_FROM_P = ("it writes into a tensor that doesn't come from `p`",
+              "Make it with `torch.zeros_like(p)` or the like.")
 ONLY_EAGER = "Only the eager engine knows numbers: use `torch.where` to choose, and keep numbers as tensors."
 
 
@@ -30,9 +31,9 @@ def _is_operand(o): return type(o) in TRACERS or isinstance(o, OPERANDS)
 class Tracer:
     """Stands for a tensor. What it can't do raises `Untraceable`.
 
-    A `buffer` is memory of a parameter or a state: in 16 bits, what is written there and read again is rounded, as
-    memory does; otherwise 16-bit numbers are computed with in float32. `exact` is the operand before that rounding,
-    `born` the node that filled a new state with a number.
+    A `buffer` is memory of a parameter or a state: in 16 bits, what is written there and read again is
+    rounded, as memory does; otherwise 16-bit numbers are computed with in float32. `exact` is the operand
+    before that rounding, `born` the node that filled a new state with a number.
     """
     __slots__ = ('trace', 'id', 'dtype', 'extent', 'buffer', 'exact', 'born')
     __array_priority__, __array_ufunc__ = 1000, None # NumPy's numbers leave operators to us
@@ -60,7 +61,8 @@ class Tracer:
 
     def write(self, new:'Tracer') -> 'Tracer':
         "Take the values of `new`, in my own type."
-        if new.extent is PER_ELEMENT and self.extent is not PER_ELEMENT: self.trace.fail("it writes a tensor into one number")
+        if new.extent is PER_ELEMENT and self.extent is not PER_ELEMENT:
+            self.trace.fail("it writes a tensor into one number")
         if new.dtype is not self.dtype and not torch.can_cast(new.dtype, self.dtype):
             self.trace.fail(f"it writes {new.dtype} into {self.dtype}")
         self.id = self.trace.cast(new, self.dtype)
@@ -127,7 +129,8 @@ class Tracer:
 
     def _look(self, name):
         t = self.trace
-        if self.extent is not PER_ELEMENT: return getattr(torch.empty((), dtype=self.dtype, device=t.example.device), name)
+        if self.extent is not PER_ELEMENT:
+            return getattr(torch.empty((), dtype=self.dtype, device=t.example.device), name)
         t.looked.add(name)
         return getattr(t.example, name)
 
@@ -156,7 +159,8 @@ class Tracer:
     nelement, ndimension = numel, dim
 
     def stride(self, dim=None):
-        if not self.is_param: self._real("it asks how a tensor that is not the parameter lies in memory", "Ask the parameter.")
+        if not self.is_param:
+            self._real("it asks how a tensor that is not the parameter lies in memory", "Ask the parameter.")
         self.trace.looked.add('stride()')
         return self.trace.example.stride() if dim is None else self.trace.example.stride(dim)
 
@@ -171,14 +175,16 @@ class Tracer:
     def data(self): return self
     @data.setter
     def data(self, new): # `p.data -= x` sets what it has written into
-        if new is not self: self.trace.fail("it gives a tensor other memory", "Write into what it has: `p.data.copy_(…)`.")
+        if new is not self:
+            self.trace.fail("it gives a tensor other memory", "Write into what it has: `p.data.copy_(…)`.")
 
     @property
     def grad(self):
         return self.trace.grad if self is self.trace.param else None
     @grad.setter
     def grad(self, new):
-        if self is not self.trace.param: self.trace.fail("it gives a gradient to a tensor that is no parameter")
+        if self is not self.trace.param:
+            self.trace.fail("it gives a gradient to a tensor that is no parameter")
         self.trace.grad = new if new is None else as_tracer(self.trace, new)
 
     # What can't be recorded
@@ -191,8 +197,11 @@ class Tracer:
     def __array__(self, *args, **kwargs): self._real("it makes an array of a tensor")
     def __iter__(self): self._real("it goes through the elements of a tensor")
     def __getitem__(self, i): self._real("it takes elements out of a tensor")
-    def __setitem__(self, i, v): self._real("it sets elements of a tensor", "Choose with `torch.where(condition, a, b)`.")
-    def __hash__(self): self._real("it looks a tensor up in a dict or set", "Return what belongs to a parameter as its state.")
+    def __setitem__(self, i, v):
+        self._real("it sets elements of a tensor", "Choose with `torch.where(condition, a, b)`.")
+    def __hash__(self):
+        instead = "Return what belongs to a parameter as its state."
+        self._real("it looks a tensor up in a dict or set", instead)
     def __repr__(self): return f"<tracer of a tensor of {self.dtype}, {self.extent}>"
     def __getattr__(self, name):
         if name.startswith('__'): raise AttributeError(name)
@@ -244,7 +253,8 @@ class TypedDataTracer(TypedTracer):
         self.owner, self.trace = owner, owner.trace
         self.dtype, self.extent, self.buffer = owner.dtype, owner.extent, owner.buffer
 
-    def _of_owner(name): return property(lambda self: getattr(self.owner, name), lambda self, v: setattr(self.owner, name, v))
+    def _of_owner(name):
+        return property(lambda self: getattr(self.owner, name), lambda self, v: setattr(self.owner, name, v))
     id, exact, born = map(_of_owner, ('id', 'exact', 'born'))
 
 
@@ -283,7 +293,9 @@ def _call_function(f, name, args, kwargs):
     except TypeError as e:
         if 'argument' not in str(e): raise
         why = str(e).split(') ', 1)[-1]
-        trace_of(*args, *kwargs.values()).fail(f"it calls `{name}` with arguments that only tensors take ({why})")
+        what = f"it calls `{name}` with arguments that only tensors take ({why})"
+        trace_of(*args, *kwargs.values()).fail(what)
     if out is None: return res
-    if res.extent is not out.extent: out.trace.fail("its `out` is of another shape than the result: torch resizes it")
+    if res.extent is not out.extent:
+        out.trace.fail("its `out` is of another shape than the result: torch resizes it")
     return out.write(res)
