@@ -74,7 +74,7 @@ class Rehearsal:
 
     def look(self,
         named:Callable|None=None, # Replaces a number, given its name, the number, and whether it is kept
-        began:Callable|None=None # Takes each stepper's place as it begins; names are operands of their own then
+        began:Callable|None=None # Takes each stepper's place as it begins; each name is its own operand then
     ) -> Step:
         "Rehearse the next step without taking it. Raises `MissingName` or `NotRecorded`."
         for reason in self.refusals: raise NotRecorded([], reason)
