@@ -22,6 +22,7 @@ FUNCTIONS = {} # torch's functions and methods for tracers, by name; filled by `
 OPERANDS = Number, np.bool_, Tensor # what operators take beside tracers
 NOT_FROM_P = ("it writes into a tensor that doesn't come from `p`",
               "Make it with `torch.zeros_like(p)` or the like.")
+IN_A_SET = "it looks a tensor up in a dict or set", "Return what belongs to a parameter as its state."
 ONLY_EAGER = "Only the eager engine knows numbers: use `torch.where` to choose, and keep numbers as tensors."
 
 
@@ -199,9 +200,7 @@ class Tracer:
     def __getitem__(self, i): self._real("it takes elements out of a tensor")
     def __setitem__(self, i, v):
         self._real("it sets elements of a tensor", "Choose with `torch.where(condition, a, b)`.")
-    def __hash__(self):
-        instead = "Return what belongs to a parameter as its state."
-        self._real("it looks a tensor up in a dict or set", instead)
+    def __hash__(self): self._real(*IN_A_SET)
     def __repr__(self): return f"<tracer of a tensor of {self.dtype}, {self.extent}>"
     def __getattr__(self, name):
         if name.startswith('__'): raise AttributeError(name)
