@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-sys.path[:0] = [str(o) for o in (HERE, HERE/'editing', HERE/'engines', ROOT) if str(o) not in sys.path] # as in conftest
+sys.path[:0] = [str(o) for o in (HERE, HERE/'editing', HERE/'engines', HERE/'tracing', ROOT) if str(o) not in sys.path] # as in conftest
 
 from fastcore.docments import docments  # noqa: E402
 from zoo import CASES, LRS, ROWS, algorithm_of, apart, reference, said  # noqa: E402
@@ -137,9 +137,9 @@ def _of_part(name, f):
 
 
 def _of_operations():
-    from test_engines import FUNCTIONS, OPS, untried
+    from test_operations import FUNCTIONS, OPS, untried
     for name in untried():
-        yield Lack('operation', name, 'an expression', 'add it to `EXPRESSIONS`, `ONE` or `TWO` of tests/engines/test_engines.py')
+        yield Lack('operation', name, 'an expression', 'add it to `EXPRESSIONS`, `ONE` or `TWO` of tests/tracing/test_operations.py')
     inner = {'add_alpha', 'sub_alpha', 'cast', 'cube'} # what others become
     for name in OPS.keys() - FUNCTIONS.keys() - inner:
         yield Lack('operation', name, "torch's name for it", 'add it to optimcb/tracing/torch_api.py')

@@ -1,6 +1,6 @@
 """The kernels for CUDA on the CPU, by Triton's interpreter: a plugin of pytest that makes them the engine `fused`, and tests of their own.
 
-    TRITON_INTERPRET=1 PYTHONPATH=tests python -m pytest -p interpreted tests/interpreted.py tests/engines/test_engines.py -k "not foreach"
+    TRITON_INTERPRET=1 PYTHONPATH=tests python -m pytest -p interpreted tests/interpreted.py tests/engines/test_engines.py tests/tracing/test_operations.py -k "not foreach"
 """
 import inspect
 import re

@@ -27,7 +27,7 @@ def by_torch(
         if not any(hasattr(type(o), 'full_tensor') for o in given): return f(*args, **kwargs)
         from optimcb._tensors import on_wholes
         return on_wholes(f, args, kwargs)
-    call.like, call.foreseen = like or f, {}
+    call.like, call.inferred_outputs = like or f, {}
     return call
 
 

@@ -114,7 +114,8 @@ class Composition:
     def run(self,
         p, # The parameter, with its `.grad`
         state:dict, # Its state; takes what the steppers return
-        hypers:dict # The hyper-parameters of its group
+        hypers:dict, # The hyper-parameters of its group
+        observer=None # Is told which stepper is entered and left, and may change what it is given and returns
     ) -> Iterator:
         """One step of `p`, which is done when the iterator is used up: each stepper sees what those before it
         made.
@@ -131,8 +132,10 @@ class Composition:
         for stepper in self.steppers:
             if stepper.masks and not self._applies(stepper, values): continue
             try:
-                new = stepper(p, values)
+                given = values if observer is None else observer.enter(stepper, p, values)
+                new = stepper(p, given)
                 if isinstance(new, GeneratorType): new = yield from new
+                if observer is not None: new = observer.leave(stepper, p, given, new)
             except Exception as e:
                 lacking = [k for k in _asked(stepper, e) if k not in values]
                 if lacking:

@@ -1,13 +1,12 @@
 "What the signature and the code of a function say: its names, its defaults, and what its partials fix."
-import dis
 import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
 from numbers import Real
 from types import CodeType
 
-__all__ = ['TORCH_KEYWORDS', 'assigned', 'chain', 'code_of', 'hyper_defaults', 'innermost', 'is_number',
-           'keywords_fixed', 'name_of', 'parameters', 'strings', 'takes_no_parameter', 'uses_kwargs']
+__all__ = ['TORCH_KEYWORDS', 'chain', 'code_of', 'hyper_defaults', 'innermost', 'is_number',
+           'keywords_fixed', 'name_of', 'parameters', 'strings', 'takes_no_parameter']
 
 
 TORCH_KEYWORDS = frozenset({'alpha', 'value', 'beta', 'dim', 'dtype', 'device', 'keepdim', 'memory_format',
@@ -105,27 +104,3 @@ def strings(
         if isinstance(c, str): yield c
         elif isinstance(c, tuple): todo += c
         elif isinstance(c, CodeType): todo += c.co_consts
-
-
-def assigned(
-    code:CodeType # Code of a function
-) -> Iterator[str]:
-    "Yield the arguments that a function assigns to."
-    args = code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]
-    for i in dis.get_instructions(code):
-        if not i.opname.startswith('STORE_FAST'): continue
-        names = i.argval if isinstance(i.argval, tuple) else (i.argval,)
-        if 'LOAD' in i.opname: names = names[:1] # Python 3.13 stores two, or stores one and loads another
-        yield from (k for k in names if k in args)
-
-
-def uses_kwargs(
-    code:CodeType # Code of a function that takes `**kwargs`
-) -> bool:
-    "Does a function do anything with its `**kwargs`?"
-    has_args = bool(code.co_flags & inspect.CO_VARARGS)
-    name = code.co_varnames[code.co_argcount + code.co_kwonlyargcount + has_args]
-    for i in dis.get_instructions(code):
-        names = i.argval if isinstance(i.argval, tuple) else (i.argval,)
-        if 'LOAD' in i.opname and name in names: return True
-    return False

@@ -8,11 +8,11 @@ from types import GeneratorType
 import torch
 
 from optimcb._boundary import entry
+from optimcb._cpython import assigned_arguments, uses_kwargs
 from optimcb.composition.calls import without_explanation
 from optimcb.composition.results import ONE_STEP, once
 from optimcb.composition.signatures import (
     TORCH_KEYWORDS,
-    assigned,
     chain,
     code_of,
     innermost,
@@ -22,7 +22,6 @@ from optimcb.composition.signatures import (
     parameters,
     strings,
     takes_no_parameter,
-    uses_kwargs,
 )
 from optimcb.composition.traits import traits_of
 from optimcb.hypers.torch_names import nearest
@@ -213,7 +212,7 @@ class Stepper:
     def assigned(self) -> frozenset:
         "The arguments that it assigns another value to, as in `update = 2*update`."
         code = code_of(self.f)
-        return frozenset(map(self.new_name, assigned(code))) if code else frozenset()
+        return frozenset(map(self.new_name, assigned_arguments(code))) if code else frozenset()
 
     def __repr__(self): return self.label
 

@@ -19,7 +19,7 @@ from optimcb.diagnosis.suggestions import worded
 from optimcb.engines import eager
 from optimcb.tracing.recording import NotRecorded
 from optimcb.tracing.rehearsal import Rehearsal
-from optimcb.tracing.rng import Chance
+from optimcb.tracing.rng import RngSnapshot
 
 __all__ = ['steps_at_all', 'warnings_for', 'warnings_for_parameter']
 
@@ -117,12 +117,12 @@ def _try_small(composition, hypers, example, state):
     def small(v):
         if not isinstance(v, torch.Tensor): return v
         return torch.zeros_like(p, dtype=v.dtype) if v.shape == example.shape else v.clone()
-    before = Chance()
+    before = RngSnapshot()
     try:
         with torch.no_grad(): eager.step(composition, [(p, {k: small(v) for k, v in state.items()}, hypers)])
     except StepperError: raise
     except Exception: pass # it may need larger tensors, or real ones
-    finally: before.undone()
+    finally: before.restore_if_moved()
 
 
 def steps_at_all(

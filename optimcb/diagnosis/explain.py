@@ -19,6 +19,7 @@ from optimcb.diagnosis.reading import look
 from optimcb.diagnosis.source import Source
 from optimcb.diagnosis.suggestions import worded
 from optimcb.engines.runner import Runner
+from optimcb.tracing.ir import PER_ELEMENT, PER_PARAMETER
 from optimcb.tracing.recording import NotRecorded
 from optimcb.warn import warn
 
@@ -132,7 +133,7 @@ class Explanation:
         "What is kept for each parameter, by name."
         res = {}
         for k in self.kinds:
-            for name, (dtype, extent) in k.kinds.items():
+            for name, (_, dtype, extent) in k.kinds.items():
                 res[name] = f'{str(dtype)[6:]}{self._extent_in_words(extent)}'
             hidden = {*NOT_OURS, *self.composition.masks}
             for name in k.numbers:
@@ -140,9 +141,9 @@ class Explanation:
         return res
 
     def _extent_in_words(self, extent) -> str:
-        if extent is True: return ''
-        if not extent: return ', one number'
-        return ' of another shape' if len(self.kinds) > 1 else f' of shape {extent}'
+        if extent is PER_ELEMENT: return ''
+        if extent is PER_PARAMETER: return ', one number'
+        return ' of another shape' if len(self.kinds) > 1 else f' of shape {extent.shape}'
 
     @lazy
     def state_bytes(self) -> int:
@@ -151,9 +152,9 @@ class Explanation:
         tensors = [v for state in there.values() for v in state.values() if isinstance(v, Tensor)]
         res = sum(v.nbytes for v in tensors)
         for k in self.kinds:
-            for name, (dtype, extent) in k.kinds.items():
+            for name, (_, dtype, extent) in k.kinds.items():
                 missing = [p for p in k.params if name not in there[id(p)]]
-                sizes = [p.numel() if extent is True else math.prod(extent or ()) for p in missing]
+                sizes = [p.numel() if extent is PER_ELEMENT else math.prod(extent.shape or ()) for p in missing]
                 res += sum(sizes)*dtype.itemsize
         return res
 

@@ -15,7 +15,7 @@ from optimcb.diagnosis.reading import Reader, look, read_samples
 from optimcb.diagnosis.symbolic import Decisions, Symbolic, plain
 from optimcb.tracing.recording import NotRecorded
 from optimcb.tracing.rehearsal import Rehearsal, Step
-from optimcb.tracing.tracer import Untraceable
+from optimcb.tracing.trace import Untraceable
 
 __all__ = ['Explored', 'is_error']
 

@@ -1,7 +1,6 @@
 "Checks of a dataflow graph: steppers without effect, unread results, steps or decay that are there twice."
-import dis
-
 from optimcb import steppers
+from optimcb._cpython import branches_on_values
 from optimcb.composition.pipeline import Composition, meant_to_return
 from optimcb.composition.results import ONE_STEP
 from optimcb.composition.stepper import Stepper, code_of
@@ -9,7 +8,7 @@ from optimcb.diagnosis.graph import Dataflow
 from optimcb.steppers.parts import undo_step
 from optimcb.tracing.purity import branches, may_act
 
-__all__ = ['IfEverywhere', 'branches_on_value', 'decay_names', 'graph_warnings']
+__all__ = ['IfEverywhere', 'decay_names', 'graph_warnings']
 
 
 class IfEverywhere(str):
@@ -155,20 +154,7 @@ def _may_act_later(node, graph) -> bool:
         for k, v in a.numbers.items(): seen.setdefault(k, set()).add(v)
     code = code_of(node.stepper.f)
     changing = {k for k in node.stepper.names if len(seen.get(k, ())) > 1}
-    return bool(changing and code and branches_on_value(code))
-
-
-def branches_on_value(
-    code # Code of a function
-) -> bool:
-    "Tell whether code branches on anything but whether something is None."
-    instructions = list(dis.get_instructions(code)) # each Python has other ones for that
-    for n, i in enumerate(instructions):
-        if 'JUMP' not in i.opname or '_IF_' not in i.opname or 'NONE' in i.opname: continue
-        test = instructions[max(n-2, 0):n]
-        is_none = [o.opname for o in test] == ['LOAD_CONST', 'IS_OP'] and test[0].argval is None # Python 3.10
-        if not is_none: return True
-    return False
+    return bool(changing and code and branches_on_values(code))
 
 
 def _listed(names) -> str:

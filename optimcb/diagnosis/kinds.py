@@ -8,6 +8,7 @@ from optimcb.composition.errors import StepperError
 from optimcb.diagnosis.groups import Group, can_step
 from optimcb.diagnosis.suggestions import worded
 from optimcb.engines.frozen import grad_of
+from optimcb.tracing.ir import PER_ELEMENT
 from optimcb.tracing.recording import NotRecorded
 from optimcb.tracing.rehearsal import Rehearsal
 
@@ -64,7 +65,7 @@ class Kind:
     @property
     def state_bytes_each(self) -> int:
         "Bytes of state for each element."
-        return sum(dtype.itemsize for dtype, extent in self.kinds.values() if extent is True)
+        return sum(dtype.itemsize for _, dtype, extent in self.kinds.values() if extent is PER_ELEMENT)
 
 
 def _in_words(name, value) -> str:

@@ -1,14 +1,13 @@
 "What the operations of a trace are in a formula."
-from fractions import Fraction
+import ast
+from functools import cache
 
 import torch
 
-from optimcb.diagnosis.algebra import ONE, Num, add, call, div, mul, neg, number, power, sub
+from optimcb.diagnosis.algebra import Num, add, call, div, mul, neg, number, power, sub
+from optimcb.tracing.ops import OPS
 
 __all__ = ['applied', 'cast']
-
-
-TWO, HALF = number(2), number(Fraction(1, 2))
 
 
 def _where(c, a, b):
@@ -42,24 +41,34 @@ def _softplus(x, beta, threshold):
     return call('softplus', x, beta) if threshold == number(20) else call('softplus', x, beta, threshold)
 
 
-OPS = dict(
-    sum=lambda x: mul(call('numel'), x) if x.scalar else call('sum', x),
-    amax=_extreme('amax'), amin=_extreme('amin'),
-    neg=neg, add=add, sub=sub, mul=mul, div=div, where=_where,
-    add_alpha=lambda x, y, alpha: add(x, mul(alpha, y)), sub_alpha=lambda x, y, alpha: sub(x, mul(alpha, y)),
-    addcmul=lambda x, a, b, value: add(x, mul(value, a, b)),
-    addcdiv=lambda x, a, b, value: add(x, div(mul(value, a), b)),
-    lerp=lambda a, b, weight: add(mul(sub(ONE, weight), a), mul(weight, b)),
-    reciprocal=lambda x: div(ONE, x), square=lambda x: power(x, TWO), cube=lambda x: power(x, number(3)),
-    pow=power,
-    sqrt=lambda x: power(x, HALF), rsqrt=lambda x: div(ONE, power(x, HALF)),
-    clamp_min=lambda x, y: call('maximum', x, y), clamp_max=lambda x, y: call('minimum', x, y),
-    softplus=_softplus)
+def _sum(x): return mul(call('numel'), x) if x.scalar else call('sum', x)
+
+
+SPECIAL = dict(sum=_sum, amax=_extreme('amax'), amin=_extreme('amin'), where=_where, softplus=_softplus)
+ARITHMETIC = {ast.Add: add, ast.Sub: sub, ast.Mult: mul, ast.Div: div, ast.Pow: power}
 
 
 def applied(
     name:str, # Name of an operation
     args:list # Its operands, as expressions
 ):
-    "Write an operation; one without a form of its own is a function of its name."
-    return OPS[name](*args) if name in OPS else call(name, *args)
+    "Write an operation by the formula in its row of the table; one without is a function of its name."
+    if name in SPECIAL: return SPECIAL[name](*args)
+    if name not in OPS or OPS[name].formula is None: return call(name, *args)
+    return _evaluated(_parsed(name), args)
+
+
+@cache
+def _parsed(name) -> ast.expr:
+    "The syntax tree of a row's formula, whose operands are names `x0`, `x1`, …"
+    op = OPS[name]
+    return ast.parse(op.formula.format(*(f'x{i}' for i in range(op.arity))), mode='eval').body
+
+
+def _evaluated(o, args):
+    "The expression that a syntax tree stands for"
+    if isinstance(o, ast.Constant): return number(o.value)
+    if isinstance(o, ast.Name): return args[int(o.id[1:])]
+    if isinstance(o, ast.UnaryOp): return neg(_evaluated(o.operand, args))
+    if isinstance(o, ast.Call): return call(o.func.id, *(_evaluated(a, args) for a in o.args))
+    return ARITHMETIC[type(o.op)](_evaluated(o.left, args), _evaluated(o.right, args))

@@ -14,8 +14,8 @@ from optimcb.diagnosis.symbolic import (
     plain,
     symbolic,
 )
-from optimcb.tracing.opaque import HOLE
-from optimcb.tracing.program import LEAVES, Node, operands
+from optimcb.tracing.ir import LEAVES, PER_PARAMETER
+from optimcb.tracing.opaque import PLACEHOLDER
 from optimcb.tracing.recording import NotRecorded
 from optimcb.tracing.rehearsal import Act, Rehearsal, Step
 
@@ -34,7 +34,7 @@ class Reader:
         step:Step # A step, rehearsed with named numbers
     ):
         self.trace, self.hypers = step.recording.trace, step.hypers
-        self.nodes = [Node(n[0], n[1], n[2], n[3:]) for n in self.trace.nodes]
+        self.nodes = self.trace.nodes
         loads = [(i, n) for i, n in enumerate(self.nodes) if n.op == 'load']
         self.now = {_name(n.args[0]): i for i, n in loads} # what names stand for
         self.old, self.by_torch = {}, {}
@@ -79,7 +79,7 @@ class Reader:
         known = self._name_of(operand)
         if known: return {known}
         n = self.nodes[operand]
-        return set() if n.op in LEAVES else set().union(*(self._names_in(a) for a in operands(n)))
+        return set() if n.op in LEAVES else set().union(*(self._names_in(a) for a in n.operands))
 
     def _name_of(self, id):
         "The last name of an operand: an earlier one may stand for something else in another branch"
@@ -93,22 +93,22 @@ class Reader:
         "Write an operand with the names of now."
         if operand < 0: return expression_of(self.trace.slots[~operand])
         n, name = self.nodes[operand], self._name_of(operand)
-        if name: return Sym(name, n.each is False)
+        if name: return Sym(name, n.extent is PER_PARAMETER)
         before = next((k for k, i in reversed(self.before.items()) if i == operand), None)
         if before:
-            self.kept_before[before] = n.each is False
-            return Sym(f'{before}_old', n.each is False)
+            self.kept_before[before] = n.extent is PER_PARAMETER
+            return Sym(f'{before}_old', n.extent is PER_PARAMETER)
         if n.op == 'load':
             name = _name(n.args[0])
-            self.old[name] = n.each is False
-            return Sym(f'{name}_old', n.each is False)
+            self.old[name] = n.extent is PER_PARAMETER
+            return Sym(f'{name}_old', n.extent is PER_PARAMETER)
         if n.op == 'external': return self._external(self.trace.externals[n.args[0]])
         if n.op == 'named': return self.expression(n.args[0])
         if n.op == 'numel': return call('numel')
         if n.op == 'result': return self._result(*n.args)
-        args = [self.expression(a) for a in operands(n)]
+        args = [self.expression(a) for a in n.operands]
         if n.op == 'cast':
-            old = self.nodes[n.args[0]].gives if n.args[0] >= 0 else n.dtype
+            old = self.nodes[n.args[0]].result_dtype if n.args[0] >= 0 else n.dtype
             return cast(args[0], old, n.dtype)
         if n.op in SWAPPED: return condition(n.op, *args)
         return applied(n.op, args)
@@ -125,7 +125,7 @@ class Reader:
         args, kwargs = called.filled(map(self.expression, given))
         fixed = *called.args, *dict(called.kwargs).values()
         filled = *args, *kwargs.values()
-        e = call(called.name, *(a if o is HOLE else Sym(repr(a)) for o, a in zip(fixed, filled)))
+        e = call(called.name, *(a if o is PLACEHOLDER else Sym(repr(a)) for o, a in zip(fixed, filled)))
         is_one_of_several = any(n.op == 'result' and n.args[0] == k and n.args[1] for n in self.nodes)
         return call('item', e, Num(which)) if is_one_of_several else e
 

@@ -14,7 +14,7 @@ from threading import RLock
 from typing import NamedTuple
 
 from optimcb.diagnosis.algebra import add, call, div, mul, neg, number, power, sub, symbols
-from optimcb.tracing import torch_api
+from optimcb.tracing import reductions, torch_api
 from optimcb.tracing.recording import NotRecorded
 
 __all__ = ['Decision', 'Decisions', 'Symbolic', 'expression_of', 'math_written', 'plain', 'symbolic']
@@ -23,6 +23,7 @@ __all__ = ['Decision', 'Decisions', 'Symbolic', 'expression_of', 'math_written',
 LOCK = RLock() # what follows is of one thread at a time
 # The library's own bookkeeping compares numbers, too. What is asked there is no decision of a step
 BOOKKEEPING = tuple(f'optimcb.{o}.' for o in ('engines', 'composition', 'tracing', 'diagnosis', 'hypers'))
+OF_TORCH = torch_api.__name__, reductions.__name__ # what steppers call
 
 
 MOST_QUESTIONS = 1000 # in a step
@@ -82,7 +83,7 @@ def _decided(name, natural, a, b):
     listening = Decisions.listening
     if listening is None or listening.place is None: return natural
     module = sys._getframe(2).f_globals.get('__name__') or ''
-    if module != torch_api.__name__ and f'{module}.'.startswith(BOOKKEEPING): return natural
+    if module not in OF_TORCH and f'{module}.'.startswith(BOOKKEEPING): return natural
     if a == b: return natural
     condition = call(name, a, b)
     return listening.answer(condition, natural) if symbols(condition) else natural

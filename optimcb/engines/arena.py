@@ -1,12 +1,14 @@
 """Memory for state: in huge pages on the CPU, since a step over small pages waits for their addresses more
 than for their numbers."""
 import mmap
-import sys
 import threading
 import weakref
 
 import torch
 from torch import Tensor
+
+from optimcb._cpython import references
+from optimcb.tracing.ir import PER_ELEMENT
 
 __all__ = ['Arena', 'hand_out', 'new_states']
 
@@ -59,21 +61,22 @@ class Arena:
     @property
     def storages(self) -> int:
         "How many storages there are in it."
-        return sys.getrefcount(self.pages()) - 1 # that of the call
+        return references(self.pages)
 
 
 def new_states(
     bucket, # Parameters and their states
-    fresh:dict, # By name: type, whether it has the parameter's shape, and the slot of what it starts from
+    fresh:dict, # By name, a `FreshState`
     slots:list # Numbers
 ) -> dict[str, list[Tensor]]:
     "New state for each of the parameters, by name."
-    each = [name for name, (_, each, _) in fresh.items() if each]
-    wanted = [(p, fresh[name][0]) for name in each for p in bucket.params]
+    each = [name for name, o in fresh.items() if o.extent is PER_ELEMENT]
+    wanted = [(p, fresh[name].dtype) for name in each for p in bucket.params]
     tensors = iter(_zeros(wanted, alone=len(bucket.params) == 1))
     made = {name: [next(tensors) for _ in bucket.params] for name in each}
-    for name, (dtype, each, born) in fresh.items():
-        if not each: made[name] = [torch.zeros((), dtype=dtype, device=p.device) for p in bucket.params]
+    for name, (dtype, extent, born) in fresh.items():
+        if extent is not PER_ELEMENT:
+            made[name] = [torch.zeros((), dtype=dtype, device=p.device) for p in bucket.params]
         if born is not None and slots[born]:
             for t in made[name]: t.fill_(slots[born])
     return made

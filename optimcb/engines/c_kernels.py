@@ -8,6 +8,7 @@ import torch
 from optimcb._tensors import unsharded
 from optimcb.engines import c_compiler
 from optimcb.engines.launch import KernelLaunch
+from optimcb.tracing.ir import PER_ELEMENT, Extent
 from optimcb.tracing.ops import OPS, REDUCTIONS, of_nothing
 from optimcb.tracing.program import IN_MEMORY, Program, Unsupported
 
@@ -56,7 +57,7 @@ class Used(NamedTuple):
     "A column that is read."
     name: str|int
     dtype: torch.dtype
-    each: bool
+    extent: Extent
 
 
 class Writer:
@@ -70,18 +71,18 @@ class Writer:
         "What stands for operand `a`, in the type that `dtype` is computed in"
         ctype = TYPES[dtype][0]
         if a < 0: return f'({ctype})S[{~a}]'
-        return f'v{a}' if TYPES[self.p.nodes[a].gives][0] == ctype else f'({ctype})v{a}'
+        return f'v{a}' if TYPES[self.p.nodes[a].result_dtype][0] == ctype else f'({ctype})v{a}'
 
     def value(self, i) -> str:
         "The declaration of node `i`"
         n = self.p.nodes[i]
         ctype, suffix, _, read, written = TYPES[n.dtype]
-        if n.op in IN_MEMORY: e = read.format(f'm{self.column[self.p.column(i)]}[{"i" if n.each else 0}]')
+        if n.op in IN_MEMORY: e = read.format(f'm{self.column[self.p.column(i)]}[{"i" if n.extent is PER_ELEMENT else 0}]')
         elif n.op == 'numel': e = 'J->numel[t]'
         elif n.op == 'total': e = f'J->totals[{self.p.totals.index(i)}]'
         elif n.op in REDUCTIONS: e = f'J->sums[t*{len(self.p.sums)} + {self.p.sums.index(i)}]'
         elif n.op == 'cast':
-            e = self.operand(n.args[0], self.p.nodes[n.args[0]].gives if n.args[0] >= 0 else torch.float64)
+            e = self.operand(n.args[0], self.p.nodes[n.args[0]].result_dtype if n.args[0] >= 0 else torch.float64)
             if n.dtype is torch.bool: e = f'{e} != 0'
             elif read != _plain: e = read.format(written.format(f'(float){e}')) # rounded to 16 bits
         else:
@@ -93,23 +94,23 @@ class Writer:
             if n.op == 'where': args[0] = self.operand(n.args[0], torch.bool)
             e = op.text.format(*args, f=suffix)
             if n.dtype is torch.bool: e = f'({e}) != 0' # True + True is True
-        return f'const {TYPES[n.gives][0]} v{i} = ({TYPES[n.gives][0]})({e});'
+        return f'const {TYPES[n.result_dtype][0]} v{i} = ({TYPES[n.result_dtype][0]})({e});'
 
     def split(self, wanted):
         "Declarations that are made once for a tensor, once for an element, and the pointers that they need"
         needed = self.p.needed(wanted)
-        each = {i for i in needed if self.p.nodes[i].each}
+        each = {i for i in needed if self.p.nodes[i].extent is PER_ELEMENT}
         loads = [(self.p.column(i), self.p.nodes[i]) for i in needed if self.p.nodes[i].op in IN_MEMORY]
-        used = [Used(name, n.dtype, n.each) for name, n in loads]
+        used = [Used(name, n.dtype, n.extent) for name, n in loads]
         once = [self.value(i) for i in needed if i not in each]
         return once, [self.value(i) for i in needed if i in each], used
 
     def pointers(self, used, stores=()) -> list[str]:
-        kinds = {u.name: (u.dtype, u.each, 'const ') for u in used}
-        kinds |= {s.name: (s.dtype, s.each, '') for s in stores}
+        kinds = {u.name: (u.dtype, u.extent, 'const ') for u in used}
+        kinds |= {s.name: (s.dtype, s.extent, '') for s in stores}
         return [f'{const}{TYPES[dtype][2]} *restrict m{self.column[name]} = ({const}{TYPES[dtype][2]} '
-                f'*)M[{self.column[name]}]{" + start" if each else ""};'
-                for name, (dtype, each, const) in kinds.items()]
+                f'*)M[{self.column[name]}]{" + start" if extent is PER_ELEMENT else ""};'
+                for name, (dtype, extent, const) in kinds.items()]
 
     def head(self):
         return ['const int64_t start = 0; (void)start;', 'void *const *M = J->memory + '
@@ -125,7 +126,7 @@ class Writer:
     def level(self, k) -> str:
         "Functions for one chunk, and for what follows it in one tensor"
         sums = self.p.at(k, self.p.sums)
-        stores = [s for s in self.p.stores_at(k) if s.each]
+        stores = [s for s in self.p.stores_at(k) if s.extent is PER_ELEMENT]
         out = []
         if sums or stores:
             wanted = [self.p.nodes[i].args[0] for i in sums] + [s.value for s in stores]
@@ -141,7 +142,7 @@ class Writer:
             out.append('}')
         if sums: out += self.joined(k, sums)
         totals = self.p.at(k, self.p.totals)
-        ends = [s for s in self.p.stores_at(k) if not s.each]
+        ends = [s for s in self.p.stores_at(k) if s.extent is not PER_ELEMENT]
         if totals or ends:
             once, _, used = self.split([self.p.nodes[i].args[0] for i in totals] + [s.value for s in ends])
             out += [f'static void tensor{k}(const Job *J, int64_t t) {{',

@@ -14,7 +14,7 @@ from optimcb.tracing.bucket import Changed
 from optimcb.tracing.program import Program, Unsupported
 from optimcb.tracing.purity import asks_type
 from optimcb.tracing.recording import record
-from optimcb.tracing.rng import Chance
+from optimcb.tracing.rng import RngSnapshot
 from optimcb.warn import warn
 
 __all__ = ['Compilation', 'Prepared']
@@ -77,7 +77,7 @@ class Compilation:
         was known"""
         refusals, failures = self.refusals, []
         looked = set(refusals.looked)
-        before = Chance() if not self.programs else None
+        before = RngSnapshot() if not self.programs else None
         recordings = record(plan.buckets, self.composition, hypers, looked, self.asks_type, scaling,
                             self.shared, failures)
         if looked != refusals.looked: # then the buckets are smaller
@@ -86,7 +86,7 @@ class Compilation:
         if failures:
             refusals.add_failures(failures, plan.buckets)
             raise Changed
-        if before and before.undone() and recordings:
+        if before and before.restore_if_moved() and recordings:
             self._refuse("the steppers draw random numbers, other ones for each parameter.")
         return recordings
 

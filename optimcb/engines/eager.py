@@ -9,7 +9,7 @@ from torch import Tensor
 from optimcb._tensors import gather, on_all
 from optimcb.engines.grad_scaling import NOT_SCALED, Scaling
 from optimcb.engines.sparse_complex import AsReal, NoRows, Rows, has_rows
-from optimcb.tracing.rng import Chance
+from optimcb.tracing.rng import RngSnapshot
 
 __all__ = ['step', 'try_step']
 
@@ -77,10 +77,10 @@ def _step_alone(p, state, hypers, composition, scaling, dense=False):
 def _step_sparse(p, state, hypers, composition, scaling):
     """Step a parameter with a sparse gradient; again, with a dense one, if steppers turn out to make state
     without rows"""
-    before = Chance()
+    before = RngSnapshot()
     try: _step_alone(p, state, hypers, composition, scaling)
     except NoRows: # the steppers have worked on copies
-        before.undone()
+        before.restore_if_moved()
         _step_alone(p, state, hypers, composition, scaling, dense=True)
 
 

@@ -3,8 +3,8 @@ import torch
 
 from optimcb._tensors import unsharded
 from optimcb.engines import arena, launch
+from optimcb.tracing.ir import LEAVES, PER_ELEMENT
 from optimcb.tracing.ops import OPS, REDUCTIONS, of_nothing
-from optimcb.tracing.program import LEAVES, operands
 
 __all__ = ['Launch']
 
@@ -21,7 +21,7 @@ class Launch(launch.Launch):
     ):
         super().__init__(members, at)
         p = self.program
-        self.read = [operands(n) if n.op not in LEAVES else () for n in p.nodes]
+        self.read = [n.operands if n.op not in LEAVES else () for n in p.nodes]
         order = [k for levels, calls in zip(p.phases, p.calls_by_phase) # as they are worked out
                  for k in (*(k for k, n in enumerate(p.nodes) if p.levels[k] in levels and n.op != 'call'), *calls)]
         self.last_use = {a: k for k in order for a in self.read[k] if a >= 0}
@@ -78,7 +78,7 @@ class Launch(launch.Launch):
         if o < 0: return slots[~o]
         n, x = self.program.nodes[o], values[o] if o in values else lists[self.program.nodes[o].args[0]]
         params = self.members[j][0].params
-        return [t.expand(p.shape) if n.each and t.shape != p.shape else t for t, p in zip(x, params)]
+        return [t.expand(p.shape) if n.extent is PER_ELEMENT and t.shape != p.shape else t for t, p in zip(x, params)]
 
     def _note_results(self, j, made): self.known[j][-1].update(made)
 
@@ -95,7 +95,7 @@ class Launch(launch.Launch):
         if n.op == 'external': return [externals[n.args[0]].detach().to(a.example.device)]*len(a.params)
         if n.op == 'numel':
             return [torch.tensor(unsharded(p).numel(), dtype=n.dtype, device=p.device) for p in a.params]
-        args = [values[o] if o >= 0 else slots[~o] for o in operands(n)]
+        args = [values[o] if o >= 0 else slots[~o] for o in n.operands]
         if n.op in REDUCTIONS:
             given = args[0]
             if not isinstance(given, list): given = [torch.full_like(p, given, dtype=n.dtype) for p in a.params]
@@ -104,10 +104,10 @@ class Launch(launch.Launch):
         op = OPS[n.op]
         if n.op == 'cast':
             if not isinstance(args[0], list):
-                def full(p): return torch.full(p.shape if n.each else (), args[0], dtype=n.dtype, device=p.device)
+                def full(p): return torch.full(p.shape if n.extent is PER_ELEMENT else (), args[0], dtype=n.dtype, device=p.device)
                 return list(map(full, a.params))
             return [x.to(n.dtype) for x in args[0]]
-        each = [o >= 0 and self.program.nodes[o].each for o in operands(n)]
+        each = [o >= 0 and self.program.nodes[o].extent is PER_ELEMENT for o in n.operands]
         numbers = args[NUMBER_AT.get(n.op, len(args)):]
         can = op.foreach and each[0] and not any(isinstance(x, list) for x in numbers)
         if can and all(e or not isinstance(x, list) for e, x in zip(each, args)):

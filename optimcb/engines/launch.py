@@ -11,8 +11,8 @@ from torch import Tensor
 from optimcb._tensors import sharding_of
 from optimcb.engines import arena
 from optimcb.tracing.bucket import is_plain
-from optimcb.tracing.opaque import Surprise, listed
-from optimcb.tracing.program import inputs, operands
+from optimcb.tracing.ir import OPAQUE, PER_ELEMENT
+from optimcb.tracing.opaque import OutputMismatch, listed
 
 __all__ = ['KernelLaunch', 'Launch', 'run_to_last_phase', 'store']
 
@@ -44,7 +44,7 @@ class Launch:
         with self._here():
             for k in p.calls_by_phase[i]:
                 for j, (a, _) in enumerate(self.members):
-                    given = [self._lists(j, o) for o in operands(p.nodes[k])]
+                    given = [self._lists(j, o) for o in p.nodes[k].operands]
                     made = {o: [] for o in p.results[k]}
                     for t, param in enumerate(a.params):
                         row = [x[t] if isinstance(x, list) else x for x in given]
@@ -62,15 +62,15 @@ class Launch:
         for o in self.program.results[k]:
             n, x = nodes[o], out[nodes[o].args[1]] if nodes[o].args[1] < len(out) else None
             if not isinstance(x, Tensor) or not is_plain(x := x.resolve_neg()):
-                raise Surprise(f"`{call.name}` returns {type(x).__name__} where a tensor was foreseen.")
-            expected = p.shape if n.each else (), n.dtype, p.device
-            if n.each is not None and (x.shape, x.dtype, x.device) != expected:
-                raise Surprise(f"`{call.name}` returns a tensor of shape {tuple(x.shape)} and of {x.dtype} "
+                raise OutputMismatch(f"`{call.name}` returns {type(x).__name__} where a tensor was foreseen.")
+            expected = p.shape if n.extent is PER_ELEMENT else (), n.dtype, p.device
+            if n.extent is not OPAQUE and (x.shape, x.dtype, x.device) != expected:
+                raise OutputMismatch(f"`{call.name}` returns a tensor of shape {tuple(x.shape)} and of {x.dtype} "
                                f"on {x.device}, another than was foreseen.")
-            if _memory(x) in taken and not (n.each is None and any(x is y for y in given)): x = x.clone()
+            if _memory(x) in taken and not (n.extent is OPAQUE and any(x is y for y in given)): x = x.clone()
             taken.add(_memory(x))
             x = x.detach()
-            if n.each and x.stride() != p.stride():
+            if n.extent is PER_ELEMENT and x.stride() != p.stride():
                 x = torch.empty_strided(p.shape, p.stride(), dtype=x.dtype, device=x.device).copy_(x)
             res[o] = x
         return res
@@ -89,7 +89,7 @@ class Launch:
                     s[name] = None
                     known = {_memory(v) for v in s.values() if isinstance(v, Tensor)}
                     s[name] = tensors[t].clone() if _memory(tensors[t]) in known else tensors[t]
-            expected = {name: (dtype, each) for name, dtype, each in a.kinds}
+            expected = {k.name: (k.dtype, k.extent.shape) for k in a.kinds}
             same = all((s[name].dtype, s[name].shape) == expected.get(name) for s in a.states for name in new)
             # else the plan finds that it doesn't hold any more
             if same: a.tensors.update({name: [s[name] for s in a.states] for name in new})
@@ -170,7 +170,7 @@ class KernelLaunch(Launch):
         for those of the next one."""
         super().call(i)
         p = self.program
-        for o in {o for k in p.calls_by_phase[i] for o in inputs(p.nodes[k])}: # what was stored for them only
+        for o in {o for k in p.calls_by_phase[i] for o in p.nodes[k].inputs}: # what was stored for them only
             for between in self.between if p.nodes[o].op != 'result' else (): between.pop(o, None)
         self._make_room(i + 1)
 
@@ -197,7 +197,7 @@ class KernelLaunch(Launch):
 
 def _room_for(store, p):
     "Return a tensor for what a program stores of parameter `p`"
-    shape, strides = (p.shape, p.stride()) if store.each else ((), ())
+    shape, strides = (p.shape, p.stride()) if store.extent is PER_ELEMENT else ((), ())
     return torch.empty_strided(shape, strides, dtype=store.dtype, device=p.device)
 
 

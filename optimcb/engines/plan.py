@@ -13,7 +13,7 @@ from torch import Tensor
 from optimcb._tensors import sharding_of
 from optimcb.engines.arena import Arena
 from optimcb.engines.frozen import grad_of, track
-from optimcb.tracing.bucket import Alike, Changed, fit, is_plain, key_of, sharing
+from optimcb.tracing.bucket import Bucket, Changed, fit, is_plain, key_of, sharing
 
 __all__ = ['Plan']
 
@@ -62,7 +62,7 @@ class Plan:
             can = None if k in shared else fits[k]
             key = can and key_of(i, can, p, grad.dtype, self.refusals)
             if can and not self.refusals.why(key):
-                known.setdefault(key, Alike(key, i, p)).add(k, p, states[p])
+                known.setdefault(key, Bucket(key, i, p)).add(k, p, states[p])
                 continue
             self.eager.append((p, states[p], i))
             if not can and k not in shared and isinstance(p, Tensor): self.maybe.append(self.eager[-1])
@@ -73,7 +73,7 @@ class Plan:
         for b in self.buckets: b.note()
         self.values = list(opt.state.values())
         self.flat = [p for b in self.buckets for p in b.params]
-        names = [(b, name) for b in self.buckets for name, _, each in b.kinds if isinstance(each, bool)]
+        names = [(b, name) for b in self.buckets for name, _, extent in b.kinds if not extent.is_opaque]
         states = [t for b, name in names for t in b.tensors[name]]
         self.arenas, others = _arenas(states)
         self.fixed = self.flat + others

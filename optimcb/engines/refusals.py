@@ -2,7 +2,7 @@
 from collections.abc import Hashable
 
 from optimcb._tensors import sharding_of, unsharded
-from optimcb.tracing.purity import refusals
+from optimcb.tracing.purity import impurities
 from optimcb.warn import warn
 
 __all__ = ['CantRun', 'MAX_KERNELS', 'Refusals']
@@ -29,7 +29,7 @@ class Refusals:
     ):
         self.engine, self.all_or_none = engine, composition.sums_over_all
         self.reasons, self.looked, self.warned = {}, set(), set()
-        for reason in refusals(composition): self.add(reason)
+        for reason in impurities(composition): self.add(reason)
         for s in composition.draws:
             self.add(f"stepper `{s}` draws random numbers for each parameter.", quiet=True)
 

@@ -18,7 +18,7 @@ from optimcb.engines.plan import Plan
 from optimcb.engines.refusals import CantRun
 from optimcb.engines.sharded import Shards
 from optimcb.tracing.bucket import Changed
-from optimcb.tracing.opaque import Surprise
+from optimcb.tracing.opaque import OutputMismatch
 
 __all__ = ['CantRun', 'Runner']
 
@@ -128,7 +128,7 @@ class Runner:
             self.pending = pending
             if not capturing: made |= self._count(plan, prepared) # what is captured is not done
             return made
-        except Surprise as e: # before anything has changed
+        except OutputMismatch as e: # before anything has changed
             self.compilation.refusals.add(f"{e}")
             raise Changed from None
         except BaseException:

@@ -8,7 +8,7 @@ from torch import Tensor
 from optimcb.composition.errors import StepperError
 from optimcb.tracing.recording import NotRecorded
 from optimcb.tracing.rehearsal import Rehearsal
-from optimcb.tracing.rng import Chance
+from optimcb.tracing.rng import RngSnapshot
 
 __all__ = ['AsReal', 'NoRows', 'Rows', 'has_rows']
 
@@ -121,11 +121,11 @@ class Rows:
         state = {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.all_state.items()}
         p.__dict__.update(self.p.__dict__)
         p.grad = torch.zeros_like(p)
-        before, run, total = Chance(), composition.run(p, state, hypers), None
+        before, run, total = RngSnapshot(), composition.run(p, state, hypers), None
         try:
             while True: total = run.send(total)
         except StopIteration: pass
-        finally: before.undone()
+        finally: before.restore_if_moved()
         numbers = {k: v for k, v in self.all_state.items() if not isinstance(v, Tensor)}
         starts = {k: v for k, v in state.items() if isinstance(v, Tensor) and v.shape == p.shape}
         try: step = Rehearsal(composition, hypers, self.p, numbers).look()

@@ -7,6 +7,7 @@ from hashlib import sha256
 import torch
 
 from optimcb.engines import c_kernels
+from optimcb.tracing.ir import PER_ELEMENT
 from optimcb.tracing.ops import OPS
 from optimcb.tracing.program import IN_MEMORY, KNOWN, Program, Unsupported
 
@@ -71,23 +72,23 @@ class _Writer(c_kernels.Writer):
         "What stands for operand `a`, in the type that `dtype` is computed in"
         kind = TYPES[dtype][0]
         if a < 0: return f's{~a}.to({kind})'
-        return f'v{a}' if TYPES[self.p.nodes[a].gives][0] == kind else f'v{a}.to({kind})'
+        return f'v{a}' if TYPES[self.p.nodes[a].result_dtype][0] == kind else f'v{a}.to({kind})'
 
     def value(self, i) -> str:
         "The assignment of node `i`"
         n = self.p.nodes[i]
-        if n.op in IN_MEMORY: e = f'tl.load(m{self.column[self.p.column(i)]}{" + i, mask" if n.each else ""})'
+        if n.op in IN_MEMORY: e = f'tl.load(m{self.column[self.p.column(i)]}{" + i, mask" if n.extent is PER_ELEMENT else ""})'
         elif n.op == 'numel': e = f'tl.load(tensors + t*{FIELDS} + 2)'
         elif n.op == 'total': e = f'tl.load(totals + {self.p.totals.index(i)})'
         elif n.op in KNOWN: e = f'tl.load({self.place("sums", i)})'
         elif n.op == 'cast': e = self.cast(n)
         else: e = self.expression(n)
         if n.dtype is torch.bool: e = f'({e}) != 0'
-        return f'v{i} = ({e}).to({TYPES[n.gives][0]})'
+        return f'v{i} = ({e}).to({TYPES[n.result_dtype][0]})'
 
     def cast(self, n) -> str:
         kind, low = TYPES[n.dtype]
-        e = self.operand(n.args[0], self.p.nodes[n.args[0]].gives if n.args[0] >= 0 else torch.float64)
+        e = self.operand(n.args[0], self.p.nodes[n.args[0]].result_dtype if n.args[0] >= 0 else torch.float64)
         return f'{e}.to({kind}).to({low})' if n.dtype in (torch.bfloat16, torch.float16) else e
 
     def expression(self, n) -> str:
@@ -110,14 +111,14 @@ class _Writer(c_kernels.Writer):
     def columns(self, used, stores) -> dict:
         """By index, the columns that are used: how they lie in memory, and whether there is a value for
         each element"""
-        return {self.column[u.name]: (TYPES[u.dtype][1], u.each) for u in used} | {self.column[s.name]: (TYPES[s.dtype][1], s.each) for s in stores}
+        return {self.column[o.name]: (TYPES[o.dtype][1], o.extent is PER_ELEMENT) for o in (*used, *stores)}
 
     def numbers(self) -> list[str]: return [f's{k} = tl.load(S + {k})' for k in range(len(self.p.slots))]
 
     def level(self, k) -> list[str]:
         "Functions for one chunk, and for what follows it in one tensor"
         sums, totals, stores = self.p.at(k, self.p.sums), self.p.at(k, self.p.totals), self.p.stores_at(k)
-        each, ends = [s for s in stores if s.each], [s for s in stores if not s.each]
+        each, ends = [s for s in stores if s.extent is PER_ELEMENT], [s for s in stores if s.extent is not PER_ELEMENT]
         res = self.chunk(k, sums, each) if sums or each else []
         if sums: res.append(self.join(k, sums))
         if totals or ends: res.append(self.tensor(k, totals, ends))

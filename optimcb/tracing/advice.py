@@ -2,21 +2,24 @@
 import ast
 import linecache
 import os
-import sys
 from numbers import Number
 from types import FrameType
 
 import torch
 
-__all__ = ['instead_of_branch', 'instead_of_number']
+from optimcb import _cpython
+from optimcb._cpython import ANYWHERE, caller_outside, place_of
+from optimcb.tracing.opaque import DO_IT
+
+__all__ = ['ELEMENTWISE', 'INSTEAD', 'instead_of_branch', 'instead_of_number']
 
 
-HERE, TORCH = os.path.dirname(__file__), os.path.dirname(torch.__file__)
-ANYWHERE = 10**6
+HERE, TORCH, CPYTHON = os.path.dirname(__file__), os.path.dirname(torch.__file__), _cpython.__file__
 LONGEST = 160 # characters of a line that is shown
 NEUTRAL = { # what changes nothing
     'add_': 0., 'sub_': 0., 'mul_': 1., 'div_': 1., ast.Add: 0., ast.Sub: 0., ast.Mult: 1., ast.Div: 1.}
-PLAIN = (ast.Constant, ast.Name, ast.Attribute, ast.UnaryOp, ast.BinOp, ast.Load, ast.operator, ast.unaryop) # no calls
+PLAIN = ( # no calls
+    ast.Constant, ast.Name, ast.Attribute, ast.UnaryOp, ast.BinOp, ast.Load, ast.operator, ast.unaryop)
 
 
 def instead_of_branch() -> str:
@@ -55,21 +58,32 @@ def _kept(call) -> ast.expr|None:
     if is_of_numbers and hasattr(torch, f.attr): return _of_torch(f.attr, *call.args)
 
 
+ELEMENTWISE = "Use operations on the elements of one tensor, or its sum, mean, norm, max or min."
+INSTEAD = { # by name, what to write instead of a method or function of torch's
+    **dict.fromkeys(['view', 'reshape', 'flatten', 'ravel'], "Sums and norms of a tensor need no `view`."),
+    **dict.fromkeys(['randn_like', 'rand_like', 'normal_', 'uniform_', 'bernoulli', 'bernoulli_', 'dropout'],
+                    "Random numbers are drawn by the eager engine only."),
+    **dict.fromkeys(['median', 'sort', 'topk', 'quantile', 'kthvalue', 'argmax', 'argmin'],
+                    "Only the eager engine can do it."),
+    **dict.fromkeys(['dot', 'vdot', 'inner'], "Write `(a*b).sum()`."),
+    **dict.fromkeys(['new', 'resize_as_', 'resize_'], "Make state with `torch.zeros_like(p)`."),
+    **dict.fromkeys(['matmul', 'mm', 'mv', '__matmul__', 'bmm'], DO_IT),
+}
+
+
 # Where it happens
 
 def _frame() -> FrameType|None:
     "The frame of the stepper, or of its helper, that has asked"
-    frame = sys._getframe(2)
-    while frame and frame.f_code.co_filename.startswith((HERE, TORCH)): frame = frame.f_back
-    return frame
+    return caller_outside((HERE, TORCH, CPYTHON))
 
 
 def _path(frame) -> list:
-    "The nodes of the source that hold what the frame does, from the innermost to the outermost; none without a source"
+    "The nodes of the source around what the frame does, the innermost first; none without a source"
     if frame is None: return []
     try: tree = ast.parse(''.join(linecache.getlines(frame.f_code.co_filename, frame.f_globals)))
     except (SyntaxError, ValueError): return []
-    start, end = _place(frame)
+    start, end = place_of(frame)
     placed = [o for o in ast.walk(tree) if hasattr(o, 'lineno')]
     around = [o for o in placed if _start(o) <= start and end <= _end(o) and _asks(o, start, end)]
     def size(o): return o.end_lineno - o.lineno, o.end_col_offset - o.col_offset
@@ -77,16 +91,8 @@ def _path(frame) -> list:
     return sorted((o for o in around if not functions or size(o) < min(functions)), key=size)
 
 
-def _place(frame) -> tuple:
-    "Line and column where an instruction begins and ends; before Python 3.11, anywhere on its line"
-    if hasattr(frame.f_code, 'co_positions'):
-        first, last, left, right = list(frame.f_code.co_positions())[frame.f_lasti//2]
-        if None not in (first, last, left, right): return (first, left), (last, right)
-    return (frame.f_lineno, ANYWHERE), (frame.f_lineno, 0)
-
-
 def _asks(o, start, end) -> bool:
-    "Is what happens there the node's own question, not in one of its branches? Some have the place of the whole node."
+    "Does the node itself ask there, not a branch of it? Some instructions have the place of the whole node"
     if start[1] == ANYWHERE: return not isinstance(o, ast.If) or start[0] <= o.test.end_lineno
     if isinstance(o, (ast.If, ast.While)): return start <= _end(o.test)
     if not isinstance(o, ast.IfExp): return True

@@ -6,35 +6,42 @@ import torch
 from torch import Tensor
 
 from optimcb._tensors import spread_of
-from optimcb.tracing.tracer import DTYPES, FLOATS
+from optimcb.tracing.ir import DTYPES, FLOATS, PER_ELEMENT, StateKind, extent_of
 
-__all__ = ['Alike', 'Changed', 'constant', 'fit', 'is_plain', 'key_of', 'misfit', 'sharing']
+__all__ = ['Bucket', 'Changed', 'constant', 'fit', 'is_plain', 'key_of', 'misfit', 'sharing']
 
 
 class Changed(Exception):
     "A plan doesn't hold any more."
 
 
-class Alike:
-    "Parameters that one recording holds for."
+class Bucket:
+    """Parameters that one recording holds for.
+
+    `kinds` are the `StateKind`s of tensors among their state, `numbers` the rest of it.
+    """
     def __init__(self,
-        key:tuple, # What they have in common: group, kinds and numbers of the state, types, device, and what steppers look at
+        key:tuple, # What they have in common, as `key_of` gives it
         group:int, # Index of their group
         example:Tensor # One of them
     ):
         self.key, self.group, self.example = key, group, example
-        self.kinds, self.numbers, self.grad_dtype = key[1], dict(key[2]), key[5] # `(name, dtype, each)` of tensors; the rest of the state
+        self.kinds, self.numbers, self.grad_dtype = key[1], dict(key[2]), key[5]
         self.params, self.states, self.places = [], [], []
 
-    def add(self, place, p, state):
-        "Take in a parameter, which is at `place` among all."
+    def add(self,
+        place:int, # Index among all parameters
+        p:Tensor, # A parameter
+        state:dict # Its state
+    ):
+        "Take in a parameter."
         self.places.append(place)
         self.params.append(p)
         self.states.append(state)
 
     def note(self):
-        "Note what must stay as it is."
-        self.tensors = {name: [s[name] for s in self.states] for name, _, _ in self.kinds}
+        "Note the tensors that must stay where they are."
+        self.tensors = {k.name: [s[k.name] for s in self.states] for k in self.kinds}
         self.size = len(self.kinds) + len(self.numbers)
 
     def check(self):
@@ -46,20 +53,21 @@ class Alike:
                 if not all(map(is_, map(itemgetter(name), states), tensors)): raise Changed
             for name, value in self.numbers.items():
                 if list(map(itemgetter(name), states)).count(value) != len(states): raise Changed
-        except (KeyError, RuntimeError, ValueError): raise Changed from None # a name is gone, or a tensor where a number was
+        except (KeyError, RuntimeError, ValueError):
+            raise Changed from None # a name is gone, or a number is a tensor now
 
 
 def _kinds(p, state) -> tuple|None:
-    """The tensors among `state` as `(name, dtype, each)`, and the rest of it as pairs; None if a kernel must not have it. `each` is a shape where it is
-    another than the parameter's"""
+    "The kinds of the tensors among `state`, and the rest of it as pairs; None if a kernel must not have it"
     kinds, numbers = [], []
     for name, v in state.items():
         if isinstance(v, Tensor):
-            each = v.shape == p.shape or v.dim() and tuple(v.shape)
+            extent = extent_of(v, p)
             if v.dtype not in DTYPES or v.device != p.device or not is_plain(v): return None
-            if each is True and v.stride() != p.stride():
-                v = state[name] = torch.empty_strided(p.shape, p.stride(), dtype=v.dtype, device=v.device).copy_(v)
-            kinds.append((name, v.dtype, each or False))
+            if extent is PER_ELEMENT and v.stride() != p.stride():
+                new = torch.empty_strided(p.shape, p.stride(), dtype=v.dtype, device=v.device)
+                v = state[name] = new.copy_(v)
+            kinds.append(StateKind(name, v.dtype, extent))
         elif constant(v): numbers.append((name, v))
         else: return None
     return tuple(kinds), tuple(numbers)
@@ -76,9 +84,10 @@ def constant(
 def is_plain(
     t # A tensor
 ) -> bool:
-    "Is this a tensor of numbers in memory, one of the addresses of which may be handed to a kernel?"
-    return (type(t).__torch_dispatch__ is Tensor.__torch_dispatch__ and t.layout is torch.strided and not t.is_meta and not t.is_neg() and not t.is_conj()
-            and not torch._C._functorch.is_functorch_wrapped_tensor(t))
+    "Is this a tensor of numbers in memory, whose address may be handed to a kernel?"
+    if type(t).__torch_dispatch__ is not Tensor.__torch_dispatch__ or t.layout is not torch.strided:
+        return False
+    return not (t.is_meta or t.is_neg() or t.is_conj() or torch._C._functorch.is_functorch_wrapped_tensor(t))
 
 
 def _dense(t) -> bool:
@@ -92,12 +101,16 @@ def _dense(t) -> bool:
     return True
 
 
+def _span(t) -> int:
+    "Number of elements from the first to the last one in memory, with gaps"
+    return 1 + sum((n - 1)*s for n, s in zip(t.shape, t.stride())) if t.numel() else 0
+
+
 def sharing(
     tensors:list # Pairs of an owner and a tensor
 ) -> set:
     "The owners that share memory with another tensor."
-    ends = [1 + sum((n - 1)*s for n, s in zip(t.shape, t.stride())) if t.numel() else 0 for _, t in tensors] # gaps counted
-    spans = sorted((t.data_ptr(), t.data_ptr() + end*t.element_size(), k) for end, (k, t) in zip(ends, tensors))
+    spans = sorted((t.data_ptr(), t.data_ptr() + _span(t)*t.element_size(), k) for k, t in tensors)
     found, end, last = set(), 0, None
     for start, stop, k in spans:
         if start < end: found |= {k, last}
@@ -116,8 +129,10 @@ def misfit(
         if t.dtype not in FLOATS: return f"{what} is of {t.dtype}"
         if not is_plain(t): return f"{what} is no plain tensor in memory"
     if not _dense(p): return "it has gaps in its memory, or elements that share it"
-    if p.numel() == 0 and not spread_of(p): return "it is empty" # an empty shard is asked for sums like the others
-    if g is not None and (g.shape != p.shape or g.device != p.device): return "its gradient is of another shape or on another device"
+    if p.numel() == 0 and not spread_of(p):
+        return "it is empty" # an empty shard takes part in sums like the others
+    if g is not None and (g.shape != p.shape or g.device != p.device):
+        return "its gradient is of another shape or on another device"
 
 
 def fit(
@@ -131,10 +146,10 @@ def fit(
 
 def key_of(
     group:int, # Index of its group
-    fit:tuple, # What `fit` says
+    fit:tuple, # Kinds of state and its numbers, from `fit`
     p:Tensor, # A parameter
     grad_dtype:torch.dtype, # The type of its gradient
-    runner # Knows what steppers look at
+    runner # Knows which attributes the steppers read
 ) -> tuple:
-    "What parameters must have in common to be alike."
+    "What a bucket's parameters have in common: group, state, types, device, attributes that steppers read."
     return group, *fit, p.dtype, p.dim() == 0, grad_dtype, p.device, runner.look(p)

@@ -1,6 +1,7 @@
-"""Functions that torch runs between kernels, on whole tensors: what `by_torch` marks.
+"""Functions that torch runs between kernels, on whole tensors: those that `by_torch` decorates.
 
-What their results will be like is found out on tensors without memory, so that steppers can be recorded before anything is computed.
+Their outputs are inferred on tensors without memory, so that steppers can be recorded before anything is
+computed.
 """
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -9,29 +10,37 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ['Call', 'DO_IT', 'Foreign', 'HOLE', 'Surprise', 'foreseen', 'like', 'listed']
+from optimcb.tracing.ir import opaque
+
+__all__ = ['Call', 'DO_IT', 'OpaqueTensor', 'OutputMismatch', 'PLACEHOLDER', 'infer_outputs', 'like',
+    'listed']
 
 
 DO_IT = "Do it in a function that is decorated with `by_torch`."
 
 
-class Hole:
+WORK_ON_COPY = "Let it work on a copy, `x.clone()`."
+RETURN_TENSORS = "Let it return a new tensor, or a tuple of them."
+GIVE_LIKE = "Tell what its results are like: `@by_torch(like=lambda …: …)`, a function of the same arguments."
+
+
+class Placeholder:
     def __repr__(self): return '…'
 
 
-HOLE = Hole() # where a tensor or a number goes, in what a function is handed
+PLACEHOLDER = Placeholder() # where a tensor or a number goes, among a function's arguments
 
 
-class Surprise(Exception):
-    "A function returned something else than what was foreseen. Nothing has changed so far."
+class OutputMismatch(Exception):
+    "A function returns something else than was inferred. Nothing has changed so far."
 
 
 class Call(NamedTuple):
-    "A function, and what it is handed beside tensors and numbers."
+    "A function with its arguments, in which placeholders stand for tensors and numbers."
     f: Callable # What `by_torch` gives
-    args: tuple # Of each a hole, or what is the same in each call
-    kwargs: tuple # `(name, hole or what is the same)`
-    told: str # Both as text, which tells 1 from 1.0
+    args: tuple # Placeholders, and what is the same in each call
+    kwargs: tuple # `(name, placeholder or what is the same)`
+    text: str # Both as text, which tells 1 from 1.0
 
     @classmethod
     def of(cls, f, args, kwargs): return cls(f, tuple(args), tuple(kwargs.items()), repr((args, kwargs)))
@@ -42,7 +51,7 @@ class Call(NamedTuple):
         return getattr(self.f, '__name__', type(self.f).__name__)
 
     def __call__(self,
-        given, # What goes into the holes
+        given, # Tensors and numbers for the placeholders
         f:Callable|None=None # Another function of the same arguments
     ):
         "What the function returns."
@@ -50,12 +59,12 @@ class Call(NamedTuple):
         return (f or self.f)(*args, **kwargs)
 
     def filled(self,
-        given # What goes into the holes
+        given # Tensors and numbers for the placeholders
     ) -> tuple[list, dict]:
-        "The arguments, with `given` in the holes."
+        "The arguments, with `given` in place of the placeholders."
         given = iter(given)
-        args = [next(given) if a is HOLE else a for a in self.args]
-        return args, {k: next(given) if a is HOLE else a for k, a in self.kwargs}
+        args = [next(given) if a is PLACEHOLDER else a for a in self.args]
+        return args, {k: next(given) if a is PLACEHOLDER else a for k, a in self.kwargs}
 
 
 def listed(
@@ -67,27 +76,29 @@ def listed(
 
 def like(
     out, # What a function returned
-    results:list # Others in the place of its results
+    results:list # Others in place of its results
 ):
-    "`results` as the function returns them: a tensor, a tuple, or one with names."
+    "`results` as the function returns them: a tensor, a tuple, or a named tuple."
     if not isinstance(out, (tuple, list)): return results[0]
     return out._make(results) if hasattr(out, '_make') else type(out)(results)
 
 
-def foreseen(
+def infer_outputs(
     call:Call, # A call
-    given:list, # What goes into the holes: `(shape, strides or None, dtype)` for tensors, and numbers
+    given:list, # For the placeholders: `(shape, strides or None, dtype)` of tensors, and numbers
     device:torch.device # Where the tensors would be
 ):
-    """What the function would return, as tensors without memory. Raises `Surprise` if that can't be told.
+    """Infer the function's outputs, as tensors without memory. Raises `OutputMismatch` if that can't be done.
 
-    It is asked once for tensors of the same shapes and numbers of the same types."""
-    known, key = call.f.foreseen, (call.told, *(o if isinstance(o, tuple) else type(o) for o in given))
-    if key not in known: known[key] = _foreseen(call, given, device)
+    It is tried once for tensors of the same shapes and numbers of the same types.
+    """
+    kinds = (o if isinstance(o, tuple) else type(o) for o in given)
+    known, key = call.f.inferred_outputs, (call.text, *kinds)
+    if key not in known: known[key] = _infer_outputs(call, given, device)
     return known[key]
 
 
-def _foreseen(call, given, device):
+def _infer_outputs(call, given, device):
     failure = None
     for mode in (lambda: torch.device('meta'), lambda: _fake(device)):
         try:
@@ -99,39 +110,45 @@ def _foreseen(call, given, device):
             failure = failure or e
             continue
         if [o._version for o in tensors if isinstance(o, Tensor)] != before:
-            raise Surprise("writes into a tensor that it is given", "Let it work on a copy, `x.clone()`.")
+            raise OutputMismatch("writes into a tensor that it is given", WORK_ON_COPY)
         odd = next((o for o in listed(out) if not isinstance(o, Tensor)), None)
-        if odd is not None or not listed(out): raise Surprise(f"returns {type(odd).__name__}, no tensor", "Let it return a new tensor, or a tuple of them.")
+        if odd is not None or not listed(out):
+            raise OutputMismatch(f"returns {type(odd).__name__}, no tensor", RETURN_TENSORS)
         return like(out, [torch.empty(o.shape, dtype=o.dtype, device='meta') for o in listed(out)])
-    raise Surprise(f"can't be tried on tensors without memory ({type(failure).__name__}: {str(failure).strip().splitlines()[0]:.200})",
-                   "Tell what its results are like: `@by_torch(like=lambda …: …)`, a function of the same arguments.") from failure
+    why = f'{type(failure).__name__}: {str(failure).strip().splitlines()[0]:.200}'
+    raise OutputMismatch(f"can't be tried on tensors without memory ({why})", GIVE_LIKE) from failure
 
 
 @contextmanager
 def _fake(device):
-    "What keeps devices apart, which takes a second to begin with"
+    "A mode that keeps devices apart, which takes a second to begin with"
     from torch._subclasses.fake_tensor import FakeTensorMode
     with FakeTensorMode(allow_non_fake_inputs=True), device: yield
 
 
-def _empty(shape, stride, dtype): return torch.empty(shape, dtype=dtype) if stride is None else torch.empty_strided(shape, stride, dtype=dtype)
+def _empty(shape, stride, dtype):
+    if stride is None: return torch.empty(shape, dtype=dtype)
+    return torch.empty_strided(shape, stride, dtype=dtype)
 
 
-class Foreign:
-    "Stands for a tensor of another shape than the parameter's: functions by torch take it and give it, and it may be state."
+class OpaqueTensor:
+    """Stands for a tensor of another shape than the parameter's.
+
+    Functions by torch take and return it, and it may be state. Nothing else can be done with it.
+    """
     __slots__ = ('dtype', 'id', 'shape', 'trace')
     __array_priority__, __array_ufunc__ = 1000, None
     __class__ = property(lambda self: Tensor) # for steppers that ask
 
     def __init__(self,
-        trace, # The trace that it is of
+        trace, # The `Trace` that it belongs to
         id:int, # Operand
         dtype:torch.dtype, # Its type
         shape # Its shape
     ):
         self.trace, self.id, self.dtype, self.shape = trace, id, dtype, torch.Size(shape)
 
-    each = property(lambda self: tuple(self.shape)) # neither one for each element nor one for each parameter
+    extent = property(lambda self: opaque(self.shape))
     ndim = property(lambda self: len(self.shape))
     device = property(lambda self: self.trace.example.device)
     def dim(self): return self.ndim
@@ -141,20 +158,22 @@ class Foreign:
 
     def refuse(self, *args):
         "Raise `Untraceable`."
-        self.trace.fail(f"it computes with a tensor of shape {tuple(self.shape)}, which is not the parameter's", DO_IT)
+        what = f"it computes with a tensor of shape {tuple(self.shape)}, which is not the parameter's"
+        self.trace.fail(what, DO_IT)
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        next(o for o in (*args, *(kwargs or {}).values()) if type(o) is Foreign).refuse()
+        next(o for o in (*args, *(kwargs or {}).values()) if type(o) is OpaqueTensor).refuse()
 
     def __getattr__(self, name):
         if name.startswith('__') or not hasattr(Tensor, name): raise AttributeError(name)
         self.refuse()
 
-    def __repr__(self): return f"<stand-in for a tensor of {self.dtype}, of shape {tuple(self.shape)}>"
+    def __repr__(self): return f"<tracer of a tensor of {self.dtype}, of shape {tuple(self.shape)}>"
 
 
-for _k in ('add', 'sub', 'mul', 'truediv', 'floordiv', 'mod', 'pow', 'matmul', 'and', 'or', 'xor'):
-    for _r in ('', 'r', 'i'): setattr(Foreign, f'__{_r}{_k}__', Foreign.refuse)
-for _k in ('neg', 'abs', 'invert', 'pos', 'lt', 'le', 'gt', 'ge', 'eq', 'ne', 'bool', 'float', 'int', 'index', 'complex', 'array', 'iter', 'len', 'getitem',
-           'setitem', 'hash'): setattr(Foreign, f'__{_k}__', Foreign.refuse)
+BINARY = 'add sub mul truediv floordiv mod pow matmul and or xor'.split()
+OTHERS = """neg abs invert pos lt le gt ge eq ne bool float int index complex array iter len getitem setitem
+    hash""".split()
+for _k in (*OTHERS, *BINARY, *(f'{side}{k}' for k in BINARY for side in 'ri')):
+    setattr(OpaqueTensor, f'__{_k}__', OpaqueTensor.refuse)

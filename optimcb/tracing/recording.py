@@ -1,7 +1,6 @@
-"One step, recorded for all parameters that are alike."
+"A step, recorded once for all parameters of a bucket."
 import os
 import re
-import sys
 import traceback
 from contextlib import contextmanager
 from numbers import Number
@@ -9,163 +8,209 @@ from numbers import Number
 import torch
 from torch import Tensor
 
-from optimcb._tensors import is_dtensor, whole
+from optimcb._cpython import references
+from optimcb._tensors import is_dtensor, unsharded
 from optimcb.composition.calls import by_torch
 from optimcb.composition.errors import StepperError
 from optimcb.composition.pipeline import Composition
-from optimcb.tracing.bucket import constant
-from optimcb.tracing.opaque import Foreign
-from optimcb.tracing.purity import impurity
-from optimcb.tracing.torch_api import dress
-from optimcb.tracing.tracer import STANDS, Trace, TypedParam, Untraceable, Value, as_value
+from optimcb.tracing.bucket import Bucket, constant
+from optimcb.tracing.install import install_functions
+from optimcb.tracing.ir import OPAQUE, PER_ELEMENT, PER_PARAMETER, Output
+from optimcb.tracing.opaque import OpaqueTensor
+from optimcb.tracing.purity import value_impurity
+from optimcb.tracing.trace import NOT_FROM_P, Trace, Untraceable
+from optimcb.tracing.tracer import TRACERS, Tracer, TypedParamTracer, as_tracer
 
-__all__ = ['NotRecorded', 'Recording', 'record']
+__all__ = ['SYMBOLIC', 'NotRecorded', 'Recording', 'record']
 
 
-dress()
+install_functions()
 
-KINDS = STANDS | {Foreign}
+SYMBOLIC = TRACERS | {OpaqueTensor} # types of what stands for a tensor
 NUMBERS = frozenset({float, int, bool, str, type(None), Tensor})
-KEPT = 3 # references to the stand-in for the parameter: the recording's, its trace's, and that of the one who asks
+KEPT = 2 # references to the tracer of the parameter: the recording's and its trace's
 HERE, TORCH = os.path.dirname(__file__), os.path.dirname(torch.__file__)
 COMPOSITION, STEPPER = Composition.run.__code__.co_filename, by_torch.__code__.co_filename
+KEEPS_PARAM = "it keeps the parameter that it is given", "Keep copies of its numbers, as state."
+IS_SKIPPED = "a GradScaler may skip the step, which only the device knows"
+IS_SHARDED = "a part of the parameter lies in another process"
 
 
 class Recording:
     "A trace of one step: its structure, its numbers, and what becomes of state that is no tensor."
     def __init__(self,
-        alike, # Who are alike
-        looked:set, # Takes names of attributes of parameters that the steppers look at
-        typed:bool, # Should stand-ins say that they are tensors?
+        bucket:Bucket, # The parameters
+        looked:set, # Takes names of attributes of parameters that the steppers read
+        typed:bool, # Should tracers say that they are tensors?
         scaling=None # What the gradients were multiplied by, and whether to skip the step; None: neither
     ):
-        t = self.trace = Trace(whole(alike.example), looked, typed)
-        kind = t.kind
-        dtype = alike.example.dtype
-        p = t.param = (TypedParam if typed else Value)(t, t.emit('load', dtype, True, '.p'), dtype, True, True)
-        grad = alike.grad_dtype
-        t.grad = kind(t, t.emit('load', grad, True, '.grad'), grad, True)
-        in_doubt = scaling is not None and scaling.skip_on_device
-        if scaling is not None and scaling.scale is not None: t.grad = kind(t, t.cast(t.apply('div', (t.grad, scaling.scale)), grad), grad, True)
-        self.skipped = t.apply('ne', (as_value(t, scaling.found), 0.)).id if in_doubt else None
-        t.no_calls = ("a GradScaler may skip the step, which only the device knows" if in_doubt else
-                      "a part of the parameter lies in another process" if is_dtensor(t.example) else None)
-        self.loaded = {name: kind(t, t.emit('load', dtype, each, name), dtype, each, True) if isinstance(each, bool) else
-                       Foreign(t, t.emit('load', dtype, None, name), dtype, each) for name, dtype, each in alike.kinds}
-        self.state = {**alike.numbers, **self.loaded}
-        self.p, self.start, self.before = p, p.id, {name: v.id for name, v in self.loaded.items()}
-        self.known, self.count = alike.numbers, 0
+        self.trace = t = Trace(unsharded(bucket.example), looked, typed)
+        dtype = bucket.example.dtype
+        make = TypedParamTracer if typed else Tracer
+        self.p = t.param = make(t, t.emit('load', dtype, PER_ELEMENT, '.p'), dtype, PER_ELEMENT, True)
+        self._load_grad(bucket.grad_dtype, scaling)
+        self.loaded = {k.name: self._load(k) for k in bucket.kinds}
+        self.state = {**bucket.numbers, **self.loaded}
+        self.start, self.before = self.p.id, {name: v.id for name, v in self.loaded.items()}
+        self.known, self.count = bucket.numbers, 0
+
+    def _load_grad(self, dtype, scaling):
+        "Load the gradient, without a GradScaler's factor, and note whether the step may be skipped"
+        t = self.trace
+        t.grad = t.tracer_type(t, t.emit('load', dtype, PER_ELEMENT, '.grad'), dtype, PER_ELEMENT)
+        if scaling is not None and scaling.scale is not None:
+            unscaled = t.apply('div', (t.grad, scaling.scale))
+            t.grad = t.tracer_type(t, t.cast(unscaled, dtype), dtype, PER_ELEMENT)
+        may_skip = scaling is not None and scaling.skip_on_device
+        self.skipped = t.apply('ne', (as_tracer(t, scaling.found), 0.)).id if may_skip else None
+        t.no_calls = IS_SKIPPED if may_skip else IS_SHARDED if is_dtensor(t.example) else None
+
+    def _load(self, kind) -> Tracer|OpaqueTensor:
+        "What stands for a tensor among the state"
+        t = self.trace
+        id = t.emit('load', kind.dtype, kind.extent.without_shape, kind.name)
+        if kind.extent.is_opaque: return OpaqueTensor(t, id, kind.dtype, kind.extent.shape)
+        return t.tracer_type(t, id, kind.dtype, kind.extent, True)
 
     def finish(self, composition):
-        "Note what was written where."
+        "Note what was written where. Raises `Untraceable`."
         t = self.trace
         if t.failure: raise t.failure
-        outputs = [('.p', _written(self.p), self.p.dtype, True, False, None)] if self.p.id != self.start else []
-        self.numbers, seen = {}, {id(self.p)}
+        t.stepper = None
+        p = self.p
+        outputs = [Output('.p', _written(p), p.dtype, PER_ELEMENT, False, None)] if p.id != self.start else []
+        self.numbers, seen = {}, {id(p)}
         for name, v in self.state.items():
-            try:
-                if type(v) not in KINDS and isinstance(v, Tensor): v = self._number(name, v)
-                if type(v) in KINDS:
-                    if id(getattr(v, 'owner', v)) in seen:
-                        t.fail(f"it returns `{name}`, a tensor that is `p` or has another name already", "Return a copy: `.clone()`.")
-                    seen.add(id(v))
-                    outputs += self._written(name, v)
-                elif not constant(v):
-                    t.fail(f"it keeps `{name}`, which is {type(v).__name__}, as state", "Keep tensors and numbers.")
-                elif name not in self.known or self.known[name] != v: self.numbers[name] = v
+            try: outputs += self._note(name, v, seen)
             except Untraceable as e:
                 e.stepper = next((s for s in reversed(composition.steppers) if name in s.mentions), None)
                 raise
-        if any(x._version != version for x, version in zip(t.externals, t.versions)): t.fail("it writes into a tensor that it computed with", "Make a new one.")
-        if sys.getrefcount(self.p) > KEPT: t.fail("it keeps the parameter that it is given", "Keep copies of its numbers, as state.")
-        if self.skipped is not None: outputs = [self._unless_skipped(*o) for o in outputs]
-        self.key = tuple(t.nodes), tuple(outputs)
+        if any(x._version != version for x, version in zip(t.externals, t.versions)):
+            t.fail("it writes into a tensor that it computed with", "Make a new one.")
+        del p
+        if references(lambda: self.p) > KEPT: t.fail(*KEEPS_PARAM)
+        if self.skipped is not None: outputs = list(map(self._unless_skipped, outputs))
+        self.key = tuple(t.index), tuple(outputs)
 
-    def _unless_skipped(self, name, new, dtype, each, is_new, born) -> tuple:
+    def _note(self, name, v, seen) -> list:
+        "The output of a state, if it was written; a number is noted"
+        if type(v) not in SYMBOLIC and isinstance(v, Tensor): v = self._number(name, v)
+        if type(v) in SYMBOLIC:
+            if id(getattr(v, 'owner', v)) in seen:
+                what = f"it returns `{name}`, a tensor that is `p` or has another name already"
+                self.trace.fail(what, "Return a copy: `.clone()`.")
+            seen.add(id(v))
+            return self._output(name, v)
+        if not constant(v):
+            what = f"it keeps `{name}`, which is {type(v).__name__}, as state"
+            self.trace.fail(what, "Keep tensors and numbers.")
+        if name not in self.known or self.known[name] != v: self.numbers[name] = v
+        return []
+
+    def _unless_skipped(self, o) -> Output:
         "An output that stays what it was in a step that is skipped"
         t = self.trace
-        old = self.start if name == '.p' else self.before[name] if not is_new else born if born is not None else t.slot(0.)
-        return name, t.emit('where', dtype, each, self.skipped, old, new), dtype, each, is_new, born
+        if o.name == '.p': old = self.start
+        elif not o.is_new: old = self.before[o.name]
+        else: old = t.slot(0.) if o.born is None else o.born
+        return o._replace(value=t.emit('where', o.dtype, o.extent, self.skipped, old, o.value))
 
-    def _number(self, name, v) -> Value:
-        "A stand-in for a real tensor that a stepper made: one number can be had for each parameter"
+    def _number(self, name, v) -> Tracer:
+        "Tracer of a real tensor that a stepper made: one number can be had for each parameter"
         t = self.trace
-        if v.dim() or v.requires_grad: t.fail(f"it returns `{name}`, a tensor that doesn't come from `p`", "Make it with `torch.zeros_like(p)` or the like.")
-        return t.kind(t, t.slot(v.item()), v.dtype, False)
+        if v.dim() or v.requires_grad:
+            t.fail(f"it returns `{name}`, a tensor that doesn't come from `p`", NOT_FROM_P)
+        return t.tracer_type(t, t.slot(v.item()), v.dtype, PER_PARAMETER)
 
-    def _written(self, name, v) -> list:
-        "What is to be stored for a state"
+    def _output(self, name, v) -> list[Output]:
+        "The output of a tensor among the state, if it was written"
         old = self.loaded.get(name)
-        is_new = old is None
-        each = v.each or not is_new and old.each is True and self.trace.no_dims # one number is all elements of a parameter without dimensions
-        if not is_new and (old.dtype, old.each) != (v.dtype, each):
-            if old.dtype is v.dtype: self.trace.fail(f"it makes `{name}` a tensor of another shape", "Give it another name.")
+        is_new, extent = old is None, v.extent
+        if not is_new:
+            # one number is all elements of a parameter without dimensions
+            if extent is PER_PARAMETER and self.trace.no_dims and old.extent is PER_ELEMENT:
+                extent = PER_ELEMENT
+            self._check_same(name, old, v.dtype, extent)
+            if v.id == self.before[name]: return []
+        if type(v) is OpaqueTensor: return [Output(name, v.id, v.dtype, OPAQUE, is_new, None)]
+        return [Output(name, _written(v), v.dtype, extent, is_new, v.born if is_new else None)]
+
+    def _check_same(self, name, old, dtype, extent):
+        "Fail where a state becomes another kind of tensor"
+        if old.dtype is not dtype:
             self.trace.fail(f"it makes `{name}` a tensor of another type", f"Keep it: `.to({old.dtype})`.")
-        if type(v) is Foreign: return [(name, v.id, v.dtype, None, is_new, None)] if is_new or v.id != self.before[name] else []
-        return [(name, _written(v), v.dtype, each, is_new, v.born if is_new else None)] if is_new or v.id != self.before[name] else []
+        if old.extent is not extent:
+            self.trace.fail(f"it makes `{name}` a tensor of another shape", "Give it another name.")
 
 
 def _written(v) -> int: return v.id if v.exact is None else v.exact
 
 
 class NotRecorded(Exception):
-    "`alike` can't be traced, for a `reason` that names stepper, line and operation."
+    "Some `buckets` can't be traced, for a `reason` that names stepper, line and operation."
     def __init__(self,
-        alike:list, # Who can't
-        reason:str # Why
+        buckets:list, # Those that can't
+        reason:str # A sentence
     ):
         super().__init__(reason)
-        self.alike, self.reason = alike, reason
+        self.buckets, self.reason = buckets, reason
 
 
 def record(
-    all_alike:list, # Who are alike
-    composition, # What they do
+    buckets:list[Bucket], # What to record the step for
+    composition:Composition, # The steppers
     hypers:list[dict], # Hyper-parameters of each group
-    looked:set, # Takes names of attributes of parameters that the steppers look at
-    typed:bool=False, # Should stand-ins say that they are tensors?
+    looked:set, # Takes names of attributes of parameters that the steppers read
+    typed:bool=False, # Should tracers say that they are tensors?
     scaling=None, # What the gradients were multiplied by, and whether to skip the step; None: neither
-    done:list|None=None, # What was recorded for others in this step, and takes what is recorded now: `(key, hypers, recording)`
-    failures:list|None=None # Takes what would be raised for those who can't be recorded; then the recordings are of the others
+    done:list|None=None, # `(key, hypers, recording)` of this step's recordings so far; takes new ones
+    failures:list|None=None, # Takes each `NotRecorded`, which is raised otherwise
+    observer=None # What `Composition.run` tells which stepper it enters; default: the trace
 ) -> list[Recording]:
-    "A recording for each of `all_alike`; those for which nothing differs share one. Raises `NotRecorded` or `MissingName`."
+    """Record a step for each bucket; those for which nothing differs share a recording.
+
+    Raises `MissingName`, and `NotRecorded` without `failures`.
+    """
     done, res = [] if done is None else done, []
-    for a in all_alike:
-        key, h = (a.key[1], tuple(a.numbers.items()), *a.key[3:]), hypers[a.group] # the numbers of now: others may have been alike at another time
+    for b in buckets:
+        # `b.numbers` rather than those in the key, which are of the time when the bucket was made
+        key, h = (b.key[1], tuple(b.numbers.items()), *b.key[3:]), hypers[b.group]
         known = next((r for k, g, r in done if k == key and _equal(g, h)), None)
         if known is None:
-            with _collected(failures), _explained(all_alike if composition.sums_over_all else [a], composition):
-                _check_given(a, composition, h)
-                known = _begun(a, composition, h, looked, typed, scaling)
+            with _collected(failures), _explained(buckets if composition.sums_over_all else [b], composition):
+                _check_given(b, composition, h)
+                known = _begun(Recording(b, looked, typed, scaling), composition, h, observer)
                 done.append((key, h, known))
         if known is None: continue
-        known.count += len(a.params)
+        known.count += len(b.params)
         res.append(known)
     if composition.sums_over_all and not failures:
-        with _collected(failures), _explained(all_alike, composition):
+        with _collected(failures), _explained(buckets, composition):
             _go_on([r for _, _, r in done])
             for _, _, r in done: r.finish(composition)
     return res
 
 
-def _check_given(alike, composition, hypers):
-    "Raise `NotRecorded` for hyper-parameters that are objects which may give something else to each parameter"
+def _check_given(bucket, composition, hypers):
+    "Raise `NotRecorded` for hyper-parameters that may give something else to each parameter"
     for k, v in hypers.items():
         if type(v) in NUMBERS or not composition.reads_all and k not in composition.reads: continue
-        why = impurity(v, k)
+        why = value_impurity(v, k)
         if not why: continue
-        who = next((s for s in composition.steppers if k in s.names), composition.steppers[0])
-        raise NotRecorded([alike], f"stepper `{who}` must be called for each parameter: by `{k}`, {why}.")
+        stepper = next((s for s in composition.steppers if k in s.names), composition.steppers[0])
+        what = f"stepper `{stepper}` must be called for each parameter"
+        raise NotRecorded([bucket], f"{what}: by `{k}`, {why}.")
 
 
-def _begun(alike, composition, hypers, looked, typed, scaling) -> Recording:
-    "A recording: to its end, unless it waits for sums over all parameters"
-    res = Recording(alike, looked, typed, scaling)
-    res.run = composition.run(res.p, res.state, hypers)
+def _begun(recording, composition, hypers, observer) -> Recording:
+    "A recording that has run to its end, unless it waits for sums over all parameters"
+    trace = recording.trace
+    recording.run = composition.run(recording.p, recording.state, hypers, observer or trace)
     if not composition.sums_over_all:
-        for _ in res.run: res.trace.fail("it yields, but is no generator function", "Make it one, or a partial of one.")
-        res.finish(composition)
-    return res
+        for _ in recording.run:
+            trace.fail("it yields, but is no generator function", "Make it one, or a partial of one.")
+        recording.finish(composition)
+    return recording
 
 
 @contextmanager
@@ -178,32 +223,45 @@ def _collected(failures):
 
 
 @contextmanager
-def _explained(alike, composition):
-    "Errors of the steppers on stand-ins, with the place where they happen"
+def _explained(buckets, composition):
+    "Turn errors of steppers on tracers into `NotRecorded`, with the place where they happen"
     try: yield
     except (StepperError, NotRecorded): raise
     except Exception as e:
-        what, instead = ((e.what, e.instead) if isinstance(e, Untraceable) else
-                         (f"raises {type(e).__name__} on a stand-in for tensors ({e})", _instead(e)))
-        lines = [f'{os.path.basename(f.filename)}:{f.lineno}' for f in traceback.extract_tb(e.__traceback__)
-                 if not f.filename.startswith((HERE, TORCH)) and f.filename not in (COMPOSITION, STEPPER)]
-        who = f"stepper `{s}`" if (s := getattr(e, 'stepper', None)) else f"one of the steppers {', '.join(composition.labels)}"
-        raise NotRecorded(alike, f"{who}{f' at {lines[-1]}' if lines else ''}: {what}. {instead}") from None
+        if isinstance(e, Untraceable): what, instead = e.what, e.instead
+        else: what, instead = f"raises {type(e).__name__} on a tracer of tensors ({e})", _instead(e)
+        stepper = getattr(e, 'stepper', None)
+        by = f"stepper `{stepper}`" if stepper else f"one of the steppers {', '.join(composition.labels)}"
+        raise NotRecorded(buckets, f"{by}{_place(e)}: {what}. {instead}") from None
+
+
+def _place(error) -> str:
+    "Where in a stepper, or in its helper, an error was raised"
+    def is_theirs(f):
+        return not f.filename.startswith((HERE, TORCH)) and f.filename not in (COMPOSITION, STEPPER)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if is_theirs(f)]
+    return f' at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}' if frames else ''
 
 
 def _instead(e) -> str:
-    "What to write for what raises `e` on a stand-in. Functions of older torch refuse one where a number is expected"
-    wants_number = isinstance(e, TypeError) and re.search(r'must be (Number|float), not (Value|Typed)', str(e))
-    return "Call it as a method: `x.addcmul(a, b, value=c)`, `x.new_full(x.shape, c)`." if wants_number else "Only the eager engine can run it."
+    "What to write instead. Functions of older torch refuse a tracer where they expect a number"
+    wants_number = isinstance(e, TypeError) and re.search(r'must be (Number|float), not \w*Tracer', str(e))
+    if wants_number: return "Call it as a method: `x.addcmul(a, b, value=c)`, `x.new_full(x.shape, c)`."
+    return "Only the eager engine can run it."
 
 
 def _equal(a, b):
-    "Are these the same names with the same values, of the same types? Tensors are not looked into: that might be to wait for a device"
-    return a is b or a.keys() == b.keys() and all(x is b[k] or type(x) is type(b[k]) and not isinstance(x, Tensor) and x == b[k] for k, x in a.items())
+    "Are these the same names with the same values, of the same types?"
+    return a is b or a.keys() == b.keys() and all(_same(x, b[k]) for k, x in a.items())
+
+
+def _same(x, y) -> bool:
+    "Are these one value? Tensors are not looked into: that might be to wait for a device"
+    return x is y or type(x) is type(y) and not isinstance(x, Tensor) and x == y
 
 
 def _go_on(recordings):
-    "Send each recording what stands for the sums over all parameters that it asks for"
+    "Send each recording the tracers of the sums over all parameters that it asks for"
     waiting, round = [(r, None) for r in recordings], 0
     while waiting:
         yielded = []
@@ -211,6 +269,7 @@ def _go_on(recordings):
             try: yielded.append((r, r.run.send(total)))
             except StopIteration: pass
         numbers = [r.count*x for r, x in yielded if isinstance(x, Number)]
-        if numbers and len(numbers) < len(yielded): yielded[0][0].trace.fail("some parameters yield numbers, others tensors")
+        if numbers and len(numbers) < len(yielded):
+            yielded[0][0].trace.fail("some parameters yield numbers, others tensors")
         waiting = [(r, sum(numbers) if numbers else r.trace.total(x, round)) for r, x in yielded]
         round += not numbers

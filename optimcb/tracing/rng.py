@@ -1,21 +1,21 @@
-"Random number generators, which trying something must leave as they were."
+"A snapshot of the random number generators: trying something must leave them as they were."
 import random
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 
-__all__ = ['Chance']
+__all__ = ['RngSnapshot']
 
 
-class Chance:
+class RngSnapshot:
     "The states of the global random number generators, as they are when this is made."
     def __init__(self):
         self.states = random.getstate(), np.random.get_state(), torch.get_rng_state()
         self.on_devices = [(get(), get, put) for get, put in _generators()]
 
-    def undone(self) -> bool:
-        "Whether they have moved since; then they are put back."
+    def restore_if_moved(self) -> bool:
+        "Put them back if they have moved since. Returns whether they had."
         python, numpy, torchs = self.states
         now = np.random.get_state()
         same = now[2:] == numpy[2:] and np.array_equal(now[1], numpy[1])
@@ -30,7 +30,7 @@ class Chance:
 
 
 def _generators() -> Iterator[tuple[Callable, Callable]]:
-    "What gets and sets the states of the generators on each kind of device that is in use"
+    "Pairs of functions that get and set the states of the generators on each kind of device in use"
     can_be_asked = torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing()
     if can_be_asked:
         yield torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all

@@ -9,8 +9,8 @@ import torch
 
 import optimcb as oc
 from optimcb import CompositionWarning, Optimizer, once
+from optimcb._cpython import branches_on_values, caller_outside, place_of, references
 from optimcb.composition.stepper import Stepper
-from optimcb.diagnosis.graph_checks import branches_on_value
 from optimcb.engines.arena import Arena
 from optimcb.engines.runner import CantRun
 
@@ -151,7 +151,7 @@ BRANCHES = [branch_if, branch_expression, branch_and, branch_or, branch_while]
 
 
 @pytest.mark.parametrize('f', [*BRANCHES, none_if, none_expression, straight], ids=lambda f: f.__name__)
-def test_branches(f): assert branches_on_value(f.__code__) is (f in BRANCHES)
+def test_branches(f): assert branches_on_values(f.__code__) is (f in BRANCHES)
 
 
 def sums(p):
@@ -225,7 +225,7 @@ def test_storages_of_an_arena_are_counted():
     assert arena.pages() is None, 'freed with the last of them'
 
 
-# Functions of older torch, which refuse a stand-in where a number is expected
+# Functions of older torch, which refuse a tracer where they expect a number
 
 def test_a_number_of_a_parameter_is_taken_by_methods_and_functions():
     def by_method(p, lr, scale=1.): p.data.addcmul_(p.grad, p.grad, value=-lr*p.grad.sum())
@@ -235,3 +235,22 @@ def test_a_number_of_a_parameter_is_taken_by_methods_and_functions():
     try: _, qs = step_of(by_function)
     except CantRun as e: assert 'as a method: `x.addcmul(a, b, value=c)`' in str(e) and torch.__version__ < '2.11'
     else: assert all(torch.equal(p, q) for p, q in zip(ps, qs))
+
+
+# Frames and references
+
+def test_references_are_counted():
+    o = object()
+    one = references(lambda: o)
+    other = o
+    assert references(lambda: o) == one + 1 and other is o
+
+
+def test_the_caller_outside_of_folders_is_found():
+    here = inspect.currentframe()
+    assert caller_outside((oc.__path__[0],)) is here and caller_outside((oc.__path__[0], __file__)) is not here
+
+
+def test_the_place_of_an_instruction():
+    (first, _), (last, _) = place_of(inspect.currentframe())
+    assert first == last == inspect.currentframe().f_lineno - 1

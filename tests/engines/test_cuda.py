@@ -17,6 +17,7 @@ import optimcb as oc
 from optimcb import Optimizer
 from optimcb.engines import foreach
 from optimcb.engines.compilation import Compilation
+from optimcb.tracing.ir import PER_ELEMENT
 from optimcb.tracing.ops import OPS
 
 triton = pytest.importorskip('triton', reason="Triton isn't installed")
@@ -38,7 +39,7 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"
 def test_numbers_by_the_interpreter():
     "In a process of its own, since Triton asks for its interpreter when it is imported"
     env = {**os.environ, 'TRITON_INTERPRET': '1', 'PYTHONPATH': os.pathsep.join([str(HERE), os.environ.get('PYTHONPATH', '')]), 'OPTIMCB_CASES': '6'}
-    command = [sys.executable, '-m', 'pytest', '-n0', '-q', '-p', 'interpreted', 'interpreted.py', 'test_engines.py', 'test_by_torch.py', '-k', NOT]
+    command = [sys.executable, '-m', 'pytest', '-n0', '-q', '-p', 'interpreted', 'interpreted.py', 'engines/test_engines.py', 'tracing/test_operations.py', 'engines/test_by_torch.py', '-k', NOT]
     res = subprocess.run(command, cwd=HERE, env=env, capture_output=True, text=True)
     assert res.returncode == 0, res.stdout[-4000:]
 
@@ -164,7 +165,7 @@ def odd(p, lr, prev=None, seen=None, count=None, total=False):
 def test_threads_wait_before_they_overwrite_what_others_load(programs):
     "`prev` is loaded by the threads of one layout, and stored by those of another, with what doesn't depend on it"
     first_step(lambda ps, lr: Optimizer(ps, [odd], lr=lr), torch.bfloat16, steps=2)
-    kernels = {name: ptx for name, ptx, _ in compiled(next(p for p in programs[::-1] if not all(s.each for s in p.stores)))}
+    kernels = {name: ptx for name, ptx, _ in compiled(next(p for p in programs[::-1] if not all(s.extent is PER_ELEMENT for s in p.stores)))}
     assert list(kernels) == ['chunk0', 'join0', 'tensor1', 'chunk2', 'tensor2']
     for part in kernels['chunk2'].split('bra.uni')[:2]: assert re.search(r'ld\.global.*bar\.sync.*st\.global', part, re.DOTALL)
     programs.clear()

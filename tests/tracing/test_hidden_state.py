@@ -25,8 +25,8 @@ from test_others import drawn_grads
 from optimcb import Optimizer, scheduled
 from optimcb.composition.stepper import Stepper
 from optimcb.engines.runner import CantRun
-from optimcb.tracing.purity import why_not
-from optimcb.tracing.rng import Chance
+from optimcb.tracing.purity import impurity
+from optimcb.tracing.rng import RngSnapshot
 
 # Each of these makes a stepper with hidden state, from the start on each time
 
@@ -379,7 +379,7 @@ def test_hidden_state_is_called_for_each_parameter(name):
     _, want, _ = stepped('eager', ps, grads, MAKES[name](), 3, lr=0.1)
     opt, got, _ = stepped('auto', ps, grads, MAKES[name](), 3, lr=0.1)
     assert all(map(torch.equal, got, want)), (got, want)
-    assert any(why_not(s) for s in Optimizer(ps, MAKES[name](), lr=0.1).composition.steppers)
+    assert any(impurity(s) for s in Optimizer(ps, MAKES[name](), lr=0.1).composition.steppers)
     for engine in TRACED:
         with pytest.raises(CantRun, match='must be called for each parameter|can.t run this'): stepped(engine, ps, grads, MAKES[name](), lr=0.1)
 
@@ -520,7 +520,7 @@ PURE += [passing_on(step), Scaled(0.3), Scaled(0.3).__call__, partial(config), p
 def test_what_is_plain_becomes_a_kernel(cb, engine):
     ps = params([(3, 4), (5,), ()])
     grads = drawn_grads(ps, 3)
-    assert why_not(Stepper(cb)) is None
+    assert impurity(Stepper(cb)) is None
     _, want, _ = stepped('eager', ps, grads, cb, 3, lr=0.1)
     _, got, _ = stepped(engine, ps, grads, cb, 3, lr=0.1)
     assert all(ulps(a, b) <= 1 for a, b in zip(got, want))
@@ -537,9 +537,9 @@ def test_hyper_parameters_that_are_plain(value):
 def test_all_that_the_library_has_is_plain_or_says_so():
     import optimcb
     from optimcb import steppers
-    assert [k for k in steppers.__all__ if why_not(Stepper(getattr(steppers, k)))] == []
+    assert [k for k in steppers.__all__ if impurity(Stepper(getattr(steppers, k)))] == []
     found = {k: o.cbs for k, o in vars(optimcb).items() if isinstance(getattr(o, 'cbs', None), list | tuple)}
-    assert len(found) > 30 and not {k: why for k, cbs in found.items() for cb in cbs if cb and (why := why_not(Stepper(cb)))}
+    assert len(found) > 30 and not {k: why for k, cbs in found.items() for cb in cbs if cb and (why := impurity(Stepper(cb)))}
 
 
 # Global generators
@@ -550,10 +550,10 @@ def test_a_generator_on_a_device_is_watched(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: False)
     monkeypatch.setattr(torch.cuda, 'get_rng_state_all', lambda: [s.clone() for s in state])
     monkeypatch.setattr(torch.cuda, 'set_rng_state_all', lambda new: [s.copy_(n) for s, n in zip(state, new)])
-    before = Chance()
-    assert not before.undone()
+    before = RngSnapshot()
+    assert not before.restore_if_moved()
     state[1] += 1
-    assert before.undone() and state[1].sum() == 0 and not before.undone()
+    assert before.restore_if_moved() and state[1].sum() == 0 and not before.restore_if_moved()
     def draw():
         state[1] += 1
         return state[1].sum().item()
@@ -574,7 +574,7 @@ def test_a_graph_that_is_captured_is_not_asked_for_its_generator(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_initialized', lambda: True)
     monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: True)
     monkeypatch.setattr(torch.cuda, 'get_rng_state_all', refuse)
-    assert not Chance().undone()
+    assert not RngSnapshot().restore_if_moved()
 
 
 def test_an_endless_iterator_is_one_hyper_parameter():

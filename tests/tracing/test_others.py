@@ -161,7 +161,7 @@ def test_steppers_that_ask_may_do_all_that_others_may(engine):
         if isinstance(seen, torch.Tensor): p.data.sub_(seen, alpha=lr)
         p.data.add_(p.grad, alpha=lr)
         return {'seen': p.data}
-    with pytest.raises(CantRun, match='that is `p` or has another name already'): same(engine, keeps, lr=0.1)
+    with pytest.raises(CantRun, match='has another name already'): same(engine, keeps, lr=0.1)
     same('auto', keeps, lr=0.1)
 
 

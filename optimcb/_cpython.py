@@ -1,0 +1,169 @@
+"""What depends on CPython: counts of references, frames, and the names of bytecode instructions.
+
+Everything here is tested on each Python that is supported, by `tests/composition/test_cpython.py`.
+"""
+import dis
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from types import CodeType, FrameType
+
+__all__ = ['ANYWHERE', 'LOADS_ATTR', 'LOADS_OUTSIDE', 'NOISE', 'assigned_arguments', 'branches_on_values',
+    'caller_outside', 'has_branches', 'instructions', 'is_constant', 'is_in_place', 'loaded_names',
+    'operands_of', 'place_of', 'references', 'returns_something', 'stored_names', 'uses_kwargs']
+
+
+# References
+
+def references(
+    get:Callable # Returns an object
+) -> int:
+    "How many references there are to an object, without that of the call."
+    return sys.getrefcount(get()) - 1
+
+
+# Frames
+
+def caller_outside(
+    folders:tuple # Where the code of a caller must not lie
+) -> FrameType|None:
+    "The frame of the innermost caller whose code lies outside of `folders`."
+    frame = sys._getframe(1)
+    while frame and frame.f_code.co_filename.startswith(folders): frame = frame.f_back
+    return frame
+
+
+ANYWHERE = 10**6 # column, where only the line is known
+
+
+def place_of(
+    frame:FrameType # A frame
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    "Line and column where the present instruction begins and ends; before Python 3.11, anywhere on its line."
+    if hasattr(frame.f_code, 'co_positions'):
+        first, last, left, right = list(frame.f_code.co_positions())[frame.f_lasti//2]
+        if None not in (first, last, left, right): return (first, left), (last, right)
+    return (frame.f_lineno, ANYWHERE), (frame.f_lineno, 0)
+
+
+# Bytecode: names of instructions
+
+NOISE = frozenset({'CACHE', 'EXTENDED_ARG', 'PUSH_NULL', 'PRECALL', 'NOP'})
+LOADS_OUTSIDE = frozenset({'LOAD_GLOBAL', 'LOAD_NAME', 'LOAD_FROM_DICT_OR_GLOBALS'})
+LOADS_FREE = ('LOAD_DEREF', 'LOAD_CLOSURE', 'LOAD_CLASSDEREF', 'LOAD_FROM_DICT_OR_DEREF')
+LOADS_ATTR = frozenset({'LOAD_ATTR', 'LOAD_METHOD', 'LOAD_SUPER_ATTR'})
+LOADS_CONSTANT = ('LOAD_CONST', 'LOAD_SMALL_INT', 'LOAD_COMMON_CONSTANT')
+
+
+def instructions(
+    code:CodeType # Code of a function
+) -> list[dis.Instruction]:
+    "Its instructions."
+    return list(dis.get_instructions(code))
+
+
+def is_constant(
+    i:dis.Instruction # An instruction
+) -> bool:
+    "Does it load a constant?"
+    return i.opname.startswith(LOADS_CONSTANT)
+
+
+def _names(i) -> tuple: return i.argval if isinstance(i.argval, tuple) else (i.argval,)
+
+
+def loaded_names(
+    i:dis.Instruction # An instruction
+) -> tuple:
+    "The local names that it loads; since Python 3.13, some load two, or store one and load another."
+    if 'LOAD_FAST' in i.opname: return _names(i)[1:] if i.opname.startswith('STORE') else _names(i)
+    return _names(i) if i.opname.startswith(LOADS_FREE) else ()
+
+
+def stored_names(
+    i:dis.Instruction # An instruction
+) -> tuple:
+    "The local names that it stores."
+    if not i.opname.startswith(('STORE_FAST', 'STORE_DEREF', 'STORE_NAME')): return ()
+    return _names(i)[:1] if 'LOAD' in i.opname else _names(i)
+
+
+def is_in_place(
+    i:dis.Instruction # An instruction
+) -> bool:
+    "Is it `+=` or the like?"
+    return i.opname.startswith('INPLACE') or i.opname == 'BINARY_OP' and i.argrepr.endswith('=')
+
+
+def operands_of(
+    every:list[dis.Instruction], # The instructions of a function
+    i:dis.Instruction # One of them, which takes two operands
+) -> list[dis.Instruction]:
+    "The instructions that put the operands of `i` on the stack, the second one first; one if it did both."
+    at, found = every.index(i) - 1, []
+    while at >= 0 and len(found) < 2:
+        found.append(every[at])
+        missing = 1
+        while at >= 0 and missing > 0:
+            o = every[at]
+            if o.opcode in dis.hasjrel or o.opcode in dis.hasjabs: return found
+            arg = o.arg if o.opcode >= dis.HAVE_ARGUMENT else None
+            missing -= dis.stack_effect(o.opcode, arg, jump=False)
+            at -= 1
+        if missing < 0: return found
+        while at >= 0 and every[at].opname in NOISE - {'PUSH_NULL'}: at -= 1
+    return found
+
+
+# Bytecode: what a function does
+
+def has_branches(
+    code:CodeType # Code of a function
+) -> bool:
+    "Does it do one thing or another?"
+    return any('JUMP' in i.opname and 'IF' in i.opname for i in dis.get_instructions(code))
+
+
+def branches_on_values(
+    code:CodeType # Code of a function
+) -> bool:
+    "Does it branch on anything but whether something is None? Each Python has other instructions for that."
+    every = instructions(code)
+    for n, i in enumerate(every):
+        if 'JUMP' not in i.opname or '_IF_' not in i.opname or 'NONE' in i.opname: continue
+        test = every[max(n-2, 0):n]
+        is_none = [o.opname for o in test] == ['LOAD_CONST', 'IS_OP'] and test[0].argval is None # Python 3.10
+        if not is_none: return True
+    return False
+
+
+def returns_something(
+    code:CodeType # Code of a function
+) -> bool:
+    "Does it return anything but None, in some branch?"
+    last = None
+    for i in dis.get_instructions(code):
+        returned = i if i.opname == 'RETURN_CONST' else last if i.opname == 'RETURN_VALUE' else None
+        if returned is not None:
+            is_none = returned.opname in ('LOAD_CONST', 'RETURN_CONST') and returned.argval is None
+            if not is_none: return True
+        last = i
+    return False
+
+
+def assigned_arguments(
+    code:CodeType # Code of a function
+) -> Iterator[str]:
+    "The arguments that it assigns to."
+    args = code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]
+    for i in dis.get_instructions(code):
+        if i.opname.startswith('STORE_FAST'): yield from (k for k in stored_names(i) if k in args)
+
+
+def uses_kwargs(
+    code:CodeType # Code of a function with `**kwargs`
+) -> bool:
+    "Does it do anything with its `**kwargs`?"
+    before = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & inspect.CO_VARARGS)
+    name = code.co_varnames[before]
+    return any('LOAD' in i.opname and name in _names(i) for i in dis.get_instructions(code))
