@@ -28,6 +28,7 @@ from optimcb.catalog import Catalog, catalog  # noqa: E402
 from optimcb.catalog import parts as table_of_parts  # noqa: E402
 from optimcb.composition.roles import PLACES  # noqa: E402
 from optimcb.composition.stepper import Stepper, innermost  # noqa: E402
+from optimcb.composition.traits import traits_of  # noqa: E402
 
 COMMAND = 'run `python -m tests.checklist --write`'
 README, API = ROOT/'README.md', ROOT/'nbs'/'api.ipynb'
@@ -117,7 +118,7 @@ def _of_rule(name, algo):
 
 def _of_stepper(name, f):
     if name not in steppers.__all__:
-        if getattr(innermost(f), 'place', None) not in PLACES: return # steppers that only `wrap` puts in have no public name
+        if traits_of(f).place not in PLACES: return # steppers that only `wrap` puts in have no public name
         yield Lack('part', name, 'its public name', f'put it in `__all__` of {_file_of(f)}')
         return
     yield from _documented('stepper', name, f)
@@ -168,8 +169,8 @@ def _is_stepper(o, module) -> bool:
 
 
 def _parts() -> dict:
-    placed = {k: f for k, f in _every(steppers, Stepper).items() if getattr(innermost(f), 'place', None) in PLACES}
-    inside = {k for k, f in placed.items() if f.place == 'apply' or k not in steppers.__all__}
+    placed = {k: f for k, f in _every(steppers, Stepper).items() if traits_of(f).place in PLACES}
+    inside = {k for k, f in placed.items() if traits_of(f).place == 'apply' or k not in steppers.__all__}
     in_lists = {innermost(f).__name__ for f in [*oc.look_ahead(), *oc.schedule_free(), *oc.scheduled(lr=oc.warmup(1))]}
     alone = {k: f for k, f in placed.items() if k not in inside | in_lists}
     return {**alone, **{k: getattr(parts, k) for k in parts.__all__}}

@@ -43,9 +43,9 @@ kernel = triton.jit(do_not_specialize={list(ARGUMENTS)})
 
 
 def source(
-    program:Program
+    program:Program # What one step does
 ) -> str:
-    "The program in Triton. Raises `Unsupported`."
+    "Write a program in Triton. Raises `Unsupported`."
     writer = _Writer(program)
     return '\n\n'.join([PRELUDE, *(f for k in range(program.last + 1) for f in writer.level(k))]) + '\n'
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 __all__ = ['ACT', 'ASK', 'BY_NAME', 'CALL_BACK', 'CHANGE', 'CHANGE_BY', 'CONTAINERS', 'DRAW', 'DRAWN',
-    'ELEMENTS', 'IN_C', 'INERT', 'LEGACY', 'MADE_IN_C', 'MODULES', 'OURS', 'OWN', 'PURE', 'RANDOM', 'RARELY',
+    'ELEMENTS', 'IN_C', 'INERT', 'MADE_IN_C', 'MODULES', 'OURS', 'OWN', 'PURE', 'RANDOM', 'RARELY',
     'SEED', 'TELLING', 'UNKNOWN', 'Impure']
 
 

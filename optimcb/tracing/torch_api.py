@@ -17,7 +17,7 @@ from optimcb.tracing.ir import DTYPES, LOW, PER_PARAMETER, Extent
 from optimcb.tracing.ops import OPS
 from optimcb.tracing.tracer import TRACERS, Tracer, as_tracer, trace_of
 
-__all__ = ['apply', 'functions', 'like', 'pow_', 'to', 'tracer', 'where']
+__all__ = ['apply', 'functions', 'like', 'tracer']
 
 
 def apply(
