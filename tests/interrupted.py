@@ -8,6 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
+import numpy.random  # noqa: F401 — before a fork that may not read where it lies
 import torch
 
 import optimcb as oc

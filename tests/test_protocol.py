@@ -34,7 +34,7 @@ def test_all_that_fastai_reads_of_an_optimizer_is_there():
 @pytest.mark.parametrize('name', [k for k in fo.__all__ if k[0].isupper() and k not in ('Optimizer', 'Lookahead', 'OptimWrapper')])
 def test_all_that_fastais_have(name):
     theirs, ours = (getattr(m, name)(params(), lr=0.1) for m in (fo, oc))
-    assert [k for k in dir(theirs) if not hasattr(ours, k)] == []
+    assert [k for k in dir(theirs) if not hasattr(ours, k) and k != '__slotnames__'] == [] # which `copyreg` notes in a class
 
 @pytest.mark.parametrize('rg', [True, False])
 def test_set_require_grad(rg):

@@ -171,7 +171,7 @@ class Tags(HTMLParser):
 
 
 BY_TORCH = dict( # functions that torch runs between kernels
-    Muon=['orthogonalized'], Shampoo=['added_grams', 'roots_of', 'preconditioned'], SOAP=['bases_of', 'mixed_grams', 'turned'],
+    Muon=['orthogonalized'], Shampoo=['added_grams', 'roots_of', 'preconditioned'], SOAP=['eigenbases', 'mixed_grams', 'rotate'],
     Adafactor=['mean_sqrs', 'mixed', 'over_factored'], SM3=['least_cover', 'maxima'])
 
 

@@ -577,7 +577,7 @@ SIGNS = [sign_update, apply_update]
     (lambda: Adam.wrap(apply_update), 'doesn\'t say where it belongs'),
     (lambda: wrapped([step_stat], cautious), '`cautious` changes the update, but nothing makes one or steps: step_stat'),
     (lambda: wrapped([sgd_step, sgd_step], cautious), 'there is more than one: `sgd_step`, `sgd_step`'),
-    *[(lambda f=f: wrapped(SIGNS, f), 'would do nothing.*`sign_update` looks at nothing but their signs') for f in (clip_norm, clip_value, clip_tensor_norm, agc)],
+    *[(lambda f=f: wrapped(SIGNS, f), 'would do nothing.*`sign_update` depends on their signs only') for f in (clip_norm, clip_value, clip_tensor_norm, agc)],
 ], ids=range(17))
 def test_what_makes_no_sense_is_refused(make, said):
     with pytest.raises(ValueError, match=said): make()
