@@ -69,12 +69,17 @@ __version__ = '0.1.0'
 __all__ = [ # what one types; `only` and `stop` are other things in fastcore, whose names people have
     *algorithms.__all__, *parts.__all__,
     'Optimizer', 'Lookahead', 'SAM', 'algorithm', 'create_optimizer', 'list_optimizers',
-    'sgd_step', 'momentum_step', 'adam_step', 'average_grad', 'average_sqr_grad', 'step_stat', 'debias_grad_avg', 'debias_sqr_avg',
-    'rms_update', 'apply_update', 'max_sqr_avg', 'use_sqr_max', 'yogi_sqr_grad', # what the classic algorithms are made of
+    # what the classic algorithms are made of
+    'sgd_step', 'momentum_step', 'adam_step', 'average_grad', 'average_sqr_grad', 'step_stat',
+    'debias_grad_avg', 'debias_sqr_avg', 'rms_update', 'apply_update', 'max_sqr_avg', 'use_sqr_max',
+    'yogi_sqr_grad',
+
     'once', 'renamed', 'by_torch', 'part', 'wrapped', 'Composition', 'CompositionWarning', 'MissingName',
-    'route', 'by_name', 'by_ndim', 'by_shape', 'by_module', 'norms_and_biases', 'no_wd', 'grouped', 'warmup', 'cosine_decay', 'inverse_sqrt',
+    'route', 'by_name', 'by_ndim', 'by_shape', 'by_module', 'norms_and_biases', 'no_wd', 'grouped',
+    'warmup', 'cosine_decay', 'inverse_sqrt',
     'OptStats', 'Record', 'tap', 'compare', 'plot_paths', 'animate_paths', 'plot_sched', 'plot_curves',
-    'save_state', 'load_state', 'named_state', 'to_torch', 'step_in_backward', 'update_hessian', 'hutchinson', 'stats_kept']
+    'save_state', 'load_state', 'named_state', 'to_torch', 'step_in_backward',
+    'update_hessian', 'hutchinson', 'stats_kept']
 __all__ = list(dict.fromkeys(__all__))
 
 _PLACES = 'algorithms', 'composition', 'parts', 'plots', 'routing', 'steppers', 'taps'

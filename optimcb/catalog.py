@@ -13,8 +13,10 @@ from optimcb.training.lookahead import look_ahead
 __all__ = ['Catalog', 'catalog', 'parts']
 
 SHAPE = 64, 64 # of the parameter whose state is counted
-LISTS = { # parts of several steppers, which are nothing without each other: how they are called, an example, what makes it
-    'look_ahead()': (look_ahead(), look_ahead), 'schedule_free()': (optimcb.schedule_free(), optimcb.schedule_free),
+# Parts of several steppers, which are nothing without each other: how they are called, an example, what makes it
+LISTS = {
+    'look_ahead()': (look_ahead(), look_ahead),
+    'schedule_free()': (optimcb.schedule_free(), optimcb.schedule_free),
     'scheduled(…)': (optimcb.scheduled(lr=optimcb.warmup(100)), optimcb.scheduled)}
 
 
@@ -24,7 +26,8 @@ class Catalog(list):
     def markdown(self) -> str:
         "The table in Markdown."
         lines = [list(self[0]), ['---']*len(self[0]), *(r.values() for r in self)] if self else []
-        return ''.join(f"| {' | '.join(str(o).replace('|', chr(92) + '|') for o in line)} |\n" for line in lines)
+        def escaped(o): return str(o).replace('|', r'\|')
+        return ''.join(f"| {' | '.join(map(escaped, line))} |\n" for line in lines)
 
     def _repr_markdown_(self): return self.markdown
     def __repr__(self): return self.markdown
@@ -34,21 +37,31 @@ def catalog() -> Catalog:
     """List every algorithm: its steppers, its state, how it runs, what it is and where it is from.
 
     State is in bytes for each element of a float32 matrix of 64 × 64."""
-    return Catalog({'algorithm': f'`{o.__name__}`', 'steppers, with the default options': ' → '.join(f'`{s}`' for s in o.composition.labels),
-                    **_costs(o), 'what, and where from': _said(o)} for o in vars(optimcb).values() if isinstance(o, Algorithm))
+    return Catalog(_algorithm(o) for o in vars(optimcb).values() if isinstance(o, Algorithm))
+
+
+def _algorithm(algo) -> dict:
+    return {'algorithm': f'`{algo.__name__}`',
+            'steppers, with the default options': ' → '.join(f'`{s}`' for s in algo.composition.labels),
+            **_costs(algo), 'what, and where from': _said(algo)}
 
 
 def parts() -> Catalog:
-    """List every part that goes with any algorithm, in the order of a step: its place, its numbers, what it does.
+    """List every part that goes with any algorithm, in the order of a step: its place, its numbers, what it
+    does.
 
     State, and how it runs, are those of SGD with it."""
-    single = {f.__name__: ([f], f) for f in vars(optimcb).values() if callable(f) and not isinstance(f, (type, Algorithm)) and _is_part(f)}
+    single = {f.__name__: ([f], f) for f in vars(optimcb).values() if _is_part(f)}
     inside = {Stepper(o).innermost.__name__ for fs, _ in LISTS.values() for o in fs}
     found = {k: o for k, o in {**single, **LISTS}.items() if k not in inside}
     return Catalog(_part(k, *found[k]) for k in sorted(found, key=lambda k: min(map(_rank, found[k][0]))))
 
 
-def _is_part(f) -> bool: return traits_of(f).place in {*PLACES} - {'apply'}
+def _is_part(f) -> bool:
+    is_function = callable(f) and not isinstance(f, (type, Algorithm))
+    return is_function and traits_of(f).place in {*PLACES} - {'apply'}
+
+
 def _rank(f) -> int: return list(PLACES).index(place_of(f))
 def _said(f) -> str: return ' '.join(inspect.getdoc(f).partition('\n\nRaises')[0].split()).rstrip('.')
 
@@ -56,7 +69,8 @@ def _said(f) -> str: return ' '.join(inspect.getdoc(f).partition('\n\nRaises')[0
 def _part(name, fs, f) -> dict:
     wrapped = optimcb.SGD.wrap(*fs)
     own = dict.fromkeys(k for o in map(Stepper, fs) for k in o.names if k in wrapped.hypers)
-    return {'part': f'`{name}`', 'place': ', '.join(dict.fromkeys(place_of(o) for o in fs)), 'numbers': ', '.join(f'`{k}={wrapped.hypers[k]:g}`' for k in own),
+    return {'part': f'`{name}`', 'place': ', '.join(dict.fromkeys(place_of(o) for o in fs)),
+            'numbers': ', '.join(f'`{k}={wrapped.hypers[k]:g}`' for k in own),
             **_costs(wrapped), 'what, and where from': _said(f)}
 
 

@@ -30,7 +30,8 @@ ALGORITHMS = {_plain(k): o for k, o in vars(algorithms).items() if isinstance(o,
 ALIASES = { # other names: what they stand for, its options, and what that is
     'momentum': ('sgd', dict(mom=0.9), '`SGD` with `mom=0.9`.'),
     'lars': ('larc', dict(clip=False), '`Larc` with `clip=False`.'),
-    'ranger': ('lookahead_radam', _defaults(algorithms.ranger, 'mom', 'wd', 'eps'), algorithms.ranger.__doc__),
+    'ranger': ('lookahead_radam', _defaults(algorithms.ranger, 'mom', 'wd', 'eps'),
+               algorithms.ranger.__doc__),
     'sam': ('sam_momentum', {}, '`SAM` with SGD and `mom=0.9`; `sam_…` with any other.')}
 SAM_OPTIONS = signature(SAM).parameters.keys() - {'opt', 'model'}
 PARTS = {_plain(k): getattr(parts, k) for k in parts.__all__ if k != 'scheduled'} # which takes functions
@@ -38,17 +39,21 @@ FACTORIES = parts.look_ahead, parts.schedule_free # parts of several steppers, w
 
 
 def list_optimizers(
-    filter:str|Iterable='', # Pattern of names, such as `'*adam*'`, or several, of which one must fit; default: all
+    filter:str|Iterable='', # Pattern of names, such as `'*adam*'`, or several: one must fit; default: all
     exclude_filters:str|Iterable=(), # Patterns of names that are left out
     with_description:bool=False # Pairs of a name and what it is, instead of names?
 ) -> list:
     """The names that `create_optimizer` knows, in alphabetical order.
 
     Parts and `sam` may come before each of them."""
-    wanted, unwanted = ([_plain(k) for k in ([o] if isinstance(o, str) else o) if k] for o in (filter, exclude_filters))
+    wanted, unwanted = _patterns(filter), _patterns(exclude_filters)
     def fits(name, patterns): return any(fnmatchcase(name, k) for k in patterns)
-    names = [k for k in sorted({*ALGORITHMS, *ALIASES}) if (not wanted or fits(k, wanted)) and not fits(k, unwanted)]
+    def is_listed(name): return (not wanted or fits(name, wanted)) and not fits(name, unwanted)
+    names = [k for k in sorted({*ALGORITHMS, *ALIASES}) if is_listed(k)]
     return [(k, _description(k)) for k in names] if with_description else names
+
+
+def _patterns(given) -> list: return [_plain(k) for k in ([given] if isinstance(given, str) else given) if k]
 
 
 def _description(name) -> str:
@@ -58,25 +63,27 @@ def _description(name) -> str:
 
 def create_optimizer(
     name:str, # What `list_optimizers` lists; parts and `sam` may come before it: `cautious_lion`, `sam_adamw`
-    model, # A model, whose parameters that require gradients are optimized under their names; or parameters, as an `Optimizer` takes them
+    model, # A model: what requires gradients is optimized, under its name; or parameters, as for `Optimizer`
     lr=None, # Learning rate
     *,
     wd=None, # Weight decay; default: the algorithm's
-    no_wd:bool|Rule=False, # Parameters that are not decayed: True for norms and biases of the model, or a rule
-    **options # Of the algorithm, its parts and `SAM`, under our names or torch's (`betas=…`), and `engine`, `check`
+    no_wd:bool|Rule=False, # Parameters that are not decayed: True for the model's norms and biases, or a rule
+    **options # Of algorithm, parts and `SAM`, under our names or torch's (`betas=…`), and `engine`, `check`
 ) -> Optimizer:
     """Make an optimizer by the name of its algorithm, with the defaults of that.
 
     Raises `ValueError` for a name that isn't there and parts that make no sense together, `TypeError` for
     options that aren't there."""
-    if isinstance(model, str): raise TypeError(f"the name comes first: `create_optimizer({model!r}, model, lr=…)`.")
+    if isinstance(model, str):
+        raise TypeError(f"the name comes first: `create_optimizer({model!r}, model, lr=…)`.")
     if not isinstance(name, str):
-        raise TypeError(f"the first argument must be a name, such as 'adamw', but is {name!r:.80} ({type(name).__name__}).")
+        raise TypeError("the first argument must be a name, such as 'adamw', "
+                        f"but is {name!r:.80} ({type(name).__name__}).")
     algo, in_front, defaults = _understood(name)
     of_model = isinstance(model, nn.Module)
     if no_wd is True and not of_model:
-        raise TypeError("`no_wd=True` needs the model to know norms and biases: pass it instead of its parameters, or a rule, "
-                        "as `no_wd=by_ndim(0, 1)`.")
+        raise TypeError("`no_wd=True` needs the model to know norms and biases: "
+                        "pass it instead of its parameters, or a rule, as `no_wd=by_ndim(0, 1)`.")
     if in_front - {'sam'}: algo = algo.wrap(*_made(k for k in PARTS if k in in_front)).named(name)
     for_sam = {k: options.pop(k) for k in SAM_OPTIONS & options.keys()} if 'sam' in in_front else {}
     options |= {k: v for k, v in dict(lr=lr, wd=wd).items() if v is not None}
@@ -108,8 +115,11 @@ def _understood(name) -> tuple[Algorithm, set, dict]:
             algo, in_front, others = _understood(meant)
             return algo, in_front | _in_front(name, words[:i]), {**others, **options}
     near = nearest(_plain(name), {*ALGORITHMS, *ALIASES})
-    raise ValueError(f"there is no optimizer {name!r}.{f' Did you mean {near!r}?' if near else ''} `list_optimizers()` has all, "
-                     "`list_optimizers('*adam*')` some.")
+    raise ValueError(f"there is no optimizer {name!r}.{_did_you_mean(near)} "
+                     "`list_optimizers()` has all, `list_optimizers('*adam*')` some.")
+
+
+def _did_you_mean(near) -> str: return f" Did you mean {near!r}?" if near else ''
 
 
 def _in_front(name, words) -> set:
@@ -120,5 +130,6 @@ def _in_front(name, words) -> set:
         first = ''.join(words[:i])
         if first in known: return {first} | _in_front(name, words[i:])
     near = nearest(''.join(words), known)
-    raise ValueError(f"there is no part '{'_'.join(words)}', as in {name!r}.{f' Did you mean {near!r}?' if near else ''} "
-                     f"There are {', '.join(k for k in parts.__all__ if _plain(k) in known)} and sam.")
+    listed = ', '.join(k for k in parts.__all__ if _plain(k) in known)
+    raise ValueError(f"there is no part '{'_'.join(words)}', as in {name!r}.{_did_you_mean(near)} "
+                     f"There are {listed} and sam.")

@@ -30,7 +30,8 @@ from optimcb.algorithms import *
 from optimcb.learner import AveragedWeights, OptStatsCallback, SAMCallback
 from optimcb.parts import *
 
-FASTAIS = {'weight_decay', 'l2_reg'} # parts that fastai has, too: they are `wd` and `decouple_wd` of an algorithm
+# Parts that fastai has, too: they are `wd` and `decouple_wd` of an algorithm
+FASTAIS = {'weight_decay', 'l2_reg'}
 
 __all__ = [
     *algorithms.__all__, *(k for k in parts.__all__ if k not in {*FASTAIS, *algorithms.__all__}),

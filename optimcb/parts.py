@@ -36,14 +36,17 @@ from optimcb.training.lookahead import look_ahead
 __all__ = [
     'accumulate', 'skip_nonfinite', # may end a step before it begins
     'rms_lr', 'maximize', 'look_ahead', 'schedule_free', 'scheduled', # around everything else
-    'add_noise', 'agc', 'centralize', 'clip_norm', 'clip_tensor_norm', 'clip_value', 'grokfast', # the gradient
-    'zero_nonfinite',
+    'add_noise', 'agc', 'centralize', 'clip_norm', 'clip_tensor_norm', 'clip_value', # the gradient
+    'grokfast', 'zero_nonfinite',
     'l2_reg', 'decay_toward', 'weight_decay', 'full_decay', # decay
-    'cautious', 'clip_update', 'clip_update_norm', 'clip_update_rms', 'decay_update', 'trust_ratio', # the update
+    'cautious', 'clip_update', 'clip_update_norm', 'clip_update_rms', 'decay_update', # the update
+    'trust_ratio',
     'ema_weights', 'swa_weights'] # averages of the weights
 
 
-def _line(name) -> str: return f"{name:<16}  {shorten(globals()[name].__doc__.splitlines()[0], 88, placeholder=' …')}"
+def _line(name) -> str:
+    first = globals()[name].__doc__.splitlines()[0]
+    return f"{name:<16}  {shorten(first, 88, placeholder=' …')}"
 
 
 __doc__ += '\n\n    ' + '\n    '.join(map(_line, __all__))

@@ -22,15 +22,21 @@ class Problem(NamedTuple):
 
 
 # A curved valley: getting to it is easy, following it is hard (Rosenbrock 1960)
-rosenbrock = Problem('rosenbrock', lambda x, y: (1-x)**2 + 100*(y-x**2)**2, (-1.2, 1.), (1., 1.), (-2, 2), (-1, 3))
+rosenbrock = Problem(
+    'rosenbrock', lambda x, y: (1-x)**2 + 100*(y-x**2)**2,
+    (-1.2, 1.), (1., 1.), (-2, 2), (-1, 3))
 
 # Flat around its minimum, and steep at the corners (Beale 1958; start of Moré et al. 1981)
-beale = Problem('beale', lambda x, y: (1.5-x+x*y)**2 + (2.25-x+x*y**2)**2 + (2.625-x+x*y**3)**2, (1., 1.), (3., 0.5), (-0.5, 4.5), (-1, 1.5))
+beale = Problem(
+    'beale', lambda x, y: (1.5-x+x*y)**2 + (2.25-x+x*y**2)**2 + (2.625-x+x*y**3)**2,
+    (1., 1.), (3., 0.5), (-0.5, 4.5), (-1, 1.5))
 
-# Curved 20 times as much across as along, where momentum helps (Polyak 1964; function and start of Saitoh 2016)
+# Curved 20 times as much across as along, where momentum helps
+# (Polyak 1964; function and start of Saitoh 2016)
 ravine = Problem('ravine', lambda x, y: x**2/20 + y**2, (-7., 2.), (0., 0.), (-8, 4), (-3, 3))
 
-# x² - y² at the origin, where optimizers get stuck (Dauphin et al. 2014); y⁴/8 makes two minima, at y = ±2. It starts a little off the ridge
+# x² - y² at the origin, where optimizers get stuck (Dauphin et al. 2014); y⁴/8 makes two minima, at y = ±2.
+# It starts a little off the ridge
 saddle = Problem('saddle', lambda x, y: x**2 - y**2 + y**4/8, (-1.5, 0.01), None, (-2, 2), (-3, 3))
 
 PROBLEMS = {p.name: p for p in (rosenbrock, beale, ravine, saddle)}
@@ -43,8 +49,12 @@ def as_problem(
 
     Raises `ValueError` for an unknown name, `TypeError` for what is neither."""
     if isinstance(problem, Problem): return problem
-    if not isinstance(problem, str): raise TypeError(f"a problem must be a `Problem` or a name, but is {problem!r:.80} ({type(problem).__name__}).")
-    if problem not in PROBLEMS: raise ValueError(f"there is no problem '{problem}'.{suggest(problem, PROBLEMS)} There are {', '.join(PROBLEMS)}.")
+    if not isinstance(problem, str):
+        raise TypeError("a problem must be a `Problem` or a name, "
+                        f"but is {problem!r:.80} ({type(problem).__name__}).")
+    if problem not in PROBLEMS:
+        raise ValueError(f"there is no problem '{problem}'.{suggest(problem, PROBLEMS)} "
+                         f"There are {', '.join(PROBLEMS)}.")
     return PROBLEMS[problem]
 
 
@@ -58,11 +68,13 @@ def path(
 ) -> np.ndarray:
     """Follow an optimizer: an array of x and y of shape `(steps+1, 2)`, whose first row is the start.
 
-    The parameter is one tensor of two float64 numbers. From where they are not finite any more, the path is NaN.
+    The parameter is one tensor of two float64 numbers. From where they are not finite any more, the path is
+    NaN.
     """
     problem = as_problem(problem)
     start = problem.start if start is None else start
-    if np.shape(start) != (2,) or not np.isfinite(start).all(): raise ValueError(f"`start` must be two finite numbers, x and y, but is {start!r:.80}.")
+    if np.shape(start) != (2,) or not np.isfinite(start).all():
+        raise ValueError(f"`start` must be two finite numbers, x and y, but is {start!r:.80}.")
     p = torch.tensor([float(o) for o in start], dtype=torch.float64, requires_grad=True)
     opt = opt_func([p], **hypers)
     res = np.full((steps+1, 2), np.nan)

@@ -26,20 +26,26 @@ __all__ = ['OptStats', 'Record', 'cosine', 'histogram', 'norm', 'tap']
 class tap:
     """Record what `measures` return, as state that is not saved: `tap(size=lambda p, update: update.norm())`.
 
-    Raises `ValueError` if there is nothing to measure, and at the first step `TypeError` for what is not one number.
+    Raises `ValueError` if there is nothing to measure, and at the first step `TypeError` for what is not
+    one number.
     """
     @entry
     def __init__(self,
-        **measures:Callable # By the name to record under, a function like a stepper that returns a number, or a list of them, for each parameter
+        **measures:Callable # By name, functions like steppers: of a parameter, a number or a list of them
     ):
-        if not measures: raise ValueError("a tap needs something to measure, as in `tap(grad_norm=norm('grad'))`.")
+        if not measures:
+            raise ValueError("a tap needs something to measure, as in `tap(grad_norm=norm('grad'))`.")
         self.measures, self.taken = measures, {k: Stepper(f).names for k, f in measures.items()}
         self.traits, self.__name__ = Traits(taps=tuple(measures)), f"tap({', '.join(measures)})"
-        given = {p.name: p for k, f in measures.items() for p in inspect.signature(f).parameters.values() if p.name in self.taken[k]}
+        given = {}
+        for k, f in measures.items():
+            params = inspect.signature(f).parameters.values()
+            given |= {p.name: p for p in params if p.name in self.taken[k]}
         self.__signature__ = inspect.Signature([P, *(p.replace(kind=p.KEYWORD_ONLY) for p in given.values())])
 
     def __call__(self, p, **values):
-        return _flat({k: f(p, **{n: values[n] for n in self.taken[k] if n in values}) for k, f in self.measures.items()})
+        def taken(k): return {n: values[n] for n in self.taken[k] if n in values}
+        return _flat({k: f(p, **taken(k)) for k, f in self.measures.items()})
 
     def __reduce__(self): return partial(tap, **self.measures), ()
     def __repr__(self): return self.__name__
@@ -55,11 +61,16 @@ def _flat(found) -> dict:
 
 def _numbered(k, v):
     for name, x in ((f'{k}.{i}', x) for i, x in enumerate(v)) if isinstance(v, (list, tuple)) else [(k, v)]:
-        if getattr(x, 'ndim', 0): raise TypeError(f"tap `{k}` measures a tensor of shape {tuple(x.shape)}, not a number. Reduce it: `.mean()`, …")
+        if getattr(x, 'ndim', 0):
+            raise TypeError(f"tap `{k}` measures a tensor of shape {tuple(x.shape)}, not a number. "
+                            "Reduce it: `.mean()`, …")
         yield name, x
 
 
-def _tensor(p, name, values): return at_least_float32(p.data if name == 'p' else p.grad.data if name == 'grad' else values[name])
+def _tensor(p, name, values):
+    if name == 'p': return at_least_float32(p.data)
+    if name == 'grad': return at_least_float32(p.grad.data)
+    return at_least_float32(values[name])
 
 
 class _Measure:
@@ -68,7 +79,8 @@ class _Measure:
     def __init__(self, f, *names):
         self.f, self.names = f, names
         needed = [n for n in dict.fromkeys(names) if n not in ('p', 'grad')]
-        self.__signature__ = inspect.Signature([P, *(inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in needed)])
+        taken = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in needed]
+        self.__signature__ = inspect.Signature([P, *taken])
 
     def __call__(self, p, **values): return self.f(*(_tensor(p, n, values) for n in self.names))
 
@@ -121,8 +133,8 @@ class Record:
     """Keep what the taps of an optimizer measure in each step.
 
     `record['grad_norm']` is an array of shape (steps, parameters).
-    It is NaN where a parameter had no gradient. Nothing waits for the device until the record is read. Raises `ValueError` if the
-    optimizer has no taps.
+    It is NaN where a parameter had no gradient. Nothing waits for the device until the record is read.
+    Raises `ValueError` if the optimizer has no taps.
     """
     @entry
     def __init__(self,
@@ -133,7 +145,8 @@ class Record:
         if every < 1: raise ValueError(EVERY.format(every))
         opt = _itself(opt)
         if not any(s.taps for s in opt.composition.steppers):
-            raise ValueError("no stepper of this optimizer is a tap. Put one in: `opt.insert(tap(grad_norm=norm('grad')), before=0)`.")
+            raise ValueError("no stepper of this optimizer is a tap. "
+                             "Put one in: `opt.insert(tap(grad_norm=norm('grad')), before=0)`.")
         known = {} if model is None else {id(p): k for k, p in model.named_parameters()}
         given = {id(p): k for g in opt.param_groups for p, k in zip(g['params'], g.get('param_names', ()))}
         self.params = [p for g in opt.param_groups for p in g['params']]
@@ -147,14 +160,15 @@ class Record:
         if (self.steps - 1) % self.every: return
         tapped = [k for s in opt.composition.steppers for k in s.taps]
         inside = opt.__dict__.get('_in_backward') # then gradients are gone by now
-        was = [getattr(p, 'grad', None) is not None or inside is not None and id(p) in inside.stepped for p in self.params]
-        row = {}
+        def stepped(p):
+            has_grad = getattr(p, 'grad', None) is not None
+            return has_grad or inside is not None and id(p) in inside.stepped
         states = opt.__dict__['state'] # `opt.state` would wait for a GPU, if a GradScaler may skip the step
-        for name in dict.fromkeys(k for p in self.params for k in states.get(p, ()) if k.partition('.')[0] in tapped):
-            found = [states[p].get(name) if stepped and p in states else None for p, stepped in zip(self.params, was)]
-            row[name] = _stacked(found)
-        self.rows.append(row)
-        self.hypers.append([{k: v.clone() if isinstance(v, Tensor) else v for k, v in h.items()} for h in opt.hypers]) # schedulers write into tensors
+        found = [states[p] if stepped(p) and p in states else {} for p in self.params]
+        kept = dict.fromkeys(k for p in self.params for k in states.get(p, ()))
+        names = [k for k in kept if k.partition('.')[0] in tapped]
+        self.rows.append({k: _stacked([state.get(k) for state in found]) for k in names})
+        self.hypers.append([{k: _as_it_is(v) for k, v in h.items()} for h in opt.hypers])
 
     def stop(self):
         "Record no more."
@@ -167,7 +181,9 @@ class Record:
         return list(dict.fromkeys(k for row in self.rows for k in row))
 
     def __getitem__(self, name) -> np.ndarray:
-        if name not in self.names: raise KeyError(f"there is no record of `{name}`. There are {', '.join(self.names) or 'none, for there was no step yet'}.")
+        if name not in self.names:
+            known = ', '.join(self.names) or 'none, for there was no step yet'
+            raise KeyError(f"there is no record of `{name}`. There are {known}.")
         return self._column(name)
 
     def _column(self, name):
@@ -175,8 +191,11 @@ class Record:
         return torch.stack([row.get(name, none).cpu() for row in self.rows]).numpy()
 
     def __len__(self): return len(self.rows)
-    def __repr__(self): return f"{type(self).__name__} of {', '.join(self.names) or 'nothing yet'}: {len(self)} steps, {len(self.params)} parameters"
     def __getstate__(self): return {**self.__dict__, 'hook': None, 'params': [None for _ in self.params]}
+
+    def __repr__(self):
+        recorded = ', '.join(self.names) or 'nothing yet'
+        return f"{type(self).__name__} of {recorded}: {len(self)} steps, {len(self.params)} parameters"
 
     def frame(self,
         name:str # What was recorded
@@ -193,7 +212,8 @@ class Record:
     ):
         "Draw what was recorded over time, for each parameter. Returns the axes."
         from optimcb.plots import plot_layers
-        return plot_layers({k: self[k] for k in names or self.names}, self.param_names, every=self.every, log=log, axs=axs)
+        drawn = {k: self[k] for k in names or self.names}
+        return plot_layers(drawn, self.param_names, every=self.every, log=log, axs=axs)
 
     def plot_sched(self,
         *names:str, # Hyper-parameters; default: all that are numbers
@@ -204,11 +224,22 @@ class Record:
         Returns the axes. Raises `KeyError`, or `ValueError` before the first step."""
         from optimcb.plots import plot_sched
         if not self.hypers: raise ValueError("there was no step yet, so there is nothing to draw.")
+        known = self.hypers[0][0]
         for k in names:
-            if k not in self.hypers[0][0]: raise KeyError(f"there is no hyper-parameter `{k}`. There are {', '.join(self.hypers[0][0])}.")
-        def is_number(v): return v.numel() == 1 if isinstance(v, Tensor) else np.isscalar(v) and not isinstance(v, (str, bool))
-        names = names or [k for k, v in self.hypers[0][0].items() if is_number(v)]
+            if k not in known:
+                raise KeyError(f"there is no hyper-parameter `{k}`. There are {', '.join(known)}.")
+        names = names or [k for k, v in known.items() if _is_number(v)]
         return plot_sched({k: [[float(h[k]) for h in step] for step in self.hypers] for k in names}, axs=axs)
+
+
+def _is_number(v) -> bool:
+    if isinstance(v, Tensor): return v.numel() == 1
+    return np.isscalar(v) and not isinstance(v, (str, bool))
+
+
+def _as_it_is(v):
+    "A hyper-parameter as it is now: schedulers write into tensors"
+    return v.clone() if isinstance(v, Tensor) else v
 
 
 def _stacked(found) -> Tensor:
@@ -219,7 +250,10 @@ def _stacked(found) -> Tensor:
     first = next((x for x in found if isinstance(x, Tensor)), None)
     if first is None: return torch.tensor([torch.nan if x is None else float(x) for x in found])
     nan = torch.full((), torch.nan, device=first.device)
-    return torch.stack([nan if x is None else x.to(first.device, torch.float32) if isinstance(x, Tensor) else nan + x for x in found])
+    def on_device(x):
+        if x is None: return nan
+        return x.to(first.device, torch.float32) if isinstance(x, Tensor) else nan + x
+    return torch.stack([on_device(x) for x in found])
 
 
 @has_traits(taps=('p_start',))
@@ -231,14 +265,16 @@ def keep_start(p):
 def _moved(p, p_start): return _norm(at_least_float32(p.data) - at_least_float32(p_start))
 
 
-RATIOS = dict(grad_norm=None, update_ratio='weight_norm', effective_lr='grad_norm') # and what the length of the step is divided by
+# What is shown, and what the length of the step is divided by for it
+RATIOS = dict(grad_norm=None, update_ratio='weight_norm', effective_lr='grad_norm')
 
 
 class OptStats(Record):
     """Record gradients and steps of each parameter: `grad_norm`, `update_ratio` and `effective_lr`.
 
-    `update_ratio` is the length of the step over that of the weights, `effective_lr` over that of the gradient.
-    Puts taps into the optimizer, first and last; `stop` takes them out again. They are worked out in each step, whatever `every` is.
+    `update_ratio` is the length of the step over that of the weights, `effective_lr` over that of the
+    gradient. Puts taps into the optimizer, first and last; `stop` takes them out again. They are worked out
+    in each step, whatever `every` is.
     """
     @entry
     def __init__(self,
@@ -248,25 +284,32 @@ class OptStats(Record):
     ):
         if every < 1: raise ValueError(EVERY.format(every))
         opt = _itself(opt)
-        if any(f is keep_start for f in opt.cbs): raise ValueError("this optimizer has an OptStats already. Call its `stop()` first.")
-        self.opt, self.taps = opt, (keep_start, tap(grad_norm=norm('grad')), tap(update_norm=_moved, weight_norm=norm('p')))
-        opt.edit(lambda cbs: [*self.taps[:2], *cbs, self.taps[2]])
+        if any(f is keep_start for f in opt.cbs):
+            raise ValueError("this optimizer has an OptStats already. Call its `stop()` first.")
+        first = keep_start, tap(grad_norm=norm('grad'))
+        last = tap(update_norm=_moved, weight_norm=norm('p'))
+        self.opt, self.taps = opt, (*first, last)
+        opt.edit(lambda cbs: [*first, *cbs, last])
         super().__init__(opt, model, every)
 
     def stop(self):
         "Record no more, and take the taps out of the optimizer."
         super().stop()
-        if self.opt is not None: self.opt.edit(lambda cbs: [f for f in cbs if not any(f is t for t in self.taps)])
+        def is_own(f): return any(f is t for t in self.taps)
+        if self.opt is not None: self.opt.edit(lambda cbs: [f for f in cbs if not is_own(f)])
         self.opt = None
 
     @property
     def names(self) -> list[str]:
         "What was recorded, by other taps too."
-        return [*RATIOS, *(k for k in super().names if k not in ('grad_norm', 'update_norm', 'weight_norm'))] if self.rows else []
+        if not self.rows: return []
+        own = 'grad_norm', 'update_norm', 'weight_norm'
+        return [*RATIOS, *(k for k in super().names if k not in own)]
 
     def _column(self, name):
         over = RATIOS.get(name)
         if not over: return super()._column(name)
-        with np.errstate(divide='ignore', invalid='ignore'): return super()._column('update_norm') / super()._column(over)
+        with np.errstate(divide='ignore', invalid='ignore'):
+            return super()._column('update_norm') / super()._column(over)
 
     def __getstate__(self): return {**super().__getstate__(), 'opt': None, 'taps': ()}
