@@ -13,7 +13,8 @@ from optimcb.training.lookahead import look_ahead
 __all__ = ['Catalog', 'catalog', 'parts']
 
 SHAPE = 64, 64 # of the parameter whose state is counted
-# Parts of several steppers, which are nothing without each other: how they are called, an example, what makes it
+# Parts of several steppers, which are nothing without each other:
+# how they are called, an example, what makes it
 LISTS = {
     'look_ahead()': (look_ahead(), look_ahead),
     'schedule_free()': (optimcb.schedule_free(), optimcb.schedule_free),

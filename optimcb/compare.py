@@ -24,21 +24,28 @@ class Comparison:
     - `losses`: for each optimizer the training loss of each batch, an array of seeds × steps. Where a run
       stopped early there is NaN.
     - `table`: a row for each optimizer. Mean and standard deviation (`…_sd`) over seeds of the last epoch's
-      figures, without the runs that `diverged`, which had a loss that is not finite; the median `seconds` of an
-      epoch; and `state_bytes`, for each element of the parameters, at the end.
+      figures, without the runs that `diverged`, which had a loss that is not finite; the median `seconds` of
+      an epoch; and `state_bytes`, for each element of the parameters, at the end.
     """
     def __init__(self,
         done:list # A dict for each run: `opt`, `seed`, `rows`, `losses`, `diverged`, `state_bytes`
     ):
         import pandas as pd
         whole = pd.DataFrame(done)
-        rows = [dict(opt=o['opt'], seed=o['seed'], epoch=i, **row) for o in done for i, row in enumerate(o['rows'])]
+        rows = []
+        for o in done:
+            rows += [dict(opt=o['opt'], seed=o['seed'], epoch=i, **row) for i, row in enumerate(o['rows'])]
         self.runs = pd.DataFrame(rows, columns=None if rows else ['opt', 'seed', 'epoch', 'seconds'])
         self.figures = [k for k in self.runs if k not in ('opt', 'seed', 'epoch')]
-        last = self.runs.groupby(['opt', 'seed']).tail(1).merge(whole[~whole.diverged][['opt', 'seed']]).groupby('opt')
-        table = {k + end: f() for k in self.figures if k != 'seconds' for end, f in (('', last[k].mean), ('_sd', last[k].std))}
+        finite = whole[~whole.diverged][['opt', 'seed']]
+        last = self.runs.groupby(['opt', 'seed']).tail(1).merge(finite).groupby('opt')
+        table = {}
+        for k in self.figures:
+            if k != 'seconds': table |= {k: last[k].mean(), f'{k}_sd': last[k].std()}
         by_opt = whole.groupby('opt', sort=False)
-        table |= dict(seconds=self.runs.groupby('opt').seconds.median(), diverged=by_opt.diverged.sum(), state_bytes=by_opt.state_bytes.mean())
+        table['seconds'] = self.runs.groupby('opt').seconds.median()
+        table['diverged'] = by_opt.diverged.sum()
+        table['state_bytes'] = by_opt.state_bytes.mean()
         self.losses = {n: pd.DataFrame(list(o)).to_numpy() for n, o in by_opt.losses}
         self.table = pd.DataFrame(table, list(self.losses))
 
@@ -49,13 +56,17 @@ class Comparison:
     ):
         "Draw a curve for each optimizer with its spread over seeds. Returns the axes."
         if what == 'loss': return plot_curves(self.losses, ax, **{'ylabel': 'training loss', **kwargs})
-        if what not in self.figures: raise ValueError(f"there is no `{what}` to plot. There are loss, {', '.join(self.figures)}.")
-        curves = {n: g.pivot(index='seed', columns='epoch', values=what).to_numpy() for n, g in self.runs.groupby('opt', sort=False)}
+        if what not in self.figures:
+            raise ValueError(f"there is no `{what}` to plot. There are loss, {', '.join(self.figures)}.")
+        by_opt = self.runs.groupby('opt', sort=False)
+        curves = {n: g.pivot(index='seed', columns='epoch', values=what).to_numpy() for n, g in by_opt}
         return plot_curves(curves, ax, **{'xlabel': 'epoch', 'ylabel': what, **kwargs})
 
     def _shown(self):
-        pairs = {k: zip(self.table[k], self.table.get(f'{k}_sd', [np.nan]*len(self.table))) for k in self.figures}
-        shown = {k: [f'{m:#.4g} ± {s:.1g}'.removesuffix(' ± nan') for m, s in pair] for k, pair in pairs.items()}
+        shown, no_sd = {}, [np.nan]*len(self.table)
+        for k in self.figures:
+            pairs = zip(self.table[k], self.table.get(f'{k}_sd', no_sd))
+            shown[k] = [f'{m:#.4g} ± {s:.1g}'.removesuffix(' ± nan') for m, s in pairs]
         return self.table.assign(**shown)[[*shown, 'diverged', 'state_bytes']]
 
     def __repr__(self): return self._shown().to_string()
@@ -64,11 +75,11 @@ class Comparison:
 
 @entry
 def compare(
-    make_learner:Callable, # Makes a new fastai `Learner`, model included, with the `opt_func` that it is given
-    opt_funcs:dict|list, # Name -> `opt_func`, or `(opt_func, dict of fit arguments of its own)`; or a list, which takes names from its functions
+    make_learner:Callable, # Makes a new fastai `Learner`, model included, with the `opt_func` it is given
+    opt_funcs:dict|list, # Name -> `opt_func`, or `(opt_func, own fit_kwargs)`; or a list, named by its items
     n_epoch:int=1, # Epochs of each run
     seeds:int|list=3, # How many seeds, from 0 on, or which
-    fit:str|Callable='fit_one_cycle', # Name of a method of the Learner, or a function `fit(learn, n_epoch, **fit_kwargs)`
+    fit:str|Callable='fit_one_cycle', # A Learner's method, or a function `fit(learn, n_epoch, **fit_kwargs)`
     progress:bool=False, # Show one bar, over all runs?
     **fit_kwargs # Other arguments of `fit`, for all optimizers
 ) -> Comparison:
@@ -82,14 +93,20 @@ def compare(
     try:
         from fastai.callback.schedule import no_random  # and the ways to fit
         from fastprogress.fastprogress import progress_bar
-    except ImportError as e: raise ImportError(f"compare trains fastai's Learners, but {e}. Install it: pip install 'optimcb[fastai]'.") from None
+    except ImportError as e:
+        raise ImportError(f"compare trains fastai's Learners, but {e}. "
+                          "Install it: pip install 'optimcb[fastai]'.") from None
     _check_takes_one(make_learner)
     opts, seeds = _opts(opt_funcs), list(range(seeds) if isinstance(seeds, Integral) else seeds)
-    if not seeds or len(set(seeds)) < len(seeds): raise ValueError(f"`seeds` must be how many, 1 or more, or a list of ones that differ, but are {seeds}.")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError("`seeds` must be how many, 1 or more, or a list of ones that differ, "
+                         f"but are {seeds}.")
     done, weights, runs = [], {}, [(seed, name, *opts[name]) for seed in seeds for name in opts]
     for seed, name, f, own in progress_bar(runs, leave=False) if progress else runs:
         try:
-            with no_random(seed): done.append({'opt': name, 'seed': seed, **_run(make_learner, f, seed, fit, n_epoch, {**fit_kwargs, **own}, weights)})
+            with no_random(seed):
+                found = _run(make_learner, f, seed, fit, n_epoch, {**fit_kwargs, **own}, weights)
+                done.append({'opt': name, 'seed': seed, **found})
         except BaseException as e:
             note = f"This was optimizer {name!r} with seed {seed}; {len(done)} of {len(runs)} runs were done."
             if hasattr(e, 'add_note'): e.add_note(note)
@@ -104,35 +121,44 @@ def _check_takes_one(make_learner):
     "Raise `TypeError` for what can't be called with an `opt_func`"
     example = "as `def make_learner(opt_func): return Learner(dls, model(), opt_func=opt_func)` does"
     if not callable(make_learner):
-        raise TypeError(f"`make_learner` must be a function that makes a Learner of an `opt_func`, {example}, "
-                        f"but is a {type(make_learner).__name__}.")
+        raise TypeError("`make_learner` must be a function that makes a Learner of an `opt_func`, "
+                        f"{example}, but is a {type(make_learner).__name__}.")
     try: signature = inspect.signature(make_learner)
     except ValueError: return # a builtin that keeps its signature to itself
     try: signature.bind(None)
     except TypeError as e:
-        raise TypeError(f"`make_learner` is called with an `opt_func`, for which it makes a Learner, {example}. "
-                        f"But `{getattr(make_learner, '__name__', make_learner)}{signature}` can't be: {e}.") from None
+        name = getattr(make_learner, '__name__', make_learner)
+        raise TypeError("`make_learner` is called with an `opt_func`, for which it makes a Learner, "
+                        f"{example}. But `{name}{signature}` can't be: {e}.") from None
 
 
 def _run(make_learner, f, seed, fit, n_epoch, kwargs, weights) -> dict:
     "Train once; `weights` are the sums of those with which the runs of each seed start"
     from fastai.basics import Learner, set_seed
     learn = make_learner(f)
-    if not isinstance(learn, Learner): raise TypeError(f"`make_learner` must return a Learner, but returned {learn!r:.80} ({type(learn).__name__}).")
+    if not isinstance(learn, Learner):
+        raise TypeError(f"`make_learner` must return a Learner, but returned {learn!r:.80} "
+                        f"({type(learn).__name__}).")
     train = getattr(type(learn), fit, None) if isinstance(fit, str) else fit
-    if not callable(train): raise ValueError(f"a Learner has no `{fit}`.{suggest(str(fit), dir(Learner))} Pass the name of a method that fits, or a function.")
+    if not callable(train):
+        raise ValueError(f"a Learner has no `{fit}`.{suggest(str(fit), dir(Learner))} "
+                         "Pass the name of a method that fits, or a function.")
     start = [v.double().sum().item() for v in learn.model.parameters()]
     if weights.setdefault(seed, start) != start:
-        raise ValueError("the model doesn't start as for the first optimizer, with the same weights. Make it inside of `make_learner`.")
+        raise ValueError("the model doesn't start as for the first optimizer, with the same weights. "
+                         "Make it inside of `make_learner`.")
     getattr(learn.dls, 'n_inp', None) # fastai's loaders draw an item when they are first asked
     set_seed(seed, reproducible=True)
     for dl in getattr(learn.dls, 'loaders', ()): _seed_loader(dl, seed)
     record = _record()
     with learn.no_bar(), learn.no_logging(), learn.added_cbs(record): train(learn, n_epoch, **kwargs)
-    if not record.steps: raise ValueError("there was no batch to train on. Is the training set smaller than a batch, or doesn't `fit` train?")
+    if not record.steps:
+        raise ValueError("there was no batch to train on. "
+                         "Is the training set smaller than a batch, or doesn't `fit` train?")
     losses = torch.stack(record.steps).double().cpu().numpy()
     last = [v for row in record.rows[-1:] for k, v in row.items() if k.endswith('loss')]
-    return dict(rows=record.rows, losses=losses, diverged=not np.isfinite([*losses, *last]).all(), state_bytes=_state_bytes(learn.opt))
+    diverged = not np.isfinite([*losses, *last]).all()
+    return dict(rows=record.rows, losses=losses, diverged=diverged, state_bytes=_state_bytes(learn.opt))
 
 
 def _record():
@@ -146,7 +172,8 @@ def _record():
         def before_backward(self): self.steps.append(self.learn.loss.detach())
         def after_epoch(self):
             row = dict(zip(self.learn.recorder.metric_names[1:], self.learn.recorder.values[-1]))
-            self.rows.append({k: v for k, v in row.items() if isinstance(v, Real)} | {'seconds': time.perf_counter() - self.start})
+            numbers = {k: v for k, v in row.items() if isinstance(v, Real)}
+            self.rows.append(numbers | {'seconds': time.perf_counter() - self.start})
     return Record()
 
 
@@ -160,14 +187,18 @@ def _seed_loader(dl, seed):
 def _state_bytes(opt) -> float:
     "Bytes of the tensors in an optimizer's state, for each element of its parameters"
     states = getattr(opt, 'opt', opt).state.values() # what is wrapped has it
-    used = sum(v.numel()*v.element_size() for s in states if isinstance(s, dict) for v in s.values() if torch.is_tensor(v))
+    tensors = [v for s in states if isinstance(s, dict) for v in s.values() if torch.is_tensor(v)]
+    used = sum(v.numel()*v.element_size() for v in tensors)
     return used / sum(p.numel() for ps in opt.param_lists for p in ps)
 
 
 def _opts(opt_funcs) -> dict:
     "Name -> (`opt_func`, fit arguments of its own)"
-    pairs = {k: o for k, o in opt_funcs.items() if isinstance(o, tuple)} if isinstance(opt_funcs, dict) else {}
+    pairs = {}
+    if isinstance(opt_funcs, dict): pairs = {k: o for k, o in opt_funcs.items() if isinstance(o, tuple)}
     for k, o in pairs.items():
-        if len(o) != 2 or not isinstance(o[1], dict): raise TypeError(f"'{k}' must be an `opt_func`, or a pair of one and a dict for `fit`, but is {o!r:.80}.")
+        if len(o) != 2 or not isinstance(o[1], dict):
+            raise TypeError(f"'{k}' must be an `opt_func`, or a pair of one and a dict for `fit`, "
+                            f"but is {o!r:.80}.")
     named = _named({**opt_funcs, **{k: o[0] for k, o in pairs.items()}} if pairs else opt_funcs)
     return {k: (f, pairs[k][1] if k in pairs else {}) for k, f in named.items()}

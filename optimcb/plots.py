@@ -16,7 +16,7 @@ __all__ = ['animate_paths', 'plot_curves', 'plot_layers', 'plot_paths', 'plot_sc
 
 @entry
 def plot_paths(
-    opt_funcs:dict|list, # Names and what makes an optimizer of parameters, with `lr` in it; or a list, to be named after its elements
+    opt_funcs:dict|list, # Names and what makes optimizers, with `lr` in it; or a list, named by its items
     problem:Problem|str='rosenbrock', # Where to go, or its name in `PROBLEMS`
     steps:int=100, # How many steps
     start:tuple|None=None, # Where from, x and y; default: the problem's start
@@ -31,7 +31,7 @@ def plot_paths(
 
 @entry
 def animate_paths(
-    opt_funcs:dict|list, # Names and what makes an optimizer of parameters, with `lr` in it; or a list, to be named after its elements
+    opt_funcs:dict|list, # Names and what makes optimizers, with `lr` in it; or a list, named by its items
     problem:Problem|str='rosenbrock', # Where to go, or its name in `PROBLEMS`
     steps:int=100, # How many steps
     every:int|None=None, # Steps from frame to frame; default: as few as make no more than 50 frames
@@ -64,7 +64,7 @@ def animate_paths(
 
 @entry
 def plot_curves(
-    curves:dict, # Names and values: an array of shape (steps,) or (seeds, steps), or a list of such curves of any lengths
+    curves:dict, # Names and values: of shape (steps,) or (seeds, steps), or a list of curves of any lengths
     ax=None, # Axes to draw on; default: a new figure's
     smooth:float=0., # Coefficient of past values, 0 (as they are) to 1; each seed's curve is smoothed
     log:bool=False, # Logarithmic values?
@@ -80,7 +80,8 @@ def plot_curves(
     left.
     """
     plt = _pyplot()
-    if not 0 <= smooth < 1: raise ValueError(f"`smooth` must be at least 0 and less than 1, but is {smooth}. 0 doesn't smooth.")
+    if not 0 <= smooth < 1:
+        raise ValueError(f"`smooth` must be at least 0 and less than 1, but is {smooth}. 0 doesn't smooth.")
     curves = {k: _smoothed(_padded(k, v), smooth) for k, v in _filled(curves, 'curves').items()}
     if ax is None: ax = plt.figure(figsize=figsize, layout='constrained').subplots()
     for k, seeds in curves.items():
@@ -88,7 +89,9 @@ def plot_curves(
         mean, sd = (o.filled(np.nan) for o in (there.mean(0), there.std(0, ddof=1)))
         line, low = ax.plot(mean, label=k)[0], mean - sd
         if log: low = np.where(low <= 0, np.fmin.reduce(seeds), low) # there is no zero on a logarithmic axis
-        if len(seeds) > 1: ax.fill_between(np.arange(len(mean)), low, mean+sd, color=line.get_color(), alpha=0.25, lw=0)
+        if len(seeds) > 1:
+            color = line.get_color()
+            ax.fill_between(np.arange(len(mean)), low, mean+sd, color=color, alpha=0.25, lw=0)
     ax.set(xlabel=xlabel, ylabel=ylabel, yscale='log' if log else 'linear')
     ax.legend()
     return ax
@@ -96,7 +99,7 @@ def plot_curves(
 
 @entry
 def plot_sched(
-    scheds:dict, # Hyper-parameters and schedules: functions of the position, 0 to 1, as fastai's `ParamScheduler` has, or lists of values
+    scheds:dict, # Hyper-parameters and functions of the position, 0 to 1, as fastai has, or lists of values
     n:int=100, # At how many positions a function is drawn
     axs=None # Axes to draw on, one a hyper-parameter; default: a new figure's
 ) -> np.ndarray:
@@ -132,8 +135,9 @@ def plot_layers(
             for column, layer in zip(v.T, layers): ax.plot(steps, column, label=layer, lw=1)
             ax.set_yscale('log' if log else 'linear')
         else:
-            shown = ax.imshow(v.T, aspect='auto', interpolation='none', norm='log' if log and np.isfinite(v).any() else 'linear',
-                              extent=(1 - every/2, steps[-1] + every/2, len(layers) - 0.5, -0.5))
+            norm = 'log' if log and np.isfinite(v).any() else 'linear'
+            extent = 1 - every/2, steps[-1] + every/2, len(layers) - 0.5, -0.5
+            shown = ax.imshow(v.T, aspect='auto', interpolation='none', norm=norm, extent=extent)
             ax.figure.colorbar(shown, ax=ax)
             _name_rows(ax, layers)
         ax.set(title=name, xlabel='step')
@@ -160,18 +164,22 @@ def _axes(n, axs, size) -> np.ndarray:
     if axs is None:
         cols = min(3, n)
         rows = -(-n//cols)
-        axs = _pyplot().figure(figsize=(size[0]*cols, size[1]*rows), layout='constrained').subplots(rows, cols, squeeze=False).ravel()
+        figure = _pyplot().figure(figsize=(size[0]*cols, size[1]*rows), layout='constrained')
+        axs = figure.subplots(rows, cols, squeeze=False).ravel()
         for ax in axs[n:]: ax.remove()
         axs = axs[:n]
     axs = np.ravel(axs)
-    if len(axs) != n: raise ValueError(f"there are {len(axs)} axes for {n} pictures. Pass one for each, or none.")
+    if len(axs) != n:
+        raise ValueError(f"there are {len(axs)} axes for {n} pictures. Pass one for each, or none.")
     return axs
 
 
 def _pyplot():
     try:
         import matplotlib.pyplot as plt
-    except ImportError as e: raise ImportError(f"pictures need matplotlib, which can't be imported ({e}). Install it: pip install 'optimcb[nbs]'.") from None
+    except ImportError as e:
+        raise ImportError(f"pictures need matplotlib, which can't be imported ({e}). "
+                          "Install it: pip install 'optimcb[nbs]'.") from None
     return plt
 
 
@@ -181,14 +189,20 @@ def _draw(opt_funcs, problem, steps, start, ax, figsize) -> tuple:
     ink, paper = plt.rcParams['text.color'], plt.rcParams['axes.facecolor']
     for k, o in opt_funcs.items(): _check_complete(k, o)
     paths = [path(o, problem, steps, start) for o in opt_funcs.values()]
-    beside = dict(loc='upper left', bbox_to_anchor=(1, 1), frameon=False) if ax is None else dict(fontsize='small') # beside new axes there is room
-    if ax is None: ax = plt.figure(figsize=figsize, layout='constrained').subplots()
+    legend = dict(fontsize='small')
+    if ax is None:
+        legend = dict(loc='upper left', bbox_to_anchor=(1, 1), frameon=False) # beside new axes there is room
+        ax = plt.figure(figsize=figsize, layout='constrained').subplots()
     _contours(ax, problem, ink)
-    lines = [ax.plot(*xy.T, 'o-', ms=7, mec=paper, markevery=[_finite(xy)-1], label=f'{k}: {_final(problem, xy)}')[0] for k, xy in zip(opt_funcs, paths)]
+    lines = []
+    for k, xy in zip(opt_funcs, paths):
+        text = f'{k}: {_final(problem, xy)}'
+        lines.append(ax.plot(*xy.T, 'o-', ms=7, mec=paper, markevery=[_finite(xy)-1], label=text)[0])
     ax.plot(*paths[0][0], 'o', ms=7, mfc=paper, mec=ink, label='start', zorder=3)
-    if problem.minimum: ax.plot(*problem.minimum, '*', ms=17, mfc=ink, mec='none', label='minimum', zorder=1.9)
+    if problem.minimum:
+        ax.plot(*problem.minimum, '*', ms=17, mfc=ink, mec='none', label='minimum', zorder=1.9)
     ax.set(title=problem.name, xlabel='x', ylabel='y', xlim=problem.xlim, ylim=problem.ylim)
-    ax.legend(**beside)
+    ax.legend(**legend)
     return ax, paths, lines
 
 
@@ -202,7 +216,8 @@ def _check_complete(name, opt_func):
             works = 'lr' in str(e) and _works_with_lr(opt_func, p)
             if not works: raise
             made = getattr(opt_func, '__name__', '…')
-            raise TypeError(f"'{name}' makes no optimizer without a learning rate. Pass `partial({made}, lr=0.1)`, say.") from None
+            raise TypeError(f"'{name}' makes no optimizer without a learning rate. "
+                            f"Pass `partial({made}, lr=0.1)`, say.") from None
 
 
 def _works_with_lr(opt_func, p) -> bool:
@@ -220,21 +235,27 @@ def _contours(ax, problem, ink):
     low = np.quantile(z.compressed(), 0.01)
     if z.max() > 1000*low > 0: z = np.ma.log(np.ma.maximum(z, low))
     levels = np.linspace(z.min(), z.max(), 16)
-    ax.contourf(x, y, z, levels, cmap=LinearSegmentedColormap.from_list('', [to_rgba(ink, 0), to_rgba(ink, 0.25)]))
+    shade = LinearSegmentedColormap.from_list('', [to_rgba(ink, 0), to_rgba(ink, 0.25)])
+    ax.contourf(x, y, z, levels, cmap=shade)
     ax.contour(x, y, z, levels[1:-1], colors=[ink], alpha=0.2, linewidths=0.8, linestyles='solid')
 
 
 def _finite(xy): return int(np.isfinite(xy).all(1).sum())
 
 
-def _final(problem, xy): return f'{problem.f(*torch.tensor(xy[-1])).item():.2g}' if np.isfinite(xy[-1]).all() else 'diverged'
+def _final(problem, xy):
+    if not np.isfinite(xy[-1]).all(): return 'diverged'
+    return f'{problem.f(*torch.tensor(xy[-1])).item():.2g}'
 
 
 def _filled(d, name):
     if not isinstance(d, dict):
         shown = _name(d) if callable(d) else repr(d)
-        raise TypeError(f"`{name}` must be a dict of names and what to draw, but is {shown:.80} ({type(d).__name__}).")
-    if not d: raise ValueError(f"`{name}` is empty: there is nothing to draw. Pass a name and what to draw, at least.")
+        raise TypeError(f"`{name}` must be a dict of names and what to draw, but is {shown:.80} "
+                        f"({type(d).__name__}).")
+    if not d:
+        raise ValueError(f"`{name}` is empty: there is nothing to draw. "
+                         "Pass a name and what to draw, at least.")
     return d
 
 
@@ -243,10 +264,14 @@ def _named(opt_funcs) -> dict:
     if isinstance(opt_funcs, (list, tuple)):
         names = [_name(o) for o in opt_funcs]
         same = {k for k in names if names.count(k) > 1}
-        if same: raise ValueError(f"`opt_funcs` has more than one {' and '.join(sorted(same))}. Pass a dict, with a name for each.")
+        if same:
+            raise ValueError(f"`opt_funcs` has more than one {' and '.join(sorted(same))}. "
+                             "Pass a dict, with a name for each.")
         opt_funcs = dict(zip(names, opt_funcs))
     for k, o in _filled(opt_funcs, 'opt_funcs').items():
-        if not callable(o): raise TypeError(f"'{k}' in `opt_funcs` must be called to make an optimizer, but is {o!r:.80}. Pass e.g. partial(SGD, lr=0.1).")
+        if not callable(o):
+            raise TypeError(f"'{k}' in `opt_funcs` must be called to make an optimizer, but is {o!r:.80}. "
+                            "Pass e.g. partial(SGD, lr=0.1).")
     return opt_funcs
 
 
@@ -264,7 +289,8 @@ def _padded(name, curve) -> np.ndarray:
     rows = list(curve) if np.iterable(curve) else []
     rows = [np.asarray(r, dtype=float) for r in ([rows] if rows and np.ndim(rows[0]) == 0 else rows)]
     if not rows or any(r.ndim != 1 or not r.size for r in rows):
-        raise ValueError(f"'{name}' in `curves` must have the shape (steps,) or (seeds, steps), but is {curve!r:.80}. Reshape it.")
+        raise ValueError(f"'{name}' in `curves` must have the shape (steps,) or (seeds, steps), "
+                         f"but is {curve!r:.80}. Reshape it.")
     res = np.full((len(rows), max(map(len, rows))), np.nan)
     for o, r in zip(res, rows): o[:len(r)] = np.where(np.isfinite(r), r, np.nan)
     return res
@@ -282,7 +308,11 @@ def _smoothed(seeds, beta) -> np.ndarray:
 
 def _values(name, sched, n) -> np.ndarray:
     "The values of a schedule as (positions,) or (positions, groups)"
-    if not callable(sched) and not np.iterable(sched): raise TypeError(f"'{name}' in `scheds` must be a function or a list of values, but is {sched!r:.80}.")
-    res = np.array([np.asarray(o, dtype=float) for o in (map(sched, np.linspace(0, 1, n).tolist()) if callable(sched) else sched)])
-    if not res.size or res.ndim > 2: raise ValueError(f"'{name}' in `scheds` has shape {res.shape}, but must be a number, or one a group, at each position.")
+    if not callable(sched) and not np.iterable(sched):
+        raise TypeError(f"'{name}' in `scheds` must be a function or a list of values, but is {sched!r:.80}.")
+    values = map(sched, np.linspace(0, 1, n).tolist()) if callable(sched) else sched
+    res = np.array([np.asarray(o, dtype=float) for o in values])
+    if not res.size or res.ndim > 2:
+        raise ValueError(f"'{name}' in `scheds` has shape {res.shape}, "
+                         "but must be a number, or one a group, at each position.")
     return res

@@ -35,8 +35,8 @@ beale = Problem(
 # (Polyak 1964; function and start of Saitoh 2016)
 ravine = Problem('ravine', lambda x, y: x**2/20 + y**2, (-7., 2.), (0., 0.), (-8, 4), (-3, 3))
 
-# x² - y² at the origin, where optimizers get stuck (Dauphin et al. 2014); y⁴/8 makes two minima, at y = ±2.
-# It starts a little off the ridge
+# x² - y² at the origin, where optimizers get stuck (Dauphin et al. 2014).
+# y⁴/8 makes two minima, at y = ±2. It starts a little off the ridge
 saddle = Problem('saddle', lambda x, y: x**2 - y**2 + y**4/8, (-1.5, 0.01), None, (-2, 2), (-3, 3))
 
 PROBLEMS = {p.name: p for p in (rosenbrock, beale, ravine, saddle)}

@@ -154,7 +154,8 @@ class Explanation:
         for k in self.kinds:
             for name, (_, dtype, extent) in k.kinds.items():
                 missing = [p for p in k.params if name not in there[id(p)]]
-                sizes = [p.numel() if extent is PER_ELEMENT else math.prod(extent.shape or ()) for p in missing]
+                each = extent is PER_ELEMENT
+                sizes = [p.numel() if each else math.prod(extent.shape or ()) for p in missing]
                 res += sum(sizes)*dtype.itemsize
         return res
 
@@ -224,8 +225,12 @@ class Explanation:
         warn("`doubts` of an explanation is called `warnings` now.", DeprecationWarning)
         return self.warnings
 
+    @entry
     def __str__(self): return report.as_text(self)
+
     def __repr__(self): return str(self)
+
+    @entry
     def _repr_html_(self): return report.as_html(self)
 
 

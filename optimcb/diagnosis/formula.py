@@ -26,8 +26,8 @@ class Formula:
 
     Shown as LaTeX in a notebook, as text elsewhere. State is 0 before the first step, but for what `starts`
     says: an expression, or None if the state isn't there. The formula holds where the conditions `assumed`,
-    on hyper-parameters alone, hold. `notes` say more, one of them for each `f(…)`. The text is Python: names
-    are numbers and tensors, functions those of `math` and `torch`.
+    on hyper-parameters alone, hold. `notes` say more, one of them for each `f(…)`. The text is Python:
+    names are numbers and tensors, functions those of `math` and `torch`.
     """
     def __init__(self,
         what:Step|Behaviour, # A step, from `look`, as it is; or what steppers do in all steps

@@ -133,7 +133,8 @@ class _Merger:
 
     def tensors(self) -> set:
         "State that some stepper writes as a tensor"
-        written = [line for samples in self.samples.values() for s in samples for line in s.outcome.names.values()]
+        outcomes = [s.outcome for samples in self.samples.values() for s in samples]
+        written = [line for o in outcomes for line in o.names.values()]
         return {line.name for line in written if line.kept and not line.e.scalar}
 
     def agreed(self, place, samples, why=LEAKS) -> Outcome:

@@ -15,7 +15,8 @@ def providers(
 ) -> list[str]:
     "List the library's steppers that make `name`: those that keep it, or else those that mention it."
     ours = [Stepper(getattr(steppers, o)) for o in steppers.__all__ if o not in steppers.FORMULAS]
-    ours = [s for s in ours if not s.label.startswith('lazy_')] # these do the same, for groups without momentum
+    # lazy ones do the same, for groups without momentum
+    ours = [s for s in ours if not s.label.startswith('lazy_')]
     found = [s for s in ours if name in s.mentions and name not in s.required]
     if name not in ONE_STEP: return [s.label for s in [s for s in found if name in s.names] or found]
     return [s.label for s in found if not s.label.endswith('_step')] # those use it up
@@ -82,8 +83,8 @@ def _to_put(name, others, e, known) -> str:
         if meant and meant not in e.values: made_by = providers(meant)
     near = f" Did you mean `{meant}`?" if meant else ''
     if made_by: return f"{near} Put {_listed(made_by, others)} before `{e.stepper}` in `cbs`."
-    res = (f"{near} Pass it as a hyper-parameter, `Optimizer(…, {name}=…)`, or put a stepper that returns it "
-           f"before `{e.stepper}` in `cbs`.")
+    res = (f"{near} Pass it as a hyper-parameter, `Optimizer(…, {name}=…)`, "
+           f"or put a stepper that returns it before `{e.stepper}` in `cbs`.")
     if near or name in KNOWN: return res
     return f"{res} If you put it into `opt.state` yourself, give it a default of None, or pass `check=False`."
 

@@ -29,7 +29,8 @@ FLAGS = ['-O3', '-march=native', '-std=gnu11', '-fPIC', '-shared', '-w', '-ffp-c
          '-fno-math-errno', '-fno-trapping-math', '-fopenmp-simd']
 PATIENCE = 60 # seconds that a compiler has
 DAY = 24*60*60 # seconds
-OPENMP = 'GOMP_parallel', 'omp_get_thread_num', 'omp_get_num_threads', 'GOMP_barrier' # functions that kernels call
+OPENMP = ('GOMP_parallel', 'omp_get_thread_num', 'omp_get_num_threads',
+          'GOMP_barrier') # functions that kernels call
 DIGEST = 32 # bytes at the end of a file in the cache
 
 _lock, _loaded = threading.RLock(), {} # one that an interrupt left locked doesn't lock its own thread out

@@ -77,12 +77,15 @@ class Writer:
         "The declaration of node `i`"
         n = self.p.nodes[i]
         ctype, suffix, _, read, written = TYPES[n.dtype]
-        if n.op in IN_MEMORY: e = read.format(f'm{self.column[self.p.column(i)]}[{"i" if n.extent is PER_ELEMENT else 0}]')
+        if n.op in IN_MEMORY:
+            at = 'i' if n.extent is PER_ELEMENT else 0
+            e = read.format(f'm{self.column[self.p.column(i)]}[{at}]')
         elif n.op == 'numel': e = 'J->numel[t]'
         elif n.op == 'total': e = f'J->totals[{self.p.totals.index(i)}]'
         elif n.op in REDUCTIONS: e = f'J->sums[t*{len(self.p.sums)} + {self.p.sums.index(i)}]'
         elif n.op == 'cast':
-            e = self.operand(n.args[0], self.p.nodes[n.args[0]].result_dtype if n.args[0] >= 0 else torch.float64)
+            of = n.args[0]
+            e = self.operand(of, self.p.nodes[of].result_dtype if of >= 0 else torch.float64)
             if n.dtype is torch.bool: e = f'{e} != 0'
             elif read != _plain: e = read.format(written.format(f'(float){e}')) # rounded to 16 bits
         else:

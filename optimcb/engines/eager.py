@@ -91,7 +91,8 @@ class _View:
         grad = self.given if scaling.scale is None else scaling.unscaled(self.given)
         if p.is_complex(): grad = self._see(AsReal, grad)
         if grad.layout is torch.sparse_coo:
-            dense = dense or composition.wants_dense_grad({**hypers, **state}) or not has_rows(self.p, self.state)
+            dense = dense or composition.wants_dense_grad({**hypers, **state})
+            dense = dense or not has_rows(self.p, self.state)
             grad = grad.to_dense() if dense else self._see(Rows, grad)
         if composition.spares_grads or scaling.scale is not None: self.p.grad = grad
         else:

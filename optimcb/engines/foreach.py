@@ -22,8 +22,10 @@ class Launch(launch.Launch):
         super().__init__(members, at)
         p = self.program
         self.read = [n.operands if n.op not in LEAVES else () for n in p.nodes]
-        order = [k for levels, calls in zip(p.phases, p.calls_by_phase) # as they are worked out
-                 for k in (*(k for k, n in enumerate(p.nodes) if p.levels[k] in levels and n.op != 'call'), *calls)]
+        order = [] # as they are worked out
+        for levels, calls in zip(p.phases, p.calls_by_phase):
+            order += [k for k, n in enumerate(p.nodes) if p.levels[k] in levels and n.op != 'call']
+            order += calls
         self.last_use = {a: k for k in order for a in self.read[k] if a >= 0}
         for a in (*(s.value for s in p.stores), *p.handed.values(), *(p.nodes[i].args[0] for i in p.totals)):
             self.last_use.pop(a, None) # kept to the end
@@ -78,7 +80,8 @@ class Launch(launch.Launch):
         if o < 0: return slots[~o]
         n, x = self.program.nodes[o], values[o] if o in values else lists[self.program.nodes[o].args[0]]
         params = self.members[j][0].params
-        return [t.expand(p.shape) if n.extent is PER_ELEMENT and t.shape != p.shape else t for t, p in zip(x, params)]
+        each = n.extent is PER_ELEMENT
+        return [t.expand(p.shape) if each and t.shape != p.shape else t for t, p in zip(x, params)]
 
     def _note_results(self, j, made): self.known[j][-1].update(made)
 
@@ -98,13 +101,16 @@ class Launch(launch.Launch):
         args = [values[o] if o >= 0 else slots[~o] for o in n.operands]
         if n.op in REDUCTIONS:
             given = args[0]
-            if not isinstance(given, list): given = [torch.full_like(p, given, dtype=n.dtype) for p in a.params]
+            if not isinstance(given, list):
+                given = [torch.full_like(p, given, dtype=n.dtype) for p in a.params]
             expanded = (x if x.shape == p.shape else x.expand(p.shape) for x, p in zip(given, a.params))
             return [_reduced(n.op, x) for x in expanded]
         op = OPS[n.op]
         if n.op == 'cast':
             if not isinstance(args[0], list):
-                def full(p): return torch.full(p.shape if n.extent is PER_ELEMENT else (), args[0], dtype=n.dtype, device=p.device)
+                def full(p):
+                    shape = p.shape if n.extent is PER_ELEMENT else ()
+                    return torch.full(shape, args[0], dtype=n.dtype, device=p.device)
                 return list(map(full, a.params))
             return [x.to(n.dtype) for x in args[0]]
         each = [o >= 0 and self.program.nodes[o].extent is PER_ELEMENT for o in n.operands]

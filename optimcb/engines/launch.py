@@ -65,8 +65,8 @@ class Launch:
                 raise OutputMismatch(f"`{call.name}` returns {type(x).__name__} where a tensor was foreseen.")
             expected = p.shape if n.extent is PER_ELEMENT else (), n.dtype, p.device
             if n.extent is not OPAQUE and (x.shape, x.dtype, x.device) != expected:
-                raise OutputMismatch(f"`{call.name}` returns a tensor of shape {tuple(x.shape)} and of {x.dtype} "
-                               f"on {x.device}, another than was foreseen.")
+                raise OutputMismatch(f"`{call.name}` returns a tensor of shape {tuple(x.shape)} "
+                                     f"and of {x.dtype} on {x.device}, another than was foreseen.")
             if _memory(x) in taken and not (n.extent is OPAQUE and any(x is y for y in given)): x = x.clone()
             taken.add(_memory(x))
             x = x.detach()

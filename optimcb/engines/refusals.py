@@ -70,12 +70,12 @@ class Refusals:
 
         If parameters of the same kind with other state can be recorded, only those with this state are
         refused."""
-        failed = {_kind_with_state(b.key) for e in failures for b in e.alike}
+        failed = {_kind_with_state(b.key) for e in failures for b in e.buckets}
         others = set()
         if len(self.reasons) < MAX_KERNELS:
             others = {_kind(b.key) for b in buckets if _kind_with_state(b.key) not in failed}
         for e in failures:
-            key = e.alike[0].key
+            key = e.buckets[0].key
             if self.all_or_none: self.add(e.reason)
             else: self.add(e.reason, _kind_with_state(key) if _kind(key) in others else _kind(key))
 

@@ -45,7 +45,8 @@ class AsReal:
         grad:Tensor, # Its gradient
         state:dict # Its state
     ):
-        self.all_state, self.original, self.p, self.grad = state, p, torch.view_as_real(p.data), _as_real(grad)
+        self.all_state, self.original = state, p
+        self.p, self.grad = torch.view_as_real(p.data), _as_real(grad)
         def seen(v): return torch.view_as_real(v) if _is_complex(v) and v.shape == p.shape else v
         self.state = {k: seen(v) for k, v in state.items()}
 

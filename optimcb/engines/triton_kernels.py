@@ -35,7 +35,8 @@ def _upload(array, device) -> torch.Tensor:
 def _tables(parts, columns, slots) -> tuple[np.ndarray, np.ndarray]:
     """`chunks` and `tensors`, for parameters of some sizes, here and in all processes; a list of pairs for
     each member"""
-    member, (sizes, unsharded_sizes) = np.repeat(np.arange(len(parts)), list(map(len, parts))), np.concatenate(parts).T
+    member = np.repeat(np.arange(len(parts)), list(map(len, parts)))
+    sizes, unsharded_sizes = np.concatenate(parts).T
     each, ends = np.arange(len(sizes)), np.cumsum(-(-sizes//CHUNK))
     rows = len(parts)*slots + each*columns
     tensors = np.stack([rows, member*slots, unsharded_sizes, np.append(0, ends[:-1]), ends], 1)
@@ -73,7 +74,8 @@ class Launch(KernelLaunch):
         self._send(stream)
         try:
             known = functions(text)
-            self.kernels = [[(known[name], self.count[over]) for name, over in o] for o in self.program.passes]
+            passes = self.program.passes
+            self.kernels = [[(known[name], self.count[over]) for name, over in o] for o in passes]
             for o in self.kernels:
                 for kernel, _ in o: kernel[(0,)](*self.arguments, **OPTIONS) # no program of it runs
         except Exception as e:

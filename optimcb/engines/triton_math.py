@@ -73,7 +73,8 @@ def copysign(a, b): return libdevice.copysign(a, b)
 def lerp_(a, b, w): return tl.where(tl.abs(w) < 0.5, tl.fma(w, b - a, a), tl.fma(-(b - a), 1 - w, b))
 
 @triton.jit
-def softplus_(x, beta, threshold): return tl.where(x * beta > threshold, x, div_(log1p_(exp_(x * beta)), beta))
+def softplus_(x, beta, threshold):
+    return tl.where(x * beta > threshold, x, div_(log1p_(exp_(x * beta)), beta))
 
 
 # Of one number

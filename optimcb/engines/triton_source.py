@@ -57,7 +57,8 @@ def functions(
     """The functions in a source, by name.
 
     Triton reads the text of a function, and finds it where Python looks for lines."""
-    name, found = f'<optimcb {sha256(text.encode()).hexdigest()[:16]}>', {'__name__': 'optimcb.engines.generated'}
+    name = f'<optimcb {sha256(text.encode()).hexdigest()[:16]}>'
+    found = {'__name__': 'optimcb.engines.generated'}
     linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
     exec(compile(text, name, 'exec'), found)
     return found
@@ -77,7 +78,9 @@ class _Writer(c_kernels.Writer):
     def value(self, i) -> str:
         "The assignment of node `i`"
         n = self.p.nodes[i]
-        if n.op in IN_MEMORY: e = f'tl.load(m{self.column[self.p.column(i)]}{" + i, mask" if n.extent is PER_ELEMENT else ""})'
+        if n.op in IN_MEMORY:
+            at = ' + i, mask' if n.extent is PER_ELEMENT else ''
+            e = f'tl.load(m{self.column[self.p.column(i)]}{at})'
         elif n.op == 'numel': e = f'tl.load(tensors + t*{FIELDS} + 2)'
         elif n.op == 'total': e = f'tl.load(totals + {self.p.totals.index(i)})'
         elif n.op in KNOWN: e = f'tl.load({self.place("sums", i)})'
@@ -88,7 +91,8 @@ class _Writer(c_kernels.Writer):
 
     def cast(self, n) -> str:
         kind, low = TYPES[n.dtype]
-        e = self.operand(n.args[0], self.p.nodes[n.args[0]].result_dtype if n.args[0] >= 0 else torch.float64)
+        of = n.args[0]
+        e = self.operand(of, self.p.nodes[of].result_dtype if of >= 0 else torch.float64)
         return f'{e}.to({kind}).to({low})' if n.dtype in (torch.bfloat16, torch.float16) else e
 
     def expression(self, n) -> str:
@@ -118,7 +122,8 @@ class _Writer(c_kernels.Writer):
     def level(self, k) -> list[str]:
         "Functions for one chunk, and for what follows it in one tensor"
         sums, totals, stores = self.p.at(k, self.p.sums), self.p.at(k, self.p.totals), self.p.stores_at(k)
-        each, ends = [s for s in stores if s.extent is PER_ELEMENT], [s for s in stores if s.extent is not PER_ELEMENT]
+        each = [s for s in stores if s.extent is PER_ELEMENT]
+        ends = [s for s in stores if s.extent is not PER_ELEMENT]
         res = self.chunk(k, sums, each) if sums or each else []
         if sums: res.append(self.join(k, sums))
         if totals or ends: res.append(self.tensor(k, totals, ends))
@@ -130,18 +135,35 @@ class _Writer(c_kernels.Writer):
         once, each, used = self.split([self.p.nodes[i].args[0] for i in sums] + [s.value for s in stores])
         columns = self.columns(used, stores)
         wide = [c for c, (_, each_) in columns.items() if each_]
-        args = ['c', 't', 'start', 'n', 'S', *(f'a{c}' for c in columns), 'tensors', 'partial', 'sums', 'totals']
+        addresses = [f'a{c}' for c in columns]
+        args = ['c', 't', 'start', 'n', 'S', *addresses, 'tensors', 'partial', 'sums', 'totals']
+        pointers = []
+        for c, (low, each_) in columns.items():
+            offset = ' + start' if each_ else ''
+            pointers.append(f'm{c} = a{c}.to(tl.pointer_type({low})){offset}')
         elements = _function('triton.jit', f'elements{k}', [*args, 'wide: tl.constexpr'], [
-            *(f'm{c} = a{c}.to(tl.pointer_type({low})){" + start" if each_ else ""}' for c, (low, each_) in columns.items()),
-            'if wide:', f'    n = n // {VECTOR} * {VECTOR}', *(f'    m{c} = tl.multiple_of(m{c}, 16)' for c in wide),
-            f'i = tl.arange(0, {CHUNK})', 'mask = i < n', *self.numbers(), *once, *each,
+            *pointers,
+            'if wide:',
+            f'    n = n // {VECTOR} * {VECTOR}',
+            *(f'    m{c} = tl.multiple_of(m{c}, 16)' for c in wide),
+            f'i = tl.arange(0, {CHUNK})',
+            'mask = i < n',
+            *self.numbers(), *once, *each,
             *self.barrier(stores, used), *self.stored(stores), *self.summed(sums)])
+        given = ', '.join(args)
+        bits = ' | '.join(f'a{c}' for c in wide) or 0 # of all addresses together
         main = _function('kernel', f'chunk{k}', ARGUMENTS, [
-            'c = tl.program_id(0)', f'row = chunks + c*{FIELDS}', 't = tl.load(row)', 'start = tl.load(row + 1)', 'n = tl.load(row + 2).to(tl.int32)',
-            'M = table + tl.load(row + 3)', 'S = (table + tl.load(row + '
-                                            '4)).to(tl.pointer_type(tl.float64))', *(f'a{c} = tl.load(M + {c})' for c in columns),
-            f'if (({" | ".join(f"a{c}" for c in wide) or 0}) % 16 == 0) & (n % {VECTOR} == 0):', f'    elements{k}({", ".join(args)}, True)',
-            f'else: elements{k}({", ".join(args)}, False)'])
+            'c = tl.program_id(0)',
+            f'row = chunks + c*{FIELDS}',
+            't = tl.load(row)',
+            'start = tl.load(row + 1)',
+            'n = tl.load(row + 2).to(tl.int32)',
+            'M = table + tl.load(row + 3)',
+            'S = (table + tl.load(row + 4)).to(tl.pointer_type(tl.float64))',
+            *(f'a{c} = tl.load(M + {c})' for c in columns),
+            f'if (({bits}) % 16 == 0) & (n % {VECTOR} == 0):',
+            f'    elements{k}({given}, True)',
+            f'else: elements{k}({given}, False)'])
         return [elements, main]
 
     def barrier(self, stores, used) -> list[str]:
@@ -153,8 +175,13 @@ class _Writer(c_kernels.Writer):
         return ['tl.debug_barrier()'] if any(s.name in loaded and not own(s) for s in stores) else []
 
     def stored(self, stores, where='m{} + i', mask=', mask') -> list[str]:
-        values = [f'({self.operand(s.value, s.dtype)}{" != 0" if s.dtype is torch.bool else ""})' for s in stores]
-        return [f'tl.store({where.format(self.column[s.name])}, {v}.to({TYPES[s.dtype][1]}){mask})' for s, v in zip(stores, values)]
+        res = []
+        for s in stores:
+            place = where.format(self.column[s.name])
+            value = self.operand(s.value, s.dtype)
+            if s.dtype is torch.bool: value = f'{value} != 0'
+            res.append(f'tl.store({place}, ({value}).to({TYPES[s.dtype][1]}){mask})')
+        return res
 
     def summed(self, sums) -> list[str]:
         "What the sums of a chunk come to"
@@ -171,17 +198,28 @@ class _Writer(c_kernels.Writer):
         ops = {i: self.p.nodes[i].op for i in sums}
         more = {i: f'tl.load({self.place("partial", i, "c")}, c < last, {self.start(i)})' for i in sums}
         return _function('kernel', f'join{k}', ARGUMENTS, [
-            't = tl.program_id(0)', f'first = tl.load(tensors + t*{FIELDS} + 3)', f'last = tl.load(tensors + t*{FIELDS} + 4)',
+            't = tl.program_id(0)',
+            f'first = tl.load(tensors + t*{FIELDS} + 3)',
+            f'last = tl.load(tensors + t*{FIELDS} + 4)',
             *(f'x{i} = tl.full([{JOIN}], {self.start(i)}, tl.float64)' for i in sums),
-            f'for b in range(first, last, {JOIN}):', f'    c = b + tl.arange(0, {JOIN})',
+            f'for b in range(first, last, {JOIN}):',
+            f'    c = b + tl.arange(0, {JOIN})',
             *(f'    x{i} = {PAIR[ops[i]].format(f"x{i}", more[i])}' for i in sums),
             *(f'tl.store({self.place("sums", i)}, {WHOLE[ops[i]].format(f"x{i}")})' for i in sums)])
 
     def tensor(self, k, totals, ends) -> str:
         "A kernel for what a tensor yields, and for the numbers that it keeps: nobody reads them any more"
         once, _, used = self.split([self.p.nodes[i].args[0] for i in totals] + [s.value for s in ends])
-        shares = {self.p.totals.index(i): self.operand(self.p.nodes[i].args[0], torch.float64) for i in totals}
+        shared = {self.p.totals.index(i): self.p.nodes[i].args[0] for i in totals}
+        shares = {j: self.operand(a, torch.float64) for j, a in shared.items()}
+        columns = self.columns(used, ends)
+        count = len(self.p.totals)
         return _function('kernel', f'tensor{k}', ARGUMENTS, [
-            't = tl.program_id(0)', f'row = tensors + t*{FIELDS}', 'M = table + tl.load(row)', 'S = (table + tl.load(row + 1)).to(tl.pointer_type(tl.float64))',
-            *(f'm{c} = tl.load(M + {c}).to(tl.pointer_type({low}))' for c, (low, _) in self.columns(used, ends).items()), *self.numbers(), *once,
-            *(f'tl.store(yields + t*{len(self.p.totals)} + {j}, {share})' for j, share in shares.items()), *self.stored(ends, 'm{}', '')])
+            't = tl.program_id(0)',
+            f'row = tensors + t*{FIELDS}',
+            'M = table + tl.load(row)',
+            'S = (table + tl.load(row + 1)).to(tl.pointer_type(tl.float64))',
+            *(f'm{c} = tl.load(M + {c}).to(tl.pointer_type({low}))' for c, (low, _) in columns.items()),
+            *self.numbers(), *once,
+            *(f'tl.store(yields + t*{count} + {j}, {share})' for j, share in shares.items()),
+            *self.stored(ends, 'm{}', '')])

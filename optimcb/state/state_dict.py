@@ -118,9 +118,9 @@ def _placed(v, p, i):
     if not isinstance(v, Tensor) or v.shape != getattr(p, 'shape', None): return v
     ours, theirs = is_dtensor(p), is_dtensor(v)
     if theirs and not ours:
-        raise ValueError(f"the state dict has a sharded state for parameter {i}, which is not sharded. Save "
-                         "it whole, "
-                         "with `get_optimizer_state_dict(…, options=StateDictOptions(full_state_dict=True))` "
+        raise ValueError(f"the state dict has a sharded state for parameter {i}, which is not sharded. "
+                         "Save it whole, with `get_optimizer_state_dict(…, "
+                         "options=StateDictOptions(full_state_dict=True))` "
                          "of `torch.distributed.checkpoint.state_dict`.")
     if not ours or theirs and (v.device_mesh, v.placements) == (p.device_mesh, p.placements): return v
     if theirs: return v.redistribute(p.device_mesh, p.placements)

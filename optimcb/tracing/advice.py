@@ -33,7 +33,8 @@ def instead_of_branch() -> str:
     if branch is None: return "Choose with `torch.where(condition, a, b)`."
     condition = _condition(branch.test, frame)
     if isinstance(branch, ast.IfExp):
-        line = _replaced(path, branch, _where(condition, *(_for_tensors(o, frame) for o in (branch.body, branch.orelse))))
+        a, b = _for_tensors(branch.body, frame), _for_tensors(branch.orelse, frame)
+        line = _replaced(path, branch, _where(condition, a, b))
     else: line = _chosen(branch, condition, frame) if isinstance(branch, ast.If) else None
     if line: return _say('Choose with `torch.where`:', line)
     return f"Choose with `torch.where({ast.unparse(condition)}, a, b)`."
@@ -218,4 +219,5 @@ def _made(branch, condition, frame) -> tuple:
 def _set(body, frame) -> tuple:
     o = body[0]
     if len(body) > 1 or not isinstance(o, ast.Assign) or len(o.targets) > 1: return None, None
-    return (o.targets[0].id, _for_tensors(o.value, frame)) if isinstance(o.targets[0], ast.Name) else (None, None)
+    target = o.targets[0]
+    return (target.id, _for_tensors(o.value, frame)) if isinstance(target, ast.Name) else (None, None)

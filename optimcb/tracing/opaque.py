@@ -21,7 +21,8 @@ DO_IT = "Do it in a function that is decorated with `by_torch`."
 
 WORK_ON_COPY = "Let it work on a copy, `x.clone()`."
 RETURN_TENSORS = "Let it return a new tensor, or a tuple of them."
-GIVE_LIKE = "Tell what its results are like: `@by_torch(like=lambda …: …)`, a function of the same arguments."
+GIVE_LIKE = ("Tell what its results are like: `@by_torch(like=lambda …: …)`, "
+             "a function of the same arguments.")
 
 
 class Placeholder:

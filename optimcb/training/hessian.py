@@ -53,7 +53,8 @@ def update_hessian(
 def _is_maximized(opt, p, hypers) -> bool:
     "Does a step change the sign of the gradient of `p`?"
     said = {**opt.pending_masks.get(p, {}), **opt.state.get(p, {})}
-    return any(hypers.get(s.new_name('maximize'), True) and s.applies(said) for s in opt.composition.flips_grad)
+    flips = opt.composition.flips_grad
+    return any(hypers.get(s.new_name('maximize'), True) and s.applies(said) for s in flips)
 
 
 def _squared(p, grad, scale):

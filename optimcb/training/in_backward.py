@@ -75,7 +75,8 @@ class InBackward:
     ):
         if not runs_steppers(opt):
             raise TypeError("step_in_backward runs the steppers of an optimcb Optimizer, "
-                            f"but {type(opt).__name__} has a step of its own. Put its steppers in an Optimizer.")
+                            f"but {type(opt).__name__} has a step of its own. "
+                            "Put its steppers in an Optimizer.")
         _refuse_sums(opt.composition)
         if any(_is_ours(p) for g in opt.param_groups for p in g['params']):
             raise ValueError("parameters of this optimizer are stepped in backward already. "
@@ -174,7 +175,8 @@ class InBackward:
 class Hook:
     """Step a parameter when its gradient is there.
 
-    It doesn't keep the optimizer alive, which keeps the parameters: torch's hooks aren't garbage-collected."""
+    It doesn't keep the optimizer alive, which keeps the parameters: torch's hooks aren't
+    garbage-collected."""
     def __init__(self, inside): self.inside, self.warned = weakref.ref(inside), False
 
     @entry
