@@ -12,7 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fastai.vision.all import CategoryBlock, DataBlock, IndexSplitter, IntToFloatTensor, Normalize, TensorImage, TransformBlock, fastai_path, set_seed
+from fastai.vision.all import (
+    CategoryBlock,
+    DataBlock,
+    IndexSplitter,
+    IntToFloatTensor,
+    Normalize,
+    TensorImage,
+    TransformBlock,
+    fastai_path,
+    set_seed,
+)
 from PIL import Image, ImageOps
 from sklearn.datasets import load_diabetes, load_digits
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset

@@ -33,7 +33,19 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import optimcb
-from optimcb import SGD, Adam, AdamW, Algorithm, Lamb, Larc, Lookahead, MissingName, Optimizer, OptStats, ranger
+from optimcb import (
+    SGD,
+    Adam,
+    AdamW,
+    Algorithm,
+    Lamb,
+    Larc,
+    Lookahead,
+    MissingName,
+    Optimizer,
+    OptStats,
+    ranger,
+)
 from optimcb.algorithms import matrices
 from optimcb.engines.runner import Runner
 

@@ -219,7 +219,13 @@ def test_a_partial_that_carries_the_learning_rate(tmp_path):
 
 
 def test_steppers_of_ones_own_in_a_learner(tmp_path):
-    from test_optimizer import average_square_grad, book_average_grad, book_momentum_step, book_rms_prop_step, sgd_cb
+    from test_optimizer import (
+        average_square_grad,
+        book_average_grad,
+        book_momentum_step,
+        book_rms_prop_step,
+        sgd_cb,
+    )
     with_defaults = partial(Optimizer := oc.Optimizer, cbs=[average_square_grad, book_rms_prop_step], square_mom=0.99, eps=1e-8)
     for i, (ours, theirs) in enumerate([
             (partial(Optimizer, cbs=[sgd_cb]), partial(fo.Optimizer, cbs=[sgd_cb])), (with_defaults, partial(fo.Optimizer, **with_defaults.keywords)),

@@ -17,7 +17,16 @@ from helpers import params, set_grads
 from torch import nn, tensor
 
 import optimcb as oc
-from optimcb import Optimizer, average_grad, average_sqr_grad, momentum_step, once, sgd_step, step_stat, weight_decay
+from optimcb import (
+    Optimizer,
+    average_grad,
+    average_sqr_grad,
+    momentum_step,
+    once,
+    sgd_step,
+    step_stat,
+    weight_decay,
+)
 from optimcb.optimizer import _update
 
 same.__test__ = False

@@ -81,7 +81,8 @@ class Arguments:
         apart = isinstance(first, (dict, list, L))
         own = [self.ours(g) if isinstance(g, dict) else {} for g in params] if apart else [{}]
         own = [from_torch(g, self.signature.parameters) for g in own]
-        values, flags = {k: per_group(k, given[k], len(own)) for k in self.choosing}, self.flags | {'maximize'}
+        values = {k: per_group(k, given[k], len(own)) for k in self.choosing}
+        flags = self.flags | {'maximize'}
         groups = []
         for i, g in enumerate(own):
             options = {k: v[i] for k, v in values.items()}

@@ -42,7 +42,8 @@ def as_rule(
     "Return `o` if it is a rule. Raises `TypeError` if not."
     if isinstance(o, Rule): return o
     hint = " A function of a shape is a rule by `by_shape`." if callable(o) else ''
-    raise TypeError(f"a rule is needed, such as `by_ndim(2)`, but this is {o!r:.80} ({type(o).__name__}).{hint}")
+    raise TypeError(f"a rule is needed, such as `by_ndim(2)`, but this is {o!r:.80} ({type(o).__name__})."
+                    f"{hint}")
 
 
 @dataclass(frozen=True, repr=False)

@@ -16,7 +16,8 @@ NOT_NEGATIVE = (0, math.inf) # at least, less than; None: any larger number, inf
 RANGES = dict(
     lr=NOT_NEGATIVE, wd=NOT_NEGATIVE, eps=NOT_NEGATIVE,
     mom=(0, 1), sqr_mom=(0, 1), diff_mom=(0, 1), slow_mom=(0, 1), rate_mom=(0, 1),
-    d_mom=(0, 1), ema_mom=(0, 1), grok_mom=(0, 1), growth_rate=(1, None), refresh_steps=(1, None), accum=(1, None), ema_every=(1, None),
+    d_mom=(0, 1), ema_mom=(0, 1), grok_mom=(0, 1), growth_rate=(1, None), refresh_steps=(1, None),
+    accum=(1, None), ema_every=(1, None),
     swa_every=(1, None))
 
 # that nobody takes, but that one may try
@@ -98,7 +99,8 @@ def per_group(
                              "slice(1e-3).")
         if value.start: value = even_mults(value.start, value.stop, n)
         else: value = [value.stop/10]*(n-1) + [value.stop]
-    is_one = value is None or isinstance(value, Iterator) or getattr(value, 'ndim', None) == 0 # an iterator may have no end
+    has_no_end = isinstance(value, Iterator) # as far as is known
+    is_one = value is None or has_no_end or getattr(value, 'ndim', None) == 0
     values = [value] if is_one else list(L(value, use_list=None))
     if len(values) == 1: values = values*n
     if len(values) != n:

@@ -15,7 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import optimcb as oc
-from optimcb import SAM, SGD, Adam, AdamW, Lookahead, Optimizer, Sophia, accumulate, clip_norm, maximize, momentum_step, sgd_step
+from optimcb import (
+    SAM,
+    SGD,
+    Adam,
+    AdamW,
+    Lookahead,
+    Optimizer,
+    Sophia,
+    accumulate,
+    clip_norm,
+    maximize,
+    momentum_step,
+    sgd_step,
+)
 
 D = torch.float64
 ENGINES = ['eager', 'foreach', 'fused']

@@ -15,7 +15,15 @@ from optimcb import Optimizer
 from optimcb.composition.calls import by_torch
 from optimcb.engines import runner
 from optimcb.engines.runner import CantRun
-from optimcb.steppers import apply_update, average_grad, average_sqr_grad, rms_update, step_stat, trust_ratio, weight_decay
+from optimcb.steppers import (
+    apply_update,
+    average_grad,
+    average_sqr_grad,
+    rms_update,
+    step_stat,
+    trust_ratio,
+    weight_decay,
+)
 
 engines = pytest.mark.parametrize('engine', TRACED)
 

@@ -10,7 +10,16 @@ from on_engines import ulps
 from torch import nn
 
 import optimcb as oc
-from optimcb import Optimizer, apply_update, average_grad, average_sqr_grad, by_torch, debias_grad_avg, rms_update, step_stat
+from optimcb import (
+    Optimizer,
+    apply_update,
+    average_grad,
+    average_sqr_grad,
+    by_torch,
+    debias_grad_avg,
+    rms_update,
+    step_stat,
+)
 
 ENGINES = ('eager', 'auto')
 
