@@ -7,8 +7,8 @@ from optimcb.routing.groups import *
 from optimcb.routing.route import *
 from optimcb.routing.schedules import *
 
-__all__ = ['Rule', 'by_module', 'by_name', 'by_ndim', 'by_shape', 'norms_and_biases', 'grouped', 'no_wd', 'route',
-           'scheduled', 'warmup', 'cosine_decay', 'inverse_sqrt']
+__all__ = ['Rule', 'by_module', 'by_name', 'by_ndim', 'by_shape', 'norms_and_biases', 'grouped', 'no_wd',
+           'route', 'scheduled', 'warmup', 'cosine_decay', 'inverse_sqrt']
 
 
 def __getattr__(name): return _moved.find('routing', name)
