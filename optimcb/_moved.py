@@ -81,6 +81,7 @@ RENAMED = { # by module and old public name, under `optimcb`, the module and nam
     '_tensors.Spread': '_tensors.Sharding',
     'engines.sharded.agreed': 'engines.sharded.agree',
     '_tensors.spread_of': '_tensors.sharding_of',
+    '_tensors.on_wholes': '_tensors.on_gathered',
     '_tensors.whole': '_tensors.unsharded',
     '_tensors.whole_of': '_tensors.gather',
     'hypers.values.spread': 'hypers.values.per_group',

@@ -111,7 +111,3 @@ def _sharded_as(like, x):
     from torch.distributed.tensor import DTensor, Replicate
     replicated = DTensor.from_local(x, like.device_mesh, [Replicate()]*like.device_mesh.ndim, run_check=False)
     return replicated.redistribute(like.device_mesh, like.placements) if x.dim() else replicated
-
-
-# Names that other packages still use
-spread_of, whole, whole_of, on_wholes = sharding_of, unsharded, gather, on_gathered

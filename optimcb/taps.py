@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from optimcb._boundary import entry
-from optimcb._tensors import whole_of
+from optimcb._tensors import gather
 from optimcb.composition.results import once
 from optimcb.composition.stepper import Stepper
 from optimcb.composition.traits import Traits, has_traits
@@ -246,7 +246,7 @@ def _stacked(found) -> Tensor:
     """Numbers, on a device or not, as one tensor in float32; NaN where there is none.
 
     Sharded ones are put together now, for what reads them later may be one process"""
-    found = [whole_of(x) for x in found]
+    found = [gather(x) for x in found]
     first = next((x for x in found if isinstance(x, Tensor)), None)
     if first is None: return torch.tensor([torch.nan if x is None else float(x) for x in found])
     nan = torch.full((), torch.nan, device=first.device)

@@ -1,7 +1,7 @@
 "Which engine runs which parameters, in words, and why it is not a faster one."
 from collections import Counter
 
-from optimcb._tensors import local, shard_of, whole
+from optimcb._tensors import local, shard_of, unsharded
 from optimcb.diagnosis.kinds import Kind, counted
 from optimcb.diagnosis.source import source_of
 from optimcb.engines import c_compiler
@@ -79,7 +79,7 @@ def _refusal(p, runner, plan, shared, state) -> str|None:
     shard = shard_of(p)
     grad = getattr(shard, 'grad', None)
     why = misfit(shard, grad)
-    is_left = plan is not None and grad is not None and not any(p is whole(o) for o in plan.flat)
+    is_left = plan is not None and grad is not None and not any(p is unsharded(o) for o in plan.flat)
     if not why and (id(p) in shared or is_left): why = 'it shares memory with another'
     if runner is None or not runner.refused: return why
     refusals = runner.compilation.refusals

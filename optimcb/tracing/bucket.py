@@ -5,7 +5,7 @@ from operator import is_, itemgetter
 import torch
 from torch import Tensor
 
-from optimcb._tensors import spread_of
+from optimcb._tensors import sharding_of
 from optimcb.tracing.ir import DTYPES, FLOATS, PER_ELEMENT, StateKind, extent_of
 
 __all__ = ['Bucket', 'Changed', 'constant', 'fit', 'is_plain', 'key_of', 'misfit', 'sharing']
@@ -129,7 +129,7 @@ def misfit(
         if t.dtype not in FLOATS: return f"{what} is of {t.dtype}"
         if not is_plain(t): return f"{what} is no plain tensor in memory"
     if not _dense(p): return "it has gaps in its memory, or elements that share it"
-    if p.numel() == 0 and not spread_of(p):
+    if p.numel() == 0 and not sharding_of(p):
         return "it is empty" # an empty shard takes part in sums like the others
     if g is not None and (g.shape != p.shape or g.device != p.device):
         return "its gradient is of another shape or on another device"
