@@ -85,6 +85,7 @@ RENAMED = { # by module and old public name, under `optimcb`, the module and nam
     '_tensors.whole': '_tensors.unsharded',
     '_tensors.whole_of': '_tensors.gather',
     'hypers.values.spread': 'hypers.values.per_group',
+    'tracing.bucket.Alike': 'tracing.bucket.Bucket',
 } # To have the name in the module of today, too, let it end in
   # `def __getattr__(name): return _moved.renamed(__name__, name)`
 
