@@ -35,11 +35,12 @@ def torchrun(n, script, *args, cwd=None, **env):
 
 
 @pytest.mark.parametrize('n, checks, engines', [
-    (2, 'ddp accumulated unused zero zero_resumed beside', ['auto']),
+    (2, 'ddp accumulated unused zero zero_resumed', ['auto']),
+    pytest.param(2, 'beside', ['auto'], marks=shards_on_cpu),
     pytest.param(2, 'fsdp partly frozen mixed clipped tensor_parallel failed watched resumed scaled noted', ['eager', 'fused'],
                  marks=[pytest.mark.slow, shards_on_cpu]),
     pytest.param(4, 'ddp fsdp two_meshes shards_of_shards partly zero', ['fused'], marks=[pytest.mark.slow, shards_on_cpu])],
-    ids=['2, data parallel', '2, sharded', '4'])
+    ids=['2, data parallel', '2, beside', '2, sharded', '4'])
 def test_many_processes_do_what_one_does(n, checks, engines):
     assert 'all is well' in torchrun(n, HERE/'distributed_worker.py', *checks.split(), '--engines', *engines)
 
