@@ -35,7 +35,7 @@ Every algorithm, part and stepper can also be imported from `optimcb` by name.
 """
 from importlib import import_module as _import_module
 
-from optimcb import _moved
+from optimcb import _moved, _renamed
 from optimcb.algorithm import Algorithm, algorithm
 from optimcb.algorithms import *
 from optimcb.compare import Comparison, compare

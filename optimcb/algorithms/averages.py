@@ -1,5 +1,5 @@
-"""Recipes of which the weights that are evaluated are an average: validate between `opt.eval()` and
-`opt.train()`, or in `with opt.averaged():`."""
+"""Recipes that average the weights. Validate with the average: between `opt.eval()` and `opt.train()`, or in
+`with opt.averaged():`."""
 from optimcb.algorithm import algorithm
 from optimcb.composition.stepper import renamed
 from optimcb.editing.wrap import wrapped

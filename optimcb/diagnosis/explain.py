@@ -147,7 +147,7 @@ class Explanation:
 
     @lazy
     def state_bytes(self) -> int:
-        "Bytes of state of all parameters: what is there, and what the first step will make."
+        "Count the bytes of state of all parameters, with those that the first step will make."
         there = self.state_of
         tensors = [v for state in there.values() for v in state.values() if isinstance(v, Tensor)]
         res = sum(v.nbytes for v in tensors)
