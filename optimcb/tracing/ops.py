@@ -8,7 +8,7 @@ method and in place. Adding an operation is a row here and its expression in
 of `kernel.h`, or of `triton_math`. `{0}`, `{1}`, … are operands in the type that the operation computes in,
 `{f}` is C's suffix of that type, empty in Triton. `formula` is a Python expression of the same operands.
 Operations round as torch's own kernels for the CPU do, where C can: `add` with `alpha` is one fused
-multiply-add.
+multiply-add. (Where torch broadcasts an operand, it rounds some elements once and others twice.)
 """
 import math
 import operator

@@ -50,14 +50,22 @@ def test_algorithms_on_every_engine(name, ours, dtype, engine):
 def ieee_sqrt(x): return x.abs().double().sqrt().to(x.dtype) # torch's own is one unit off, here and there
 
 
+def full(x, like):
+    """A number for each parameter as a number for each element. Torch rounds `x + alpha*y` once. Where it broadcasts
+    an operand, it rounds some elements once and others twice, by their position, and in place not as out of place."""
+    return x*torch.ones_like(like, dtype=x.dtype)
+
+
 UNARY = (torch.neg, torch.abs, torch.sign, lambda x: x.square(), lambda x: x.clamp(-2., 2.), lambda x: x*0.7, lambda x: 1.5 - x, lambda x: x + 0.25, lambda x: x/3,
          lambda x: (x > 0).to(x.dtype), lambda x: torch.where(x.isnan(), 0., x), lambda x: F.relu(x), lambda x: x.float().to(x.dtype), lambda x: x.clone(),
          lambda x: x**3, lambda x: 1/(x.square() + 0.5), lambda x: x.trunc(), lambda x: torch.full_like(x, 0.3), ieee_sqrt, lambda x: torch.zeros_like(x).add_(x, alpha=0.1))
 BINARY = (torch.add, torch.sub, torch.mul, lambda x, y: x/(y.abs() + 0.1), torch.maximum, torch.minimum, lambda x, y: torch.where(x > y, x, y),
-          lambda x, y: x.add(y, alpha=-0.3), lambda x, y: torch.lerp(x, y.to(x.dtype), 0.1), lambda x, y: torch.lerp(x, y.to(x.dtype), 0.9), lambda x, y: x.addcmul(y, y, value=0.2),
-          lambda x, y: x.addcdiv(y, y.square() + 1, value=-0.2), lambda x, y: x*((x*y) > 0), lambda x, y: torch.where((x < 0) & ~(y < 0), -x, y))
+          lambda x, y: full(x, y).add(full(y, x), alpha=-0.3), lambda x, y: torch.lerp(full(x, y), full(y, x).to(x.dtype), 0.1),
+          lambda x, y: torch.lerp(full(x, y), full(y, x).to(x.dtype), 0.9), lambda x, y: full(x, y).addcmul(full(y, x), full(y, x), value=0.2),
+          lambda x, y: full(x, y).addcdiv(full(y, x), full(y, x).square() + 1, value=-0.2), lambda x, y: x*((x*y) > 0), lambda x, y: torch.where((x < 0) & ~(y < 0), -x, y))
 REDUCE = (lambda x: x.abs().amax(), lambda x: x.amin(), lambda x: (x > 0).any().to(x.dtype), lambda x: (x > 0).sum().to(x.dtype)*0.1) # their bits don't depend on the order
-INPLACE = (lambda x, y: x.mul_(0.9).add_(y, alpha=0.1), lambda x, y: x.copy_(y), lambda x, y: x.sub_(y), lambda x, y: x.addcmul_(y, y, value=0.01), lambda x, y: x.lerp_(y.to(x.dtype), 0.3),
+INPLACE = (lambda x, y: x.mul_(0.9).add_(full(y, x), alpha=0.1), lambda x, y: x.copy_(y), lambda x, y: x.sub_(y), lambda x, y: x.addcmul_(full(y, x), full(y, x), value=0.01),
+           lambda x, y: x.lerp_(full(y, x).to(x.dtype), 0.3),
            lambda x, y: x.clamp_(-3, 3).add_(y), lambda x, y: x.mul_(y.sign()))
 KINDS = (UNARY, BINARY, REDUCE, INPLACE)
 
@@ -73,7 +81,7 @@ def drawn_stepper(p, lr=0.1, scale=1., a=None, b=None, level=None, steps=0, inst
         else: made = (*made, f(x, y) if kind == 1 else f(x))
     if level is None: level = torch.zeros_like(p.grad.amax())
     level.mul_(0.5).add_(a.amax().to(level.dtype).clamp(-1, 1))
-    p.data.add_(made[-1].clamp(-1, 1), alpha=-lr*scale if steps % 2 else -lr)
+    p.data.add_(full(made[-1], p).clamp(-1, 1), alpha=-lr*scale if steps % 2 else -lr)
     return {'a': a, 'b': b, 'level': level, 'steps': steps + 1}
 
 
