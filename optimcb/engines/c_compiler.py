@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ['CantBuild', 'function', 'openmp']
+__all__ = ['CantBuild', 'function', 'library', 'openmp']
 
 
 FLAGS = ['-O3', '-march=native', '-std=gnu11', '-fPIC', '-shared', '-w', '-ffp-contract=off',
@@ -45,6 +45,15 @@ def function(
     name:str # Function of it, that takes a pointer
 ):
     "The compiled function. Raises `CantBuild`."
+    f = getattr(library(source), name)
+    f.argtypes, f.restype = [ctypes.c_void_p], None
+    return f
+
+
+def library(
+    source:str # C
+) -> ctypes.CDLL:
+    "The compiled functions. Raises `CantBuild`."
     with _lock:
         if source not in _loaded:
             try: _loaded[source] = _load(source)
@@ -52,9 +61,7 @@ def function(
             except (AttributeError, NotImplementedError) as e:
                 _loaded[source] = CantBuild(f"this system lacks what building a kernel takes ({e})")
         if isinstance(_loaded[source], CantBuild): raise _loaded[source]
-    f = getattr(_loaded[source], name)
-    f.argtypes, f.restype = [ctypes.c_void_p], None
-    return f
+        return _loaded[source]
 
 
 def forget():

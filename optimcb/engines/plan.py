@@ -2,8 +2,8 @@
 
 Parameters are in one bucket if one recording holds for all of them: those of one group, type and device,
 with the same kinds of state and the same numbers in it. Whatever a kernel must not touch is left to the
-eager engine. What must be checked in each step is checked in a few passes over lists, in half a
-microsecond a parameter."""
+eager engine. What must be checked in each step is checked in one look in C where there is one, else in a
+few passes over lists."""
 from itertools import cycle, repeat
 from operator import is_
 
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from optimcb._tensors import sharding_of
 from optimcb.engines.arena import Arena
+from optimcb.engines.c_compiler import CantBuild
 from optimcb.engines.frozen import grad_of, track
+from optimcb.engines.one_pass import Addresses, OnePass
 from optimcb.tracing.bucket import Bucket, Changed, fit, is_plain, key_of, sharing
 
 __all__ = ['Plan']
@@ -23,6 +25,8 @@ dtype_of, requires_grad = Tensor.dtype.__get__, Tensor.requires_grad.__get__
 
 # States in arenas whose addresses are checked in one step, in turn: one may have been given other memory
 IN_TURN = 64
+MISSES = 3 # looks in a row that found a change where Python found none, until Python does without them
+SEEN = frozenset({'shape', 'ndim', 'stride()', 'requires_grad', 'dtype', 'device'}) # what a look compares
 
 
 class Plan:
@@ -31,7 +35,8 @@ class Plan:
     `buckets` are traced, `eager` lists what is left to the eager engine: parameter, state and index of the
     group. `flat` has the parameters of all buckets, one after the other; `grads` and `grad_ptrs` have the
     gradients of the present step and their addresses. `launches` are known for this plan, by their
-    programs. `shardings` tells how parameters are sharded."""
+    programs. `shardings` tells how parameters are sharded. `one_pass` looks at all of it in C, from the
+    third step on; None where it can't."""
     def __init__(self,
         opt, # Optimizer
         composition, # Its composition
@@ -75,12 +80,12 @@ class Plan:
         self.flat = [p for b in self.buckets for p in b.params]
         names = [(b, name) for b in self.buckets for name, _, extent in b.kinds if not extent.is_opaque]
         states = [t for b, name in names for t in b.tensors[name]]
-        self.arenas, others = _arenas(states)
-        self.fixed = self.flat + others
+        self.arenas, self.others = _arenas(states)
+        self.fixed = self.flat + self.others
         self.fixed_ptrs, self.sizes = list(map(data_ptr, self.fixed)), list(map(numel, self.flat))
-        there = {id(t) for t in others}
-        inside = [t for t in states if id(t) not in there]
-        parts = [inside[i:i+IN_TURN] for i in range(0, len(inside), IN_TURN)]
+        there = {id(t) for t in self.others}
+        self.inside = [t for t in states if id(t) not in there]
+        parts = [self.inside[i:i+IN_TURN] for i in range(0, len(self.inside), IN_TURN)]
         self.turns = cycle([(part, list(map(data_ptr, part))) for part in parts] or [([], [])])
         self.strides = list(map(stride, self.flat))
         self.many = [i for i, p in enumerate(self.flat) if p.dim() > 1]
@@ -90,7 +95,57 @@ class Plan:
         self.in_order = self.order == list(range(len(self.params)))
         self.dtypes = [b.grad_dtype for b in self.buckets for _ in b.params]
         self.grad_ids, self.grad_ptrs, self.odd = None, None, []
+        self.one_pass, self.misses = None, 0
+        can_look = len(self.tensors) == len(self.params) and not self.shardings
+        self.looks = can_look and not any(k.extent.is_opaque for b in self.buckets for k in b.kinds)
         self._take(grads)
+
+    # One look
+
+    def is_unchanged(self,
+        opt, # Optimizer
+        composition # Its composition
+    ) -> bool:
+        """Tell by one look that all but the gradients is as it was, and note those.
+
+        False means that this can't be told so, and that Python must look, by `refresh`."""
+        if self.one_pass is None or composition is not self.composition or opt.state is not self.states:
+            return False
+        try:
+            ptrs = self.one_pass.look(opt.param_groups, self.states)
+            self._check_rest()
+        except Changed:
+            self.one_pass, self.misses = None, self.misses + 1
+            return False
+        if ptrs is not None or self.grad_ids is not None: self.grad_ptrs = self.one_pass.grad_ptrs
+        self.misses, self.grad_ids = 0, None
+        return True
+
+    def _check_rest(self):
+        "Check what a look at the parameters doesn't see. Raises `Changed`"
+        if any(arena.storages != n for arena, n in self.arenas): raise Changed
+        others, inside = self.addresses
+        first = next(self.firsts)
+        moved = others.have_moved(self.one_pass) if others else False
+        if inside and not moved: moved = inside.have_moved(self.one_pass, first, IN_TURN)
+        if moved or not self.refusals.looked <= SEEN and self._look_differs(): raise Changed
+        if self.maybe: self._check_maybe()
+
+    def _begin_to_look(self):
+        "Note for the next steps what a look compares, if that is possible"
+        if not self.looks or self.odd or self.misses >= MISSES: return
+        try: self.one_pass = OnePass(self)
+        except CantBuild:
+            self.looks = False
+            return
+        self.addresses = [Addresses(ts) if ts else None for ts in (self.others, self.inside)]
+        self.firsts = cycle(range(0, max(1, len(self.inside)), IN_TURN))
+
+    def _check_maybe(self):
+        "Is a gradient dense again, say? Raises `Changed`"
+        if any(fit(p, p.grad, state) for p, state, _ in self.maybe): raise Changed
+
+    # Python's passes
 
     def refresh(self,
         opt, # Optimizer
@@ -111,9 +166,9 @@ class Plan:
         if self.refusals.looked and self._look_differs(): raise Changed
         if list(map(data_ptr, self.fixed)) != self.fixed_ptrs: raise Changed
         if list(map(stride, self.many_params)) != self.many_strides: raise Changed
-        # a gradient is dense again, say
-        if self.maybe and any(fit(p, p.grad, state) for p, state, _ in self.maybe): raise Changed
+        if self.maybe: self._check_maybe()
         self._take(grads)
+        self._begin_to_look()
 
     def _look_differs(self) -> bool:
         "Has an attribute that steppers look at changed?"
@@ -143,13 +198,19 @@ class Plan:
             copy = torch.empty_strided(p.shape, p.stride(), dtype=grads[i].dtype, device=p.device)
             grads[i] = copy.copy_(grads[i])
             ptrs[i] = grads[i].data_ptr()
-        self.grads, self.grad_ids = grads, ids
+        self._grads, self.grad_ids = grads, ids
         # else it stays the same list, which tells that nothing moved
         if ptrs != self.grad_ptrs: self.grad_ptrs = ptrs
 
+    @property
+    def grads(self) -> list:
+        "The gradients of the present step, laid out as their parameters, in the order of `flat`."
+        if self._grads is None: self._grads = [p.grad for p in self.flat]
+        return self._grads
+
     def release(self):
         "Drop the gradients, which nobody else may need any more."
-        self.grads = None
+        self._grads = None
 
 
 def _sharing_memory(work, states, fits) -> set:

@@ -14,6 +14,7 @@ from optimcb.engines.frozen import grad_of, track
 from optimcb.engines.grad_scaling import NOT_SCALED, PendingSkip, Scaling
 from optimcb.engines.launch import run_to_last_phase, store
 from optimcb.engines.masks import fill_masks
+from optimcb.engines.one_pass import put
 from optimcb.engines.plan import Plan
 from optimcb.engines.refusals import CantRun
 from optimcb.engines.sharded import Shards
@@ -85,10 +86,9 @@ class Runner:
         if self.compilation is None or composition is not self.compilation.composition:
             self.plan = None
             self.compilation = Compilation(self.engine, composition)
-        seen = self.shards.open(target)
         while True:
             try:
-                plan = self._current_plan(seen, composition, fill_masks)
+                plan = self._current_plan(target, composition, fill_masks)
                 known = len(plan.launches)
                 prepared = self.compilation.prepare(plan, hypers, scaling)
                 is_known = len(plan.launches) == known
@@ -99,8 +99,10 @@ class Runner:
         if any(program.new for program in prepared.programs): self.plan = None # it doesn't have the new state
         return made, self.shards.close(plan.flat)
 
-    def _current_plan(self, seen, composition, fill_masks) -> Plan:
+    def _current_plan(self, target, composition, fill_masks) -> Plan:
         "Return the plan, made again if it doesn't hold any more"
+        if self.plan is not None and self.plan.is_unchanged(target, composition): return self.plan
+        seen = self.shards.open(target)
         if self.plan is not None:
             try:
                 self.plan.refresh(seen, composition)
@@ -146,7 +148,7 @@ class Runner:
                 self.pending.note(states, new, dict(bucket.numbers))
             for name, v in recording.numbers.items():
                 bucket.numbers[name] = v
-                for s in bucket.states: s[name] = v
+                put(bucket.states, name, v)
         return made
 
     def settle(self):

@@ -1,0 +1,181 @@
+"""One look at all parameters of a step, in C: is everything as a plan noted it, and where are the gradients?
+
+Python's passes over lists ask the same, in three to seven times the time. They decide: where the look finds
+that something has changed, or where there is no compiler or another layout of tensors in memory than is
+known, they are used."""
+import ctypes
+import sysconfig
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from optimcb.engines import c_compiler
+from optimcb.tracing.bucket import Changed
+
+__all__ = ['Addresses', 'OnePass', 'put']
+
+
+SOURCE = (Path(__file__).parent/'one_pass.c').read_text()
+SAME, MOVED, CHANGED = range(3)
+# columns of a row, one for each parameter
+COLUMNS = ('param', 'type', 'state', 'requires_grad', 'grad', 'ptr', 'grad_ptr', 'stepped', 'dtype',
+           'grad_dtype', 'dim', 'shape', 'entries', 'numbers')
+GRAD_PTR = COLUMNS.index('grad_ptr')
+LIBTORCH = ('data_ptr', 'dim', 'sizes', 'strides', 'dtype')
+NAMES = ('grad', 'requires_grad', 'layout', 'is_neg')
+VALUES = (False, None, Tensor, torch.strided)
+
+
+class OnePass:
+    """What a plan noted, for `look`. Raises `c_compiler.CantBuild` where there is no such look."""
+    def __init__(self,
+        plan # Plan, which holds on to all objects that are noted
+    ):
+        self.library, offset, functions = _loaded()
+        rows, shapes, entries = [], [], []
+        firsts = np.cumsum([0, *(len(b.numbers) for b in plan.buckets)])
+        places = {k: (b, first, i) for b, first in zip(plan.buckets, firsts)
+                  for i, k in enumerate(b.places)}
+        for k, p in enumerate(plan.params):
+            row = dict.fromkeys(COLUMNS, 0)
+            grad = p.grad
+            row.update(param=id(p), type=id(type(p)), requires_grad=id(p.requires_grad),
+                       grad=0 if grad is None else id(grad))
+            if k in places:
+                bucket, first, i = places[k]
+                state = bucket.states[i]
+                row.update(state=id(state), ptr=p.data_ptr(), grad_ptr=grad.data_ptr(), stepped=1,
+                           dtype=_dtype_code(p.dtype), grad_dtype=_dtype_code(grad.dtype), dim=p.dim(), shape=len(shapes),
+                           entries=len(entries), numbers=first)
+                shapes += (*p.shape, *p.stride())
+                entries += _entries(bucket, state)
+            rows.append(tuple(row.values()))
+        self.rows = np.array(rows, np.int64).reshape(-1, len(COLUMNS))
+        self.in_order = plan.in_order
+        self.order = np.array(plan.order, np.int64)
+        self.buckets = plan.buckets
+        self.numbers = np.zeros(firsts[-1], np.int64)
+        self.shapes, self.entries = np.array(shapes, np.int64), np.array(entries, np.int64)
+        self.states = np.array(list(map(id, plan.values)), np.int64)
+        address = [t.ctypes.data for t in (self.rows, self.states, self.shapes, self.entries, self.numbers)]
+        self.noted = np.array([len(rows), len(self.states), offset, *address, *map(id, NAMES + VALUES),
+                               *functions], np.int64)
+        self.address = self.noted.ctypes.data
+
+    def look(self,
+        groups, # Parameter groups
+        states:dict # The state of all parameters
+    ) -> np.ndarray|None:
+        """Return the addresses of the gradients if one has moved since the last look, or else None.
+
+        Raises `Changed` if anything else isn't what it was."""
+        params = [g['params'] for g in groups]
+        if not all(isinstance(ps, list) for ps in params): raise Changed
+        numbers = [id(v) for b in self.buckets for v in b.numbers.values()]
+        if len(numbers) != len(self.numbers): raise Changed
+        self.numbers[:] = numbers
+        found = self.library.look(self.address, params, states)
+        if found == CHANGED: raise Changed
+        return self.grad_ptrs if found == MOVED else None
+
+    @property
+    def grad_ptrs(self) -> np.ndarray:
+        "The addresses of the gradients, in the order of the buckets."
+        ptrs = self.rows[:, GRAD_PTR]
+        return ptrs.copy() if self.in_order else ptrs[self.order]
+
+
+def _entries(bucket, state) -> list:
+    "The length of a state, then what is in it: a tensor's id, or `~k` for number `k` of the bucket"
+    index = {name: ~k for k, name in enumerate(bucket.numbers)}
+    return [len(state), *(index[name] if name in index else id(v) for name, v in state.items())]
+
+
+class Addresses:
+    "Tensors that must stay where they are in memory."
+    def __init__(self,
+        tensors:list # Kept as long as this is
+    ):
+        self.tensors = tensors
+        self.library = _loaded()[0]
+        self.ids = np.array(list(map(id, tensors)), np.int64)
+        self.ptrs = np.array([t.data_ptr() for t in tensors], np.int64)
+
+    def have_moved(self,
+        noted:OnePass, # Knows how tensors lie in memory
+        first:int=0, # First tensor to look at
+        count:int|None=None # Number of tensors; default: all
+    ) -> bool:
+        "Does one of them lie elsewhere now?"
+        count = len(self.ids) - first if count is None else min(count, len(self.ids) - first)
+        at = 8*first
+        ids, ptrs = self.ids.ctypes.data + at, self.ptrs.ctypes.data + at
+        return self.library.look_at_addresses(noted.address, ids, ptrs, count) != SAME
+
+
+def put(
+    dicts:list, # States of parameters
+    name:str, # A name
+    value # What they have under it from now on
+) -> None:
+    "Put one value into many states."
+    try: library = _loaded()[0]
+    except c_compiler.CantBuild:
+        for d in dicts: d[name] = value
+    else: library.put(dicts, name, value)
+
+
+# The library, and how tensors lie in memory
+
+def _loaded() -> tuple[ctypes.PyDLL, int, tuple]:
+    """The functions in C, the offset of a tensor in its Python object, and the addresses of libtorch's
+    functions. Raises `CantBuild`."""
+    return _checked(c_compiler.library(SOURCE)._name)
+
+
+@cache
+def _checked(path):
+    if sysconfig.get_config_var('Py_GIL_DISABLED'): raise c_compiler.CantBuild("Python has no lock.")
+    library = ctypes.PyDLL(path)
+    obj, pointer, size = ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t
+    library.look.argtypes = [pointer, obj, obj]
+    library.look_at_addresses.argtypes = [pointer, pointer, pointer, size]
+    library.put.argtypes = [obj, obj, obj]
+    torch_functions = tuple(ctypes.cast(f, pointer).value for f in _of_libtorch())
+    return library, _offset(), torch_functions
+
+
+@cache
+def _of_libtorch() -> list:
+    try:
+        libtorch = ctypes.CDLL(str(Path(torch.__file__).parent/'lib'/'libtorch_cpu.so'))
+        return [getattr(libtorch, f'aoti_torch_get_{name}') for name in LIBTORCH]
+    except (OSError, AttributeError) as e:
+        raise c_compiler.CantBuild(f"libtorch lacks its interface for C ({e}).") from None
+
+
+@cache
+def _offset() -> int:
+    "Where in a tensor's Python object its tensor lies; the same for all kinds of tensors"
+    found = {_found_in(t) for t in (torch.ones(2), torch.nn.Parameter(torch.ones(2, 3)), torch.zeros(()))}
+    offset = found.pop()
+    if found or offset is None: raise c_compiler.CantBuild("tensors lie otherwise in memory than is known.")
+    return offset
+
+
+def _found_in(t) -> int|None:
+    size = type(t).__basicsize__
+    words = np.ctypeslib.as_array((ctypes.c_int64*(size//8)).from_address(id(t)))
+    found = np.flatnonzero(words == t._cdata)
+    return 8*int(found[0]) if len(found) == 1 else None
+
+
+@cache
+def _dtype_code(dtype) -> int:
+    t, code = torch.empty(0, dtype=dtype), ctypes.c_int()
+    get = _of_libtorch()[LIBTORCH.index('dtype')]
+    get(ctypes.c_void_p(id(t) + _offset()), ctypes.byref(code))
+    return code.value
