@@ -4,6 +4,7 @@ Parameters are in one bucket if one recording holds for all of them: those of on
 with the same kinds of state and the same numbers in it. Whatever a kernel must not touch is left to the
 eager engine. What must be checked in each step is checked in one look in C where there is one, else in a
 few passes over lists."""
+from bisect import bisect
 from itertools import cycle, repeat
 from operator import is_
 
@@ -224,10 +225,13 @@ def _sharing_memory(work, states, fits) -> set:
 
 def _arenas(states) -> tuple[list, list]:
     "Return the arenas all of whose storages are among `states`, with their number; and the other states"
-    arenas, others = [], states
-    for arena in Arena.all():
-        inside = {id(t) for t in others if t.data_ptr() in arena.span}
-        if inside and len(inside) == arena.storages:
-            arenas.append((arena, len(inside)))
-            others = [t for t in others if id(t) not in inside]
-    return arenas, others
+    arenas = sorted(Arena.all(), key=lambda arena: arena.span.start)
+    starts, inside, where = [arena.span.start for arena in arenas], [set() for _ in arenas], []
+    for t in states:
+        ptr = t.data_ptr()
+        i = bisect(starts, ptr) - 1
+        where.append(i if i >= 0 and ptr in arenas[i].span else None)
+        if where[-1] is not None: inside[i].add(id(t))
+    whole = {i for i, found in enumerate(inside) if found and len(found) == arenas[i].storages}
+    found = [(arenas[i], len(inside[i])) for i in sorted(whole)]
+    return found, [t for t, i in zip(states, where) if i not in whole]

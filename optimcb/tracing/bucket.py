@@ -11,6 +11,10 @@ from optimcb.tracing.ir import DTYPES, FLOATS, PER_ELEMENT, StateKind, extent_of
 __all__ = ['Bucket', 'Changed', 'constant', 'fit', 'is_plain', 'key_of', 'misfit', 'sharing']
 
 
+PLAIN_TYPES = frozenset({Tensor, torch.nn.Parameter}) # dispatch as `Tensor` does
+is_functorch_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+
+
 class Changed(Exception):
     "A plan doesn't hold any more."
 
@@ -85,9 +89,9 @@ def is_plain(
     t # A tensor
 ) -> bool:
     "Is this a tensor of numbers in memory, whose address may be handed to a kernel?"
-    if type(t).__torch_dispatch__ is not Tensor.__torch_dispatch__ or t.layout is not torch.strided:
-        return False
-    return not (t.is_meta or t.is_neg() or t.is_conj() or torch._C._functorch.is_functorch_wrapped_tensor(t))
+    if type(t) not in PLAIN_TYPES and type(t).__torch_dispatch__ is not Tensor.__torch_dispatch__: return False
+    if t.layout is not torch.strided or t.is_neg() or t.is_conj() or t.is_meta: return False
+    return not is_functorch_wrapped(t)
 
 
 def _dense(t) -> bool:
@@ -103,6 +107,7 @@ def _dense(t) -> bool:
 
 def _span(t) -> int:
     "Number of elements from the first to the last one in memory, with gaps"
+    if t.is_contiguous(): return t.numel()
     return 1 + sum((n - 1)*s for n, s in zip(t.shape, t.stride())) if t.numel() else 0
 
 
@@ -110,7 +115,7 @@ def sharing(
     tensors:list # Pairs of an owner and a tensor
 ) -> set:
     "The owners that share memory with another tensor."
-    spans = sorted((t.data_ptr(), t.data_ptr() + _span(t)*t.element_size(), k) for k, t in tensors)
+    spans = sorted((at := t.data_ptr(), at + _span(t)*t.element_size(), k) for k, t in tensors)
     found, end, last = set(), 0, None
     for start, stop, k in spans:
         if start < end: found |= {k, last}
