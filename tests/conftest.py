@@ -23,3 +23,10 @@ def cache(tmp_path, monkeypatch):
     yield tmp_path/'cache'
     monkeypatch.undo()
     c_compiler.forget()
+
+
+@pytest.fixture(params=['one look', "Python's passes"])
+def looking(request, monkeypatch):
+    "How a step finds what has changed: in C, or as without a compiler"
+    def lacks(plan): raise c_compiler.CantBuild('no compiler')
+    if request.param != 'one look': monkeypatch.setattr('optimcb.engines.plan.OnePass', lacks)

@@ -35,35 +35,34 @@ class OnePass:
         plan # Plan, which holds on to all objects that are noted
     ):
         self.library, offset, functions = _loaded()
-        rows, shapes, entries = [], [], []
-        firsts = np.cumsum([0, *(len(b.numbers) for b in plan.buckets)])
-        places = {k: (b, first, i) for b, first in zip(plan.buckets, firsts)
-                  for i, k in enumerate(b.places)}
-        for k, p in enumerate(plan.params):
-            row = dict.fromkeys(COLUMNS, 0)
-            grad = p.grad
-            row.update(param=id(p), type=id(type(p)), requires_grad=id(p.requires_grad),
-                       grad=0 if grad is None else id(grad))
-            if k in places:
-                bucket, first, i = places[k]
-                state = bucket.states[i]
-                row.update(state=id(state), ptr=p.data_ptr(), grad_ptr=grad.data_ptr(), stepped=1,
-                           dtype=_dtype_code(p.dtype), grad_dtype=_dtype_code(grad.dtype), dim=p.dim(), shape=len(shapes),
-                           entries=len(entries), numbers=first)
-                shapes += (*p.shape, *p.stride())
-                entries += _entries(bucket, state)
-            rows.append(tuple(row.values()))
-        self.rows = np.array(rows, np.int64).reshape(-1, len(COLUMNS))
-        self.in_order = plan.in_order
-        self.order = np.array(plan.order, np.int64)
-        self.buckets = plan.buckets
-        self.numbers = np.zeros(firsts[-1], np.int64)
-        self.shapes, self.entries = np.array(shapes, np.int64), np.array(entries, np.int64)
-        self.states = np.array(list(map(id, plan.values)), np.int64)
-        address = [t.ctypes.data for t in (self.rows, self.states, self.shapes, self.entries, self.numbers)]
-        self.noted = np.array([len(rows), len(self.states), offset, *address, *map(id, NAMES + VALUES),
-                               *functions], np.int64)
+        self.buckets, self.in_order, self.order = plan.buckets, plan.in_order, np.array(plan.order, np.int64)
+        self.shapes, self.entries, self.count = [], [], 0 # the latter is that of numbers so far
+        rows = {k: self._of_param(p) for k, p in enumerate(plan.params)}
+        for bucket in plan.buckets:
+            for k, p, state in zip(bucket.places, bucket.params, bucket.states):
+                rows[k].update(self._of_stepped(p, bucket, state))
+            self.count += len(bucket.numbers)
+        self.rows = _table([[row.get(c, 0) for c in COLUMNS] for row in rows.values()])
+        self.numbers = _table([0]*self.count)
+        self.tables = [self.rows, _table(list(map(id, plan.values))), _table(self.shapes),
+                       _table(self.entries), self.numbers]
+        self.noted = _table([len(rows), len(plan.values), offset, *(t.ctypes.data for t in self.tables),
+                             *map(id, NAMES + VALUES), *functions])
         self.address = self.noted.ctypes.data
+
+    def _of_param(self, p) -> dict:
+        "What is noted of any parameter"
+        grad = 0 if p.grad is None else id(p.grad)
+        return dict(param=id(p), type=id(type(p)), requires_grad=id(p.requires_grad), grad=grad)
+
+    def _of_stepped(self, p, bucket, state) -> dict:
+        "What is noted besides of one that kernels step"
+        first = dict(shape=len(self.shapes), entries=len(self.entries), numbers=self.count)
+        number = {name: ~k for k, name in enumerate(bucket.numbers)}
+        self.shapes += (*p.shape, *p.stride())
+        self.entries += len(state), *(number[name] if name in number else id(v) for name, v in state.items())
+        return dict(state=id(state), ptr=p.data_ptr(), grad_ptr=p.grad.data_ptr(), stepped=1, dim=p.dim(),
+                    dtype=_dtype_code(p.dtype), grad_dtype=_dtype_code(p.grad.dtype), **first)
 
     def look(self,
         groups, # Parameter groups
@@ -88,10 +87,7 @@ class OnePass:
         return ptrs.copy() if self.in_order else ptrs[self.order]
 
 
-def _entries(bucket, state) -> list:
-    "The length of a state, then what is in it: a tensor's id, or `~k` for number `k` of the bucket"
-    index = {name: ~k for k, name in enumerate(bucket.numbers)}
-    return [len(state), *(index[name] if name in index else id(v) for name, v in state.items())]
+def _table(numbers) -> np.ndarray: return np.array(numbers, np.int64)
 
 
 class Addresses:
@@ -101,8 +97,7 @@ class Addresses:
     ):
         self.tensors = tensors
         self.library = _loaded()[0]
-        self.ids = np.array(list(map(id, tensors)), np.int64)
-        self.ptrs = np.array([t.data_ptr() for t in tensors], np.int64)
+        self.ids, self.ptrs = _table(list(map(id, tensors))), _table([t.data_ptr() for t in tensors])
 
     def have_moved(self,
         noted:OnePass, # Knows how tensors lie in memory

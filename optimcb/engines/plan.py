@@ -96,7 +96,7 @@ class Plan:
         self.in_order = self.order == list(range(len(self.params)))
         self.dtypes = [b.grad_dtype for b in self.buckets for _ in b.params]
         self.grad_ids, self.grad_ptrs, self.odd = None, None, []
-        self.one_pass, self.misses = None, 0
+        self.one_pass, self.misses, self.has_moved = None, 0, False
         can_look = len(self.tensors) == len(self.params) and not self.shardings
         self.looks = can_look and not any(k.extent.is_opaque for b in self.buckets for k in b.kinds)
         self._take(grads)
@@ -112,25 +112,23 @@ class Plan:
         False means that this can't be told so, and that Python must look, by `refresh`."""
         if self.one_pass is None or composition is not self.composition or opt.state is not self.states:
             return False
-        try:
-            ptrs = self.one_pass.look(opt.param_groups, self.states)
-            self._check_rest()
+        try: ptrs = self.one_pass.look(opt.param_groups, self.states)
         except Changed:
             self.one_pass, self.misses = None, self.misses + 1
             return False
+        self.has_moved = self._rest_has_changed()
+        if self.has_moved: return False
         if ptrs is not None or self.grad_ids is not None: self.grad_ptrs = self.one_pass.grad_ptrs
         self.misses, self.grad_ids = 0, None
         return True
 
-    def _check_rest(self):
-        "Check what a look at the parameters doesn't see. Raises `Changed`"
-        if any(arena.storages != n for arena, n in self.arenas): raise Changed
+    def _rest_has_changed(self) -> bool:
+        "Has what a look at the parameters doesn't see changed?"
+        if any(arena.storages != n for arena, n in self.arenas): return True
         others, inside = self.addresses
-        first = next(self.firsts)
-        moved = others.have_moved(self.one_pass) if others else False
-        if inside and not moved: moved = inside.have_moved(self.one_pass, first, IN_TURN)
-        if moved or not self.refusals.looked <= SEEN and self._look_differs(): raise Changed
-        if self.maybe: self._check_maybe()
+        if others and others.have_moved(self.one_pass): return True
+        if inside and inside.have_moved(self.one_pass, next(self.firsts), IN_TURN): return True
+        return not self.refusals.looked <= SEEN and self._look_differs() or self._fits_now()
 
     def _begin_to_look(self):
         "Note for the next steps what a look compares, if that is possible"
@@ -142,9 +140,9 @@ class Plan:
         self.addresses = [Addresses(ts) if ts else None for ts in (self.others, self.inside)]
         self.firsts = cycle(range(0, max(1, len(self.inside)), IN_TURN))
 
-    def _check_maybe(self):
-        "Is a gradient dense again, say? Raises `Changed`"
-        if any(fit(p, p.grad, state) for p, state, _ in self.maybe): raise Changed
+    def _fits_now(self) -> bool:
+        "Can kernels step a parameter that was left to the eager engine, since its gradient is dense, say?"
+        return any(fit(p, p.grad, state) for p, state, _ in self.maybe)
 
     # Python's passes
 
@@ -153,6 +151,7 @@ class Plan:
         composition # Its composition
     ):
         "Check that all but the gradients, which may be new tensors, is as it was. Raises `Changed`."
+        if self.has_moved: raise Changed # a look has found that; the passes look at some of it in turn
         if composition is not self.composition or opt.state is not self.states: raise Changed
         params = [p for g in opt.param_groups for p in g['params']]
         if len(params) != len(self.params) or not all(map(is_, params, self.params)): raise Changed
@@ -167,7 +166,7 @@ class Plan:
         if self.refusals.looked and self._look_differs(): raise Changed
         if list(map(data_ptr, self.fixed)) != self.fixed_ptrs: raise Changed
         if list(map(stride, self.many_params)) != self.many_strides: raise Changed
-        if self.maybe: self._check_maybe()
+        if self._fits_now(): raise Changed
         self._take(grads)
         self._begin_to_look()
 
@@ -185,7 +184,8 @@ class Plan:
         if not self.in_order: grads = [grads[k] for k in self.order]
         try: ptrs, ids = list(map(data_ptr, grads)), list(map(id, grads))
         except RuntimeError: raise Changed from None # a gradient without storage: it is sparse now
-        same = ids == self.grad_ids and ptrs == self.grad_ptrs and not self.odd
+        unmoved = isinstance(self.grad_ptrs, list) and ptrs == self.grad_ptrs # a look notes an array
+        same = ids == self.grad_ids and unmoved and not self.odd
         if not same or [grads[i].stride() for i in self.many] != self.many_strides:
             strides = list(map(stride, grads))
             if list(map(dtype_of, grads)) != self.dtypes or any(map(is_neg, grads)): raise Changed
@@ -201,7 +201,7 @@ class Plan:
             ptrs[i] = grads[i].data_ptr()
         self._grads, self.grad_ids = grads, ids
         # else it stays the same list, which tells that nothing moved
-        if ptrs != self.grad_ptrs: self.grad_ptrs = ptrs
+        if not unmoved or self.odd: self.grad_ptrs = ptrs
 
     @property
     def grads(self) -> list:

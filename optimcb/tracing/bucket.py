@@ -89,7 +89,8 @@ def is_plain(
     t # A tensor
 ) -> bool:
     "Is this a tensor of numbers in memory, whose address may be handed to a kernel?"
-    if type(t) not in PLAIN_TYPES and type(t).__torch_dispatch__ is not Tensor.__torch_dispatch__: return False
+    kind = type(t)
+    if kind not in PLAIN_TYPES and kind.__torch_dispatch__ is not Tensor.__torch_dispatch__: return False
     if t.layout is not torch.strided or t.is_neg() or t.is_conj() or t.is_meta: return False
     return not is_functorch_wrapped(t)
 

@@ -14,6 +14,8 @@ from optimcb import Optimizer, average_grad, momentum_step, once, sgd_step, weig
 from optimcb.engines import c_kernels
 from optimcb.engines.runner import CantRun
 
+pytestmark = pytest.mark.usefixtures('looking') # every guard is there on both
+
 MOMENTUM = [weight_decay, average_grad, momentum_step]
 
 
