@@ -1,6 +1,4 @@
-"Traits of steppers, as the library's and users' functions have them; and names of earlier versions."
-import pickle
-import warnings
+"Traits of steppers, as the library's and users' functions have them."
 from functools import partial
 
 import pytest
@@ -8,7 +6,7 @@ import torch
 from helpers import params, set_grads
 
 import optimcb as oc
-from optimcb import _renamed, steppers
+from optimcb import steppers
 from optimcb.composition.roles import kind_of, of_directions, of_signs, part, place_of
 from optimcb.composition.stepper import Stepper
 from optimcb.composition.traits import NO_TRAITS, Traits, has_traits, traits_of, weights_by
@@ -47,41 +45,3 @@ def test_a_step_is_what_its_parts_do(name):
             for f in fs: values |= Stepper(f)(p, values) or {}
         found.append([p.data for p in ps])
     for a, b in zip(*found): torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-15)
-
-
-RENAMED = {old: new for old, new in _renamed.LABELS.items() if old != new}
-
-
-@pytest.mark.parametrize('old', RENAMED)
-def test_old_names_lead_to_the_new_ones(old):
-    _renamed.WARNED.discard(old)
-    with pytest.warns(DeprecationWarning, match=f'`{old}` is called `{RENAMED[old]}` now'): found = getattr(steppers, old)
-    with warnings.catch_warnings():
-        warnings.simplefilter('error')
-        assert getattr(steppers, old) is found is getattr(oc, old) and found.__name__ == RENAMED[old]
-    assert not hasattr(steppers, 'no_such_name')
-
-
-@pytest.mark.parametrize('module, name', [('soap', 'turn_grad'), ('parameter_free', 'share_d'), ('muon', 'slow_vectors'), ('averages', 'free_step'),
-                                          ('averages', 'ascend'), ('adaptive', 'rms_rate'), ('formulas', 'debias'), ('matrices', 'turn_back')])
-@pytest.mark.filterwarnings('ignore')
-def test_pickles_of_functions_of_before_load(module, name):
-    found = pickle.loads(f'coptimcb.steppers.{module}\n{name}\n.'.encode())
-    assert found is getattr(steppers, _renamed.LABELS.get(name, name))
-
-
-@pytest.mark.parametrize('algo', [oc.SOAP, oc.Prodigy, oc.ScheduleFreeAdamW, oc.Muon])
-def test_a_state_dict_with_old_labels_is_of_the_same_steppers(algo, recwarn):
-    ps = params()
-    opt = algo(ps, lr=0.01)
-    set_grads(ps)
-    opt.step()
-    sd, back = opt.state_dict(), {new: old for old, new in RENAMED.items()}
-    def before(label):
-        name, paren, options = label.partition('(')
-        return back.get(name, name) + paren + options
-    old = {**sd, 'steppers': [before(k) for k in sd['steppers']]}
-    assert old['steppers'] != sd['steppers']
-    recwarn.clear()
-    algo(ps, lr=0.01).load_state_dict(old)
-    assert not recwarn.list
