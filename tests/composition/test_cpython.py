@@ -244,7 +244,8 @@ def test_a_number_of_a_parameter_is_taken_by_methods_and_functions():
     _, ps = step_of(by_method)
     assert [p[0].item() for p in ps] == pytest.approx([0.8, 0.7])
     try: _, qs = step_of(by_function)
-    except CantRun as e: assert 'as a method: `x.addcmul(a, b, value=c)`' in str(e) and torch.__version__ < '2.11'
+    except CantRun as e:
+        assert 'as a method: `x.addcmul(a, b, value=c)`' in str(e) and torch.__version__ < '2.11'
     else: assert all(torch.equal(p, q) for p, q in zip(ps, qs))
 
 
@@ -294,7 +295,8 @@ def test_the_frames_above_end_with_the_thread():
 
 def test_the_caller_outside_of_folders_is_found():
     here = inspect.currentframe()
-    assert caller_outside((oc.__path__[0],)) is here and caller_outside((oc.__path__[0], __file__)) is not here
+    library = oc.__path__[0]
+    assert caller_outside((library,)) is here and caller_outside((library, __file__)) is not here
     assert caller_outside(('',)) is None, 'none is outside of all folders'
 
 
@@ -315,8 +317,10 @@ def test_a_stacklevel_where_all_are_inside_is_the_outermost():
 
 def test_the_module_of_a_frame():
     assert module_of(inspect.currentframe()) == __name__
-    def name_in(globals): return eval('module_of(here())', {**globals, 'module_of': module_of, 'here': inspect.currentframe})
-    assert name_in({'__name__': 'somewhere'}) == 'somewhere' and name_in({}) == name_in({'__name__': None}) == ''
+    known = {'module_of': module_of, 'here': inspect.currentframe}
+    def module_in(globals): return eval('module_of(here())', {**known, **globals})
+    assert module_in({'__name__': 'somewhere'}) == 'somewhere'
+    assert module_in({}) == module_in({'__name__': None}) == ''
 
 
 def raises(): raise KeyError('key')
