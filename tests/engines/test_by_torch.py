@@ -1,4 +1,6 @@
-"Functions that torch runs between kernels: each engine gives what the eager one gives, with matrices, state of other shapes, and sums before and after them."
+"""Functions that torch runs between kernels: each engine gives what the eager one gives.
+
+With matrices, state of other shapes, and sums before and after them."""
 import copy
 import pickle
 import warnings
@@ -310,10 +312,8 @@ def test_checkpoints_and_copies(engine):
         new = made('shampoo', engine, qs)
         new.load_state_dict(opt.state_dict())
         return new
-    opt = opt, ps
-    others = []
-    for copied in (lambda o: copy.deepcopy(o), lambda o: pickle.loads(pickle.dumps(o))): others.append(copied(opt))
-    opt = opt[0]
+    both = opt, ps
+    others = [copy.deepcopy(both), pickle.loads(pickle.dumps(both))]
     qs = [torch.nn.Parameter(p.detach().clone()) for p in ps]
     others.append((from_state(qs), qs))
     def go_on(o, ps):

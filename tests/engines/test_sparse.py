@@ -51,8 +51,8 @@ def after_eps(p, update, step, sqr_mom): return {'update': update * (1 - sqr_mom
 
 
 # SparseAdam adds eps to the root before it corrects its bias, Adam after that
-SPARSE_ADAM = [partial(average_grad, dampening=True), average_sqr_grad, step_stat, debias_grad_avg, rms_update,
-               after_eps, apply_update]
+SPARSE_ADAM = [partial(average_grad, dampening=True), average_sqr_grad, step_stat, debias_grad_avg,
+               rms_update, after_eps, apply_update]
 sparse_adam = partial(Optimizer, cbs=SPARSE_ADAM, sqr_mom=0.999, eps=1e-8)
 
 
@@ -79,8 +79,14 @@ def test_adam_is_sparse_adam_but_for_eps():
     assert torch.allclose(train(partial(oc.AdamW, wd=0.))[1], want, rtol=1e-6, atol=1e-6)
 
 
-BY_ROWS = [partial(oc.SGD, mom=0.9, wd=0.1), partial(oc.SGD, mom=0.9, dampening=True), partial(oc.RMSProp, wd=0.1),
-           partial(oc.RMSProp, mom=0.9, centered=True), oc.Adadelta, partial(oc.Larc, wd=0.1)]
+BY_ROWS = [
+    partial(oc.SGD, mom=0.9, wd=0.1),
+    partial(oc.SGD, mom=0.9, dampening=True),
+    partial(oc.RMSProp, wd=0.1),
+    partial(oc.RMSProp, mom=0.9, centered=True),
+    oc.Adadelta,
+    partial(oc.Larc, wd=0.1),
+]
 
 
 @settings(max_examples=30, deadline=None)
