@@ -35,7 +35,7 @@ Every algorithm, part and stepper can also be imported from `optimcb` by name.
 """
 from importlib import import_module as _import_module
 
-from optimcb import _moved, _renamed
+from optimcb import _renamed
 from optimcb.algorithm import Algorithm, algorithm
 from optimcb.algorithms import *
 from optimcb.compare import Comparison, compare
@@ -92,9 +92,9 @@ def __dir__(): return sorted({*__all__, *_PLACES, '__version__'})
 
 
 def __getattr__(name):
-    if name in _LATE or name in _moved.MOVED: return _import_module(f'{__name__}.{name}')
-    if name in _renamed.LABELS: return steppers.__getattr__(name, 4)
+    if name in _LATE or name in _renamed.MOVED: return _import_module(f'{__name__}.{name}')
+    if name in _renamed.LABELS: return getattr(steppers, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-_moved.install()
+_renamed.install()

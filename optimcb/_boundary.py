@@ -5,7 +5,6 @@ without the library's own frames. Other errors are shown with all of them. `OPTI
 everything.
 """
 import contextlib
-import dis
 import os
 import sys
 from collections.abc import Callable
@@ -15,6 +14,8 @@ from types import TracebackType
 import fastcore
 import numpy
 import torch
+
+from optimcb._cpython import ends_by_raise, frames_above, module_of
 
 __all__ = ['entry', 'opaque', 'refuse_tracing']
 
@@ -68,9 +69,8 @@ def refuse_tracing(
     notes `capturable` in each as if it were a plain dict; with others it fails. `Unsupported` makes it
     break the graph."""
     if DYNAMO not in sys.modules or torch._guards.TracingContext.try_get() is None: return
-    frame = sys._getframe(1)
-    while frame and frame.f_globals.get('__name__') != f'{DYNAMO}.variables.optimizer': frame = frame.f_back
-    if frame: raise sys.modules[f'{DYNAMO}.exc'].Unsupported(f"{what} can't be part of a graph. {instead}")
+    if any(module_of(o) == f'{DYNAMO}.variables.optimizer' for o in frames_above()):
+        raise sys.modules[f'{DYNAMO}.exc'].Unsupported(f"{what} can't be part of a graph. {instead}")
 
 
 # Tracebacks
@@ -82,18 +82,13 @@ def _frames_of_user(tb) -> list|None:
     if not frames: return None # the call itself is wrong
     is_ours = [_file(t).startswith(OURS) for t in reversed(frames)]
     called = is_ours.index(True) if True in is_ours else len(frames) # frames since the library's last
-    if not called: return [t for t in frames if not _is_inside(t)] if _raises(frames[-1]) else None
+    if not called: return [t for t in frames if not _is_inside(t)] if ends_by_raise(frames[-1]) else None
     if all(map(_is_inside, frames[-called:])): return None
     return [t for t in frames[:-called] if not _is_inside(t)] + frames[-called:]
 
 
 def _file(tb) -> str: return tb.tb_frame.f_code.co_filename
 def _is_inside(tb) -> bool: return _file(tb).startswith((OURS, *BELOW))
-
-
-def _raises(tb) -> bool:
-    "Did a frame end by a `raise` statement?"
-    return dis.opname[tb.tb_frame.f_code.co_code[tb.tb_lasti]] == 'RAISE_VARARGS'
 
 
 def _linked(frames) -> TracebackType|None:

@@ -6,11 +6,12 @@ import dis
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from types import CodeType, FrameType
+from types import CodeType, FrameType, TracebackType
 
 __all__ = ['ANYWHERE', 'LOADS_ATTR', 'LOADS_OUTSIDE', 'NOISE', 'assigned_arguments', 'branches_on_values',
-    'caller_outside', 'has_branches', 'instructions', 'is_constant', 'is_in_place', 'loaded_names',
-    'operands_of', 'place_of', 'references', 'returns_something', 'stored_names', 'uses_kwargs']
+    'caller_outside', 'ends_by_raise', 'frame_above', 'frames_above', 'has_branches', 'instructions',
+    'is_constant', 'is_in_place', 'loaded_names', 'module_of', 'operands_of', 'place_of', 'references',
+    'returns_something', 'stacklevel_outside', 'stored_names', 'uses_kwargs']
 
 
 # References
@@ -24,13 +25,46 @@ def references(
 
 # Frames
 
+def frame_above(
+    calls:int # How many calls up: 1 is the caller of the function that asks
+) -> FrameType:
+    "The frame so many calls above the function that asks. Raises `ValueError` if there are fewer."
+    return sys._getframe(calls + 1)
+
+
+def frames_above() -> Iterator[FrameType]:
+    "The frames of the callers of the function that asks, innermost first."
+    return _upwards(sys._getframe(1).f_back) # here, as a generator's caller is whatever runs it
+
+
+def _upwards(frame):
+    while frame:
+        yield frame
+        frame = frame.f_back
+
+
 def caller_outside(
     folders:tuple # Where the code of a caller must not lie
 ) -> FrameType|None:
     "The frame of the innermost caller whose code lies outside of `folders`."
-    frame = sys._getframe(1)
-    while frame and frame.f_code.co_filename.startswith(folders): frame = frame.f_back
-    return frame
+    return next((o for o in frames_above() if not o.f_code.co_filename.startswith(folders)), None)
+
+
+def stacklevel_outside(
+    is_inside:Callable # Of a frame: is it one to pass over?
+) -> int:
+    """The `stacklevel` with which the function that asks warns at the innermost caller that isn't inside.
+
+    It is that of the outermost caller if all are."""
+    frames = list(frames_above())
+    return next((level for level, o in enumerate(frames, 1) if not is_inside(o)), len(frames))
+
+
+def module_of(
+    frame:FrameType # A frame
+) -> str:
+    "Name of the module whose code it runs; empty if that has none."
+    return frame.f_globals.get('__name__') or ''
 
 
 ANYWHERE = 10**6 # column, where only the line is known
@@ -44,6 +78,13 @@ def place_of(
         first, last, left, right = list(frame.f_code.co_positions())[frame.f_lasti//2]
         if None not in (first, last, left, right): return (first, left), (last, right)
     return (frame.f_lineno, ANYWHERE), (frame.f_lineno, 0)
+
+
+def ends_by_raise(
+    tb:TracebackType # A frame's part of a traceback
+) -> bool:
+    "Did the frame end by a `raise` statement?"
+    return dis.opname[tb.tb_frame.f_code.co_code[tb.tb_lasti]] == 'RAISE_VARARGS'
 
 
 # Bytecode: names of instructions

@@ -1,60 +1,121 @@
-"""Functions with another name, or another home, than in earlier versions.
+"""Names of earlier versions, of modules, functions and classes: imports work, files and pickles load.
 
-Their imports work, and their files and pickles load."""
+Whoever imports one under another name than today's is warned once, and gets what stands in its place now.
+"""
+import os
 import re
+import sys
 import warnings
 from collections.abc import Callable
 from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
-__all__ = ['LABELS', 'current_label', 'old_names']
+from optimcb._cpython import stacklevel_outside
 
-RENAMED = { # by module under `optimcb`: old names, and where each is now
-    'steppers': {
-        'ascend': 'sharpness.ascend',
-        'average_rate': 'rates.average_rate',
-        'bound_by_average': 'rates.bound_by_average',
-        'bound_rate': 'rates.bound_rate',
-        'direction': 'sgd.descent_direction',
-        'free_start': 'averages.schedule_free_start',
-        'free_step': 'averages.schedule_free_step',
-        'free_warm_up': 'averages.schedule_free_warmup',
-        'free_weight': 'averages.schedule_free_weight',
-        'nadam_mom': 'adam.nadam_mom',
-        'precise': 'norms.at_least_float32',
-        'rate_update': 'rates.rate_update',
-        'rectification': 'adam.rectification',
-        'rms_rate': 'rates.rms_rate',
-        'share_d': 'parameter_free.sync_d',
-        'slow_vectors': 'muon.scale_vector_lr',
-        'take_back': 'parts.undo_step',
-        'turn_back': 'soap.project_back',
-        'turn_grad': 'soap.project_grad',
-    },
+__all__ = ['LABELS', 'MOVED', 'RENAMED', 'current_label', 'install', 'old_names']
+
+MOVED = {  # by the old name under `optimcb`, the modules that have its contents now
+    'averages': ['state.eval_weights'],
+    'backward': ['training.in_backward'],
+    'bench': ['bench.measure', 'bench.contenders', 'bench.sets', 'bench.timing', 'bench.report',
+              'bench.__main__'],
+    'boundary': ['_boundary'],
+    'branches': ['diagnosis.operations', 'diagnosis.outcomes', 'diagnosis.reading', 'diagnosis.exploring',
+                 'diagnosis.hats', 'diagnosis.starting', 'diagnosis.merging'],
+    'checkpoint': ['state.state_dict', 'state.param_names', 'state.copies'],
+    'checks': ['diagnosis.checks'],
+    'choice': ['composition.choice'],
+    'composition': ['composition.pipeline', 'composition.errors'],
+    'curvature': ['training.hessian'],
+    'display': ['diagnosis.explain', 'diagnosis.source', 'diagnosis.kinds', 'diagnosis.report'],
+    'editing': ['editing.edit'],
+    'engine': ['engines', 'engines.runner'],
+    'engine.advice': ['tracing.advice'],
+    'engine.build': ['engines.c_compiler'],
+    'engine.calls': ['tracing.opaque'],
+    'engine.chance': ['tracing.rng'],
+    'engine.cpu': ['engines.c_kernels'],
+    'engine.cuda': ['engines.triton_kernels', 'engines.triton_source'],
+    'engine.eager': ['engines.eager'],
+    'engine.foreach': ['engines.foreach'],
+    'engine.frozen': ['engines.frozen'],
+    'engine.launch': ['engines.launch'],
+    'engine.memory': ['engines.arena'],
+    'engine.ops': ['tracing.ops'],
+    'engine.plan': ['engines.plan', 'tracing.bucket'],
+    'engine.program': ['tracing.program', 'tracing.ir'],
+    'engine.reading': ['tracing.purity', 'tracing.code_reader', 'tracing.code_walk', 'tracing.purity_tables'],
+    'engine.record': ['tracing.recording'],
+    'engine.runner': ['engines.runner', 'engines.compilation', 'engines.refusals'],
+    'engine.scaling': ['engines.grad_scaling'],
+    'engine.shards': ['_tensors', 'engines.sharded'],
+    'engine.spelling': ['tracing.torch_api', 'tracing.reductions', 'tracing.install'],
+    'engine.trace': ['tracing.tracer', 'tracing.trace'],
+    'engine.triton_ops': ['engines.triton_math'],
+    'engine.views': ['engines.sparse_complex'],
+    'expression': ['diagnosis.algebra', 'diagnosis.choices', 'diagnosis.rewriting', 'diagnosis.rendering',
+                   'diagnosis.latex'],
+    'files': ['state.files'],
+    'formula': ['diagnosis.formula', 'diagnosis.reading'],
+    'hypers': ['hypers.values', 'hypers.torch_names', 'hypers.groups', 'hypers.views'],
+    'interop': ['state.torch_optim', 'state.to_torch'],
+    'lookahead': ['training.lookahead'],
+    'names': ['state.learner_names'],
+    'rehearsal': ['tracing.rehearsal', 'diagnosis.groups'],
+    'routing': ['routing.route', 'routing.groups', 'routing.schedules', 'composition.rules'],
+    'sam': ['training.sam'],
+    'stepper': ['composition.stepper', 'composition.signatures', 'composition.traits', 'composition.results',
+                'composition.calls'],
+    'steppers.formulas': ['steppers.moving_average', 'steppers.norms', 'steppers.sgd', 'steppers.adam'],
+    'steppers.classic': ['steppers.adam', 'steppers.sgd', 'steppers.moving_average', 'steppers.norms',
+                         'steppers.second_moments', 'steppers.layerwise', 'steppers.lookahead'],
+    'steppers.matrices': ['steppers.shampoo', 'steppers.muon', 'steppers.soap', 'steppers.factored',
+                          'steppers.kronecker'],
+    'steppers.tools': ['steppers.schedules'],
+    'symbolic': ['diagnosis.symbolic'],
+    'wrapping': ['editing.wrap', 'composition.roles'],
 }
-LABELS = {} # by old name, the name now
-for names in RENAMED.values(): LABELS.update({old: new.rpartition('.')[2] for old, new in names.items()})
+
+RENAMED = { # by module and old public name, under `optimcb`, the module and name of today
+    'engines.grad_scaling.Doubt': 'engines.grad_scaling.PendingSkip',
+    '_tensors.Spread': '_tensors.Sharding',
+    'engines.sharded.agreed': 'engines.sharded.agree',
+    '_tensors.spread_of': '_tensors.sharding_of',
+    '_tensors.on_wholes': '_tensors.on_gathered',
+    '_tensors.whole': '_tensors.unsharded',
+    '_tensors.whole_of': '_tensors.gather',
+    'hypers.values.spread': 'hypers.values.per_group',
+    'tracing.bucket.Alike': 'tracing.bucket.Bucket',
+    # of `steppers`, whichever of its modules had the name
+    'steppers.ascend': 'steppers.sharpness.ascend',
+    'steppers.average_rate': 'steppers.rates.average_rate',
+    'steppers.bound_by_average': 'steppers.rates.bound_by_average',
+    'steppers.bound_rate': 'steppers.rates.bound_rate',
+    'steppers.direction': 'steppers.sgd.descent_direction',
+    'steppers.free_start': 'steppers.averages.schedule_free_start',
+    'steppers.free_step': 'steppers.averages.schedule_free_step',
+    'steppers.free_warm_up': 'steppers.averages.schedule_free_warmup',
+    'steppers.free_weight': 'steppers.averages.schedule_free_weight',
+    'steppers.nadam_mom': 'steppers.adam.nadam_mom',
+    'steppers.precise': 'steppers.norms.at_least_float32',
+    'steppers.rate_update': 'steppers.rates.rate_update',
+    'steppers.rectification': 'steppers.adam.rectification',
+    'steppers.rms_rate': 'steppers.rates.rms_rate',
+    'steppers.share_d': 'steppers.parameter_free.sync_d',
+    'steppers.slow_vectors': 'steppers.muon.scale_vector_lr',
+    'steppers.take_back': 'steppers.parts.undo_step',
+    'steppers.turn_back': 'steppers.soap.project_back',
+    'steppers.turn_grad': 'steppers.soap.project_grad',
+}
 
 
-def old_names(
-    package:str # Package under `optimcb` that has the functions
-) -> Callable:
-    "Make a module's `__getattr__` that finds functions under their old names, and warns once for each."
-    def find(name, level=3):
-        if name not in RENAMED[package]:
-            raise AttributeError(f"module 'optimcb.{package}' has no attribute {name!r}")
-        module, _, new = RENAMED[package][name].rpartition('.')
-        if new != name: _warn(name, new, level)
-        return getattr(import_module(f'optimcb.{package}.{module}'), new)
-    return find
+def _last(path) -> str: return path.rpartition('.')[2]
 
 
-WARNED = set()
-
-
-def _warn(old, new, level):
-    if old in WARNED: return
-    WARNED.add(old)
-    warnings.warn(f"`{old}` is called `{new}` now.", DeprecationWarning, stacklevel=level)
+LABELS = { # by old name of a stepper, its name now
+    _last(old): _last(now) for old, now in RENAMED.items() if old.startswith('steppers.')}
 
 
 def current_label(
@@ -62,3 +123,68 @@ def current_label(
 ) -> str:
     "The label as this version has it."
     return re.sub(r'^\w+', lambda m: LABELS.get(m[0], m[0]), label)
+
+
+# Names in a module
+
+def old_names(
+    module:str # Name of the module, without `optimcb.`
+) -> Callable:
+    """Make the `__getattr__` of a module, which finds what it had in earlier versions.
+
+    It raises `AttributeError` for what it never had."""
+    def find(name):
+        homes = () if name.startswith('__') else MOVED.get(module, ()) # `__all__` and the like are its own
+        package = module.rpartition('.')[0]
+        for home in (module, *homes, package):
+            if f'{home}.{name}' in RENAMED: return _renamed(f'{home}.{name}')
+            contents = vars(import_module(f'optimcb.{home}')) if home in homes else {}
+            if name in contents: return contents[name]
+        raise AttributeError(f"module 'optimcb.{module}' has no attribute {name!r}")
+    return find
+
+
+def _renamed(old):
+    path, _, name = RENAMED[old].rpartition('.')
+    if name != _last(old): _warn(old, RENAMED[old])
+    return getattr(import_module(f'optimcb.{path}'), name)
+
+
+# Modules
+
+class _OldModule(ModuleType):
+    "A module of earlier versions, whose contents have moved."
+    def __getattr__(self, name): return old_names(self.__name__.removeprefix('optimcb.'))(name)
+
+
+class _Finder(MetaPathFinder, Loader):
+    "Finds modules of earlier versions that are not there any more."
+    def find_spec(self, fullname, path=None, target=None):
+        package, _, old = fullname.partition('.')
+        if package == 'optimcb' and old in MOVED: return ModuleSpec(fullname, self, is_package=True)
+
+    def create_module(self, spec): return _OldModule(spec.name)
+
+    def exec_module(self, module):
+        old = module.__name__.removeprefix('optimcb.')
+        _warn(old, *MOVED[old])
+
+
+def install():
+    "Let imports find old module names, after everything that is really there."
+    if not any(isinstance(o, _Finder) for o in sys.meta_path): sys.meta_path.append(_Finder())
+
+
+# Warnings
+
+OURS = os.path.dirname(__file__) + os.sep
+WARNED = set() # old names that were asked for
+
+
+def _warn(old, *now):
+    "Say once what an old name is now, where the user's code asks for it."
+    if old in WARNED: return
+    WARNED.add(old)
+    names = ', '.join(f'`optimcb.{o}`' for o in now)
+    level = stacklevel_outside(lambda frame: frame.f_code.co_filename.startswith(OURS))
+    warnings.warn(f"`optimcb.{old}` is now {names}.", DeprecationWarning, stacklevel=level)

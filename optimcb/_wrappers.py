@@ -7,6 +7,7 @@ from types import CodeType
 
 import torch
 
+from optimcb._cpython import frame_above, frames_above, module_of
 from optimcb.warn import calling_frame
 
 __all__ = ['asked_by_fastai', 'asked_by_grad_scaler', 'made_by_zero', 'own_step_of', 'zero_refusal']
@@ -44,7 +45,7 @@ def asked_by_grad_scaler(
     Others who ask, like Lightning, want to know whether nobody else may unscale and clip gradients: they may.
     A wrapper with a step of its own would not unscale. Nor would accelerate's, which it puts into the
     instance to see whether GradScaler calls it."""
-    asks = sys._getframe(2).f_globals.get('__name__') # the caller of the property that calls this
+    asks = module_of(frame_above(2)) # the caller of the property that calls this
     step = getattr(opt.step, '__func__', opt.step)
     return asks == torch.amp.GradScaler.__module__ and unwrap(step) is unwrap(ours) and 'cbs' in opt.__dict__
 
@@ -53,7 +54,7 @@ def asked_by_fastai() -> bool:
     """Does a callback of fastai set a hyper-parameter?
 
     One-cycle schedules set `mom`, which does nothing without momentum."""
-    return calling_frame().f_globals.get('__name__', '').startswith('fastai.callback')
+    return module_of(calling_frame()).startswith('fastai.callback')
 
 
 def made_by_zero() -> bool:
@@ -62,9 +63,7 @@ def made_by_zero() -> bool:
     Then it has some of the parameters, perhaps none."""
     zero = sys.modules.get('torch.distributed.optim.zero_redundancy_optimizer')
     makes = zero and getattr(zero.ZeroRedundancyOptimizer, '_init_local_optimizer', None)
-    frame = sys._getframe() if makes else None
-    while frame and frame.f_code is not makes.__code__: frame = frame.f_back
-    return frame is not None
+    return bool(makes) and any(o.f_code is makes.__code__ for o in frames_above())
 
 
 def zero_refusal(

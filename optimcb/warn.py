@@ -1,10 +1,11 @@
 "Warnings at the line of the user's code that led to them."
 import os
-import sys
 import warnings
 from types import FrameType
 
 import torch
+
+from optimcb._cpython import caller_outside, frames_above, module_of, stacklevel_outside
 
 __all__ = ['CompositionWarning', 'calling_frame', 'warn']
 
@@ -21,13 +22,11 @@ class CompositionWarning(UserWarning):
 
 def calling_frame() -> FrameType:
     "Return the frame that called the library: the first one outside of it and of torch."
-    frame = sys._getframe(1)
-    while frame.f_back and frame.f_code.co_filename.startswith(INSIDE): frame = frame.f_back
-    return frame
+    return caller_outside(INSIDE) or [*frames_above()][-1]
 
 
 def _is_inside(frame) -> bool:
-    package = frame.f_globals.get('__name__', '').partition('.')[0]
+    package = module_of(frame).partition('.')[0]
     return frame.f_code.co_filename.startswith(INSIDE) or package in BETWEEN
 
 
@@ -36,6 +35,4 @@ def warn(
     category:type=UserWarning # Class of the warning
 ):
     "Warn at the line that called, outside of the library, torch and fastai."
-    frame, level = sys._getframe(1), 2
-    while frame.f_back and _is_inside(frame): frame, level = frame.f_back, level + 1
-    warnings.warn(message, category, stacklevel=level)
+    warnings.warn(message, category, stacklevel=stacklevel_outside(_is_inside))

@@ -1,8 +1,7 @@
 "Measure steps on this machine, beside other libraries: `python -m optimcb.bench`."
-from optimcb import _moved
+from optimcb._renamed import old_names
 
 # Imported when they are used
 __all__ = ['Bench', 'SETS', 'environment', 'find', 'floor_bytes', 'main', 'table']
 
-
-def __getattr__(name): return _moved.find('bench', name)
+__getattr__ = old_names('bench')

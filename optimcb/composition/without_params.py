@@ -1,9 +1,9 @@
 "Algorithms that are called without parameters, and what fastai asks of a partial."
-import sys
 from functools import partial
 
 from torch import nn
 
+from optimcb._cpython import frame_above, module_of
 from optimcb.composition.rules import norms_and_biases
 
 __all__ = ['Keywords', 'WithoutParams']
@@ -48,8 +48,8 @@ class WithoutParams(partial):
 
 def _trainers_groups() -> list[dict]|None:
     "The groups that the `Trainer` of transformers has made, if it calls. It passes them to classes only"
-    caller = sys._getframe(2)
-    if caller.f_globals.get('__name__') != 'transformers.trainer': return None
+    caller = frame_above(2)
+    if module_of(caller) != 'transformers.trainer': return None
     return caller.f_locals.get('optimizer_grouped_parameters')
 
 

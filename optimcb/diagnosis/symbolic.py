@@ -6,13 +6,13 @@ one: so each branch of a stepper is seen, whether or not the steps at hand take 
 """
 import math
 import operator
-import sys
 from contextlib import contextmanager
 from fractions import Fraction
 from numbers import Real
 from threading import RLock
 from typing import NamedTuple
 
+from optimcb._cpython import frame_above, module_of
 from optimcb.diagnosis.algebra import add, call, div, mul, neg, number, power, sub, symbols
 from optimcb.tracing import reductions, torch_api
 from optimcb.tracing.recording import NotRecorded
@@ -82,7 +82,7 @@ def _decided(name, natural, a, b):
     "The answer to a comparison, if a stepper makes it"
     listening = Decisions.listening
     if listening is None or listening.place is None: return natural
-    module = sys._getframe(2).f_globals.get('__name__') or ''
+    module = module_of(frame_above(2)) # of what compares
     if module not in OF_TORCH and f'{module}.'.startswith(BOOKKEEPING): return natural
     if a == b: return natural
     condition = call(name, a, b)

@@ -1,5 +1,4 @@
 "Change a list of steppers: by hand (`edit`), or with parts that know where they belong (`wrap`)."
-from optimcb import _moved
+from optimcb._renamed import old_names
 
-
-def __getattr__(name): return _moved.find('editing', name)
+__getattr__ = old_names('editing')

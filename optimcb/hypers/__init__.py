@@ -1,5 +1,4 @@
 "Hyper-parameters: values and their ranges, torch's names for them, and live views of a group."
-from optimcb import _moved
+from optimcb._renamed import old_names
 
-
-def __getattr__(name): return _moved.find('hypers', name)
+__getattr__ = old_names('hypers')

@@ -1,5 +1,5 @@
 "Several algorithms in one: routes, rules that tell parameters apart, and hyper-parameters by the step."
-from optimcb import _moved
+from optimcb._renamed import old_names
 from optimcb.composition import rules
 from optimcb.composition.rules import *
 from optimcb.routing import groups, schedules
@@ -10,5 +10,4 @@ from optimcb.routing.schedules import *
 __all__ = ['Rule', 'by_module', 'by_name', 'by_ndim', 'by_shape', 'norms_and_biases', 'grouped', 'no_wd',
            'route', 'scheduled', 'warmup', 'cosine_decay', 'inverse_sqrt']
 
-
-def __getattr__(name): return _moved.find('routing', name)
+__getattr__ = old_names('routing')

@@ -1,6 +1,7 @@
 "What the library reads off CPython, bytecode, frames and counts of references: the same on every Python."
 import gc
 import inspect
+import threading
 import warnings
 from functools import partial
 
@@ -9,7 +10,17 @@ import torch
 
 import optimcb as oc
 from optimcb import CompositionWarning, Optimizer, once
-from optimcb._cpython import branches_on_values, caller_outside, place_of, references
+from optimcb._cpython import (
+    branches_on_values,
+    caller_outside,
+    ends_by_raise,
+    frame_above,
+    frames_above,
+    module_of,
+    place_of,
+    references,
+    stacklevel_outside,
+)
 from optimcb.composition.stepper import Stepper
 from optimcb.engines.arena import Arena
 from optimcb.engines.runner import CantRun
@@ -233,7 +244,8 @@ def test_a_number_of_a_parameter_is_taken_by_methods_and_functions():
     _, ps = step_of(by_method)
     assert [p[0].item() for p in ps] == pytest.approx([0.8, 0.7])
     try: _, qs = step_of(by_function)
-    except CantRun as e: assert 'as a method: `x.addcmul(a, b, value=c)`' in str(e) and torch.__version__ < '2.11'
+    except CantRun as e:
+        assert 'as a method: `x.addcmul(a, b, value=c)`' in str(e) and torch.__version__ < '2.11'
     else: assert all(torch.equal(p, q) for p, q in zip(ps, qs))
 
 
@@ -246,9 +258,84 @@ def test_references_are_counted():
     assert references(lambda: o) == one + 1 and other is o
 
 
+def asked(ask): return ask() # a function that asks, for what is above it
+def two_above(ask): return asked(ask)
+
+
+def test_a_frame_above_is_so_many_calls_up():
+    def ask(calls): return frame_above(calls).f_code.co_name
+    assert two_above(lambda: ask(1)) == '<lambda>' and two_above(lambda: ask(2)) == 'asked'
+    assert two_above(lambda: ask(4)) == 'test_a_frame_above_is_so_many_calls_up'
+    with pytest.raises(ValueError): frame_above(10**6)
+
+
+ABOVE = ['asked', 'two_above', 'test_the_frames_above_are_innermost_first']
+WALKS = {
+    'as they come': lambda: frames_above(),
+    'all at once': lambda: list(frames_above()),
+    'in a list': lambda: [o for o in frames_above() if o],
+    'in a generator': lambda: (o for o in frames_above()),
+}
+
+
+@pytest.mark.parametrize('walk', WALKS.values(), ids=WALKS)
+def test_the_frames_above_are_innermost_first(walk):
+    "However they are walked, also later on, they are those above the function that asked"
+    names = [o.f_code.co_name for o in two_above(walk)]
+    assert names[:3] == ABOVE and len(names) > 3
+
+
+def test_the_frames_above_end_with_the_thread():
+    found = []
+    thread = threading.Thread(target=lambda: found.extend(module_of(o) for o in frames_above()))
+    thread.start()
+    thread.join()
+    assert set(found) == {'threading'}
+
+
 def test_the_caller_outside_of_folders_is_found():
     here = inspect.currentframe()
-    assert caller_outside((oc.__path__[0],)) is here and caller_outside((oc.__path__[0], __file__)) is not here
+    library = oc.__path__[0]
+    assert caller_outside((library,)) is here and caller_outside((library, __file__)) is not here
+    assert caller_outside(('',)) is None, 'none is outside of all folders'
+
+
+@pytest.mark.parametrize('inside', [{'says'}, {'says', 'between'}])
+def test_a_stacklevel_is_that_of_the_caller_outside(inside):
+    def says(): warnings.warn('so', stacklevel=stacklevel_outside(lambda o: o.f_code.co_name in inside))
+    def between(): says()
+    with pytest.warns(UserWarning, match='so') as said: between()
+    own = inspect.currentframe().f_lineno - 1
+    line = between.__code__.co_firstlineno if inside == {'says'} else own
+    assert (said[0].filename, said[0].lineno) == (__file__, line)
+
+
+def test_a_stacklevel_where_all_are_inside_is_the_outermost():
+    depth = len([*frames_above()]) + 1
+    assert stacklevel_outside(lambda o: True) == depth
+
+
+def test_the_module_of_a_frame():
+    assert module_of(inspect.currentframe()) == __name__
+    known = {'module_of': module_of, 'here': inspect.currentframe}
+    def module_in(globals): return eval('module_of(here())', {**known, **globals})
+    assert module_in({'__name__': 'somewhere'}) == 'somewhere'
+    assert module_in({}) == module_in({'__name__': None}) == ''
+
+
+def raises(): raise KeyError('key')
+def raises_anew():
+    try: {}['key']
+    except KeyError as e: raise ValueError('no key') from e
+
+def looks_up(): return {}['key']
+def calls_what_raises(): raises()
+
+
+@pytest.mark.parametrize('f', [raises, raises_anew, looks_up, calls_what_raises], ids=lambda f: f.__name__)
+def test_whether_a_frame_ends_by_raise(f):
+    with pytest.raises((KeyError, ValueError)) as error: f()
+    assert ends_by_raise(error.tb.tb_next) is (f in (raises, raises_anew))
 
 
 def test_the_place_of_an_instruction():

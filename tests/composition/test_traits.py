@@ -1,6 +1,4 @@
-"Traits of steppers, as the library's and users' functions have them; and names of earlier versions."
-import pickle
-import warnings
+"Traits of steppers, as the library's and users' functions have them."
 from functools import partial
 
 import pytest
@@ -8,7 +6,7 @@ import torch
 from helpers import params, set_grads
 
 import optimcb as oc
-from optimcb import _renamed, steppers
+from optimcb import steppers
 from optimcb.composition.roles import kind_of, of_directions, of_signs, part, place_of
 from optimcb.composition.stepper import Stepper
 from optimcb.composition.traits import NO_TRAITS, Traits, has_traits, traits_of, weights_by
@@ -18,8 +16,10 @@ def test_traits_of_users_functions():
     "Decorators add to one another, in any order, and leave the function as it is"
     def f(p, lr): p.data.sub_(p.grad, alpha=lr)
     assert traits_of(f) is NO_TRAITS is traits_of(None) and place_of(f) is None is kind_of(f)
-    assert of_signs(part('update', 'mine')(f)) is f and traits_of(f) == Traits('update', 'mine', blind_to=('tensors', 'elements'))
-    assert of_directions(f).traits.blind_to == ('tensors',) and place_of(f) == 'update' and kind_of(partial(f)) == 'mine'
+    assert of_signs(part('update', 'mine')(f)) is f
+    assert traits_of(f) == Traits('update', 'mine', blind_to=('tensors', 'elements'))
+    assert of_directions(f).traits.blind_to == ('tensors',)
+    assert place_of(f) == 'update' and kind_of(partial(f)) == 'mine'
     assert Stepper(oc.only(partial(weights_by(len)(f)), oc.by_ndim(2))).traits.eval_weights is len
     with pytest.raises(ValueError, match='there is no place'): part('updates')
     with pytest.raises(TypeError, match='no trait `colour`'): has_traits(colour=1)
@@ -32,7 +32,11 @@ def test_somebodys_own_attribute_is_no_trait():
     assert Stepper(Mine()).traits is NO_TRAITS
 
 
-@pytest.mark.parametrize('name', [k for k in steppers.__all__ if k not in steppers.FORMULAS and traits_of(getattr(steppers, k)).unfused])
+MATHEMATICS = [k for k in steppers.__all__ if k not in steppers.FORMULAS]
+FUSED = [k for k in MATHEMATICS if traits_of(getattr(steppers, k)).unfused]
+
+
+@pytest.mark.parametrize('name', FUSED)
 def test_a_step_is_what_its_parts_do(name):
     "But for rounding, where it divides by a root"
     step = getattr(steppers, name)
@@ -47,41 +51,3 @@ def test_a_step_is_what_its_parts_do(name):
             for f in fs: values |= Stepper(f)(p, values) or {}
         found.append([p.data for p in ps])
     for a, b in zip(*found): torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-15)
-
-
-RENAMED = {old: new for old, new in _renamed.LABELS.items() if old != new}
-
-
-@pytest.mark.parametrize('old', RENAMED)
-def test_old_names_lead_to_the_new_ones(old):
-    _renamed.WARNED.discard(old)
-    with pytest.warns(DeprecationWarning, match=f'`{old}` is called `{RENAMED[old]}` now'): found = getattr(steppers, old)
-    with warnings.catch_warnings():
-        warnings.simplefilter('error')
-        assert getattr(steppers, old) is found is getattr(oc, old) and found.__name__ == RENAMED[old]
-    assert not hasattr(steppers, 'no_such_name')
-
-
-@pytest.mark.parametrize('module, name', [('soap', 'turn_grad'), ('parameter_free', 'share_d'), ('muon', 'slow_vectors'), ('averages', 'free_step'),
-                                          ('averages', 'ascend'), ('adaptive', 'rms_rate'), ('formulas', 'debias'), ('matrices', 'turn_back')])
-@pytest.mark.filterwarnings('ignore')
-def test_pickles_of_functions_of_before_load(module, name):
-    found = pickle.loads(f'coptimcb.steppers.{module}\n{name}\n.'.encode())
-    assert found is getattr(steppers, _renamed.LABELS.get(name, name))
-
-
-@pytest.mark.parametrize('algo', [oc.SOAP, oc.Prodigy, oc.ScheduleFreeAdamW, oc.Muon])
-def test_a_state_dict_with_old_labels_is_of_the_same_steppers(algo, recwarn):
-    ps = params()
-    opt = algo(ps, lr=0.01)
-    set_grads(ps)
-    opt.step()
-    sd, back = opt.state_dict(), {new: old for old, new in RENAMED.items()}
-    def before(label):
-        name, paren, options = label.partition('(')
-        return back.get(name, name) + paren + options
-    old = {**sd, 'steppers': [before(k) for k in sd['steppers']]}
-    assert old['steppers'] != sd['steppers']
-    recwarn.clear()
-    algo(ps, lr=0.01).load_state_dict(old)
-    assert not recwarn.list

@@ -22,7 +22,8 @@ def snapshot(opt, ps): return copy.deepcopy([(p.detach(), dict(opt.state.get(p, 
 
 def same(before, after):
     def equal(a, b): return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-    return all(torch.equal(p, q) and s.keys() == t.keys() and all(equal(v, t[k]) for k, v in s.items()) for (p, s), (q, t) in zip(before, after))
+    def equal_states(s, t): return s.keys() == t.keys() and all(equal(v, t[k]) for k, v in s.items())
+    return all(torch.equal(p, q) and equal_states(s, t) for (p, s), (q, t) in zip(before, after))
 
 
 class Stumble:
@@ -36,7 +37,10 @@ class Stumble:
 def mixed(dtype=torch.float64, eager=2):
     "Parameters that kernels step, and others that only the eager engine can"
     ps = params([(3, 4), (5,), (2, 2), (7,), (4, 1)], dtype)
-    for p in ps[-eager:]: p.data = p.data.new_zeros(*(2*n for n in p.shape))[tuple(slice(None, None, 2) for _ in p.shape)].copy_(p.data)
+    for p in ps[-eager:]:
+        wide = p.data.new_zeros(*(2*n for n in p.shape))
+        every_other = tuple(slice(None, None, 2) for _ in p.shape)
+        p.data = wide[every_other].copy_(p.data)
     return ps
 
 

@@ -52,14 +52,16 @@ def test_kernels_are_kept(cache):
     kept = list(cache.iterdir())
     assert len(kept) == 1 and kept[0].suffix == '.so' and stat.S_IMODE(cache.stat().st_mode) == 0o700
     env = {**os.environ, 'OPTIMCB_CACHE_DIR': str(cache)}
-    runs = [subprocess.run([sys.executable, '-c', SCRIPT], env=env, capture_output=True, text=True, check=True).stdout.split() for _ in range(2)]
-    assert [r[0] for r in runs] == ['1', '0'], 'the second process finds it'
+    command = [sys.executable, '-c', SCRIPT]
+    def run(): return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    assert [run().split()[0] for _ in range(2)] == ['1', '0'], 'the second process finds it'
 
 
 def test_nothing_is_written_or_compiled_at_import(cache):
     code = "import torch; from optimcb import *; Adam([torch.nn.Parameter(torch.ones(3))], lr=0.1)"
     env = {**os.environ, 'OPTIMCB_CACHE_DIR': str(cache), 'CC': '/nowhere/cc'}
-    done = subprocess.run([sys.executable, '-W', 'error::UserWarning', '-c', code], env=env, capture_output=True, text=True, check=True)
+    command = [sys.executable, '-W', 'error::UserWarning', '-c', code]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     assert not cache.exists() and not done.stderr
 
 
@@ -70,7 +72,8 @@ def test_compilers(text, cache, tmp_path, monkeypatch):
     monkeypatch.setenv('CC', script(tmp_path/'mycc', text) if text else '/nowhere/cc')
     start = time.time()
     said = step()
-    assert len(said) == 1 and ('mycc' in said[0] or '/nowhere/cc' in said[0] or 'written' in said[0]) and time.time() - start < 20
+    assert len(said) == 1 and any(why in said[0] for why in ('mycc', '/nowhere/cc', 'written'))
+    assert time.time() - start < 20
     with pytest.raises(CantRun, match="engine='fused'"): step('fused')
     assert step('foreach') == []
     assert not list(cache.glob('*.so'))
@@ -97,7 +100,13 @@ def test_damaged_and_foreign_files_are_not_loaded(harm, cache, tmp_path):
     file = next(cache.glob('*.so'))
     good = file.read_bytes()
     c_compiler.forget()
-    new = {'cut': good[:len(good)//2], 'empty': b'', 'changed': good[:5000] + b'\0\1\2' + good[5003:], 'garbage': os.urandom(5000)}.get(harm, good)
+    damaged = {
+        'cut': good[:len(good)//2],
+        'empty': b'',
+        'changed': good[:5000] + b'\0\1\2' + good[5003:],
+        'garbage': os.urandom(5000),
+    }
+    new = damaged.get(harm, good)
     file.unlink()
     if harm == 'a link':
         (tmp_path/'elsewhere').write_bytes(good)
@@ -135,7 +144,8 @@ def test_a_full_disk(cache, monkeypatch):
 
 def test_processes_that_build_at_once_one_of_them_killed(cache):
     env = {**os.environ, 'OPTIMCB_CACHE_DIR': str(cache)}
-    ps = [subprocess.Popen([sys.executable, '-c', SCRIPT], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    ps = [subprocess.Popen([sys.executable, '-c', SCRIPT], env=env, **pipes) for _ in range(4)]
     time.sleep(2)
     ps[0].kill()
     out = [p.communicate() for p in ps]

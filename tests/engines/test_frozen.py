@@ -1,4 +1,6 @@
-"A frozen parameter rests, with its state, whatever lies in its `.grad`; unfrozen, it goes on. Plain tensors are stepped by any `.grad`."
+"""A frozen parameter rests, with its state, whatever lies in its `.grad`; unfrozen, it goes on.
+
+Plain tensors are stepped by any `.grad`."""
 import copy
 import pickle
 from functools import partial
@@ -17,19 +19,26 @@ from optimcb.optimizer import _update
 from optimcb.training.hessian import update_hessian
 
 ENGINES = ('eager', *TRACED)
-RULES = [partial(oc.SGD, mom=0.9, wd=0.1), partial(oc.AdamW, wd=0.1), partial(oc.Lion.wrap(clip_norm, ema_weights), wd=0.1), oc.Adafactor]
+RULES = [partial(oc.SGD, mom=0.9, wd=0.1), partial(oc.AdamW, wd=0.1),
+         partial(oc.Lion.wrap(clip_norm, ema_weights), wd=0.1), oc.Adafactor]
+
+
+def name_of(rule):
+    has_options = isinstance(rule, partial) and not isinstance(rule, oc.Algorithm)
+    return rule.func.__name__ if has_options else rule.__name__
 
 
 def snapshot(opt, p): return copy.deepcopy((p.detach(), dict(opt.state[p])))
 
 
 def same(a, b):
+    def equal(v, w): return torch.equal(v, w) if isinstance(v, torch.Tensor) else v == w
     (p, s), (q, t) = a, b
-    return torch.equal(p, q) and s.keys() == t.keys() and all(torch.equal(v, t[k]) if isinstance(v, torch.Tensor) else v == t[k] for k, v in s.items())
+    return torch.equal(p, q) and s.keys() == t.keys() and all(equal(v, t[k]) for k, v in s.items())
 
 
 @pytest.mark.parametrize('engine', ENGINES)
-@pytest.mark.parametrize('rule', RULES, ids=lambda r: r.func.__name__ if isinstance(r, partial) and not isinstance(r, oc.Algorithm) else r.__name__)
+@pytest.mark.parametrize('rule', RULES, ids=name_of)
 def test_a_layer_that_is_frozen_in_mid_training_rests_and_goes_on(rule, engine):
     "As one whose gradients are None meanwhile"
     results = []
@@ -52,7 +61,8 @@ def test_a_layer_that_is_frozen_in_mid_training_rests_and_goes_on(rule, engine):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(*[st.booleans()]*4), min_size=2, max_size=8), st.sampled_from(ENGINES), st.sampled_from(range(len(RULES))))
+@given(st.lists(st.tuples(*[st.booleans()]*4), min_size=2, max_size=8), st.sampled_from(ENGINES),
+       st.sampled_from(range(len(RULES))))
 def test_any_pattern_of_freezing(pattern, engine, rule):
     "Those that are trained go on as if the others had no gradient"
     rule, ends = RULES[rule], []
@@ -198,7 +208,8 @@ def test_grad_scaler():
         scaler.update()
         opt.zero_grad()
         assert torch.allclose(p.detach(), torch.full((2,), 0.9))
-    assert opt.state[q].keys() == opt.state[p].keys() and not torch.equal(opt.state[q]['grad_avg'], opt.state[p]['grad_avg'])
+    assert opt.state[q].keys() == opt.state[p].keys()
+    assert not torch.equal(opt.state[q]['grad_avg'], opt.state[p]['grad_avg'])
 
 
 def test_going_up_before_a_step():
@@ -210,7 +221,9 @@ def test_going_up_before_a_step():
         a.grad, b.grad = torch.tensor([3., 4.]), torch.full((2,), 100.)
         before, was = a.detach().clone(), b.detach().clone()
         opt.ascend()
-        if frozen: assert torch.allclose(a.detach() - before, torch.tensor([0.6, 0.8])) and torch.equal(b, was)
+        if frozen:
+            assert torch.allclose(a.detach() - before, torch.tensor([0.6, 0.8]))
+            assert torch.equal(b, was)
         opt.step()
         assert torch.equal(b, was) == frozen
 

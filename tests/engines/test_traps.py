@@ -46,7 +46,8 @@ def both(make, change=lambda ps, opt, i: None, steps=4, cbs=MOMENTUM, engine='au
     for p, q in zip(got, want):
         assert ulps(p, q) == 0
         assert eager.state[q].keys() == opt.state[p].keys()
-        assert all(ulps(opt.state[p][k], v) == 0 for k, v in eager.state[q].items() if isinstance(v, torch.Tensor))
+        tensors = {k: v for k, v in eager.state[q].items() if isinstance(v, torch.Tensor)}
+        assert all(ulps(opt.state[p][k], v) == 0 for k, v in tensors.items())
     return got, opt
 
 
@@ -58,7 +59,8 @@ def test_one_launch_for_all(launches):
         for i in range(3):
             set_grads(ps, i, skip=[1] if i == 0 else [])
             opt.step()
-    assert launches == [3, 4, 4], 'step counts, groups and gradients that come later notwithstanding' # new state is a program of its own once
+    # new state is a program of its own once
+    assert launches == [3, 4, 4], 'step counts, groups and gradients that come later notwithstanding'
 
 def test_lamb_is_one_call_a_step(launches):
     ps = params([(300, 4), (5,), (70000,)])
@@ -69,11 +71,14 @@ def test_lamb_is_one_call_a_step(launches):
 
 # Memory
 
-def channels_last(): return [torch.nn.Parameter(p.detach().contiguous(memory_format=torch.channels_last)) for p in params([(4, 3, 5, 5), (2, 3, 2, 2)])]
+def channels_last():
+    ps = params([(4, 3, 5, 5), (2, 3, 2, 2)])
+    return [torch.nn.Parameter(p.detach().contiguous(memory_format=torch.channels_last)) for p in ps]
 
 def test_gradients_lie_otherwise_than_parameters():
     def other(ps, opt, i):
-        for p in ps: p.grad = p.grad.contiguous(memory_format=torch.channels_last if i % 2 else torch.contiguous_format)
+        layout = torch.channels_last if i % 2 else torch.contiguous_format
+        for p in ps: p.grad = p.grad.contiguous(memory_format=layout)
     both(lambda: params([(4, 3, 5, 5), (2, 3, 2, 2)]), other, engine='fused')
     both(channels_last, other, engine='fused')
 
@@ -127,7 +132,8 @@ def test_state_that_is_memory_of_a_parameter(launches):
     assert all(ulps(p.detach(), q) == 0 for p, q in zip(ps, want))
 
 def test_expanded_parameter():
-    def make(): return [torch.nn.Parameter(torch.ones(1).expand(3).contiguous()), torch.nn.Parameter(torch.zeros(()))]
+    def make():
+        return [torch.nn.Parameter(torch.ones(1).expand(3).contiguous()), torch.nn.Parameter(torch.zeros(()))]
     both(make, engine='fused')
 
 def test_empty_parameters():
@@ -174,7 +180,8 @@ def test_a_parameter_becomes_a_part_of_itself():
             ps[0].data = ps[0].data[:3]
             opt.state[ps[0]]['grad_avg'] = opt.state[ps[0]]['grad_avg'][:3].clone()
             ps[0].grad = ps[0].grad.clone()[:3]
-    ps, _ = both(lambda: params([(1000,), (4,)]), cut, steps=4, cbs=[average_grad, momentum_step], engine='fused')
+    def make(): return params([(1000,), (4,)])
+    ps, _ = both(make, cut, steps=4, cbs=[average_grad, momentum_step], engine='fused')
     assert ps[0].shape == (3,)
 
 def test_state_gets_other_memory_while_somebody_keeps_the_old():
@@ -203,7 +210,8 @@ def test_numbers_of_other_types_are_other_numbers():
     def scaled(p, scale): p.data.sub_((p.grad > 0).sum()*scale)
     for e in ('eager', 'fused'):
         ps = params([(4,), (5,)])
-        opt = Optimizer([{'params': ps[:1], 'scale': 1}, {'params': ps[1:], 'scale': 1.}], scaled, scale=1., engine=e)
+        groups = [{'params': ps[:1], 'scale': 1}, {'params': ps[1:], 'scale': 1.}]
+        opt = Optimizer(groups, scaled, scale=1., engine=e)
         set_grads(ps)
         opt.step()
         if e == 'eager': want = [p.detach().clone() for p in ps]
@@ -278,7 +286,9 @@ def test_gradients_of_another_type():
 
 def test_a_gradient_is_the_data_itself():
     def own(ps, opt, i): ps[0].grad = ps[0].data
-    both(lambda: params([(4,)]), own, cbs=[lambda p, lr: p.data.mul_(0.5), lambda p, lr: p.data.sub_(p.grad, alpha=lr)])
+    def halve(p, lr): p.data.mul_(0.5)
+    def step(p, lr): p.data.sub_(p.grad, alpha=lr)
+    both(lambda: params([(4,)]), own, cbs=[halve, step])
 
 def test_complex_parameters():
     def make(): return [torch.nn.Parameter(torch.complex(torch.arange(4.), torch.ones(4))), *params([(3,)])]
@@ -290,7 +300,9 @@ def test_complex_parameters():
 def test_nan_inf_and_denormals():
     tiny = [float('nan'), float('inf'), -float('inf'), 1e-40, -1e-42, 0., -0., 1e38]
     def odd(ps, opt, i): ps[0].grad = torch.tensor(tiny[i:] + tiny[:i])
-    ps, opt = both(lambda: [torch.nn.Parameter(torch.tensor(tiny))], odd, cbs=[average_grad, lambda p, grad_avg: p.data.copy_(grad_avg*0.5)], engine='fused')
+    def make(): return [torch.nn.Parameter(torch.tensor(tiny))]
+    def halve(p, grad_avg): p.data.copy_(grad_avg*0.5)
+    ps, opt = both(make, odd, cbs=[average_grad, halve], engine='fused')
     assert (opt.state[ps[0]]['grad_avg'].abs() < 1e-38).any()
     assert (torch.tensor([1e-40])*1).item() > 0, 'the loaded kernel must not flush denormals for everybody'
 
@@ -306,7 +318,8 @@ def test_states_of_other_types(dtype, state):
     grads = [[g.to(dtype) for g in gs] for gs in grads]
     p = [torch.tensor([1., 2., -3., 0.5], dtype=dtype)]
     (_, a, s), (_, b, t) = (stepped(e, p, grads, [avg], steps=4, lr=0.1) for e in ('eager', 'fused'))
-    assert ulps(a[0], b[0]) == 0 and ulps(s[0]['grad_avg'], t[0]['grad_avg']) == 0 # these numbers are exact in every type
+    # these numbers are exact in every type
+    assert ulps(a[0], b[0]) == 0 and ulps(s[0]['grad_avg'], t[0]['grad_avg']) == 0
     assert t[0]['grad_avg'].dtype == state
 
 def test_memory_of_16_bits_is_read_as_it_was_written():
@@ -328,12 +341,16 @@ def test_memory_of_16_bits_is_read_as_it_was_written():
 
 def test_rounding_to_16_bits_equals_torchs():
     bits = torch.arange(-2**15, 2**15, dtype=torch.int32).to(torch.int16)
-    r = torch.randint(-2**31, 2**31 - 1, (200000,), generator=torch.Generator().manual_seed(0)).to(torch.int32).view(torch.float32)
+    r = torch.randint(-2**31, 2**31 - 1, (200000,), generator=torch.Generator().manual_seed(0))
+    r = r.to(torch.int32).view(torch.float32)
     for dtype in (torch.float16, torch.bfloat16):
         every = bits.view(dtype)
-        wide = torch.cat([every.float(), r, torch.nextafter(every.float(), torch.tensor(float('inf'))), (every.float() + every.roll(1).float())/2])
+        exact = every.float()
+        just_above, between = torch.nextafter(exact, torch.tensor(float('inf'))), (exact + exact.roll(1))/2
+        wide = torch.cat([exact, r, just_above, between])
         def up(p, dtype=dtype): return {'up': p.grad.float()*1}
-        def down(p, dtype=dtype): return {'down': (p.grad*1).to(dtype), 'back': (p.grad*1).to(dtype).float()*1}
+        def down(p, dtype=dtype):
+            return {'down': (p.grad*1).to(dtype), 'back': (p.grad*1).to(dtype).float()*1}
         (_, _, s), (_, _, t) = (stepped(e, [every], [[every]], [up]) for e in ('eager', 'fused'))
         assert ulps(s[0]['up'], t[0]['up']) == 0
         (_, _, s), (_, _, t) = (stepped(e, [wide], [[wide]], [down]) for e in ('eager', 'fused'))
@@ -379,7 +396,8 @@ def test_hyper_parameters_that_are_tensors():
 
 def test_numbers_of_numpy():
     import numpy as np
-    both(params, lambda ps, opt, i: opt.set_hyper('lr', np.float64(0.1)/(i+1)), engine='fused', wd=np.float32(0.25))
+    def schedule(ps, opt, i): opt.set_hyper('lr', np.float64(0.1)/(i+1))
+    both(params, schedule, engine='fused', wd=np.float32(0.25))
 
 def test_what_a_stepper_looks_at(launches):
     def scaled(p, lr): p.data.sub_(p.grad, alpha=lr/p.numel() if p.ndim > 1 else lr*p.shape[0] if p.ndim else lr)
@@ -518,7 +536,8 @@ def test_random_numbers_are_drawn_for_each_parameter():
 def test_the_warning_names_line_operation_and_what_to_write():
     ps = params()
     set_grads(ps)
-    with pytest.warns(UserWarning, match=r'`branches` at test_traps.py:\d+: it branches on a tensor.s value. Choose with `torch.where') as w: Optimizer(ps, branches, lr=0.1).step()
+    said = r'`branches` at test_traps.py:\d+: it branches on a tensor.s value. Choose with `torch.where'
+    with pytest.warns(UserWarning, match=said) as w: Optimizer(ps, branches, lr=0.1).step()
     assert w[0].filename == __file__
 
 def test_only_those_that_cannot_be_traced_fall_back(launches):
@@ -555,7 +574,8 @@ def test_structure_without_end(monkeypatch):
     def more(p, lr, steps=0):
         for _ in range(steps): p.data.mul_(0.9)
         return {'steps': steps + 1}
-    with pytest.warns(UserWarning, match='differ from step to step'): both(params, cbs=[more, sgd_step], steps=6)
+    with pytest.warns(UserWarning, match='differ from step to step'):
+        both(params, cbs=[more, sgd_step], steps=6)
 
 def test_attributes_that_are_no_keys():
     def make():
@@ -591,9 +611,17 @@ def keep_total(p):
 
 def use_total(p, lr, total): p.data.sub_(total*lr*1e-3)
 
+SUMS = [
+    [clip_all, sgd_step],
+    [partial(clip_all, max_norm=0.5), average_grad, momentum_step],
+    [clip_all, clip_all, sgd_step],
+    [sgd_step, count_all],
+    [average_grad, clip_all, keep_total, use_total, momentum_step],
+]
+def names_of(cbs): return '-'.join(getattr(f, '__name__', 'partial') for f in cbs)
+
 @pytest.mark.parametrize('engine', ['foreach', 'fused', 'auto'])
-@pytest.mark.parametrize('cbs', [[clip_all, sgd_step], [partial(clip_all, max_norm=0.5), average_grad, momentum_step], [clip_all, clip_all, sgd_step], [sgd_step, count_all],
-                                 [average_grad, clip_all, keep_total, use_total, momentum_step]], ids=lambda o: '-'.join(getattr(f, '__name__', 'partial') for f in o))
+@pytest.mark.parametrize('cbs', SUMS, ids=names_of)
 def test_sums_over_all_parameters(cbs, engine, launches):
     res = []
     for e in ('eager', engine):

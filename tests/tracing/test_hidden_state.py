@@ -1,5 +1,7 @@
-"""A recording is made once for many parameters: what draws, counts or keeps behind a method is called for each parameter, and what does nothing
-of the kind becomes a kernel."""
+"""A recording is made once for many parameters.
+
+What draws, counts or keeps behind a method is called for each parameter; what does nothing of the kind
+becomes a kernel."""
 import collections
 import functools
 import itertools
@@ -381,9 +383,13 @@ def test_hidden_state_is_called_for_each_parameter(name):
     assert all(map(torch.equal, got, want)), (got, want)
     assert any(impurity(s) for s in Optimizer(ps, MAKES[name](), lr=0.1).composition.steppers)
     for engine in TRACED:
-        with pytest.raises(CantRun, match='must be called for each parameter|can.t run this'): stepped(engine, ps, grads, MAKES[name](), lr=0.1)
+        with pytest.raises(CantRun, match='must be called for each parameter|can.t run this'):
+            stepped(engine, ps, grads, MAKES[name](), lr=0.1)
 
-@pytest.mark.parametrize('make', [Draw, lambda: Draw().amount, lambda: random.Random(0).random, lambda: {'noise': (Draw(),)}, lambda: (Draw(),)])
+HIDING = [Draw, lambda: Draw().amount, lambda: random.Random(0).random, lambda: {'noise': (Draw(),)},
+          lambda: (Draw(),)]
+
+@pytest.mark.parametrize('make', HIDING)
 def test_hyper_parameters_that_hide_something(make):
     def noisy(p, lr, noise):
         if isinstance(noise, dict): noise = noise['noise']
@@ -393,7 +399,8 @@ def test_hyper_parameters_that_hide_something(make):
     _, want, _ = stepped('eager', ps, grads, noisy, 3, lr=0.1, noise=make())
     _, got, _ = stepped('auto', ps, grads, noisy, 3, lr=0.1, noise=make())
     assert all(map(torch.equal, got, want))
-    with pytest.raises(CantRun, match='`noisy` must be called for each parameter.*`noise`'): stepped('fused', ps, grads, noisy, lr=0.1, noise=make())
+    with pytest.raises(CantRun, match='`noisy` must be called for each parameter.*`noise`'):
+        stepped('fused', ps, grads, noisy, lr=0.1, noise=make())
     def plain(p, lr): p.data.sub_(p.grad, alpha=lr)
     stepped('fused', ps, grads, plain, 3, lr=0.1, noise=make()) # nobody reads it
 
@@ -539,7 +546,8 @@ def test_all_that_the_library_has_is_plain_or_says_so():
     from optimcb import steppers
     assert [k for k in steppers.__all__ if impurity(Stepper(getattr(steppers, k)))] == []
     found = {k: o.cbs for k, o in vars(optimcb).items() if isinstance(getattr(o, 'cbs', None), list | tuple)}
-    assert len(found) > 30 and not {k: why for k, cbs in found.items() for cb in cbs if cb and (why := impurity(Stepper(cb)))}
+    reasons = {k: [impurity(Stepper(cb)) for cb in cbs if cb] for k, cbs in found.items()}
+    assert len(found) > 30 and not {k: whys for k, whys in reasons.items() if any(whys)}
 
 
 # Global generators

@@ -23,7 +23,8 @@ def drawn_grads(ps, steps=4, seed=0):
 
 def close(a, b, most, rtol):
     "Are these the same, to `most` units in the last place, or relative to the largest element?"
-    if isinstance(a, dict): return a.keys() == b.keys() and all(close(v, b[k], most, rtol) for k, v in a.items())
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(close(v, b[k], most, rtol) for k, v in a.items())
     if not isinstance(a, torch.Tensor): return a == b
     return ulps(a, b) <= most or bool((a - b).abs().max() <= rtol*a.abs().max())
 
@@ -34,7 +35,8 @@ def same(engine, cbs, steps=4, dtype=torch.float32, most=0, rtol=0, ps=None, **h
     grads = drawn_grads(ps, steps)
     _, want, states = stepped('eager', ps, grads, cbs, steps, **hypers)
     opt, got, others = stepped(engine, ps, grads, cbs, steps, **hypers)
-    assert all(close(a, b, most, rtol) for a, b in zip([*want, *states], [*got, *others])), [ulps(a, b) for a, b in zip(got, want)]
+    expected, found = [*want, *states], [*got, *others]
+    assert all(close(a, b, most, rtol) for a, b in zip(expected, found)), list(map(ulps, got, want))
     assert any(not torch.equal(a, p.detach()) for a, p in zip(want, ps)), 'it trains nothing'
     return opt
 
@@ -119,16 +121,19 @@ ASKED = [o.strip() for line in ASKED.splitlines() for o in line.split('|')]
 def asking(condition, by_helper):
     "A stepper that asks, by itself or by a helper, and one whose state tells what it asked"
     names = {'torch': torch, 'nn': torch.nn}
+    rest = "    p.data.sub_(p.grad, alpha=lr*(1 + yes))\n    return {'yes': yes}\n"
     exec(f"def ask(p, lr): return bool({condition})\n"
-         f"def by_itself(p, lr):\n    yes = 1. if {condition} else 0.\n    p.data.sub_(p.grad, alpha=lr*(1 + yes))\n    return {{'yes': yes}}\n"
-         f"def by_helper(p, lr):\n    yes = 1. if ask(p, lr) else 0.\n    p.data.sub_(p.grad, alpha=lr*(1 + yes))\n    return {{'yes': yes}}\n", names)
+         f"def by_itself(p, lr):\n    yes = 1. if {condition} else 0.\n{rest}"
+         f"def by_helper(p, lr):\n    yes = 1. if ask(p, lr) else 0.\n{rest}", names)
     return names['by_helper' if by_helper else 'by_itself']
 
 @pytest.mark.parametrize('by_helper', [False, True], ids=['itself', 'helper'])
 @pytest.mark.parametrize('condition', ASKED)
 def test_what_is_asked_is_answered(condition, by_helper):
-    ps = [p for dtype in (torch.float32, torch.bfloat16, torch.float64) for p in params([(3, 4), (5,), ()], dtype)]
-    ps += [torch.nn.Parameter(torch.randn(2, 3, generator=torch.Generator().manual_seed(0)).t().contiguous().t()), *params([(2, 3, 4, 4)])]
+    types = torch.float32, torch.bfloat16, torch.float64
+    ps = [p for dtype in types for p in params([(3, 4), (5,), ()], dtype)]
+    by_columns = torch.randn(2, 3, generator=torch.Generator().manual_seed(0)).t().contiguous().t()
+    ps += [torch.nn.Parameter(by_columns), *params([(2, 3, 4, 4)])]
     grads = [[torch.ones_like(p) for p in ps]]
     f = asking(condition, by_helper)
     _, want, states = stepped('eager', ps, grads, f, lr=0.5)
@@ -142,7 +147,8 @@ def test_what_is_asked_is_answered(condition, by_helper):
     ('type(p) is type(p.data)', 'that object'), ('{nn.Parameter: 1}.get(type(p))', 'look a type up'), ('type(p) in {nn.Parameter}', 'look a type up'), ('p.data_ptr() > 0', 'data_ptr'), ('id(p) > 0', 'which object')])
 def test_what_cannot_be_answered_is_left_to_eager_with_what_to_ask(condition, instead):
     ps = params([(3, 4), (5,)])
-    with pytest.raises(CantRun, match=instead): stepped('fused', ps, drawn_grads(ps), asking(condition, False), lr=0.5)
+    with pytest.raises(CantRun, match=instead):
+        stepped('fused', ps, drawn_grads(ps), asking(condition, False), lr=0.5)
     same('auto', asking(condition, False), lr=0.5)
 
 @engines
@@ -229,14 +235,16 @@ def test_the_line_to_write_instead_of_a_branch(name):
     ("q = sum(r1.tolist() for _ in range(1))", "keep numbers as tensors")])
 def test_where_no_line_does_it_the_condition_is_said(there, said):
     ps = params([(3, 4), (5,)])
-    with pytest.raises(CantRun) as e: stepped('fused', ps, drawn_grads(ps), written(there.split('\n')), lr=0.1)
+    f = written(there.split('\n'))
+    with pytest.raises(CantRun) as e: stepped('fused', ps, drawn_grads(ps), f, lr=0.1)
     assert said in str(e.value)
 
 def test_without_a_source_the_message_is_general():
     names = {}
     exec("def f(p, lr):\n    if p.grad.norm() > 1: p.data.sub_(p.grad, alpha=lr)\n", names)
     ps = params([(3, 4)])
-    with pytest.raises(CantRun, match=r'Choose with `torch.where\(condition, a, b\)`'): stepped('fused', ps, drawn_grads(ps), names['f'], lr=0.1)
+    with pytest.raises(CantRun, match=r'Choose with `torch.where\(condition, a, b\)`'):
+        stepped('fused', ps, drawn_grads(ps), names['f'], lr=0.1)
 
 
 # Whole optimizers: those that become kernels, and those that the eager engine runs, with what it says

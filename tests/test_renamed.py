@@ -1,4 +1,4 @@
-"Names of earlier versions: modules that have moved, names that have changed, and pickles that speak of them."
+"Names of earlier versions: modules that have moved, names that have changed, pickles and files with them."
 import importlib
 import pickle
 import subprocess
@@ -10,8 +10,8 @@ import pytest
 from helpers import params, set_grads
 
 import optimcb as oc
-from optimcb import _moved
-from optimcb._moved import MOVED, RENAMED, renamed
+from optimcb import _renamed, steppers
+from optimcb._renamed import LABELS, MOVED, RENAMED, old_names
 
 PUBLIC = { # by old module, the names in it that people import, and that are in pickles
     'averages': 'averaged',
@@ -71,7 +71,9 @@ def test_every_old_module_imports_and_warns_once():
     code = 'import importlib, optimcb\n' + ''.join(f"importlib.import_module('optimcb.{k}')\n" for k in old)*2
     said = warnings_of(code)
     assert len(said) == len(old)
-    for k in old: assert sum(f'`optimcb.{k}` has moved' in line for line in said) == 1, k
+    for k in old:
+        now = ', '.join(f'`optimcb.{o}`' for o in MOVED[k])
+        assert sum(f'`optimcb.{k}` is now {now}.' in line for line in said) == 1, k
 
 
 def test_every_new_module_is_there():
@@ -95,8 +97,8 @@ def test_an_old_module_gives_what_it_gave(old, quiet):
 @pytest.fixture
 def with_old_name(monkeypatch):
     monkeypatch.setitem(RENAMED, 'taps.spy', 'taps.tap')
-    monkeypatch.setattr(_moved, '_warned', set())
-    monkeypatch.setattr(oc.taps, '__getattr__', partial(renamed, 'optimcb.taps'), raising=False)
+    monkeypatch.setattr(_renamed, 'WARNED', set())
+    monkeypatch.setattr(oc.taps, '__getattr__', old_names('taps'), raising=False)
 
 
 def test_an_old_name_warns_once_and_gives_the_new(with_old_name):
@@ -110,7 +112,30 @@ def test_an_old_name_warns_once_and_gives_the_new(with_old_name):
 
 def test_an_old_name_of_an_old_module(with_old_name, monkeypatch):
     monkeypatch.setitem(MOVED, 'watching', ['taps'])
-    with pytest.warns(DeprecationWarning, match='is now'): assert _moved.find('watching', 'spy') is oc.tap
+    with pytest.warns(DeprecationWarning, match='is now'): assert old_names('watching')('spy') is oc.tap
+
+
+STEPPERS = {old: new for old, new in LABELS.items() if old != new}
+
+
+@pytest.mark.parametrize('old', STEPPERS)
+@pytest.mark.parametrize('module', [steppers, oc], ids=lambda m: m.__name__)
+def test_old_names_of_steppers_lead_to_the_new_ones(module, old, monkeypatch):
+    "The warning is at the line that asks"
+    monkeypatch.setattr(_renamed, 'WARNED', set())
+    now = RENAMED[f'steppers.{old}']
+    with pytest.warns(DeprecationWarning) as said: found = getattr(module, old)
+    assert [str(w.message) for w in said] == [f'`optimcb.steppers.{old}` is now `optimcb.{now}`.']
+    assert said[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert getattr(steppers, old) is found is getattr(oc, old) and found.__name__ == STEPPERS[old]
+
+
+def test_names_that_never_were():
+    for module in (steppers, steppers.muon, oc.taps, oc.composition, oc): assert not hasattr(module, 'no_such_name')
+    with pytest.raises(AttributeError, match="module 'optimcb.steppers' has no attribute 'no_such_name'"):
+        _ = steppers.no_such_name
 
 
 # Pickles
@@ -155,3 +180,30 @@ def test_a_pickle_of_an_earlier_version_goes_on(name, quiet):
         set_grads(o.all_params().itemgot(0), 1)
         o.step()
     for p, q in zip(opt.all_params().itemgot(0), old.all_params().itemgot(0)): assert (p == q).all()
+
+
+@pytest.mark.parametrize('module, name', [('soap', 'turn_grad'), ('parameter_free', 'share_d'), ('muon', 'slow_vectors'), ('averages', 'free_step'),
+                                          ('averages', 'ascend'), ('adaptive', 'rms_rate'), ('formulas', 'debias'), ('matrices', 'turn_back')])
+@pytest.mark.filterwarnings('ignore')
+def test_pickles_of_functions_of_before_load(module, name):
+    found = pickle.loads(f'coptimcb.steppers.{module}\n{name}\n.'.encode())
+    assert found is getattr(steppers, LABELS.get(name, name))
+
+
+# State dicts
+
+@pytest.mark.parametrize('algo', [oc.SOAP, oc.Prodigy, oc.ScheduleFreeAdamW, oc.Muon])
+def test_a_state_dict_with_old_labels_is_of_the_same_steppers(algo, recwarn):
+    ps = params()
+    opt = algo(ps, lr=0.01)
+    set_grads(ps)
+    opt.step()
+    sd, back = opt.state_dict(), {new: old for old, new in STEPPERS.items()}
+    def before(label):
+        name, paren, options = label.partition('(')
+        return back.get(name, name) + paren + options
+    old = {**sd, 'steppers': [before(k) for k in sd['steppers']]}
+    assert old['steppers'] != sd['steppers']
+    recwarn.clear()
+    algo(ps, lr=0.01).load_state_dict(old)
+    assert not recwarn.list
