@@ -10,7 +10,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from optimcb._renamed import LABELS
+from optimcb._renamed import LABELS, old_names
 
 __all__ = ['MOVED', 'RENAMED', 'find', 'install', 'renamed']
 
@@ -116,7 +116,7 @@ def find(
         module = import_module(f'optimcb.{new}')
         if name in vars(module): return vars(module)[name]
         if f'{new}.{name}' in RENAMED: return renamed(module.__name__, name)
-    if old.startswith('steppers') and name in LABELS: return getattr(import_module('optimcb.steppers'), name)
+    if old.startswith('steppers') and name in LABELS: return old_names('steppers')(name)
     raise AttributeError(f"module 'optimcb.{old}' has no attribute '{name}'")
 
 
