@@ -8,10 +8,6 @@ __all__ = ['Sharding', 'gather', 'is_dtensor', 'local', 'on_all', 'on_gathered',
            'sharding_of', 'unsharded']
 
 
-# torch's name of a reduction over processes, by ours
-REDUCTIONS = {'sum': 'SUM', 'amax': 'MAX', 'amin': 'MIN'}
-
-
 class Sharding(NamedTuple):
     "Placement of a DTensor on the processes of a mesh."
     mesh: Any
@@ -19,7 +15,7 @@ class Sharding(NamedTuple):
 
     def reduce(self,
         table:Tensor, # Rows are tensors, columns are reductions; takes the results of all processes
-        ops:list # Names of the reductions
+        ops:list # Names of the reductions in `torch.distributed.ReduceOp`
     ):
         "Reduce over the processes that have other shards."
         for i, placement in enumerate(self.placements):
@@ -27,7 +23,7 @@ class Sharding(NamedTuple):
             for op in dict.fromkeys(ops):
                 columns = [j for j, o in enumerate(ops) if o == op]
                 part = table[:, columns].contiguous()
-                dist.all_reduce(part, getattr(dist.ReduceOp, REDUCTIONS[op]), group=self.mesh.get_group(i))
+                dist.all_reduce(part, getattr(dist.ReduceOp, op), group=self.mesh.get_group(i))
                 table[:, columns] = part
 
 
