@@ -1,15 +1,12 @@
 "Sharded parameters: the shard of a DTensor, its sharding, and the tensor gathered from all processes."
 from typing import Any, NamedTuple
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ['Sharding', 'gather', 'is_dtensor', 'local', 'on_all', 'on_gathered', 'shard_of',
+__all__ = ['Sharding', 'gather', 'gather_numbers', 'is_dtensor', 'local', 'on_all', 'on_gathered', 'shard_of',
            'sharding_of', 'unsharded']
-
-
-# torch's name of a reduction over processes, by ours
-REDUCTIONS = {'sum': 'SUM', 'amax': 'MAX', 'amin': 'MIN'}
 
 
 class Sharding(NamedTuple):
@@ -19,7 +16,7 @@ class Sharding(NamedTuple):
 
     def reduce(self,
         table:Tensor, # Rows are tensors, columns are reductions; takes the results of all processes
-        ops:list # Names of the reductions
+        ops:list # Names of the reductions in `torch.distributed.ReduceOp`
     ):
         "Reduce over the processes that have other shards."
         for i, placement in enumerate(self.placements):
@@ -27,7 +24,7 @@ class Sharding(NamedTuple):
             for op in dict.fromkeys(ops):
                 columns = [j for j, o in enumerate(ops) if o == op]
                 part = table[:, columns].contiguous()
-                dist.all_reduce(part, getattr(dist.ReduceOp, REDUCTIONS[op]), group=self.mesh.get_group(i))
+                dist.all_reduce(part, getattr(dist.ReduceOp, op), group=self.mesh.get_group(i))
                 table[:, columns] = part
 
 
@@ -78,6 +75,22 @@ def gather(
 ):
     "Return a DTensor as a tensor, gathered from all processes; anything else itself."
     return x.full_tensor() if is_dtensor(x) else x
+
+
+def gather_numbers(
+    found:list # Tensors of one number, perhaps DTensors, numbers, and None
+) -> Tensor:
+    """Return numbers as one tensor in float32, on the device of the first tensor; NaN for None.
+
+    DTensors are gathered now, for what reads the result later may be one process."""
+    found = [gather(x) for x in found]
+    first = next((x for x in found if isinstance(x, Tensor)), None)
+    if first is None: return torch.tensor([torch.nan if x is None else float(x) for x in found])
+    nan = torch.full((), torch.nan, device=first.device)
+    def on_device(x):
+        if x is None: return nan
+        return x.to(first.device, torch.float32) if isinstance(x, Tensor) else nan + x
+    return torch.stack([on_device(x) for x in found])
 
 
 def on_all(

@@ -1,5 +1,4 @@
 "Pictures, in the colours of matplotlib's current style: paths of optimizers, curves of losses, schedules."
-import warnings
 from collections.abc import Callable
 from functools import partial
 
@@ -9,7 +8,7 @@ from fastcore.foundation import L
 
 from optimcb._boundary import entry
 from optimcb.composition.stepper import label
-from optimcb.problems import Problem, as_problem, path
+from optimcb.problems import Problem, as_problem, check_complete, path
 
 __all__ = ['animate_paths', 'plot_curves', 'plot_layers', 'plot_paths', 'plot_sched']
 
@@ -157,8 +156,6 @@ def _name_rows(ax, layers):
     ax.set_yticks(named, [layers[i] if leftmost else '' for i in named], fontsize=5)
 
 
-
-
 def _axes(n, axs, size) -> np.ndarray:
     "`axs`, or new axes for `n` pictures"
     if axs is None:
@@ -187,7 +184,7 @@ def _draw(opt_funcs, problem, steps, start, ax, figsize) -> tuple:
     "The axes, the paths, and the line of each path"
     plt, problem, opt_funcs = _pyplot(), as_problem(problem), _named(opt_funcs)
     ink, paper = plt.rcParams['text.color'], plt.rcParams['axes.facecolor']
-    for k, o in opt_funcs.items(): _check_complete(k, o)
+    for k, o in opt_funcs.items(): check_complete(k, o)
     paths = [path(o, problem, steps, start) for o in opt_funcs.values()]
     legend = dict(fontsize='small')
     if ax is None:
@@ -204,25 +201,6 @@ def _draw(opt_funcs, problem, steps, start, ax, figsize) -> tuple:
     ax.set(title=problem.name, xlabel='x', ylabel='y', xlim=problem.xlim, ylim=problem.ylim)
     ax.legend(**legend)
     return ax, paths, lines
-
-
-def _check_complete(name, opt_func):
-    "Raise `TypeError` if an `opt_func` makes no optimizer without being told a learning rate"
-    p = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore') # its path says it again
-        try: opt_func([p])
-        except TypeError as e:
-            works = 'lr' in str(e) and _works_with_lr(opt_func, p)
-            if not works: raise
-            made = getattr(opt_func, '__name__', '…')
-            raise TypeError(f"'{name}' makes no optimizer without a learning rate. "
-                            f"Pass `partial({made}, lr=0.1)`, say.") from None
-
-
-def _works_with_lr(opt_func, p) -> bool:
-    try: return bool(opt_func([p], lr=0.1))
-    except Exception: return False
 
 
 def _contours(ax, problem, ink):

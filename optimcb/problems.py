@@ -1,4 +1,5 @@
 "Functions of two variables on which optimizers can be watched, and the path that an optimizer takes on them."
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,7 +9,8 @@ import torch
 from optimcb._boundary import entry
 from optimcb.hypers.torch_names import suggest
 
-__all__ = ['PROBLEMS', 'Problem', 'as_problem', 'beale', 'path', 'ravine', 'rosenbrock', 'saddle']
+__all__ = ['PROBLEMS', 'Problem', 'as_problem', 'beale', 'check_complete', 'path', 'ravine', 'rosenbrock',
+           'saddle']
 
 
 class Problem(NamedTuple):
@@ -85,3 +87,25 @@ def path(
         if not p.isfinite().all(): break
         res[i+1] = p.detach()
     return res
+
+
+def check_complete(
+    name:str, # What the optimizer is called
+    opt_func:Callable # Makes an optimizer
+):
+    "Raise `TypeError` if an `opt_func` makes no optimizer without being told a learning rate."
+    p = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore') # its path says it again
+        try: opt_func([p])
+        except TypeError as e:
+            works = 'lr' in str(e) and _works_with_lr(opt_func, p)
+            if not works: raise
+            made = getattr(opt_func, '__name__', '…')
+            raise TypeError(f"'{name}' makes no optimizer without a learning rate. "
+                            f"Pass `partial({made}, lr=0.1)`, say.") from None
+
+
+def _works_with_lr(opt_func, p) -> bool:
+    try: return bool(opt_func([p], lr=0.1))
+    except Exception: return False

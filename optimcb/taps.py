@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from optimcb._boundary import entry
-from optimcb._tensors import gather
+from optimcb._tensors import gather_numbers
 from optimcb.composition.results import once
+from optimcb.composition.signatures import parameters
 from optimcb.composition.stepper import Stepper
 from optimcb.composition.traits import Traits, has_traits
 from optimcb.steppers.norms import at_least_float32
@@ -37,11 +38,8 @@ class tap:
             raise ValueError("a tap needs something to measure, as in `tap(grad_norm=norm('grad'))`.")
         self.measures, self.taken = measures, {k: Stepper(f).names for k, f in measures.items()}
         self.traits, self.__name__ = Traits(taps=tuple(measures)), f"tap({', '.join(measures)})"
-        given = {}
-        for k, f in measures.items():
-            params = inspect.signature(f).parameters.values()
-            given |= {p.name: p for p in params if p.name in self.taken[k]}
-        self.__signature__ = inspect.Signature([P, *(p.replace(kind=p.KEYWORD_ONLY) for p in given.values())])
+        named = {p.name: p.replace(kind=p.KEYWORD_ONLY) for f in measures.values() for p in parameters(f)[0]}
+        self.__signature__ = inspect.Signature([P, *named.values()])
 
     def __call__(self, p, **values):
         def taken(k): return {n: values[n] for n in self.taken[k] if n in values}
@@ -167,7 +165,7 @@ class Record:
         found = [states[p] if stepped(p) and p in states else {} for p in self.params]
         kept = dict.fromkeys(k for p in self.params for k in states.get(p, ()))
         names = [k for k in kept if k.partition('.')[0] in tapped]
-        self.rows.append({k: _stacked([state.get(k) for state in found]) for k in names})
+        self.rows.append({k: gather_numbers([state.get(k) for state in found]) for k in names})
         self.hypers.append([{k: _as_it_is(v) for k, v in h.items()} for h in opt.hypers])
 
     def stop(self):
@@ -240,20 +238,6 @@ def _is_number(v) -> bool:
 def _as_it_is(v):
     "A hyper-parameter as it is now: schedulers write into tensors"
     return v.clone() if isinstance(v, Tensor) else v
-
-
-def _stacked(found) -> Tensor:
-    """Numbers, on a device or not, as one tensor in float32; NaN where there is none.
-
-    Sharded ones are put together now, for what reads them later may be one process"""
-    found = [gather(x) for x in found]
-    first = next((x for x in found if isinstance(x, Tensor)), None)
-    if first is None: return torch.tensor([torch.nan if x is None else float(x) for x in found])
-    nan = torch.full((), torch.nan, device=first.device)
-    def on_device(x):
-        if x is None: return nan
-        return x.to(first.device, torch.float32) if isinstance(x, Tensor) else nan + x
-    return torch.stack([on_device(x) for x in found])
 
 
 @has_traits(taps=('p_start',))

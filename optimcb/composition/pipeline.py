@@ -62,11 +62,6 @@ class Composition:
         self.assumed = {k: v for k, v in _agreed_numbers(self.steppers).items() if k not in declared}
         self.defaults = {**self.assumed, **declared}
 
-    @property
-    def marks(self) -> dict:
-        "The `masks`, by their name in earlier versions."
-        return self.masks
-
     def _check_taps(self):
         known = {k: s for s in self.steppers if not s.taps for k in (*s.names, *s.mentions)}
         for s in self.steppers:

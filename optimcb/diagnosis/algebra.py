@@ -11,6 +11,8 @@ from keyword import iskeyword
 from numbers import Number
 from typing import NamedTuple
 
+from optimcb.tracing.ops import REDUCTIONS
+
 __all__ = ['Add', 'Call', 'Mul', 'Num', 'Sym', 'HALF', 'ONE', 'ZERO', 'add', 'apart', 'call', 'div',
            'divides', 'factors_of', 'is_negative', 'mul', 'neg', 'number', 'power', 'product', 'scaled',
            'sub', 'symbols', 'terms_of']
@@ -59,7 +61,7 @@ class Call(NamedTuple):
 
 
 # Functions that give one number for all elements. `f` is an unknown number, `F` an unknown tensor
-OVER_ALL = frozenset({'sum', 'mean', 'norm', 'rms', 'amax', 'amin', 'total', 'numel', 'f'})
+OVER_ALL = frozenset({*REDUCTIONS, 'mean', 'norm', 'rms', 'total', 'numel', 'f'})
 
 
 def number(

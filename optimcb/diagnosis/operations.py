@@ -5,7 +5,7 @@ from functools import cache
 import torch
 
 from optimcb.diagnosis.algebra import Num, add, call, div, mul, neg, number, power, sub
-from optimcb.tracing.ops import OPS
+from optimcb.tracing.ops import OPS, REDUCTIONS
 
 __all__ = ['applied', 'cast']
 
@@ -32,19 +32,12 @@ def cast(
     return call('trunc', x) if old.is_floating_point and not new.is_floating_point else x
 
 
-# Of one number for all elements, it is that
-def _extreme(name): return lambda x: x if x.scalar else call(name, x)
-
-
 def _softplus(x, beta, threshold):
     "The threshold is shown if it isn't torch's default"
     return call('softplus', x, beta) if threshold == number(20) else call('softplus', x, beta, threshold)
 
 
-def _sum(x): return mul(call('numel'), x) if x.scalar else call('sum', x)
-
-
-SPECIAL = dict(sum=_sum, amax=_extreme('amax'), amin=_extreme('amin'), where=_where, softplus=_softplus)
+SPECIAL = dict(where=_where, softplus=_softplus)
 ARITHMETIC = {ast.Add: add, ast.Sub: sub, ast.Mult: mul, ast.Div: div, ast.Pow: power}
 
 
@@ -54,15 +47,20 @@ def applied(
 ):
     "Write an operation by the formula in its row of the table; one without is a function of its name."
     if name in SPECIAL: return SPECIAL[name](*args)
-    if name not in OPS or OPS[name].formula is None: return call(name, *args)
-    return _evaluated(_parsed(name), args)
+    formula = _formula(name, args)
+    return call(name, *args) if formula is None else _evaluated(_parsed(formula), args)
+
+
+def _formula(name, args) -> str|None:
+    "That of a row; that of a reduction holds for one number, which all elements are"
+    if name in REDUCTIONS: return REDUCTIONS[name].formula if args[0].scalar else None
+    return OPS[name].formula if name in OPS else None
 
 
 @cache
-def _parsed(name) -> ast.expr:
+def _parsed(formula) -> ast.expr:
     "The syntax tree of a row's formula, whose operands are names `x0`, `x1`, …"
-    op = OPS[name]
-    return ast.parse(op.formula.format(*(f'x{i}' for i in range(op.arity))), mode='eval').body
+    return ast.parse(formula.format('x0', 'x1', 'x2', 'x3'), mode='eval').body
 
 
 def _evaluated(o, args):

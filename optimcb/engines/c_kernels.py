@@ -48,8 +48,8 @@ def start_of(
     n # Node of a reduction
 ) -> str:
     "Return the number, in C, that a reduction starts from. Raises `Unsupported`."
-    # sums are kept in double
-    if n.op != 'sum' and n.dtype is torch.int64: raise Unsupported(f"`{n.op}` of {n.dtype} has no C")
+    if n.dtype is torch.int64 and not REDUCTIONS[n.op].integers:
+        raise Unsupported(f"`{n.op}` of {n.dtype} has no C")
     return str(of_nothing(n.op, n.dtype)).replace('inf', 'INFINITY')
 
 
@@ -168,8 +168,7 @@ class Writer:
         "A loop that sums blocks, their sums in double"
         nodes = [(i, self.p.nodes[i], REDUCTIONS[self.p.nodes[i].op]) for i in sums]
         kinds = {i: TYPES[n.dtype][0] for i, n, _ in nodes}
-        clause = {'sum': '+', 'amax': 'max', 'amin': 'min'}
-        simd = ' '.join(f'reduction({clause[n.op]}:x{i})' for i, n, _ in nodes)
+        simd = ' '.join(f'reduction({r.clause}:x{i})' for i, _, r in nodes)
         start = {i: start_of(n) for i, n, _ in nodes}
         return [*(f'double a{i} = {start[i]};' for i in sums),
                 f'for (int64_t b = 0; b < n; b += {BLOCK}) {{', f'const int64_t e = b + {BLOCK} < n ? '

@@ -13,6 +13,7 @@ from optimcb.engines import arena
 from optimcb.tracing.bucket import is_plain
 from optimcb.tracing.ir import OPAQUE, PER_ELEMENT
 from optimcb.tracing.opaque import OutputMismatch, listed
+from optimcb.tracing.ops import REDUCTIONS
 
 __all__ = ['KernelLaunch', 'Launch', 'run_to_last_phase', 'store']
 
@@ -35,7 +36,7 @@ class Launch:
         came to in all processes"""
         order = torch.tensor(self.order, device=table.device)
         part = table[order]
-        self.sharding.reduce(part, ops)
+        self.sharding.reduce(part, [REDUCTIONS[op].across for op in ops])
         table[order] = part
 
     def call(self, i):

@@ -8,7 +8,7 @@ import torch
 
 from optimcb.engines import c_kernels
 from optimcb.tracing.ir import PER_ELEMENT
-from optimcb.tracing.ops import OPS
+from optimcb.tracing.ops import OPS, REDUCTIONS
 from optimcb.tracing.program import IN_MEMORY, KNOWN, Program, Unsupported
 
 __all__ = ['ARGUMENTS', 'CHUNK', 'PRELUDE', 'functions', 'source']
@@ -30,9 +30,6 @@ TYPES = {
     torch.bool: ('tl.int32', 'tl.int8'),
     torch.int64: ('tl.int64', 'tl.int64'),
 }
-# Reductions of one tensor, and of two
-WHOLE = {'sum': 'tl.sum({}, 0)', 'amax': 'tl.max({}, 0)', 'amin': 'tl.min({}, 0)'}
-PAIR = {'sum': '{} + {}', 'amax': 'tl.maximum({}, {})', 'amin': 'tl.minimum({}, {})'}
 
 PRELUDE = f'''import triton
 import triton.language as tl
@@ -190,12 +187,12 @@ class _Writer(c_kernels.Writer):
             n = self.p.nodes[i]
             res.append(f'x{i} = tl.where(mask, {self.operand(n.args[0], n.dtype)}, {self.start(i)})')
             res.append(f'tl.store({self.place("partial", i, "c")}, '
-                       f'{WHOLE[n.op].format(f"x{i}")}.to(tl.float64))')
+                       f'{REDUCTIONS[n.op].block.format(f"x{i}")}.to(tl.float64))')
         return res
 
     def join(self, k, sums) -> str:
         "A kernel for the chunks' sums together, in an order that is always the same"
-        ops = {i: self.p.nodes[i].op for i in sums}
+        rows = {i: REDUCTIONS[self.p.nodes[i].op] for i in sums}
         more = {i: f'tl.load({self.place("partial", i, "c")}, c < last, {self.start(i)})' for i in sums}
         return _function('kernel', f'join{k}', ARGUMENTS, [
             't = tl.program_id(0)',
@@ -204,8 +201,8 @@ class _Writer(c_kernels.Writer):
             *(f'x{i} = tl.full([{JOIN}], {self.start(i)}, tl.float64)' for i in sums),
             f'for b in range(first, last, {JOIN}):',
             f'    c = b + tl.arange(0, {JOIN})',
-            *(f'    x{i} = {PAIR[ops[i]].format(f"x{i}", more[i])}' for i in sums),
-            *(f'tl.store({self.place("sums", i)}, {WHOLE[ops[i]].format(f"x{i}")})' for i in sums)])
+            *(f'    x{i} = {rows[i].pair.format(f"x{i}", more[i])}' for i in sums),
+            *(f'tl.store({self.place("sums", i)}, {rows[i].block.format(f"x{i}")})' for i in sums)])
 
     def tensor(self, k, totals, ends) -> str:
         "A kernel for what a tensor yields, and for the numbers that it keeps: nobody reads them any more"

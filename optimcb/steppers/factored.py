@@ -9,6 +9,7 @@ from optimcb.composition.traits import stepper
 from optimcb.steppers.adam import average_sqr_grad, rms_update
 from optimcb.steppers.norms import at_least_float32, rms
 from optimcb.steppers.second_moments import sum_sqr_grad
+from optimcb.steppers.shapes import is_matrix
 
 __all__ = ['param_rms', 'relative_lr', 'scale_lr', 'lr_in_update', 'factored_sqr_grad', 'factored_update',
            'cover_sqr_grad', 'keep_cover']
@@ -92,7 +93,7 @@ def factored_sqr_grad(p,
     Parameters with fewer dimensions have `sqr_avg`
     (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4-5)."""
     new = step**-decay_power
-    if p.ndim < 2: return average_sqr_grad(p, 1-new, sqr_avg=sqr_avg)
+    if not is_matrix(p): return average_sqr_grad(p, 1-new, sqr_avg=sqr_avg)
     rows, columns = mean_sqrs(p.grad.data)
     return {'row_avg': rows if row_avg is None else mixed(row_avg, rows, new),
             'col_avg': columns if col_avg is None else mixed(col_avg, columns, new)}
@@ -107,7 +108,7 @@ def factored_update(p,
     **kwargs):
     """Divide the gradient by the root of the mean square that its row and column predict
     (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4-5)."""
-    if p.ndim < 2: return rms_update(p, sqr_avg + eps, 0.)
+    if not is_matrix(p): return rms_update(p, sqr_avg + eps, 0.)
     return {'update': over_factored(p.grad.data, row_avg, col_avg, eps)}
 
 
@@ -138,7 +139,7 @@ def cover_sqr_grad(p,
 
     Parameters with fewer than two dimensions have the sum itself, as state (Anil et al. 2019,
     https://arxiv.org/abs/1901.11150, alg. SM3-II)."""
-    if p.ndim < 2: return sum_sqr_grad(p, 0., sqr_avg)
+    if not is_matrix(p): return sum_sqr_grad(p, 0., sqr_avg)
     sqr = p.grad.data.pow(2)
     return once(sqr_avg=sqr if cover is None else sqr + least_cover(sqr, cover))
 
@@ -149,4 +150,4 @@ def keep_cover(p,
     **kwargs):
     """Keep the largest bound of each row, of each column, …, in `cover`
     (Anil et al. 2019, https://arxiv.org/abs/1901.11150, alg. SM3-II)."""
-    if p.ndim >= 2: return {'cover': maxima(sqr_avg)}
+    if is_matrix(p): return {'cover': maxima(sqr_avg)}

@@ -12,6 +12,7 @@ from optimcb.composition.roles import of_directions, of_signs, part
 from optimcb.composition.traits import stepper
 from optimcb.steppers.norms import norm, rms
 from optimcb.steppers.sgd import descent_direction
+from optimcb.steppers.shapes import is_matrix
 
 __all__ = ['sign_update', 'mixed_update', 'rms_lr', 'mean_of_avgs', 'whole_step', 'rprop_update', 'asgd_lr',
            'average_weights', 'keep_start', 'eps_in_lr', 'dual_sums', 'over_cube_root', 'dual_update',
@@ -52,7 +53,7 @@ def rms_lr(p,
 
     Biases and scales, tensors of one dimension, have half of `lr`, and no decay. A tensor of zeros stays
     as it is. Comes before the decay."""
-    return once(lr=lr * rms(p.data)) if p.ndim > 1 else once(lr=0.5*lr, wd=0.)
+    return once(lr=lr * rms(p.data)) if is_matrix(p) else once(lr=0.5*lr, wd=0.)
 
 
 @stepper

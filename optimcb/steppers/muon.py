@@ -9,15 +9,13 @@ from optimcb.composition.results import once
 from optimcb.composition.traits import stepper
 from optimcb.steppers.adam import average_sqr_grad, debias_grad_avg, debias_sqr_avg, rms_update
 from optimcb.steppers.sgd import descent_direction
+from optimcb.steppers.shapes import is_matrix, is_stack, rows_and_columns
 
 __all__ = ['scale_vector_lr', 'orthogonal_update', 'vector_update', 'spectral_lr', 'match_rms_lr']
 
 
 KERNEL_NDIM = 4 # as the author has it: three dimensions are a stack, four a kernel
 NEWTON_SCHULZ = 3.4445, -4.7750, 2.0315 # coefficients of an odd polynomial of degree 5, steep at zero
-
-
-def _is_stack(p, kernel_ndim): return 2 < p.ndim < kernel_ndim
 
 
 @by_torch
@@ -59,7 +57,7 @@ def scale_vector_lr(p,
     **kwargs):
     """Scale `lr` of parameters that aren't matrices, as for Adam beside Muon, for this step
     (Jordan 2024). Comes before the decay."""
-    if p.ndim < 2: return once(lr=lr*vector_lr)
+    if not is_matrix(p): return once(lr=lr*vector_lr)
 
 
 @stepper(needs_dense_grad=True)
@@ -78,8 +76,8 @@ def orthogonal_update(p,
 
     A convolution's kernel is a matrix of outputs by all else; each matrix of a stack, of experts' weights
     say, is one by itself. What has fewer than two dimensions is left to `vector_update`."""
-    if p.ndim < 2: return None
-    x, stacked = descent_direction(p, grad_avg, update), _is_stack(p, kernel_ndim)
+    if not is_matrix(p): return None
+    x, stacked = descent_direction(p, grad_avg, update), is_stack(p, kernel_ndim)
     return {'update': orthogonalized(x, ns_steps, eps, *coeffs, exact, pairs, stacked)}
 
 
@@ -94,16 +92,10 @@ def vector_update(p,
     **kwargs):
     """Make Adam's update for parameters that aren't matrices
     (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980, alg. 1); others stay as they are."""
-    if p.ndim >= 2: return None
+    if is_matrix(p): return None
     sqr_avg = average_sqr_grad(p, sqr_mom, sqr_avg=sqr_avg)['sqr_avg']
     debiased = debias_grad_avg(p, mom, step, grad_avg) | debias_sqr_avg(p, sqr_mom, step, sqr_avg)
     return {'sqr_avg': sqr_avg, **rms_update(p, eps=eps, **debiased)}
-
-
-def _rows_and_columns(p, kernel_ndim):
-    "Those of the matrix that a tensor is made into, or of each matrix of a stack"
-    rows, columns = p.shape[-2:] if _is_stack(p, kernel_ndim) else (p.shape[0], math.prod(p.shape[1:]))
-    return max(1, rows), max(1, columns)
 
 
 @stepper
@@ -116,8 +108,8 @@ def spectral_lr(p,
 
     Rows and columns are those of the matrix that a kernel is made into; the author's code takes the last
     two dimensions of the kernel, which are alike."""
-    if p.ndim < 2: return None
-    rows, columns = _rows_and_columns(p, kernel_ndim)
+    if not is_matrix(p): return None
+    rows, columns = rows_and_columns(p, kernel_ndim)
     return once(lr=lr * math.sqrt(max(1, rows/columns)))
 
 
@@ -128,7 +120,7 @@ def match_rms_lr(p,
     **kwargs):
     """Scale `lr` of a matrix so that Muon's update is as large as Adam's, for this step
     (Liu et al. 2025, https://arxiv.org/abs/2502.16982, eq. 4)."""
-    if p.ndim >= 2: return once(lr=lr * 0.2*math.sqrt(max(_rows_and_columns(p, kernel_ndim))))
+    if is_matrix(p): return once(lr=lr * 0.2*math.sqrt(max(rows_and_columns(p, kernel_ndim))))
 
 
 __getattr__ = old_names('steppers')

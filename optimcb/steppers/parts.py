@@ -14,6 +14,7 @@ from optimcb.composition.roles import DECAY, part
 from optimcb.composition.traits import stepper
 from optimcb.steppers.moving_average import exp_avg
 from optimcb.steppers.norms import at_least_float32, norm, rms
+from optimcb.steppers.shapes import is_matrix
 
 __all__ = ['accumulate', 'add_noise', 'agc', 'cautious', 'centralize', 'clip_norm', 'clip_tensor_norm',
            'clip_update', 'clip_update_norm', 'clip_update_rms', 'clip_value', 'decay_toward', 'decay_update',
@@ -104,8 +105,8 @@ def clip_norm(p,
 
 def _unit_norm(x):
     "The norm of each row of a matrix, of each filter of a convolution, or of a vector"
-    within = tuple(range(1, x.ndim)) if x.ndim > 1 else None
-    return torch.linalg.vector_norm(at_least_float32(x), dim=within, keepdim=x.ndim > 1)
+    if not is_matrix(x): return norm(x)
+    return torch.linalg.vector_norm(at_least_float32(x), dim=tuple(range(1, x.ndim)), keepdim=True)
 
 
 @by_torch
@@ -138,7 +139,7 @@ def centered_units(
 ):
     """A gradient without the mean of each row of a matrix, of each filter of a convolution; a tensor with
     fewer dimensions stays as it is."""
-    if grad.ndim < 2: return grad.clone()
+    if not is_matrix(grad): return grad.clone()
     mean = at_least_float32(grad).mean(dim=tuple(range(1, grad.ndim)), keepdim=True)
     return (grad - mean).to(grad.dtype)
 

@@ -13,6 +13,7 @@ from optimcb.steppers.kronecker import (
     pack,
     unpack,
 )
+from optimcb.steppers.shapes import is_matrix
 
 __all__ = ['average_grams', 'refresh_bases', 'project_grad', 'project_back']
 
@@ -74,7 +75,7 @@ def refresh_bases(p,
 
     A step of orthogonal iteration every `refresh_steps` steps, which takes `grad_avg` and `sqr_avg` along.
     Comes before `average_grams` (Vyas et al. 2024, https://arxiv.org/abs/2409.11321, alg. 4)."""
-    if p.ndim < 2 or grams is None: return None
+    if not is_matrix(p) or grams is None: return None
     if bases is None: return {'bases': eigenbases(p.grad.data, grams, dims_with_matrix(p, max_dim))}
     if (step-2) % refresh_steps == 0:
         bases, grad_avg, sqr_avg = refreshed(grad_avg, sqr_avg, grams, bases, dims_with_matrix(p, max_dim))
@@ -89,7 +90,7 @@ def average_grams(p,
     **kwargs):
     """Average the products of gradients with themselves, for each dimension of a matrix or kernel, in `grams`
     (Vyas et al. 2024, alg. 3)."""
-    if p.ndim < 2: return None
+    if not is_matrix(p): return None
     g = p.grad.data
     has_matrix = dims_with_matrix(p, max_dim)
     if grams is None: return {'grams': first_grams(g, 1-sqr_mom, has_matrix)}
@@ -107,10 +108,10 @@ def project_grad(p,
 
     The first step only looks where to go: its gradient counts as zero, its `lr` is 0, and `step` doesn't
     count it (Vyas et al. 2024; as in the authors' code, https://github.com/nikhilvyas/SOAP)."""
-    if step == 1 or p.ndim > 1 and bases is None:
+    if step == 1 or is_matrix(p) and bases is None:
         p.grad = torch.zeros_like(p.grad.data)
         return once(lr=0*lr)
-    if p.ndim > 1: p.grad = rotate(p.grad.data, bases, dims_with_matrix(p, max_dim), False)
+    if is_matrix(p): p.grad = rotate(p.grad.data, bases, dims_with_matrix(p, max_dim), False)
     return once(step=step-1)
 
 
@@ -122,7 +123,7 @@ def project_back(p,
     **kwargs):
     """Rotate the update from `bases` back to the parameter's axes
     (Vyas et al. 2024, https://arxiv.org/abs/2409.11321, alg. 3)."""
-    if p.ndim > 1 and bases is not None:
+    if is_matrix(p) and bases is not None:
         return {'update': rotate(update, bases, dims_with_matrix(p, max_dim), True)}
 
 

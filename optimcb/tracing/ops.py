@@ -1,4 +1,4 @@
-"""The table of operations: for each what it is called in torch, C, Triton and formulas, in one row.
+"""The tables of operations and reductions: for each what it is in torch, C, Triton and formulas, in one row.
 
 A row whose name is a function of torch's can be traced under that name and its aliases, as a function, as a
 method and in place. Adding an operation is a row here and its expression in
@@ -9,6 +9,9 @@ of `kernel.h`, or of `triton_math`. `{0}`, `{1}`, … are operands in the type t
 `{f}` is C's suffix of that type, empty in Triton. `formula` is a Python expression of the same operands.
 Operations round as torch's own kernels for the CPU do, where C can: `add` with `alpha` is one fused
 multiply-add. (Where torch broadcasts an operand, it rounds some elements once and others twice.)
+
+A row of `REDUCTIONS` can be traced under its name, too, over all dimensions, where it is NaN as torch's is if
+an element is; `tracing.reductions` has the others.
 """
 import math
 import operator
@@ -38,11 +41,17 @@ class Op(NamedTuple):
 
 
 class Reduction(NamedTuple):
-    "From all elements of a tensor to one number."
-    name: str
+    "From all elements of a tensor to one number, which kernels work out in double."
+    name: str # In traces, and torch's function
     start: float # Value for no elements
-    text: str # Of two partial results
     run: Callable # torch's function
+    text: str # Of two partial results, in C
+    clause: str # What OpenMP calls it
+    pair: str # Of two partial results, in Triton
+    block: str # Of all elements of a block, in Triton
+    across: str # What `torch.distributed.ReduceOp` calls it
+    formula: str # If all elements are the same, `{0}`; else it is a call, `name(…)`
+    integers: bool = False # Can kernels reduce int64?
 
 
 def _foreach(name): return getattr(torch, f'_foreach_{name}', None)
@@ -152,9 +161,12 @@ OPS = {o.name: o for o in [
 ]}
 
 REDUCTIONS = {o.name: o for o in [
-    Reduction('sum', 0, '{0} + {1}', torch.sum),
-    Reduction('amax', -math.inf, '{0} > {1} ? {0} : {1}', torch.amax),
-    Reduction('amin', math.inf, '{0} < {1} ? {0} : {1}', torch.amin),
+    Reduction('sum', 0, torch.sum, '{0} + {1}', '+', '{0} + {1}', 'tl.sum({0}, 0)', 'SUM',
+              'numel()*{0}', integers=True),
+    Reduction('amax', -math.inf, torch.amax, '{0} > {1} ? {0} : {1}', 'max', 'tl.maximum({0}, {1})',
+              'tl.max({0}, 0)', 'MAX', '{0}'),
+    Reduction('amin', math.inf, torch.amin, '{0} < {1} ? {0} : {1}', 'min', 'tl.minimum({0}, {1})',
+              'tl.min({0}, 0)', 'MIN', '{0}'),
 ]}
 
 
@@ -164,6 +176,6 @@ def of_nothing(
 ) -> float:
     "The result of a reduction of no elements."
     start = REDUCTIONS[name].start
-    if dtype.is_floating_point or not start: return start
+    if dtype.is_floating_point or math.isfinite(start): return start
     least, largest = (0, 1) if dtype is torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
     return least if start < 0 else largest

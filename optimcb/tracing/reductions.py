@@ -1,14 +1,16 @@
 "torch's reductions of a tensor to one number, for tracers."
 import math
+from collections.abc import Callable
 from numbers import Number
 
 import torch
 
 from optimcb.tracing.ir import FLOATS, PER_ELEMENT, PER_PARAMETER
+from optimcb.tracing.ops import REDUCTIONS
 from optimcb.tracing.torch_api import apply, like, pow_, to, tracer, where
 from optimcb.tracing.tracer import TRACERS, trace_of
 
-__all__ = ['FUNCTIONS']
+__all__ = ['FUNCTIONS', 'of_row']
 
 
 NOT_PARTLY = ("it reduces some dimensions of a tensor",
@@ -35,10 +37,18 @@ def _as_summed(x, dtype=None):
     return x if x.dtype in FLOATS else tracer(x, x.trace.cast(x, torch.int64), torch.int64)
 
 
-def sum_(x, dim=None, keepdim=False, *, dtype=None):
-    _check_all(x, dim, keepdim)
-    x = _as_summed(x, dtype)
-    return x.trace.reduce('sum', x, x.dtype)
+def of_row(
+    name:str # Of a reduction in the table
+) -> Callable:
+    "Make torch's function for tracers: it reduces all dimensions, integers and truth values as int64."
+    def f(x, dim=None, keepdim=False, *, dtype=None):
+        _check_all(x, dim, keepdim)
+        x = _as_summed(x, dtype)
+        return x.trace.reduce(name, x, x.dtype)
+    return f
+
+
+sum_ = of_row('sum')
 
 
 def count(x):
@@ -114,6 +124,7 @@ def dist(x, other, p=2): return norm(x - other, p)
 
 
 FUNCTIONS = {
-    'sum': sum_, 'mean': mean, 'var': var, 'std': std, 'amax': amax, 'amin': amin, 'any': any_, 'all': all_,
+    **{name: of_row(name) for name in REDUCTIONS},
+    'mean': mean, 'var': var, 'std': std, 'amax': amax, 'amin': amin, 'any': any_, 'all': all_,
     'count_nonzero': count_nonzero, 'norm': norm, 'dist': dist, 'linalg_vector_norm': vector_norm,
     'linalg_norm': vector_norm, 'max': _one_or_two('maximum', amax), 'min': _one_or_two('minimum', amin)}

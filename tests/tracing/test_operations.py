@@ -9,8 +9,14 @@ import torch
 import torch.nn.functional as F
 from on_engines import SPECIAL, TRACED, stepped, ulps
 
-from optimcb.tracing.ops import OPS
-from optimcb.tracing.tracer import FUNCTIONS
+from optimcb import Optimizer
+from optimcb.diagnosis import algebra
+from optimcb.diagnosis.operations import applied
+from optimcb.engines import triton_source
+from optimcb.tracing import program
+from optimcb.tracing.ops import OPS, REDUCTIONS, Reduction, of_nothing
+from optimcb.tracing.reductions import of_row
+from optimcb.tracing.tracer import FUNCTIONS, Tracer
 
 engines = pytest.mark.parametrize('engine', TRACED)
 # added in another order
@@ -128,9 +134,9 @@ def test_every_operation_without_vectors_of_functions(dtype, cache, monkeypatch)
 
 
 def untried() -> set[str]:
-    "Operations of the table that no expression tries."
+    "Operations and reductions of the tables that no expression tries."
     spelled = ' '.join([*EXPRESSIONS, 'cast', 'clamp_min', 'clamp_max', 'cube', 'add_alpha', 'sub_alpha'])
-    return {o for o in OPS if o not in spelled and o.replace('arc', 'a') not in spelled}
+    return {o for o in (*OPS, *REDUCTIONS) if o not in spelled and o.replace('arc', 'a') not in spelled}
 
 
 def test_every_operation_of_the_table_is_tried():
@@ -165,3 +171,42 @@ def test_formulas(op):
     names = {'maximum': torch.maximum, 'minimum': torch.minimum} | {f'x{i}': x for i, x in enumerate(xs)}
     written = eval(op.formula.format(*(f'x{i}' for i in range(op.arity))), names)
     assert torch.allclose(op.run(*xs), written, rtol=1e-12)
+
+
+@pytest.mark.parametrize('r', REDUCTIONS.values(), ids=lambda r: r.name)
+def test_formulas_of_reductions(r):
+    "A row's formula is what it computes of elements that are all the same"
+    written = eval(r.formula.format('x'), {'numel': lambda: 7, 'x': 0.3})
+    assert r.run(torch.full((7,), 0.3, dtype=torch.float64)).item() == pytest.approx(written)
+
+
+PROD = Reduction('prod', 1, torch.prod, '{0} * {1}', '*', '{0} * {1}', 'tl.reduce({0}, 0, times)', 'PRODUCT', '{0}**numel()')
+
+
+@pytest.fixture
+def prod(monkeypatch):
+    "The row of another reduction, and what modules make of the rows when they are imported"
+    monkeypatch.setitem(REDUCTIONS, 'prod', PROD)
+    monkeypatch.setitem(FUNCTIONS, 'prod', of_row('prod'))
+    monkeypatch.setattr(Tracer, 'prod', FUNCTIONS['prod'], raising=False)
+    for module in (program, triton_source): monkeypatch.setattr(module, 'KNOWN', program.KNOWN | {'prod'})
+    monkeypatch.setattr(algebra, 'OVER_ALL', algebra.OVER_ALL | {'prod'})
+
+
+@engines
+def test_a_row_is_all_that_a_reduction_needs(prod, engine):
+    def step(p): return {'out': p.grad.prod(), 'scaled': p.data / p.grad.prod()}
+    ps = [torch.rand(s, generator=torch.Generator().manual_seed(0)) for s in ((5,), (0,), (3, 4), (300, 200))]
+    grads = [2**(3*p - 1.5).round() for p in ps] # products of these are exact
+    for g in grads: g.view(-1)[60:] = 1
+    _, _, states = stepped(engine, ps, [grads], [step])
+    for s, p, g in zip(states, ps, grads): assert torch.equal(s['out'], g.prod()) and torch.equal(s['scaled'], p / g.prod())
+    assert len({g.prod().item() for g in grads}) > 2
+
+
+def test_a_row_is_all_that_a_reduction_is_written_with(prod):
+    def scale(p): p.data.mul_(p.grad.prod())
+    opt = Optimizer([torch.nn.Parameter(torch.rand(5))], [scale], lr=0.1)
+    assert 'prod(grad)' in str(opt.formula) and 'reduction(*:x' in opt.kernel('cpu') and 'tl.reduce(x' in opt.kernel('cuda')
+    two = algebra.number(2)
+    assert applied('prod', [two]) == applied('pow', [two, algebra.call('numel')]) and of_nothing('prod', torch.int64) == 1
