@@ -48,7 +48,7 @@ def names(result): return [r['name'] for r in result['rows']]
 
 def test_sets_of_parameters():
     size = {k: (len(o), sum(map(prod, o))) for k, o in bench.SETS.items()}
-    assert size == dict(resnet34=(110, 21_289_802), transformer=(148, 24_833_280), small=(2000, 574_648), large=(1, 50_000_000), matrices=(48, 21_233_664))
+    assert size == dict(resnet34=(110, 21_289_802), transformer=(148, 24_833_280), small=(2000, 574_648), large=(1, 50_000_000), matrices=(48, 21_233_664), tiny=(110, 3300))
 
 
 def test_resnet34_is_torchvisions():
@@ -147,6 +147,36 @@ def test_python_overhead():
     assert 'error' in ours and fused.keys() == {'name', *(f'{a} {b}' for a in ('same', 'new') for b in (2, 5, 'each'))}
     assert fused['new each'] == pytest.approx((fused['new 5'] - fused['new 2']) / 3)
     assert 'same each µs' in table(result)
+
+
+def test_groups():
+    result = quick(against=['torch']).groups(counts=(1, 3), tensors=7)
+    assert all(r.keys() == {'name', 'in 1', 'in 3'} and r['in 3'] > 0 for r in result['rows']) and 'in 3 µs' in table(result)
+    c = Contender('AdamW', find('AdamW'))
+    c.start([(2,)]*7, groups=3)
+    assert [len(g['params']) for g in c.opt.param_groups] == [3, 2, 2]
+    assert [g['lr'] for g in c.opt.param_groups] == pytest.approx([1e-3/3, 2e-3/3, 1e-3])
+
+
+def test_gradients_that_come_and_go():
+    result = quick(against=['torch']).changing(tensors=20)
+    assert all(r['median'] > 0 for r in result['rows']) and '20 tensors, another 30% of them' in result['title']
+    a, b = Contender('a', find('SGD')), Contender('b', find('SGD'))
+    seen = []
+    for c in (a, b):
+        c.start([(2,)]*50)
+        sets = []
+        for _ in range(20):
+            c.some_grads()
+            sets.append(tuple(p.grad is not None for p in c.params))
+        seen.append(sets)
+    assert seen[0] == seen[1] and len(set(seen[0])) == 20 and 0.2 < sum(map(sum, seen[0]))/1000 < 0.4
+
+
+def test_what_is_done_once():
+    result = quick(against=['torch']).life(tensors=5)
+    assert all(r[f'once {k}'] > 0 for r in result['rows'] for k in ('make', 'first step', 'state_dict'))
+    assert 'state_dict ms' in table(result)
 
 
 def test_new_gradients_are_other_tensors():

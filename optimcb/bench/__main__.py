@@ -35,7 +35,8 @@ def _arguments(argv):
     p.add_argument('--repeats', type=int, default=20, help='rounds that are measured (default: 20)')
     p.add_argument('--warmup', type=int, default=3, help='rounds before them (default: 3)')
     p.add_argument('--python', action='store_true',
-                   help="measure Python's share, on tensors of one element, instead of the sets")
+                   help="measure Python's share, instead of the sets: on tensors of one element, in many "
+                        "groups, with gradients that come and go, and what is done once")
     p.add_argument('--train', action='store_true',
                    help='measure a training step of fastai, instead of the sets')
     p.add_argument('--backward', nargs='*', choices=MODELS, metavar='MODEL',
@@ -64,7 +65,7 @@ def _results(a):
     "Measure what the arguments ask for, and yield each result as soon as it is there."
     for name in a.algorithms:
         b = Bench(name, a.against, a.engines, a.like, a.dtype, a.device, a.repeats, a.warmup)
-        if a.python: yield b.python()
+        if a.python: yield from (b.python(), b.groups(), b.changing(), b.life())
         if a.train: yield b.train()
         if a.backward is not None:
             for model in a.backward or ['mlp']: yield b.backward(model)

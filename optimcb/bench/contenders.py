@@ -45,7 +45,7 @@ class Contender:
         fused=False # Is it torch's fused step, which others are compared with?
     ):
         self.name, self.make, self.fused = name, make, fused
-        self.opt = self.error = self.first = self.extra = None
+        self.opt = self.error = self.made = self.first = self.extra = None
         self.params, self.grads, self.times = [], [], []
 
     def attempt(self, f, *args):
@@ -56,11 +56,13 @@ class Contender:
             self.error = ' '.join(f'{type(e).__name__}: {e}'.split())[:160]
             self.opt, self.params, self.grads = None, [], [] # others need the memory
 
-    def start(self, shapes=(), dtype=torch.float32, device='cpu'):
-        "Make the optimizer, and take its first step."
+    def start(self, shapes=(), dtype=torch.float32, device='cpu', groups=1):
+        "Make the optimizer, with parameters in groups of other learning rates, and take its first step."
         self.params = parameters(shapes, dtype, device)
         self.grads = [p.grad for p in self.params]
-        self.opt = self.make(self.params, lr=1e-3)
+        dealt = [dict(params=self.params[i::groups], lr=1e-3*(i+1)/groups) for i in range(groups)]
+        def make(): self.opt = self.make(dealt if groups > 1 else self.params, lr=1e-3)
+        self.made = timed(make)
         self.first = timed(self.opt.step)
         self.same_grads()
 
@@ -71,6 +73,11 @@ class Contender:
     def new_grads(self):
         "Put the gradients' numbers into new tensors."
         for p in self.params: p.grad = p.grad.clone()
+
+    def some_grads(self, share=0.3):
+        "Leave gradients to another `share` of the parameters in each step, the same ones for everyone."
+        self.rng = getattr(self, 'rng', None) or random.Random(0)
+        for p, g in zip(self.params, self.grads): p.grad = g if self.rng.random() < share else None
 
     def row(self, **others):
         "Make a row of a table: median and quartiles of the times in seconds, and ratios to other contenders."

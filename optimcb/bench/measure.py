@@ -4,6 +4,7 @@
     python -m optimcb.bench Lamb mymodule:MyAlgorithm --on resnet34 --json times.json
     python -m optimcb.bench Muon --on matrices --against torch # it is for matrices
     python -m optimcb.bench --python --train             # Python's share, and a whole training step
+    python -m optimcb.bench --on tiny                    # 110 tensors of 30 elements: all of it is Python
     python -m optimcb.bench --backward                   # memory and time of training
 
 Contenders take turns, on parameters and gradients of their own, in a new random order for each round.
@@ -92,15 +93,50 @@ class Bench:
             for c in runs: c.attempt(c.start, [(1,)]*n, getattr(torch, self.dtype), self.device)
             for kind, before in dict(same=Contender.same_grads, new=Contender.new_grads).items():
                 interleave(runs, self.repeats, self.warmup, before)
-                for c in runs:
-                    known = c.row()
-                    if 'median' in known: known = {'name': c.name, f'{kind} {n}': known['median']}
-                    rows.setdefault(c.name, {}).update(known)
+                for c in runs: rows.setdefault(c.name, {}).update(_renamed(c.row(), f'{kind} {n}'))
         for r in rows.values():
             if r.get('error'): continue
             for k in ('same', 'new'): r[f'{k} each'] = (r[f'{k} {many}'] - r[f'{k} {few}']) / (many-few)
         title = 'overhead of a step, in all and for each tensor more'
         return dict(algorithm=self.algorithm, title=title, rows=list(rows.values()))
+
+    def groups(self,
+        counts:tuple=(1, 24, 240), # Numbers of groups
+        tensors:int=240 # Number of tensors, of 64 elements, that are dealt to them
+    ) -> dict:
+        "Measure one step on parameters in groups, each with a learning rate of its own."
+        rows = {}
+        for n in counts:
+            runs = self.contenders()
+            for c in runs: c.attempt(c.start, [(64,)]*tensors, getattr(torch, self.dtype), self.device, n)
+            interleave(runs, self.repeats, self.warmup)
+            for c in runs: rows.setdefault(c.name, {}).update(_renamed(c.row(), f'in {n}'))
+        title = f'{tensors} tensors in groups with learning rates of their own'
+        return dict(algorithm=self.algorithm, title=title, rows=list(rows.values()))
+
+    def changing(self,
+        tensors:int=1000, # Number of tensors, of 64 elements
+        share:float=0.3 # How many of them have gradients in a step
+    ) -> dict:
+        "Measure one step when other parameters have gradients each time, as in a mixture of experts."
+        runs = self.contenders()
+        for c in runs: c.attempt(c.start, [(64,)]*tensors, getattr(torch, self.dtype), self.device)
+        for c in runs: c.attempt(c.opt and c.opt.step)
+        interleave(runs, self.repeats, max(10, self.warmup), partial(Contender.some_grads, share=share))
+        title = f'{tensors:,} tensors, another {share:.0%} of them with gradients in each step'
+        return dict(algorithm=self.algorithm, title=title, rows=self._rows(runs))
+
+    def life(self,
+        tensors:int=10_000 # Number of tensors, of 8 elements
+    ) -> dict:
+        "Measure what is done once: making the optimizer, its first step, `state_dict`."
+        rows = []
+        for c in self.contenders():
+            c.attempt(c.start, [(8,)]*tensors, getattr(torch, self.dtype), self.device)
+            saved = c.attempt(lambda c=c: timed(c.opt.state_dict))
+            once = {'once make': c.made, 'once first step': c.first, 'once state_dict': saved}
+            rows.append(dict(name=c.name, error=c.error) if c.error else dict(name=c.name, **once))
+        return dict(algorithm=self.algorithm, title=f'{tensors:,} tensors, what is done once', rows=rows)
 
     def train(self,
         arch:str='resnet18', # Of torchvision's models
@@ -141,6 +177,11 @@ class Bench:
     def _rows(self, contenders, **others):
         fused = next((c for c in contenders if c.fused), None)
         return [c.row(fused=fused, **others) for c in contenders]
+
+
+def _renamed(row, name) -> dict:
+    "A row with nothing but its median, under another name"
+    return {'name': row['name'], name: row['median']} if 'median' in row else row
 
 
 def _training(opt_func, arch, batch, params, lr):

@@ -25,7 +25,8 @@ def table(
     failed = [(r['name'], r['error']) for r in result['rows'] if r.get('error')]
     known = {k: None for r in rows for k, v in r.items() if v is not None}
     columns = {k: o for k, o in COLUMNS.items() if k in known}
-    columns |= {k: (f'{k} µs', 1e6, '.1f') for k in known if k.startswith(('same ', 'new '))}
+    columns |= {k: (f'{k} µs', 1e6, '.1f') for k in known if k.startswith(('same ', 'new ', 'in '))}
+    columns |= {k: (f'{k[5:]} ms', 1e3, '.1f') for k in known if k.startswith('once ')}
     def cell(value, factor, form): return '–' if value is None else format(value*factor, form)
     def cells(row): return [cell(row.get(k), factor, form) for k, (_, factor, form) in columns.items()]
     lines = [('', *(header for header, *_ in columns.values())), *((r['name'], *cells(r)) for r in rows)]

@@ -29,7 +29,7 @@ def matrices() -> list[tuple]:
 
 
 SETS = dict(resnet34=resnet34(), transformer=transformer(), small=[(64 + i*37 % 448,) for i in range(2000)],
-            large=[(50_000_000,)], matrices=matrices())
+            large=[(50_000_000,)], matrices=matrices(), tiny=[(30,)]*110)
 USUAL = 'resnet34', 'transformer', 'small', 'large'
 
 
