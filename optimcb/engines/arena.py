@@ -70,6 +70,7 @@ def new_states(
     slots:list # Numbers
 ) -> dict[str, list[Tensor]]:
     "New state for each of the parameters, by name."
+    if not fresh: return {}
     each = [name for name, o in fresh.items() if o.extent is PER_ELEMENT]
     wanted = [(p, fresh[name].dtype) for name in each for p in bucket.params]
     tensors = iter(_zeros(wanted, alone=len(bucket.params) == 1))

@@ -28,8 +28,8 @@ def evaluated(
     opt # Optimizer
 ) -> str|None:
     "Return the labels of the steppers whose weights are in the model, or None if those are the trained ones."
-    for g in opt.param_groups:
-        if EVALUATED in g: return g[EVALUATED]
+    for g in opt.param_groups: # asked in each step: our groups' own `in` takes ten times as long
+        if dict.__contains__(g, EVALUATED): return g[EVALUATED]
 
 
 def forget(
