@@ -1,4 +1,4 @@
-"What a list of steppers means: what a stepper may return and be, where it belongs, and all of them together."
+"The meaning of a list of steppers: a single stepper, its results, its place, and the whole composition."
 from optimcb import _moved
 from optimcb.composition.calls import by_torch
 from optimcb.composition.results import once, stop
