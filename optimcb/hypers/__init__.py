@@ -1,4 +1,4 @@
-"Hyper-parameters: values and their ranges, torch's names for them, and live views of a group."
+"Hyper-parameters: valid values, torch's names for them, and live views of a group."
 from optimcb import _moved
 
 
