@@ -1,8 +1,8 @@
-"""Where users enter the library: `torch.compile` doesn't trace it, and errors are raised at the call.
+"""The entry points of the library: `torch.compile` doesn't trace them, and errors point to the user's call.
 
-Errors that the library raises on purpose, and those of a user's stepper or other function, are shown
-without the library's own frames. Other errors are shown with all of them. `OPTIMCB_FULL_TRACEBACK=1` shows
-everything.
+Errors that the library raises on purpose, and those raised in a user's stepper or other function, are shown
+without the library's own frames. Other errors are shown with all frames, and so is every error if
+`OPTIMCB_FULL_TRACEBACK=1`.
 """
 import contextlib
 import dis
@@ -19,7 +19,7 @@ import torch
 __all__ = ['entry', 'opaque', 'refuse_tracing']
 
 
-DYNAMO = 'torch._dynamo' # takes a second to import; compiled code has imported it
+DYNAMO = 'torch._dynamo' # takes a second to import; compiled code has already imported it
 OURS = os.path.dirname(__file__) + os.sep
 PACKAGES = [os.path.dirname(o.__file__) + os.sep for o in (fastcore, numpy, torch)]
 BELOW = *PACKAGES, contextlib.__file__ # files that the library calls
@@ -28,9 +28,9 @@ BELOW = *PACKAGES, contextlib.__file__ # files that the library calls
 def entry(
     f:Callable # A public function or method
 ) -> Callable:
-    """Let `torch.compile` call `f` instead of tracing it or what it calls; raise errors where `f` was called.
+    """Keep `torch.compile` from tracing `f` and the functions it calls; raise errors at the call of `f`.
 
-    Errors are shown without the frames between."""
+    Errors are shown without the library's frames."""
     @wraps(f)
     def call(*args, **kwargs):
         __tracebackhide__ = True # for IPython and pytest
@@ -47,9 +47,9 @@ def entry(
 # torch.compile
 
 def opaque(
-    f:Callable # A short function: what it calls may be compiled on its own
+    f:Callable # A short function; the functions that it calls may still be compiled
 ) -> Callable:
-    "Let `torch.compile` call `f` instead of tracing it. Returns `f` itself."
+    "Keep `torch.compile` from tracing `f`. Returns `f` itself."
     f._torchdynamo_disable = True
     return f
 
@@ -59,14 +59,14 @@ def _untraced(f): return torch.compiler.disable(f)
 
 
 def refuse_tracing(
-    what:str, # Name of what is read, for the error
-    instead:str # Advice, if the whole function must be one graph
+    what:str, # Name of the attribute that was read, for the error
+    instead:str # Advice for functions that must be a single graph
 ):
-    """Keep `param_groups` out of a graph. Raises `Unsupported` if the compiler asks.
+    """Keep `param_groups` out of a graph. Raises `Unsupported` under `torch.compile`.
 
-    When a compiled function reads `param_groups` of an optimizer, the compiler looks at all groups, and
-    notes `capturable` in each as if it were a plain dict; with others it fails. `Unsupported` makes it
-    break the graph."""
+    When a compiled function reads an optimizer's `param_groups`, the compiler reads all groups and writes
+    `capturable` into each, which fails unless they are plain dicts. `Unsupported` makes it break the graph
+    instead."""
     if DYNAMO not in sys.modules or torch._guards.TracingContext.try_get() is None: return
     frame = sys._getframe(1)
     while frame and frame.f_globals.get('__name__') != f'{DYNAMO}.variables.optimizer': frame = frame.f_back
@@ -76,12 +76,12 @@ def refuse_tracing(
 # Tracebacks
 
 def _frames_of_user(tb) -> list|None:
-    "List the frames of user code; None if an error is neither raised on purpose nor in user code."
+    "List the frames of user code; None for errors that are neither raised on purpose nor in user code."
     frames = []
     while tb: frames, tb = [*frames, tb], tb.tb_next
     if not frames: return None # the call itself is wrong
     is_ours = [_file(t).startswith(OURS) for t in reversed(frames)]
-    called = is_ours.index(True) if True in is_ours else len(frames) # frames since the library's last
+    called = is_ours.index(True) if True in is_ours else len(frames) # frames after the library's last
     if not called: return [t for t in frames if not _is_inside(t)] if _raises(frames[-1]) else None
     if all(map(_is_inside, frames[-called:])): return None
     return [t for t in frames[:-called] if not _is_inside(t)] + frames[-called:]
@@ -92,12 +92,12 @@ def _is_inside(tb) -> bool: return _file(tb).startswith((OURS, *BELOW))
 
 
 def _raises(tb) -> bool:
-    "Did a frame end by a `raise` statement?"
+    "Did a frame end with a `raise` statement?"
     return dis.opname[tb.tb_frame.f_code.co_code[tb.tb_lasti]] == 'RAISE_VARARGS'
 
 
 def _linked(frames) -> TracebackType|None:
-    "Make a traceback of some frames."
+    "Link frames into a traceback."
     tb = None
     for t in reversed(frames): tb = TracebackType(tb, t.tb_frame, t.tb_lasti, t.tb_lineno)
     return tb

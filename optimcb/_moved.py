@@ -1,6 +1,6 @@
-"""Names of earlier versions, so that their pickles load and their imports work.
+"""Names of earlier versions, so that old pickles load and old imports work.
 
-Importing an old module, or a public name that has changed, warns once and gives what stands in its place now.
+Importing an old module, or a public name that has changed, warns once and gives its current counterpart.
 """
 import sys
 import warnings
@@ -14,7 +14,7 @@ from optimcb._renamed import LABELS
 
 __all__ = ['MOVED', 'RENAMED', 'find', 'install', 'renamed']
 
-MOVED = {  # by the old name under `optimcb`, the modules that have its contents now
+MOVED = {  # by old module under `optimcb`, the modules that now have its contents
     'averages': ['state.eval_weights'],
     'backward': ['training.in_backward'],
     'bench': ['bench.measure', 'bench.contenders', 'bench.sets', 'bench.timing', 'bench.report',
@@ -76,7 +76,7 @@ MOVED = {  # by the old name under `optimcb`, the modules that have its contents
     'wrapping': ['editing.wrap', 'composition.roles'],
 }
 
-RENAMED = { # by module and old public name, under `optimcb`, the module and name of today
+RENAMED = { # by module and old public name under `optimcb`, the current module and name
     'engines.grad_scaling.Doubt': 'engines.grad_scaling.PendingSkip',
     '_tensors.Spread': '_tensors.Sharding',
     'engines.sharded.agreed': 'engines.sharded.agree',
@@ -86,17 +86,17 @@ RENAMED = { # by module and old public name, under `optimcb`, the module and nam
     '_tensors.whole_of': '_tensors.gather',
     'hypers.values.spread': 'hypers.values.per_group',
     'tracing.bucket.Alike': 'tracing.bucket.Bucket',
-} # To have the name in the module of today, too, let it end in
+} # To keep the old name in the current module too, let that module end in
   # `def __getattr__(name): return _moved.renamed(__name__, name)`
 
-_warned = set() # names of `RENAMED` that were asked for
+_warned = set() # names of `RENAMED` that have been imported
 
 
 def renamed(
     module:str, # Name of the module that had the name, with `optimcb.`
     name:str # Old name
 ) -> Any:
-    "Return what `module` had under an old public name; warn the first time. Raises `AttributeError`."
+    "Return the object of an old public name; warn the first time. Raises `AttributeError`."
     old = f'{module}.{name}'.removeprefix('optimcb.')
     if old not in RENAMED: raise AttributeError(f"module {module!r} has no attribute {name!r}")
     path, _, new = RENAMED[old].rpartition('.')
@@ -108,10 +108,10 @@ def renamed(
 
 def find(
     old:str, # Old name of a module, without `optimcb.`
-    name:str # Name of one of its contents
+    name:str # Name in that module
 ) -> Any:
-    "Return what the old module `old` had under `name`. Raises `AttributeError`."
-    if name.startswith('__'): raise AttributeError(name) # `__all__` and the like are a module's own
+    "Return the object that was called `name` in the old module. Raises `AttributeError`."
+    if name.startswith('__'): raise AttributeError(name) # `__all__` and the like are the module's own
     for new in MOVED[old]:
         module = import_module(f'optimcb.{new}')
         if name in vars(module): return vars(module)[name]
@@ -121,12 +121,12 @@ def find(
 
 
 class _OldModule(ModuleType):
-    "A module of earlier versions, whose contents have moved."
+    "A module of an earlier version whose contents have moved."
     def __getattr__(self, name): return find(self.__name__.removeprefix('optimcb.'), name)
 
 
 class _Finder(MetaPathFinder, Loader):
-    "Finds modules of earlier versions that are not there any more."
+    "An importer of modules that no longer exist."
     def find_spec(self, fullname, path=None, target=None):
         package, _, old = fullname.partition('.')
         if package == 'optimcb' and old in MOVED: return ModuleSpec(fullname, self, is_package=True)
@@ -141,5 +141,5 @@ class _Finder(MetaPathFinder, Loader):
 
 
 def install():
-    "Let imports find old module names, after everything that is really there."
+    "Let imports find old module names, after all existing modules."
     if not any(isinstance(o, _Finder) for o in sys.meta_path): sys.meta_path.append(_Finder())

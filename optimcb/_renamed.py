@@ -1,6 +1,6 @@
-"""Functions with another name, or another home, than in earlier versions.
+"""Functions whose name or module has changed since earlier versions.
 
-Their imports work, and their files and pickles load."""
+Old imports still work, and old files and pickles still load."""
 import re
 import warnings
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from importlib import import_module
 
 __all__ = ['LABELS', 'current_label', 'old_names']
 
-RENAMED = { # by module under `optimcb`: old names, and where each is now
+RENAMED = { # by module under `optimcb`: each old name and its current place
     'steppers': {
         'ascend': 'sharpness.ascend',
         'average_rate': 'rates.average_rate',
@@ -31,12 +31,12 @@ RENAMED = { # by module under `optimcb`: old names, and where each is now
         'turn_grad': 'soap.project_grad',
     },
 }
-LABELS = {} # by old name, the name now
+LABELS = {} # by old name, the current name
 for names in RENAMED.values(): LABELS.update({old: new.rpartition('.')[2] for old, new in names.items()})
 
 
 def old_names(
-    package:str # Package under `optimcb` that has the functions
+    package:str # Package under `optimcb` that had the functions
 ) -> Callable:
     "Make a module's `__getattr__` that finds functions under their old names, and warns once for each."
     def find(name, level=3):
@@ -58,7 +58,7 @@ def _warn(old, new, level):
 
 
 def current_label(
-    label:str # Name of a stepper, perhaps with options, as a state dict has it
+    label:str # Name of a stepper, perhaps with options, from a state dict
 ) -> str:
-    "The label as this version has it."
+    "Return the label that this version uses."
     return re.sub(r'^\w+', lambda m: LABELS.get(m[0], m[0]), label)

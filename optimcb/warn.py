@@ -1,4 +1,4 @@
-"Warnings at the line of the user's code that led to them."
+"Warnings that point to the line of the user's code that caused them."
 import os
 import sys
 import warnings
@@ -9,18 +9,18 @@ import torch
 __all__ = ['CompositionWarning', 'calling_frame', 'warn']
 
 INSIDE = os.path.dirname(__file__), os.path.dirname(torch.__file__)
-# packages that call the library for the user
+# packages that call the library on behalf of users
 BETWEEN = frozenset({'fastai', 'fastcore', 'collections', 'contextlib'})
 
 
 class CompositionWarning(UserWarning):
-    """A composition runs, but hardly does what is meant.
+    """A composition runs, but probably doesn't do what is intended.
 
     `Optimizer(…, check=False)` or a filter of `warnings` turns it off."""
 
 
 def calling_frame() -> FrameType:
-    "Return the frame that called the library: the first one outside of it and of torch."
+    "Return the frame that called the library: the innermost one outside this library and torch."
     frame = sys._getframe(1)
     while frame.f_back and frame.f_code.co_filename.startswith(INSIDE): frame = frame.f_back
     return frame
@@ -32,10 +32,10 @@ def _is_inside(frame) -> bool:
 
 
 def warn(
-    message:str, # What to say
+    message:str, # Text of the warning
     category:type=UserWarning # Class of the warning
 ):
-    "Warn at the line that called, outside of the library, torch and fastai."
+    "Warn at the line that called, outside this library, torch and fastai."
     frame, level = sys._getframe(1), 2
     while frame.f_back and _is_inside(frame): frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)
