@@ -148,7 +148,7 @@ class FastaiProtocol:
 
     @entry
     def eval(self,
-        part=None # Stepper that tells the weights, named as in `replace`; default: the last one that does
+        part=None # Stepper with the weights, named as in `replace`; default: the last such stepper
     ):
         """Put the weights for evaluation, such as averages or slow weights, into the model.
 
@@ -168,7 +168,7 @@ class FastaiProtocol:
 
     @entry
     def averaged(self,
-        part=None # Stepper that tells the weights, named as in `replace`; default: the last one that does
+        part=None # Stepper with the weights, named as in `replace`; default: the last such stepper
     ):
         "Return a context manager that calls `eval`, and `train` at its end."
         return averaged(self, part)
