@@ -1,4 +1,4 @@
-"Change a list of steppers: by hand (`edit`), or with parts that know where they belong (`wrap`)."
+"Change a list of steppers: by hand (`edit`), or with parts that declare their place (`wrap`)."
 from optimcb import _moved
 
 

@@ -14,7 +14,7 @@ def in_torchs_shape(
     opt, # Optimizer that loads `sd`
     sd:dict # A state dict: ours, fastai's or torch's
 ) -> dict:
-    """Convert a state dict to torch's layout: `param_groups`, `{index: state}`, and `notes`, state of the whole.
+    """Convert a state dict to torch's layout: `param_groups`, `{index: state}`, `notes` without a parameter.
 
     Raises `ValueError` for anything but a state dict."""
     groups, states = sd.get('param_groups', sd.get('hypers')), sd.get('state')

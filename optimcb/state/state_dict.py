@@ -124,4 +124,4 @@ def _placed(v, p, i):
     if not ours or theirs and (v.device_mesh, v.placements) == (p.device_mesh, p.placements): return v
     if theirs: return v.redistribute(p.device_mesh, p.placements)
     from torch.distributed.tensor import distribute_tensor
-    return distribute_tensor(v, p.device_mesh, p.placements, src_data_rank=None) # every process has it in full
+    return distribute_tensor(v, p.device_mesh, p.placements, src_data_rank=None) # every process has all of it
