@@ -1,4 +1,4 @@
-"Several algorithms in one: routes, rules that tell parameters apart, and hyper-parameters by the step."
+"Combine algorithms: routes, groups by rules, and hyper-parameters as functions of the step."
 from optimcb import _moved
 from optimcb.composition import rules
 from optimcb.composition.rules import *
