@@ -103,7 +103,7 @@ class SAMCallback(Callback):
     def __init__(self,
         rho:float=0.05, # Radius of the ascent step: its norm over all parameters
         adaptive:bool=False, # Scale the ascent by the size of each weight (ASAM)? A usual `rho` is then 0.5
-        eta:float=0.01 # Added to the size of a weight, if `adaptive`
+        eta:float=0.01 # Added to the magnitude of a weight, if `adaptive`
     ):
         self.options, self.ascent = dict(rho=rho, adaptive=adaptive, eta=eta), None
         Ascent(None, **self.options) # raises for invalid options

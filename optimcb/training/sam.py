@@ -30,7 +30,7 @@ class Ascent:
         opt, # Optimizer of any kind, with the parameters to move
         rho:float=0.05, # Norm of the move over all parameters; groups may have their own `sam_rho`
         adaptive:bool=False, # Move larger weights further (ASAM)? A usual `rho` is then 0.5
-        eta:float=0.01 # Added to the size of a weight, if `adaptive`; groups may have their own `sam_eta`
+        eta:float=0.01 # Added to a weight's magnitude, if `adaptive`; groups may have their own `sam_eta`
     ):
         self.opt, self.adaptive, self.moved, self.climber = opt, bool(adaptive), [], None
         self.hypers = {k: check(k, v, NOT_NEGATIVE) for k, v in (('sam_rho', rho), ('sam_eta', eta))}
@@ -110,7 +110,7 @@ class SAM(Optimizer):
         opt:Optimizer, # Optimizer to wrap
         rho:float=0.05, # Norm of the ascent over all parameters
         adaptive:bool=False, # Move larger weights further (ASAM, arxiv.org/abs/2102.11600)? Usual: `rho` 0.5
-        eta:float=0.01, # Added to the size of a weight, if `adaptive`
+        eta:float=0.01, # Added to the magnitude of a weight, if `adaptive`
         model:nn.Module|None=None # Model whose running statistics skip the second pass (`stats_kept`)
     ):
         if isinstance(opt, SAM): raise TypeError("this optimizer is a SAM already. Set its `sam_rho`.")
