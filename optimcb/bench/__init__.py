@@ -1,7 +1,7 @@
-"Measure steps on this machine, beside other libraries: `python -m optimcb.bench`."
+"Benchmark steps on this machine, next to other libraries: `python -m optimcb.bench`."
 from optimcb import _moved
 
-# Imported when they are used
+# Imported on first use
 __all__ = ['Bench', 'SETS', 'environment', 'find', 'floor_bytes', 'main', 'table']
 
 
