@@ -9,19 +9,16 @@
 Contenders take turns, with their own parameters and gradients, in a new random order for each round.
 
 - median: the median time of a step, from an idle device until the device has finished.
-- × torch fused: the median divided by that of `torch.optim`'s fused step of the same algorithm, if there is
-one.
+- × torch fused: the median divided by that of `torch.optim`'s fused step of the same algorithm, if any.
 - × floor: the median divided by that of a read-modify-write of as many bytes as the algorithm must move
   (`floor_bytes`), in the same rounds.
 - first step: the first `step()` of a new optimizer. Its kernels may come from a cache on disk, unless
-`--cold`
-  starts with an empty one. Only the first set of parameters shows the full time, as later sets may reuse
-  kernels in memory.
+  `--cold` starts with an empty one. Only the first set of parameters shows the full time, as later sets may
+  reuse kernels in memory.
 - extra MiB: the peak memory of torch's allocator during a later step, beyond that before it.
 - gradients MiB: the peak memory of gradients.
 - peak MiB: the peak memory of training beyond that before the model was created: memory of the process
-(Linux),
-  or of torch's allocator on a GPU. Each is measured in a separate process.
+  (Linux), or of torch's allocator on a GPU. Each is measured in a separate process.
 """
 import multiprocessing
 import os
