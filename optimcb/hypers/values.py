@@ -20,7 +20,7 @@ RANGES = dict(
     accum=(1, None), ema_every=(1, None),
     swa_every=(1, None))
 
-# that nobody takes, but that one may try
+# names that no stepper takes, only for suggestions
 LONG_NAMES = dict(beta1=('mom',), beta2=('sqr_mom',), learning_rate=('lr',))
 
 NOT_HYPERS = frozenset({'params', 'param_names'})
@@ -100,7 +100,7 @@ def per_group(
                              "slice(1e-3).")
         if value.start: value = even_mults(value.start, value.stop, n)
         else: value = [value.stop/10]*(n-1) + [value.stop]
-    has_no_end = isinstance(value, Iterator) # as far as is known
+    has_no_end = isinstance(value, Iterator) # it may be endless
     is_one = value is None or has_no_end or getattr(value, 'ndim', None) == 0
     values = [value] if is_one else list(L(value, use_list=None))
     if len(values) == 1: values = values*n

@@ -101,7 +101,7 @@ def _regrouped(opt, i, ks, mine, saved, notes) -> dict:
         own = _own_hypers(opt, opt.param_groups[i], new)
         if own:
             notes.append(f"Group {i} is a part of one there, and keeps its own {listed(own)}: "
-                         "set what should be as it is there.")
+                         "set those that should match it.")
         new.update(own)
     return {**new, 'params': ks}
 
