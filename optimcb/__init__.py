@@ -1,34 +1,34 @@
 """Optimizers composed of plain Python callbacks, for fastai and PyTorch.
 
     from optimcb import *           # algorithms, parts and tools; after fastai, which also has an Adam
-    from optimcb.fastai import *    # what a Learner needs, callbacks too
+    from optimcb.fastai import *    # for a fastai Learner, with callbacks
 
 Make an optimizer
     Adam(model.parameters(), lr=1e-3)             call an algorithm; `Learner(…, opt_func=Adam)`
     algorithm('Mine', [average_grad, my_step])    name your own list of functions; `Optimizer` runs one
     create_optimizer('adamw', model, lr=1e-3)     by name; `list_optimizers('*adam*')` finds names
-    Adam.wrap(clip_norm, cautious)                add parts, which go with any algorithm
+    Adam.wrap(clip_norm, cautious)                add parts, which work with any algorithm
     Adam.replace(average_sqr_grad, my_square)     swap steppers; `insert`, `remove`, `rename`, also of `opt`
-    route(hidden=(Muon, by_ndim(2)), rest=Adam)   several in one; rules are for `no_wd`, `grouped`, too
+    route(hidden=(Muon, by_ndim(2)), rest=Adam)   combine algorithms; `no_wd` and `grouped` take rules, too
     SAM(opt), Lookahead(opt)                      wrap an optimizer
 See what it does
-    opt.explain(), opt.formula, opt.kernel()      who reads what, the mathematics, the code that runs
+    opt.explain(), opt.formula, opt.kernel()      data flow, mathematics, generated code
     OptStats, tap, Record                         numbers for each parameter while it trains
-    compare, plot_paths, plot_sched               tables and pictures
+    compare, plot_paths, plot_sched               tables and plots
 Keep its state
     save_state, load_state, named_state           files; the state by parameter name
     to_torch                                      the state for an optimizer of `torch.optim`
 
 Browse the rest, where each name has a docstring
     optimcb.algorithms    every algorithm, with its defaults and its source
-    optimcb.parts         what `wrap` takes: clipping, decay, averages, …
-    optimcb.steppers      what algorithms are made of
-    optimcb.composition   what a stepper may return (`once`, `stop`) and be (`only`, `renamed`, `by_torch`)
+    optimcb.parts         parts for `wrap`: clipping, decay, averages, …
+    optimcb.steppers      the building blocks of algorithms
+    optimcb.composition   results of steppers (`once`, `stop`) and wrappers (`only`, `renamed`, `by_torch`)
     optimcb.routing       rules, `route`, hyper-parameters as functions of the step
-    optimcb.taps          what a tap measures: `norm`, `cosine`, `histogram`
-    optimcb.plots         pictures; `optimcb.problems` has functions to draw paths on
+    optimcb.taps          measures for taps: `norm`, `cosine`, `histogram`
+    optimcb.plots         plots; `optimcb.problems` has test functions for paths
     optimcb.learner       callbacks for a fastai Learner
-    optimcb.catalog       tables of algorithms and parts, with what they cost
+    optimcb.catalog       tables of algorithms and parts, with their costs
     optimcb.bench         `python -m optimcb.bench` measures steps
 
 Every algorithm, part and stepper can also be imported from `optimcb` by name.
@@ -66,10 +66,10 @@ from optimcb.training.sam import SAM, stats_kept
 from optimcb.warn import CompositionWarning
 
 __version__ = '0.1.0'
-__all__ = [ # what one types; `only` and `stop` are other things in fastcore, whose names people have
+__all__ = [ # common names, without `only` and `stop`, which would hide fastcore's
     *algorithms.__all__, *parts.__all__,
     'Optimizer', 'Lookahead', 'SAM', 'algorithm', 'create_optimizer', 'list_optimizers',
-    # what the classic algorithms are made of
+    # steppers of the classic algorithms
     'sgd_step', 'momentum_step', 'adam_step', 'average_grad', 'average_sqr_grad', 'step_stat',
     'debias_grad_avg', 'debias_sqr_avg', 'rms_update', 'apply_update', 'max_sqr_avg', 'use_sqr_max',
     'yogi_sqr_grad',
@@ -83,7 +83,7 @@ __all__ = [ # what one types; `only` and `stop` are other things in fastcore, wh
 __all__ = list(dict.fromkeys(__all__))
 
 _PLACES = 'algorithms', 'composition', 'parts', 'plots', 'routing', 'steppers', 'taps'
-_LATE = 'bench', 'catalog', 'fastai', 'learner', 'problems' # imported when they are used
+_LATE = 'bench', 'catalog', 'fastai', 'learner', 'problems' # imported on first use
 
 _names_in_learners()
 

@@ -1,8 +1,8 @@
-"""Where users enter the library: `torch.compile` doesn't trace it, and errors are raised at the call.
+"""The entry points of the library: `torch.compile` doesn't trace them, and errors point to the user's call.
 
-Errors that the library raises on purpose, and those of a user's stepper or other function, are shown
-without the library's own frames. Other errors are shown with all of them. `OPTIMCB_FULL_TRACEBACK=1` shows
-everything.
+Errors that the library raises on purpose, and those raised in a user's stepper or other function, are shown
+without the library's own frames. Other errors are shown with all frames, and so is every error if
+`OPTIMCB_FULL_TRACEBACK=1`.
 """
 import contextlib
 import os
@@ -20,7 +20,7 @@ from optimcb._cpython import ends_by_raise, frames_above, module_of
 __all__ = ['entry', 'opaque', 'refuse_tracing']
 
 
-DYNAMO = 'torch._dynamo' # takes a second to import; compiled code has imported it
+DYNAMO = 'torch._dynamo' # takes a second to import; compiled code has already imported it
 OURS = os.path.dirname(__file__) + os.sep
 PACKAGES = [os.path.dirname(o.__file__) + os.sep for o in (fastcore, numpy, torch)]
 BELOW = *PACKAGES, contextlib.__file__ # files that the library calls
@@ -29,9 +29,9 @@ BELOW = *PACKAGES, contextlib.__file__ # files that the library calls
 def entry(
     f:Callable # A public function or method
 ) -> Callable:
-    """Let `torch.compile` call `f` instead of tracing it or what it calls; raise errors where `f` was called.
+    """Keep `torch.compile` from tracing `f` and the functions it calls; raise errors at the call of `f`.
 
-    Errors are shown without the frames between."""
+    Errors are shown without the library's frames."""
     @wraps(f)
     def call(*args, **kwargs):
         __tracebackhide__ = True # for IPython and pytest
@@ -48,9 +48,9 @@ def entry(
 # torch.compile
 
 def opaque(
-    f:Callable # A short function: what it calls may be compiled on its own
+    f:Callable # A short function; the functions that it calls may still be compiled
 ) -> Callable:
-    "Let `torch.compile` call `f` instead of tracing it. Returns `f` itself."
+    "Keep `torch.compile` from tracing `f`. Returns `f` itself."
     f._torchdynamo_disable = True
     return f
 
@@ -60,14 +60,14 @@ def _untraced(f): return torch.compiler.disable(f)
 
 
 def refuse_tracing(
-    what:str, # Name of what is read, for the error
-    instead:str # Advice, if the whole function must be one graph
+    what:str, # Name of the attribute that was read, for the error
+    instead:str # Advice for functions that must be a single graph
 ):
-    """Keep `param_groups` out of a graph. Raises `Unsupported` if the compiler asks.
+    """Keep `param_groups` out of a graph. Raises `Unsupported` under `torch.compile`.
 
-    When a compiled function reads `param_groups` of an optimizer, the compiler looks at all groups, and
-    notes `capturable` in each as if it were a plain dict; with others it fails. `Unsupported` makes it
-    break the graph."""
+    When a compiled function reads an optimizer's `param_groups`, the compiler reads all groups and writes
+    `capturable` into each, which fails unless they are plain dicts. `Unsupported` makes it break the graph
+    instead."""
     if DYNAMO not in sys.modules or torch._guards.TracingContext.try_get() is None: return
     if any(module_of(o) == f'{DYNAMO}.variables.optimizer' for o in frames_above()):
         raise sys.modules[f'{DYNAMO}.exc'].Unsupported(f"{what} can't be part of a graph. {instead}")
@@ -76,7 +76,7 @@ def refuse_tracing(
 # Tracebacks
 
 def _frames_of_user(tb) -> list|None:
-    "List the frames of user code; None if an error is neither raised on purpose nor in user code."
+    "List the frames of user code; None for errors that are neither raised on purpose nor in user code."
     frames = []
     while tb: frames, tb = [*frames, tb], tb.tb_next
     if not frames: return None # the call itself is wrong
@@ -92,7 +92,7 @@ def _is_inside(tb) -> bool: return _file(tb).startswith((OURS, *BELOW))
 
 
 def _linked(frames) -> TracebackType|None:
-    "Make a traceback of some frames."
+    "Link frames into a traceback."
     tb = None
     for t in reversed(frames): tb = TracebackType(tb, t.tb_frame, t.tb_lasti, t.tb_lineno)
     return tb

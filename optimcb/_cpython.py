@@ -1,6 +1,6 @@
-"""What depends on CPython: counts of references, frames, and the names of bytecode instructions.
+"""Code that depends on CPython: reference counts, frames, and names of bytecode instructions.
 
-Everything here is tested on each Python that is supported, by `tests/composition/test_cpython.py`.
+`tests/composition/test_cpython.py` tests all of it on each supported Python.
 """
 import dis
 import inspect
@@ -19,7 +19,7 @@ __all__ = ['ANYWHERE', 'LOADS_ATTR', 'LOADS_OUTSIDE', 'NOISE', 'assigned_argumen
 def references(
     get:Callable # Returns an object
 ) -> int:
-    "How many references there are to an object, without that of the call."
+    "Count the references to an object, except that of the call."
     return sys.getrefcount(get()) - 1
 
 
@@ -44,7 +44,7 @@ def _upwards(frame):
 
 
 def caller_outside(
-    folders:tuple # Where the code of a caller must not lie
+    folders:tuple # Folders to skip
 ) -> FrameType|None:
     "The frame of the innermost caller whose code lies outside of `folders`."
     return next((o for o in frames_above() if not o.f_code.co_filename.startswith(folders)), None)
@@ -67,13 +67,13 @@ def module_of(
     return frame.f_globals.get('__name__') or ''
 
 
-ANYWHERE = 10**6 # column, where only the line is known
+ANYWHERE = 10**6 # stands for an unknown column
 
 
 def place_of(
     frame:FrameType # A frame
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    "Line and column where the present instruction begins and ends; before Python 3.11, anywhere on its line."
+    "Return line and column of the current instruction's start and end; before Python 3.11, its whole line."
     if hasattr(frame.f_code, 'co_positions'):
         first, last, left, right = list(frame.f_code.co_positions())[frame.f_lasti//2]
         if None not in (first, last, left, right): return (first, left), (last, right)
@@ -99,7 +99,7 @@ LOADS_CONSTANT = ('LOAD_CONST', 'LOAD_SMALL_INT', 'LOAD_COMMON_CONSTANT')
 def instructions(
     code:CodeType # Code of a function
 ) -> list[dis.Instruction]:
-    "Its instructions."
+    "List the instructions of a function."
     return list(dis.get_instructions(code))
 
 
@@ -116,7 +116,7 @@ def _names(i) -> tuple: return i.argval if isinstance(i.argval, tuple) else (i.a
 def loaded_names(
     i:dis.Instruction # An instruction
 ) -> tuple:
-    "The local names that it loads; since Python 3.13, some load two, or store one and load another."
+    "Return the local names that it loads; since Python 3.13, some load two, or store one and load another."
     if 'LOAD_FAST' in i.opname: return _names(i)[1:] if i.opname.startswith('STORE') else _names(i)
     return _names(i) if i.opname.startswith(LOADS_FREE) else ()
 
@@ -124,7 +124,7 @@ def loaded_names(
 def stored_names(
     i:dis.Instruction # An instruction
 ) -> tuple:
-    "The local names that it stores."
+    "Return the local names that it stores."
     if not i.opname.startswith(('STORE_FAST', 'STORE_DEREF', 'STORE_NAME')): return ()
     return _names(i)[:1] if 'LOAD' in i.opname else _names(i)
 
@@ -140,7 +140,7 @@ def operands_of(
     every:list[dis.Instruction], # The instructions of a function
     i:dis.Instruction # One of them, which takes two operands
 ) -> list[dis.Instruction]:
-    "The instructions that put the operands of `i` on the stack, the second one first; one if it did both."
+    "Return the instructions that push the operands of `i`, the second first; only one if it pushes both."
     at, found = every.index(i) - 1, []
     while at >= 0 and len(found) < 2:
         found.append(every[at])
@@ -161,14 +161,14 @@ def operands_of(
 def has_branches(
     code:CodeType # Code of a function
 ) -> bool:
-    "Does it do one thing or another?"
+    "Does it have branches?"
     return any('JUMP' in i.opname and 'IF' in i.opname for i in dis.get_instructions(code))
 
 
 def branches_on_values(
     code:CodeType # Code of a function
 ) -> bool:
-    "Does it branch on anything but whether something is None? Each Python has other instructions for that."
+    "Does it have branches other than tests for None? The instructions for those differ between Pythons."
     every = instructions(code)
     for n, i in enumerate(every):
         if 'JUMP' not in i.opname or '_IF_' not in i.opname or 'NONE' in i.opname: continue
@@ -181,7 +181,7 @@ def branches_on_values(
 def returns_something(
     code:CodeType # Code of a function
 ) -> bool:
-    "Does it return anything but None, in some branch?"
+    "Does some branch return anything but None?"
     last = None
     for i in dis.get_instructions(code):
         returned = i if i.opname == 'RETURN_CONST' else last if i.opname == 'RETURN_VALUE' else None
@@ -195,7 +195,7 @@ def returns_something(
 def assigned_arguments(
     code:CodeType # Code of a function
 ) -> Iterator[str]:
-    "The arguments that it assigns to."
+    "Return the arguments that the function assigns to."
     args = code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]
     for i in dis.get_instructions(code):
         if i.opname.startswith('STORE_FAST'): yield from (k for k in stored_names(i) if k in args)
@@ -204,7 +204,7 @@ def assigned_arguments(
 def uses_kwargs(
     code:CodeType # Code of a function with `**kwargs`
 ) -> bool:
-    "Does it do anything with its `**kwargs`?"
+    "Does it use its `**kwargs`?"
     before = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & inspect.CO_VARARGS)
     name = code.co_varnames[before]
     return any('LOAD' in i.opname and name in _names(i) for i in dis.get_instructions(code))

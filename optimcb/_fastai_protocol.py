@@ -1,5 +1,5 @@
-"""fastai's protocol: hyper-parameters, parameter lists, freezing, and the weights that a model is
-evaluated with."""
+"""fastai's optimizer protocol: hyper-parameters, parameter lists, freezing; and the weights for
+evaluation."""
 from fastcore.foundation import L
 
 from optimcb import _wrappers
@@ -18,16 +18,15 @@ __all__ = ['FastaiProtocol']
 
 
 class FastaiProtocol:
-    """The methods that fastai's `Optimizer` has and torch's has not, for a `torch.optim.Optimizer` with
-    steppers."""
-    _keep_on_clear = ('force_train', 'do_wd') # state that `clear_state` leaves
+    "A mixin that adds the methods of fastai's `Optimizer` to a `torch.optim.Optimizer` with steppers."
+    _keep_on_clear = ('force_train', 'do_wd') # state that `clear_state` keeps
 
     # Parameters
 
     @property
     @entry
     def param_lists(self) -> L:
-        "The parameters of each group: live, and what is assigned here is in `param_groups`."
+        "The parameters of each group, live: assignments change `param_groups`."
         return L(L(g['params']) for g in self.param_groups)
     @param_lists.setter
     @entry
@@ -39,9 +38,9 @@ class FastaiProtocol:
 
     @entry
     def zero_grad(self,
-        set_to_none:bool=False # Drop the gradients, instead of filling them with zeros as fastai does?
+        set_to_none:bool=False # Set gradients to None, instead of filling them with zeros as in fastai?
     ):
-        "Zero the gradients in place, or drop them."
+        "Zero the gradients in place, or set them to None."
         for p in (p for ps in self.param_lists for p in ps):
             if getattr(p, 'grad', None) is None: continue
             if set_to_none: p.grad = None
@@ -52,10 +51,10 @@ class FastaiProtocol:
 
     @entry
     def all_params(self,
-        n:slice|int=slice(None), # Which groups
-        with_grad:bool=False # Only parameters that have a gradient, and aren't frozen?
+        n:slice|int=slice(None), # Index or slice of groups
+        with_grad:bool=False # Only unfrozen parameters with a gradient?
     ) -> L:
-        "Each parameter as `(parameter, its group's parameters, its state, its group's hyper-parameters)`."
+        "List `(parameter, its group's parameters, its state, its group's hyper-parameters)` for each one."
         if isinstance(n, int): n = slice(n, n+1 or None)
         res = L((p, pg, self.state[p], h) for pg, h in zip(self.param_lists[n], self.hypers[n]) for p in pg)
         if not with_grad: return res
@@ -78,18 +77,18 @@ class FastaiProtocol:
 
     @entry
     def set_hypers(self, **kwargs):
-        "`set_hyper` for all `kwargs`."
-        if 'lr' in kwargs and self._is_checked: warn_unaveraged(self) # as a Learner's `fit` begins
+        "Call `set_hyper` for each of `kwargs`."
+        if 'lr' in kwargs and self._is_checked: warn_unaveraged(self) # a Learner's `fit` calls this first
         for k, v in kwargs.items(): self.set_hyper(k, v)
 
     @entry
     def set_hyper(self,
         k:str, # Name; may be new
-        v # A value, one for each group, or a slice
+        v # One value for all groups, one per group, or a slice
     ):
-        """Set hyper-parameter `k` in every group.
+        """Set hyper-parameter `k` in all groups.
 
-        Raises `ValueError` or `TypeError`, and sets nothing, for a value that can't be."""
+        Raises `ValueError` or `TypeError` for an invalid value, without setting any."""
         count, ours = len(self.param_lists), from_torch({k: v}, self._names)
         values = {o: per_group(o, x, count) for o, x in ours.items()}
         for o, vs in values.items():
@@ -99,7 +98,7 @@ class FastaiProtocol:
         for o, vs in values.items(): self._set_hyper(o, vs)
         if self._choice is None: return
         if _wrappers.asked_by_fastai(): self._choice.ignore(values, self.param_groups)
-        try: self.composition # noqa: B018 - which may be another one now
+        try: self.composition # noqa: B018 - the value may ask for other steppers
         except BaseException:
             for h, o, x in before:
                 del h[o]
@@ -107,29 +106,29 @@ class FastaiProtocol:
             raise
 
     def _set_hyper(self, k, values):
-        "Set a hyper-parameter to a value for each group: fastai's method, which subclasses override."
+        "Set a hyper-parameter to one value per group: fastai's hook for subclasses."
         for h, v in zip(self.hypers, values): h[k] = v
 
     # Freezing
 
     @entry
     def freeze_to(self,
-        n:int # Index of the first group that is trained; negative counts from the end
+        n:int # Index of the first group to train; negative indices count from the end
     ):
-        """Freeze the groups before `n`, but for parameters whose state has `force_train`, and unfreeze the
-        others."""
+        """Freeze the groups before `n` and unfreeze the others.
+
+        Parameters with `force_train` in their state are never frozen."""
         count = len(self.param_lists)
         self.frozen_idx = n if n >= 0 else count + n
         if self.frozen_idx >= count:
             warn(f"frozen up to group {self.frozen_idx} of {count}: the whole model is frozen.")
         for o in self.all_params(slice(n, None)): self._set_require_grad(True, *o)
         for o in self.all_params(slice(None, n)): self._set_require_grad(False, *o)
-        # also plain tensors: they are frozen now if they are said to be
+        # plain tensors too: from now on `requires_grad` decides whether they are frozen
         self.tracked.update(p for ps in self.param_lists for p in ps)
 
     def _set_require_grad(self, rg, p, pg, state, h):
-        """Freeze or unfreeze one of `all_params`: fastai's method, which callbacks call and subclasses
-        override."""
+        "Freeze or unfreeze one of `all_params`: fastai's hook for callbacks and subclasses."
         p.requires_grad_(rg or state.get('force_train', False))
 
     @entry
@@ -149,35 +148,34 @@ class FastaiProtocol:
 
     @entry
     def eval(self,
-        part=None # Stepper that tells the weights, named as in `replace`; default: the last one that does
+        part=None # Stepper with the weights, named as in `replace`; default: the last such stepper
     ):
-        """Put the weights that are to be evaluated into the model, if they are not those that are trained:
-        averages, slow weights.
+        """Put the weights for evaluation, such as averages or slow weights, into the model.
 
-        The trained ones are state until `train` is called: they are saved and loaded with it. Until then
-        `step` is an error. Parameters of which there is no average yet stay as they are. Batch norm's
-        statistics are of the trained weights: `torch.optim.swa_utils.update_bn(loader, model)` makes them
-        anew. Raises `ValueError` if `part` tells no weights, or if others are in the model."""
+        Until `train` is called, the trained weights are kept in the state, saved and loaded with it, and
+        `step` raises. Parameters without an average yet keep their weights. Batch norm statistics still
+        belong to the trained weights: `torch.optim.swa_utils.update_bn(loader, model)` recomputes them.
+        Raises `ValueError` if `part` has no weights for evaluation, or if those of another stepper are in
+        the model."""
         put_in(self, part)
 
     @entry
     def train(self):
-        """Take the weights that are trained back into the model, bit for bit, after `eval`.
+        """Put the trained weights back into the model after `eval`, bit for bit.
 
-        Those that somebody has changed since, by loading a model say, stay as they are, with a warning."""
+        Weights that were changed in the meantime, for example by loading a model, stay, with a warning."""
         take_out(self)
 
     @entry
     def averaged(self,
-        part=None # Stepper that tells the weights, named as in `replace`; default: the last one that does
+        part=None # Stepper with the weights, named as in `replace`; default: the last such stepper
     ):
-        "A `with` block between `eval` and `train`."
+        "Return a context manager that calls `eval`, and `train` at its end."
         return averaged(self, part)
 
     @entry
     def clear_state(self):
-        """Forget the state of all parameters, but for `do_wd`, `force_train` and which steppers are there for
-        them.
+        """Clear the state of all parameters, except `do_wd`, `force_train` and masks.
 
-        The model keeps the weights that it has, also between `eval` and `train`."""
+        The model keeps its current weights, also between `eval` and `train`."""
         clear_state(self)

@@ -119,9 +119,9 @@ LABELS = { # by old name of a stepper, its name now
 
 
 def current_label(
-    label:str # Name of a stepper, perhaps with options, as a state dict has it
+    label:str # Name of a stepper, perhaps with options, from a state dict
 ) -> str:
-    "The label as this version has it."
+    "Return the label that this version uses."
     return re.sub(r'^\w+', lambda m: LABELS.get(m[0], m[0]), label)
 
 

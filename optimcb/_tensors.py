@@ -10,7 +10,7 @@ __all__ = ['Sharding', 'gather', 'gather_numbers', 'is_dtensor', 'local', 'on_al
 
 
 class Sharding(NamedTuple):
-    "Placement of a DTensor on the processes of a mesh."
+    "The placement of a DTensor on the processes of a mesh."
     mesh: Any
     placements: tuple
 
@@ -18,9 +18,9 @@ class Sharding(NamedTuple):
         table:Tensor, # Rows are tensors, columns are reductions; takes the results of all processes
         ops:list # Names of the reductions in `torch.distributed.ReduceOp`
     ):
-        "Reduce over the processes that have other shards."
+        "Reduce over the processes that hold other shards."
         for i, placement in enumerate(self.placements):
-            if placement.is_replicate(): continue # `is_shard` doesn't know of shards of shards
+            if placement.is_replicate(): continue # not `is_shard`, which misses shards of shards
             for op in dict.fromkeys(ops):
                 columns = [j for j, o in enumerate(ops) if o == op]
                 part = table[:, columns].contiguous()
@@ -31,15 +31,16 @@ class Sharding(NamedTuple):
 def is_dtensor(
     x # Anything
 ) -> bool:
-    "Is it a DTensor? Asking doesn't load `torch.distributed.tensor`, which takes its time."
+    "Is it a DTensor? Avoids loading `torch.distributed.tensor`, which is slow."
     return hasattr(type(x), 'full_tensor')
 
 
 def shard_of(
     p # A parameter
 ):
-    """Return the shard of a DTensor in this process, with its gradient, and in the same memory; another
-    parameter itself."""
+    """Return this process's shard of a DTensor, with its gradient, sharing memory.
+
+    Any other parameter is returned itself."""
     if not is_dtensor(p) or any(o.is_partial() for o in p.placements): return p
     q, g = p._local_tensor.detach(), p.grad
     q._unsharded = p
@@ -51,21 +52,21 @@ def shard_of(
 def local(
     x # Anything
 ):
-    "Return the local tensor of a DTensor; anything else itself."
+    "Return the local tensor of a DTensor, or anything else unchanged."
     return x._local_tensor if is_dtensor(x) else x
 
 
 def unsharded(
     p:Tensor # A parameter, as an engine sees it
 ) -> Tensor:
-    "Return the parameter that `p` is a shard of, or `p` if it is none."
+    "Return the parameter that `p` is a shard of, or `p` if it isn't a shard."
     return getattr(p, '_unsharded', p)
 
 
 def sharding_of(
     p:Tensor # A parameter, as an engine sees it
 ) -> Sharding|None:
-    "Return the sharding of the parameter that `p` is a shard of; None if it is none."
+    "Return the sharding of the parameter that `p` is a shard of, or None if it isn't a shard."
     p = getattr(p, '_unsharded', None)
     return None if p is None else Sharding(p.device_mesh, p.placements)
 
@@ -73,7 +74,7 @@ def sharding_of(
 def gather(
     x # A tensor, perhaps a DTensor
 ):
-    "Return a DTensor as a tensor, gathered from all processes; anything else itself."
+    "Gather a DTensor from all processes into a plain tensor; return anything else unchanged."
     return x.full_tensor() if is_dtensor(x) else x
 
 
@@ -95,9 +96,9 @@ def gather_numbers(
 
 def on_all(
     total:Tensor, # The same number in all processes
-    x # A tensor that it is used with
+    x # A tensor to combine it with
 ) -> Tensor:
-    "Return `total` as a DTensor on the processes of `x`, if that is one."
+    "Return `total` as a DTensor on the processes of `x`, if `x` is a DTensor."
     if not is_dtensor(x): return total
     from torch.distributed.tensor import DTensor, Replicate
     return DTensor.from_local(total, x.device_mesh, [Replicate()]*x.device_mesh.ndim, run_check=False)
@@ -110,8 +111,8 @@ def on_gathered(
 ):
     """Call `f` with gathered tensors, in each process.
 
-    A result with the shape of a DTensor is sharded as it is, one number is replicated, others are plain
-    tensors."""
+    A result with the shape of a DTensor argument is sharded like it, a single number is replicated, and
+    other results are plain tensors."""
     like = next((o for o in (*args, *kwargs.values()) if is_dtensor(o) and o.dim()), None)
     res = f(*map(gather, args), **{k: gather(v) for k, v in kwargs.items()})
     if like is None or not isinstance(res, (Tensor, tuple)): return res
@@ -119,7 +120,7 @@ def on_gathered(
 
 
 def _sharded_as(like, x):
-    "Return `x`, which all processes have, as a DTensor, where it goes with `like`"
+    "Return `x`, which every process holds in full, as a DTensor if its shape fits `like`"
     if x.dim() and x.shape != like.shape: return x
     from torch.distributed.tensor import DTensor, Replicate
     replicated = DTensor.from_local(x, like.device_mesh, [Replicate()]*like.device_mesh.ndim, run_check=False)

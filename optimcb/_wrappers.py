@@ -1,4 +1,4 @@
-"""What is known of code around an optimizer: subclasses, schedulers, GradScaler, accelerate, fastai's
+"""Special cases for code around an optimizer: subclasses, schedulers, GradScaler, accelerate, fastai
 callbacks, and torch's ZeRO."""
 import sys
 from collections.abc import Callable
@@ -14,10 +14,10 @@ __all__ = ['asked_by_fastai', 'asked_by_grad_scaler', 'made_by_zero', 'own_step_
 
 
 def own_step_of(
-    cls:type, # A subclass of `Optimizer`, or that itself
+    cls:type, # `Optimizer` or a subclass
     ours:Callable # `Optimizer.step`
 ) -> str|None:
-    "Return the name of the class whose `step` doesn't end in `ours`, by `super().step` say; None if all do."
+    "Return the name of the class whose `step` never calls `ours`, as by `super().step`, or None."
     for c in cls.__mro__:
         if 'step' not in vars(c): continue
         step = unwrap(vars(c)['step'])
@@ -26,7 +26,7 @@ def own_step_of(
 
 
 def _calls_step_of(step, names) -> bool:
-    "Does a method call the `step` of something with one of these names?"
+    "Does a method call `step` on an object with one of these names?"
     todo, found = [getattr(step, '__code__', None)], set()
     while todo:
         code = todo.pop()
@@ -37,10 +37,10 @@ def _calls_step_of(step, names) -> bool:
 
 
 def asked_by_grad_scaler(
-    opt, # Optimizer that is asked
+    opt, # Optimizer
     ours:Callable # `Optimizer.step`
 ) -> bool:
-    """Does torch's GradScaler ask an optimizer that is stepped by `ours`?
+    """Is the caller torch's GradScaler, and is the optimizer stepped by `ours`?
 
     Others who ask, like Lightning, want to know whether nobody else may unscale and clip gradients: they may.
     A wrapper with a step of its own would not unscale. Nor would accelerate's, which it puts into the
@@ -51,25 +51,25 @@ def asked_by_grad_scaler(
 
 
 def asked_by_fastai() -> bool:
-    """Does a callback of fastai set a hyper-parameter?
+    """Is a fastai callback setting a hyper-parameter?
 
     One-cycle schedules set `mom`, which does nothing without momentum."""
     return module_of(calling_frame()).startswith('fastai.callback')
 
 
 def made_by_zero() -> bool:
-    """Does torch's `ZeroRedundancyOptimizer` make this optimizer?
+    """Is torch's `ZeroRedundancyOptimizer` creating this optimizer?
 
-    Then it has some of the parameters, perhaps none."""
+    Then the optimizer gets only some of the parameters, perhaps none."""
     zero = sys.modules.get('torch.distributed.optim.zero_redundancy_optimizer')
     makes = zero and getattr(zero.ZeroRedundancyOptimizer, '_init_local_optimizer', None)
     return bool(makes) and any(o.f_code is makes.__code__ for o in frames_above())
 
 
 def zero_refusal(
-    steppers:list # Those that need all parameters
+    steppers:list # Steppers that need all parameters
 ) -> str:
-    "Say why `ZeroRedundancyOptimizer` can't have some steppers, and what to do."
+    "Explain why `ZeroRedundancyOptimizer` can't run some steppers, and what to do instead."
     names = ' and '.join(f'`{s}`' for s in steppers)
     return (f"`ZeroRedundancyOptimizer` gives each process some of the parameters only, but {names} yields "
             "what is to be summed "

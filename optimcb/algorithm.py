@@ -21,24 +21,24 @@ from optimcb.steppers.parts import maximize as ascent
 
 __all__ = ['Algorithm', 'algorithm', 'edited']
 
-_Listed = Listed # under this name in pickles of earlier versions
+_Listed = Listed # the name in pickles of earlier versions
 
 
 def _for_all(
-    params, # Tensors, `(name, tensor)` pairs, dicts with `params`, or a list of lists: one group each
+    params, # Tensors, `(name, tensor)` pairs, dicts with `params`, or a list of lists, one per group
     lr, # Learning rate
     *,
     engine='auto', # 'eager', 'foreach', 'fused', or 'auto': the fastest that can run the steppers
-    check=True # Rehearse the steppers now, and say what is missing or doubtful?
-): "What every algorithm takes, beside its options"
+    check=True # Rehearse the steppers now, and report missing names and doubtful combinations?
+): "Stand for the arguments that every algorithm takes besides its options"
 
 
 FOR_ALL = frozenset(inspect.signature(_for_all).parameters) - {'lr'}
-LR = 1e-3 # learning rate of explanations that are asked for without parameters
+LR = 1e-3 # learning rate of explanations without an optimizer
 
 
 def _documented(algorithm):
-    "A function with an algorithm's signature, for tools that show a partial as its function"
+    "Return a function with the algorithm's signature, for tools that document a partial by its function"
     def call(*args, **kwargs): return algorithm(*args, **kwargs)
     for k in ('__name__', '__qualname__', '__doc__', '__module__'): setattr(call, k, getattr(algorithm, k))
     call.__wrapped__, call.__signature__, call.__delwrap__ = algorithm.recipe, algorithm.signature, _for_all
@@ -46,33 +46,32 @@ def _documented(algorithm):
 
 
 class Algorithm(partial, Arguments, Composable, Explained):
-    """A recipe: `Optimizer` with the steppers that a function of the options lists.
+    """An `Optimizer` whose steppers are listed by a recipe, a function of the options.
 
-    Called with `params`, `lr`, options, `engine` and `check` it makes an `Optimizer`. Options that are
-    numbers become hyper-parameters, those that are flags choose steppers. When a group asks for steppers
-    that aren't there, as one with momentum among others without, when it is given or later, they are
-    chosen again. Every algorithm takes `maximize`, too. Hyper-parameters that the steppers bring along are
-    options too. `.cbs` and `.hypers` are those of the defaults. What `replace`, `insert`, `remove` and
-    `rename` return is another algorithm; they are done to what the recipe lists for the options that are
-    given.
+    Call it with `params`, `lr`, options, `engine` and `check` to create an `Optimizer`. Numeric options
+    become hyper-parameters, flags choose steppers. If a parameter group needs other steppers, now or later
+    (one group with momentum among groups without), they are chosen again. Default hyper-parameters of the
+    steppers are options too, and every algorithm takes `maximize`. `.cbs` and `.hypers` belong to the default
+    options. `replace`, `insert`, `remove` and `rename` return a new algorithm, which applies the edit to the
+    recipe's list for any options.
 
-    A recipe may name an `lr`, whose default is then the optimizer's, and have a function `translated` from
-    what others call its options.
+    A recipe may take `lr`, to set its default, and may have a function `translated` that maps other
+    libraries' option names to its own.
 
-    Raises `TypeError` for an option that the recipe doesn't have, `ValueError` for one that can't be.
+    Raises `TypeError` for an unknown option, `ValueError` for an invalid value.
     """
     @entry
     def __new__(cls,
         recipe, # Function of the options, all with defaults, that returns a list of steppers
-        edits=(), # Functions from that list to another, one after the other
+        edits=(), # Functions from a list of steppers to another, applied in order
         base=None, # The algorithm that was edited
         name=None # Its name; default: that of the recipe
     ):
-        "Make an algorithm of a recipe; `algorithm` is the decorator that does."
+        "Make an algorithm of a recipe, like the decorator `algorithm`."
         cbs = edited(recipe(), edits)
         composition = Composition(cbs)
         options = inspect.signature(recipe).parameters
-        if edits and not composition.reads_all: # options that only steppers read that were taken out
+        if edits and not composition.reads_all: # drop options that only removed steppers read
             gone = Composition(recipe()).reads - composition.reads
             options = {k: o for k, o in options.items() if k not in gone}
         own = {k: o.default for k, o in options.items() if not isinstance(o.default, bool)}
@@ -98,18 +97,18 @@ class Algorithm(partial, Arguments, Composable, Explained):
         "The arguments of `Optimizer` that are fixed; `opt` is the algorithm itself."
         return Keywords(super().keywords, self)
 
-    __bases__ = (Optimizer,) # `issubclass` asks
+    __bases__ = (Optimizer,) # for `issubclass`
 
     @property
     def cbs(self) -> list:
-        "The steppers, with the default options."
+        "The steppers for the default options."
         return list(self.keywords['cbs'])
 
     def steppers(self,
-        maximize:bool=False, # Go up instead of down?
+        maximize:bool=False, # Maximize instead of minimize?
         **options # Options of the recipe
     ) -> list:
-        "The steppers for some options."
+        "List the steppers for the given options."
         cbs = self.edited(self.recipe(**options), self.edits)
         return wrapped(cbs, ascent) if maximize else cbs
 
@@ -117,7 +116,7 @@ class Algorithm(partial, Arguments, Composable, Explained):
         cbs:list, # Steppers
         edits # Functions from such a list to another
     ) -> list:
-        "`cbs`, edited. Raises `ValueError` where that can't be done."
+        "Apply edits to `cbs`. Raises `ValueError` if they don't fit these steppers."
         try: return edited(cbs, edits)
         except ValueError as e:
             raise ValueError(f"with these options {self.__name__} can't be edited like that: {e} "
@@ -130,7 +129,7 @@ class Algorithm(partial, Arguments, Composable, Explained):
 
     @property
     def composition(self) -> Composition:
-        "The steppers with the default options, as a `Composition`."
+        "The steppers for the default options, as a `Composition`."
         return Composition(self.cbs)
 
     @property
@@ -156,11 +155,11 @@ class Algorithm(partial, Arguments, Composable, Explained):
         return self._made(choice, given, asked, unlisted, flags)
 
     def _made(self, choice, given, asked, unlisted, flags) -> Optimizer:
-        "The optimizer with the steppers that `choice` lists"
+        "Create the optimizer with the steppers that `choice` lists"
         params, groups = self._groups_of(given)
         cbs = choice.steppers(groups)
         composition = Composition(cbs)
-        reads = composition.reads # a number that came with a stepper is gone with it
+        reads = composition.reads # drop defaults of steppers that weren't chosen
         wanted = {k for k in ('lr', *self.hypers) if k in self.options or k in asked or k in reads}
         hypers = {k: given[k] for k in ('lr', *self.hypers) if k in wanted}
         opt = Optimizer.__new__(Optimizer)
@@ -168,8 +167,8 @@ class Algorithm(partial, Arguments, Composable, Explained):
         opt.__init__(params, cbs, engine=given['engine'], check=given['check'], **hypers,
                      **unlisted, **flags)
         opt.called = self._title
-        opt._given = asked.union(self.options, unlisted) # not what comes with a stepper
-        for h in opt.hypers: # users' steppers may mean something else by a number that is ours
+        opt._given = asked.union(self.options, unlisted) # without defaults of steppers
+        for h in opt.hypers: # a user's stepper may use the name of our default for something else
             for k in hypers.keys() - _names_of_users(composition): check(k, h[k], NOT_NEGATIVE)
         return opt
 
@@ -177,17 +176,17 @@ class Algorithm(partial, Arguments, Composable, Explained):
     def edit(self,
         f # Function from a list of steppers to another
     ) -> 'Algorithm':
-        "The algorithm with other steppers: `f` of those that the recipe lists."
+        "Return an algorithm that applies `f` to the recipe's steppers."
         return Algorithm(self.recipe, (*self.edits, f), self.base or self, self.__name__)
 
     def named(self,
         name:str # Its new name
     ) -> 'Algorithm':
-        "The algorithm under another name, for tables and pictures."
+        "Return the algorithm under another name, for tables and plots."
         return Algorithm(self.recipe, self.edits, self.base or self, name)
 
     def __reduce__(self):
-        "It is found by its name in its module, unless its recipe is an object that can be pickled"
+        "Pickle by module and name, or as the recipe if that can be pickled itself"
         if self.base: return _again, (self.base, self.edits, self.__name__)
         return self.__name__ if inspect.isfunction(self.recipe) else (Algorithm, (self.recipe,))
 
@@ -211,16 +210,15 @@ def _again(base, edits, name): return Algorithm(base.recipe, edits, base, name)
 
 
 def algorithm(
-    recipe, # A name for the steppers that follow; or a function of options with defaults that lists steppers
+    recipe, # A name for the list of steppers, or a function that lists steppers; its options need defaults
     /,
-    cbs=None, # Steppers, in the order in which they are called, after a name
-    **hypers # Default hyper-parameters, after a name: they override the steppers' own
+    cbs=None, # With a name: steppers, in the order in which they are called
+    **hypers # With a name: default hyper-parameters, which override the steppers' own
 ) -> Algorithm:
-    """Name an algorithm of one's own: `Momentum = algorithm('Momentum', [average_grad, momentum_step],
-    mom=0.95)`.
+    """Define an algorithm: `Momentum = algorithm('Momentum', [average_grad, momentum_step], mom=0.95)`.
 
-    As a decorator, make an `Algorithm` of a recipe, a function whose options choose the steppers that it
-    lists. Raises `TypeError` or `ValueError` for steppers and hyper-parameters that can't be."""
+    As a decorator, it turns a recipe, a function that lists steppers depending on its options, into an
+    `Algorithm`. Raises `TypeError` or `ValueError` for invalid steppers and hyper-parameters."""
     if isinstance(recipe, str):
         if cbs is None: raise TypeError(f"`algorithm({recipe!r})` lacks steppers. {_write(recipe)}")
         return Algorithm(Listed(recipe, cbs, hypers, FOR_ALL))

@@ -1,4 +1,4 @@
-"Tables of every algorithm, and of every part that goes with any of them, made of the code."
+"Tables of all algorithms and of all parts for them, generated from the code."
 import inspect
 
 import torch
@@ -12,9 +12,9 @@ from optimcb.training.lookahead import look_ahead
 
 __all__ = ['Catalog', 'catalog', 'parts']
 
-SHAPE = 64, 64 # of the parameter whose state is counted
-# Parts of several steppers, which are nothing without each other:
-# how they are called, an example, what makes it
+SHAPE = 64, 64 # of the parameter whose state is measured
+# Parts of several steppers, which only work together:
+# how they are called, an example, the function that creates it
 LISTS = {
     'look_ahead()': (look_ahead(), look_ahead),
     'schedule_free()': (optimcb.schedule_free(), optimcb.schedule_free),
@@ -22,7 +22,7 @@ LISTS = {
 
 
 class Catalog(list):
-    "Rows, as dicts with the same keys. Shown as a table in a notebook, and as text in Markdown."
+    "A list of rows, dicts with the same keys. Notebooks show a table, consoles its Markdown."
     @property
     def markdown(self) -> str:
         "The table in Markdown."
@@ -35,9 +35,9 @@ class Catalog(list):
 
 
 def catalog() -> Catalog:
-    """List every algorithm: its steppers, its state, how it runs, what it is and where it is from.
+    """List every algorithm: its steppers, size of state, kernels, description and source.
 
-    State is in bytes for each element of a float32 matrix of 64 × 64."""
+    The size of state is in bytes per element of a 64 × 64 float32 matrix."""
     return Catalog(_algorithm(o) for o in vars(optimcb).values() if isinstance(o, Algorithm))
 
 
@@ -48,10 +48,9 @@ def _algorithm(algo) -> dict:
 
 
 def parts() -> Catalog:
-    """List every part that goes with any algorithm, in the order of a step: its place, its numbers, what it
-    does.
+    """List every part for any algorithm, in the order of a step: its place, hyper-parameters and description.
 
-    State, and how it runs, are those of SGD with it."""
+    The size of state and the kernels are those of SGD with the part."""
     single = {f.__name__: ([f], f) for f in vars(optimcb).values() if _is_part(f)}
     inside = {Stepper(o).innermost.__name__ for fs, _ in LISTS.values() for o in fs}
     found = {k: o for k, o in {**single, **LISTS}.items() if k not in inside}

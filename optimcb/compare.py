@@ -1,4 +1,4 @@
-"Train the same Learner with several optimizers, on the same seeds: a table, and curves with their spread."
+"Compare optimizers on the same Learner and seeds: a table, and curves with their spread."
 import gc
 import inspect
 import random
@@ -17,15 +17,15 @@ __all__ = ['Comparison', 'compare']
 
 
 class Comparison:
-    """What `compare` found, shown as its table.
+    """The results of `compare`, displayed as a table.
 
-    - `runs`: a row for each run and epoch, with `opt`, `seed`, `epoch`, `train_loss` (smoothed, as fastai has
-      it), `valid_loss`, metrics and `seconds`.
-    - `losses`: for each optimizer the training loss of each batch, an array of seeds × steps. Where a run
-      stopped early there is NaN.
-    - `table`: a row for each optimizer. Mean and standard deviation (`…_sd`) over seeds of the last epoch's
-      figures, without the runs that `diverged`, which had a loss that is not finite; the median `seconds` of
-      an epoch; and `state_bytes`, for each element of the parameters, at the end.
+    - `runs`: a row for each run and epoch, with `opt`, `seed`, `epoch`, `train_loss` (smoothed, as in
+      fastai), `valid_loss`, metrics and `seconds`.
+    - `losses`: for each optimizer, the training loss of each batch, an array of shape (seeds, steps), with
+      NaN after the end of a run that stopped early.
+    - `table`: a row for each optimizer: mean and standard deviation (`…_sd`) over seeds of the last epoch's
+      figures; the number of runs that `diverged`, by a loss that isn't finite, and are left out of the means;
+      the median `seconds` of an epoch; and the final `state_bytes` per parameter element.
     """
     def __init__(self,
         done:list # A dict for each run: `opt`, `seed`, `rows`, `losses`, `diverged`, `state_bytes`
@@ -50,11 +50,11 @@ class Comparison:
         self.table = pd.DataFrame(table, list(self.losses))
 
     def plot(self,
-        what:str='loss', # `'loss'`, that of each batch, or a column of `runs`
-        ax=None, # Axes of matplotlib; none: new ones
-        **kwargs # Other arguments of `plots.plot_curves`: `smooth`, `log`, …
+        what:str='loss', # `'loss'` for the training loss of each batch, or a column of `runs`
+        ax=None, # matplotlib axes; default: new ones
+        **kwargs # Further arguments of `plots.plot_curves`: `smooth`, `log`, …
     ):
-        "Draw a curve for each optimizer with its spread over seeds. Returns the axes."
+        "Plot a curve for each optimizer with its spread over seeds. Returns the axes."
         if what == 'loss': return plot_curves(self.losses, ax, **{'ylabel': 'training loss', **kwargs})
         if what not in self.figures:
             raise ValueError(f"there is no `{what}` to plot. There are loss, {', '.join(self.figures)}.")
@@ -75,20 +75,20 @@ class Comparison:
 
 @entry
 def compare(
-    make_learner:Callable, # Makes a new fastai `Learner`, model included, with the `opt_func` it is given
-    opt_funcs:dict|list, # Name -> `opt_func`, or `(opt_func, own fit_kwargs)`; or a list, named by its items
-    n_epoch:int=1, # Epochs of each run
-    seeds:int|list=3, # How many seeds, from 0 on, or which
+    make_learner:Callable, # Takes an `opt_func`; returns a new fastai `Learner` with a new model
+    opt_funcs:dict|list, # Name -> `opt_func`, or `(opt_func, its fit_kwargs)`; or a list of `opt_func`s
+    n_epoch:int=1, # Number of epochs of each run
+    seeds:int|list=3, # Number of seeds, counted from 0, or a list of seeds
     fit:str|Callable='fit_one_cycle', # A Learner's method, or a function `fit(learn, n_epoch, **fit_kwargs)`
-    progress:bool=False, # Show one bar, over all runs?
-    **fit_kwargs # Other arguments of `fit`, for all optimizers
+    progress:bool=False, # Show one progress bar for all runs?
+    **fit_kwargs # Further arguments of `fit`, for all optimizers
 ) -> Comparison:
-    """Train with each optimizer on each seed, which decides on weights, batches and augmentation.
+    """Train with each optimizer on each seed, which determines weights, batches and augmentation.
 
-    They are the same for all optimizers (but for what is drawn after one that draws random numbers itself).
-    Global random numbers are afterwards where they were. A run that diverges is counted. If one raises, so
-    does `compare`, naming it: the runs that were done are in the exception's `comparison`. Raises
-    `ValueError` or `TypeError`, before training, for arguments that can't be.
+    These are the same for all optimizers, unless an optimizer draws random numbers itself. The global random
+    state is restored afterwards. Runs that diverge are counted. If a run raises, so does `compare`: the
+    exception names the run, and holds the finished runs in its attribute `comparison`. Raises `ValueError` or
+    `TypeError` for invalid arguments, before training.
     """
     try:
         from fastai.callback.schedule import no_random  # and the ways to fit
@@ -113,12 +113,12 @@ def compare(
             else: e.args = (*e.args, note) # before Python 3.11
             e.comparison = Comparison(done) if done else None
             raise
-        if torch.cuda.is_available(): gc.collect() # a Learner is a cycle, and holds its model's memory
+        if torch.cuda.is_available(): gc.collect() # a Learner is a cycle that holds its model's memory
     return Comparison(done)
 
 
 def _check_takes_one(make_learner):
-    "Raise `TypeError` for what can't be called with an `opt_func`"
+    "Raise `TypeError` if `make_learner` can't be called with an `opt_func`"
     example = "as `def make_learner(opt_func): return Learner(dls, model(), opt_func=opt_func)` does"
     if not callable(make_learner):
         raise TypeError("`make_learner` must be a function that makes a Learner of an `opt_func`, "
@@ -133,7 +133,7 @@ def _check_takes_one(make_learner):
 
 
 def _run(make_learner, f, seed, fit, n_epoch, kwargs, weights) -> dict:
-    "Train once; `weights` are the sums of those with which the runs of each seed start"
+    "Train once; `weights` maps each seed to the sums of its initial weights"
     from fastai.basics import Learner, set_seed
     learn = make_learner(f)
     if not isinstance(learn, Learner):
@@ -147,7 +147,7 @@ def _run(make_learner, f, seed, fit, n_epoch, kwargs, weights) -> dict:
     if weights.setdefault(seed, start) != start:
         raise ValueError("the model doesn't start as for the first optimizer, with the same weights. "
                          "Make it inside of `make_learner`.")
-    getattr(learn.dls, 'n_inp', None) # fastai's loaders draw an item when they are first asked
+    getattr(learn.dls, 'n_inp', None) # fastai's loaders draw a random item at the first access
     set_seed(seed, reproducible=True)
     for dl in getattr(learn.dls, 'loaders', ()): _seed_loader(dl, seed)
     record = _record()
@@ -162,7 +162,7 @@ def _run(make_learner, f, seed, fit, n_epoch, kwargs, weights) -> dict:
 
 
 def _record():
-    "A callback that keeps each batch's loss and each epoch's figures, of all fits of a run but `lr_find`"
+    "Return a callback that records each batch's loss and each epoch's figures, except during `lr_find`"
     from fastai.callback.core import Callback
     class Record(Callback):
         order = 60 # after the Recorder
@@ -178,22 +178,22 @@ def _record():
 
 
 def _seed_loader(dl, seed):
-    "fastai's loaders shuffle by a generator of their own, which goes on from fit to fit, and torch's may"
+    "Seed the loader's own random generator, which fastai's loaders (and some of torch) keep between fits"
     if isinstance(getattr(dl, 'rng', None), random.Random): dl.rng = random.Random(seed)
     for o in (dl, getattr(dl, 'sampler', None)):
         if isinstance(g := getattr(o, 'generator', None), torch.Generator): g.manual_seed(seed)
 
 
 def _state_bytes(opt) -> float:
-    "Bytes of the tensors in an optimizer's state, for each element of its parameters"
-    states = getattr(opt, 'opt', opt).state.values() # what is wrapped has it
+    "Return the bytes of an optimizer's state per parameter element"
+    states = getattr(opt, 'opt', opt).state.values() # unwrap the optimizer
     tensors = [v for s in states if isinstance(s, dict) for v in s.values() if torch.is_tensor(v)]
     used = sum(v.numel()*v.element_size() for v in tensors)
     return used / sum(p.numel() for ps in opt.param_lists for p in ps)
 
 
 def _opts(opt_funcs) -> dict:
-    "Name -> (`opt_func`, fit arguments of its own)"
+    "Return a dict: name -> (`opt_func`, its own fit arguments)"
     pairs = {}
     if isinstance(opt_funcs, dict): pairs = {k: o for k, o in opt_funcs.items() if isinstance(o, tuple)}
     for k, o in pairs.items():

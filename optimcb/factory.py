@@ -1,7 +1,7 @@
-"""Optimizers by the names of their algorithms, as timm has them: `create_optimizer('adamw', model, lr=1e-3)`.
+"""Create optimizers by name, as in timm: `create_optimizer('adamw', model, lr=1e-3)`.
 
-A name is that of an algorithm, in any case, with `_` or `-` between its words or without. Before it there may
-be the names of parts, `cautious_lion` or `clip_norm_lookahead_adamw`, and `sam`, `sam_adamw`.
+A name is that of an algorithm, in upper or lower case, with or without `_` or `-` between words. Names of
+parts may precede it (`cautious_lion`, `clip_norm_lookahead_adamw`), and so may `sam` (`sam_adamw`).
 """
 import re
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ def _defaults(f, *names) -> dict: return {k: signature(f).parameters[k].default 
 
 
 ALGORITHMS = {_plain(k): o for k, o in vars(algorithms).items() if isinstance(o, Algorithm)}
-ALIASES = { # other names: what they stand for, its options, and what that is
+ALIASES = { # other names: the name that each stands for, options, description
     'momentum': ('sgd', dict(mom=0.9), '`SGD` with `mom=0.9`.'),
     'lars': ('larc', dict(clip=False), '`Larc` with `clip=False`.'),
     'ranger': ('lookahead_radam', _defaults(algorithms.ranger, 'mom', 'wd', 'eps'),
@@ -35,17 +35,17 @@ ALIASES = { # other names: what they stand for, its options, and what that is
     'sam': ('sam_momentum', {}, '`SAM` with SGD and `mom=0.9`; `sam_…` with any other.')}
 SAM_OPTIONS = signature(SAM).parameters.keys() - {'opt', 'model'}
 PARTS = {_plain(k): getattr(parts, k) for k in parts.__all__ if k != 'scheduled'} # which takes functions
-FACTORIES = parts.look_ahead, parts.schedule_free # parts of several steppers, which are made by a call
+FACTORIES = parts.look_ahead, parts.schedule_free # parts of several steppers, created by a call
 
 
 def list_optimizers(
-    filter:str|Iterable='', # Pattern of names, such as `'*adam*'`, or several: one must fit; default: all
-    exclude_filters:str|Iterable=(), # Patterns of names that are left out
-    with_description:bool=False # Pairs of a name and what it is, instead of names?
+    filter:str|Iterable='', # A pattern such as `'*adam*'`, or several, of which one must match; default: all
+    exclude_filters:str|Iterable=(), # Patterns of names to leave out
+    with_description:bool=False # Return pairs of name and description instead of names?
 ) -> list:
-    """The names that `create_optimizer` knows, in alphabetical order.
+    """List the names that `create_optimizer` knows, in alphabetical order.
 
-    Parts and `sam` may come before each of them."""
+    Names of parts and `sam` may precede each of them."""
     wanted, unwanted = _patterns(filter), _patterns(exclude_filters)
     def fits(name, patterns): return any(fnmatchcase(name, k) for k in patterns)
     def is_listed(name): return (not wanted or fits(name, wanted)) and not fits(name, unwanted)
@@ -62,18 +62,18 @@ def _description(name) -> str:
 
 
 def create_optimizer(
-    name:str, # What `list_optimizers` lists; parts and `sam` may come before it: `cautious_lion`, `sam_adamw`
-    model, # A model: what requires gradients is optimized, under its name; or parameters, as for `Optimizer`
+    name:str, # A name from `list_optimizers`, perhaps after parts or `sam`: `cautious_lion`, `sam_adamw`
+    model, # A model, whose trainable parameters are optimized by name; or parameters, as for `Optimizer`
     lr=None, # Learning rate
     *,
     wd=None, # Weight decay; default: the algorithm's
-    no_wd:bool|Rule=False, # Parameters that are not decayed: True for the model's norms and biases, or a rule
-    **options # Of algorithm, parts and `SAM`, under our names or torch's (`betas=…`), and `engine`, `check`
+    no_wd:bool|Rule=False, # Parameters without weight decay: True for the model's norms and biases, or a rule
+    **options # Options of algorithm, parts and `SAM`, by our names or torch's (`betas=…`); `engine`, `check`
 ) -> Optimizer:
-    """Make an optimizer by the name of its algorithm, with the defaults of that.
+    """Create an optimizer by the name of its algorithm, with its default options.
 
-    Raises `ValueError` for a name that isn't there and parts that make no sense together, `TypeError` for
-    options that aren't there."""
+    Raises `ValueError` for unknown names and for parts that can't be combined, `TypeError` for unknown
+    options."""
     if isinstance(model, str):
         raise TypeError(f"the name comes first: `create_optimizer({model!r}, model, lr=…)`.")
     if not isinstance(name, str):
@@ -96,7 +96,7 @@ def create_optimizer(
 
 
 def _spare(opt, rule):
-    "Don't decay the parameters for which a rule holds, if there are some, and if anything is decayed"
+    "Turn off weight decay for parameters that match a rule, if the optimizer has any decay"
     if 'do_wd' in opt.composition.reads:
         for p in params_of(opt.param_groups, rule): opt.state[p]['do_wd'] = False
 
@@ -105,7 +105,7 @@ def _made(names) -> list: return [f() if f in FACTORIES else f for f in map(PART
 
 
 def _understood(name) -> tuple[Algorithm, set, dict]:
-    "The algorithm of a name, the names of what comes before it, and the options that it stands for"
+    "Split a name into its algorithm, the names of parts before it, and the options that it stands for"
     words = re.split('[_-]', name.lower())
     for i in range(len(words)):
         last = ''.join(words[i:])
@@ -123,7 +123,7 @@ def _did_you_mean(near) -> str: return f" Did you mean {near!r}?" if near else '
 
 
 def _in_front(name, words) -> set:
-    "The parts whose names some words are, one after the other"
+    "Return the parts that consecutive words name"
     if not words: return set()
     known = {*PARTS, 'sam'}
     for i in range(len(words), 0, -1):

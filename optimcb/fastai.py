@@ -1,8 +1,8 @@
-"""What a `Learner` needs, to be imported after fastai: `from optimcb.fastai import *`.
+"""Names for work with a fastai `Learner`. Import them after fastai: `from optimcb.fastai import *`.
 
-Algorithms, parts for their `wrap`, callbacks, and what makes an algorithm of one's own. Of fastai's names it
-takes the places of its optimizers only: `Adam`, `SGD`, …, `Optimizer` and `Lookahead`, which are called as
-fastai's are and give its numbers.
+They are algorithms, parts for `wrap`, callbacks, and tools to define an algorithm. They replace only fastai's
+optimizers: `Adam`, `SGD`, …, `Optimizer` and `Lookahead`, which have the same signatures and give the same
+numbers.
 """
 from optimcb import (
     Lookahead,
@@ -30,7 +30,7 @@ from optimcb.algorithms import *
 from optimcb.learner import AveragedWeights, OptStatsCallback, SAMCallback
 from optimcb.parts import *
 
-# Parts that fastai has, too: they are `wd` and `decouple_wd` of an algorithm
+# Not exported, as fastai has them too: use `wd` and `decouple_wd` of an algorithm
 FASTAIS = {'weight_decay', 'l2_reg'}
 
 __all__ = [

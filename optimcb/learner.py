@@ -1,6 +1,6 @@
-"""Callbacks of a fastai `Learner`: watch its optimizer, evaluate averages of the weights, take SAM's steps.
+"""Callbacks for a fastai `Learner`: watch its optimizer, evaluate averaged weights, train with SAM.
 
-The only module that imports fastai at once."""
+Importing this module imports fastai."""
 from fastai.callback.core import Callback, CancelBackwardException
 from fastai.callback.fp16 import MixedPrecision, NonNativeMixedPrecision
 from fastai.callback.training import GradientAccumulation
@@ -17,24 +17,23 @@ __all__ = ['AveragedWeights', 'OptStatsCallback', 'SAMCallback']
 class OptStatsCallback(Callback):
     """Watch the optimizer while a `Learner` trains.
 
-    `learn.opt_stats` is then an `OptStats`, for `learn.opt_stats.plot()`.
-    A later fit makes a new one. `lr_find` is not watched.
+    Each fit stores a new `OptStats` as `learn.opt_stats`: `learn.opt_stats.plot()`. `lr_find` is not watched.
     """
-    name = 'watch_opt' # `learn.opt_stats` is what it leaves, also where it is a callback of one fit only
+    name = 'watch_opt' # `learn.opt_stats` is the record, which outlives a callback of a single fit
 
     def __init__(self,
-        every:int=1 # Record every so many steps
+        every:int=1 # Number of steps between records
     ): self.every = every
 
     def before_train(self):
-        "Put the taps in. Raises `TypeError` if the optimizer is not one of ours."
+        "Insert the taps. Raises `TypeError` for an optimizer of another library."
         stats = getattr(self.learn, 'opt_stats', None)
         if hasattr(self.learn, 'lr_finder') or stats is not None and stats.opt is self.opt: return
         _check_ours(self.opt, 'OptStatsCallback watches')
         self.learn.opt_stats = OptStats(self.opt, self.model, self.every)
 
     def after_fit(self):
-        "Take the taps out, also those of a fit that was broken off."
+        "Remove the taps, also after an interrupted fit."
         stats = getattr(self.learn, 'opt_stats', None)
         if stats is not None: stats.stop()
 
@@ -42,26 +41,25 @@ class OptStatsCallback(Callback):
 
 
 class AveragedWeights(Callback):
-    """Evaluate the averages that the optimizer keeps, instead of the trained weights.
+    """Evaluate the optimizer's averaged weights instead of the trained ones.
 
-    They are those of EMA, SWA, schedule-free algorithms or Lookahead. The model holds them from the end of an
-    epoch's training until the next epoch: in validation, in what `SaveModelCallback` saves, and, if `keep`,
-    after the fit; also in `validate`, `get_preds` and `predict`. Meanwhile the trained weights are state of
-    the optimizer, saved with it, and the next fit continues from them, to the bit. After `freeze` or
-    `unfreeze`, which clear the state, and after loading a model without its optimizer, training continues
-    from what is in the model. Batch norm's statistics are those of the trained weights:
-    `torch.optim.swa_utils.update_bn` computes them again. Raises `TypeError` or `ValueError` for an optimizer
-    without averages.
+    They come from EMA, SWA, schedule-free algorithms or Lookahead. The model holds them from the end of an
+    epoch's training until the next epoch: during validation, when `SaveModelCallback` saves, in `validate`,
+    `get_preds` and `predict`, and, if `keep`, after the fit. Meanwhile the trained weights are saved in the
+    optimizer's state, and the next fit continues from exactly these. After `freeze` or `unfreeze`, which
+    clear the state, and after loading a model without its optimizer, training continues from the model's
+    weights. Batch norm statistics still belong to the trained weights: recompute them by
+    `torch.optim.swa_utils.update_bn`. Raises `TypeError` or `ValueError` for an optimizer without averages.
     """
-    order = 55 # before those that save models and those that find learning rates, which leave all as it was
+    order = 55 # before callbacks that save models, and before the learning rate finder
 
     def __init__(self,
-        part=None, # Stepper that tells the weights, named as in `replace`; default: the last one that does
+        part=None, # Stepper that averages the weights, named as in `replace`; default: the last such stepper
         keep:bool=True # Leave the averages in the model after a fit?
     ): self.part, self.keep, self.is_mine = part, keep, False
 
     def before_train(self):
-        "Put the trained weights in."
+        "Put the trained weights into the model."
         _check_ours(self.opt, 'AveragedWeights asks')
         if not tellers(self.opt, self.part):
             there = not_so(self.opt.composition.labels)
@@ -70,48 +68,48 @@ class AveragedWeights(Callback):
         self.opt.train()
 
     def after_train(self):
-        "Put the averages in."
+        "Put the averages into the model."
         self.opt.eval(self.part)
 
     def before_validate(self):
-        "Put the averages in, if this is not within a fit."
+        "Put the averages into the model when validating outside a fit."
         self.is_mine = isinstance(self.opt, Optimizer) and evaluated(self.opt) is None
         if self.is_mine: self.opt.eval(self.part)
 
     def after_validate(self):
-        "Take the averages out again, if this is not within a fit."
+        "Put the trained weights back after validating outside a fit."
         if self.is_mine: self.opt.train()
         self.is_mine = False
 
     def after_fit(self):
-        "Leave the averages or the trained weights in the model, as `keep` says."
+        "Leave the averages in the model if `keep`, else the trained weights."
         if not isinstance(self.opt, Optimizer): return
         if self.keep: self.opt.eval(self.part)
         else: self.opt.train()
 
 
 class SAMCallback(Callback):
-    """Step by the gradients of where the loss is about the largest nearby, with any optimizer.
+    """Train with sharpness-aware minimization (SAM), with any optimizer.
 
-    Each batch goes through the model again before its step, on weights moved up along the gradient. The
-    recorded loss and predictions are those of the trained weights, and so are batch norm's statistics.
-    Gradients are clipped where the step is. Callbacks see `after_pred`, `after_loss` and the events of
-    `backward` twice. `sam_rho` and `sam_eta` can be scheduled as hyper-parameters. Raises `ValueError`
-    together with mixed precision or gradient accumulation, and for an optimizer that is a `SAM`. Source:
-    Foret et al. 2021, https://arxiv.org/abs/2010.01412.
+    Before each step, the batch's gradient is taken again at weights moved up along the gradient. The recorded
+    loss, predictions and batch norm statistics are those of the trained weights. Gradient clipping applies to
+    the second gradient. `after_pred`, `after_loss` and the events of `backward` occur twice per batch.
+    `sam_rho` and `sam_eta` can be scheduled as hyper-parameters. Raises `ValueError` with mixed precision or
+    gradient accumulation, and if the optimizer is itself a `SAM`. Source: Foret et al. 2021,
+    https://arxiv.org/abs/2010.01412.
     """
     order, run_valid = MixedPrecision.order - 1, False # before gradients are clipped
 
     def __init__(self,
-        rho:float=0.05, # How far to go up, as the norm of all parameters together
-        adaptive:bool=False, # Go further where weights are larger (ASAM)? Then 0.5 is a usual `rho`
-        eta:float=0.01 # Added to the size of a weight, if `adaptive`
+        rho:float=0.05, # Radius of the ascent step: its norm over all parameters
+        adaptive:bool=False, # Scale the ascent by the size of each weight (ASAM)? A usual `rho` is then 0.5
+        eta:float=0.01 # Added to the magnitude of a weight, if `adaptive`
     ):
         self.options, self.ascent = dict(rho=rho, adaptive=adaptive, eta=eta), None
-        Ascent(None, **self.options) # or it says what is wrong with them
+        Ascent(None, **self.options) # raises for invalid options
 
     def before_fit(self):
-        "Check that nothing here excludes SAM. Raises `ValueError`."
+        "Check that no other callback conflicts with SAM. Raises `ValueError`."
         if isinstance(self.opt, SAM):
             raise ValueError("SAMCallback goes up before each step, and so does this optimizer, a `SAM`. "
                              "Make the Learner with the optimizer that it wraps.")
@@ -123,7 +121,7 @@ class SAMCallback(Callback):
         self.ascent = Ascent(self.opt, **self.options)
 
     def before_step(self):
-        "Take the batch's gradients again, further up."
+        "Take the batch's gradients again after the ascent step."
         learn, first = self.learn, {k: getattr(self.learn, k) for k in ('pred', 'loss', 'loss_grad')}
         self.ascent.up()
         try:

@@ -33,24 +33,24 @@ __all__ = ['Optimizer']
 
 
 class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Optimizer):
-    """An optimizer made of steppers.
+    """An optimizer composed of steppers.
 
-    Each step calls every stepper of `cbs` on every parameter with a gradient, as `stepper(p, **names)`, the
-    names that it takes being looked up in the hyper-parameters and in the parameter's state. What a stepper
-    returns in a dict becomes state; `once(…)` and `update` last for the step only.
+    Each step calls every stepper of `cbs` on every parameter with a gradient, as `stepper(p, **names)`. Its
+    arguments are looked up by name in the hyper-parameters and in the parameter's state. A dict that a
+    stepper returns becomes state; `once(…)` and `update` last only until the end of the step.
 
-    Raises `ValueError` or `TypeError` for parameters and hyper-parameters that can't be used,
-    `MissingName` if a stepper lacks something, and `TypeError` if one returns what would be lost: neither
-    a dict nor None, nor what it was given. Warns, with `CompositionWarning`, of steppers that can't be
-    meant to be together."""
+    Raises `ValueError` or `TypeError` for invalid parameters and hyper-parameters, `MissingName` if a stepper
+    needs an unknown name, and `TypeError` if a stepper returns something else than a dict, None or one of
+    its arguments, which would be lost. Warns with `CompositionWarning` about combinations of steppers that
+    are probably a mistake."""
     @entry
     def __init__(self,
         params:Tensor|Iterable, # Tensors, `(name, tensor)` pairs, dicts with `params`, or lists for groups
         cbs:Callable|Iterable, # Steppers, in the order in which they are called
         *,
         engine:str='auto', # 'eager', 'foreach', 'fused', or 'auto': the fastest that can run the steppers
-        check:bool=True, # Rehearse the steppers now? Else `MissingName` is raised by the first step
-        **hypers # Values that override the steppers' defaults: one, one for each group, or a slice
+        check:bool=True, # Rehearse the steppers now? If not, the first step raises `MissingName`
+        **hypers # Values that override the steppers' defaults: one for all groups, one per group, or a slice
     ):
         if hypers.pop('train_bn', None) is not None:
             warn("`train_bn` has no effect in an `Optimizer`. Pass it to the `Learner`.")
@@ -59,7 +59,7 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
         self._has_part = _wrappers.made_by_zero()
         composition = self.composition
         hypers = from_torch(hypers, self._names)
-        self._given = frozenset(hypers) # the others are the steppers' own
+        self._given = frozenset(hypers) # the others are defaults of the steppers
         hypers = {**composition.defaults, **hypers}
         if not self._own_step: hypers, self.engine = without_flags(hypers, composition, engine)
         self._warn_unread(hypers)
@@ -83,12 +83,12 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
 
     @property
     def _own_step(self) -> str|None:
-        "The name of a class whose step doesn't go on to ours. How that uses `cbs` and `hypers` isn't known"
+        "The name of a class whose `step` doesn't call ours, so that its use of `cbs` and `hypers` is unknown"
         return _wrappers.own_step_of(type(self), STEP)
 
     @property
     def engine(self) -> str:
-        "Where steps are executed: 'auto', 'eager', 'foreach' or 'fused'. May be set between steps."
+        "The engine that executes steps: 'auto', 'eager', 'foreach' or 'fused'. May be set between steps."
         return self.__dict__.get('_engine', 'auto')
     @engine.setter
     @entry
@@ -103,24 +103,23 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
         if '_runner' not in self.__dict__: self._runner = Runner(self.engine)
         return self._runner
     def forget_runner(self):
-        "Let the next step begin anew: the engine, or all state, is another one."
+        "Drop the runner after a change of the engine or of all state; the next step creates a new one."
         runner = self.__dict__.pop('_runner', None)
-        if runner is not None: runner.settle() # what it has counted may have to be taken back
+        if runner is not None: runner.settle() # a skipped step may have to be taken off its counters
 
     @entry
     @torch.no_grad()
     def step(self,
         closure:Callable|None=None # Evaluates the model again and returns the loss
     ):
-        """Call the steppers on each parameter that has a gradient and isn't frozen. Return the closure's
-        loss.
+        """Call the steppers on each unfrozen parameter with a gradient. Return the closure's loss.
 
-        A parameter is frozen if it has required gradients and doesn't now: its state and weights stay.
+        A parameter is frozen if it required gradients before and doesn't now: its state and weights stay.
 
-        A step that raises has changed nothing, wherever that can be known: kernels store when all else is
-        done, and if the eager engine meets a parameter, a kind of gradient or a stepper for the first
-        time, its part is undone. In a later step of the eager engine, as in `torch.optim`, the parameters
-        before the one that fails have been stepped, and that may be half stepped. Raises `MissingName`."""
+        If a step raises, it leaves everything unchanged where possible: kernels write last of all, and the
+        eager engine undoes its part if it met a parameter, a kind of gradient or a stepper for the first
+        time. In later steps of the eager engine, as in `torch.optim`, the parameters before the failing one
+        have been stepped, and the failing one perhaps in part. Raises `MissingName`."""
         refuse_step(self)
         loss = None
         if closure is not None:
@@ -130,19 +129,19 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
             if scaling.skip_on_device or not scaling.skips(): self.step_target(self, self._running, scaling)
         except BaseException as e:
             if isinstance(e, MissingName): e.args = (advice(e),)
-            for k in SCALER_ATTRIBUTES: self.__dict__.pop(k, None) # else GradScaler does it
+            for k in SCALER_ATTRIBUTES: self.__dict__.pop(k, None) # GradScaler does it after other steps
             raise
         return loss
 
     def step_target(self,
         target, # The optimizer, or one of its parameters, with `param_groups`, `state` and `tracked`
         runner:Runner, # Steps it
-        scaling:Scaling=NOT_SCALED # What a GradScaler says
+        scaling:Scaling=NOT_SCALED # Scale and skip flag of a GradScaler
     ):
-        "Step some of the parameters, by the steppers, and with the hyper-parameters, of now."
+        "Step the target's parameters with the current steppers and hyper-parameters."
         composition = self.composition
         made = runner.step(self, target, composition, self._hypers_of(target.param_groups), scaling)
-        for k in made: # a default in a signature that a stepper returns was state, not a hyper-parameter
+        for k in made: # a default of a name that a stepper returned was state, not a hyper-parameter
             for d in (self.defaults, *self.param_groups):
                 if k in d and composition.is_default(k, d[k]): del d[k]
 
@@ -153,23 +152,23 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
     @entry
     @torch.no_grad()
     def before_replay(self):
-        """Make a captured step of a CUDA graph the next one: send learning rate, step count and the like.
+        """Prepare the next replay of a captured CUDA graph: send learning rate, step count and other scalars.
 
         Call it before each `graph.replay()`. Raises `RuntimeError` if no step was captured, or if the next
-        one takes another branch."""
+        step takes another branch."""
         refuse_step(self)
         self._running.renew(self._hypers_of(self.param_groups))
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        "Does `step` unscale gradients itself? For torch's GradScaler, which asks, it does."
+        "Does `step` unscale gradients itself? Yes, if torch's GradScaler asks."
         return _wrappers.asked_by_grad_scaler(self, STEP)
 
     # Parameters, their groups and state
 
     @property
     def param_groups(self) -> Groups:
-        "Dicts with `params` and hyper-parameters, under our names; they answer torch's names, too."
+        "Dicts with `params` and hyper-parameters, by our names; torch's names work too."
         refuse_tracing("`param_groups` of an optimcb Optimizer",
                        "Read what is needed of it before, and pass that.")
         groups = self.__dict__.get('param_groups')
@@ -204,21 +203,21 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
 
     @property
     def tracked(self) -> set:
-        """Parameters that have required gradients.
+        """Parameters that required gradients at some time.
 
-        While they don't, they are frozen: a step leaves them alone."""
+        While one of them doesn't, it is frozen: a step skips it."""
         return self.__dict__.setdefault('_tracked', set())
 
     def _track(self): track((p for g in self.param_groups for p in g['params']), self.tracked)
 
     @entry
     def add_param_group(self,
-        param_group:dict # `params`, and hyper-parameters that differ from the optimizer's
+        param_group:dict # `params`, and hyper-parameters that differ from the optimizer's defaults
     ):
-        """Add a group of parameters, with the optimizer's defaults for hyper-parameters that it lacks.
+        """Add a group of parameters, with the optimizer's defaults for missing hyper-parameters.
 
-        Raises `TypeError` for what is no tensor, `ValueError` for a tensor that is no leaf, or there
-        already."""
+        Raises `TypeError` for anything but tensors, `ValueError` for a tensor that is not a leaf or already
+        in the optimizer."""
         group = given.checked_group(self, param_group)
         given.name_group(group)
         given.check_params(group['params'], [p for g in self.param_groups for p in g['params']])
@@ -238,34 +237,34 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
 
     @entry
     def state_dict(self) -> dict:
-        "Return a copy of the state in torch's shape, with fastai's `hypers`, steppers' names, and shapes."
+        "Return a copy of the state in torch's layout, plus fastai's `hypers`, stepper names and shapes."
         return self._state_dict_on(None)
 
     def state_dict_on(self,
-        device # Where tensors are copied to; None: where they are
+        device # Device to copy tensors to; None: their own
     ) -> dict:
-        "Copy `state_dict` to a device at once, unless somebody has put another `state_dict` in its place."
+        "Copy `state_dict` to a device directly, unless `state_dict` was replaced from outside."
         own = getattr(self.state_dict, '__func__', None) is Optimizer.state_dict
         return self._state_dict_on(device) if own else self.state_dict()
 
     def _state_dict_on(self, device):
-        "Return `state_dict`, copied to `device`; None: where things are"
+        "Return `state_dict`, copied to `device`; None: each tensor's own"
         for hook in self._optimizer_state_dict_pre_hooks.values(): hook(self)
         return hooked(self._optimizer_state_dict_post_hooks, self, pack(self, device))
 
     @entry
     @torch.no_grad()
     def load_state_dict(self,
-        state_dict:dict # From `state_dict`, from fastai's `Optimizer`, or from an optimizer of `torch.optim`
+        state_dict:dict # Of this `Optimizer`, of fastai's, or of an optimizer of `torch.optim`
     ):
-        """Go on from a copy of `state_dict`, each state keeping its dtype, on its parameter's device.
+        """Load a copy of `state_dict`; state keeps its dtype and moves to its parameter's device.
 
-        Where parameters have names on both sides, it is found by name, whatever the order and the groups;
-        else by the order. Raises `ValueError`, and changes nothing, if it is of other parameters, or of an
-        optimizer that no steppers do. Warns if it is of other steppers, or of other names: then what fits
-        is taken. A group that is a part of one there keeps what of its hyper-parameters isn't the
-        optimizer's default, and warns, too. `do_wd` and `force_train` stay where the state dict says
-        nothing of a parameter, or is torch's."""
+        Parameters are matched by name if both sides have names, whatever their order and groups, and by
+        order otherwise. Raises `ValueError`, without changing anything, if the parameters don't match or if
+        steppers can't express the saved optimizer. Warns if the steppers or names differ, and loads what
+        matches. A group that is part of a saved group keeps those of its hyper-parameters that aren't the
+        optimizer's default, with a warning. `do_wd` and `force_train` stay if the state dict comes from
+        torch or has nothing for the parameter."""
         if not isinstance(state_dict, dict):
             kind = type(state_dict).__name__
             raise ValueError(f"a state dict must be a dict, but is {state_dict!r:.80} ({kind}).")
@@ -281,20 +280,20 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
             self.defaults = TorchNames(self.defaults).know(self._names)
 
 
-STEP = Optimizer.step # a patch of the class, as by fastcore's `patch`, is another one
+STEP = Optimizer.step # to recognize a patched method, as by fastcore's `patch`
 
 
 def runs_steppers(
-    opt # Some optimizer
+    opt # Any optimizer
 ) -> bool:
-    "Is it an `Optimizer` without a step of its own? torch wraps the method once for each class."
+    "Is it an `Optimizer` that inherits `step`? torch wraps the method once for each class."
     return isinstance(opt, Optimizer) and unwrap(type(opt).step) is unwrap(STEP)
 
 
 def _update(
-    state:dict, # Takes what `new` has
-    new=None # What a stepper returned
+    state:dict, # State to update
+    new=None # Result of a stepper
 ) -> dict:
-    "`state` with what a stepper returned, for loops over `cbs` of one's own."
+    "Return `state`, updated with a stepper's result; for custom loops over `cbs`."
     if isinstance(new, dict): state.update(new)
     return state

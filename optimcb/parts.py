@@ -1,6 +1,6 @@
-"""Parts that go with any algorithm, in the order of a step: `Adam.wrap(clip_norm, cautious)`.
+"""Parts that can be combined with any algorithm, in the order of a step: `Adam.wrap(clip_norm, cautious)`.
 
-`optimcb.catalog.parts()` is a table of them with places, numbers and costs."""
+`optimcb.catalog.parts()` tabulates them with their places, hyper-parameters and costs."""
 from textwrap import shorten
 
 from optimcb.algorithms import schedule_free

@@ -22,7 +22,7 @@ def plot_paths(
     ax=None, # Axes to draw on; default: a new figure's
     figsize:tuple=(7, 4) # Size of a new figure
 ):
-    """Draw the path of each optimizer on a problem's contours, with the last value in the legend.
+    """Plot the path of each optimizer on a problem's contours, with the last value in the legend.
 
     Returns the axes."""
     return _draw(opt_funcs, problem, steps, start, ax, figsize)[0]
@@ -33,14 +33,14 @@ def animate_paths(
     opt_funcs:dict|list, # Names and what makes optimizers, with `lr` in it; or a list, named by its items
     problem:Problem|str='rosenbrock', # Where to go, or its name in `PROBLEMS`
     steps:int=100, # How many steps
-    every:int|None=None, # Steps from frame to frame; default: as few as make no more than 50 frames
-    fps:float=10, # Frames a second
+    every:int|None=None, # Steps per frame; default: as few as give at most 50 frames
+    fps:float=10, # Frames per second
     start:tuple|None=None, # Where from, x and y; default: the problem's start
     figsize:tuple=(7, 4) # Size of the figure
 ):
-    """`plot_paths` as matplotlib's `FuncAnimation`, which a notebook shows by itself.
+    """Animate `plot_paths`: return a `FuncAnimation` of matplotlib, which notebooks display.
 
-    Its last frame is the whole path; `.save('x.gif', writer='pillow')` works."""
+    The last frame shows the whole path. To save it, call `.save('x.gif', writer='pillow')`."""
     plt = _pyplot()
     from matplotlib.animation import FuncAnimation
     Animation = type('Animation', (FuncAnimation,), dict(_repr_html_=FuncAnimation.to_jshtml))
@@ -55,9 +55,9 @@ def animate_paths(
         return lines
 
     ax.figure.draw_without_rendering()
-    ax.figure.set_layout_engine('none') # what is laid out stays
-    plt.close(ax.figure) # or a notebook shows it as a still, too
-    ax.figure.set_dpi(80) # after `close`, which sets it; pages with animations are large
+    ax.figure.set_layout_engine('none') # keep the layout
+    plt.close(ax.figure) # or a notebook also shows a still image
+    ax.figure.set_dpi(80) # a low resolution, as animations are large; after `close`, which changes it
     return Animation(ax.figure, show, frames=[*range(0, steps, every), steps], interval=1000/fps)
 
 
@@ -65,18 +65,18 @@ def animate_paths(
 def plot_curves(
     curves:dict, # Names and values: of shape (steps,) or (seeds, steps), or a list of curves of any lengths
     ax=None, # Axes to draw on; default: a new figure's
-    smooth:float=0., # Coefficient of past values, 0 (as they are) to 1; each seed's curve is smoothed
-    log:bool=False, # Logarithmic values?
-    xlabel:str='step', # What is counted
-    ylabel:str='loss', # What the values are
+    smooth:float=0., # Coefficient of past values, from 0 (no smoothing) to 1, for each seed's curve
+    log:bool=False, # Use a logarithmic scale?
+    xlabel:str='step', # Label of the x axis
+    ylabel:str='loss', # Label of the y axis
     figsize:tuple=(7, 4) # Size of a new figure
 ):
-    """Draw the mean over seeds, and a band of one (sample) standard deviation on either side of it.
+    """Plot the mean over seeds with a band of one sample standard deviation on either side.
 
     Returns the axes.
 
-    What is NaN, infinite or past the end of a curve is left out, so that a mean is over the seeds that are
-    left.
+    Each mean is over the seeds that have a finite value at that step: NaN, infinity and the steps after the
+    end of a curve are left out.
     """
     plt = _pyplot()
     if not 0 <= smooth < 1:
@@ -87,7 +87,7 @@ def plot_curves(
         there = np.ma.masked_invalid(seeds)
         mean, sd = (o.filled(np.nan) for o in (there.mean(0), there.std(0, ddof=1)))
         line, low = ax.plot(mean, label=k)[0], mean - sd
-        if log: low = np.where(low <= 0, np.fmin.reduce(seeds), low) # there is no zero on a logarithmic axis
+        if log: low = np.where(low <= 0, np.fmin.reduce(seeds), low) # a logarithmic axis has no zero
         if len(seeds) > 1:
             color = line.get_color()
             ax.fill_between(np.arange(len(mean)), low, mean+sd, color=color, alpha=0.25, lw=0)
@@ -98,13 +98,13 @@ def plot_curves(
 
 @entry
 def plot_sched(
-    scheds:dict, # Hyper-parameters and functions of the position, 0 to 1, as fastai has, or lists of values
-    n:int=100, # At how many positions a function is drawn
-    axs=None # Axes to draw on, one a hyper-parameter; default: a new figure's
+    scheds:dict, # By name, a list of values, or a function of the position from 0 to 1, as in fastai
+    n:int=100, # Number of positions at which a function is evaluated
+    axs=None # Axes to draw on, one per hyper-parameter; default: a new figure's
 ) -> np.ndarray:
-    """Draw what each hyper-parameter will be during training.
+    """Plot the schedule of each hyper-parameter.
 
-    A value for each group of parameters makes a line for each. Returns the axes."""
+    Schedules with one value per parameter group give a line for each group. Returns the axes."""
     values = {k: _values(k, v, n) for k, v in _filled(scheds, 'scheds').items()}
     axs = _axes(len(values), axs, (3.5, 2.5))
     for ax, (k, v) in zip(axs, values.items()):
@@ -115,13 +115,13 @@ def plot_sched(
 
 @entry
 def plot_layers(
-    values:dict, # Names and arrays of shape (steps, layers)
+    values:dict, # By name, arrays of shape (steps, layers)
     layers:list, # Names of the layers
-    every:int=1, # Steps from row to row
-    log:bool=True, # Logarithmic values?
-    axs=None # Axes to draw on, one a name; default: a new figure's
+    every:int=1, # Number of steps between rows
+    log:bool=True, # Use a logarithmic scale?
+    axs=None # Axes to draw on, one per name; default: a new figure's
 ) -> np.ndarray:
-    """Draw a number for each layer over time: lines for a few layers, else a picture with a row for each.
+    """Plot a number for each layer over time: lines for few layers, else an image with a row per layer.
 
     Returns the axes."""
     values = _filled(values, 'values')
@@ -144,12 +144,12 @@ def plot_layers(
     return axs
 
 
-LINES = 8 # layers that are drawn as lines
-ROWS = 24 # names of layers that there is room for beside a picture
+LINES = 8 # most layers that are drawn as lines
+ROWS = 24 # most layer names beside an image
 
 
 def _name_rows(ax, layers):
-    "Name as many rows of a picture as have room, if it is the leftmost of several with the same rows"
+    "Label as many rows as fit, on the leftmost of several images with the same rows"
     place = ax.get_subplotspec()
     named = range(0, len(layers), -(-len(layers)//ROWS))
     leftmost = place is None or place.is_first_col()
@@ -157,7 +157,7 @@ def _name_rows(ax, layers):
 
 
 def _axes(n, axs, size) -> np.ndarray:
-    "`axs`, or new axes for `n` pictures"
+    "Return `axs`, or new axes for `n` plots"
     if axs is None:
         cols = min(3, n)
         rows = -(-n//cols)
@@ -181,14 +181,14 @@ def _pyplot():
 
 
 def _draw(opt_funcs, problem, steps, start, ax, figsize) -> tuple:
-    "The axes, the paths, and the line of each path"
+    "Return the axes, the paths, and the line of each path"
     plt, problem, opt_funcs = _pyplot(), as_problem(problem), _named(opt_funcs)
     ink, paper = plt.rcParams['text.color'], plt.rcParams['axes.facecolor']
     for k, o in opt_funcs.items(): check_complete(k, o)
     paths = [path(o, problem, steps, start) for o in opt_funcs.values()]
     legend = dict(fontsize='small')
     if ax is None:
-        legend = dict(loc='upper left', bbox_to_anchor=(1, 1), frameon=False) # beside new axes there is room
+        legend = dict(loc='upper left', bbox_to_anchor=(1, 1), frameon=False) # only new axes have room for it
         ax = plt.figure(figsize=figsize, layout='constrained').subplots()
     _contours(ax, problem, ink)
     lines = []
@@ -204,7 +204,7 @@ def _draw(opt_funcs, problem, steps, start, ax, figsize) -> tuple:
 
 
 def _contours(ax, problem, ink):
-    "Draw contours, and a shade that is denser the higher it is: of the logarithm, if heights span decades"
+    "Draw contours with a shade that is denser higher up; of the logarithm, if heights span decades"
     from matplotlib.colors import LinearSegmentedColormap, to_rgba
     x, y = (torch.linspace(*lim, 200, dtype=torch.float64) for lim in (problem.xlim, problem.ylim))
     z = np.ma.masked_invalid(problem.f(*torch.meshgrid(x, y, indexing='xy')).numpy())
@@ -238,7 +238,7 @@ def _filled(d, name):
 
 
 def _named(opt_funcs) -> dict:
-    "`opt_funcs` as a dict"
+    "Return `opt_funcs` as a dict"
     if isinstance(opt_funcs, (list, tuple)):
         names = [_name(o) for o in opt_funcs]
         same = {k for k in names if names.count(k) > 1}
@@ -254,7 +254,7 @@ def _named(opt_funcs) -> dict:
 
 
 def _name(o):
-    "A name to be read: `SGD(lr=0.1)`, or of an `Optimizer` with its steppers"
+    "Return a readable name: `SGD(lr=0.1)`, or for an `Optimizer` one with its steppers"
     if hasattr(o, '__name__') or not isinstance(o, partial): return getattr(o, '__name__', type(o).__name__)
     steppers = map(label, filter(None, L(o.keywords.get('cbs'))))
     others = [f'{k}={v}' for k, v in o.keywords.items() if k != 'cbs' and not isinstance(v, (list, Callable))]
@@ -263,7 +263,7 @@ def _name(o):
 
 
 def _padded(name, curve) -> np.ndarray:
-    "A curve or a list of curves as (seeds, steps), where NaN is what isn't there"
+    "Return a curve, or a list of curves, as an array of shape (seeds, steps), padded with NaN"
     rows = list(curve) if np.iterable(curve) else []
     rows = [np.asarray(r, dtype=float) for r in ([rows] if rows and np.ndim(rows[0]) == 0 else rows)]
     if not rows or any(r.ndim != 1 or not r.size for r in rows):
@@ -275,7 +275,7 @@ def _padded(name, curve) -> np.ndarray:
 
 
 def _smoothed(seeds, beta) -> np.ndarray:
-    "The exponentially weighted mean of each seed's values so far; bias corrected as in Adam"
+    "Return each seed's exponential moving average, bias-corrected as in Adam"
     res, total, weight = seeds.copy(), 0., 0.
     for i, x in enumerate(seeds.T):
         there = ~np.isnan(x)
@@ -285,7 +285,7 @@ def _smoothed(seeds, beta) -> np.ndarray:
 
 
 def _values(name, sched, n) -> np.ndarray:
-    "The values of a schedule as (positions,) or (positions, groups)"
+    "Return the values of a schedule, of shape (positions,) or (positions, groups)"
     if not callable(sched) and not np.iterable(sched):
         raise TypeError(f"'{name}' in `scheds` must be a function or a list of values, but is {sched!r:.80}.")
     values = map(sched, np.linspace(0, 1, n).tolist()) if callable(sched) else sched

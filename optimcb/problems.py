@@ -14,16 +14,16 @@ __all__ = ['PROBLEMS', 'Problem', 'as_problem', 'beale', 'check_complete', 'path
 
 
 class Problem(NamedTuple):
-    "A function of two variables to make small, where to start, and what to show."
+    "A function of two variables to minimize, with a starting point and the region to plot."
     name:str
-    f:Callable # Takes two tensors, x and y, and returns a tensor, element by element
+    f:Callable # Elementwise function of two tensors, x and y
     start:tuple
-    minimum:tuple|None=None # None if there is none, or more than one
+    minimum:tuple|None=None # The only minimum; None if there are none or several
     xlim:tuple=(-2, 2)
     ylim:tuple=(-2, 2)
 
 
-# A curved valley: getting to it is easy, following it is hard (Rosenbrock 1960)
+# A curved valley: easy to find, hard to follow (Rosenbrock 1960)
 rosenbrock = Problem(
     'rosenbrock', lambda x, y: (1-x)**2 + 100*(y-x**2)**2,
     (-1.2, 1.), (1., 1.), (-2, 2), (-1, 3))
@@ -33,7 +33,7 @@ beale = Problem(
     'beale', lambda x, y: (1.5-x+x*y)**2 + (2.25-x+x*y**2)**2 + (2.625-x+x*y**3)**2,
     (1., 1.), (3., 0.5), (-0.5, 4.5), (-1, 1.5))
 
-# Curved 20 times as much across as along, where momentum helps
+# A quadratic with 20 times the curvature in one direction, where momentum helps
 # (Polyak 1964; function and start of Saitoh 2016)
 ravine = Problem('ravine', lambda x, y: x**2/20 + y**2, (-7., 2.), (0., 0.), (-8, 4), (-3, 3))
 
@@ -47,9 +47,9 @@ PROBLEMS = {p.name: p for p in (rosenbrock, beale, ravine, saddle)}
 def as_problem(
     problem:Problem|str # A problem, or its name in `PROBLEMS`
 ) -> Problem:
-    """`problem`, found by its name if it is one.
+    """Return a problem, looked up by name if necessary.
 
-    Raises `ValueError` for an unknown name, `TypeError` for what is neither."""
+    Raises `ValueError` for an unknown name, `TypeError` for anything but a name or a problem."""
     if isinstance(problem, Problem): return problem
     if not isinstance(problem, str):
         raise TypeError("a problem must be a `Problem` or a name, "
@@ -62,15 +62,15 @@ def as_problem(
 
 @entry
 def path(
-    opt_func:Callable, # Makes an optimizer, of this library or another: called as `opt_func([p], **hypers)`
-    problem:Problem|str, # Where to go, or its name in `PROBLEMS`
-    steps:int=100, # How many steps
-    start:tuple|None=None, # Where from, x and y; default: the problem's start
+    opt_func:Callable, # Creates an optimizer, of any library, as `opt_func([p], **hypers)`
+    problem:Problem|str, # A problem, or its name in `PROBLEMS`
+    steps:int=100, # Number of steps
+    start:tuple|None=None, # Starting point (x, y); default: the problem's
     **hypers # Hyper-parameters for `opt_func`, such as `lr`
 ) -> np.ndarray:
-    """Follow an optimizer: an array of x and y of shape `(steps+1, 2)`, whose first row is the start.
+    """Run an optimizer on a problem; return the points as an array of shape (steps+1, 2), the start first.
 
-    The parameter is one tensor of two float64 numbers. From where they are not finite any more, the path is
+    The parameter is one float64 tensor of two numbers. After the first point that isn't finite, the path is
     NaN.
     """
     problem = as_problem(problem)

@@ -1,7 +1,7 @@
-"""Taps: steppers that record a number for each parameter and leave everything as it is.
+"""Taps: steppers that record a number for each parameter and change nothing.
 
-What they measure is worked out in the kernel, with everything else, and stays on the device. `Record` keeps
-it over time without waiting for the device; `OptStats` puts the usual taps into an optimizer.
+They are computed in the kernel, with everything else, and the numbers stay on the device. `Record` keeps
+them over time without synchronizing; `OptStats` inserts the usual taps into an optimizer.
 """
 import inspect
 from collections.abc import Callable
@@ -22,17 +22,17 @@ from optimcb.steppers.norms import at_least_float32
 __all__ = ['OptStats', 'Record', 'cosine', 'histogram', 'norm', 'tap']
 
 
-# What to measure. A name is `p`, `grad`, a state, or a value of the step such as `update`
+# Measures. A name is `p`, `grad`, a state, or a value of the step such as `update`
 
 class tap:
-    """Record what `measures` return, as state that is not saved: `tap(size=lambda p, update: update.norm())`.
+    """Record the results of `measures` as unsaved state: `tap(size=lambda p, update: update.norm())`.
 
-    Raises `ValueError` if there is nothing to measure, and at the first step `TypeError` for what is not
-    one number.
+    Raises `ValueError` without measures, and at the first step `TypeError` for a result that isn't a single
+    number.
     """
     @entry
     def __init__(self,
-        **measures:Callable # By name, functions like steppers: of a parameter, a number or a list of them
+        **measures:Callable # By name, functions like steppers that return a number or a list of them
     ):
         if not measures:
             raise ValueError("a tap needs something to measure, as in `tap(grad_norm=norm('grad'))`.")
@@ -53,7 +53,7 @@ P = inspect.Parameter('p', inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def _flat(found) -> dict:
-    "One number for each name; a list goes under numbered names"
+    "Return one number for each name; the items of a list get numbered names"
     return dict(pair for k, v in found.items() for pair in _numbered(k, v))
 
 
@@ -72,7 +72,7 @@ def _tensor(p, name, values):
 
 
 class _Measure:
-    "`f` of the tensors that `names` name, with a signature that tells what it needs"
+    "A measure that applies `f` to the tensors called `names`, with these names in its signature"
     @entry
     def __init__(self, f, *names):
         self.f, self.names = f, names
@@ -95,27 +95,27 @@ def _shares(x, edges):
 def norm(
     name:str # What to measure: 'p', 'grad', a state, or a value of the step
 ) -> Callable:
-    "For `tap`: measure the root of the sum of the squares."
+    "Measure the L2 norm, for `tap`."
     return _Measure(_norm, name)
 
 
 def cosine(
     a:str, # What to measure: 'p', 'grad', a state, or a value of the step
-    b:str # Against what
+    b:str # The other tensor, named in the same way
 ) -> Callable:
-    "For `tap`: measure the cosine of the angle between two tensors; NaN if one of them is zero."
+    "Measure the cosine of the angle between two tensors, for `tap`; NaN if one of them is zero."
     return _Measure(_cosine, a, b)
 
 
 def histogram(
     name:str, # What to measure: 'p', 'grad', a state, or a value of the step
-    low:float=-10., # Exponent of ten at which the first bin begins
-    high:float=2., # Exponent of ten at which the last bin ends
-    bins:int=12 # How many bins
+    low:float=-10., # Power of ten at which the first bin begins
+    high:float=2., # Power of ten at which the last bin ends
+    bins:int=12 # Number of bins
 ) -> Callable:
-    """For `tap`: count the share of elements whose size is in each bin of a logarithmic scale.
+    """Measure the share of elements whose magnitude is in each bin of a logarithmic scale, for `tap`.
 
-    The first bin takes what is smaller, too, and the last one what is larger."""
+    The first bin includes all smaller magnitudes, the last bin all larger ones."""
     return _Measure(partial(_shares, edges=[10.**e for e in np.linspace(low, high, bins + 1)[1:-1]]), name)
 
 
@@ -128,17 +128,17 @@ EVERY = "`every` must be 1 or more steps, but is {}."
 
 
 class Record:
-    """Keep what the taps of an optimizer measure in each step.
+    """Record the numbers of an optimizer's taps in each step.
 
-    `record['grad_norm']` is an array of shape (steps, parameters).
-    It is NaN where a parameter had no gradient. Nothing waits for the device until the record is read.
+    `record['grad_norm']` is an array of shape (steps, parameters), with NaN where a parameter had no
+    gradient. The device is not synchronized until the record is read.
     Raises `ValueError` if the optimizer has no taps.
     """
     @entry
     def __init__(self,
         opt, # Optimizer with taps among its steppers
-        model:torch.nn.Module|None=None, # Whose parameters they are, for their names
-        every:int=1 # Record every so many steps
+        model:torch.nn.Module|None=None, # Model to take parameter names from
+        every:int=1 # Number of steps between records
     ):
         if every < 1: raise ValueError(EVERY.format(every))
         opt = _itself(opt)
@@ -157,7 +157,7 @@ class Record:
         self.steps += 1
         if (self.steps - 1) % self.every: return
         tapped = [k for s in opt.composition.steppers for k in s.taps]
-        inside = opt.__dict__.get('_in_backward') # then gradients are gone by now
+        inside = opt.__dict__.get('_in_backward') # gradients have been freed by now
         def stepped(p):
             has_grad = getattr(p, 'grad', None) is not None
             return has_grad or inside is not None and id(p) in inside.stepped
@@ -169,13 +169,13 @@ class Record:
         self.hypers.append([{k: _as_it_is(v) for k, v in h.items()} for h in opt.hypers])
 
     def stop(self):
-        "Record no more."
+        "Stop recording."
         if self.hook: self.hook.remove()
         self.hook = None
 
     @property
     def names(self) -> list[str]:
-        "What was recorded."
+        "The names of the recorded numbers."
         return list(dict.fromkeys(k for row in self.rows for k in row))
 
     def __getitem__(self, name) -> np.ndarray:
@@ -196,28 +196,28 @@ class Record:
         return f"{type(self).__name__} of {recorded}: {len(self)} steps, {len(self.params)} parameters"
 
     def frame(self,
-        name:str # What was recorded
+        name:str # One of `names`
     ):
-        "What was recorded under `name` as a pandas table: a row for each step, a column for each parameter."
+        "Return a pandas table of the numbers called `name`: a row per step, a column per parameter."
         import pandas as pd
         steps = pd.Index(np.arange(len(self))*self.every + 1, name='step')
         return pd.DataFrame(self[name], index=steps, columns=self.param_names)
 
     def plot(self,
-        *names:str, # What to draw; default: all that was recorded
+        *names:str, # Names of recorded numbers; default: all
         log:bool=True, # Logarithmic values?
         axs=None # Axes to draw on, one a name; default: a new figure's
     ):
-        "Draw what was recorded over time, for each parameter. Returns the axes."
+        "Plot recorded numbers over time, for each parameter. Returns the axes."
         from optimcb.plots import plot_layers
         drawn = {k: self[k] for k in names or self.names}
         return plot_layers(drawn, self.param_names, every=self.every, log=log, axs=axs)
 
     def plot_sched(self,
-        *names:str, # Hyper-parameters; default: all that are numbers
+        *names:str, # Hyper-parameters; default: all numeric ones
         axs=None # Axes to draw on, one a name; default: a new figure's
     ):
-        """Draw what the hyper-parameters were in each step, a line for each group.
+        """Plot the hyper-parameters over time, a line for each group.
 
         Returns the axes. Raises `KeyError`, or `ValueError` before the first step."""
         from optimcb.plots import plot_sched
@@ -236,35 +236,35 @@ def _is_number(v) -> bool:
 
 
 def _as_it_is(v):
-    "A hyper-parameter as it is now: schedulers write into tensors"
+    "Return the current value of a hyper-parameter: schedulers write into tensors"
     return v.clone() if isinstance(v, Tensor) else v
 
 
 @has_traits(taps=('p_start',))
 def keep_start(p):
-    "For this step, `p_start` is the parameter as it was."
+    "Keep the parameter as `p_start` until the end of the step."
     return once(p_start=p.data.clone())
 
 
 def _moved(p, p_start): return _norm(at_least_float32(p.data) - at_least_float32(p_start))
 
 
-# What is shown, and what the length of the step is divided by for it
+# The recorded numbers; for a ratio, what the norm of the step is divided by
 RATIOS = dict(grad_norm=None, update_ratio='weight_norm', effective_lr='grad_norm')
 
 
 class OptStats(Record):
     """Record gradients and steps of each parameter: `grad_norm`, `update_ratio` and `effective_lr`.
 
-    `update_ratio` is the length of the step over that of the weights, `effective_lr` over that of the
-    gradient. Puts taps into the optimizer, first and last; `stop` takes them out again. They are worked out
-    in each step, whatever `every` is.
+    `update_ratio` is the norm of the step divided by that of the weights, `effective_lr` divided by that of
+    the gradient. Inserts taps into the optimizer, first and last; `stop` removes them. They are computed in
+    each step, whatever `every` is.
     """
     @entry
     def __init__(self,
         opt, # Optimizer to watch
-        model:torch.nn.Module|None=None, # Whose parameters they are, for their names
-        every:int=1 # Record every so many steps
+        model:torch.nn.Module|None=None, # Model to take parameter names from
+        every:int=1 # Number of steps between records
     ):
         if every < 1: raise ValueError(EVERY.format(every))
         opt = _itself(opt)
@@ -277,7 +277,7 @@ class OptStats(Record):
         super().__init__(opt, model, every)
 
     def stop(self):
-        "Record no more, and take the taps out of the optimizer."
+        "Stop recording, and remove the taps from the optimizer."
         super().stop()
         def is_own(f): return any(f is t for t in self.taps)
         if self.opt is not None: self.opt.edit(lambda cbs: [f for f in cbs if not is_own(f)])
@@ -285,7 +285,7 @@ class OptStats(Record):
 
     @property
     def names(self) -> list[str]:
-        "What was recorded, by other taps too."
+        "The names of the recorded numbers, those of other taps included."
         if not self.rows: return []
         own = 'grad_norm', 'update_norm', 'weight_norm'
         return [*RATIOS, *(k for k in super().names if k not in own)]

@@ -1,4 +1,4 @@
-"Warnings at the line of the user's code that led to them."
+"Warnings that point to the line of the user's code that caused them."
 import os
 import warnings
 from types import FrameType
@@ -10,12 +10,12 @@ from optimcb._cpython import caller_outside, frames_above, module_of, stacklevel
 __all__ = ['CompositionWarning', 'calling_frame', 'warn']
 
 INSIDE = os.path.dirname(__file__), os.path.dirname(torch.__file__)
-# packages that call the library for the user
+# packages that call the library on behalf of users
 BETWEEN = frozenset({'fastai', 'fastcore', 'collections', 'contextlib'})
 
 
 class CompositionWarning(UserWarning):
-    """A composition runs, but hardly does what is meant.
+    """A composition runs, but probably doesn't do what is intended.
 
     `Optimizer(…, check=False)` or a filter of `warnings` turns it off."""
 
@@ -31,7 +31,7 @@ def _is_inside(frame) -> bool:
 
 
 def warn(
-    message:str, # What to say
+    message:str, # Text of the warning
     category:type=UserWarning # Class of the warning
 ):
     "Warn at the line that called, outside of the library, torch and fastai."

@@ -1,6 +1,6 @@
-"""The recipes: each algorithm is a `partial` of `Optimizer` with a list of steppers, and nothing else.
+"""The algorithms: each is a `partial` of `Optimizer` with a recipe, which lists its steppers.
 
-A file here has the recipes whose mathematics is in the file of the same name in `optimcb.steppers`.
+The mathematics of each file's recipes is in the file of the same name in `optimcb.steppers`.
 """
 from optimcb.algorithms import adaptive, averages, classic, matrices, momentum, parameter_free
 from optimcb.algorithms.adaptive import *

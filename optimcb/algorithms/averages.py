@@ -1,5 +1,6 @@
-"""Recipes that average the weights. Validate with the average: between `opt.eval()` and `opt.train()`, or in
-`with opt.averaged():`."""
+"""Recipes that average the weights.
+
+Validate with the average, between `opt.eval()` and `opt.train()` or in `with opt.averaged():`."""
 from optimcb.algorithm import algorithm
 from optimcb.composition.stepper import renamed
 from optimcb.editing.wrap import wrapped
@@ -10,9 +11,9 @@ __all__ = ['ScheduleFreeSGD', 'ScheduleFreeAdamW', 'schedule_free']
 
 
 def schedule_free(
-    mom:str='free_mom' # Name of the hyper-parameter that tells how near to the average gradients are taken
+    mom:str='free_mom' # Name of the hyper-parameter for how near to the average weights gradients are taken
 ) -> list:
-    """Steps without a schedule, as a part for any rule that has no momentum of its own
+    """List the steppers of schedule-free training, a part for any rule without momentum
     (Defazio et al. 2024, https://arxiv.org/abs/2405.15682)."""
     start, step = schedule_free_start, schedule_free_step
     if mom != 'free_mom': start, step = (renamed(f, free_mom=mom) for f in (start, step))
@@ -21,30 +22,30 @@ def schedule_free(
 
 @algorithm
 def ScheduleFreeSGD(
-    mom=0.9, # How near to the average gradients are taken (β), more than 0 to 1
+    mom=0.9, # How near to the average weights gradients are taken (β), more than 0 to 1
     wd=0., # Weight decay
-    warm_steps=0, # Steps in which `lr` grows to what it is
+    warm_steps=0, # Number of steps in which `lr` grows to its full value
     lr_power=2., # Power of the largest `lr` so far in the weight of a step
-    step_power=0., # Power of the number of the step in its weight
-    decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient? It is the same here
+    step_power=0., # Power of the step number in the weight of a step
+    decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient? Both are the same here
 ):
-    """Steps without a schedule, on a mean of the weights
+    """Schedule-free SGD, with an average of the weights
     (Defazio et al. 2024, https://arxiv.org/abs/2405.15682); needs `eval()` and `train()`."""
     return wrapped([decay_of(decouple_wd), sgd_step], schedule_free('mom'))
 
 
 @algorithm
 def ScheduleFreeAdamW(
-    mom=0.9, # How near to the average gradients are taken (β1), more than 0 to 1
+    mom=0.9, # How near to the average weights gradients are taken (β1), more than 0 to 1
     sqr_mom=0.999, # Coefficient of past squares (β2), 0 to 1
     eps=1e-8, # Added to the root
-    wd=0., # Weight decay, at the weights where the gradient is taken
-    warm_steps=0, # Steps in which `lr` grows to what it is
+    wd=0., # Weight decay, of the weights at which the gradient is taken
+    warm_steps=0, # Number of steps in which `lr` grows to its full value
     lr_power=2., # Power of the largest `lr` so far in the weight of a step
-    step_power=0., # Power of the number of the step in its weight
+    step_power=0., # Power of the step number in the weight of a step
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
-    """RMS steps without a schedule, on a mean of the weights
+    """Schedule-free Adam, with an average of the weights
     (Defazio et al. 2024, https://arxiv.org/abs/2405.15682, alg. 1); needs `eval()` and `train()`."""
     rule = [decay_of(decouple_wd), average_sqr_grad, step_stat, debias_sqr_avg, rms_update, apply_update]
     return wrapped(rule, schedule_free('mom'))

@@ -1,7 +1,6 @@
-"""The recipes of fastai's and torch's algorithms.
+"""Recipes of fastai's and torch's algorithms.
 
-Names that fastai has keep fastai's signatures and defaults; the others have those of their paper or of
-`torch.optim`.
+fastai's algorithms keep its signatures and defaults; the others have those of their paper or `torch.optim`.
 """
 from functools import partial
 
@@ -25,7 +24,7 @@ def SGD(
     wd=0., # Weight decay
     decouple_wd=True, # Decay the weights, or add an L2 penalty to the gradient?
     nesterov=False, # Look ahead by one step?
-    dampening=False # Average the gradients, instead of summing them? A number means what it does in torch
+    dampening=False # Average the gradients, instead of summing them? A number means the same as in torch
 ):
     """Stochastic gradient descent, with momentum if `mom` is not 0
     (Robbins & Monro 1951; Polyak 1964; Sutskever et al. 2013)."""
@@ -45,9 +44,9 @@ def RMSProp(
     wd=0., # Weight decay
     decouple_wd=True, # Decay the weights, or add an L2 penalty to the gradient?
     centered=False, # Divide by the standard deviation, instead of the root mean square?
-    divide_first=False # Momentum of the quotients, as in torch, instead of the gradients?
+    divide_first=False # Take the momentum of the quotients, as in torch, instead of the gradients?
 ):
-    "Gradients over their root mean square (Tieleman & Hinton 2012, lecture 6.5)."
+    "Gradients divided by their root mean square (Tieleman & Hinton 2012, lecture 6.5)."
     sqr = [average_sqr_grad, *([average_center, center_sqr_avg] if centered else [])]
     if not np.any(mom): return [decay_of(decouple_wd), *sqr, rms_prop_step]
     if divide_first:
@@ -64,8 +63,8 @@ def Adam(
     decouple_wd=True, # Decay the weights (AdamW), or add an L2 penalty to the gradient?
     amsgrad=False # Divide by the largest mean square so far?
 ):
-    """Adam
-    (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980), with decoupled weight decay unless told otherwise."""
+    """Adam, by default with decoupled weight decay
+    (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980)."""
     return [*adam_avgs(decouple_wd), *largest(amsgrad), step_stat, adam_step]
 
 
@@ -125,11 +124,11 @@ def NAdam(
 def Adamax(
     mom=0.9, # Coefficient of past gradients (β1), 0 to 1
     sqr_mom=0.999, # Coefficient of past squares (β2), 0 to 1
-    eps=1e-8, # Added to the size of the gradient
+    eps=1e-8, # Added to the magnitude of the gradient
     wd=0., # Weight decay
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
-    """Adam with a maximum in place of the root mean square
+    """Adam with a maximum instead of the root mean square
     (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980, alg. 2)."""
     return [*adam_avgs(decouple_wd, max_abs_grad), step_stat, debias_grad_avg, adamax_update, apply_update]
 
@@ -140,7 +139,7 @@ def Adagrad(
     wd=0., # Weight decay
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
-    """Gradients over the root of the sum of all their squares
+    """Gradients divided by the root of the sum of all their squares
     (Duchi et al. 2011, https://jmlr.org/papers/v12/duchi11a.html)."""
     return [decay_of(decouple_wd), step_stat, decay_lr, sum_sqr_grad, rms_update, apply_update]
 
@@ -152,7 +151,7 @@ def Adadelta(
     wd=0., # Weight decay
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
-    """Gradients scaled to the size of past updates, for which `lr=1` is meant
+    """Gradients scaled to the size of past updates, meant for `lr=1`
     (Zeiler 2012, https://arxiv.org/abs/1212.5701)."""
     return [decay_of(decouple_wd), average_sqr_grad, adadelta_update, apply_update]
 
@@ -166,7 +165,7 @@ def RAdam(
     beta=0., # Sharpness of SAdam's softplus of the root; 0: none
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
 ):
-    """Adam, rectified at the start
+    """Adam with rectified variance at the start
     (Liu et al. 2020, https://arxiv.org/abs/1908.03265); `beta` is the sharpness of SAdam's softplus."""
     return [*adam_avgs(decouple_wd), step_stat, radam_step]
 
@@ -175,8 +174,8 @@ def RAdam(
 def QHAdam(
     mom=0.999, # Coefficient of past gradients (β1), 0 to 1
     sqr_mom=0.999, # Coefficient of past squares (β2), 0 to 1
-    nu_1=0.7, # Share of the mean of the gradients, the rest being the newest
-    nu_2=1.0, # Share of the mean of the squares, the rest being the newest
+    nu_1=0.7, # Weight of the mean gradient; the newest gradient has the rest
+    nu_2=1.0, # Weight of the mean square; the newest square has the rest
     eps=1e-8, # Added to the root
     wd=0., # Weight decay
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
@@ -188,8 +187,8 @@ def QHAdam(
 @algorithm
 def Larc(
     mom=0.9, # Coefficient of past gradients, 0 to 1
-    clip=True, # LARC, which goes no faster than `lr`? Else LARS
-    trust_coeff=0.02, # How far a step may go, as a share of the tensor's norm
+    clip=True, # Limit learning rates to `lr` (LARC)? Else LARS
+    trust_coeff=0.02, # Size of a step relative to the norm of the tensor
     eps=1e-8, # Added to the norm of the gradient
     wd=0., # Weight decay
     decouple_wd=True # Decay the weights, or add an L2 penalty to the gradient?
@@ -218,8 +217,8 @@ def ranger(
     mom=0.95, # Coefficient of past gradients, 0 to 1
     wd=0.01, # Weight decay
     eps=1e-6, # Added to the root
-    k=K, # Fast steps for one slow step
-    alpha=ALPHA, # Length of the slow step, a share of the way, 0 to 1
+    k=K, # Number of fast steps per slow step
+    alpha=ALPHA, # Slow step as a fraction of the distance, 0 to 1
     **kwargs # Other options of `RAdam`
 ) -> Lookahead:
     "`Lookahead` with `RAdam`."

@@ -1,7 +1,6 @@
-"""The recipes of rules that find their own step size. `lr=1` is meant, and schedules multiply by it.
+"""Recipes of rules that find their own step size. Use `lr=1`; schedules multiply it.
 
-`lr` may differ from group to group, and 0 lets one rest. What there is in the state of `d` is the same for
-all parameters.
+`lr` may differ between groups, and 0 pauses a group. The state `d` is the same for all parameters.
 """
 import math
 from functools import partial
@@ -17,15 +16,15 @@ __all__ = ['Prodigy', 'DAdaptAdam', 'DAdaptSGD']
 def Prodigy(
     mom=0.9, # Coefficient of past gradients (β1), 0 to 1
     sqr_mom=0.999, # Coefficient of past squares (β2), 0 to 1
-    eps=1e-8, # Added to the root, in proportion to the step size
-    d0=1e-6, # Where the estimate of the distance starts
-    d_coef=1., # Factor of the estimate, the one thing to tune
-    d_mom=0., # Coefficient of the past of the estimate (β3), 0 to 1; 0: the root of `sqr_mom`
-    growth_rate=math.inf, # Largest growth of the estimate in a step, as a factor; 1.02 warms up
+    eps=1e-8, # Added to the root, scaled by the step size
+    d0=1e-6, # Initial estimate of the distance
+    d_coef=1., # Factor of the estimate, the only number to tune
+    d_mom=0., # Coefficient of past estimates (β3), 0 to 1; 0: the root of `sqr_mom`
+    growth_rate=math.inf, # Largest factor by which the estimate grows in a step; 1.02 acts as a warm-up
     wd=0., # Weight decay
     decouple_wd=True, # Decay the weights, or add an L2 penalty to the gradient?
-    bias_correction=False, # Make up for the averages' start from zero?
-    safeguard_warmup=False # Leave `lr` out of the estimate's denominator? For schedules that start low
+    bias_correction=False, # Correct the averages for their start from zero?
+    safeguard_warmup=False # Leave `lr` out of the denominator? For schedules that start low
 ):
     """Adam that finds its own step size: start with `lr=1`
     (Mishchenko & Defazio 2024, https://arxiv.org/abs/2306.06101; as in
@@ -42,12 +41,12 @@ def DAdaptAdam(
     mom=0.9, # Coefficient of past gradients (β1), 0 to 1
     sqr_mom=0.999, # Coefficient of past squares (β2), 0 to 1
     eps=1e-8, # Added to the root
-    d0=1e-6, # Where the estimate of the distance starts
-    growth_rate=math.inf, # Largest growth of the estimate in a step, as a factor; 1.02 warms up
+    d0=1e-6, # Initial estimate of the distance
+    growth_rate=math.inf, # Largest factor by which the estimate grows in a step; 1.02 acts as a warm-up
     layer_scale=1., # Factor of a group's steps
     wd=0., # Weight decay
     decouple_wd=False, # Decay the weights, or add an L2 penalty to the gradient?
-    bias_correction=False # Make up for the averages' start from zero?
+    bias_correction=False # Correct the averages for their start from zero?
 ):
     """Adam that finds its own step size: start with `lr=1`
     (Defazio & Mishchenko 2023, https://arxiv.org/abs/2301.07733; as in their code, 3.2)."""
@@ -58,9 +57,9 @@ def DAdaptAdam(
 
 @algorithm
 def DAdaptSGD(
-    mom=0., # Share of the weights that stays, 0 to 1
-    d0=1e-6, # Where the estimate of the distance starts
-    growth_rate=math.inf, # Largest growth of the estimate in a step, as a factor; 1.02 warms up
+    mom=0., # Weight of the current parameter value, 0 to 1
+    d0=1e-6, # Initial estimate of the distance
+    growth_rate=math.inf, # Largest factor by which the estimate grows in a step; 1.02 acts as a warm-up
     wd=0. # Weight decay, an L2 penalty
 ):
     """Dual averaging that finds its own step size: start with `lr=1`

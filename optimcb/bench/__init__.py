@@ -1,7 +1,7 @@
 "Measure steps on this machine, beside other libraries: `python -m optimcb.bench`."
 from optimcb._renamed import old_names
 
-# Imported when they are used
+# Imported on first use
 __all__ = ['Bench', 'SETS', 'environment', 'find', 'floor_bytes', 'main', 'table']
 
 __getattr__ = old_names('bench')

@@ -62,7 +62,7 @@ def _arguments(argv):
 
 
 def _results(a):
-    "Measure what the arguments ask for, and yield each result as soon as it is there."
+    "Run the requested measurements, and yield each result as soon as it is ready."
     for name in a.algorithms:
         b = Bench(name, a.against, a.engines, a.like, a.dtype, a.device, a.repeats, a.warmup)
         if a.python: yield from (b.python(), b.groups(), b.changing(), b.life())
@@ -75,9 +75,9 @@ def _results(a):
 
 
 def main(
-    argv:list|None=None # Default: the command line
+    argv:list|None=None # Arguments; default: those of the command line
 ) -> None:
-    "Measure, and print each result as soon as it is known."
+    "Run the measurements, and print each result as soon as it is ready."
     a = _arguments(argv)
     if a.threads: torch.set_num_threads(a.threads)
     where, results = environment(a.device), []

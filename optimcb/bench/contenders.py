@@ -1,4 +1,4 @@
-"The contenders: the library's algorithms, and the optimizers of other libraries that do the same work."
+"The contenders: the library's algorithms, and equivalent optimizers of other libraries."
 import difflib
 import importlib
 import inspect
@@ -18,7 +18,7 @@ __all__ = ['ALGORITHMS', 'MODULES', 'PEERS', 'SLOW', 'WAYS', 'Contender', 'find'
 ALGORITHMS = {k: o for k, o in vars(optimcb).items() if isinstance(o, optimcb.Algorithm)}
 ALGORITHMS |= dict(Momentum=partial(optimcb.SGD, mom=0.9), ranger=optimcb.ranger)
 
-# What does the same work in a step, by library: a class, or a class and options
+# By library, the equivalent of each algorithm: a class, or a class and options
 PEERS = {
     'torch': dict(SGD='SGD', Momentum=('SGD', dict(momentum=0.9)), RMSProp='RMSprop', Adam='AdamW',
                   AdamW='AdamW', AMSGrad=('Adam', dict(amsgrad=True)), NAdam='NAdam', Adamax='Adamax',
@@ -31,30 +31,30 @@ PEERS = {
                               Lamb='Lamb', Shampoo='Shampoo', SOAP='SOAP', SM3=('SM3', dict(momentum=0.9)),
                               ranger=('Ranger', dict(use_gc=False, weight_decay=0.01))),
     'heavyball': {k: ('AdamW', dict(weight_decay=0.01, consume_grad=False)) for k in ('Adam', 'AdamW')}}
-MODULES = dict(torch='torch.optim', fastai='fastai.optimizer') # where they are, if not in that library itself
+MODULES = dict(torch='torch.optim', fastai='fastai.optimizer') # modules of classes, if not the library
 WAYS = dict(fused=dict(fused=True), foreach=dict(foreach=True), loop=dict(foreach=False)) # of torch's
-SLOW = 'heavyball', 'torch_compile' # they compile for half a minute and more, for each set: only on request
+SLOW = 'heavyball', 'torch_compile' # only on request, as they compile for at least half a minute per set
 
 class Contender:
-    """An optimizer whose steps are measured.
+    """An optimizer to measure.
 
-    An error is kept in `error`, and ends its part in the measurement."""
+    After an error, which is kept in `error`, it takes no further part."""
     def __init__(self,
-        name, # As the tables show it
-        make=None, # Makes the optimizer: called as `make(params, lr=…)`
-        fused=False # Is it torch's fused step, which others are compared with?
+        name, # Name in tables
+        make=None, # Creates the optimizer, as `make(params, lr=…)`
+        fused=False # Is it torch's fused step, the reference for ratios?
     ):
         self.name, self.make, self.fused = name, make, fused
         self.opt = self.error = self.made = self.first = self.extra = None
         self.params, self.grads, self.times = [], [], []
 
     def attempt(self, f, *args):
-        "Call `f`, unless something went wrong before; keep the error if it raises one."
+        "Call `f` unless there was an error before; keep its error, if any."
         if self.error: return None
         try: return f(*args)
         except Exception as e:
             self.error = ' '.join(f'{type(e).__name__}: {e}'.split())[:160]
-            self.opt, self.params, self.grads = None, [], [] # others need the memory
+            self.opt, self.params, self.grads = None, [], [] # free the memory for others
 
     def start(self, shapes=(), dtype=torch.float32, device='cpu', groups=1):
         "Make the optimizer, with parameters in groups of other learning rates, and take its first step."
@@ -67,11 +67,11 @@ class Contender:
         self.same_grads()
 
     def same_grads(self):
-        "Put back gradients that a step has dropped."
+        "Restore gradients that a step has dropped."
         for p, g in zip(self.params, self.grads): p.grad = g
 
     def new_grads(self):
-        "Put the gradients' numbers into new tensors."
+        "Copy the gradients to new tensors."
         for p in self.params: p.grad = p.grad.clone()
 
     def some_grads(self, share=0.3):
@@ -80,7 +80,7 @@ class Contender:
         for p, g in zip(self.params, self.grads): p.grad = g if self.rng.random() < share else None
 
     def row(self, **others):
-        "Make a row of a table: median and quartiles of the times in seconds, and ratios to other contenders."
+        "Return a table row: median and quartiles of the times in seconds, and ratios to other contenders."
         if self.error or not self.times: return dict(name=self.name, error=self.error)
         median = statistics.median(self.times)
         quartiles = statistics.quantiles(self.times, n=4)[::2] if len(self.times) > 1 else self.times*2
@@ -93,7 +93,7 @@ class Contender:
 def find(
     name:str # One of `ALGORITHMS`, or `module:name`
 ):
-    "Find what makes the optimizer of that name. Raises `LookupError`."
+    "Find the algorithm of a name. Raises `LookupError`."
     module, _, attr = name.partition(':')
     if attr:
         try: return getattr(importlib.import_module(module), attr)
@@ -120,7 +120,7 @@ def peers(
     library, # One of `PEERS`, or 'torch_compile'
     algorithm # One of `ALGORITHMS`
 ) -> list[Contender]:
-    "List what `library` has for `algorithm`: nothing, one optimizer, or torch's fused, foreach and for-loop."
+    "List a library's equivalents of an algorithm: none, one, or torch's fused, foreach and for-loop."
     compiled = library == 'torch_compile'
     if compiled: library = 'torch'
     found = PEERS[library].get(algorithm)
@@ -129,7 +129,7 @@ def peers(
     def make(**more): return partial(_peer, MODULES.get(library, library), cls, {**options, **more})
     if compiled: return [Contender(f'torch {cls} compiled', partial(_compiled, make(foreach=True)))]
     if library != 'torch': return [Contender(f'{library} {cls}', make())]
-    if not hasattr(torch.optim, cls): return [] # it came with a later torch
+    if not hasattr(torch.optim, cls): return [] # this torch is older than the class
     known = inspect.signature(getattr(torch.optim, cls)).parameters
     ways = {way: o for way, o in WAYS.items() if o.keys() <= known.keys()}
     if not ways: return [Contender(f'torch {cls}', make())]
@@ -138,13 +138,13 @@ def peers(
 
 def interleave(
     contenders, # Contenders that have started
-    repeats, # Rounds that are measured
-    warmup, # Rounds before them
-    before=Contender.same_grads # What is done to a contender before each of its steps, and not measured
+    repeats, # Number of measured rounds
+    warmup, # Number of warm-up rounds
+    before=Contender.same_grads # Called with a contender before each step, outside the measurement
 ):
-    """Fill the contenders' `times`.
+    """Measure the contenders in turns, and store their `times`.
 
-    Each round has a new random order, so that no step always follows the same one."""
+    Each round has a new random order, so that no step always follows the same other one."""
     rng = random.Random(0)
     for c in contenders: c.times = []
     for i in range(warmup + repeats):

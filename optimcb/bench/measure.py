@@ -2,24 +2,24 @@
 
     python -m optimcb.bench                              # AdamW, on four sets of parameters
     python -m optimcb.bench Lamb mymodule:MyAlgorithm --on resnet34 --json times.json
-    python -m optimcb.bench Muon --on matrices --against torch # it is for matrices
+    python -m optimcb.bench Muon --on matrices --against torch # Muon is for matrices
     python -m optimcb.bench --python --train             # Python's share, and a whole training step
     python -m optimcb.bench --on tiny                    # 110 tensors of 30 elements: all of it is Python
     python -m optimcb.bench --backward                   # memory and time of training
 
-Contenders take turns, on parameters and gradients of their own, in a new random order for each round.
+Contenders take turns, with their own parameters and gradients, in a new random order for each round.
 
-- median: of one step's time, from an idle device to one that has finished.
-- × torch fused: the median over that of `torch.optim`'s fused step of the same algorithm, if it has one.
-- × floor: the median over that of a read-modify-write of as many bytes as the algorithm must move
+- median: the median time of a step, from an idle device until the device has finished.
+- × torch fused: the median divided by that of `torch.optim`'s fused step of the same algorithm, if any.
+- × floor: the median divided by that of a read-modify-write of as many bytes as the algorithm must move
   (`floor_bytes`), in the same rounds.
-- first step: the first `step()` of a new optimizer. What it compiles may come from a cache on the disk,
-  unless `--cold` starts with an empty one. The first set of parameters shows it: later ones may find in
-  memory what that one has compiled.
-- extra MiB: the most that torch's allocator holds during a later step, beyond what it held before.
-- gradients MiB: the most that gradients take at one time.
-- peak MiB: the most that training takes beyond what was taken before the model: of the process's memory
-  (Linux), or of torch's allocator on a GPU. Each is measured in a process of its own.
+- first step: the first `step()` of a new optimizer. Its kernels may come from a cache on disk, unless
+  `--cold` starts with an empty one. Only the first set of parameters shows the full time, as later sets may
+  reuse kernels in memory.
+- extra MiB: the peak memory of torch's allocator during a later step, beyond that before it.
+- gradients MiB: the peak memory of gradients.
+- peak MiB: the peak memory of training beyond that before the model was created: memory of the process
+  (Linux), or of torch's allocator on a GPU. Each is measured in a separate process.
 """
 import multiprocessing
 import os
@@ -43,18 +43,18 @@ __all__ = ['Bench', 'trained']
 
 @dataclass
 class Bench:
-    "Measure an algorithm and its peers. Results are dicts for `table` or JSON, in seconds and bytes."
-    algorithm:str = 'AdamW' # One of `ALGORITHMS`, or `module:name` of what takes parameters and `lr`
-    against:list|None = None # Of `PEERS`, and 'torch_compile'; default: those installed and not slow to start
-    engines:tuple = () # Engines to force, a contender each; default: the algorithm as it comes
-    like:str = 'AdamW' # Whose peers a `module:name` is compared with
-    dtype:str = 'float32' # Of parameters and gradients
+    "A benchmark of an algorithm and its peers. Results are dicts for `table` or JSON, in seconds and bytes."
+    algorithm:str = 'AdamW' # One of `ALGORITHMS`, or `module:name` of a callable for parameters and `lr`
+    against:list|None = None # Some of `PEERS` and 'torch_compile'; default: installed ones that start fast
+    engines:tuple = () # Engines to force, each a contender; default: the algorithm's own choice
+    like:str = 'AdamW' # Algorithm whose peers a `module:name` is compared with
+    dtype:str = 'float32' # Dtype of parameters and gradients
     device:str = 'cpu' # 'cpu' or 'cuda'
-    repeats:int = 20 # Rounds that are measured
-    warmup:int = 3 # Rounds before them
+    repeats:int = 20 # Number of measured rounds
+    warmup:int = 3 # Number of warm-up rounds
 
     def contenders(self) -> list[Contender]:
-        "Make the contenders: the algorithm, on each engine, and its peers. Raises `LookupError`."
+        "Create the contenders: the algorithm on each engine, and its peers. Raises `LookupError`."
         make, own = find(self.algorithm), ':' in self.algorithm
         name = self.algorithm.partition(':')[2] if own else f'optimcb {self.algorithm}'
         against = self.against
@@ -64,14 +64,14 @@ class Bench:
         return ours + [c for o in against for c in peers(o, self.like if own else self.algorithm)]
 
     def step(self,
-        shapes:list # Of the parameters
+        shapes:list # Shapes of the parameters
     ) -> dict:
-        "Measure one step on parameters of some shapes."
+        "Measure one step on parameters with given shapes."
         runs = self.contenders()
         for c in runs: c.attempt(c.start, shapes, getattr(torch, self.dtype), self.device)
         size = next((floor_bytes(c.opt, c.params) for c in runs if not c.error), 0)
         floor = Contender('floor')
-        moved = torch.ones(max(1, size//8), device=self.device) # 4 bytes of each are read, and 4 written
+        moved = torch.ones(max(1, size//8), device=self.device) # reads 4 bytes of each, and writes 4
         floor.opt = SimpleNamespace(step=partial(moved.add_, 1))
         interleave([*runs, floor], self.repeats, self.warmup)
         for c in runs:
@@ -84,9 +84,9 @@ class Bench:
     def python(self,
         counts:tuple=(110, 2000) # Numbers of tensors
     ) -> dict:
-        """Measure one step on tensors of one element: all of it is overhead.
+        """Measure one step on tensors of one element, which is pure overhead.
 
-        'same' gradients are the same tensors in each step, 'new' ones are not."""
+        'same' gradients are the same tensors in each step, 'new' gradients are new ones."""
         rows, (few, many) = {}, counts
         for n in counts:
             runs = self.contenders()
@@ -139,13 +139,13 @@ class Bench:
         return dict(algorithm=self.algorithm, title=f'{tensors:,} tensors, what is done once', rows=rows)
 
     def train(self,
-        arch:str='resnet18', # Of torchvision's models
-        size:int=64, # Side of the pictures in pixels
-        bs:int=16 # How many there are in a batch
+        arch:str='resnet18', # A model of torchvision
+        size:int=64, # Side of the images in pixels
+        bs:int=16 # Batch size
     ) -> dict:
         """Measure one step of fastai's `Learner`, from the batch to `zero_grad`.
 
-        Optimizers that are not made for fastai are in its `OptimWrapper`."""
+        Optimizers that don't support fastai are wrapped in its `OptimWrapper`."""
         from fastai.optimizer import OptimWrapper
         pictures = torch.randn(bs, 3, size, size, device=self.device)
         batch = pictures, torch.randint(10, (bs,), device=self.device)
@@ -159,14 +159,14 @@ class Bench:
         return dict(algorithm=self.algorithm, title=title, rows=self._rows(runs))
 
     def backward(self,
-        model:str='mlp' # Of `MODELS`
+        model:str='mlp' # One of `MODELS`
     ) -> dict:
         "Measure memory and time of training steps, as usual and with `step_in_backward`."
-        # glibc would keep much of what is freed, and the peak would tell nothing
+        # glibc would keep much of the freed memory, which would falsify the peak
         os.environ.setdefault('MALLOC_MMAP_THRESHOLD_', str(1 << 20))
         rows = []
         for name, inside in {'step after backward': False, 'step in backward': True}.items():
-            # in a new process, for memory that another one has taken must not be counted
+            # in a new process, so that memory of earlier runs doesn't count
             with multiprocessing.get_context('spawn').Pool(1) as alone:
                 how = self.dtype, self.device, self.repeats, self.warmup, torch.get_num_threads()
                 args = self.algorithm, model, inside, *how
@@ -185,7 +185,7 @@ def _renamed(row, name) -> dict:
 
 
 def _training(opt_func, arch, batch, params, lr):
-    "Make a `Learner` in the middle of an epoch, whose `step` trains on one batch"
+    "Create a `Learner` in the middle of an epoch, whose `step` trains on one batch"
     import torchvision
     from fastai.callback.progress import ProgressCallback
     from fastai.learner import DataLoaders, Learner
@@ -202,16 +202,16 @@ def _training(opt_func, arch, batch, params, lr):
 
 
 def trained(
-    algorithm, # As `Bench` takes it
-    model, # Of `MODELS`
-    inside, # With `step_in_backward`?
-    dtype, # Of the model
+    algorithm, # As for `Bench`
+    model, # One of `MODELS`
+    inside, # Use `step_in_backward`?
+    dtype, # Dtype of the model
     device, # 'cpu' or 'cuda'
-    repeats, # Steps that are measured
-    warmup, # Steps before them
-    threads # Of the CPU
+    repeats, # Number of measured steps
+    warmup, # Number of warm-up steps
+    threads # Number of CPU threads
 ) -> dict:
-    "Train in this process: measure the median time of a step, and the most memory, after the first steps."
+    "Train in this process; measure the median time of a step and the peak memory after the first steps."
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     if device == 'cuda': torch.zeros(1, device=device)
@@ -228,7 +228,7 @@ def trained(
         model(x).square().mean().backward()
         opt.step()
         opt.zero_grad(set_to_none=True)
-    for _ in range(max(2, warmup)): step() # state is made in the first one
+    for _ in range(max(2, warmup)): step() # the first creates state
     held(device, reset=True)
     times = [timed(step) for _ in range(repeats)]
     peak, ps = held(device), list(model.parameters())

@@ -1,4 +1,4 @@
-"Results as tables."
+"Format results as tables."
 import platform
 from pathlib import Path
 
@@ -17,10 +17,10 @@ COLUMNS = dict( # header, factor, format
 
 
 def table(
-    result:dict, # From `Bench`
-    markdown:bool=False # As Markdown, instead of aligned?
+    result:dict, # Result of `Bench`
+    markdown:bool=False # Use Markdown instead of aligned text?
 ) -> str:
-    "Make a table with a line for each contender; one that failed has its error."
+    "Format a table with a line for each contender, or its error."
     rows = [r for r in result['rows'] if not r.get('error')]
     failed = [(r['name'], r['error']) for r in result['rows'] if r.get('error')]
     known = {k: None for r in rows for k, v in r.items() if v is not None}
@@ -43,7 +43,7 @@ def table(
 def environment(
     device:str='cpu' # 'cpu' or 'cuda'
 ) -> dict:
-    "Tell what times depend on: versions, processor, threads."
+    "Describe the environment of the measurements: versions, processor, threads."
     info = Path('/proc/cpuinfo')
     lines = info.read_text().splitlines() if info.exists() else []
     cpu = next((o.partition(': ')[2] for o in lines if o.startswith('model name')), platform.machine())

@@ -1,11 +1,11 @@
-"The parameters that steps are measured on."
+"The sets of parameters for benchmarks."
 import torch
 from torch import Tensor
 
 __all__ = ['MODELS', 'SETS', 'USUAL', 'matrices', 'mlp', 'parameters', 'resnet', 'resnet34', 'transformer']
 
 def resnet34() -> list[tuple]:
-    "Shapes of ResNet-34's parameters, with 10 classes: 110 tensors, 21 M elements."
+    "List the shapes of ResNet-34's parameters, with 10 classes: 110 tensors, 21 M elements."
     shapes, before = [(64, 3, 7, 7), (64,), (64,)], 64
     for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
         for _ in range(blocks):
@@ -16,7 +16,7 @@ def resnet34() -> list[tuple]:
 
 
 def transformer() -> list[tuple]:
-    "Shapes of a small GPT's parameters: 148 tensors, 25 M elements."
+    "List the shapes of a small GPT's parameters: 148 tensors, 25 M elements."
     w, norm = 384, [(384,), (384,)]
     def linear(n_in, n_out): return [(n_out, n_in), (n_out,)]
     block = [*norm, *linear(w, 3*w), *linear(w, w), *norm, *linear(w, 4*w), *linear(4*w, w)]
@@ -24,7 +24,7 @@ def transformer() -> list[tuple]:
 
 
 def matrices() -> list[tuple]:
-    "Shapes of the matrices in that GPT's blocks, without its embeddings: 48 tensors, 21 M elements."
+    "List the shapes of the matrices in that GPT's blocks, without embeddings: 48 tensors, 21 M elements."
     return [s for s in transformer()[2:] if len(s) == 2]
 
 
@@ -35,10 +35,10 @@ USUAL = 'resnet34', 'transformer', 'small', 'large'
 
 def parameters(
     shapes, # Shapes of the parameters
-    dtype, # Of parameters and gradients
-    device # Where they are
+    dtype, # Dtype of parameters and gradients
+    device # Device of the parameters
 ) -> list[Tensor]:
-    "Make parameters with gradients, of the same random numbers each time."
+    "Create parameters with gradients, with the same random numbers each time."
     rng = torch.Generator(device).manual_seed(0)
     def randn(shape, scale): return torch.randn(shape, generator=rng, device=device).mul_(scale).to(dtype)
     params = [randn(s, 0.1).requires_grad_() for s in shapes]
@@ -46,16 +46,16 @@ def parameters(
     return params
 
 
-# Training with and without gradients that stay
+# Models for training with and without `step_in_backward`
 
 def mlp() -> tuple:
-    "Make a model of 32 layers of 1024, and 16 inputs: little but parameters."
+    "Create a model of 32 layers of 1024 units, and 16 inputs: memory is mostly parameters."
     layers = [o for _ in range(32) for o in (torch.nn.Linear(1024, 1024), torch.nn.ReLU())]
     return torch.nn.Sequential(*layers), torch.randn(16, 1024)
 
 
 def resnet() -> tuple:
-    "Make torchvision's ResNet-34, and 4 pictures of 64 pixels."
+    "Create torchvision's ResNet-34, and 4 images of 64 pixels."
     import torchvision
     return torchvision.models.resnet34(num_classes=10), torch.randn(4, 3, 64, 64)
 

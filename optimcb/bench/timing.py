@@ -1,4 +1,4 @@
-"Measure time and memory of one step."
+"Measure the time and memory of one step."
 import os
 import time
 from itertools import accumulate
@@ -12,9 +12,9 @@ import optimcb
 __all__ = ['extra_memory', 'floor_bytes', 'held', 'timed']
 
 def timed(
-    step # What is measured
+    step # Function to measure
 ) -> float:
-    "Measure the seconds that `step` takes, from an idle device to one that has finished."
+    "Measure the seconds of `step`, from an idle device until the device has finished."
     sync = torch.cuda.synchronize if torch.cuda.is_available() else int
     sync()
     start = time.perf_counter()
@@ -24,11 +24,11 @@ def timed(
 
 
 def extra_memory(
-    step, # What is measured; on the CPU it is called twice
+    step, # Function to measure, called twice on the CPU
     device # 'cpu' or 'cuda'
 ) -> int:
-    "Measure the bytes that `step` allocates at its peak, beyond what was allocated before."
-    os.environ.setdefault('KINETO_LOG_LEVEL', '99') # torch's profiler is chatty
+    "Measure the peak of bytes that `step` allocates, beyond those before it."
+    os.environ.setdefault('KINETO_LOG_LEVEL', '99') # silences torch's profiler
     if device == 'cuda':
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -36,7 +36,7 @@ def extra_memory(
         return torch.cuda.max_memory_allocated() - before
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as prof:
-        step() # the profiler then knows what it allocated, when the next step frees it
+        step() # the profiler must see allocations that the next step frees
         with torch.profiler.record_function('measured'): step()
     events = sorted(prof.profiler.kineto_results.events(), key=lambda e: e.start_ns())
     start = next(i for i, e in enumerate(events) if e.name() == 'measured')
@@ -44,13 +44,13 @@ def extra_memory(
 
 
 def floor_bytes(
-    opt, # Optimizer that has done a step
+    opt, # Optimizer after at least one step
     params:list # Its parameters
 ) -> int:
-    """Count the bytes that a step must move: it reads and writes parameters and states, and reads gradients.
+    """Count the bytes that a step must move to read and write parameters and state, and read gradients.
 
-    For optimizers that can be explained it is what their kernel moves: those that need a norm first read
-    more. For others, states are the tensors of a parameter's shape in `opt.state`."""
+    For optimizers of this library it is the traffic of their kernels, which read more if they need a norm
+    first. For others, state means the tensors in `opt.state` with the parameter's shape."""
     moved = opt.explain().moved_bytes if isinstance(opt, optimcb.Optimizer) else None
     if moved is not None: return moved
     return sum(2*p.nbytes + p.grad.nbytes + 2*_state_bytes(opt, p) for p in params)
@@ -63,11 +63,11 @@ def _state_bytes(opt, p) -> int:
 
 def held(
     device, # 'cpu' or 'cuda'
-    reset=False # Begin a new peak?
+    reset=False # Reset the peak?
 ) -> int|None:
-    """Measure the most bytes held since the last reset, or with `reset` the bytes held now.
+    """Return the peak of held bytes since the last reset, or with `reset` the current bytes.
 
-    On a GPU they are those of torch's allocator, on the CPU those of the process: on Linux, else None."""
+    They are those of torch's allocator on a GPU, those of the process on Linux, and None elsewhere."""
     if device == 'cuda':
         torch.cuda.synchronize()
         if reset: torch.cuda.reset_peak_memory_stats()

@@ -1,4 +1,4 @@
-"The arguments of an algorithm's call: its options, groups with options of their own, and names of torch's."
+"The arguments of an algorithm's call: its options, options of single groups, and torch's names for them."
 import inspect
 from collections.abc import Iterator
 from numbers import Real
@@ -16,19 +16,19 @@ __all__ = ['Arguments']
 
 
 class Arguments:
-    """Reads the arguments of an algorithm, which has a `recipe`, a `signature`, `options`, `edits` and a
-    `composition`.
+    """Mixin of `Algorithm` that reads the arguments of a call.
 
-    Options that are numbers choose steppers by being 0, flags by being on."""
+    It needs `recipe`, `signature`, `options`, `edits` and `composition`. A numeric option leaves steppers out
+    if it is 0; a flag chooses them if it is on."""
     @property
     def flags(self) -> frozenset:
-        "The options that are no numbers, and only choose steppers."
+        "The boolean options, which only choose steppers."
         options = inspect.signature(self.recipe).parameters
         return frozenset(k for k, o in options.items() if isinstance(o.default, bool))
 
     @property
     def choosing(self) -> tuple:
-        "The options that are numbers and choose steppers by being 0, as `mom` of `SGD` does."
+        "The numeric options that leave steppers out if they are 0, like `mom` of `SGD`."
         if 'choosing' not in self.__dict__:
             self.__dict__['choosing'] = tuple(filter(self._chooses, self.options))
         return self.__dict__['choosing']
@@ -42,11 +42,11 @@ class Arguments:
 
     @property
     def _unlisted(self) -> frozenset:
-        """Names that may be given although they are no options: those that steppers take and none of them
-        makes.
+        """Names that may be passed although they aren't options: arguments of steppers that no stepper
+        returns.
 
-        Of steppers that a recipe has chosen, names with a default are the recipe's business; those that
-        were put in may need others."""
+        A recipe decides about arguments with a default, so only an edited one has such names: those without
+        a default."""
         steppers = self.composition.steppers
         if isinstance(self.recipe, Listed): taken = frozenset().union(*(s.names for s in steppers))
         elif self.edits: taken = frozenset().union(*(s.required for s in steppers))
@@ -56,16 +56,16 @@ class Arguments:
     def ours(self,
         given:dict # Options, or a parameter group
     ) -> dict:
-        "`given`, with our names for what others call the options of this algorithm."
+        "Translate other libraries' names for the options of this algorithm to ours."
         return getattr(self.recipe, 'translated', dict)(given)
 
     def flag(self,
         k:str, # Name of a flag
         v # Its value
     ):
-        """Return the value of a flag: None is the default, and 0, which torch has for no dampening, is False.
+        """Return the value of a flag: None means the default, and 0 (torch's "no dampening") means False.
 
-        Other numbers are what torch's `dampening` may be. Raises `TypeError` for anything else."""
+        Only `dampening` may be another number, as in torch. Raises `TypeError` for anything else."""
         recipe = inspect.signature(self.recipe).parameters
         if v is None: return recipe[k].default if k in recipe else False
         if isinstance(v, (bool, np.bool_)) or v == 0: return bool(v)
@@ -74,7 +74,7 @@ class Arguments:
         raise TypeError(f"`{k}` of {self.__name__} must be True or False, but is {v!r}. {instead}".rstrip())
 
     def _groups_of(self, given) -> tuple:
-        "The parameters, and of each group the options that may choose steppers"
+        "Return the parameters, and for each group the options that may choose steppers"
         params = given['params']
         if isinstance(params, Iterator): params = list(params)
         first = next(iter(params), None) if isinstance(params, (list, tuple, L)) else None
@@ -93,12 +93,12 @@ class Arguments:
         return params, groups
 
     def _beside_options(self, kwargs) -> tuple[dict, dict]:
-        """Take out of `kwargs` hyper-parameters that are no options, and torch's flags.
+        """Remove hyper-parameters that aren't options, and torch's flags, from `kwargs`, and return both.
 
-        Raises `TypeError` for names that are neither."""
+        Raises `TypeError` for unknown names."""
         known, flags = self.signature.parameters, {}
         for k in TORCH_FLAGS:
-            is_number = k == 'dampening' and kwargs.get(k) # which is torch's, and no flag
+            is_number = k == 'dampening' and kwargs.get(k) # torch's number, not a flag
             if k in kwargs and k not in known and not is_number: flags[k] = kwargs.pop(k)
         flags.pop('dampening', None) # `average_grad` takes it
         may_be_given = self._unlisted
@@ -113,7 +113,7 @@ class Arguments:
         return unlisted, flags
 
     def _bound(self, args, kwargs) -> tuple[dict, set]:
-        "All arguments by name, with defaults; and the names of those that were passed"
+        "Return all arguments by name, defaults included, and the names of those that were passed"
         known = self.signature.parameters
         if len(args) > 2 and isinstance(args[2], tuple) and 'sqr_mom' in known:
             third = list(known)[2]

@@ -1,4 +1,4 @@
-"Functions that steppers call, and steppers that are called by hand."
+"Decorators of functions that steppers call, and of steppers that users call by mistake."
 import inspect
 from collections.abc import Callable
 from functools import partial, wraps
@@ -13,11 +13,11 @@ def by_torch(
 ) -> Callable:
     """Let steppers call `f` on whole tensors.
 
-    It may multiply matrices, take means over some dimensions, or return state of other shapes than the
-    parameter's; it writes into none of its arguments. Engines call it for each parameter, between two
-    kernels. They try it before on tensors without memory; one that branches on values, as `if x.norm() >
-    1` does, needs `like` for that. It sees empty tensors, too. Of sharded parameters, it sees the
-    unsharded tensors."""
+    `f` may multiply matrices, take means over some dimensions, or return state whose shape differs from the
+    parameter's. It must not write into its arguments, and must accept empty tensors. Engines call it for
+    each parameter, between two kernels, after a trial on meta tensors; a function that branches on values,
+    as in `if x.norm() > 1`, needs `like` for the trial. For sharded parameters, it gets the unsharded
+    tensors."""
     if f is None: return partial(by_torch, like=like)
     @wraps(f)
     def call(*args, **kwargs):
@@ -34,11 +34,10 @@ def by_torch(
 def explains_calls(
     f:Callable # A stepper
 ) -> Callable:
-    """Let `f` say what to write when it is called with options, as in `cbs=[f(0.9), …]`, instead of a
-    parameter.
+    """Make `f` raise an error that says what to write if it is called with options, as in `cbs=[f(0.9), …]`.
 
-    The function itself is the attribute `in_steps` of what is returned."""
-    later = inspect.isgeneratorfunction(f) # it fails when it is iterated
+    The result has `f` itself as its attribute `in_steps`."""
+    later = inspect.isgeneratorfunction(f) # a generator function would fail only when iterated
     @wraps(f)
     def call(*args, **kwargs):
         if later and not (args and hasattr(args[0], 'grad')): raise TypeError(_to_write(f, args, kwargs))
@@ -62,6 +61,6 @@ def _to_write(f, args, kwargs) -> str:
 def without_explanation(
     f:Callable # A stepper
 ) -> Callable:
-    "`f` without the wrapper of `explains_calls`, which a step doesn't need."
+    "Unwrap `explains_calls`, which a step doesn't need."
     if type(f) is partial: return partial(without_explanation(f.func), *f.args, **f.keywords)
     return getattr(f, 'in_steps', f)

@@ -1,4 +1,4 @@
-"Options by which an algorithm chose steppers. It chooses again when groups ask for others."
+"The options that choose an algorithm's steppers, and choose again when parameter groups change them."
 import pickle
 from itertools import repeat
 from numbers import Real
@@ -18,26 +18,26 @@ __all__ = ['Choice']
 class Choice:
     """The options that chose the steppers of an optimizer.
 
-    A number chooses by whether it is 0 in all groups, a flag by whether it is on in some group. Where groups
-    differ in a flag, it becomes a hyper-parameter of theirs, if a stepper reads it."""
+    A number counts as off if it is 0 in all groups, a flag as on if it is on in some group. A flag in which
+    groups differ becomes a hyper-parameter of each group, if a stepper reads it."""
     def __init__(self,
         algorithm, # The `Algorithm` that lists the steppers
-        options:dict # Its options, and `maximize`: what counts for groups that don't say
+        options:dict # Its options, and `maximize`: the values for groups without their own
     ):
         self.algorithm, self.options = algorithm, options
         self.names = frozenset(algorithm.choosing) # the options that are numbers
         self.flags = algorithm.flags | {'maximize'}
-        self.edits = () # what was done to the optimizer's steppers since
-        self.ignored = {} # by name, values that choose nothing, as those set by fastai's schedules
-        self.chosen, self.labels = {}, [] # by name, is it on; and the steppers that came of it
-        self.reads, self.watched = None, () # what steppers read, and the options that they don't
+        self.edits = () # edits of the optimizer's steppers since
+        self.ignored = {} # by name, values that choose no steppers, such as those of fastai's schedules
+        self.chosen, self.labels = {}, [] # by name, is it on; and the labels of the chosen steppers
+        self.reads, self.watched = None, () # names that steppers read, and options that no stepper reads
 
     # Choosing
 
     def steppers(self,
-        groups:list # Of each group a dict in which it may have options of its own
+        groups:list # A dict for each group, with the options that it sets itself
     ) -> list:
-        "List the steppers for all groups. Raises `TypeError` for flags in which they can't differ."
+        "List the steppers for all groups. Raises `TypeError` for flags on which all groups must agree."
         options = {k: numbers(v) for k, v in self.options.items()}
         for k in self.names: options[k] = _one(self._numbers(k, groups))
         for k in self.flags: options[k] = next(filter(None, self._values(k, groups)), False)
@@ -54,21 +54,21 @@ class Choice:
         labels:list, # The labels of the optimizer's steppers
         groups:list # Its parameter groups
     ) -> list:
-        """List the steppers that the groups ask for now.
+        """List the steppers that the groups' current options choose.
 
-        Raises `ValueError` if the steppers were set by hand since, and what `steppers` raises."""
+        Raises `ValueError` if the steppers were set by hand since, and the errors of `steppers`."""
         if labels == self.labels: return self.steppers(groups)
         name, options = self.algorithm.__name__, (*self.names, *self.flags)
         asked = ' and '.join(f'`{k}`' for k in options if any(_is_on(dict.get(g, k)) for g in groups))
         raise ValueError(f"{asked} of a group asks {name} for other steppers, but they were set by hand: "
                          f"{', '.join(labels)}. "
-                         "Put what it needs among them, or set it before they are changed.")
+                         "Add the steppers that it needs, or set it before you change the steppers.")
 
     def asks(self,
         groups:list, # The parameter groups as they are now
         reads:frozenset # Names that the steppers read
     ) -> bool:
-        "Do groups ask for steppers that aren't there? Each step asks this, so the loop over groups is in C."
+        "Do the groups' options choose other steppers? Called in each step, so the loop over groups is C."
         if reads is not self.reads: self.reads, self.watched = reads, tuple((self.names | self.flags) - reads)
         for k in self.watched:
             values = map(dict.get, groups, repeat(k))
@@ -84,7 +84,7 @@ class Choice:
         groups:list, # The parameter groups
         reads:frozenset # Names that the steppers read
     ) -> dict:
-        "Return the flags in which groups differ, each with a value for each group."
+        "Return the flags in which groups differ, each with one value per group."
         found = {k: self._values(k, groups) for k in self.flags & reads}
         def differ(values): return any(v != values[0] or not isinstance(v, bool) for v in values)
         return {k: values for k, values in found.items() if differ(values) or k == 'maximize' and any(values)}
@@ -104,13 +104,13 @@ class Choice:
                 "each its own: "
                 f"`route(some=(partial({name}, {k}=True), rule), rest=partial({name}, {k}=False))`.")
 
-    # What chooses nothing
+    # Values that choose no steppers
 
     def ignore(self,
-        names, # Names, of which only options that are numbers count
+        names, # Names; those that aren't numeric options are passed over
         groups:list # The parameter groups
     ):
-        "Let what the groups have now choose nothing."
+        "Let the groups' current values of these options choose no steppers."
         for k in self.names & {*names}: self.ignored[k] = [dict.get(g, k) for g in groups]
 
     def _is_ignored(self, k, i, v) -> bool:
@@ -120,18 +120,18 @@ class Choice:
     # Groups and states from elsewhere
 
     def flags_of(self,
-        values:dict # What a group is given
+        values:dict # Options of a group
     ) -> dict:
-        "Return the flags among some values. Raises `TypeError` for what is none."
+        "Return the flags among a group's options. Raises `TypeError` for a flag that is neither on nor off."
         return {k: self.algorithm.flag(k, v) for k, v in values.items() if k in self.flags}
 
     def steppers_of(self,
-        sd:dict, # A state dict: ours, fastai's, or of an optimizer of torch
-        composition:Composition # The steppers that are there
+        sd:dict, # A state dict: ours, fastai's, or that of a torch optimizer
+        composition:Composition # The current steppers
     ) -> list|None:
-        """List the steppers that a state dict is of, if other options choose them.
+        """List the steppers that a state dict was saved with, if other options choose them.
 
-        None: they are there, or it is of others."""
+        Returns None if they are the current steppers, or if no options choose them."""
         groups = sd.get('param_groups', sd.get('hypers'))
         if not isinstance(groups, (list, L)): return None # `unpack` says what is wrong
         if not all(hasattr(g, 'keys') for g in groups): return None
@@ -149,9 +149,9 @@ class Choice:
         return cbs
 
     def _made(self, sd, composition) -> bool:
-        """Are these the steppers that a state dict is of?
+        """Was the state dict saved with these steppers?
 
-        In fastai's and ours there may be numbers that chose nothing"""
+        Those of fastai and ours may hold numbers that chose no steppers"""
         if 'steppers' in sd: return self.labels == [current_label(k) for k in sd['steppers']]
         if 'hypers' not in sd: return True
         states = sd['state'].values() if isinstance(sd['state'], dict) else sd['state']
@@ -161,7 +161,7 @@ class Choice:
     # Copies
 
     def copy(self, **changes) -> 'Choice':
-        "Return a copy, with other attributes."
+        "Return a copy with some attributes changed."
         new = Choice(self.algorithm, self.options)
         new.__dict__.update({**self.__dict__, 'ignored': dict(self.ignored), **changes})
         return new
@@ -169,7 +169,7 @@ class Choice:
     def __deepcopy__(self, memo): return self.copy()
 
     def __reduce__(self):
-        "Forget all of it where a recipe or an edit can't be pickled: then steppers stay as they were chosen"
+        "Pickle as None if a recipe or an edit can't be pickled: the steppers then stay as chosen"
         left_out = 'algorithm', 'options', 'reads', 'watched'
         changes = {k: v for k, v in self.__dict__.items() if k not in left_out}
         try: pickle.dumps((self.algorithm, self.options, changes))
@@ -188,5 +188,5 @@ def _is_on(v) -> bool:
 
 
 def _one(values):
-    "One value if all are the same, else a tuple of them"
+    "Return one value if all are equal, else a tuple of all"
     return values[0] if all(v == values[0] for v in values) else tuple(values)

@@ -1,4 +1,4 @@
-"Errors of steppers."
+"The errors that steppers cause."
 
 __all__ = ['MissingName', 'StepperError', 'WrongReturn', 'not_so']
 
@@ -6,7 +6,7 @@ __all__ = ['MissingName', 'StepperError', 'WrongReturn', 'not_so']
 def not_so(
     labels:list # Names of steppers
 ) -> str:
-    "Say that they do not do what was asked for."
+    "Return 'a, b don't', or 'a doesn't' for a single name."
     return f"{', '.join(labels)} {'do' if len(labels) > 1 else 'does'}n't"
 
 
@@ -15,16 +15,16 @@ class StepperError(TypeError):
 
 
 class MissingName(StepperError):
-    """A stepper needs a name that is neither a hyper-parameter nor anything that an earlier stepper made.
+    """A stepper needs a name that is neither a hyper-parameter nor a result of an earlier stepper.
 
-    It knows the `composition`, the `stepper`, the `names` that it lacks, and the `values` that were there:
-    `diagnosis.suggestions` says what to do."""
+    The error holds the `composition`, the `stepper`, the missing `names` and the known `values`:
+    `diagnosis.suggestions` derives from them how to fix it."""
     def __init__(self,
         message:str, # What is missing
         composition=None, # The steppers
-        stepper=None, # The one that lacks something
-        names:list=(), # What it lacks
-        values:dict|None=None # What there is
+        stepper=None, # The stepper that failed
+        names:list=(), # The missing names
+        values:dict|None=None # The known values by name
     ):
         super().__init__(message)
         self.composition, self.stepper = composition, stepper
@@ -34,4 +34,4 @@ class MissingName(StepperError):
 
 
 class WrongReturn(StepperError):
-    "A stepper returns neither a dict nor None, so that its result would be lost."
+    "A stepper returns neither a dict nor None, so its result would be lost."

@@ -1,4 +1,4 @@
-"A recipe of an algorithm that a user names: always the same steppers."
+"The recipe of a user-defined algorithm: a fixed list of steppers."
 import inspect
 
 import numpy as np
@@ -12,14 +12,14 @@ __all__ = ['Listed']
 
 
 class Listed:
-    """A recipe that lists the same steppers whatever its options are, which are hyper-parameters.
+    """A recipe that always lists the same steppers; all its options are hyper-parameters.
 
-    Raises `TypeError` for names that no stepper reads, `ValueError` for values that can't be."""
+    Raises `TypeError` for names that no stepper reads, `ValueError` for values out of range."""
     def __init__(self,
         name:str, # Name of the algorithm
         cbs, # Steppers
         hypers:dict, # Default hyper-parameters
-        for_all=() # Names that every algorithm takes beside its options
+        for_all=() # Arguments that every algorithm takes besides its options
     ):
         self.__name__ = self.__qualname__ = name
         self.__module__ = 'optimcb.algorithm'

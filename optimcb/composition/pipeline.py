@@ -1,7 +1,7 @@
-"""What a list of steppers means: what is a hyper-parameter, what is state, and who sees what.
+"""The meaning of a list of steppers: which names are hyper-parameters, which are state, and which values
+each stepper sees.
 
-Nothing here knows where a step is executed: an engine hands `Composition.run` a parameter, or something that
-stands for one.
+This module is independent of engines: they pass `Composition.run` a parameter, or a tracer in its place.
 """
 from collections.abc import Iterator
 from itertools import chain, product
@@ -20,28 +20,28 @@ __all__ = ['Composition', 'meant_to_return']
 
 
 class Composition:
-    """A list of steppers, and what follows from it for an optimizer that runs them.
+    """A list of steppers, and the properties that an optimizer derives from it.
 
     Names and numbers:
 
-    - `reads`: the names that some stepper may read; `reads_all`: may one read any name?
+    - `reads`: the names that some stepper may read; `reads_all`: may some stepper read any name?
     - `makes`: the names in some stepper's code, which may be state that it returns.
-    - `defaults`: the hyper-parameters that come with the steppers: those of fastai's `.defaults`, of which
-      the last one counts, and numbers in signatures that the steppers agree on.
-    - `assumed`: the latter alone. As long as such a number keeps its default, state of that name comes first.
+    - `defaults`: the steppers' default hyper-parameters: fastai's `.defaults`, where the last stepper wins,
+      and numbers in signatures on which the steppers agree.
+    - `assumed`: the latter alone. While such a number has its default value, state of the same name takes
+      precedence.
 
-    Traits of some stepper: `sums_over_all` (it yields what is to be summed over all parameters),
-    `skips_nonfinite` (a step is skipped if a gradient is infinite or NaN), `spares_grads` (none writes
-    into a gradient). Lists of steppers: `needs_all` (those that need all parameters), `draws` (that draw
-    random numbers), `flips_grad` (that negate gradients, to maximize), `needs_dense_grad` (that need all
-    rows of a sparse gradient).
+    Flags: `sums_over_all` (some stepper yields a value to be summed over all parameters), `skips_nonfinite`
+    (some stepper skips the step if a gradient is infinite or NaN), `spares_grads` (no stepper writes into a
+    gradient). Lists of the steppers that need all parameters (`needs_all`), draw random numbers (`draws`),
+    negate gradients to maximize (`flips_grad`), or need all rows of a sparse gradient (`needs_dense_grad`).
 
-    `masks`: names of state that tells for which parameters a stepper is called, and the rule behind each.
+    `masks`: by name, the state that says which parameters a stepper is called for, and the rule behind it.
 
-    Raises `ValueError` for a tap that would overwrite something, and for a route that isn't there.
+    Raises `ValueError` for a tap that would overwrite another value, and for an unknown route.
     """
     def __init__(self,
-        cbs # Callables; `None` is passed over
+        cbs # Callables; each `None` is skipped
     ):
         self.cbs = tuple(cbs)
         self.steppers = [Stepper(f) for f in self.cbs if f is not None]
@@ -73,15 +73,15 @@ class Composition:
 
     @property
     def routes(self) -> tuple:
-        "The names of the routes, if there are some."
+        "The names of the routes, if any."
         return self.masks['route'].values if 'route' in self.masks else ()
 
     @property
     def variants(self) -> list[dict]:
-        "List the values that masks may have: for each route, and where rules hold or not, alone or together."
+        "The combinations of values that masks may take: each route, with each rule true or false."
         known = {k: list(d.values) for k, d in self.masks.items()}
         rules = [k for k in known if k != 'route']
-        if len(rules) > 3: # as many as there are rules, not all combinations
+        if len(rules) > 3: # too many combinations: only one rule at a time is false
             all_hold = dict.fromkeys(rules, True)
             rows = [all_hold, *(all_hold | {k: False} for k in rules)]
             return [r | {'route': v} for r in rows for v in known['route']] if 'route' in known else rows
@@ -89,37 +89,36 @@ class Composition:
 
     @property
     def labels(self) -> list[str]:
-        "The steppers' names, with what partials fix."
+        "The steppers' names, with the arguments that partials fix."
         return [s.label for s in self.steppers]
 
     @property
     def untapped(self) -> list[str]:
-        "The names of those that are not there only to record something."
+        "The labels of all steppers but taps, which only record."
         return [s.label for s in self.steppers if not s.taps]
 
     def is_default(self,
         name:str, # Name of a hyper-parameter
         value # Its value
     ) -> bool:
-        "Is this a number in a signature that nobody has changed?"
+        "Does a hyper-parameter still have the default from the steppers' signatures?"
         if name not in self.assumed: return False
         is_number = type(value) is float or isinstance(value, Real)
         return is_number and value == self.assumed[name]
 
     def run(self,
         p, # The parameter, with its `.grad`
-        state:dict, # Its state; takes what the steppers return
+        state:dict, # Its state, updated with the steppers' results
         hypers:dict, # The hyper-parameters of its group
-        observer=None # Is told which stepper is entered and left, and may change what it is given and returns
+        observer=None # Called before and after each stepper; may replace its arguments and results
     ) -> Iterator:
-        """One step of `p`, which is done when the iterator is used up: each stepper sees what those before it
-        made.
+        """Step `p` while the iterator is consumed: each stepper sees the results of the steppers before it.
 
-        A name means what a stepper of this step gave `once`, else the hyper-parameter, else the state,
-        which comes before a hyper-parameter that nobody has set. A stepper that returns `stop(…)` is the
-        last one. What a stepper yields is yielded, to be sent back the sum over all parameters. Raises
-        `MissingName` if a stepper needs what is not there, `WrongReturn` if it returns neither a dict nor
-        None nor what it was given.
+        A name is looked up first among the values that this step's steppers returned with `once`, then among
+        hyper-parameters that were set, then in the state, then among default hyper-parameters. A stepper that
+        returns `stop(…)` ends the step. A value that a stepper yields is passed on; send back its sum over
+        all parameters. Raises `MissingName` if a stepper needs an unknown name, `WrongReturn` if it returns
+        something else than a dict, None or one of its arguments.
         """
         default = [k for k in self.assumed if k in hypers and self.is_default(k, hypers[k])]
         is_set = {k: v for k, v in hypers.items() if k not in default} if default else hypers
@@ -150,7 +149,7 @@ class Composition:
     def wants_dense_grad(self,
         values:dict # State and hyper-parameters of a parameter
     ) -> bool:
-        "Is a stepper called for this parameter that needs the whole of a sparse gradient?"
+        "Does a stepper that is called for this parameter need all rows of a sparse gradient?"
         for s in self.needs_dense_grad:
             if all(w.mark in values for w in s.masks) and s.applies(values): return True
         return False
@@ -164,12 +163,12 @@ class Composition:
 
 
 def _reads(stepper) -> frozenset:
-    "Names that a stepper may read, masks among them"
+    "Return the names that a stepper may read, masks included"
     return stepper.mentions.union(stepper.names, (w.mark for w in stepper.masks))
 
 
 def _agreed_numbers(steppers) -> dict:
-    "Numbers in signatures that the steppers agree on, but for those of state, as `step` of `step_stat`"
+    "Return the numbers in signatures on which steppers agree, except names of state (`step` of `step_stat`)"
     numbers = {}
     for s in steppers:
         for k, v in s.numbers.items(): numbers.setdefault(k, set()).add(v)
@@ -178,7 +177,7 @@ def _agreed_numbers(steppers) -> dict:
 
 
 def _masks(steppers) -> dict:
-    "By the name of state that tells for which parameters a stepper is called: the rule or routes behind it"
+    "Map the name of each mask to its rule or routes"
     found = {}
     for s in steppers:
         for w in s.masks:
@@ -206,7 +205,7 @@ def _check_route(stepper, where, decider):
 
 
 def _in_place(new, p, values) -> bool:
-    "Is `new` the parameter, its gradient or its state, which in-place operations return?"
+    "Is `new` the parameter, its gradient or its state, as in-place operations return?"
     given = (p, getattr(p, 'grad', None), *values.values())
     if any(new is o for o in given): return True
     if not isinstance(new, Tensor): return False
@@ -220,7 +219,7 @@ def _fact(stepper, names) -> str:
 
 
 def _lost(composition, stepper, new, values) -> str:
-    "Say what to do about a stepper that returns `new`, which is no dict"
+    "Word the error for a stepper that returns `new`, which is not a dict"
     is_tensor = isinstance(new, Tensor) or hasattr(type(new), 'by_torch') # or a tracer
     what = 'a tensor' if is_tensor else f'a value of type `{type(new).__name__}`'
     name = meant_to_return(composition, stepper, values) or 'name'
@@ -234,9 +233,9 @@ NOT_MADE = RANGES.keys() | {'do_wd', 'force_train'} # names that users set
 def meant_to_return(
     composition:Composition, # The steppers
     stepper:Stepper, # One of them, which doesn't return a dict
-    there # Names that have a value anyway
+    there # Names that have a value already
 ) -> str|None:
-    "Guess the name of what a stepper makes: one that it assigns to, or takes, or that a later stepper takes."
+    "Guess the name of a stepper's result: one that it assigns to, or takes, or that a later stepper takes."
     taken = [k for k in stepper.names if k not in NOT_MADE]
     here = next((i for i, s in enumerate(composition.steppers) if s.f is stepper.f), 0)
     later = [k for s in composition.steppers[here+1:] for k in s.names if k not in NOT_MADE]
@@ -246,7 +245,7 @@ def meant_to_return(
 
 
 def _asked(stepper, error) -> tuple:
-    "Names that a stepper may have failed for"
+    "Return the names whose lack may have caused the error"
     if not isinstance(error, (TypeError, KeyError)): return ()
     key = error.args[0] if isinstance(error, KeyError) and error.args else None
     looked_up = stepper.takes_all and key is not None and key in stepper.mentions

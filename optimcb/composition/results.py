@@ -1,4 +1,4 @@
-"What a stepper may return besides a dict of state."
+"The results that a stepper may return besides a dict of state."
 
 
 __all__ = ['ONE_STEP', 'once', 'stop']
@@ -8,14 +8,13 @@ ONE_STEP = frozenset({'update'})  # names that live for one step, whichever step
 
 
 class once(dict):
-    """Values that live until the end of the step: seen by the steppers that follow, never stored or saved.
+    """Values for the rest of the step: later steppers see them, but they are never stored or saved.
 
-    A stepper that returns `once(lr=lr/2)` shadows state and hyper-parameters of those names for the rest
-    of the step.
+    `return once(lr=lr/2)` shadows state and hyper-parameters named `lr` until the step ends.
     """
 
 
 class stop(dict):
-    """State, and the end of this parameter's step: `return stop(count=count + 1)`.
+    """New state that ends this parameter's step: `return stop(count=count + 1)`.
 
-    The steppers that follow are not called."""
+    Later steppers are not called."""

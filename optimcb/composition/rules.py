@@ -1,4 +1,4 @@
-"Rules that tell parameters apart: by name, shape, number of dimensions, or type of module."
+"Rules that select parameters: by name, shape, number of dimensions, or type of module."
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,21 +11,21 @@ __all__ = ['Rule', 'by_module', 'by_name', 'by_ndim', 'by_shape', 'norms_and_bia
 # Rules
 
 class Rule:
-    """Tells parameters apart. Rules are combined by `&`, `|` and `~`.
+    """A condition on parameters. Combine rules with `&`, `|` and `~`.
 
-    `test()` returns a function of a parameter and its name, None if it has none. A rule is state of a
-    parameter under the name `mark`."""
+    The result of a rule is saved in the state of each parameter, under the name `mark`."""
     values, mark, decider = (True, False), property(repr), property(lambda self: self)
 
     def test(self) -> Callable:
-        """A function of a parameter and its name that tells whether the rule holds. Raises `ValueError` if it
-        needs a name that isn't there."""
+        """Return a function of a parameter and its name (or None) that says whether the rule holds.
+
+        The function raises `ValueError` if it needs a name and there is none."""
         raise NotImplementedError
 
     def holds(self,
-        v # What the state says
+        v # The value in the state
     ) -> bool:
-        "Does the rule hold, by what the state says?"
+        "Does the rule hold, according to the state?"
         return bool(v)
 
     def __and__(self, other): return _Both(self, as_rule(other), all)
@@ -37,7 +37,7 @@ class Rule:
 
 
 def as_rule(
-    o # What should be a rule
+    o # An object that should be a rule
 ) -> Rule:
     "Return `o` if it is a rule. Raises `TypeError` if not."
     if isinstance(o, Rule): return o
@@ -76,13 +76,14 @@ OF_ANOTHER_MODEL = "a parameter of shape {} is not in the model of {!r}. Is it o
 
 @dataclass(frozen=True, repr=False)
 class by_name(Rule):
-    """Parameters whose name fits one of some patterns: `by_name('*.bias', 'head.*')`. `*` stands for
-    anything, as in names of files."""
+    """Parameters whose name matches one of the patterns: `by_name('*.bias', 'head.*')`.
+
+    `*` matches anything, as in file names."""
     patterns: tuple
     model: nn.Module|None
     def __init__(self,
         *patterns:str, # Names, with `*`, `?` and `[…]`
-        model:nn.Module|None=None # Model that has the names; default: those that the optimizer is given
+        model:nn.Module|None=None # Model to take names from; default: the names that the optimizer was given
     ):
         if not patterns or not all(isinstance(k, str) for k in patterns):
             raise TypeError(f"by_name needs patterns of names, such as '*.bias', not {patterns}.")
@@ -116,7 +117,7 @@ class by_shape(Rule):
     "Parameters whose shape a function accepts: `by_shape(is_square)`."
     f: Callable
     def __init__(self,
-        f:Callable # Function of a shape, with a name in a module if the optimizer is to be pickled
+        f:Callable # Function of a shape; to pickle the optimizer, define it at the top of a module
     ): _init(self, f=f)
     def test(self): return lambda p, name: bool(self.f(_shape(self, p)))
     def __repr__(self): return f"by_shape({getattr(self.f, '__name__', type(self.f).__name__)})"
@@ -124,7 +125,7 @@ class by_shape(Rule):
 
 @dataclass(frozen=True, repr=False)
 class by_ndim(Rule):
-    """Parameters with some number of dimensions: `by_ndim(0, 1)` are norms' parameters and biases,
+    """Parameters with the given numbers of dimensions: `by_ndim(0, 1)` selects norms and biases,
     `by_ndim(2)` matrices."""
     dims: tuple
     def __init__(self,
@@ -145,11 +146,11 @@ def _shape(rule, p):
 
 @dataclass(frozen=True, repr=False)
 class by_module(Rule):
-    "Parameters in modules of some types, however deep: `by_module(model, nn.Embedding, model.head)`."
+    "Parameters of modules or types of modules, at any depth: `by_module(model, nn.Embedding, model.head)`."
     model: nn.Module
     which: tuple
     def __init__(self,
-        model:nn.Module, # Model that has the modules
+        model:nn.Module, # Model that contains the modules
         *which # Types of modules, or modules of the model
     ):
         if not isinstance(model, nn.Module):
@@ -186,10 +187,10 @@ def _among(rule, ids):
 
 @dataclass(frozen=True, repr=False)
 class norms_and_biases(Rule):
-    """Parameters that are not decayed, as a rule: those of norms, all whose name has `bias`, and what the
-    model lists in `no_weight_decay()`, as timm's do.
+    """Parameters that usually have no weight decay: those of norms, those with `bias` in their name, and
+    those that the model lists in `no_weight_decay()`, as timm's models do.
 
-    Norms are torch's, and modules whose type is called so."""
+    Norms are modules without children whose type has `norm` in its name."""
     model: nn.Module
     def test(self):
         norms = [m for m in self.model.modules() if _is_norm(m)]

@@ -1,4 +1,4 @@
-"What the signature and the code of a function say: its names, its defaults, and what its partials fix."
+"Facts from a function's signature and code: its names, its defaults, and the arguments that partials fix."
 import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -10,7 +10,7 @@ __all__ = ['TORCH_KEYWORDS', 'chain', 'code_of', 'hyper_defaults', 'innermost', 
 
 
 TORCH_KEYWORDS = frozenset({'alpha', 'value', 'beta', 'dim', 'dtype', 'device', 'keepdim', 'memory_format',
-                            'min', 'max', 'out'}) # of torch's functions: steppers that use them mean no state
+                            'min', 'max', 'out'}) # arguments of torch functions, not names of state
 
 
 # Partials
@@ -18,7 +18,7 @@ TORCH_KEYWORDS = frozenset({'alpha', 'value', 'beta', 'dim', 'dtype', 'device', 
 def chain(
     f:Callable # A stepper
 ) -> Iterator:
-    "Yield `f` and, from the outside to the inside, the functions that its partials hold."
+    "Yield `f`, then the functions inside its partials, from the outermost to the innermost."
     yield f
     while isinstance(f, partial): yield (f := f.func)
 
@@ -26,7 +26,7 @@ def chain(
 def innermost(
     f:Callable # A stepper
 ) -> Callable:
-    "The function inside of all partials."
+    "Return the function inside all partials."
     while isinstance(f, partial): f = f.func
     return f
 
@@ -34,7 +34,7 @@ def innermost(
 def name_of(
     f:Callable # A stepper
 ) -> str:
-    "The name of the function inside of all partials, or of the type of the object that is called."
+    "Return the name of the function inside all partials, or the type's name of a callable object."
     o = innermost(f)
     return getattr(o, '__name__', type(o).__name__)
 
@@ -42,7 +42,7 @@ def name_of(
 def keywords_fixed(
     f:Callable # A stepper
 ) -> dict:
-    "The keyword arguments that partials fix."
+    "Return the keyword arguments that partials fix."
     return {k: v for o in reversed(list(chain(f))) if isinstance(o, partial) for k, v in o.keywords.items()}
 
 
@@ -51,7 +51,7 @@ def keywords_fixed(
 def parameters(
     f:Callable # A stepper
 ) -> tuple[list[inspect.Parameter], bool]:
-    "List the parameters that `f` takes by name after the first one. Does it take any other name too?"
+    "Return the parameters that `f` takes by name after the first one, and whether it also takes `**kwargs`."
     try: ps = list(inspect.signature(f).parameters.values())
     except ValueError: return [], False # a builtin that keeps its signature to itself
     named = [p for p in ps if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
@@ -62,23 +62,23 @@ def parameters(
 def takes_no_parameter(
     f:Callable # A stepper
 ) -> bool:
-    "Is there no argument for the parameter, which comes first?"
+    "Does the function lack the first argument, the parameter?"
     try: ps = inspect.signature(f).parameters.values()
     except ValueError: return False # a builtin that keeps its signature to itself
     return not any(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL) for p in ps)
 
 
 def is_number(
-    v # A default, say
+    v # Any value, such as a default
 ) -> bool:
-    "Is it a number, and no bool?"
+    "Is it a number other than a bool?"
     return isinstance(v, Real) and not isinstance(v, bool)
 
 
 def hyper_defaults(
-    f:Callable # A stepper, no partial
+    f:Callable # A stepper, not a partial
 ) -> dict:
-    "The numbers in a signature that are defaults of hyper-parameters; names that it returns are state."
+    "Return the default hyper-parameters: numbers in the signature, except names that `f` returns as state."
     returned = {*strings(code_of(f))} - TORCH_KEYWORDS
     return {p.name: p.default for p in parameters(f)[0] if is_number(p.default) and p.name not in returned}
 
@@ -88,7 +88,7 @@ def hyper_defaults(
 def code_of(
     f:Callable # A stepper
 ) -> CodeType|None:
-    "The code of a stepper, if it is Python."
+    "Return the code object of a stepper, or None if it isn't Python."
     f = inspect.unwrap(innermost(f))
     if not inspect.isroutine(f): f = type(f).__call__ # an object that can be called
     return getattr(f, '__code__', None)
@@ -97,7 +97,7 @@ def code_of(
 def strings(
     code:CodeType|None # Code of a function
 ) -> Iterator[str]:
-    "Yield the names in strings and keywords, as in `{'step': 1}`, `dict(step=1)` or `kwargs['step']`."
+    "Yield the strings and keywords in the code, as in `{'step': 1}`, `dict(step=1)` or `kwargs['step']`."
     todo = list(code.co_consts) if code else []
     while todo:
         c = todo.pop()

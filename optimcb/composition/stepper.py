@@ -33,15 +33,15 @@ __all__ = ['InRoute', 'Stepper', 'code_of', 'innermost', 'is_redefined', 'label'
 class renamed(partial):
     """A stepper under other names: `renamed(average_grad, grad_avg='slow_avg', mom='slow_mom')`.
 
-    It reads and writes the new names, so that two of a kind can be side by side.
-    Raises `ValueError` for a name that the stepper doesn't have.
+    It reads and writes the new names, so a list can hold the same stepper twice.
+    Raises `ValueError` for names that the stepper doesn't use.
     """
     @entry
     def __new__(cls,
         f:Callable, # A stepper
-        **names # By the name that it has, the name that it should have: of hyper-parameters and state
+        **names # New names of hyper-parameters and state, by their old names
     ):
-        "A stepper with the names of `f`, but for those that are given another one."
+        "Return `f` with some names replaced."
         s = Stepper(f)
         for k in names:
             if k not in s.mentions.union(s.names):
@@ -66,7 +66,7 @@ class renamed(partial):
     def _later(self, new): return self._renamed((yield from new))
     def _renamed(self, new):
         if not isinstance(new, dict): return new
-        lives_for_a_step = new and new.keys() <= ONE_STEP # and does so under another name, too
+        lives_for_a_step = new and new.keys() <= ONE_STEP # under its new name, too
         kind = once if lives_for_a_step else type(new)
         return kind({self.names.get(k, k): v for k, v in new.items()})
 
@@ -76,9 +76,9 @@ class renamed(partial):
 @entry
 def renamed_all(
     cbs:list, # Steppers
-    **names # By the name that some have, the name that they should have: of hyper-parameters and state
+    **names # New names of hyper-parameters and state, by their old names
 ) -> list:
-    "Rename hyper-parameters and state, as `renamed` does. Raises `ValueError` for a name that none has."
+    "Rename hyper-parameters and state, like `renamed`. Raises `ValueError` for a name that no stepper uses."
     steppers = [Stepper(f) for f in cbs]
     own = [{k: v for k, v in names.items() if k in s.mentions.union(s.names)} for s in steppers]
     for k in names:
@@ -88,34 +88,34 @@ def renamed_all(
 
 
 class InRoute:
-    "The parameters of one of several compositions. State `route` tells which one is a parameter's."
+    "The parameters of one route; each parameter's route is its state `route`."
     mark = 'route'
     def __init__(self,
         name:str, # Name of the route
-        decider=None # Tells the route of a parameter; default: that of the steppers beside it
+        decider=None # Decides the route of a parameter; default: that of the other steppers
     ): self.name, self.decider = name, decider
 
     def holds(self,
         v # State `route` of a parameter
     ) -> bool:
-        "Is it this route?"
+        "Is the parameter in this route?"
         return v == self.name
     def __repr__(self): return self.name
 
 
 class only(partial):
-    """A stepper that is called for some of the parameters: `only(weight_decay, ~by_ndim(1))`.
+    """A stepper that is called only for some parameters: `only(weight_decay, ~by_ndim(1))`.
 
-    For the others it isn't there. When the optimizer is made, the rule is evaluated for each parameter;
-    its answer is state, under the rule's name, and may be changed there. Raises `ValueError` for a stepper
-    that yields: its sum would lack the other parameters.
+    It is skipped for all others. The rule is evaluated once per parameter when the optimizer is created; the
+    result is state under the rule's name, which you may change. Raises `ValueError` for a stepper that
+    yields: its sum would lack the skipped parameters.
     """
     @entry
     def __new__(cls,
         f:Callable, # A stepper
         where # A rule, such as `by_ndim(2)`, or the name of a route
     ):
-        "A stepper that is left out where the rule doesn't hold."
+        "Return `f` as a stepper that is skipped where the rule doesn't hold."
         if Stepper(f).sums_over_all: raise ValueError(SUMS_OVER_ALL.format(label(f)))
         if isinstance(where, str): where = InRoute(where)
         if not hasattr(where, 'mark') or not hasattr(where, 'holds'):
@@ -138,7 +138,7 @@ SUMS_OVER_ALL = ("stepper `{}` yields what is to be summed over all parameters, 
 
 
 class Stepper:
-    "A callback, read once: the names that it takes, their defaults, its traits, and the names in its code."
+    "A callback and the facts read from it: its arguments, their defaults, its traits, the names in its code."
     def __init__(self,
         f:Callable # Takes a parameter, then names of state and hyper-parameters; returns new state, or None
     ):
@@ -146,17 +146,17 @@ class Stepper:
         self.f, self.call, self.innermost, self.label = f, without_explanation(f), innermost(f), label(f)
         self.is_ours = (getattr(self.innermost, '__module__', None) or '').startswith('optimcb.steppers')
         self._check_call()
-        self.fixed_in_vain = tuple(_fixed_in_vain(f)) # by partials, but not taken
+        self.fixed_in_vain = tuple(_fixed_in_vain(f)) # by partials, but not arguments
         if takes_no_parameter(f):
             raise TypeError(f"stepper `{self.label}` takes no parameter, which it is called with first: "
                             "write `def f(p, …)`.")
         self._read_signature()
         self._read_code()
         self.traits = traits_of(f)
-        self.taps = frozenset(self.traits.taps) # state that only people read
+        self.taps = frozenset(self.traits.taps) # state that is only recorded for users
 
     def _check_call(self):
-        "Raise `TypeError` for optimizers, classes, and partials that give options by their position."
+        "Raise `TypeError` for optimizers, classes, and partials with positional options."
         fixed = next((o.args for o in chain(self.f) if isinstance(o, partial) and o.args), ())
         if self.is_ours and fixed:
             raise TypeError(f"a partial of `{self.label}` must give options by name, but gives {fixed}: "
@@ -176,7 +176,7 @@ class Stepper:
         self.new_name = _new_names(self.f)
         self.masks = tuple(o.where for o in chain(self.f) if isinstance(o, only))
         declared = getattr(self.innermost, 'defaults', {})
-        if self.is_ours: declared = {} # they are the numbers in signatures
+        if self.is_ours: declared = {} # the same as the numbers in the signature
         given = keywords_fixed(self.f)
         self.declared = {self.new_name(k): v for k, v in declared.items() if k not in given}
 
@@ -191,26 +191,26 @@ class Stepper:
         if self.reads_all: self.fixed_in_vain = ()
 
     def __call__(self, p, values:dict):
-        "Call the stepper on `p` with those of `values` that it takes."
+        "Call the stepper on `p` with the values that it takes."
         if self.takes_all: return self.call(p, **values)
         return self.call(p, **{k: values[k] for k in self.names if k in values})
 
     def applies(self,
         values:dict # State and hyper-parameters of a parameter
     ) -> bool:
-        "Is it called for this parameter? Raises `KeyError` if the state lacks the answer of a rule."
+        "Is it called for this parameter? Raises `KeyError` if a rule's result is missing in the state."
         return all(w.holds(values[w.mark]) for w in self.masks)
 
     @property
     def first(self) -> str|None:
-        "Its name for the parameter."
+        "The name of its first argument, the parameter."
         code = code_of(self.f)
         names = code.co_varnames[:code.co_argcount] if code else ()
         return next((k for k in names if k != 'self'), None)
 
     @property
     def assigned(self) -> frozenset:
-        "The arguments that it assigns another value to, as in `update = 2*update`."
+        "The arguments that its code assigns to, as in `update = 2*update`."
         code = code_of(self.f)
         return frozenset(map(self.new_name, assigned_arguments(code))) if code else frozenset()
 
@@ -229,7 +229,7 @@ def _check_is_stepper(f):
 def label(
     f:Callable # A stepper
 ) -> str:
-    "A stepper's name, with the options that partials fix: `average_grad(dampening=True)`."
+    "Return a stepper's name with the options that partials fix: `average_grad(dampening=True)`."
     name = name_of(f)
     fixed = [f'{k}={_shown(v)}' for k, v in keywords_fixed(f).items()]
     others = [f'{k}→{v}' for r in chain(f) if isinstance(r, renamed) for k, v in r.names.items()]
@@ -238,7 +238,7 @@ def label(
 
 
 def _shown(v) -> str:
-    "`v`, the same from run to run: without addresses"
+    "Format `v` without memory addresses, so that it is the same in each run"
     if isinstance(v, (str, Real, bool, type(None))): return repr(v)
     return getattr(v, '__name__', type(v).__name__)
 
@@ -247,7 +247,7 @@ def same_name(
     f:Callable, # A stepper
     other:Callable # Another one
 ) -> bool:
-    "Do two steppers have the same name, as functions that were defined again? Lambdas have no names."
+    "Do two steppers have the same name, like redefined functions? Lambdas don't count."
     return name_of(f) == name_of(other) != '<lambda>'
 
 
@@ -255,9 +255,9 @@ def is_redefined(
     new:Stepper, # A stepper
     old:Stepper # Another one
 ) -> bool:
-    """Is `new` the function of `old`, defined again at the same place, and does it use the same names?
+    """Is `new` a redefinition of the function of `old`, under the same names?
 
-    Functions that a factory or a loop makes have the same code, and are several on purpose."""
+    Functions from one factory or loop share their code, and are different on purpose."""
     f, g = new.innermost, old.innermost
     if not (inspect.isfunction(f) and inspect.isfunction(g)): return False
     if not same_name(f, g) or f.__code__ is g.__code__: return False
@@ -266,9 +266,9 @@ def is_redefined(
 
 
 def _fixed_in_vain(f) -> Iterator[tuple]:
-    """Yield names that partials fix but that are no arguments, each with the argument that may be meant.
+    """Yield names that partials fix but `f` doesn't take, each with the argument that may be meant.
 
-    Raises `TypeError` where it can't be called like that."""
+    Raises `TypeError` if such a call would fail."""
     for o in chain(f):
         if not isinstance(o, partial) or not o.keywords: continue
         taken, takes_all = parameters(o.func)
@@ -283,7 +283,7 @@ def _fixed_in_vain(f) -> Iterator[tuple]:
 
 
 def _new_names(f) -> Callable:
-    "A function from names that the innermost function has to those that `renamed` gives them"
+    "Return a function from names of the innermost function to the names that `renamed` gives them"
     renames = [r.names for r in reversed(list(chain(f))) if isinstance(r, renamed)]
     def new(name):
         for names in renames: name = names.get(name, name)

@@ -1,4 +1,4 @@
-"What a stepper says about itself, beside its signature: one record, set by one decorator."
+"What a stepper declares besides its signature: one record, set by one decorator."
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
@@ -10,15 +10,15 @@ __all__ = ['NO_TRAITS', 'Traits', 'has_traits', 'stepper', 'traits_of', 'weights
 
 @dataclass(frozen=True)
 class Traits:
-    "Traits of a stepper. Each has a default, which holds for functions that say nothing."
+    "Traits of a stepper, with the defaults that hold for functions without traits."
     place: str|None = None # Where it belongs in a step: one of `roles.PLACES`; None: where the rule has it
-    kind: str|None = None # What it does, in a word, if a list may have one such stepper only
-    against: str|None = None # Kind of stepper that makes no sense beside it
+    kind: str|None = None # Its kind, in a word, if a list may have only one stepper of it
+    against: str|None = None # A kind that it can't be combined with
     scales: str|None = None # Does it only multiply gradients by positive numbers: 'tensors', or 'elements'?
-    blind_to: tuple = () # Values of `scales` that change nothing for it
-    unfused: tuple = () # The steppers that do, one after the other, what this one does in one call
+    blind_to: tuple = () # Values of `scales` that don't affect it
+    unfused: tuple = () # The steppers that give the same result, one after the other
     eval_weights: Callable|None = None # Takes a parameter and names of state; returns weights to evaluate
-    taps: tuple = () # Names of state that it records for people, and that no stepper reads
+    taps: tuple = () # Names of state that it records for users, and that no stepper reads
     draws: bool = False # Does it draw random numbers?
     needs_dense_grad: bool = False # Does it need all rows of a sparse gradient?
     skips_nonfinite: bool = False # Is the step skipped, for all parameters, if a gradient is infinite or NaN?
@@ -33,7 +33,7 @@ NAMES = frozenset(o.name for o in fields(Traits))
 def has_traits(
     **traits # Fields of `Traits`
 ) -> Callable:
-    """Give traits to a function, beside those that it has: `@has_traits(draws=True)`.
+    """Add traits to a function: `@has_traits(draws=True)`.
 
     Raises `TypeError` for names that aren't fields."""
     unknown = traits.keys() - NAMES
@@ -49,9 +49,9 @@ def stepper(
     f:Callable|None=None, # A function of a parameter, then names of hyper-parameters and state
     **traits # Fields of `Traits`
 ) -> Callable:
-    """Make a function one of the library's steppers: give it traits, and let it explain itself to callers.
+    """Declare a stepper of this library: give it traits, and let wrong calls explain themselves.
 
-    Called by hand with options instead of a parameter, it says what to write."""
+    A call with options instead of a parameter raises an error that says what to write."""
     if f is None: return lambda f: stepper(f, **traits)
     new = explains_calls(has_traits(**traits)(f))
     new.defaults = hyper_defaults(f) # where fastai's steppers have them
@@ -61,17 +61,17 @@ def stepper(
 def weights_by(
     weights:Callable # Takes a parameter and names of its state; returns the weights to evaluate it with
 ) -> Callable:
-    "Let a stepper tell `Optimizer.eval` which weights to evaluate a model with."
+    "Declare which weights `Optimizer.eval` uses to evaluate a model."
     return has_traits(eval_weights=weights)
 
 
 def traits_of(
     f:Callable|None # A stepper, or partials of one
 ) -> Traits:
-    "The traits of a stepper; those of the function inside of all partials."
+    "Return the traits of a stepper, which are those of the function inside all partials."
     return _own(innermost(f))
 
 
 def _own(f) -> Traits:
-    found = getattr(f, 'traits', None) # somebody's own object may mean something else by that name
+    found = getattr(f, 'traits', None) # a user's object may have another attribute of this name
     return found if isinstance(found, Traits) else NO_TRAITS

@@ -10,13 +10,12 @@ __all__ = ['Keywords', 'WithoutParams']
 
 
 class Keywords(dict):
-    """The keywords of a partial, which answer `opt`, too, as those of fastai's `partial(OptimWrapper, opt=…)`
-    do.
+    """The keywords of a partial, plus a value for `opt`, as in fastai's `partial(OptimWrapper, opt=…)`.
 
-    `opt` isn't among them: they are arguments of `Optimizer`."""
+    Iteration leaves `opt` out: the keywords are arguments of `Optimizer`."""
     def __init__(self,
         keywords:dict, # Keywords of a partial
-        opt # The answer for `opt`
+        opt # The value for `opt`
     ):
         super().__init__(keywords)
         self.opt = opt
@@ -27,15 +26,15 @@ class Keywords(dict):
 
 
 class WithoutParams(partial):
-    """An algorithm with some of its options, but without parameters: call it with them, or with a model.
+    """An algorithm with some options but no parameters yet: call it with parameters, or with a model.
 
     The `Trainer` of transformers calls optimizers that aren't classes by `AdamW()(model, **options)`."""
     def __call__(self,
-        params, # As for the algorithm; or a model, whose norms and biases are not decayed
-        *args, # More of the algorithm's arguments
-        **kwargs # More of them, by name
+        params, # As for the algorithm; or a model, whose norms and biases get no weight decay
+        *args, # Further arguments of the algorithm
+        **kwargs # Further arguments by name
     ):
-        "Make the optimizer."
+        "Create the optimizer."
         if isinstance(params, nn.Module):
             params = _trainers_groups() or _two_groups(params, decays='wd' in self.func.hypers)
         return self.func(params, *args, **{**self.keywords, **kwargs})
@@ -54,7 +53,7 @@ def _trainers_groups() -> list[dict]|None:
 
 
 def _two_groups(model, decays) -> list[dict]:
-    "The parameters that are decayed, and norms and biases, which are not. Frozen ones are left out"
+    "Split trainable parameters into a group with weight decay, and norms and biases without"
     test, groups = norms_and_biases(model).test(), ({'params': []}, {'params': [], 'wd': 0.})
     for k, p in model.named_parameters():
         if p.requires_grad: groups[decays and test(p, k)]['params'].append((k, p))

@@ -1,1 +1,1 @@
-"What users are told: checks, suggestions, explanations, formulas."
+"Check and explain compositions: warnings, suggestions, explanations, formulas."

@@ -1,9 +1,9 @@
-"""Algebra on formulas, built simplified.
+"""Algebra on formulas, which are simplified as they are built.
 
 An expression is a symbol, a number, a sum, a product of powers, or a function of expressions. `add`, `mul`,
-`power` and `call` make them; they flatten, collect and cancel, and keep the order in which things were
-written. `choices` has conditions and choices between two expressions, `rewriting` puts expressions in the
-place of others, `rendering` and `latex` write them.
+`power` and `call` build them; they flatten, collect and cancel, and keep the order in which terms were
+written. `choices` has conditions and choices between two expressions, `rewriting` substitutes expressions,
+`rendering` and `latex` write them.
 """
 import math
 from fractions import Fraction
@@ -25,7 +25,7 @@ class Sym(NamedTuple):
     "A name."
     name: str
     scalar: bool = True # A number, not a tensor?
-    value: Number|None = None # Its value now, if that is known: it tells the sign of a difference
+    value: Number|None = None # Its current value, if known, from which the sign of a difference follows
 
     def __eq__(self, other): return isinstance(other, Sym) and self[:2] == other[:2]
     def __ne__(self, other): return not self == other
@@ -39,14 +39,14 @@ class Num(NamedTuple):
 
 
 class Add(NamedTuple):
-    "A sum of `(coefficient, expression)`."
+    "A sum of `(coefficient, expression)` pairs."
     terms: tuple
     @property
     def scalar(self): return all(e.scalar for _, e in self.terms)
 
 
 class Mul(NamedTuple):
-    "A product of `(base, exponent)`; exponents are expressions."
+    "A product of `(base, exponent)` pairs, whose exponents are expressions."
     factors: tuple
     @property
     def scalar(self): return all(b.scalar for b, _ in self.factors)
@@ -67,7 +67,7 @@ OVER_ALL = frozenset({*REDUCTIONS, 'mean', 'norm', 'rms', 'total', 'numel', 'f'}
 def number(
     x:Number # A number
 ) -> Num:
-    "Make an expression of `x`; whole numbers are written without a point."
+    "Return `x` as an expression; whole numbers are written without a decimal point."
     if isinstance(x, Fraction): return Num(x if x.denominator != 1 else x.numerator)
     is_integer = abs(x) < 1e15 and x == int(x)
     return Num(int(x) if is_integer else float(x))
@@ -79,7 +79,7 @@ ZERO, ONE = Num(0), Num(1)
 def terms_of(
     e # An expression
 ) -> list[tuple]:
-    "List the terms of a sum as `(coefficient, expression)` pairs; a number is a multiple of one."
+    "List the terms of a sum as `(coefficient, expression)` pairs; a number is a multiple of 1."
     if isinstance(e, Add): return list(e.terms)
     if isinstance(e, Num): return [(e.value, ONE)]
     if not isinstance(e, Mul): return [(1, e)]
@@ -90,7 +90,7 @@ def terms_of(
 def add(
     *es # Expressions
 ):
-    "Add, with equal terms collected."
+    "Add, and collect equal terms."
     found = {}
     for e in es:
         for c, x in terms_of(e): found[x] = found.get(x, 0) + c
@@ -111,7 +111,7 @@ def scaled(
 def product(
     factors # `(base, exponent)` pairs in which nothing is left to simplify
 ):
-    "Make the product of factors, or what it is if there is one factor or none."
+    "Return the product of factors, or a plain expression for one factor or none."
     if not factors: return ONE
     (base, exponent), *others = factors
     return base if exponent == ONE and not others else Mul(tuple(factors))
@@ -120,7 +120,7 @@ def product(
 def factors_of(
     e # An expression
 ) -> tuple:
-    "List the factors of an expression as `(base, exponent)` pairs; one has none."
+    "List the factors of an expression as `(base, exponent)` pairs; the number 1 has none."
     if isinstance(e, Mul): return e.factors
     return () if e == ONE else ((e, ONE),)
 
@@ -128,21 +128,21 @@ def factors_of(
 def divides(
     factor:tuple # A `(base, exponent)` pair
 ) -> bool:
-    "Tell whether a factor stands under the line."
+    "Is a factor part of the denominator?"
     return isinstance(factor[1], Num) and factor[1].value < 0
 
 
 def is_negative(
     e # An expression
 ) -> bool:
-    "Tell whether an expression is written with a minus before it."
+    "Is an expression written with a leading minus?"
     return isinstance(e, Num) and e.value < 0 or isinstance(e, Mul) and is_negative(e.factors[0][0])
 
 
 def mul(
     *es # Expressions
 ):
-    "Multiply. Equal bases are collected; the number comes first, then names of numbers, then tensors."
+    "Multiply, and collect equal bases: the number first, then names of numbers, then tensors."
     coefficient, found = 1, {}
     todo = [(e, ONE) for e in es]
     while todo:
@@ -167,27 +167,27 @@ NUMEL = Call('numel', ())
 
 
 def _with_mean(factors) -> list:
-    "Factors with a mean in the place of a sum over the number of elements"
+    "Replace a sum divided by the number of elements by a mean"
     summed = next((b for b, x in factors if isinstance(b, Call) and b.name == 'sum' and x == ONE), None)
     if summed is None: return factors
     return [(Call('mean', b.args) if b is summed else b, x) for b, x in factors if b != NUMEL]
 
 
 def _number_power(x, exponent):
-    "A power of numbers, exact if it can be"
+    "Return a power of numbers, exact if possible"
     if exponent == 1: return x
     is_exact = isinstance(x, (int, Fraction)) and isinstance(exponent, int)
     return Fraction(x)**exponent if is_exact else x**exponent
 
 
 def _positive(e):
-    "A sum that is negative, like `mom - 1`, as minus one times `1 - mom`"
+    "Rewrite a negative sum, like `mom - 1`, as -1 times `1 - mom`"
     if not isinstance(e, Add) or (_value(e) or 0) >= 0: return 1, e
     return -1, Add(tuple((-c, x) for c, x in e.terms))
 
 
 def _value(e) -> Number|None:
-    "The value of an expression, where that is known"
+    "Return the value of an expression, or None if it is unknown"
     if isinstance(e, (Sym, Num)): return e.value
     if isinstance(e, Add): parts = [(c, _value(x)) for c, x in e.terms]
     elif isinstance(e, Mul): parts = [(_value(b), _value(x)) for b, x in e.factors]
@@ -236,7 +236,7 @@ def power(
 
 
 def _norm(e) -> Call|None:
-    "The root of a sum or mean of squares"
+    "Return the root of a sum or mean of squares as a norm, else None"
     if not isinstance(e, Call) or e.name not in ('sum', 'mean') or not isinstance(e.args[0], Mul): return None
     squares = e.args[0].factors
     if any(x != Num(2) for _, x in squares): return None
@@ -247,14 +247,14 @@ def call(
     name:str, # A function
     *args # Expressions
 ):
-    "Make a function of expressions."
+    "Build a function of expressions."
     return Call(name, args)
 
 
 def symbols(
     e # An expression
 ) -> set[str]:
-    "Collect the names in it."
+    "Collect the names in an expression."
     if isinstance(e, Sym):
         is_constant = not e.name.isidentifier() or iskeyword(e.name)
         return set() if is_constant else {e.name}
@@ -267,9 +267,9 @@ def apart(
     a, # A number, as an expression
     b # Another
 ) -> tuple:
-    """Pull out the factors that both share. Returns their product, and what is left of each.
+    """Factor out common factors. Returns their product, and the rest of each expression.
 
-    Names can be pulled out of 0, whatever they are."""
+    0 has any name as a factor."""
     mine, theirs = factors_of(a), factors_of(b)
     shared = [f for f in mine if f in theirs]
     if ZERO in (a, b):

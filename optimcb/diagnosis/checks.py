@@ -1,7 +1,7 @@
-"""Check a composition before its first step: what can't work is an error, what can't be meant is a warning.
+"""Check a composition before its first step: raise for what can't work, warn of what is probably a mistake.
 
-The checks read a rehearsal. A composition that can't be rehearsed, because it prints or asks for a tensor's
-value, is only tried on a small tensor, for names that are missing.
+The checks read a rehearsal. A composition that can't be rehearsed, because it prints or reads a tensor's
+value, is only tried on a small tensor, to find missing names.
 """
 from itertools import combinations
 from numbers import Real
@@ -24,8 +24,8 @@ from optimcb.tracing.rng import RngSnapshot
 __all__ = ['steps_at_all', 'warnings_for', 'warnings_for_parameter']
 
 
-MOST_STEPS = 24 # in which the gradient should reach the parameter
-WD = 0.01 # weight decay to rehearse with where there is none now
+MOST_STEPS = 24 # limit of steps until the gradient reaches the parameter
+WD = 0.01 # weight decay for the rehearsal if the real one is 0
 FLAT = ("some stepper needs whole parameters, to sum over them or to hand them to a function, but "
         "`FullyShardedDataParallel` joins them and splits them over processes. Shard the model with "
         "`torch.distributed.fsdp.fully_shard`, which keeps parameters apart.")
@@ -35,9 +35,9 @@ FLAT = ("some stepper needs whole parameters, to sum over them or to hand them t
 def warnings_for(
     composition:Composition, # Its steppers
     groups:list[Group], # The parameters
-    own:frozenset=frozenset() # Names of state that the composition must make itself, though it may be there
+    own:frozenset=frozenset() # Names of state that the composition must create itself, even if it exists
 ) -> list[str]:
-    "List what can hardly be meant in a composition for these parameters. Raises `MissingName`."
+    "List probable mistakes in a composition for these parameters. Raises `MissingName`."
     if not composition.steppers:
         return ["there are no steppers, so a step changes nothing. Pass some in `cbs`, such as `[sgd_step]`."]
     found = _by_kind(composition, groups, own)
@@ -46,7 +46,7 @@ def warnings_for(
 
 
 def _by_kind(composition, groups, own) -> dict:
-    "Warnings for each kind of parameters that may be treated differently, by `(masks, …)`"
+    "Collect the warnings for each kind of parameters, by `(masks, …)`"
     found = {}
     for g in groups:
         kinds_of_hypers = frozenset((k, type(v), isinstance(v, Real) and v == 0) for k, v in g.hypers.items())
@@ -65,7 +65,7 @@ def _by_kind(composition, groups, own) -> dict:
 
 
 def _in_common(found) -> list[str]:
-    "Warnings that all kinds with the same masks have in common"
+    "Return the warnings that all kinds with the same masks share"
     by_masks = {}
     for (masks, *_), said in found.items(): by_masks.setdefault(masks, []).append(said)
     shared = [_in_all(kinds) for kinds in by_masks.values()]
@@ -82,10 +82,10 @@ def warnings_for_parameter(
     example:torch.Tensor|None=None, # One of its parameters; default: a matrix in float32
     state:dict|None=None # State of that parameter
 ) -> list[str]:
-    """List what can hardly be meant in a composition for one parameter, a sentence each.
+    """List probable mistakes in a composition for one parameter, a sentence each.
 
-    Raises `MissingName` for a name that is neither given nor made, `ValueError` for sums over a tensor of
-    which only a piece is here."""
+    Raises `MissingName` for an unknown name, `ValueError` for sums over a tensor that is only partly in this
+    process."""
     rehearsal = Rehearsal(composition, _with_decay(composition, hypers), example, state)
     try: steps = _rehearsed(rehearsal)
     except NotRecorded:
@@ -97,13 +97,13 @@ def warnings_for_parameter(
 
 
 def _with_decay(composition, hypers) -> dict:
-    "Hyper-parameters in which no weight decay is 0, so that it is seen what it does"
+    "Replace a weight decay of 0, so that the rehearsal shows its effect"
     decays = decay_names(composition.steppers)
     return hypers | {k: v or WD for k, v in hypers.items() if k in decays and isinstance(v, (int, float))}
 
 
 def _rehearsed(rehearsal) -> list:
-    "Steps up to the first one that moves the parameter along a gradient"
+    "Rehearse until a step moves the parameter along a gradient"
     steps = [rehearsal.step()]
     def moves(step): return bool(Dataflow([step.acts]).moves())
     while not moves(steps[-1]) and rehearsal.done < MOST_STEPS: steps.append(rehearsal.step())
@@ -121,14 +121,14 @@ def _try_small(composition, hypers, example, state):
     try:
         with torch.no_grad(): eager.step(composition, [(p, {k: small(v) for k, v in state.items()}, hypers)])
     except StepperError: raise
-    except Exception: pass # it may need larger tensors, or real ones
+    except Exception: pass # it may need larger tensors, or real values
     finally: before.restore_if_moved()
 
 
 def steps_at_all(
     cbs:list # Steppers
 ) -> bool:
-    "Tell whether these move a parameter along its gradients. Where that can't be told, they may."
+    "Do these steppers move a parameter along its gradients? If unknown, the answer is yes."
     composition = Composition(cbs)
     names = {k: 0.5 for s in composition.steppers for k in s.required if k not in ONE_STEP}
     rehearsal = Rehearsal(composition, {**names, **composition.defaults, 'lr': 0.5})
@@ -140,17 +140,17 @@ def steps_at_all(
 def _is_flat(p) -> bool: return getattr(p, '_fsdp_flattened', False)
 
 
-# Of the composition alone
+# Checks of the composition alone
 
 def _unused_options(composition):
-    "Options that a `partial` gives to a stepper that doesn't take them"
+    "Warn of options in a `partial` that the stepper doesn't take"
     for s in composition.steppers:
         for k, name, meant in s.fixed_in_vain:
             yield f"a `partial` gives `{k}` to stepper `{name}`, which doesn't read it.{meant}"
 
 
 def _redefined(composition):
-    "Functions that are there as they were before they were defined again, beside the new ones"
+    "Warn of redefined functions whose old version is still in the list"
     for old, new in combinations(composition.steppers, 2):
         if not is_redefined(new, old) or old.masks != new.masks: continue
         yield (f"`{old}` is there twice: as it was, and defined again. To put the new one in the place of "
@@ -158,7 +158,7 @@ def _redefined(composition):
 
 
 def _unused_rules(composition, groups):
-    "Rules that hold for no parameter: they may be misspelled, or the wrong way round"
+    "Warn of rules that match no parameter: they may be misspelled or inverted"
     rows = placement(composition, groups)
     answers = dict.fromkeys((k, v) for k, d in composition.masks.items() for v in d.values if v is not False)
     for rule, answer in answers:

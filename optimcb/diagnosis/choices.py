@@ -1,7 +1,7 @@
 """Conditions on numbers, and choices between two expressions.
 
-A choice is a function of a condition and both expressions, which `choice` makes: what both have in common
-stands before it, and the smaller or the larger of two numbers is `min` or `max`.
+`choice` builds a choice as a function of a condition and both expressions. It factors out what both have in
+common, and writes the smaller or larger of two numbers as `min` or `max`.
 """
 import operator
 
@@ -37,10 +37,10 @@ TRUE, FALSE = Num(True), Num(False)
 
 
 def condition(
-    name:str, # Of a comparison, `and` or `or`
-    *args # What is compared, or two conditions
+    name:str, # Name of a comparison, or `and` or `or`
+    *args # Compared expressions, or two conditions
 ):
-    "Make a condition, or true or false if that is known."
+    "Build a condition, or true or false if it is known."
     if name == 'and': return both(*args)
     if name == 'or': return either(*args)
     if not all(isinstance(a, Num) for a in args): return call(name, *args)
@@ -60,7 +60,7 @@ def both(
     a, # A condition on numbers
     b # Another
 ):
-    "Make the condition that both hold."
+    "Build the condition that both hold."
     if isinstance(a, Num): return b if a.value else FALSE
     if isinstance(b, Num): return a if b.value else FALSE
     return a if a == b else FALSE if a == negated(b) else call('and', a, b)
@@ -70,16 +70,16 @@ def either(
     a, # A condition on numbers
     b # Another
 ):
-    "Make the condition that one of them holds, or both."
+    "Build the condition that at least one holds."
     return negated(both(negated(a), negated(b)))
 
 
 def choice(
     c, # A condition on numbers
-    a, # What it is if that holds
-    b # What it is if not
+    a, # Value if it holds
+    b # Value if not
 ):
-    "Choose `a` or `b`, with what they share before the choice; it may be `min` or `max`."
+    "Build the choice of `a` or `b`, with common parts outside; it may become `min` or `max`."
     if isinstance(c, Num): return a if c.value else b
     if a == b: return a
     if c.name in ('gt', 'ge'): return choice(call('lt' if c.name == 'gt' else 'le', *c.args[::-1]), a, b)
@@ -100,7 +100,7 @@ def choice(
 
 
 def _parts(e) -> list:
-    "The expressions that an expression is made of"
+    "Return the direct parts of an expression"
     if isinstance(e, Add): return [x for _, x in e.terms]
     if isinstance(e, Mul): return [x for factor in e.factors for x in factor]
     return list(e.args) if isinstance(e, Call) else []
@@ -115,13 +115,13 @@ def _has_same_form(a, b) -> bool:
 
 
 def _differences(a, b) -> set:
-    "The pairs of parts, one of each, that differ"
+    "Return the pairs of corresponding parts that differ"
     if a == b: return set()
     return set().union(*map(_differences, _parts(a), _parts(b))) if _has_same_form(a, b) else {(a, b)}
 
 
 def _one_for_two(a, b, pair, new):
-    "`a` and `b` with `new` in the place of the only parts that differ"
+    "Return `a` and `b` with `new` instead of the only parts that differ"
     if (a, b) == pair: return new
     if a == b: return a
     parts = [_one_for_two(x, y, pair, new) for x, y in zip(_parts(a), _parts(b))]
@@ -131,7 +131,7 @@ def _one_for_two(a, b, pair, new):
 
 
 def _extreme(c, a, b):
-    "A multiple of the smaller or larger of the two sides of a comparison, if the choice is that"
+    "Return a choice as a multiple of the `min` or `max` of the compared sides, or None"
     if c.name not in ('lt', 'le'): return None
     small, large = c.args
     for name, mine, theirs in (('min', small, large), ('max', large, small)):

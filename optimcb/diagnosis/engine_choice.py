@@ -1,4 +1,4 @@
-"Which engine runs which parameters, in words, and why it is not a faster one."
+"Say in words which engine runs which parameters, and why not a faster one."
 from collections import Counter
 
 from optimcb._tensors import local, shard_of, unsharded
@@ -14,11 +14,11 @@ __all__ = ['engines_of']
 
 def engines_of(
     kinds:list[Kind], # All kinds of parameters
-    wanted:str, # Engine that was asked for
+    wanted:str, # Requested engine
     runner:Runner|None, # Runner of the steps so far
     state_of:dict # State, by the `id` of its parameter
 ) -> list[str]:
-    "List which engine runs what, a line each: as in the last step, or as it is to be expected."
+    "List which engine runs which parameters, a line each, from the last step or as expected."
     runs, left, programs = Counter(), Counter(), {}
     plan = getattr(runner, 'plan', None)
     shared = _sharing_memory(kinds) if plan is None else ()
@@ -39,7 +39,7 @@ def engines_of(
 
 
 def _running(name, around, n_kernels, n) -> str:
-    "A line about an engine that runs `n` parameters, with the functions that kernels are around"
+    "Describe an engine that runs `n` parameters, and the functions between its kernels"
     if name == 'foreach': return f'{name}: {_parameters(n)}'
     what = f"kernels around {', '.join(f'`{k}`' for k in around)}" if around else counted(n_kernels, 'kernel')
     return f'{name}: {what} for {_parameters(n)}'
@@ -49,19 +49,19 @@ def _parameters(n): return counted(n, 'parameter') if n else 'any parameters'
 
 
 def _functions(program) -> tuple:
-    "Names of the functions that torch runs between the kernels of a program"
+    "Return the names of functions that torch runs between the kernels of a program"
     if program is None: return ()
     return tuple(dict.fromkeys(program.nodes[i].args[-1].name for i in program.calls))
 
 
 def _sharing_memory(kinds):
-    "Parameters that share memory with another"
+    "Return the ids of parameters that share memory"
     shards = [(id(p), shard_of(p)) for k in kinds for p in k.params]
     return sharing([(i, shard) for i, shard in shards if not misfit(shard)])
 
 
 def _engine_for(kind, wanted) -> tuple[str, str|None]:
-    "The engine that runs a kind of parameters, and why it is not a faster one"
+    "Return the engine for a kind of parameters, and why not a faster one"
     if wanted == 'eager': return 'eager', 'that is the one asked for'
     if kind.reason: return 'eager', kind.reason
     device = kind.example.device.type if kind.example is not None else 'cpu'
@@ -75,7 +75,7 @@ def _engine_for(kind, wanted) -> tuple[str, str|None]:
 
 
 def _refusal(p, runner, plan, shared, state) -> str|None:
-    "Why a parameter is left to the eager engine, or None"
+    "Return why a parameter is left to the eager engine, or None"
     shard = shard_of(p)
     grad = getattr(shard, 'grad', None)
     why = misfit(shard, grad)

@@ -1,4 +1,4 @@
-"Explain what a composition does and what it costs: in words, as a formula, and as the kernel that runs."
+"Explain what a composition does and costs: in words, as a formula, and as a kernel."
 import math
 from functools import cached_property
 from itertools import groupby
@@ -26,11 +26,11 @@ from optimcb.warn import warn
 __all__ = ['Explained', 'Explanation']
 
 
-NOT_OURS = ('do_wd', 'force_train') # state that says what to do with a parameter
+NOT_OURS = ('do_wd', 'force_train') # state that users set for a parameter
 
 
 class Explained:
-    "Can be explained: it has a `composition`, an `engine`, and groups of parameters."
+    "A mixin for objects with a `composition`, an `engine`, and parameter groups, which can be explained."
     @entry
     def explain(self) -> 'Explanation':
         """Explain the pipeline: what it reads and writes, its cost, its engine and its formula.
@@ -39,10 +39,10 @@ class Explained:
         return Explanation(self._title, self.composition, self._groups, self._engine_wanted, self._runs,
                            self._own_step)
 
-    _own_step = None # name of a class with a `step` that doesn't run the steppers as ours does
+    _own_step = None # the name of a class whose `step` doesn't call ours
 
     def _refuse_own_step(self, what):
-        "Raise `NotRecorded` for a class with a `step` of its own"
+        "Raise `NotRecorded` for a class with its own `step`"
         own = self._own_step
         if own is None: return
         raise NotRecorded([], f"{own} has a step of its own, and what that does can't be read off its "
@@ -52,9 +52,9 @@ class Explained:
     @entry
     @worded()
     def formula(self) -> Formula:
-        """The formula of a step, line by line, as LaTeX and as text: for the first parameter, in all steps.
+        """The formula of a step for the first parameter, line by line, as LaTeX and as text.
 
-        `explain().formulas` has those of all parameters. Raises `NotRecorded`."""
+        It covers all steps. `explain().formulas` has those of all parameters. Raises `NotRecorded`."""
         self._refuse_own_step('formula')
         group = self._groups[0]
         return formulas(rehearsal_of(self.composition, group, first_parameter(group)))[0]
@@ -62,12 +62,12 @@ class Explained:
     @entry
     @worded()
     def kernel(self,
-        device:str|None=None, # 'cpu' for C, 'cuda' for Triton; default: where the parameters are
-        group:int=0 # Group of parameters: its first one counts
+        device:str|None=None, # 'cpu' for C, 'cuda' for Triton; default: the device of the parameters
+        group:int=0 # Index of a parameter group, whose first parameter is used
     ) -> 'Source':
-        """Show the source of the kernel that does a step.
+        """Return the source of the kernel that runs a step.
 
-        Raises `NotRecorded` or `Unsupported` for a composition that no kernel can do."""
+        Raises `NotRecorded` or `Unsupported` for a composition that kernels can't run."""
         self._refuse_own_step('kernel')
         group = self._groups[group]
         example = first_parameter(group)
@@ -80,26 +80,26 @@ class Explained:
 
 
 class lazy(cached_property):
-    "A property that is worked out once; documentation shows the function that it is made from."
+    "A cached property whose documentation is that of its function."
     __wrapped__ = property(lambda self: self.func)
 
 
 class Explanation:
-    "What a composition does and what it costs."
+    "An explanation of what a composition does and costs."
     def __init__(self,
         title:str, # Name of the optimizer
         composition:Composition, # Its steppers
         groups:list[Group], # Its parameters
-        engine:str='auto', # Engine that was asked for
+        engine:str='auto', # Requested engine
         runner:Runner|None=None, # Runner of the steps so far
-        own_step:str|None=None # Class with a `step` of its own, about which nothing is known
+        own_step:str|None=None # Name of a class with its own `step`, about which nothing is known
     ):
         self.title, self.composition, self.groups = title, composition, groups
         self.engine_wanted, self.runner, self.own_step = engine, runner, own_step
 
     @lazy
     def kinds(self) -> list[Kind]:
-        "Parameters by group, masks, type and number of dimensions."
+        "The parameters by group, masks, dtype and number of dimensions."
         res = []
         for i, g in enumerate([] if self.own_step else self.groups):
             res += self._kinds_of(i, g)
@@ -108,7 +108,7 @@ class Explanation:
         return res
 
     def _kinds_of(self, index, group):
-        "The kinds of the parameters of one group"
+        "Return the kinds of parameters in one group"
         names = self.composition.masks
         masks = {id(p): {k: s[k] for k in names if k in s} for p, s in zip(group.params, group.states)}
         def key(p): return str(masks[id(p)]), str(p.dtype), p.dim(), str(p.device)
@@ -119,18 +119,18 @@ class Explanation:
 
     @lazy
     def graph(self) -> Dataflow:
-        "The dataflow of all steps that were rehearsed."
+        "The dataflow of all rehearsed steps."
         return Dataflow(s.acts for k in self.kinds for s in k.steps)
 
     @lazy
     def steppers(self) -> list[dict]:
-        "For each stepper its name, what it does, and the names that it reads and writes."
+        "The steppers, each with its name, its docstring, and the names that it reads and writes."
         nodes = self.graph.by_place
         return [_described(s, nodes.get(i)) for i, s in enumerate(self.composition.steppers)]
 
     @lazy
     def state(self) -> dict[str, str]:
-        "What is kept for each parameter, by name."
+        "The state of each parameter, by name, in words."
         res = {}
         for k in self.kinds:
             for name, (_, dtype, extent) in k.kinds.items():
@@ -147,7 +147,7 @@ class Explanation:
 
     @lazy
     def state_bytes(self) -> int:
-        "Count the bytes of state of all parameters, with those that the first step will make."
+        "The bytes of state of all parameters, including state that the first step will create."
         there = self.state_of
         tensors = [v for state in there.values() for v in state.values() if isinstance(v, Tensor)]
         res = sum(v.nbytes for v in tensors)
@@ -161,19 +161,19 @@ class Explanation:
 
     @lazy
     def moved_bytes(self) -> int|None:
-        "Bytes that a step must read and write, or None if it can't be rehearsed."
+        "The bytes that a step must read and write, or None if it can't be rehearsed."
         if self.own_step or any(k.program is None for k in self.kinds): return None
         return sum(k.program.moved*sum(k.sizes) for k in self.kinds)
 
     @lazy
     def bytes_each(self) -> tuple[str, str]:
-        "Bytes of state, and bytes that a step moves, for each element; a range where they differ."
+        "The bytes per element of state, and those that a step moves; a range if they differ."
         kept = {k.state_bytes_each for k in self.kinds}
         return report.range_of(kept), report.range_of({k.program.moved for k in self.kinds if k.program})
 
     @lazy
     def formulas(self) -> list[Formula]:
-        "One formula, or one for each kind of parameter."
+        "The formulas: a single one, or one for each kind of parameter."
         known, found = {}, {}
         for k in self.kinds:
             if not k.steps: continue
@@ -188,7 +188,7 @@ class Explanation:
         return [f for f, _ in found.values()]
 
     def _names_of(self, kinds) -> str:
-        "Routes or groups, if these are all kinds of them, or the kinds themselves"
+        "Name kinds of parameters by their routes or groups, if they make up all of these, or one by one"
         places = list(dict.fromkeys(k.place for k in kinds))
         is_all = all(k in kinds for k in self.kinds if k.place in places)
         if self.composition.masks and is_all: return '; '.join(places)
@@ -203,18 +203,18 @@ class Explanation:
 
     @lazy
     def engine(self) -> list[str]:
-        "Which engine runs what, and why not a faster one: as in the last step, or as it is to be expected."
+        "The engine of each parameter, and why not a faster one, from the last step or as expected."
         if self.own_step: return [f"none of ours: {self.own_step} has a step of its own"]
         return engines_of(self.kinds, self.engine_wanted, self.runner, self.state_of)
 
     @cached_property
     def state_of(self) -> dict[int, dict]:
-        "State by the `id` of its parameter."
+        "The state by the `id` of its parameter."
         return {id(p): state for g in self.groups for p, state in zip(g.params, g.states)}
 
     @lazy
     def warnings(self) -> list[str]:
-        "What can hardly be meant in the composition."
+        "Probable mistakes in the composition."
         if self.own_step: return []
         try: return warnings_for(self.composition, self.groups, self.composition.makes)
         except StepperError: return [] # the engine says so
@@ -235,7 +235,7 @@ class Explanation:
 
 
 def _described(stepper, node) -> dict:
-    "What a stepper reads and writes; if it was not rehearsed, what its signature tells"
+    "Return what a stepper reads and writes, from its signature if it was not rehearsed"
     def shown(names): return ['p.grad' if k == 'grad' else k for k in names]
     doc = (getattr(stepper.innermost, '__doc__', None) or '').strip().split('\n')[0]
     reads, writes = (node.inputs, node.outputs) if node else (list(stepper.names), ['?'])

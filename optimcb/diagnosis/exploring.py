@@ -1,9 +1,9 @@
-"""Look at the branches of each stepper: those that steps take, and those that it is told to take.
+"""Explore the branches of each stepper: those that steps take, and others that it is forced to take.
 
-Hyper-parameters and counters are handed to the steppers as numbers that know what they were worked out from;
-tensors are tracers already. A stepper that decides by a number is told to decide otherwise, too. A stepper's
-names are its contract, so each is read for itself: two that branch in two ways are four samples to look at,
-not four formulas.
+Steppers get hyper-parameters and counters as symbolic numbers, which know their expression; tensors are
+tracers already. A stepper that decides by a number is also forced to decide otherwise. As a stepper's names
+are its contract, each is explored separately: two steppers with two branches each give four samples, not four
+formulas.
 """
 from copy import copy
 
@@ -20,27 +20,27 @@ from optimcb.tracing.trace import Untraceable
 __all__ = ['Explored', 'is_error']
 
 
-STEPS = 32 # to rehearse
-MOST_LOOKS = 160 # at branches
-TRIES = 3 # to take a branch, each from another step
-DEEPEST = 12 # decisions of a stepper in one step that are looked into
-MOST_SITUATIONS = 8 # kinds of state from which to go on
+STEPS = 32 # number of rehearsed steps
+MOST_LOOKS = 160 # limit of explored branches
+TRIES = 3 # attempts to take a branch, each from another step
+DEEPEST = 12 # limit of a stepper's explored decisions in one step
+MOST_SITUATIONS = 8 # limit of kinds of state to continue from
 
 
 class Explored:
-    """What the steppers did in rehearsed steps, and where they were told to decide otherwise.
+    """What the steppers did in rehearsed steps, and in branches that they were forced to take.
 
-    `samples` are what each stepper did, by its place; `failed` is why a branch can't be taken, by `(place,
-    names that were there, answers)`; `assumed` are conditions on hyper-parameters that hold for all samples;
-    `graph` is the dataflow of all of it."""
+    `samples` has what each stepper did, by its place; `failed` has the reasons why branches can't be taken,
+    by `(place, known names, answers)`; `assumed` has conditions on hyper-parameters that hold for all
+    samples; `graph` is the dataflow of all samples."""
     def __init__(self,
         rehearsal:Rehearsal, # A rehearsal that hasn't begun
-        n_steps:int=STEPS # How many steps to rehearse
+        n_steps:int=STEPS # Number of steps to rehearse
     ):
         self.steppers, self.hypers = rehearsal.composition.steppers, rehearsal.hypers
         self.n_steps, self.n_looks = n_steps, 0
         self.graph, self.samples = Dataflow(), {}
-        # Those that a decision leads to, and rehearsals from which to take each, by situation
+        # Branches that a decision leads to, and rehearsals from which to take each, by situation
         self.branches = {}
         self.failed, self.situations = {}, {}
         self.assumed, self.by_torch, self.old = [], {}, {}
@@ -56,13 +56,13 @@ class Explored:
 
     def is_fixed(self,
         condition, # A condition
-        place:int # Of the stepper that asks
+        place:int # Place of the stepper that decides
     ) -> bool:
-        "Tell whether it is about hyper-parameters alone, so that it is the same in all steps."
+        "Does the condition depend on hyper-parameters only, so that it is the same in all steps?"
         return symbols(condition) <= self.hypers.keys() - self.graph.written_before(place)
 
     def _look(self, rehearsal, told=None, number=None) -> tuple[dict[int, Sample], Step]:
-        "Look at a step, and note which branches it doesn't take"
+        "Look at a step, and note the branches that it doesn't take"
         decisions = Decisions(told)
         step = look(rehearsal, None, decisions)
         reader = Reader(step)
@@ -87,14 +87,14 @@ class Explored:
             self.branches.setdefault(branch, {})[_situation(rehearsal)] = rehearsal
 
     def _look_after(self, rehearsal, step):
-        "Look at the step after one that was told to branch: it may leave state that no other one does"
+        "Look at the step after a forced branch, which may leave state that no other step does"
         after = copy(rehearsal)
         after.go_on(_state_after(step))
         situation = _situation(after)
         if situation in self.situations or len(self.situations) >= MOST_SITUATIONS: return
         self.situations[situation] = after
         try: self._look(after)
-        except (NotRecorded, MissingName): pass # no step comes here
+        except (NotRecorded, MissingName): pass # no real step gets here
 
     def _take_branches(self):
         "Take the branches that no step took"
@@ -112,10 +112,10 @@ class Explored:
     def _is_seen(self, place, there, answers) -> bool:
         return any(s.there == there and s.answers[:len(answers)] == answers for s in self.samples[place])
 
-    # Numbers that are taken out of their names
+    # Numbers that lose their names
 
     def _move_numbers(self, last, first):
-        "Give numbers other values, and keep all decisions: what changes now is worked out unseen"
+        "Change numbers while keeping all decisions: whatever changes now was computed without being recorded"
         rehearsal, samples = last
         self._add_moved(rehearsal, samples, {k for k, v in rehearsal.numbers.items() if _is_number(v)})
         makes = rehearsal.composition.makes
@@ -126,7 +126,7 @@ class Explored:
             self.assumed += [call('eq', Sym(k), number(self.hypers[k])) for k in leaks]
 
     def _moved(self, rehearsal, samples, names) -> dict[int, Sample]:
-        "Samples, by place, that are others when these names have other values"
+        "Return the samples, by place, that change with the values of these names"
         if not names: return {}
         decisions = Decisions({place: s.answers for place, s in samples.items()})
         try:
@@ -143,13 +143,13 @@ class Explored:
 def is_error(
     failure:Exception|None # Why a branch couldn't be taken
 ) -> bool:
-    "Tell whether a branch raises an error, so that no step takes it, in contrast to one that can't be seen."
+    "Does a branch raise an error, so that no step takes it? Branches that can't be traced don't count."
     if isinstance(failure, MissingName): return True
     return isinstance(failure, NotRecorded) and not isinstance(failure.__context__, Untraceable | None)
 
 
 def _state_after(step) -> dict:
-    "State with plain numbers, which know nothing"
+    "Return the state after a step, with plain numbers instead of symbolic ones"
     return {k: plain(v) if isinstance(v, Symbolic) else v for k, v in step.recording.state.items()}
 
 

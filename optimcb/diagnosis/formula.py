@@ -1,8 +1,8 @@
-"""The formula of a composition: Python that does what a step does, and the same in LaTeX.
+"""The formula of a composition, as Python code equivalent to a step, and as LaTeX.
 
-It is read off a rehearsal, so it is right also for steppers of one's own. Each stepper is one line or more,
-with all of its branches; what can't be read off, such as a number that was taken out of a name by `float`, is
-`f(…)`, and the formula says which stepper works it out, and why it can't be read.
+It is derived from a rehearsal, so it is also right for users' steppers. Each stepper is one or more lines,
+with all of its branches. Values that can't be traced, such as a number converted by `float`, appear as
+`f(…)`, and the formula notes which stepper computes them, and why they can't be traced.
 """
 import torch
 
@@ -22,16 +22,16 @@ __all__ = ['Formula', 'formulas', 'slots']
 
 
 class Formula:
-    """What a step does: `items`, lines and blocks of lines under conditions.
+    """The formula of a step: `items`, which are lines and blocks of lines under conditions.
 
-    Shown as LaTeX in a notebook, as text elsewhere. State is 0 before the first step, but for what `starts`
-    says: an expression, or None if the state isn't there. The formula holds where the conditions `assumed`,
-    on hyper-parameters alone, hold. `notes` say more, one of them for each `f(…)`. The text is Python:
-    names are numbers and tensors, functions those of `math` and `torch`.
+    Notebooks show LaTeX, consoles text. State is 0 before the first step, except in `starts`: an expression,
+    or None for state that doesn't exist yet. The formula is valid while the conditions `assumed`, on
+    hyper-parameters only, hold. `notes` explain each `f(…)`. The text is Python: names are numbers and
+    tensors, functions are those of `math` and `torch`.
     """
     def __init__(self,
-        what:Step|Behaviour, # A step, from `look`, as it is; or what steppers do in all steps
-        when:str='' # For which parameters it is; empty: for all
+        what:Step|Behaviour, # A single step, from `look`, or the behaviour of steppers in all steps
+        when:str='' # The parameters that it is for; empty: all
     ):
         behaviour = what if isinstance(what, Behaviour) else of_step(what)
         self.items, self.when, self.assumed = in_sequence(behaviour), when, tuple(behaviour.assumed)
@@ -41,12 +41,12 @@ class Formula:
 
     @property
     def lines(self) -> list[tuple]:
-        "All lines, whatever their conditions: `(name, expression, stepper)`."
+        "All lines as `(name, expression, stepper)`, without their conditions."
         return [(o.name, o.e, o.stepper) for o in flat_lines(self.items)]
 
     @property
     def names(self) -> list[str]:
-        "The names in it, in their order."
+        "The names in the formula, in order."
         in_conditions = [k for c in (*conditions(self.items), *self.assumed) for k in sorted(symbols(c))]
         in_lines = [k for o in flat_lines(self.items) for k in (o.name, *sorted(symbols(o.e)))]
         return list(dict.fromkeys(in_lines + in_conditions))
@@ -83,9 +83,9 @@ class Formula:
 def formulas(
     rehearsal:Rehearsal # A rehearsal that hasn't begun
 ) -> list[Formula]:
-    "Find the formulas of a composition: one, of all kinds of steps. Raises `NotRecorded`."
+    "Find the formulas of a composition: a single one, for all kinds of steps. Raises `NotRecorded`."
     def as_number(v): return v.item() if isinstance(v, torch.Tensor) and v.numel() == 1 else v
-    rehearsal.hypers = {k: as_number(v) for k, v in rehearsal.hypers.items()} # numbers have names
+    rehearsal.hypers = {k: as_number(v) for k, v in rehearsal.hypers.items()} # only numbers get names
     return [Formula(behaviour_of(Explored(rehearsal)))]
 
 
@@ -93,7 +93,7 @@ def slots(
     step:Step, # From `look`
     program:Program # Its program
 ) -> list:
-    "List what each number that the program is handed was worked out from."
+    "List the expression of each number that is passed to the program."
     return [expression_of(step.recording.trace.slots[k]) for k in program.slots]
 
 
@@ -103,7 +103,7 @@ INDENT = '    '
 
 
 def _python(items, depth='') -> list[str]:
-    "Lines of Python"
+    "List the lines of Python"
     res = []
     for o in items:
         if isinstance(o, Line):
@@ -116,7 +116,7 @@ def _python(items, depth='') -> list[str]:
 
 
 def _tex(items, depth='') -> list[str]:
-    "Rows of LaTeX"
+    "List the rows of LaTeX"
     res = []
     for o in items:
         if isinstance(o, Line):
@@ -130,7 +130,7 @@ def _tex(items, depth='') -> list[str]:
 
 
 def _plain_text(s) -> str:
-    "`s` for LaTeX's text"
+    "Escape `s` for text in LaTeX"
     for c in '\\{}': s = s.replace(c, ' ')
     for c in '_&%#$': s = s.replace(c, f'\\{c}')
     return s.replace('`', '').replace('^', ' ').replace('~', ' ')
@@ -139,7 +139,7 @@ def _plain_text(s) -> str:
 # Notes
 
 def _notes(items, behaviour):
-    "Notes on functions that are neither `math`'s nor `torch`'s"
+    "Yield notes on functions that are neither in `math` nor in `torch`"
     unsaid = {}
     for o in flat_lines(items):
         for e in _calls(o.e):
@@ -156,7 +156,7 @@ def _notes(items, behaviour):
 
 
 def _calls(e):
-    "The functions in an expression"
+    "Yield the functions in an expression"
     if isinstance(e, Call):
         yield e
         inside = e.args

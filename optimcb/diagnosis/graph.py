@@ -1,9 +1,9 @@
-"""Which stepper reads and writes what: the dataflow of a composition over steps that were rehearsed.
+"""The dataflow of a composition: what each stepper reads and writes in rehearsed steps.
 
 A node is a stepper at its place in the composition. Its inputs and outputs are names: of state, of
 hyper-parameters, of values that live for one step, and of the parameter (`p`) and its gradient (`grad`).
 Checks ask which outputs reach the parameter, `explain` shows the nodes' inputs and outputs, and formulas ask
-which names are state by which place.
+from which place on a name is state.
 """
 from collections.abc import Iterable
 from functools import cached_property
@@ -15,19 +15,19 @@ __all__ = ['Dataflow', 'Node']
 
 
 class Node:
-    "A stepper, and what it reads and writes in all steps that were rehearsed."
+    "A stepper, and what it reads and writes in all rehearsed steps."
     def __init__(self,
         stepper:Stepper, # The stepper
         place:int # Its place in the composition
     ):
         self.stepper, self.place, self.acts = stepper, place, []
-        # Names that it wrote, as formulas show them: what hides another name has a hat
+        # Names that it wrote, as formulas show them: a value that hides another name has a hat
         self.shown_outputs = set()
 
     def add(self,
         act:Act # What the stepper did in a step
     ):
-        "Add what it did in a step."
+        "Add an act of the stepper in a step."
         self.acts.append(act)
         self.shown_outputs.update(act.shown.get(k, k) for k in (*act.writes, *act.numbers))
 
@@ -40,23 +40,23 @@ class Node:
 
     @property
     def given(self) -> list[str]:
-        "State, hyper-parameters and one-step values that it was given, in the order of its signature."
+        "The state, hyper-parameters and one-step values that it received, in the order of its signature."
         return list(dict.fromkeys(k for a in self.acts for k in a.given))
 
     @property
     def inputs(self) -> list[str]:
-        "Names that it was given, after `p` and `grad` if its results depend on them."
+        "The names that it received, after `p` and `grad` if its results depend on them."
         tensors = [k for k in ('p', 'grad') if any(k in a.reads for a in self.acts)]
         return list(dict.fromkeys([*tensors, *self.given]))
 
     @property
     def outputs(self) -> list[str]:
-        "Names of tensors and numbers that it wrote."
+        "The names of tensors and numbers that it wrote."
         return list(dict.fromkeys(k for a in self.acts for k in (*a.writes, *a.numbers)))
 
     @property
     def reads(self) -> set[str]:
-        "Names that it takes, or that its results depend on."
+        "The names that it takes, or that its results depend on."
         return set(self.stepper.names).union(*(a.reads for a in self.acts), *(a.given for a in self.acts))
 
     @property
@@ -66,10 +66,9 @@ class Node:
 
     @property
     def results(self) -> dict[str, bool]:
-        """Names that it makes for other steppers, and whether each is state, which lasts.
+        """The names that it writes for other steppers, each with whether it is state, which lasts.
 
-        State that is one number for each parameter is not among them: it may be there for the user to
-        read."""
+        State that is one number per parameter is left out: it may be meant for the user to read."""
         res = {}
         for a in self.acts:
             res |= {k: k in a.kept for k in a.writes if k not in a.kept & a.single}
@@ -78,7 +77,7 @@ class Node:
 
     @property
     def kept_scalars(self) -> set[str]:
-        "State that it writes as one number for each parameter, in a tensor."
+        "The state that it writes as one number per parameter, in a tensor."
         return set().union(*(a.kept & a.single & a.writes.keys() for a in self.acts))
 
     @property
@@ -88,7 +87,7 @@ class Node:
 
 
 class Dataflow:
-    "Which stepper reads and writes what, over steps that were rehearsed."
+    "The dataflow graph of steppers over rehearsed steps."
     def __init__(self,
         steps:Iterable[list[Act]]=() # What the steppers did, step by step
     ):
@@ -101,39 +100,39 @@ class Dataflow:
         "Add a step."
         self.steps.append(acts)
         for a in acts: self.by_place.setdefault(a.place, Node(a.stepper, a.place)).add(a)
-        self.__dict__.pop('live', None) # it is found anew
+        self.__dict__.pop('live', None) # recompute it
 
     @property
     def nodes(self) -> list[Node]:
-        "Its nodes, in the order of the composition."
+        "The nodes, in the order of the composition."
         return [self.by_place[place] for place in sorted(self.by_place)]
 
     @property
     def acts(self) -> list[Act]:
-        "What the steppers did in all steps, one after the other."
+        "The acts of all steppers in all steps, in order."
         return [a for acts in self.steps for a in acts]
 
     @property
     def given(self) -> set[str]:
-        "Names that some stepper was given."
+        "The names that some stepper received."
         return set().union(*(a.given for a in self.acts))
 
-    # What reaches the parameter
+    # Results that reach the parameter
 
     def readers(self,
         node:Node, # A node
         name:str, # One of its outputs
-        lasts:bool # Is that state, which steppers before it read in the next step?
+        lasts:bool # Is it state, which earlier steppers read in the next step?
     ) -> list[Node]:
-        "Other nodes that read an output."
+        "List the other nodes that read an output."
         candidates = [o for o in self.nodes if o is not node and (lasts or o.place > node.place)]
         return [o for o in candidates if name in o.reads]
 
     @cached_property
     def live(self) -> list[Node]:
-        """Nodes with outputs that reach the parameter, that keep a mean of weights or record something.
+        """The nodes that record something, keep a mean of weights, or have outputs that reach the parameter.
 
-        A node without results is among them: there is nothing in it that could be left unread."""
+        Nodes without results are included, as they have nothing that could be left unread."""
         def is_sink(o): return 'p' in o.results or not o.results or o.keeps_weights or bool(o.stepper.taps)
         live = {o.place for o in self.nodes if is_sink(o)}
         readers = {o.place: self._readers_of_all(o) for o in self.nodes}
@@ -141,37 +140,37 @@ class Dataflow:
         return [o for o in self.nodes if o.place in live]
 
     def _readers_of_all(self, node) -> set:
-        "The places of nodes that read anything that a node makes"
+        "Return the places of nodes that read any output of a node"
         made = {**node.results, **dict.fromkeys(node.kept_scalars, True)}
         return {o.place for name, lasts in made.items() for o in self.readers(node, name, lasts)}
 
-    # What follows from gradients
+    # Results of gradients
 
     def moves(self,
-        acts:list[Act]|None=None # Of these; default: of all steps
+        acts:list[Act]|None=None # Acts to search; default: those of all steps
     ) -> list[Act]:
-        "Acts that move the parameter along the gradient, or along what was worked out from gradients."
+        "List the acts that move the parameter along the gradient or values derived from gradients."
         from_gradients, res = {'grad'}, []
         for a in self.acts if acts is None else acts:
             if not a.reads & from_gradients: continue
-            from_gradients.update(a.writes.keys() - a.single - {'p'}) # a length of the step is no direction
+            from_gradients.update(a.writes.keys() - a.single - {'p'}) # a step size is not a direction
             if 'p' in a.writes: res.append(a)
         return res
 
-    # Names, as formulas have them
+    # Names, as formulas show them
 
     def written_before(self,
-        place:int # In the composition
+        place:int # A place in the composition
     ) -> set[str]:
-        "Names that steppers before a place write, as formulas show them."
+        "Return the names that steppers before a place write, as formulas show them."
         return set().union(*(o.shown_outputs for o in self.by_place.values() if o.place < place))
 
     @property
     def state(self) -> set[str]:
-        "Names of state that is written, as formulas show them, and the parameter and its gradient."
+        "The names of written state, as formulas show them, and the parameter and its gradient."
         return {a.shown.get(k, k) for a in self.acts for k in a.kept} | {'p', 'grad'}
 
     @property
     def counters(self) -> set[str]:
-        "Names of state that are plain numbers."
+        "The names of state that are plain numbers."
         return {a.shown[k] for a in self.acts for k in a.numbers if k in a.kept}

@@ -1,4 +1,4 @@
-"Checks of a dataflow graph: steppers without effect, unread results, steps or decay that are there twice."
+"Check a dataflow graph for steppers without effect, unread results, and duplicate steps or decay."
 from optimcb import steppers
 from optimcb._cpython import branches_on_values
 from optimcb.composition.pipeline import Composition, meant_to_return
@@ -12,13 +12,13 @@ __all__ = ['IfEverywhere', 'decay_names', 'graph_warnings']
 
 
 class IfEverywhere(str):
-    "A warning about a stepper without a rule: it counts only if it is found for all routes and masks."
+    "A warning about a stepper without a rule, which is only given if all routes and masks have it."
 
 
 def graph_warnings(
     graph:Dataflow # Steps of a composition, up to one that moves the parameter
 ) -> list[str]:
-    "List what can hardly be meant in the steps, a sentence each."
+    "List probable mistakes in the steps, a sentence each."
     found = [*_without_effect(graph), *_returned_in_vain(graph), *_made_twice(graph)]
     is_trained = bool(graph.moves())
     first = {a.place for a in graph.steps[0]}
@@ -30,7 +30,7 @@ def graph_warnings(
 # Steppers without effect
 
 def _without_effect(graph):
-    "Warn of steppers that return nothing and change nothing, whichever branch they take"
+    "Warn of steppers that return nothing and change nothing in any branch"
     composition = Composition([o.stepper.f for o in graph.nodes])
     for o in graph.nodes:
         s = o.stepper
@@ -41,7 +41,7 @@ def _without_effect(graph):
 
 
 def _what_it_lacks(composition, stepper, there) -> str:
-    "What a stepper without effect may lack"
+    "Suggest what a stepper without effect may lack"
     if stepper.first in stepper.assigned:
         return f"`{stepper.first} = …` makes another tensor: write `{stepper.first}.data.copy_(…)`."
     name = meant_to_return(composition, stepper, there)
@@ -50,7 +50,7 @@ def _what_it_lacks(composition, stepper, there) -> str:
 
 
 def _returned_in_vain(graph):
-    "Warn of names that a stepper returns to no effect"
+    "Warn of names that a stepper returns without effect"
     instead = {'p': "Change the parameter in place: `p.data.copy_(…)`.", 'grad': "Set it: `p.grad = …`."}
     for s, k in dict.fromkeys((a.stepper, k) for a in graph.acts for k in a.idle):
         if k in instead:
@@ -61,10 +61,10 @@ def _returned_in_vain(graph):
                    f"For a value of this step, return `once({k}=…)`.")
 
 
-# What there is twice
+# Duplicates
 
 def _made_twice(graph):
-    "Warn of state that one function makes more than once in a step"
+    "Warn of state that is written more than once in a step by the same function"
     made = {}
     for a in graph.steps[-1]:
         for k in (*a.writes, *a.numbers):
@@ -79,7 +79,7 @@ def _moved_twice(graph):
     "Warn of steppers that each move the parameter along the gradient"
     acts = graph.steps[-1]
     undone = max((i for i, a in enumerate(acts) if a.stepper.innermost is undo_step), default=0)
-    measured = {id(a) for a in acts[:undone]} # `undo_step` undoes what they do
+    measured = {id(a) for a in acts[:undone]} # `undo_step` undoes their effect
     by = [a.stepper.label for a in graph.moves(acts) if id(a) not in measured]
     if len(by) > 1:
         yield (f"the parameters are moved along their gradients more than once in a step, by {_listed(by)}. "
@@ -99,21 +99,21 @@ def _decayed_twice(graph):
 def decay_names(
     steppers # Steppers
 ) -> list[str]:
-    "List the names that steppers have for weight decay."
+    "List the steppers' names for weight decay."
     return list(dict.fromkeys(['wd', *(s.new_name('wd') for s in steppers)]))
 
 
 def _repeated(steppers) -> list:
-    "The first label that two steppers share, twice"
+    "Return the first label that two steppers share, twice"
     seen = {}
     for s in steppers: seen.setdefault(s.label, set()).add(id(s))
     return next(([label]*2 for label, ids in seen.items() if len(ids) > 1), [])
 
 
-# What doesn't reach the parameter
+# Results that don't reach the parameter
 
 def _not_applied(graph):
-    "Warn that nothing moves the parameter along the gradient"
+    "Warn if nothing moves the parameter along the gradient"
     made = [(a.stepper, k) for a in graph.acts for k in a.writes if k in ONE_STEP]
     if made:
         stepper, name = made[-1]
@@ -124,7 +124,7 @@ def _not_applied(graph):
 
 
 def _step_for(graph) -> str:
-    "The library's stepper that takes most of the names that are there, and steps"
+    "Return the library's step that takes most of the available names"
     there = {'lr'}.union(*(a.given for a in graph.acts), *(o.outputs for o in graph.nodes))
     if there & ONE_STEP: return 'apply_update'
     ours = [Stepper(getattr(steppers, k)) for k in steppers.__all__ if k.endswith('_step')]
@@ -133,7 +133,7 @@ def _step_for(graph) -> str:
 
 
 def _unread(graph):
-    "Warn of steppers with results that reach nothing"
+    "Warn of steppers whose results have no effect"
     for o in graph.nodes:
         if o in graph.live: continue
         kind = str if o.stepper.masks else IfEverywhere
@@ -148,7 +148,7 @@ def _unread(graph):
 
 
 def _may_act_later(node, graph) -> bool:
-    "Does it take a number that changes, and branch? It may do something in a later step"
+    "Does it branch and take a number that changes? Then it may act in a later step"
     seen = {}
     for a in graph.acts:
         for k, v in a.numbers.items(): seen.setdefault(k, set()).add(v)

@@ -1,4 +1,4 @@
-"Parameter groups as the checks and explanations see them."
+"Parameter groups, as checks and explanations see them."
 from collections.abc import Set
 from typing import NamedTuple
 
@@ -12,21 +12,22 @@ class Group(NamedTuple):
     "Parameters with the same hyper-parameters."
     hypers: dict
     params: list # Empty for an algorithm without parameters
-    states: list # Of each parameter its state
-    names: list|None = None # Of each parameter its name, if they have names
-    tracked: Set = frozenset() # Parameters that have required gradients, and are frozen if they don't now
+    states: list # State of each parameter
+    names: list|None = None # Name of each parameter, if they have names
+    tracked: Set = frozenset() # Parameters that required gradients before: they are frozen if they don't now
 
 
-FEW = 3 # names that are shown of many
+FEW = 3 # number of names to show
 
 
 def placement(
     composition:Composition, # Its steppers
     groups:list[Group] # The parameters
 ) -> list[tuple]:
-    """List the parameters that rules tell apart, a row for each answer of a rule.
+    """List the parameters that match each rule, a row for each result of a rule.
 
-    A row is the rule, its answer, the number of parameters, the number of their elements, and their names."""
+    A row has the rule, its result, the number of parameters, the number of their elements, and their
+    names."""
     found = {}
     for rule in (*composition.masks, 'do_wd'):
         for g in groups:

@@ -1,4 +1,4 @@
-"Hats on one-step values that hide another name: one that has a hat in some branch has it in all that follow."
+"Put hats on one-step values that hide another name, in all branches and lines that follow one with a hat."
 from optimcb.diagnosis.algebra import Sym
 from optimcb.diagnosis.outcomes import Line, Sample
 from optimcb.diagnosis.rewriting import substituted
@@ -10,15 +10,15 @@ HAT = '_hat'
 
 
 def with_hats_everywhere(
-    samples:dict[int, list[Sample]] # By the place of the stepper
+    samples:dict[int, list[Sample]] # Samples, by the place of the stepper
 ) -> dict[int, list[Sample]]:
-    "Give names their hats in all branches: where a branch makes no new value, the hat is the name."
+    "Put hats on names in all branches; in a branch without a new value, the name with a hat equals the name."
     first = _first_with_hat(samples)
     return {place: _at_place(place, here, first) for place, here in samples.items()}
 
 
 def _first_with_hat(samples) -> dict:
-    "For each name with a hat the place of the first stepper that makes it, and the line"
+    "Map each name with a hat to the place of the first stepper that writes it, and the line"
     first = {}
     for place in sorted(samples):
         for s in samples[place]:
@@ -28,7 +28,7 @@ def _first_with_hat(samples) -> dict:
 
 
 def _at_place(place, samples, first) -> list[Sample]:
-    "Samples of one stepper, with hats on names that other branches have given them to"
+    "Return the samples of one stepper with hats on names that have one in other branches"
     res = list(samples)
     for i, s in enumerate(samples):
         before = [k for k, (at, _) in first.items() if at < place and k not in s.hats]
@@ -42,7 +42,7 @@ def _at_place(place, samples, first) -> list[Sample]:
 
 
 def _with_lines(outcome, lines, samples):
-    "With lines that give names their hats, where other samples have them: among the items or the numbers"
+    "Insert lines that define names with hats, among items or numbers as in other samples"
     same = tuple(o._replace(e=Sym(_bare(o.name), o.e.scalar)) for o in lines)
     names = {o.name for o in lines}
     items = [o for s in samples for o in s.outcome.items]

@@ -1,4 +1,4 @@
-"Parameters that a rehearsal treats alike, rehearsed as one."
+"Kinds of parameters, which are rehearsed together."
 from itertools import chain, groupby
 
 import torch
@@ -15,21 +15,21 @@ from optimcb.tracing.rehearsal import Rehearsal
 __all__ = ['Kind', 'counted', 'first_parameter', 'is_real', 'live_parameters', 'rehearsal_of']
 
 
-FULL_STEPS = 2 # to rehearse: in the first one, state is made
-MOST_STEPS = 64 # among which there should be as many that no stepper ends early
+FULL_STEPS = 2 # number of rehearsed steps that no stepper ends early; the first creates state
+MOST_STEPS = 64 # limit of rehearsed steps
 
 
 class Kind:
-    """Parameters of one group with the same masks, type, device and number of dimensions, rehearsed as one.
+    """Parameters of one group with equal masks, dtype, device and number of dimensions, rehearsed together.
 
-    They have the same shape, too, if steppers look at it. `steps` are empty, and `reason` says why, if they
-    can't be rehearsed."""
+    They also have the same shape, if steppers read it. If they can't be rehearsed, `steps` is empty, and
+    `reason` says why."""
     def __init__(self,
         composition, # Its steppers
         group:Group, # Its group
-        index:int, # Number of the group
+        index:int, # Index of the group
         params:list, # The parameters; empty for an algorithm without parameters
-        masks:dict # What rules and routes say of them, by name
+        masks:dict # Results of rules and routes for them, by name
     ):
         self.composition, self.group, self.index, self.masks = composition, group, index, masks
         self.params, self.sizes = params, [p.numel() for p in params]
@@ -47,11 +47,11 @@ class Kind:
         return f'group {self.index}, {dtype} with {dims}'
 
     def new_rehearsal(self) -> Rehearsal:
-        "Make a rehearsal of these parameters from before the first step."
+        "Create a rehearsal of these parameters that starts before the first step."
         return rehearsal_of(self.composition, self.group, self.example, self.masks)
 
     def by_shape(self) -> list['Kind']:
-        "Split it into a kind for each shape."
+        "Split the kind by shape."
         params = sorted(self.params, key=lambda p: p.shape)
         by_shape = [list(ps) for _, ps in groupby(params, key=lambda p: p.shape)]
         if len(by_shape) < 2: return [self]
@@ -59,12 +59,12 @@ class Kind:
 
     @property
     def place(self) -> str:
-        "What its masks say, in words."
+        "The masks, in words."
         return ', '.join(_in_words(k, v) for k, v in self.masks.items())
 
     @property
     def state_bytes_each(self) -> int:
-        "Bytes of state for each element."
+        "The bytes of state per element."
         return sum(dtype.itemsize for _, dtype, extent in self.kinds.values() if extent is PER_ELEMENT)
 
 
@@ -74,7 +74,7 @@ def _in_words(name, value) -> str:
 
 
 def _rehearsed(rehearsal, composition) -> list:
-    "Steps, up to two that no stepper ends early"
+    "Rehearse up to two steps that no stepper ends early"
     steps, n_full = [], 0
     has_gate = any(s.traits.place == 'gate' for s in composition.steppers)
     most = MOST_STEPS if has_gate else FULL_STEPS
@@ -88,9 +88,9 @@ def rehearsal_of(
     composition, # Its steppers
     group:Group, # A group
     example, # One of its parameters; None: a matrix in float32
-    masks:dict|None=None # What rules and routes say of it if it is no parameter of the group; default: any
+    masks:dict|None=None # Its masks, if it isn't a parameter of the group; default: any
 ) -> Rehearsal:
-    "Make a rehearsal from before the first step, but with state that the user has put there."
+    "Create a rehearsal that starts before the first step, but with state that the user has set."
     own = next((s for p, s in zip(group.params, group.states) if p is example), None)
     state = own if own is not None else masks or composition.variants[0]
     before = {k: v for k, v in state.items() if k not in composition.makes}
@@ -100,7 +100,7 @@ def rehearsal_of(
 def first_parameter(
     group:Group # A group
 ):
-    "The first parameter that is stepped, or could be; None if there is none."
+    "Return the first parameter that is stepped, or else that could be, or None."
     return next(chain(live_parameters(group), filter(can_step, group.params)), None)
 
 
@@ -115,13 +115,13 @@ def live_parameters(
 def is_real(
     p # A parameter
 ) -> bool:
-    "Tell whether it is a tensor that has its shape."
+    "Is it a tensor with a known shape?"
     return isinstance(p, Tensor) and not torch.nn.parameter.is_lazy(p)
 
 
 def counted(
-    n:int, # How many
-    what:str # Of what, in the singular
+    n:int, # A number
+    what:str # A noun in the singular
 ) -> str:
     "Write a number and a noun."
     return f"{n:,} {what}{'s' if n != 1 else ''}"

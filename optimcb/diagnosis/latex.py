@@ -1,4 +1,4 @@
-"Write expressions in LaTeX, with the letters that papers have for names."
+"Write expressions in LaTeX, with the letters that papers use for names."
 import math
 from fractions import Fraction
 
@@ -27,7 +27,7 @@ GREEK = frozenset('alpha beta gamma delta epsilon zeta eta theta kappa lambda mu
 
 class LatexStyle:
     "How expressions are spelled in LaTeX."
-    over = SUM # how tightly what is divided must hold together
+    over = SUM # how tightly a numerator must bind
     open_functions = frozenset({'sum', 'total'})
     signs = {'and': r' \text{ and } ', 'or': r' \text{ or } '} | dict(
         eq=' = ', ne=r' \ne ', le=r' \le ', ge=r' \ge ', logical_and=r' \wedge ', logical_or=r' \vee ',
@@ -48,7 +48,7 @@ class LatexStyle:
         return rf'{mantissa} \cdot 10^{{{int(exponent)}}}' if exponent else mantissa
 
     def times(self, parts):
-        has_numbers = sum(p[0].isdigit() for p in parts) > 1 # side by side they would read as one
+        has_numbers = sum(p[0].isdigit() for p in parts) > 1 # adjacent numbers would read as one
         return r' \cdot '.join(parts) if has_numbers else r' \, '.join(parts)
 
     def function(self, name, args):
@@ -66,7 +66,7 @@ def latex(
 def latex_name(
     name:str # Name of state, of a hyper-parameter, `p`, or `grad`
 ) -> str:
-    "Give the letter that papers have for a name, or the name."
+    "Return the letter that papers use for a name, or the name."
     if name.endswith('_hat'): return rf'\hat{{{latex_name(name[:-4])}}}'
     if name.endswith('_old'): return rf'{latex_name(name[:-4])}^{{\text{{old}}}}'
     if name in LETTERS: return LETTERS[name]

@@ -1,8 +1,7 @@
-"""Put together what samples of steppers say: one outcome for each stepper, whatever it decides and whatever
-is there.
+"""Merge the samples of each stepper into one outcome for all decisions and all states.
 
-A stepper's samples are first a tree of its decisions. Its branches are merged from the leaves up: numbers
-that differ become choices, lines that differ become blocks under a condition.
+A stepper's samples first form a tree of its decisions. Its branches are merged from the leaves up: different
+numbers become choices, different lines become blocks under a condition.
 """
 from optimcb.diagnosis.algebra import Call, Num, Sym, apart, call, mul, number, symbols
 from optimcb.diagnosis.choices import both, choice, either, negated
@@ -28,28 +27,28 @@ from optimcb.tracing.recording import NotRecorded
 __all__ = ['behaviour_of']
 
 
-MOST_LEAVES = 64 # branches of a stepper that are put together
-MOST_CASES = 12 # choices among them that are shown
+MOST_LEAVES = 64 # limit of a stepper's merged branches
+MOST_CASES = 12 # limit of the choices that are shown
 LEAKS = 'it takes numbers out of their names, by `float`, `int`, an index or a loop, say'
 
 
 def behaviour_of(
     explored:Explored # Steps, and the branches of their steppers
 ) -> Behaviour:
-    "Put together what the steppers do in all steps."
+    "Merge what the steppers do into their behaviour in all steps."
     return _Merger(explored).merge()
 
 
 class _Merger:
-    "Puts samples together"
+    "Merges samples"
     def __init__(self, explored):
         self.explored, self.hypers = explored, explored.hypers
         self.samples = with_hats_everywhere(explored.samples)
         self.assumed, self.unsaid = [], {}
-        self.starts, self.no_start = {}, [] # first values of state, and names of state that have none
+        self.starts, self.no_start = {}, [] # initial values of state, and names of state without one
 
     def merge(self) -> Behaviour:
-        "What each stepper does. State without a first value is asked for: is it there?"
+        "Merge all steppers. State without an initial value becomes a condition: does it exist?"
         asked = set()
         while True:
             self.starts, self.no_start, self.assumed = {}, [], list(self.explored.assumed)
@@ -64,20 +63,20 @@ class _Merger:
                          e.n_steps)
 
     def values_in_signatures(self) -> dict:
-        "State whose first value is in a stepper's signature"
+        "Return the state whose initial value is in a stepper's signature"
         made = self.explored.graph.state - self.hypers.keys()
         numbers = [o for s in reversed(self.explored.steppers) for o in s.numbers.items()]
         return {k: number(v) for k, v in numbers if k in made}
 
     def outcome(self, place, asked) -> Outcome:
-        "What one stepper does, whatever was there and whatever it decides"
+        "Merge one stepper, for all states and decisions"
         by_there = {}
         for s in self.samples[place]: by_there.setdefault(s.there, []).append(s)
         trees = {there: self.readable_tree(place, samples) for there, samples in by_there.items()}
         return self.settled(place, self.merged(place, self.whatever_is_there(place, trees, asked)))
 
     def settled(self, place, outcome) -> Outcome:
-        "Without branches on hyper-parameters alone: it holds while they are as they are"
+        "Remove branches on hyper-parameters only; the outcome is valid while these keep their values"
         for d in dict.fromkeys(d for s in self.samples[place] for d in s.decisions):
             if not self.explored.is_fixed(d.condition, place): continue
             settled = _where(outcome, d.condition, d.natural)
@@ -89,13 +88,13 @@ class _Merger:
     # A tree of decisions
 
     def readable_tree(self, place, samples) -> Tree|Outcome:
-        "The branches of a stepper, if they can be read when they are put together"
+        "Return the tree of a stepper's branches, or its common outcome if merging would be unreadable"
         tree = self.tree(place, samples)
         cases = n_cases(self.merged(place, tree))
         return tree if cases <= MOST_CASES else self.agreed(place, samples, f'it has {cases} cases')
 
     def tree(self, place, samples, depth=0) -> Tree|Outcome:
-        "The branches of samples that decided alike up to here"
+        "Build the tree of samples that have made the same decisions so far"
         conditions = {s.decisions[depth].condition if len(s.decisions) > depth else None for s in samples}
         if conditions == {None} or len(conditions) > 1: return self.agreed(place, samples)
         is_fixed = self.explored.is_fixed
@@ -112,7 +111,7 @@ class _Merger:
         return Tree(condition, seen, other) if yes else Tree(condition, other, seen)
 
     def other_branch(self, place, sample, depth, condition, seen):
-        "A branch that no sample took, beside one that all took"
+        "Return the branch that no sample took, next to the one that all took"
         branch = place, sample.there, (*sample.answers[:depth], not sample.answers[depth])
         failure = self.explored.failed.get(branch)
         if is_error(failure): return NOWHERE
@@ -122,7 +121,7 @@ class _Merger:
         return _nothing_known(self.merged(place, seen), condition)
 
     def merged(self, place, tree) -> Outcome:
-        "The branches of a tree together"
+        "Merge the branches of a tree"
         if isinstance(tree, Outcome): return tree
         c = tree.condition
         if tree.yes is NOWHERE or tree.no is NOWHERE: return self.merged(place, tree.yes or tree.no)
@@ -132,14 +131,14 @@ class _Merger:
         return self.chosen(place, c, self.merged(place, tree.yes), self.merged(place, tree.no))
 
     def tensors(self) -> set:
-        "State that some stepper writes as a tensor"
+        "Return the state that some stepper writes as a tensor"
         outcomes = [s.outcome for samples in self.samples.values() for s in samples]
         written = [line for o in outcomes for line in o.names.values()]
         return {line.name for line in written if line.kept and not line.e.scalar}
 
     def agreed(self, place, samples, why=LEAKS) -> Outcome:
-        "What samples with the same decisions share. A number that differs is worked out unseen"
-        # A state may be a number before the first step, and a tensor after it
+        "Return what samples with the same decisions share; numbers that differ become `f(…)`"
+        # State may be a number before the first step, and a tensor after it
         tensors = {Sym(k): Sym(k, False) for k in self.tensors()}
         res, *others = dict.fromkeys(s.outcome.changed(tensors) for s in samples)
         if not others: return res
@@ -155,7 +154,7 @@ class _Merger:
     # A choice between two outcomes
 
     def chosen(self, place, condition, yes, no) -> Outcome:
-        "What is done under a condition, and what is done otherwise, together"
+        "Merge the outcomes for a condition that holds and that doesn't"
         assumes = tuple(dict.fromkeys((*yes.assumes, *no.assumes)))
         yes, no = (o._replace(assumes=()) for o in (yes, no))
         general = yes if yes == no else _general(condition, yes, no)
@@ -170,7 +169,7 @@ class _Merger:
         return Outcome(self.items(place, condition, yes.items, no.items), numbers, ends, assumes)
 
     def items(self, place, condition, yes, no) -> tuple:
-        "Lines of both: those that differ in numbers only are written once"
+        "Merge the lines of both; those that differ only in numbers are written once"
         only_lines = all(isinstance(o, Line) for o in (*yes, *no))
         if condition.name != 'is_none' and only_lines and [o.name for o in yes] == [o.name for o in no]:
             def differ(a, b): return _number_chosen(condition, a, b)
@@ -187,7 +186,7 @@ class _Merger:
         return (*shared, block)
 
     def when(self, place, condition, answer) -> str:
-        "In words, the steps in which a condition had an answer"
+        "Say in words in which steps a condition had an answer"
         if condition.name == 'is_none':
             name, = symbols(condition)
             def has_answer(s): return (name in s.there) is not answer
@@ -196,10 +195,10 @@ class _Merger:
         steps = [s.step for s in self.samples[place] if s.step and has_answer(s)]
         return steps_in_words(steps, self.explored.n_steps)
 
-    # State that is there, or isn't yet
+    # State that exists, or doesn't yet
 
     def whatever_is_there(self, place, trees, asked) -> Tree|Outcome:
-        "One tree for state that is there and that isn't yet, if it starts from a number; or else two"
+        "Merge the trees for existing and missing state into one if it starts from a number, else keep both"
         if len(trees) == 1: return next(iter(trees.values()))
         all_names = frozenset().union(*trees)
         name = next(k for k in sorted(all_names) if len({k in there for there in trees}) > 1)
@@ -218,7 +217,7 @@ class _Merger:
 # Outcomes that differ
 
 class _NoNumber(Exception):
-    "More than numbers differ"
+    "The expressions differ in more than numbers"
 
 
 def _number_chosen(condition, a, b):
@@ -227,12 +226,12 @@ def _number_chosen(condition, a, b):
 
 
 def _written(outcome) -> list:
-    "Names of the lines that are under no condition"
+    "List the names of lines without a condition"
     return [o.name for o in (*outcome.items, *outcome.numbers) if isinstance(o, Line)]
 
 
 def _all_unknown(a, b, also) -> Outcome:
-    "Two outcomes, with nothing known of them but what their lines depend on"
+    "Merge two outcomes, keeping only the names that their lines depend on"
     names = {**a.names, **b.names}
     seen = [o.e for o in names.values()]
     items = tuple(o._replace(e=unknown(*seen, also=also)) for o in names.values())
@@ -240,7 +239,7 @@ def _all_unknown(a, b, also) -> Outcome:
 
 
 def _in_common(a, b, also) -> Outcome:
-    "Two outcomes with the same lines, with `f(…)` in the place of numbers that differ"
+    "Merge two outcomes with the same lines, with `f(…)` for numbers that differ"
     def differ(x, y):
         if not (x.scalar and y.scalar): return unknown(x, y, also=also)
         shared, x, y = apart(x, y)
@@ -250,13 +249,13 @@ def _in_common(a, b, also) -> Outcome:
 
 
 def _nothing_known(outcome, condition) -> Outcome:
-    "The lines of an outcome, with nothing known of them but what they depend on"
+    "Keep of an outcome's lines only the names that they depend on"
     def lines(items): return tuple(o._replace(e=unknown(o.e, also=[condition])) for o in items)
     return Outcome(lines(flat_lines(outcome.items)), lines(outcome.numbers), outcome.ends)
 
 
 def _where(outcome, condition, answer) -> Outcome:
-    "What is done where a condition has an answer"
+    "Restrict an outcome to a known answer of a condition"
     new = {condition: Num(answer), negated(condition): Num(not answer)}
     new |= {call(SWAPPED[c.name], *c.args[::-1]): holds for c, holds in new.items() if c.name in SWAPPED}
     def taken(items):
@@ -269,7 +268,7 @@ def _where(outcome, condition, answer) -> Outcome:
 
 
 def _general(condition:Call, yes, no) -> Outcome|None:
-    "The outcome that holds for both, if the other is what it comes to for the value that is asked for"
+    "Return the more general outcome, if the other is its special case for the compared value"
     if condition.name not in ('eq', 'ne'): return None
     name, value = sorted(condition.args, key=lambda x: not isinstance(x, Sym))
     if not isinstance(name, Sym) or name.name in symbols(value): return None
@@ -280,7 +279,7 @@ def _general(condition:Call, yes, no) -> Outcome|None:
 
 
 def _completed(outcome, other) -> Outcome:
-    "With the lines that only another one has, in which names stay what they are"
+    "Add lines that only the other outcome has, as lines that leave names unchanged"
     def completed(lines, others):
         known = {o.name: o for o in lines if isinstance(o, Line)}
         has_blocks = len(known) < len(lines)

@@ -1,5 +1,4 @@
-"""Checks of a live optimizer: its groups as the checks see them, and warnings of steppers and
-hyper-parameters that can't be meant."""
+"Checks of a live optimizer, with warnings of doubtful steppers and unread hyper-parameters."
 from collections.abc import Iterable
 from numbers import Real
 
@@ -22,7 +21,7 @@ __all__ = ['ExplainedOptimizer', 'check_steppers', 'groups_of', 'warn_late_state
 def groups_of(
     opt # Optimizer
 ) -> list[Group]:
-    "List the groups, with the masks of parameters among their state."
+    "List the groups, with masks included in the state of parameters."
     states, pending = opt.state, opt.pending_masks
     def state_of(p): return {**pending.get(p, {}), **states.get(p, {})}
     return [Group(dict(h), ps, list(map(state_of, ps)), g.get('param_names'), opt.tracked)
@@ -31,12 +30,12 @@ def groups_of(
 
 def check_steppers(
     opt, # Optimizer
-    composition, # Its composition, or one that is to replace it
-    made_before:Iterable=frozenset() # Names of state that earlier steppers have made
+    composition, # Its composition, or a new one
+    made_before:Iterable=frozenset() # Names of state that earlier steppers have created
 ) -> None:
-    """Rehearse `composition` for each group, without the state that it must make.
+    """Rehearse `composition` for each group, without the state that it must create itself.
 
-    Raises `MissingName`, warns of what is doubtful."""
+    Raises `MissingName`; warns of probable mistakes."""
     names = (opt.hyper_names | composition.reads) - NOT_HYPERS
     masks = masks_of(opt, composition) if composition.masks else {}
     groups = []
@@ -50,9 +49,9 @@ def check_steppers(
 def warn_late_state(
     opt, # Optimizer
     composition, # New steppers
-    started:Iterable # Names of the state that they start
+    started:Iterable # Names of new state
 ) -> None:
-    "Warn of state that starts now, where a stepper corrects its bias by the count of steps, which goes on."
+    "Warn of new state whose bias correction uses the old count of steps."
     old = next((s for s in opt._states if isinstance(s.get('step'), Real) and s['step'] > 0), None)
     if old is None: return
     def is_there(k): return k in old or k in opt.param_groups[0] or k in ONE_STEP
@@ -66,7 +65,7 @@ def warn_late_state(
 
 def warn_unread(
     opt, # Optimizer
-    names:Iterable # Names of hyper-parameters that it was given
+    names:Iterable # Names of hyper-parameters
 ) -> None:
     "Warn, once for each name, of hyper-parameters that no stepper reads."
     composition = opt.composition
@@ -84,7 +83,7 @@ def warn_unread(
 
 
 class ExplainedOptimizer(Explained):
-    "What explanations, checks and edits ask of a live optimizer."
+    "A mixin with the attributes of an optimizer that explanations, checks and edits need."
     _title = property(lambda self: self.__dict__.get('called', type(self).__name__))
     _engine_wanted = property(lambda self: self.engine)
     _groups = property(groups_of)
@@ -93,7 +92,7 @@ class ExplainedOptimizer(Explained):
 
     @property
     def _runs(self) -> Runner|None:
-        "What has run the steps so far, by the steppers of now"
+        "The runner of the steps so far, if it belongs to the current steppers"
         runner = None if '_in_backward' in self.__dict__ else self.__dict__.get('_runner')
         return runner if runner is not None and runner.composition is self.composition else None
 
@@ -106,10 +105,10 @@ class ExplainedOptimizer(Explained):
         return '\n'.join([', '.join(self.composition.labels), *rules, *groups])
 
 
-NAMES_SHOWN = 80 # characters of the names of a group
+NAMES_SHOWN = 80 # most characters of a group's names
 
 
 def _shortened(line) -> str:
-    "Return a line of torch's `repr`, where the names of a large model would be the most of it"
+    "Shorten a line of torch's `repr`, where the names of a large model would take up most of it"
     if not line.startswith('    param_names: ') or len(line) <= NAMES_SHOWN: return line
     return f"{line[:NAMES_SHOWN].rpartition(',')[0]}, …]"

@@ -1,4 +1,4 @@
-"What the operations of a trace are in a formula."
+"Translate the operations of a trace to expressions of a formula."
 import ast
 from functools import cache
 
@@ -11,7 +11,7 @@ __all__ = ['applied', 'cast']
 
 
 def _where(c, a, b):
-    "An extreme that is NaN where an element is NaN is the extreme, as torch has it"
+    "Write a `where` that propagates NaN as the plain extreme, which in torch propagates NaN"
     if isinstance(c, Num): return a if c.value else b
     if getattr(c, 'name', '') == 'amax' and getattr(b, 'name', '') in ('amax', 'amin'): return b
     if getattr(c, 'args', None) == (a, b) and c.name in SMALLER: return call(SMALLER[c.name], a, b)
@@ -23,17 +23,17 @@ SMALLER = dict(lt='minimum', le='minimum', gt='maximum', ge='maximum') # `where(
 
 def cast(
     x, # An expression
-    old:torch.dtype, # Its type
-    new:torch.dtype # The type to have
+    old:torch.dtype, # Its dtype
+    new:torch.dtype # The new dtype
 ):
-    "Convert `x` to another type. Rounding to fewer bits is not written down."
+    "Convert `x` to another dtype. Formulas leave out rounding to fewer bits."
     if new is torch.bool: return x
     if old is torch.bool: return call('float', x)
     return call('trunc', x) if old.is_floating_point and not new.is_floating_point else x
 
 
 def _softplus(x, beta, threshold):
-    "The threshold is shown if it isn't torch's default"
+    "Write softplus, with its threshold only if it isn't torch's default"
     return call('softplus', x, beta) if threshold == number(20) else call('softplus', x, beta, threshold)
 
 
@@ -45,7 +45,7 @@ def applied(
     name:str, # Name of an operation
     args:list # Its operands, as expressions
 ):
-    "Write an operation by the formula in its row of the table; one without is a function of its name."
+    "Write an operation by the formula in its table row, or else as a function of its name."
     if name in SPECIAL: return SPECIAL[name](*args)
     formula = _formula(name, args)
     return call(name, *args) if formula is None else _evaluated(_parsed(formula), args)
@@ -64,7 +64,7 @@ def _parsed(formula) -> ast.expr:
 
 
 def _evaluated(o, args):
-    "The expression that a syntax tree stands for"
+    "Build the expression of a syntax tree"
     if isinstance(o, ast.Constant): return number(o.value)
     if isinstance(o, ast.Name): return args[int(o.id[1:])]
     if isinstance(o, ast.UnaryOp): return neg(_evaluated(o.operand, args))

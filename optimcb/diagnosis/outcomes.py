@@ -1,4 +1,4 @@
-"What a stepper does, as lines and blocks of lines under conditions; and what all steppers do together."
+"Types: what a stepper does, as lines and blocks of lines under conditions, and what all steppers do."
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -12,41 +12,41 @@ __all__ = ['NOWHERE', 'UNSEEN', 'Behaviour', 'Block', 'Line', 'Outcome', 'Sample
 
 
 class Line(NamedTuple):
-    "`name = e`, as a stepper does it."
+    "An assignment `name = e` by a stepper."
     name: str
     e: object # An expression
-    stepper: Stepper|None = None # None: it keeps for later lines what the name stands for
-    kept: bool = False # Is it state, the parameter or its gradient? Other names end with the step
+    stepper: Stepper|None = None # None: the line saves the value of a name for later lines
+    kept: bool = False # Is it state, the parameter or its gradient? Other values end with the step
 
 
 class Block(NamedTuple):
-    "Lines under a condition, and others if it doesn't hold."
+    "Lines under a condition, and other lines if it doesn't hold."
     condition: object # An expression
     yes: tuple # Lines and blocks
     no: tuple = ()
-    when: tuple = ('', '') # In words, the rehearsed steps in which it holds, and in which it doesn't
+    when: tuple = ('', '') # In words, the rehearsed steps in which it holds, and those in which it doesn't
 
 
 def flat_lines(
     items # Lines and blocks
 ) -> Iterator[Line]:
-    "Iterate over the lines in items, whatever their conditions."
+    "Iterate over all lines in items, without their conditions."
     for o in items:
         if isinstance(o, Line): yield o
         else: yield from (*flat_lines(o.yes), *flat_lines(o.no))
 
 
 class Outcome(NamedTuple):
-    "What a stepper does: `items`, one after the other, then `numbers`, all worked out from what was before."
+    "What a stepper does: `items`, in order, then `numbers`, all computed from the values before."
     items: tuple
     numbers: tuple # Lines
-    ends: object # The condition under which the steppers that follow are not called
-    assumes: tuple = () # Conditions, on hyper-parameters alone, under which it was seen
+    ends: object # The condition under which later steppers are not called
+    assumes: tuple = () # Conditions on hyper-parameters only that held when it was observed
 
     def changed(self,
         new:dict # New expressions by old ones
     ) -> 'Outcome':
-        "Put other expressions in the place of some: of names, until they are written."
+        "Substitute expressions; names only until they are written."
         new = dict(new)
         items = _changed(self.items, new)
         numbers = tuple(o._replace(e=substituted(o.e, new)) for o in self.numbers)
@@ -54,12 +54,12 @@ class Outcome(NamedTuple):
 
     @property
     def names(self) -> dict[str, Line]:
-        "The lines, by the names that they write."
+        "The lines by the names that they write."
         return {o.name: o for o in (*flat_lines(self.items), *self.numbers)}
 
 
 def _changed(items, new) -> tuple:
-    "Items with other expressions in the place of some. Names that are written leave `new`"
+    "Substitute expressions in items. Names that are written are removed from `new`"
     res = []
     for o in items:
         if isinstance(o, Line): res.append(o._replace(e=substituted(o.e, new)))
@@ -74,7 +74,7 @@ def _changed(items, new) -> tuple:
 def n_cases(
     outcome:Outcome # What a stepper does
 ) -> int:
-    "Count the choices that it takes to write it."
+    "Count the choices in a written outcome."
     def in_items(items):
         blocks = [o for o in items if isinstance(o, Block)]
         return sum(1 + in_items(o.yes) + in_items(o.no) for o in blocks)
@@ -89,27 +89,27 @@ def _cases_in(e) -> int:
 
 
 class Tree(NamedTuple):
-    "What a stepper does under a condition, and otherwise: outcomes, trees, `NOWHERE` or `UNSEEN`."
+    "A condition, and what a stepper does if it holds or not: outcomes, trees, `NOWHERE` or `UNSEEN`."
     condition: object # An expression
     yes: object
     no: object
 
 
 NOWHERE = None # no step takes this branch: it raises an error
-UNSEEN = () # a branch that only other hyper-parameters lead to, and that was not looked at
+UNSEEN = () # an unexplored branch that needs other hyper-parameters
 
 
 class Sample(NamedTuple):
     "What a stepper did in one step."
-    there: frozenset # Names that it takes and that stood for something
-    decisions: tuple # What it decided, one after the other
+    there: frozenset # Arguments that had a value
+    decisions: tuple # Its decisions, in order
     outcome: Outcome
-    hats: frozenset # Names that were another value for this step before
-    step: int|None # Number of the step, if it is one of a rehearsal and not of an experiment
+    hats: frozenset # Names that already had another one-step value
+    step: int|None # Number of the step in a rehearsal; None for an experiment
 
     @property
     def answers(self) -> tuple:
-        "Its decisions."
+        "The answers of its decisions."
         return tuple(d.answer for d in self.decisions)
 
 
@@ -117,27 +117,27 @@ class Sample(NamedTuple):
 class Behaviour:
     "What the steppers of a composition do, by their places."
     outcomes: dict[int, Outcome] # By place
-    old: dict[str, bool] # Names that lines need as they were before the step, and whether each is one number
+    old: dict[str, bool] # Names whose value before the step is needed, and whether each is one number
     by_torch: dict[str, str] # Modules of functions, by their names
-    starts: dict = field(default_factory=dict) # State before the first step; None if a branch asks for it
-    assumed: list = field(default_factory=list) # Conditions on hyper-parameters under which all of it holds
+    starts: dict = field(default_factory=dict) # State before the first step; None if a branch tests for it
+    assumed: list = field(default_factory=list) # Conditions on hyper-parameters under which it is valid
     unsaid: dict[int, str] = field(default_factory=dict) # By place, why a stepper has an `f(…)`
     steppers: list[Stepper] = field(default_factory=list)
-    samples: dict[int, list[Sample]] = field(default_factory=dict) # Those that the outcomes were found from
-    n_steps: int = 1 # that were rehearsed
+    samples: dict[int, list[Sample]] = field(default_factory=dict) # The samples behind the outcomes
+    n_steps: int = 1 # Number of rehearsed steps
 
     def words(self,
         steps:list[int] # Numbers of steps
     ) -> str:
-        "Say which of the steps that were rehearsed these are."
+        "Describe steps among the rehearsed ones."
         return steps_in_words(steps, self.n_steps)
 
 
 def steps_in_words(
     steps:list[int], # Numbers of steps, in order
-    last:int # How many steps were rehearsed
+    last:int # Number of rehearsed steps
 ) -> str:
-    "Say which steps these are; empty if it is all of them, or if they follow no simple rule."
+    "Describe steps; empty for all steps, or if they follow no simple rule."
     if not steps: return f'in none of the first {last} steps'
     first, every = steps[0], steps[1] - steps[0] if len(steps) > 1 else 1
     if steps == list(range(1, last + 1)): return ''

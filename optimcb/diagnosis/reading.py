@@ -1,4 +1,4 @@
-"Read a rehearsed step: what each stepper did, as lines of a formula."
+"Translate a rehearsed step to lines of a formula, for each stepper."
 from contextlib import nullcontext
 
 from optimcb.diagnosis.algebra import Num, Sym, call
@@ -22,29 +22,29 @@ from optimcb.tracing.rehearsal import Act, Rehearsal, Step
 __all__ = ['SWAPPED', 'Reader', 'look', 'of_step', 'read_samples']
 
 
-SWAPPED = dict(lt='gt', gt='lt', le='ge', ge='le') # comparisons of the same operands the other way round
+SWAPPED = dict(lt='gt', gt='lt', le='ge', ge='le') # the same comparisons with swapped operands
 
 
 class Reader:
-    """Reads what the steppers did in a step, one after the other.
+    """Reads the acts of the steppers in a step, in order.
 
-    `old` are names that stood for something else before the step, and whether each is one number; `by_torch`
-    are the modules of functions that torch runs, by their names."""
+    `old` has names with another value before the step, and whether each is one number; `by_torch` has the
+    modules of functions that torch runs, by their names."""
     def __init__(self,
         step:Step # A step, rehearsed with named numbers
     ):
         self.trace, self.hypers = step.recording.trace, step.hypers
         self.nodes = self.trace.nodes
         loads = [(i, n) for i, n in enumerate(self.nodes) if n.op == 'load']
-        self.now = {_name(n.args[0]): i for i, n in loads} # what names stand for
+        self.now = {_name(n.args[0]): i for i, n in loads} # current values of names
         self.old, self.by_torch = {}, {}
-        # What names stood for before a stepper, what it writes, and which of the former it needs
+        # Values of names before a stepper, values that it writes, and the old values that it needs
         self.before, self.newest, self.kept_before = {}, {}, {}
 
     def read(self,
-        act:Act # What the next stepper did
+        act:Act # Act of the next stepper
     ) -> Outcome:
-        "Read what a stepper did."
+        "Read an act of a stepper."
         self.before, self.newest, self.kept_before = dict(self.now), {}, {}
         kept = {act.shown.get(k, k) for k in act.kept} | {'p', 'grad'}
         todo = {act.shown.get(k, k): v for k, v in act.writes.items() if v is not None}
@@ -60,21 +60,21 @@ class Reader:
         return Outcome((*before, *lines), tuple(numbers), Num(act.ends))
 
     def _next_to_write(self, todo):
-        "A name that none of the others is worked out from, or the first"
+        "Return a name that none of the others depends on, or the first"
         for name in todo:
             others = [v for k, v in todo.items() if k != name]
             if not any(name in self._names_in(v) for v in others): return name
         return next(iter(todo))
 
     def _write(self, name, id):
-        "Let a name stand for an operand from now on"
+        "Assign an operand to a name"
         self.now.pop(name, None) # the newest name comes last
         self.now[name] = id
         is_named = id >= 0 and self.nodes[id].op == 'named'
         self.newest[name] = self.nodes[id].args[0] if is_named else id
 
     def _names_in(self, operand) -> set:
-        "Names of tensors that an operand would be written with"
+        "Return the names of tensors in the expression of an operand"
         if operand is None or operand < 0: return set()
         known = self._name_of(operand)
         if known: return {known}
@@ -82,7 +82,7 @@ class Reader:
         return set() if n.op in LEAVES else set().union(*(self._names_in(a) for a in n.operands))
 
     def _name_of(self, id):
-        "The last name of an operand: an earlier one may stand for something else in another branch"
+        "Return the last name of an operand: an earlier one may differ in another branch"
         for names in (self.now, self.newest):
             name = next((k for k, i in reversed(names.items()) if i == id), None)
             if name: return name
@@ -90,7 +90,7 @@ class Reader:
     def expression(self,
         operand:int # An operand of the trace
     ):
-        "Write an operand with the names of now."
+        "Write an operand with the current names."
         if operand < 0: return expression_of(self.trace.slots[~operand])
         n, name = self.nodes[operand], self._name_of(operand)
         if name: return Sym(name, n.extent is PER_PARAMETER)
@@ -114,12 +114,12 @@ class Reader:
         return applied(n.op, args)
 
     def _external(self, x):
-        "A tensor that is a hyper-parameter, or a number"
+        "Write a tensor from outside: a hyper-parameter, or a number"
         name = next((k for k, v in self.hypers.items() if v is x), None)
         return Sym(name) if name else expression_of(x.item())
 
     def _result(self, k, which):
-        "What a function that torch runs returns: `f(…)`, or one of several"
+        "Write the result of a function that torch runs: `f(…)`, or one of several"
         *given, called = self.nodes[k].args
         self.by_torch[called.name] = getattr(called.f, '__module__', None) or type(called.f).__module__
         args, kwargs = called.filled(map(self.expression, given))
@@ -137,9 +137,9 @@ def read_samples(
     step:Step, # A step, rehearsed with named numbers
     reader:Reader, # Its reader
     decisions:Decisions|None=None, # What the steppers decided in it
-    number:int|None=None # Number of the step, if it is none of an experiment
+    number:int|None=None # Number of the step; None for an experiment
 ) -> dict[int, Sample]:
-    "Read what each stepper did in a step, by its place."
+    "Read each stepper's act in a step, by its place."
     res, hats = {}, frozenset()
     for act in step.acts:
         made = decisions.made.get(act.place, ()) if decisions else ()
@@ -151,7 +151,7 @@ def read_samples(
 def of_step(
     step:Step # A step, from `look`
 ) -> Behaviour:
-    "Read what the steppers do in this step, as it is."
+    "Read the behaviour of the steppers in this step alone."
     reader = Reader(step)
     outcomes = {place: s.outcome for place, s in read_samples(step, reader).items()}
     return Behaviour(outcomes, reader.old, reader.by_torch)
@@ -161,18 +161,18 @@ def of_step(
 
 def look(
     rehearsal:Rehearsal, # A rehearsal
-    key:tuple|None=None, # Key of the step's recording, if it is known
-    decisions:Decisions|None=None, # Takes down what steppers decide, and tells them
-    moved=frozenset() # Names of numbers to give other values to, while their expressions stay
+    key:tuple|None=None, # Key of the step's recording, if known
+    decisions:Decisions|None=None, # Records the steppers' decisions, and may force them
+    moved=frozenset() # Names of numbers to change without changing their expressions
 ) -> Step:
-    """Look at the next step, without taking it, with numbers that know what they were worked out from.
+    """Rehearse the next step with symbolic numbers, without taking it.
 
     Raises `NotRecorded`."""
     named = _naming_all(rehearsal.hypers, moved) if decisions else _naming_short(rehearsal.hypers)
     if key is None and not decisions: key = rehearsal.look().recording.key
     res = failure = None
     with math_written():
-        # The first kind of whole numbers knows more, but not every stepper takes it
+        # The first kind of whole numbers records more, but not every stepper accepts it
         for Symbolic.whole in WHOLE:
             with decisions.listen() if decisions else nullcontext():
                 try: res = rehearsal.look(named, decisions and decisions.began)
@@ -185,7 +185,7 @@ def look(
 
 
 def _naming_short(hypers):
-    "Numbers that were worked out from others go on under their own names; constants have none"
+    "Give computed numbers their own names; constants have none"
     def named(name, value, kept):
         has_name = isinstance(getattr(value, 'e', None), Sym)
         is_constant = not kept and not isinstance(value, Symbolic)
@@ -194,7 +194,7 @@ def _naming_short(hypers):
 
 
 def _naming_all(hypers, moved):
-    "All numbers go on under their names, those in `moved` with other values"
+    "Give all numbers their names, and other values to those in `moved`"
     def named(name, value, kept):
         x = _named(name, value, hypers)
         if name not in moved: return x
@@ -204,5 +204,5 @@ def _naming_all(hypers, moved):
 
 
 def _named(name, value, hypers):
-    "A number that stands for a name. Hyper-parameters know their value: it tells the sign of a difference"
+    "Return a number as a symbol. Hyper-parameters keep their value, for the sign of a difference"
     return symbolic(plain(value), Sym(name, True, plain(value) if name in hypers else None))

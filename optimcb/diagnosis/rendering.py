@@ -1,4 +1,4 @@
-"Write expressions: `write` puts brackets where they must be, a style spells each kind of expression."
+"Write expressions: `write` adds the necessary brackets, a style spells each kind of expression."
 import math
 from fractions import Fraction
 
@@ -7,8 +7,8 @@ from optimcb.diagnosis.algebra import HALF, ONE, Add, Call, Num, Sym, call, divi
 __all__ = ['ATOM', 'CASE', 'POWER', 'PRODUCT', 'SUM', 'TRUTH', 'PythonStyle', 'text', 'without_dust', 'write']
 
 
-CASE, TRUTH, SUM, PRODUCT, POWER, ATOM = range(6) # how tightly parts hold together
-# Signs between arguments, and how tightly these must hold together
+CASE, TRUTH, SUM, PRODUCT, POWER, ATOM = range(6) # precedence: how tightly parts bind
+# Signs between arguments, and the least precedence of these
 BETWEEN = dict(eq=('==', SUM), ne=('!=', SUM), lt=('<', SUM), le=('<=', SUM), gt=('>', SUM), ge=('>=', SUM),
                logical_and=('&', SUM), logical_or=('|', SUM), logical_xor=('^', SUM))
 BETWEEN |= {k: (k, SUM) for k in ('and', 'or')}
@@ -16,8 +16,8 @@ BETWEEN |= {k: (k, SUM) for k in ('and', 'or')}
 
 class PythonStyle:
     "How expressions are spelled in Python."
-    over = PRODUCT # how tightly what is divided must hold together
-    signs = {} # other ones than in `BETWEEN`
+    over = PRODUCT # least precedence of a numerator
+    signs = {} # signs that differ from `BETWEEN`
     open_functions = frozenset() # written without brackets
     def symbol(self, name): return name
     def number(self, x): return str(x) if isinstance(x, (int, Fraction)) else repr(without_dust(x))
@@ -49,7 +49,7 @@ def text(
 def without_dust(
     x:float # A number
 ) -> float:
-    "Round `x` to 12 digits, if that loses no more than the rounding errors of binary fractions."
+    "Round `x` to 12 digits, if that only removes rounding errors of binary fractions."
     rounded = float(f'{x:.12g}')
     return rounded if abs(rounded - x) <= 4*math.ulp(x) else x
 
@@ -58,7 +58,7 @@ def write(
     e, # An expression
     style # How to spell it
 ) -> tuple[str, int]:
-    "Write `e` in a style. Returns the text, and how tightly it holds together."
+    "Write `e` in a style. Returns the text and its precedence."
     if isinstance(e, Sym): return style.symbol(e.name), ATOM
     if isinstance(e, Num):
         tightness = SUM if e.value < 0 else PRODUCT if isinstance(e.value, Fraction) else ATOM
@@ -68,7 +68,7 @@ def write(
 
 
 def _in_brackets(written, style, least) -> str:
-    "A text, in brackets if it holds together less tightly than `least`"
+    "Return a text, in brackets if its precedence is below `least`"
     text, tightness = written
     return text if tightness >= least else style.brackets(text)
 
@@ -77,7 +77,7 @@ def _within(e, style, least) -> str: return _in_brackets(write(e, style), style,
 
 
 def _sum(e, style):
-    "A sum, its positive terms first"
+    "Write a sum, positive terms first"
     out = ''
     for c, x in sorted(e.terms, key=lambda o: o[0] < 0):
         term = _within(scaled(abs(c), x), style, PRODUCT)
@@ -87,7 +87,7 @@ def _sum(e, style):
 
 
 def _product(e, style):
-    "A product: numbers before tensors, each of them as a quotient"
+    "Write a product: numbers, then tensors, each as a quotient"
     (first, exponent), *others = e.factors
     if isinstance(first, Num) and first.value < 0 and exponent == ONE:
         return f'-{_within(scaled(-first.value, product(others)), style, PRODUCT)}', SUM
@@ -96,7 +96,7 @@ def _product(e, style):
         over, under = first.value.as_integer_ratio()
         factors = [*([(Num(over), ONE)] if over != 1 else []), *others, (Num(under), Num(-1))]
     groups = [[f for f in factors if f[0].scalar], [f for f in factors if not f[0].scalar]]
-    # Nothing is divided in it: it goes into the other
+    # One without a numerator joins the other
     only_divides = any(all(map(divides, g)) for g in groups)
     if only_divides: groups = [factors]
     parts = [_quotient(g, style) for g in groups]
@@ -105,7 +105,7 @@ def _product(e, style):
 
 
 def _quotient(factors, style):
-    "A product, with what divides it under a line"
+    "Write a product, with its divisors in the denominator"
     over = [f for f in factors if not divides(f)]
     under = [(b, neg(x)) for b, x in factors if divides((b, x))]
     top = _powers(over, style) if over else (style.number(1), ATOM)
@@ -125,7 +125,7 @@ def _power(base, exponent, style):
 
 
 def _function(e, style):
-    "A function, a comparison or a choice"
+    "Write a function, a comparison or a choice"
     if e.name in BETWEEN: return _comparison(e, style)
     if e.name in ('is_none', 'is_there'):
         return style.is_there(_within(e.args[0], style, ATOM), e.name == 'is_there'), TRUTH
@@ -138,7 +138,7 @@ def _function(e, style):
 
 
 def _comparison(e, style):
-    "A comparison, its number on the right, or `and`, `or` and the like"
+    "Write a comparison, with its number on the right, or `and`, `or` and the like"
     if e.name in ('lt', 'le') and isinstance(e.args[0], Num):
         e = call({'lt': 'gt', 'le': 'ge'}[e.name], *e.args[::-1])
     sign, least = BETWEEN[e.name]

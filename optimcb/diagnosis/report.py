@@ -26,7 +26,7 @@ def as_text(
     out = [explanation.title]
     for title, rows in _sections(explanation):
         is_table = bool(rows) and isinstance(rows[0], tuple)
-        if len(rows) <= is_table: continue # a head alone
+        if len(rows) <= is_table: continue # only a header
         lines = _aligned(rows) if is_table else rows
         out += ['', title, *(f'  {line}' for line in lines)]
     for f in explanation.formulas:
@@ -37,7 +37,7 @@ def as_text(
 def as_html(
     explanation # An `Explanation`
 ) -> str:
-    "Write an explanation as HTML that can be folded, with formulas for MathJax."
+    "Write an explanation as collapsible HTML, with formulas for MathJax."
     docs = [r['doc'] for r in explanation.steppers]
     out = [f'<details open class="optimcb"><summary><b>{html.escape(explanation.title)}</b></summary>', STYLE]
     for title, rows in _sections(explanation):
@@ -52,7 +52,7 @@ def as_html(
     return '\n'.join([*out, '</details>'])
 
 
-# Sections: titles, and rows of a table (with its head) or lines
+# Sections: titles, and rows of a table (with its header) or lines
 
 def _sections(e):
     rows = [(str(i), r['stepper'], ', '.join(r['reads']), ', '.join(r['writes']))
@@ -67,10 +67,10 @@ def _sections(e):
 
 
 def _hypers(e) -> list[tuple]:
-    "Hyper-parameters of each group; an algorithm has no parameters, and no learning rate yet"
+    "List each group's hyper-parameters; an algorithm has no parameters and no learning rate yet"
     has_params = any(g.params for g in e.groups)
     found = dict.fromkeys(n for g in e.groups for n in g.hypers if n not in e.composition.masks)
-    names = sorted(found, key=lambda n: n != 'lr') # it comes first
+    names = sorted(found, key=lambda n: n != 'lr') # `lr` comes first
     rows = [(*(('group', 'parameters', 'elements') if has_params else ()), *names)]
     for i, g in enumerate(e.groups):
         values = ['…' if n == 'lr' and not has_params else _shown(g.hypers.get(n, '')) for n in names]
@@ -79,7 +79,7 @@ def _hypers(e) -> list[tuple]:
 
 
 def _sizes(index, group) -> tuple:
-    "Index of a group, its parameters and their elements"
+    "Return the index of a group, and the numbers of its parameters and their elements"
     real = [p for p in group.params if is_real(p)]
     frozen = len(real) - len(live_parameters(group))
     count = f'{len(group.params):,}' + (f' ({frozen:,} frozen)' if frozen else '')
@@ -102,7 +102,7 @@ def _costs(e) -> list[str]:
 def range_of(
     numbers # A set of numbers
 ) -> str:
-    "Write the smallest and the largest of some numbers, or the only one, or `?`."
+    "Write the smallest and largest number, or the only one, or `?`."
     return '–'.join(map(str, sorted({min(numbers), max(numbers)}))) if numbers else '?'
 
 
@@ -117,7 +117,7 @@ def _size(n) -> str:
 
 
 def _aligned(rows) -> list[str]:
-    "Rows of a table as lines of text"
+    "Format the rows of a table as lines of text"
     widths = [max(map(len, column)) for column in zip(*rows)]
     return ['  '.join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
 

@@ -1,4 +1,4 @@
-"Rewrite expressions: put others in the place of some, or find what two have in common."
+"Rewrite expressions: substitute parts, or find the common form of two."
 from collections.abc import Callable
 
 from optimcb.diagnosis.algebra import (
@@ -29,7 +29,7 @@ def substituted(
     e, # An expression
     new:dict # New expressions by old ones
 ):
-    "Put other expressions in the place of some in `e`, and simplify."
+    "Substitute expressions in `e`, and simplify."
     if e in new: return new[e]
     if isinstance(e, Add): return add(*(scaled(c, substituted(x, new)) for c, x in e.terms))
     if isinstance(e, Mul):
@@ -43,11 +43,11 @@ def substituted(
 
 def unknown(
     *es, # Expressions
-    also=() # Others, on which it may depend, too
+    also=() # Further expressions on which it may depend
 ) -> Call:
-    """Make an `f(…)` of the names that some expressions depend on, for one that can be any of them.
+    """Return `f(…)` of the names that expressions depend on, to stand for any of them.
 
-    It is a number if all of them are, else a tensor, `F(…)`."""
+    It is a number if all of them are, else a tensor `F(…)`."""
     names = {}
     for e in (*es, *also): _names(e, names)
     res = [names[k] for k in sorted(names)]
@@ -55,7 +55,7 @@ def unknown(
 
 
 def _names(e, found):
-    "Put the symbols in `e` into `found`, by name"
+    "Add the symbols in `e` to `found`, by name"
     if isinstance(e, Sym):
         if symbols(e): found[e.name] = e
     elif isinstance(e, Add):
@@ -69,14 +69,14 @@ def _names(e, found):
 def common(
     a, # An expression
     b, # Another
-    differ:Callable # Takes parts that differ, numbers if they can be; returns what is put in their place
+    differ:Callable # Takes two parts that differ, if possible numbers; returns their replacement
 ):
-    "Find what both have in common, with what `differ` says in the places of numbers that differ."
+    "Find the common form of both, with parts that differ replaced by `differ`."
     if a == b: return a
     if is_negative(a) and is_negative(b): return neg(common(neg(a), neg(b), differ))
     if a.scalar and b.scalar: return differ(a, b)
     x, y = _by_tensors(a), _by_tensors(b)
-    if x.keys() <= y.keys() or y.keys() <= x.keys(): # the same tensors, with other numbers before them
+    if x.keys() <= y.keys() or y.keys() <= x.keys(): # the same tensors with other coefficients
         numbers = {t: common(x.get(t, ZERO), y.get(t, ZERO), differ) for t in {**x, **y}}
         return add(*(mul(c, product(list(t))) for t, c in numbers.items()))
     if type(a) is type(b) is Call and a.name == b.name and len(a.args) == len(b.args):
@@ -84,7 +84,7 @@ def common(
     if type(a) is type(b) is Add and len(a.terms) == len(b.terms):
         return add(*(common(scaled(*m), scaled(*n), differ) for m, n in zip(a.terms, b.terms)))
     (s, t), (u, v) = _split(a), _split(b)
-    if len(t) == len(v) == 1 and t[0][1] == v[0][1] and t[0][1] != ONE: # the same power of something else
+    if len(t) == len(v) == 1 and t[0][1] == v[0][1] and t[0][1] != ONE: # the same power of another base
         return mul(common(s, u, differ), power(common(t[0][0], v[0][0], differ), t[0][1]))
     if max(len(t), len(v)) > 1 and len(t) == len(v):
         return mul(common(s, u, differ), *(common(product([m]), product([n]), differ) for m, n in zip(t, v)))
@@ -92,7 +92,7 @@ def common(
 
 
 def _by_tensors(e) -> dict:
-    "The terms of a sum: by the tensors in each, the number before them"
+    "Map the tensors in each term of a sum to their coefficient"
     res = {}
     for c, x in terms_of(e):
         s, t = (x, []) if x.scalar else _split(x)
@@ -101,7 +101,7 @@ def _by_tensors(e) -> dict:
 
 
 def _split(e):
-    "The number in a product, and the other factors"
+    "Return the number in a product, and the other factors"
     factors = e.factors if isinstance(e, Mul) else ((e, ONE),)
     return product([f for f in factors if f[0].scalar]), [f for f in factors if not f[0].scalar]
 

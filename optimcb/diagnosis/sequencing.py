@@ -1,7 +1,7 @@
-"""Turn what steppers do into lines that can be read, and run, from top to bottom.
+"""Turn what steppers do into lines that can be read and run from top to bottom.
 
-Numbers of a stepper are all worked out from what was before: they are put into an order in which each line
-can overwrite its name. Lines that only give something another name are left out."""
+All numbers of a stepper are computed from the old values, so their lines are sorted until each can overwrite
+its name. Lines that only rename something are left out."""
 from optimcb.diagnosis.algebra import Num, Sym, symbols
 from optimcb.diagnosis.choices import negated
 from optimcb.diagnosis.outcomes import Behaviour, Block, Line, flat_lines
@@ -13,7 +13,7 @@ __all__ = ['conditions', 'in_sequence', 'names_read']
 def in_sequence(
     behaviour:Behaviour # What the steppers do
 ) -> tuple:
-    "Make the lines and blocks of a step, from top to bottom."
+    "Return the lines and blocks of a step, from top to bottom."
     before = [Line(f'{k}_old', Sym(k, scalar)) for k, scalar in behaviour.old.items()]
     return tuple(_short(_needed([*before, *_steps(behaviour, sorted(behaviour.outcomes))])))
 
@@ -34,7 +34,7 @@ def names_read(
 
 
 def _steps(behaviour, places) -> list:
-    "What steppers do; those after one that ends the step are under the condition that it doesn't"
+    "List the steppers' lines; after one that may end the step, under the condition that it doesn't"
     items = []
     for i, place in enumerate(places):
         outcome = behaviour.outcomes[place]
@@ -50,11 +50,11 @@ def _steps(behaviour, places) -> list:
 
 # Numbers, one by one
 
-END = '' # the condition under which the step ends, among names
+END = '' # stands among names for the condition that ends the step
 
 
 def _one_by_one(numbers, ends) -> tuple:
-    "Lines for numbers that are all worked out from what was before, and the condition after them"
+    "Return lines for numbers that are all computed from old values, and the condition after them"
     todo = {o.name: o for o in numbers if o.e != Sym(o.name, o.e.scalar)} | {END: Line(END, ends)}
     done = []
     while len(todo) > 1:
@@ -62,7 +62,7 @@ def _one_by_one(numbers, ends) -> tuple:
         line = next((o for o in lines if not _waiting(o, todo)), lines[0])
         old = _waiting(line, todo)
         todo = _after(line, todo)
-        if old: # it is needed as it was before
+        if old: # its old value is needed
             done.append(Line(f'{line.name}_old', Sym(line.name)))
             before = {Sym(line.name): Sym(f'{line.name}_old')}
             todo = {k: o._replace(e=substituted(o.e, before)) for k, o in todo.items()}
@@ -75,27 +75,27 @@ def _new_value(name) -> Sym: return Sym(f'{name} (new)')
 
 
 def _after(line, todo) -> dict:
-    "The other lines after a line: where they compute what it gives a name, they use the name"
+    "Return the remaining lines, which use a line's name for the expression that it computes"
     new = {} if isinstance(line.e, (Sym, Num)) else {line.e: _new_value(line.name)}
     return {k: o._replace(e=substituted(o.e, new)) for k, o in todo.items() if k != line.name}
 
 
 def _waiting(line, todo) -> list:
-    "The other lines that need what the name is before a line"
+    "Return the other lines that need the old value of a line's name"
     return [k for k, o in _after(line, todo).items() if line.name in symbols(o.e)]
 
 
-# Without lines that say nothing
+# Superfluous lines
 
 def _needed(items) -> list:
-    "Without what a name was before, if nothing reads it"
+    "Remove saved old values that nothing reads"
     read = names_read(items)
     def is_needed(o): return not isinstance(o, Line) or o.stepper is not None or o.name in read
     return [o for o in items if is_needed(o)]
 
 
 def _short(items, after=frozenset()) -> list:
-    "Without lines that only give something another name. `after` are names that are read later"
+    "Remove lines that only rename something. `after` has names that are read later"
     items = list(items)
     i = 0
     while i < len(items):
@@ -113,13 +113,13 @@ def _short(items, after=frozenset()) -> list:
 
 
 def _short_block(block, after) -> list:
-    "A block without lines that only give something another name, or nothing if none are left"
+    "Remove lines of a block that only rename something, and the block if none are left"
     yes, no = (tuple(_short(o, after)) for o in (block.yes, block.no))
     return [block._replace(yes=yes, no=no)] if yes or no else []
 
 
 def _pass_on(items, i, after) -> bool:
-    "Use what a line gives another name in the place of the name. Returns whether the line could be left out"
+    "Replace a line's name by its expression in later lines. Returns whether the line can be removed"
     line, fixed = items[i], {items[i].name} | symbols(items[i].e)
     new = {Sym(line.name, scalar): line.e for scalar in (True, False)}
     changed, is_rewritten = [], False
@@ -139,7 +139,7 @@ def _pass_on(items, i, after) -> bool:
 
 
 def _changed(item, new):
-    "An item with other expressions in the place of some"
+    "Substitute expressions in an item"
     if isinstance(item, Line): return item._replace(e=substituted(item.e, new))
     yes, no = (tuple(_changed(o, new) for o in items) for items in (item.yes, item.no))
     return item._replace(condition=substituted(item.condition, new), yes=yes, no=no)

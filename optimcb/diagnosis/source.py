@@ -1,4 +1,4 @@
-"The source of the kernel that does a step."
+"The source of the kernel that runs a step."
 import textwrap
 
 from optimcb.diagnosis.formula import slots
@@ -16,7 +16,7 @@ def source_of(
     "Generate the source of a kernel: its prelude and the rest. Raises `Unsupported`."
     if device == 'cpu': kernels = c_kernels
     elif device == 'cuda':
-        from optimcb.engines import triton_kernels as kernels  # Triton is loaded when it is needed
+        from optimcb.engines import triton_kernels as kernels  # loads Triton
     else:
         raise ValueError("there are kernels for 'cpu', in C, and for 'cuda', in Triton, "
                          f"but none for {device!r}.")
@@ -24,9 +24,9 @@ def source_of(
 
 
 class Source(str):
-    """The source of a kernel. Shown without its prelude, but with the meaning of its memory and its numbers.
+    """The source of a kernel, shown without its prelude but with the meaning of its memory and numbers.
 
-    `language` is 'c' or 'python', `shown` is what is shown."""
+    `language` is 'c' or 'python', `shown` is the displayed text."""
     @classmethod
     def of(cls,
         step, # A step, rehearsed with named numbers
@@ -46,7 +46,7 @@ class Source(str):
 
 
 def _notes(step, program, is_c) -> list[str]:
-    "What memory and numbers of a kernel are, the latter as they were worked out in this step"
+    "Describe the memory of a kernel, and its numbers by their expressions in this step"
     columns = {'.p': 'p', '.grad': 'p.grad'}
     between = [c for c in program.columns if isinstance(c, str) and c[1:].isdigit()]
     columns |= {c: _between(program, int(c[1:])) for c in between}
@@ -56,7 +56,7 @@ def _notes(step, program, is_c) -> list[str]:
 
 
 def _between(program, i) -> str:
-    "Where node `i` comes from, or goes to: a function that torch runs between kernels"
+    "Say which function, run by torch between kernels, node `i` comes from or goes to"
     n = program.nodes[i]
     if n.op == 'result': return f"from `{program.nodes[n.args[0]].args[-1].name}`"
     call = next(k for k in program.calls if i in program.nodes[k].args[:-1])
@@ -64,7 +64,7 @@ def _between(program, i) -> str:
 
 
 def _indented(source) -> str:
-    "C, indented by its braces"
+    "Indent C by its braces"
     out, depth = [], 0
     for line in source.splitlines():
         depth -= line.startswith('}')

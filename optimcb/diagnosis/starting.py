@@ -1,4 +1,4 @@
-"From which numbers state starts, so that a first step that makes it is what all later ones are."
+"Find initial values of state with which the first step follows the formula of later steps."
 from itertools import product
 
 from optimcb.diagnosis.algebra import ONE, ZERO, Num, Sym, sub, symbols
@@ -9,14 +9,14 @@ __all__ = ['first_values']
 
 
 def first_values(
-    present:Tree|Outcome, # What is done where the state is there
-    absent:Tree|Outcome, # What is done where it isn't there yet
-    merged:tuple[Outcome, Outcome], # Both, with branches put together
+    present:Tree|Outcome, # What the stepper does if the state exists
+    absent:Tree|Outcome, # What it does if the state doesn't exist yet
+    merged:tuple[Outcome, Outcome], # Both, with merged branches
     names:list[str], # Names of the state
-    known:dict, # First values that are known, by name
-    hypers:dict # Hyper-parameters, on which first values may depend
+    known:dict, # Known initial values, by name
+    hypers:dict # Hyper-parameters, on which initial values may depend
 ) -> dict|None:
-    """Find numbers that state may start from, so that what is done later is what is done at first.
+    """Find initial values of state with which the first step is the same as later ones.
 
     Returns None if there are none."""
     later, first = (o.names for o in merged)
@@ -33,7 +33,7 @@ def first_values(
 
 
 def _is_same(absent, present, start) -> bool:
-    "Is what is done without state what is done with state of these first values?"
+    "Does the stepper do the same without state as with these initial values?"
     if absent is NOWHERE or absent is UNSEEN: return True
     if isinstance(present, Tree):
         c = substituted(present.condition, _all_as(start))
@@ -45,7 +45,7 @@ def _is_same(absent, present, start) -> bool:
 
 
 def _without_same(outcome, start) -> Outcome:
-    "Without lines that only say that something is what it started from"
+    "Remove lines that only assign the initial value"
     def stays(o): return isinstance(o, Line) and o.name in start and o.e == start[o.name]
     def others(lines): return tuple(o for o in lines if not stays(o))
     return outcome._replace(items=others(outcome.items), numbers=others(outcome.numbers))

@@ -1,4 +1,4 @@
-"What to do about names that a stepper needs and no stepper makes."
+"Suggest what to do about names that a stepper needs but no stepper returns."
 from contextlib import contextmanager
 
 from optimcb import steppers
@@ -11,30 +11,30 @@ __all__ = ['advice', 'providers', 'worded']
 
 
 def providers(
-    name:str # Of state, or of a value for a step
+    name:str # Name of state, or of a one-step value
 ) -> list[str]:
-    "List the library's steppers that make `name`: those that keep it, or else those that mention it."
+    "List the library's steppers that return `name`: those that keep it, or else those that mention it."
     ours = [Stepper(getattr(steppers, o)) for o in steppers.__all__ if o not in steppers.FORMULAS]
-    # lazy ones do the same, for groups without momentum
+    # leave out lazy variants
     ours = [s for s in ours if not s.label.startswith('lazy_')]
     found = [s for s in ours if name in s.mentions and name not in s.required]
     if name not in ONE_STEP: return [s.label for s in [s for s in found if name in s.names] or found]
-    return [s.label for s in found if not s.label.endswith('_step')] # those use it up
+    return [s.label for s in found if not s.label.endswith('_step')] # a step only reads it
 
 
-OF_PARAMETER = dict( # names that one may expect to be given
+OF_PARAMETER = dict( # names that users may expect as arguments
     grad="The gradient is an attribute of the parameter: take `{p}.grad` in its place.",
     data="The weights are an attribute of the parameter: take `{p}.data` in their place.",
     state="A stepper takes state by the names that it has in it: `def f({p}, grad_avg=None): …`.",
     group="A stepper takes hyper-parameters by their names: `def f({p}, lr, wd=0.): …`.")
 
 
-FEW = 2 # steppers that are proposed: the simplest
+FEW = 2 # number of suggested steppers, the simplest ones
 
 
 @contextmanager
 def worded():
-    "Let a `MissingName` that is raised inside say what to do."
+    "Add advice to any `MissingName` raised inside a `with` block."
     try: yield
     except MissingName as e:
         e.args = (advice(e),)
@@ -44,8 +44,8 @@ def worded():
 def advice(
     e:MissingName # An error
 ) -> str:
-    "Say what is missing, and what to do about it."
-    if e.composition is None: return str(e) # it has been said
+    "Word what is missing, and what to do about it."
+    if e.composition is None: return str(e) # it has advice already
     name, *others = sorted(e.names, key=lambda k: not providers(k))
     said = (f"stepper `{e.stepper}` needs `{name}`, which is no hyper-parameter, "
             "and no stepper before it made it.")
@@ -61,7 +61,7 @@ def advice(
 
 
 def _in_composition(name, stepper, earlier, later) -> str|None:
-    "What to do if a stepper of the composition makes the name, or nearly"
+    "Suggest what to do if a stepper of the composition returns the name, or a similar one"
     lost = next((s for s in earlier if name in s.names and name not in s.mentions), None)
     if lost:
         return f" `{lost}` takes `{name}`, but doesn't return it. Did you forget `return {{'{name}': …}}`?"
@@ -75,9 +75,9 @@ def _in_composition(name, stepper, earlier, later) -> str|None:
 
 
 def _to_put(name, others, e, known) -> str:
-    "What to put into the composition"
+    "Suggest what to add to the composition"
     made_by, meant = providers(name), None
-    if not made_by and name not in KNOWN: # a slip, perhaps
+    if not made_by and name not in KNOWN: # perhaps a typo
         meant = nearest(name, {*known, *KNOWN, *TORCH_NAMES} - {name})
         meant = TORCH_NAMES.get(meant, (meant,))[0]
         if meant and meant not in e.values: made_by = providers(meant)
@@ -90,7 +90,7 @@ def _to_put(name, others, e, known) -> str:
 
 
 def _listed(made_by, others) -> str:
-    "Steppers that make a name, or one of them and those that make others"
+    "List the steppers that return a name, or one of them and those that return other missing names"
     others_by = [p[0] for p in map(providers, others) if p]
     *firsts, last = [f'`{o}`' for o in dict.fromkeys([made_by[0], *others_by])]
     return f"{', '.join(firsts)} and {last}" if firsts else ' or '.join(f'`{o}`' for o in made_by[:FEW])

@@ -1,8 +1,8 @@
-"""Numbers that know what they were worked out from, and what steppers decide by them.
+"""Symbolic numbers, which record their expression, and the decisions that steppers make by them.
 
-A stepper that is handed such numbers does what it always does; its arithmetic is written down beside it. When
-it compares two of them, the condition is written down, too, and it can be told that the answer is the other
-one: so each branch of a stepper is seen, whether or not the steps at hand take it.
+A stepper works with such numbers as usual, while its arithmetic is recorded. When it compares two of them,
+the condition is recorded, too, and the opposite answer can be forced. So every branch of a stepper can be
+explored, whether or not a real step takes it.
 """
 import math
 import operator
@@ -20,43 +20,43 @@ from optimcb.tracing.recording import NotRecorded
 __all__ = ['Decision', 'Decisions', 'Symbolic', 'expression_of', 'math_written', 'plain', 'symbolic']
 
 
-LOCK = RLock() # what follows is of one thread at a time
-# The library's own bookkeeping compares numbers, too. What is asked there is no decision of a step
+LOCK = RLock() # only one thread at a time may record
+# The library's own bookkeeping compares numbers, too, which is not a decision of a stepper
 BOOKKEEPING = tuple(f'optimcb.{o}.' for o in ('engines', 'composition', 'tracing', 'diagnosis', 'hypers'))
-OF_TORCH = torch_api.__name__, reductions.__name__ # what steppers call
+OF_TORCH = torch_api.__name__, reductions.__name__ # modules that steppers call
 
 
-MOST_QUESTIONS = 1000 # in a step
+MOST_QUESTIONS = 1000 # limit per step
 
 
 # Decisions
 
 class Decision(NamedTuple):
-    "What a stepper decided by a number."
+    "A stepper's decision by a number."
     condition: object # An expression: a comparison
-    answer: bool # Was it said to hold?
-    natural: bool # Did it hold?
+    answer: bool # The answer that the stepper got
+    natural: bool # The true answer
 
 
 class Decisions:
-    "Takes down what steppers decide, by their places in the composition; and tells them what to decide."
-    listening = None # the one that takes decisions down
+    "Records the decisions of steppers, by their places in the composition, and may force them."
+    listening = None # the instance that records decisions
 
     def __init__(self,
-        told=None # By the place of a stepper, the answers to the first conditions that it asks for
+        told=None # By the place of a stepper, forced answers to its first conditions
     ):
         self.told, self.made, self.place, self.departed = told or {}, {}, None, False
         self.asked = 0
 
     def began(self,
-        place:int # Of a stepper
+        place:int # Place of the stepper
     ):
-        "A stepper is called."
+        "Note that a stepper is called."
         self.place = place
         self.made[place] = []
 
     def answer(self, condition, natural):
-        "Answer a condition: as before if it was asked already, or else as told, or else as it is."
+        "Answer a condition: as before if it is repeated, else as forced, else truthfully."
         made = self.made[self.place]
         self.asked += 1
         if self.asked > MOST_QUESTIONS:
@@ -71,7 +71,7 @@ class Decisions:
 
     @contextmanager
     def listen(self):
-        "Take down the decisions that are made in here."
+        "Record the decisions inside a `with` block."
         with LOCK:
             before, Decisions.listening = Decisions.listening, self
             try: yield self
@@ -79,7 +79,7 @@ class Decisions:
 
 
 def _decided(name, natural, a, b):
-    "The answer to a comparison, if a stepper makes it"
+    "Return the answer to a comparison; if a stepper made it, record it"
     listening = Decisions.listening
     if listening is None or listening.place is None: return natural
     module = module_of(frame_above(2)) # of what compares
@@ -97,9 +97,9 @@ class Symbolic:
 
 def symbolic(
     value:Real, # A number
-    e # What it is worked out by
+    e # Its expression
 ) -> Symbolic:
-    "`value` as a number that knows what it was worked out from."
+    "Return `value` as a symbolic number."
     res = (Symbolic.whole if isinstance(value, int) else _Float)(value)
     res.e = e
     return res
@@ -108,20 +108,20 @@ def symbolic(
 def expression_of(
     x:Real # A number
 ):
-    "What a number was worked out from: of one that doesn't know, itself."
+    "Return the expression of a number, or a plain number itself."
     return x.e if isinstance(x, Symbolic) else number(x)
 
 
 def plain(
     x:Real # A number
 ) -> int|float:
-    "The number alone."
+    "Return the plain number."
     if isinstance(x, (int, _Count)): return int(x)
     return float.__float__(x) if isinstance(x, float) else float(x)
 
 
 def _worked_out(f, *xs):
-    "`f` of numbers; any number if there is none, in a branch that a stepper wouldn't take by itself"
+    "Call `f` on numbers; return an arbitrary number if it fails, as it may in a forced branch"
     departed = Decisions.listening is not None and Decisions.listening.departed
     try: res = f(*xs)
     except (ArithmeticError, ValueError):
@@ -139,7 +139,7 @@ COMPARISONS = 'eq', 'ne', 'lt', 'le', 'gt', 'ge'
 
 
 def _operators(cls):
-    "`cls` with arithmetic and comparisons that are written down"
+    "Add recorded arithmetic and comparisons to `cls`"
     def written(value, build): return symbolic(value, build()) if isinstance(value, (int, float)) else value
     def arithmetic(name, f, build):
         def forward(self, other):
@@ -176,11 +176,11 @@ class _Float(Symbolic, float): pass
 @_operators
 class _Int(Symbolic, int): pass
 class _Count(_Float):
-    "A whole number that is a float, so that a float beside it leaves the operator to us"
+    "A whole number that is a float, so that operators with floats are ours"
     def __index__(self): return int(float.__float__(self))
 
 
-WHOLE = _Count, _Int # the first one knows more, if it does what whole numbers do
+WHOLE = _Count, _Int # the first records more, but isn't accepted everywhere
 Symbolic.whole = _Count
 
 
@@ -194,9 +194,9 @@ OF_MATH |= {k: _named_call(k) for k in NAMED if hasattr(math, k)} # `exp2` is ne
 
 @contextmanager
 def math_written():
-    "`math`'s functions write down what they do to our numbers; to others they do what they always do."
+    "Let functions of `math` record calls with symbolic numbers, inside a `with` block."
     def written(f, build):
-        count = build.__code__.co_argcount # `log` of another base is not written down
+        count = build.__code__.co_argcount # `log` with another base is not recorded
         def call(*xs):
             if len(xs) != count or not any(isinstance(x, Symbolic) for x in xs): return f(*xs)
             return symbolic(_worked_out(f, *map(plain, xs)), build(*map(expression_of, xs)))

@@ -1,8 +1,8 @@
-"""Change a list of steppers by hand: functions from a list to another, and `Composable`, with methods.
+"""Change a list of steppers by hand: functions that return a new list, and `Composable` with methods.
 
-A stepper is given as itself, as the function inside of its `partial`, by name, or by index. A function
-that isn't in the list stands for the stepper of the same name, so that one that was defined again, in a
-notebook for example, can replace the old one.
+Refer to a stepper by itself, the function inside its `partial`, its name, or its index. A function that isn't
+in the list stands for the stepper of the same name, so that a redefined function, in a notebook for example,
+can replace the old one.
 """
 from collections.abc import Iterator
 from functools import partial
@@ -16,11 +16,11 @@ __all__ = ['Composable', 'inserted', 'place', 'removed', 'replaced', 'with_parts
 
 
 class Composable:
-    "An object with a list of steppers that can be changed by hand."
+    "A mixin for objects with a list of steppers, which adds methods to change it."
     @entry
     def replace(self,
         old, # Stepper to replace: itself, the function inside of its `partial`, its name, or its index
-        *new # The stepper that replaces it, or several
+        *new # One or more new steppers
     ):
         "Replace `old` by `new`. Raises `ValueError` if there is no such stepper, or more than one."
         return self.edit(partial(replaced, old=old, new=new))
@@ -29,7 +29,7 @@ class Composable:
     def insert(self,
         *new, # Steppers
         before=None, # Stepper to put them before, or its index
-        after=None # Stepper to put them after, or its index: -1 is the last
+        after=None # Stepper to put them after, or its index; -1 is the last
     ):
         """Insert `new` before or after a stepper.
 
@@ -48,24 +48,24 @@ class Composable:
         old, # The stepper, named as in `replace`
         **names # By old name of a hyper-parameter or state, its new name
     ):
-        """Let a stepper read and write under other names: see `renamed`.
+        """Let a stepper read and write other names: see `renamed`.
 
         Raises `ValueError` if there is no such stepper or name."""
         return self.edit(partial(with_renamed, old=old, names=names))
 
     @entry
     def wrap(self,
-        *parts # Steppers that have a place, such as `clip_norm`, partials of them, or lists of several
+        *parts # Steppers with a place, such as `clip_norm`, partials of them, or lists of them
     ):
-        """Put parts that go with any rule where they belong: see `wrapped`.
+        """Insert parts at their places: see `wrapped`.
 
-        Raises `ValueError` for parts that make no sense here."""
+        Raises `ValueError` for parts that don't fit these steppers."""
         return self.edit(partial(with_parts, parts=parts))
 
 
 def place(
     cbs:list, # Steppers
-    which # One of them: itself, the function inside of its `partial`, its name, or its index
+    which # A stepper, the function inside its `partial`, its name, or its index
 ) -> int:
     "Return the index of a stepper. Raises `ValueError` if there is no such stepper, or more than one."
     known = {i: Stepper(f) for i, f in enumerate(cbs) if f is not None}
@@ -85,21 +85,21 @@ def place(
 
 
 def _matches(known, which) -> Iterator[list]:
-    """List the indices of steppers that `which` may stand for, by ever less.
+    """Yield lists of indices of steppers that `which` may stand for, from exact to loose matches.
 
     The first list that isn't empty counts."""
     yield [i for i, s in known.items() if s.f is which]
     yield [i for i, s in known.items() if s.innermost is which or which in (s.label, name_of(s.f))]
     if not callable(which): return
-    wanted = Stepper(which) # perhaps of a function that was defined again
+    wanted = Stepper(which) # perhaps a redefined function
     yield [i for i, s in known.items() if same_name(s.f, which) and s.label == wanted.label]
     yield [i for i, s in known.items() if same_name(s.f, which)]
 
 
 def replaced(
     cbs:list, # Steppers
-    old, # The one to replace
-    new:tuple # Steppers that replace it
+    old, # Stepper to replace
+    new:tuple # New steppers
 ) -> list:
     "Replace `old` by `new`. Returns a new list. Raises `ValueError`: see `Composable.replace`."
     i = place(cbs, old)
@@ -108,9 +108,9 @@ def replaced(
 
 def inserted(
     cbs:list, # Steppers
-    new:tuple, # More of them
-    before=None, # The one to put them before
-    after=None # The one to put them after
+    new:tuple, # New steppers
+    before=None, # Stepper to put them before
+    after=None # Stepper to put them after
 ) -> list:
     """Insert `new` before or after a stepper.
 
@@ -124,7 +124,7 @@ def inserted(
 
 def removed(
     cbs:list, # Steppers
-    old:tuple # Those to remove
+    old:tuple # Steppers to remove
 ) -> list:
     "Remove steppers. Returns a new list. Raises `ValueError`: see `Composable.remove`."
     out = {place(cbs, o) for o in old}
@@ -136,7 +136,7 @@ def with_renamed(
     old, # One of them
     names:dict # By old name of a hyper-parameter or state, its new name
 ) -> list:
-    """Let a stepper read and write under other names.
+    """Let a stepper read and write other names.
 
     Returns a new list. Raises `ValueError`: see `Composable.rename`."""
     i = place(cbs, old)
@@ -145,13 +145,13 @@ def with_renamed(
 
 def with_parts(
     cbs:list, # Steppers
-    parts:tuple # Steppers that have a place, or lists of them
+    parts:tuple # Steppers with a place, or lists of them
 ) -> list:
-    "Put `parts` where they belong. Returns a new list. Raises `ValueError`: see `wrapped`."
+    "Insert `parts` at their places. Returns a new list. Raises `ValueError`: see `wrapped`."
     return wrapped(cbs, *parts)
 
 
 def _checked(f):
-    "Return `f`, if it is a stepper. Raises `TypeError` if not."
+    "Return `f` if it is a stepper, else raise `TypeError`."
     Stepper(f)
     return f

@@ -1,4 +1,4 @@
-"Editing a live optimizer: it goes on with other steppers, from the state that they can use."
+"Edit a live optimizer, which continues with the new steppers and the state that they can use."
 from collections.abc import Callable
 from numbers import Real
 
@@ -16,14 +16,13 @@ __all__ = ['LiveSteppers', 'edit_optimizer']
 
 
 class LiveSteppers(Composable):
-    """The steppers of a live optimizer, in `cbs`, which may be changed between steps; and what they mean,
-    in `composition`."""
+    "A mixin for optimizers: `cbs`, which may change between steps, and their `composition`."
     _choice = None # the options that chose the steppers, if an algorithm did
-    _own_step = None # the name of a class with a step that runs no steppers as ours does
+    _own_step = None # the name of a class whose `step` doesn't call ours
 
     @property
     def composition(self) -> Composition:
-        "What `cbs` mean now; `cbs` may be changed between steps."
+        "The composition of the current `cbs`, which may be changed between steps."
         known = self.__dict__.get('_composition')
         if known is None or known.cbs != tuple(self.cbs): known = self._recompose()
         groups = self.__dict__.get('param_groups', ())
@@ -33,7 +32,7 @@ class LiveSteppers(Composable):
         return self.composition
 
     def _recompose(self) -> Composition:
-        "Compose `cbs` again, and let all groups have the hyper-parameters that come with them"
+        "Compose `cbs` again, and add the steppers' default hyper-parameters to all groups"
         composition = self._composition = self._compose(self.cbs)
         self.hyper_names |= composition.reads
         names, groups = self._names_for(composition), self.__dict__.get('param_groups', ())
@@ -44,7 +43,7 @@ class LiveSteppers(Composable):
         return composition
 
     def _compose(self, cbs) -> Composition:
-        "Return what a list of steppers means for this optimizer"
+        "Return the composition of a list of steppers for this optimizer"
         if self._own_step: return _readable(cbs)
         composition = Composition(cbs)
         if composition.needs_all and self.__dict__.get('_has_part'):
@@ -52,13 +51,13 @@ class LiveSteppers(Composable):
         return composition
 
     def _names_for(self, composition) -> frozenset:
-        "Return the names of hyper-parameters that steppers read, or that choose steppers"
+        "Return the names of hyper-parameters that steppers read or that choose steppers"
         return composition.reads if self._choice is None else composition.reads | {*self._choice.names}
 
     _names = property(lambda self: self._names_for(self.composition))
 
     def _set_options(self):
-        "Let groups have the options in which they differ as hyper-parameters"
+        "Store the options in which groups differ as hyper-parameters of the groups"
         if self._choice is None: return
         for k, values in self._choice.told(self.param_groups, self.composition.reads).items():
             for h, v in zip(self.hypers, values): h[k] = v
@@ -68,19 +67,19 @@ class LiveSteppers(Composable):
     def edit(self,
         f:Callable # From a list of steppers to another
     ):
-        """Go on with other steppers, from the state that they can use. Returns the optimizer itself.
+        """Change the steppers, and keep the state that the new ones can use. Returns the optimizer itself.
 
-        State that only those steppers speak of that are gone is dropped.
-        Raises `MissingName`, and changes nothing, if the new ones lack something."""
+        State that only removed steppers mention is dropped. Raises `MissingName`, without changing anything,
+        if a new stepper needs an unknown name."""
         edit_optimizer(self, f)
         return self
 
 
 def _readable(cbs) -> Composition:
-    "Return what can be read of `cbs`, which may be anything, for a step that isn't ours"
+    "Return the composition of the valid steppers in `cbs`, for a class with its own `step`"
     def composition(found):
         try: return Composition(found)
-        except (TypeError, ValueError): return None # one is no stepper, or they don't go together
+        except (TypeError, ValueError): return None # some aren't steppers, or they can't be combined
     res = composition([f for f in cbs if callable(f) and composition([f])]) or Composition([])
     res.cbs = tuple(cbs)
     return res
@@ -90,9 +89,9 @@ def edit_optimizer(
     opt, # Optimizer
     f:Callable # From a list of steppers to another
 ) -> None:
-    """Do what `Optimizer.edit` does: check the new steppers, then go on with them.
+    """Check new steppers, then switch to them: see `Optimizer.edit`.
 
-    Raises `MissingName`, and changes nothing."""
+    Raises `MissingName` before any change."""
     if 'cbs' not in opt.__dict__:
         raise TypeError(f"{type(opt).__name__} wraps an optimizer that has the steppers. Edit that one.")
     cbs, old = L(f(list(opt.cbs))), opt.composition
@@ -103,14 +102,14 @@ def edit_optimizer(
     opt.cbs = cbs
     if opt._choice is not None:
         opt._choice = opt._choice.copy(edits=(*opt._choice.edits, f), labels=new.untapped)
-    new = opt.composition # which adds the hyper-parameters that come with it
+    new = opt.composition # adds the new steppers' default hyper-parameters
     _renew_defaults(opt, old, new)
     if 'called' in opt.__dict__: opt.called = f"{opt.called.removesuffix(', edited')}, edited"
     _drop_unused_state(opt, old, new)
 
 
 def _renew_defaults(opt, old, new):
-    "Replace defaults of the old steppers by those of the new ones, where nobody has set another number"
+    "Replace defaults of the old steppers by those of the new ones, except values that were set"
     given = opt.__dict__.get('_given', frozenset())
     kept = new.defaults.keys() - given
     was = {k: v for k, v in old.defaults.items() if k in kept and isinstance(v, Real)}
@@ -120,7 +119,7 @@ def _renew_defaults(opt, old, new):
 
 
 def _drop_unused_state(opt, old, new):
-    "Drop state that only steppers speak of that are gone, and masks of rules that are gone"
+    "Drop state that only removed steppers mention, and masks of removed rules"
     gone = [s for s in old.steppers if not any(s.f is f for f in opt.cbs)]
     taps = {k for s in gone for k in s.taps}
     stale = changed_rules(old, new)

@@ -1,7 +1,7 @@
-"""Parts that go with any rule: where each belongs in a list of steppers, and how it is put there.
+"""Insert parts, which work with any rule, at their places in a list of steppers.
 
-The steppers of a rule turn the gradient into an `update`, which `apply_update` applies to the weights.
-A part states its place between the two; `Places` cuts a list of steppers at these places.
+The steppers of a rule turn the gradient into an `update`, which `apply_update` subtracts from the weights.
+Each part declares its place along this way; `Places` cuts a list of steppers at these places.
 """
 import inspect
 from functools import partial
@@ -20,13 +20,13 @@ __all__ = ['Places', 'wrapped']
 @entry
 def wrapped(
     cbs:list, # Steppers of a rule
-    *parts # Steppers that have a place, partials of them, or lists of several
+    *parts # Steppers with a place, partials of them, or lists of them
 ) -> list:
-    """Put `parts`, one after the other, where they belong in `cbs`. Returns a new list.
+    """Insert `parts`, one after the other, at their places in `cbs`. Returns a new list.
 
-    Parts that change updates come before `apply_update`. A fused step is split into its steppers for that;
-    a step that isn't the library's is undone, and the difference becomes the update.
-    Raises `ValueError` for parts that make no sense in `cbs`."""
+    Parts that change updates come before `apply_update`. For these, a fused step is split into its steppers;
+    a user's own step is undone, and the change of the weights becomes the update. Raises `ValueError` for
+    parts that don't fit `cbs`."""
     decay = None
     for o in parts:
         new = list(o) if isinstance(o, (list, tuple)) else [o]
@@ -44,17 +44,16 @@ def wrapped(
 # Places
 
 class Places:
-    """A list of steppers, cut into pieces: to put a part at its place is to append it to a piece.
+    """A list of steppers, cut into one piece per place, so that a part is inserted by appending to a piece.
 
-    There is one piece for each place, but one `update` and one `length` for each stepper that applies an
-    update."""
+    Only `update` and `length` have one piece for each stepper that applies an update."""
     def __init__(self,
         cbs:list # Steppers
     ):
         n_gates = sum(place_of(f) == 'gate' for f in cbs)
         after_hypers = _after(cbs, lambda f: traits_of(f).sets_hyper)
         cuts = {'gate': [n_gates], 'last': [len(cbs)]}
-        cuts['first'] = [after_hypers or n_gates] # such steppers read hyper-parameters, too
+        cuts['first'] = [after_hypers or n_gates] # gradient steppers read hyper-parameters, too
         cuts['gradient'] = cuts['penalty'] = cuts['decay'] = [self.head(cbs)]
         applied = [i for i, f in enumerate(cbs) if place_of(f) == 'apply']
         cuts['length'] = applied or [self.tail(cbs)]
@@ -66,20 +65,20 @@ class Places:
             self.pieces.append(cbs[done:end])
             self.at[k].append(self.pieces[-1])
             done = end
-        self.applied = [cbs[i] for i in applied] or [None] # for each `update` and `length`
+        self.applied = [cbs[i] for i in applied] or [None] # one for each `update` and `length`
 
     @staticmethod
     def head(
         cbs:list # Steppers
     ) -> int:
-        "Return the index at which a rule begins: after all that comes first or changes gradients."
+        "Return the index where the rule begins, after steppers that come first or change gradients."
         return _after(cbs, lambda f: place_of(f) in ('gate', 'first', 'gradient') or traits_of(f).sets_hyper)
 
     @staticmethod
     def tail(
         cbs:list # Steppers
     ) -> int:
-        "Return the index at which a rule ends."
+        "Return the index where the rule ends."
         return next((i for i, f in enumerate(cbs) if place_of(f) == 'last'), len(cbs))
 
     @staticmethod
@@ -89,30 +88,30 @@ class Places:
 
     @property
     def steppers(self) -> list:
-        "The list of steppers, with all that was put in."
+        "The list of steppers, with all inserted parts."
         return [f for piece in self.pieces for f in piece]
 
     def put(self,
-        f # Stepper that has a place
+        f # Stepper with a place
     ):
-        "Put a part at its place, for all parameters."
+        "Insert a part at its place, for all parameters."
         for piece in self.at[place_of(f)]: piece.append(f)
 
     def put_beside_each_update(self,
         f, # Stepper whose place is `update` or `length`
-        own:list # The decay that the rule had
+        own:list # The rule's own decay
     ):
-        "Put a part beside each stepper that applies an update, for the parameters of that stepper."
+        "Insert a part at each stepper that applies an update, for the parameters of that stepper."
         for piece, there in zip(self.at[place_of(f)], self.applied): piece.append(_fitted(f, there, own))
 
 
 def _after(cbs, holds) -> int:
-    "Return the index after the last stepper for which `holds`, or 0."
+    "Return the index after the last stepper for which `holds` is true, or 0."
     return max((i + 1 for i, f in enumerate(cbs) if holds(f)), default=0)
 
 
 def _put(cbs, new, decays) -> list:
-    "Put one part, of one stepper or several, into `cbs`."
+    "Insert one part, of one stepper or several, into `cbs`."
     own = _own_decays(cbs) if decays else []
     decay = next((f for k in ('decay', 'penalty') for f in new if place_of(f) == k), None)
     cbs = [f for f in cbs if not _is_in(f, own)] if decay is None else _with_decay(cbs, own, decay)
@@ -125,10 +124,10 @@ def _put(cbs, new, decays) -> list:
     return places.steppers
 
 
-# What makes no sense
+# Parts that don't fit
 
 def _check(f, cbs):
-    "Raise `ValueError` if a part has no place, or makes no sense beside the steppers that are in `cbs`."
+    "Raise `ValueError` if a part has no place, or doesn't fit the steppers in `cbs`."
     s, there = Stepper(f), [Stepper(o) for o in cbs if o is not None]
     if place_of(f) in (None, 'apply'): raise ValueError(_without_place(s))
     if kind_of(f) == DECAY: return
@@ -142,7 +141,7 @@ def _check(f, cbs):
 
 
 def _without_place(s) -> str:
-    "Word the error for a stepper that has no place."
+    "Word the error for a stepper without a place."
     message = (f"stepper `{s}` doesn't say where it belongs. Say where: `insert(…, before=…)`, "
                "or decorate it with `@part('…')`.")
     is_factory = not traits_of(s.f).place and not s.is_ours and inspect.isroutine(s.innermost)
@@ -150,7 +149,7 @@ def _without_place(s) -> str:
 
 
 def _check_pair(s, there):
-    "Raise `ValueError` if stepper `s` makes no sense beside `there`."
+    "Raise `ValueError` if stepper `s` can't be combined with `there`."
     if there.innermost is s.innermost and there.names == s.names:
         raise ValueError(f"`{there}` is there already. Change its options, or `remove` it first.")
     if is_redefined(s, there):
@@ -166,7 +165,7 @@ def _check_pair(s, there):
 
 
 def _averaged(s, before) -> bool:
-    "Does stepper `s` read an average or an update that a stepper before it makes?"
+    "Does stepper `s` read an average or an update from a stepper before it?"
     read = [k for k in s.names if k.endswith('avg') or k == 'update']
     return any(k in o.mentions for k in read for o in before)
 
@@ -174,15 +173,15 @@ def _averaged(s, before) -> bool:
 # Decay
 
 def _own_decays(cbs) -> list:
-    "List the rule's own decay: by `wd`, or, if nothing decays by that, by a coefficient of another name."
+    "List the rule's own decay steppers: those with `wd`, or else those with a coefficient of another name."
     found = [f for f in cbs if kind_of(f) == DECAY]
     return [f for f in found if Stepper(f).new_name('wd').endswith('wd')] or found
 
 
 def _with_decay(cbs, own, decay) -> list:
-    """Put `decay` in the place of the rule's own, for the same parameters, with a coefficient of that name.
+    """Replace the rule's own decay by `decay`, for the same parameters and with the same coefficient's name.
 
-    A penalty changes gradients, so it comes before the rule, as decay does where the rule has none."""
+    A penalty changes gradients, so it comes before the rule, and so does decay if the rule has none."""
     is_penalty = place_of(decay) == 'penalty'
     kept, early, done = [], [], []
     for f in cbs:
@@ -198,7 +197,7 @@ def _with_decay(cbs, own, decay) -> list:
 # The names and the parameters of another stepper
 
 def _fitted(f, there, own):
-    "Restrict `f` to the parameters of `there`; a decay takes the names and parameters of the rule's own."
+    "Restrict `f` to the parameters of `there`; a decay takes names and parameters of the rule's own decay."
     masks = _masks_of(there)
     replaced = own if kind_of(f) == DECAY else []
     decay = next((o for o in replaced if _masks_of(o)[:len(masks)] == masks), None)
@@ -210,12 +209,12 @@ def _is_in(f, fs) -> bool: return any(f is o for o in fs)
 
 
 def _masks_of(f) -> list:
-    "Return what tells for which parameters a stepper is there, to be compared."
+    "Return the masks of a stepper in a form that can be compared."
     return [(o.mark, getattr(o, 'name', True)) for o in Stepper(f).masks] if f is not None else []
 
 
 def _named_as(f, other):
-    "Rename what `f` reads and writes as it is renamed in `other`."
+    "Rename hyper-parameters and state of `f` as they are renamed in `other`."
     if other is None: return f
     new, s = Stepper(other).new_name, Stepper(f)
     names = {k: new(k) for k in sorted(s.mentions.union(s.names)) if new(k) != k}
@@ -223,15 +222,15 @@ def _named_as(f, other):
 
 
 def _masked(f, masks):
-    "Restrict `f` to the parameters of some rules."
+    "Restrict `f` to parameters that match all rules."
     for o in reversed(masks): f = only(f, o)
     return f
 
 
-# Steps that make an update first
+# Steps without an update
 
 def _with_update(cbs, wanted) -> list:
-    "Let steps make an `update`, then apply it, so that `wanted` can change it."
+    "Rewrite steps to compute an `update` first and then apply it, so that `wanted` can change it."
     steps = [i for i, f in enumerate(cbs) if traits_of(f).unfused]
     applied = [i for i, f in enumerate(cbs) if place_of(f) == 'apply']
     there = [cbs[i] for i in sorted(steps + applied)]
@@ -241,7 +240,7 @@ def _with_update(cbs, wanted) -> list:
 
 
 def _check_updates(there, wanted):
-    "Raise `ValueError` if it is not one update that `wanted` changes, nor one in each route."
+    "Raise `ValueError` unless there is one update for `wanted` to change, or one in each route."
     routes = [o for f in there for o in Stepper(f).masks if isinstance(o, InRoute)]
     taken = [o.name for o in routes]
     one_in_each = taken and len(taken) == len(there) == len(set(taken))
@@ -257,7 +256,7 @@ def _check_updates(there, wanted):
 
 
 def _unfused(step) -> list:
-    "Split a fused step into its steppers, with what its defaults and partials fix."
+    "Split a fused step into its steppers, with its defaults and the options that partials fix."
     s, ps = Stepper(step), inspect.signature(step).parameters
     given = {}
     for k in inspect.signature(s.innermost).parameters:
@@ -273,7 +272,7 @@ def _unfused(step) -> list:
 
 
 def _update_from_weights(cbs, wanted) -> list:
-    "Make an update of what somebody's own step does to the weights. Decay before it stays outside."
+    "Turn the change of the weights by a user's own step into an update. Decay before it is not included."
     there = [Stepper(f) for f in cbs if f is not None]
     reads_update = any('update' in s.mentions for s in there if 'update' not in s.required)
     if reads_update: return cbs # another stepper will apply it

@@ -1,5 +1,5 @@
-"""Memory for state: in huge pages on the CPU, since a step over small pages waits for their addresses more
-than for their numbers."""
+"""Memory for state, on the CPU in huge pages: with small pages, a step waits for address translation more
+than for data."""
 import mmap
 import threading
 import weakref
@@ -18,34 +18,34 @@ ALIGN = 64 # bytes: a cache line, and the widest vector
 
 
 class Pages(mmap.mmap):
-    "Memory; the storages in it hold on to it, and it to its arena."
+    "Mapped memory, which its storages keep alive, and which keeps its arena alive."
 
 
 class Arena:
-    """Zeroed memory for many tensors, each with a storage of its own; freed with the last of them.
+    """Zeroed memory for many tensors, each with its own storage; freed with the last tensor.
 
-    Since its storages hold on to its pages, their number tells whether all of them are still there: that
-    is asked in each step, instead of every tensor where its numbers are."""
+    As its storages keep references to its pages, their count shows whether all are still alive. Each step
+    checks that, instead of the address of every tensor."""
     _known, _lock = weakref.WeakSet(), threading.RLock()
 
     def __init__(self,
         size:int # Bytes
     ):
-        # private: a child after fork has its own
+        # private: a forked child gets its own copy
         pages = Pages(-1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if size >= HUGE and hasattr(mmap, 'MADV_HUGEPAGE'): pages.madvise(mmap.MADV_HUGEPAGE)
         start = torch.frombuffer(pages, dtype=torch.uint8).data_ptr()
         self.at = -start % HUGE
         self.span = range(start + self.at, start + self.at + size)
         pages.arena, self.pages = self, weakref.ref(pages)
-        self.keep = pages # until the first tensor does
+        self.keep = pages # until the first tensor keeps them alive
         with Arena._lock: Arena._known.add(self)
 
     def tensor(self,
         like:Tensor, # Parameter
-        dtype:torch.dtype # Type
+        dtype:torch.dtype # Its dtype
     ) -> Tensor:
-        "The next tensor, with the shape and layout of a parameter."
+        "Return the next tensor, with the shape and layout of a parameter."
         if like.numel() == 0: return torch.empty_strided(like.shape, like.stride(), dtype=dtype)
         t = torch.frombuffer(self.pages(), dtype=dtype, count=like.numel(), offset=self.at)
         t = t.as_strided(like.shape, like.stride())
@@ -55,12 +55,12 @@ class Arena:
 
     @classmethod
     def all(cls) -> list:
-        "All arenas that have tensors."
+        "List all arenas with tensors."
         with cls._lock: return list(cls._known)
 
     @property
     def storages(self) -> int:
-        "How many storages there are in it."
+        "The number of storages in the arena."
         return references(self.pages)
 
 
@@ -87,7 +87,7 @@ def hand_out(
     bucket, # Parameters and their states
     made:dict # New state for each of them, by name
 ):
-    "Put new state where it belongs."
+    "Put new state into the parameters' state."
     for name, tensors in made.items():
         for s, t in zip(bucket.states, tensors): s[name] = t
 
@@ -96,13 +96,13 @@ def _room(p, dtype) -> int: return -(-p.numel()*dtype.itemsize // ALIGN)*ALIGN
 
 
 def _zeros(wanted, alone) -> list[Tensor]:
-    """Tensors of zeros with the shapes and layouts of parameters.
+    """Create tensors of zeros with the shapes and layouts of parameters.
 
-    For a small one `alone` an arena has no advantage, and there may be thousands of those"""
+    A single small tensor (`alone`) gains nothing from an arena, and there may be thousands of them"""
     size = sum(_room(p, dtype) for p, dtype in wanted)
     if wanted and wanted[0][0].is_cpu and hasattr(mmap, 'MAP_PRIVATE') and not (alone and size < HUGE):
         try: arena = Arena(size)
-        except OSError: pass # no more maps for this process
+        except OSError: pass # the process has no more memory maps
         else: return [arena.tensor(p, dtype) for p, dtype in wanted]
     def zeros(p, dtype): return torch.empty_strided(p.shape, p.stride(), dtype=dtype, device=p.device).zero_()
     return [zeros(p, dtype) for p, dtype in wanted]

@@ -1,8 +1,8 @@
-"""From C to a function: the compiler, the cache of what it built, and torch's OpenMP.
+"""Compile C to functions: the compiler, the cache of kernels, and torch's OpenMP.
 
-Kernels are kept in a folder of the user's own, `OPTIMCB_CACHE_DIR` or `~/.cache/optimcb`, under the hash
-of their source, compiler and processor, each with a hash of itself at its end: what was damaged, or could
-have been written by somebody else, is not loaded."""
+Kernels are cached in a private folder, `OPTIMCB_CACHE_DIR` or `~/.cache/optimcb`, by the hash of their
+source, compiler and processor. Each file ends in a hash of itself. Files that are damaged, or that others
+could have written, are not loaded."""
 import atexit
 import ctypes
 import functools
@@ -27,22 +27,22 @@ __all__ = ['CantBuild', 'function', 'library', 'openmp']
 
 FLAGS = ['-O3', '-march=native', '-std=gnu11', '-fPIC', '-shared', '-w', '-ffp-contract=off',
          '-fno-math-errno', '-fno-trapping-math', '-fopenmp-simd']
-PATIENCE = 60 # seconds that a compiler has
-DAY = 24*60*60 # seconds
+PATIENCE = 60 # timeout of the compiler in seconds
+DAY = 24*60*60 # in seconds
 OPENMP = ('GOMP_parallel', 'omp_get_thread_num', 'omp_get_num_threads',
           'GOMP_barrier') # functions that kernels call
-DIGEST = 32 # bytes at the end of a file in the cache
+DIGEST = 32 # bytes of the hash at the end of a cached file
 
-_lock, _loaded = threading.RLock(), {} # one that an interrupt left locked doesn't lock its own thread out
+_lock, _loaded = threading.RLock(), {} # reentrant, as an interrupt may leave it locked by the same thread
 
 
 class CantBuild(Exception):
-    "There is no kernel: no compiler, or it failed. The message says what to do."
+    "A kernel can't be built: there is no compiler, or it failed. The message says what to do."
 
 
 def function(
     source:str, # C
-    name:str # Function of it, that takes a pointer
+    name:str # Name of a function in it that takes a pointer
 ):
     "The compiled function. Raises `CantBuild`."
     f = getattr(library(source), name)
@@ -65,7 +65,7 @@ def library(
 
 
 def forget():
-    "Forget what was built or couldn't be, in this process."
+    "Forget this process's loaded kernels and failures."
     with _lock:
         _loaded.clear()
         for f in (compiler, processor, folder): f.cache_clear()
@@ -82,12 +82,12 @@ def _load(source):
 
 
 def _build(source, kept) -> Path:
-    "Compile beside `kept`, then put it in its place at once: others see all of it or nothing"
-    for left in kept.parent.glob('build-*'): # by a process that was killed
+    "Compile to a temporary folder beside `kept`, then move the result there atomically"
+    for left in kept.parent.glob('build-*'): # left by a killed process
         with suppress(OSError):
             if time.time() - left.stat().st_mtime > DAY: shutil.rmtree(left, ignore_errors=True)
     try:
-        kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True) # somebody may have removed it
+        kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True) # it may have been removed
         if not _private(kept.parent): raise PermissionError('others can write to it')
         work = Path(tempfile.mkdtemp(prefix='build-', dir=kept.parent))
     except OSError as e:
@@ -107,7 +107,7 @@ def _build(source, kept) -> Path:
 
 
 def _run(command):
-    "Run a compiler, and end it with all it started if it takes too long"
+    "Run a compiler; after a timeout, kill it and all its child processes"
     try:
         p = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                              stderr=subprocess.STDOUT, start_new_session=True)
@@ -125,8 +125,9 @@ ADVICE = "Install gcc or clang, or name a C compiler in the environment variable
 
 @functools.cache
 def compiler() -> tuple[str, str]:
-    """The command of the C compiler (`CC`, else cc, gcc or clang), its words joined by a null, and what
-    tells its version."""
+    """Return the command of the C compiler (`CC`, else cc, gcc or clang), and its version.
+
+    The words of the command are joined by null characters."""
     given = os.environ.get('CC', '').strip()
     for words in [shlex.split(given)] if given else [['cc'], ['gcc'], ['clang']]:
         path = shutil.which(words[0])
@@ -144,7 +145,7 @@ TELLING = frozenset({'model name', 'flags', 'Features', 'cpu family', 'model', '
 
 @functools.cache
 def processor() -> str:
-    "What `-march=native` depends on."
+    "Return the properties of the processor that `-march=native` depends on."
     try: lines = Path('/proc/cpuinfo').read_text().split('\n\n')[0].splitlines()
     except OSError: lines = [platform.processor()]
     return '\n'.join([platform.machine(), *(o for o in lines if o.split('\t')[0].rstrip() in TELLING)])
@@ -152,9 +153,9 @@ def processor() -> str:
 
 @functools.cache
 def folder() -> Path:
-    """Where kernels are kept.
+    """Return the folder of cached kernels.
 
-    A folder that others can write to is not used: then it is a temporary one of this process."""
+    If others could write to it, return a temporary folder of this process instead."""
     given = os.environ.get('OPTIMCB_CACHE_DIR')
     caches = os.environ.get('XDG_CACHE_HOME') or Path('~/.cache').expanduser()
     home = Path(given) if given else Path(caches)/'optimcb'
@@ -170,21 +171,21 @@ def folder() -> Path:
 
 @functools.cache
 def _temporary() -> Path:
-    "A folder for as long as this process lives; one that it forks doesn't remove it"
+    "Create a folder that is removed at the end of this process, but not by its forks"
     path, owner = tempfile.mkdtemp(prefix='optimcb-'), os.getpid()
     atexit.register(lambda: os.getpid() == owner and shutil.rmtree(path, ignore_errors=True))
     return Path(path)
 
 
 def _private(path) -> bool:
-    "Is this mine alone to write?"
+    "Can only the current user write to it?"
     s = path.lstat()
     others_write = s.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     return s.st_uid == os.getuid() and not stat.S_ISLNK(s.st_mode) and not others_write
 
 
 def _intact(path) -> bool:
-    "Is this the file that somebody whom I trust wrote, all of it?"
+    "Is the file complete, undamaged, and only writable by trusted users?"
     try:
         if not (_private(path) and path.is_file()): return False
         content = path.read_bytes()
@@ -193,8 +194,7 @@ def _intact(path) -> bool:
 
 
 def openmp() -> list[int]:
-    """Addresses of the functions that start a team of threads, in the OpenMP that torch has loaded; zeros
-    if there is none."""
+    "Return the addresses of functions of torch's OpenMP that start a team of threads; zeros without OpenMP."
     return _openmp()
 
 
@@ -209,7 +209,7 @@ def _openmp():
 
 
 def _runtimes() -> list[str]:
-    "OpenMP runtimes that are loaded, torch's own first"
+    "List the loaded OpenMP runtimes, torch's own first"
     try:
         lines = Path('/proc/self/maps').read_text().splitlines()
         paths = {line.split(maxsplit=5)[5] for line in lines if '/' in line}
@@ -225,13 +225,14 @@ _forked = False
 
 def _note_fork():
     global _forked, _lock
-    _forked, _lock = True, threading.RLock() # another thread of the parent may have held it
+    _forked, _lock = True, threading.RLock() # the parent's other threads may have held the old one
 
 
 if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_note_fork)
 
 
 def threads() -> int:
-    """How many threads a kernel has: torch's number, but one in a child after fork, where a team that the
-    parent started would never answer."""
+    """Return the number of threads for a kernel: torch's number, but one in a forked child.
+
+    There, a team of threads that the parent started would never answer."""
     return 1 if _forked else torch.get_num_threads()

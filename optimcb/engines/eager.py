@@ -1,4 +1,4 @@
-"The eager engine, which defines what the others must give: it calls the steppers on each parameter in turn."
+"The eager engine, the reference for the others, which calls the steppers on each parameter in turn."
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 
@@ -19,12 +19,11 @@ def step(
     work:list, # `(p, state, hypers)` of each parameter that has a gradient
     scaling:Scaling=NOT_SCALED # What the gradients were multiplied by
 ) -> None:
-    """Run the composition on each parameter. Changes that steppers make to a gradient are undone after the
-    parameter's step.
+    """Run the composition on each parameter, and undo its changes to the gradient afterwards.
 
-    Steppers see a complex parameter, and its state, as real with a last dimension of 2, as in torch. Of a
-    parameter with a sparse gradient they see the rows that the gradient has; or all of it, with a dense
-    gradient, where a stepper needs that or some state has no rows."""
+    Steppers see a complex parameter and its state as real with a last dimension of 2, as in torch. Of a
+    parameter with a sparse gradient, they see the gradient's rows; or all of it, with a dense gradient, if a
+    stepper needs that or some state has no rows."""
     if composition.sums_over_all: return _step_together(composition, work, scaling)
     for p, state, hypers in work:
         if p.grad.layout is not torch.sparse_coo: _step_alone(p, state, hypers, composition, scaling)
@@ -36,7 +35,7 @@ def try_step(
     work:list, # `(p, state, hypers)` of each parameter that has a gradient
     scaling:Scaling=NOT_SCALED # What the gradients were multiplied by
 ) -> set:
-    "Run the composition on each parameter, or change nothing if that fails. Return the names of new state."
+    "Run the composition on each parameter, or change nothing if it fails. Return the names of new state."
     before = [set(state) for _, state, _ in work]
     with ExitStack() as stack:
         for p, state, _ in work: stack.enter_context(_rollback(p, state))
@@ -46,7 +45,7 @@ def try_step(
 
 @contextmanager
 def _rollback(p, state):
-    "Leave `p` and `state` as they were, if the block fails"
+    "Restore `p` and `state` if the `with` block fails"
     data, kept = p.data.clone(), _copied(state)
     try: yield
     except BaseException:
@@ -65,7 +64,7 @@ def _copied(o):
 
 
 def _step_alone(p, state, hypers, composition, scaling, dense=False):
-    "Step one parameter by itself"
+    "Step one parameter independently"
     view = _View(p, state, hypers, composition, scaling, dense)
     try:
         for _ in composition.run(view.p, view.state, hypers):
@@ -75,17 +74,17 @@ def _step_alone(p, state, hypers, composition, scaling, dense=False):
 
 
 def _step_sparse(p, state, hypers, composition, scaling):
-    """Step a parameter with a sparse gradient; again, with a dense one, if steppers turn out to make state
-    without rows"""
+    """Step a parameter with a sparse gradient; repeat it with a dense one if steppers create state without
+    rows"""
     before = RngSnapshot()
     try: _step_alone(p, state, hypers, composition, scaling)
-    except NoRows: # the steppers have worked on copies
+    except NoRows: # nothing has changed, as the steppers have worked on copies
         before.restore_if_moved()
         _step_alone(p, state, hypers, composition, scaling, dense=True)
 
 
 class _View:
-    "A parameter as the steppers see it: `p`, with a gradient that they may change, and `state`"
+    "The steppers' view of a parameter: `p`, with a gradient that they may change, and `state`"
     def __init__(self, p, state, hypers, composition, scaling, dense=False):
         self.p, self.state, self.given, self.views = p, state, p.grad, []
         grad = self.given if scaling.scale is None else scaling.unscaled(self.given)
@@ -96,7 +95,7 @@ class _View:
             grad = grad.to_dense() if dense else self._see(Rows, grad)
         if composition.spares_grads or scaling.scale is not None: self.p.grad = grad
         else:
-            # steppers may differentiate it again
+            # steppers may differentiate it further
             with torch.set_grad_enabled(grad.requires_grad): self.p.grad = grad.clone()
 
     def _see(self, view, grad):
@@ -105,16 +104,16 @@ class _View:
         return o.grad
 
     def write_back(self, composition, hypers):
-        "Put the results of all steppers into the parameter and its state"
+        "Write the results of all steppers to the parameter and its state"
         for view in reversed(self.views): view.done(composition, hypers)
 
     def close(self):
-        "Give the parameter its own gradient again"
+        "Restore the parameter's own gradient"
         if not self.views: self.p.grad = self.given
 
 
 def _step_together(composition, work, scaling):
-    "Step all parameters, from sum to sum"
+    "Step all parameters in parallel, from sum to sum"
     views = []
     try:
         for p, state, hypers in work: views.append(_View(p, state, hypers, composition, scaling))
@@ -131,8 +130,9 @@ def _step_together(composition, work, scaling):
 
 
 def _summed(yielded) -> list:
-    """Pair each step with the sum of all that was yielded, in float32 at least, as a tensor of the type
-    and device that it yielded"""
+    """Pair each step with the sum of all yielded values, in float32 at least.
+
+    The sum has the dtype and device of the value that the step yielded"""
     tensors = [x for _, x in yielded if isinstance(x, Tensor)]
     if not tensors: return [(run, sum(x for _, x in yielded)) for run, _ in yielded]
     dtype = torch.float32
@@ -143,6 +143,6 @@ def _summed(yielded) -> list:
 
 
 def _like(total, x):
-    "Return a total for the step that yielded `x`"
+    "Return a total in the form of the yielded `x`"
     if not isinstance(x, Tensor): return total
     return on_all(total.to(x.device, torch.promote_types(x.dtype, torch.float32)), x)

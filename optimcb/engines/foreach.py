@@ -9,7 +9,7 @@ from optimcb.tracing.ops import OPS, REDUCTIONS, of_nothing
 __all__ = ['Launch']
 
 
-# where torch's function for lists takes a number, and no list
+# operations whose list function in torch takes a number instead of a list
 NUMBER_AT = dict(add_alpha=2, sub_alpha=2, addcmul=3, addcdiv=3)
 
 
@@ -22,19 +22,19 @@ class Launch(launch.Launch):
         super().__init__(members, at)
         p = self.program
         self.read = [n.operands if n.op not in LEAVES else () for n in p.nodes]
-        order = [] # as they are worked out
+        order = [] # in order of computation
         for levels, calls in zip(p.phases, p.calls_by_phase):
             order += [k for k, n in enumerate(p.nodes) if p.levels[k] in levels and n.op != 'call']
             order += calls
         self.last_use = {a: k for k in order for a in self.read[k] if a >= 0}
         for a in (*(s.value for s in p.stores), *p.handed.values(), *(p.nodes[i].args[0] for i in p.totals)):
-            self.last_use.pop(a, None) # kept to the end
+            self.last_use.pop(a, None) # needed until the end
 
     def start(self,
         recordings:list, # Of each member
         plan # Where the gradients are
     ):
-        "Fill in what changes from step to step: gradients and numbers."
+        "Set this step's gradients and numbers."
         self.made = [arena.new_states(a, program.fresh, r.trace.slots)
                      for (a, program), r in zip(self.members, recordings)]
         self.known = []
@@ -43,10 +43,10 @@ class Launch(launch.Launch):
             self.known.append((lists, [r.trace.slots[k] for k in program.slots], r.trace.externals, {}))
 
     def phase(self, i) -> dict:
-        "Run a phase; the sums of what it yields, by their round."
+        "Run a phase; return the sums of the values that it yields, by round."
         p, res = self.program, {}
         known = [(a, *o) for (a, _), o in zip(self.members, self.known)]
-        # other processes are asked for all at once
+        # one collective call for all of them
         for members in [known] if self.sharding else [[o] for o in known]:
             for k, n in enumerate(p.nodes):
                 if p.levels[k] not in p.phases[i] or n.op in ('total', 'call', 'result'): continue
@@ -64,18 +64,18 @@ class Launch(launch.Launch):
         return res
 
     def _let_go(self, k, values):
-        "Forget what node `k` was the last to need"
+        "Drop values that no node after `k` needs"
         for arg in self.read[k]:
             if self.last_use.get(arg) == k: values.pop(arg, None)
 
     def call(self, i):
-        "Call the functions that phase `i` ends with, for one parameter after the other."
+        "Call the functions at the end of phase `i`, for each parameter in turn."
         super().call(i)
         for k in self.program.calls_by_phase[i]:
             for *_, values in self.known: self._let_go(k, values)
 
     def _lists(self, j, o):
-        "Operand `o`, of each parameter of member `j`"
+        "List operand `o` for each parameter of member `j`"
         lists, slots, _, values = self.known[j]
         if o < 0: return slots[~o]
         n, x = self.program.nodes[o], values[o] if o in values else lists[self.program.nodes[o].args[0]]
@@ -86,14 +86,14 @@ class Launch(launch.Launch):
     def _note_results(self, j, made): self.known[j][-1].update(made)
 
     def _gather_values(self, k, members):
-        "Let the reductions of node `k` be what they come to in all processes"
+        "Reduce the values of node `k` over all processes"
         table = torch.stack([x.double() for values in members for x in values[k]])[:, None]
         self._gather(table, [self.program.nodes[k].op])
         done = iter(table[:, 0].to(members[0][k][0].dtype))
         for values in members: values[k] = [next(done) for _ in values[k]]
 
     def _value(self, n, a, lists, slots, externals, values):
-        "A list with the result of node `n` for each parameter"
+        "List the result of node `n` for each parameter"
         if n.op == 'load': return lists[n.args[0]]
         if n.op == 'external': return [externals[n.args[0]].detach().to(a.example.device)]*len(a.params)
         if n.op == 'numel':
@@ -131,7 +131,7 @@ class Launch(launch.Launch):
             for i, t in enumerate(lists[name]): t.data.copy_(v[i]) if isinstance(v, list) else t.data.fill_(v)
 
     def take(self, totals):
-        "Totals over all parameters, by their round."
+        "Receive the totals over all parameters, by round."
         for j, (round, _) in enumerate(self.program.rounds):
             if round not in totals: continue
             k = self.program.totals[j]
@@ -139,7 +139,7 @@ class Launch(launch.Launch):
                 values[k] = [totals[round].to(a.example.device, self.program.nodes[k].dtype)]*len(a.params)
 
     def finish(self):
-        "Hand out the state that was made."
+        "Put new state into the parameters' state."
         super().finish()
         self.known = self.made = None
 

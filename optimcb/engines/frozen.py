@@ -1,7 +1,7 @@
-"""Frozen parameters: a step leaves them and their state alone, whatever lies in their `.grad`.
+"""Frozen parameters, which a step skips, whatever their `.grad` holds.
 
-A parameter is frozen if it has required gradients and doesn't now. A plain tensor, which never did, is
-stepped by whatever `.grad` it is given."""
+A parameter is frozen if it required gradients before and doesn't now. A plain tensor, which never did, is
+stepped by its `.grad`."""
 from collections.abc import Iterable
 
 from torch import Tensor
@@ -10,10 +10,10 @@ __all__ = ['grad_of', 'is_frozen', 'track']
 
 
 def track(
-    params:Iterable, # Parameters, as they are now
-    tracked:set # Takes those that require gradients
+    params:Iterable, # Parameters
+    tracked:set # Set to add those to that require gradients
 ) -> None:
-    "Note which parameters require gradients, so that they count as frozen when they don't."
+    "Note which parameters require gradients, so that they count as frozen once they don't."
     tracked.update(p for p in params if getattr(p, 'requires_grad', False))
 
 
@@ -21,7 +21,7 @@ def is_frozen(
     p, # A parameter
     tracked:set # Parameters that have required gradients
 ) -> bool:
-    "Has this parameter required gradients, and doesn't now?"
+    "Did this parameter require gradients before, and doesn't now?"
     return not getattr(p, 'requires_grad', False) and p in tracked
 
 
@@ -29,6 +29,6 @@ def grad_of(
     p, # A parameter
     tracked:set # Parameters that have required gradients
 ) -> Tensor|None:
-    "The gradient to step this parameter by, or None if it has none or is frozen."
+    "Return the gradient to step this parameter by, or None if it has none or is frozen."
     grad = getattr(p, 'grad', None)
     return None if grad is None or is_frozen(p, tracked) else grad

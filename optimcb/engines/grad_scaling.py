@@ -1,9 +1,8 @@
-"""Gradients that were scaled so that 16 bits hold them, and steps that are not to be taken: what
-`torch.amp.GradScaler` says.
+"""Support for `torch.amp.GradScaler`: scaled gradients, and skipped steps.
 
-On the CPU the host knows at once. On a GPU it would have to wait, so kernels are told where it says
-whether to skip: they then leave all as it was. The host counts on as if the step were taken, and finds out
-when it next needs to know: at the next step, when that is long done."""
+On the CPU, the host knows immediately whether to skip a step. On a GPU it would have to synchronize, so
+kernels read the flag themselves, and change nothing if it is set. The host updates its counters as if the
+step were taken, and checks the flag at the next step, when it has long been computed."""
 import torch
 from torch import Tensor
 
@@ -13,12 +12,12 @@ __all__ = ['NOT_SCALED', 'PendingSkip', 'SCALER_ATTRIBUTES', 'Scaling', 'scaling
 
 
 class Scaling:
-    """What a GradScaler says of a step.
+    """The scale and the skip flag of a GradScaler for one step.
 
-    `scale` and `found` are numbers where the host knows them, else tensors on a device."""
+    `scale` and `found` are numbers if the host knows them, else tensors on a device."""
     def __init__(self,
-        scale:Tensor|float|None=None, # What the gradients were multiplied by; None: nothing
-        found:Tensor|float=0. # Not 0 if a gradient is infinite or NaN
+        scale:Tensor|float|None=None, # Factor of the gradients; None: they aren't scaled
+        found:Tensor|float=0. # Nonzero if a gradient is infinite or NaN
     ):
         self.scale, self.found = _known(scale), _known(found)
 
@@ -30,7 +29,7 @@ class Scaling:
     def or_nonfinite(self,
         grads:list[Tensor] # All gradients
     ) -> 'Scaling':
-        "The same, but that a step is skipped if one of these is infinite or NaN, too."
+        "Return the same, except that the step is also skipped if one of these is infinite or NaN."
         if isinstance(self.found, float) and self.found: return self
         finite = _finite(grads)
         if not finite: return self
@@ -40,12 +39,12 @@ class Scaling:
         return Scaling(self.scale, found)
 
     def unscaled(self, grad:Tensor) -> Tensor:
-        "The gradient as it should be."
+        "Return the unscaled gradient."
         scale = self.scale.to(grad.device) if isinstance(self.scale, Tensor) else self.scale
         return (grad / scale).to(grad.dtype)
 
     def skips(self) -> bool:
-        "Is the step to be skipped? Waits for a device, then it is known."
+        "Must the step be skipped? Synchronizes with the device."
         if self.skip_on_device: self.found = self.found.item()
         return bool(self.found)
 
@@ -57,10 +56,10 @@ def _as_numbers(grad) -> Tensor:
 
 
 def _finite(grads) -> list[Tensor]:
-    "Of each gradient, or group of them, whether all of its elements are finite"
+    "Return for each gradient, or group of gradients, whether all elements are finite"
     grads = list(map(_as_numbers, grads))
     grads = [g for g in grads if g.numel()]
-    # a sum over processes keeps a NaN, a maximum may not
+    # a sum over processes propagates NaN, a maximum may not
     sharded = [gather((g*0).sum()) == 0 for g in grads if is_dtensor(g)]
     groups = {}
     for g in grads:
@@ -75,22 +74,22 @@ def _known(x):
 
 
 NOT_SCALED = Scaling()
-# those that a GradScaler gives to an optimizer for a step
+# attributes that a GradScaler sets on an optimizer for a step
 SCALER_ATTRIBUTES = frozenset({'grad_scale', 'found_inf'})
 
 
 def scaling_of(
     opt # Optimizer
 ) -> Scaling:
-    "Return what a GradScaler says of an optimizer's next step."
+    "Return the GradScaler's data for an optimizer's next step."
     if not opt.__dict__.keys() & SCALER_ATTRIBUTES: return NOT_SCALED
     return Scaling(getattr(opt, 'grad_scale', None), getattr(opt, 'found_inf', 0.))
 
 
 class PendingSkip:
-    "A step that a device may have skipped."
+    "A step that the device may have skipped."
     def __init__(self,
-        found:Tensor # Where the device says so
+        found:Tensor # Flag on the device
     ):
         self.found = found.to('cpu', non_blocking=True) # in pinned memory
         self.event = torch.cuda.current_stream(found.device).record_event() if found.is_cuda else None
@@ -98,14 +97,14 @@ class PendingSkip:
 
     def note(self,
         states:list, # States of parameters
-        made:set, # Names that the step has put into them
-        numbers:dict # What is no tensor among them, as it was
+        made:set, # Names that the step has added to them
+        numbers:dict # Old values of numbers in them
     ):
-        "Note what the host has counted."
+        "Note the counters that the host has updated."
         self.steps.append((states, made, numbers))
 
     def settle(self) -> bool:
-        "Wait until the device knows; if it skipped the step, take back what was counted. Was it skipped?"
+        "Wait for the flag; if the step was skipped, restore the counters. Returns whether it was."
         if self.event: self.event.synchronize()
         skipped = bool(self.found.item())
         for states, made, numbers in self.steps if skipped else ():

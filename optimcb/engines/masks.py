@@ -1,7 +1,7 @@
-"""Masks: which steppers act on which parameter, where rules or routes choose.
+"""Masks: which steppers act on which parameter, as decided by rules and routes.
 
-A mask is state of a parameter, under the name of its rule. Before a parameter's first step its masks are
-pending, beside the state: torch takes an optimizer with some state for one that has all of it."""
+A mask is state of a parameter, by the name of its rule. Before a parameter's first step its masks are
+pending, and stored outside the state: torch assumes that an optimizer with some state has all of it."""
 from collections.abc import Iterable
 
 import torch
@@ -15,29 +15,29 @@ __all__ = ['can_step', 'changed_rules', 'fill_masks', 'masks_of', 'set_pending_m
 def can_step(
     p # A parameter
 ) -> bool:
-    """Can it be stepped?
+    """Can the parameter be stepped?
 
-    A lazy layer's has no shape yet, and whole numbers, as in a quantized layer, have no gradient."""
+    Parameters of lazy layers have no shape yet, and integers, as in quantized layers, have no gradient."""
     if not isinstance(p, Tensor) or torch.nn.parameter.is_lazy(p): return False
     return p.is_floating_point() or p.is_complex()
 
 
 def changed_rules(
     old, # A composition
-    new # The composition that replaces it
+    new # Its replacement
 ) -> set:
-    "Return the names of masks that mean something else in `new`, or nothing."
+    "Return the names of masks that have another meaning, or none, in `new`."
     return {k for k in old.masks if new.masks.get(k) != old.masks[k]}
 
 
 def masks_of(
     opt, # Optimizer
-    composition, # Its composition, or one that is to replace it
-    target=None # What is stepped now, with `param_groups` and `tracked`; None: check all parameters
+    composition, # Its composition, or a new one
+    target=None # Target of the current step, with `param_groups` and `tracked`; None: check all parameters
 ) -> dict:
-    """Return the masks of each parameter, by its id: those in its state, its group, or else by the rules.
+    """Return the masks of each parameter, by its id: from its state or group, or else from the rules.
 
-    For a step, only of parameters that are stepped and whose state lacks masks. Raises `ValueError` for an
+    With a target, return only those of stepped parameters whose state lacks masks. Raises `ValueError` for an
     unknown route."""
     rules, routes = composition.masks, composition.routes
     stale = changed_rules(opt.composition, composition)
@@ -45,7 +45,7 @@ def masks_of(
     for g in (target or opt).param_groups:
         in_group = {} if target else g
         for p in g['params']:
-            state = opt.__dict__['state'].get(p, {}) if isinstance(p, Tensor) else {} # a GPU isn't waited for
+            state = opt.__dict__['state'].get(p, {}) if isinstance(p, Tensor) else {} # doesn't wait for a GPU
             if routes and 'route' not in stale and 'route' in state: _check_route(routes, state['route'])
             if not (can_step(p) if target is None else _lacks_masks(p, state, rules, opt.tracked)): continue
             known = {**opt.pending_masks.get(p, {}), **in_group, **state}
@@ -61,9 +61,9 @@ def masks_of(
 
 def fill_masks(
     opt, # Optimizer
-    target # What is stepped now, with `param_groups`: the optimizer itself, or one of its parameters
+    target # Target of the current step, with `param_groups`: the optimizer, or one of its parameters
 ) -> None:
-    "Put masks into the state of parameters that are stepped now and lack them. Raises `ValueError`."
+    "Add missing masks to the state of parameters in the current step. Raises `ValueError`."
     found = masks_of(opt, opt.composition, target)
     if not found: return
     for p in _params(target):
@@ -73,18 +73,18 @@ def fill_masks(
 def set_pending_masks(
     opt # Optimizer
 ) -> None:
-    "Work out the masks of all parameters, before they are stepped. Raises `ValueError`, and changes nothing."
+    "Evaluate the masks of all parameters before their first step. Raises `ValueError` before any change."
     composition = opt.composition
     found = masks_of(opt, composition)
     pending = {p: found[id(p)] for p in _params(opt) if id(p) in found}
     for g in opt.param_groups:
-        for k in composition.masks.keys() & g.keys(): del g[k] # from here on the parameters have it
+        for k in composition.masks.keys() & g.keys(): del g[k] # the parameters have it now
     opt.pending_masks.clear()
     opt.pending_masks.update(pending)
 
 
 def _lacks_masks(p, state, rules, tracked) -> bool:
-    "Does a parameter that is stepped now lack a mask in its state?"
+    "Does a parameter in the current step lack a mask in its state?"
     return not state.keys() >= rules.keys() and grad_of(p, tracked) is not None
 
 

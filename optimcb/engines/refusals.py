@@ -1,4 +1,4 @@
-"Parameters that no kernel can step: which, why, and the warnings and errors that say so."
+"Parameters that kernels can't step, the reasons, and the warnings and errors."
 from collections.abc import Hashable
 
 from optimcb._tensors import sharding_of, unsharded
@@ -9,23 +9,23 @@ __all__ = ['CantRun', 'MAX_KERNELS', 'Refusals']
 
 
 MISSING = object() # value of an attribute that a parameter doesn't have
-# limit of kernels for one composition: each combination of branches that it takes needs its own
+# limit of kernels per composition, as each combination of branches needs its own
 MAX_KERNELS = 100
 
 
 class CantRun(RuntimeError):
-    "An engine that was asked for by name can't run the composition."
+    "An engine that was requested by name can't run the composition."
 
 
 class Refusals:
-    """Note which kinds of parameters a composition can't step by kernels, and why.
+    """The kinds of parameters that kernels can't step for a composition, with reasons.
 
-    `reasons` has the reason by kind of parameter; the kind `None` stands for all parameters. `looked` has
-    the names of the attributes of parameters that steppers look at: parameters that differ in them are of
-    different kinds."""
+    `reasons` maps each kind of parameter to a reason; the kind `None` stands for all parameters. `looked` has
+    the names of parameter attributes that steppers read: parameters that differ in them are of different
+    kinds."""
     def __init__(self,
         engine:str, # 'auto', 'fused' or 'foreach'
-        composition # Composition that is run
+        composition # Composition to run
     ):
         self.engine, self.all_or_none = engine, composition.sums_over_all
         self.reasons, self.looked, self.warned = {}, set(), set()
@@ -34,7 +34,7 @@ class Refusals:
             self.add(f"stepper `{s}` draws random numbers for each parameter.", quiet=True)
 
     def look(self, p) -> tuple:
-        "Return the attributes of `p` that steppers look at, and how it is sharded."
+        "Return the attributes of `p` that steppers read, and its sharding."
         p, sharding = unsharded(p), sharding_of(p)
         seen = [(k, p.stride() if k == 'stride()' else getattr(p, k, MISSING)) for k in sorted(self.looked)]
         if sharding: seen.append(('', sharding))
@@ -43,16 +43,16 @@ class Refusals:
     def why(self,
         key:tuple # Key of a bucket
     ) -> str|None:
-        "Return why parameters of a bucket are left to the eager engine; None if kernels can step them."
+        "Return why a bucket is left to the eager engine, or None if kernels can step it."
         kinds = None, _kind(key), _kind_with_state(key)
         return next((self.reasons[k] for k in kinds if k in self.reasons), None)
 
     def add(self,
-        reason:str, # Names the stepper, the line and the operation
+        reason:str, # Reason, with the stepper, the line and the operation
         kind:tuple|None=None, # Kind of parameters; None: all
         quiet:bool=False # Without a warning?
     ):
-        "Leave parameters to the eager engine. Raises `CantRun` if another engine was asked for by name."
+        "Leave parameters to the eager engine. Raises `CantRun` if another engine was requested by name."
         if self.engine != 'auto':
             raise CantRun(f"engine='{self.engine}' can't run this: "
                           f"{reason} `engine='auto'` falls back to what can.")
@@ -68,8 +68,7 @@ class Refusals:
     ):
         """Leave buckets that can't be recorded to the eager engine.
 
-        If parameters of the same kind with other state can be recorded, only those with this state are
-        refused."""
+        If parameters of the same kind with other state can be recorded, only this state is refused."""
         failed = {_kind_with_state(b.key) for e in failures for b in e.buckets}
         others = set()
         if len(self.reasons) < MAX_KERNELS:
@@ -81,10 +80,10 @@ class Refusals:
 
 
 def _kind(key) -> tuple:
-    "Return the types, device and attributes in a bucket's key, without its group and state"
+    "Return the dtypes, device and attributes in a bucket's key, without its group and state"
     return key[3:]
 
 
 def _kind_with_state(key) -> tuple:
-    "Return the same with the kinds of state, but without its numbers, which may change in each step"
+    "Return the same plus the kinds of state, but without its numbers, which may change in each step"
     return key[1], *key[3:]

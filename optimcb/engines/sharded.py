@@ -1,4 +1,4 @@
-"DTensor parameters, stepped shard by shard."
+"Step DTensor parameters shard by shard."
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
@@ -15,10 +15,10 @@ __all__ = ['Shards', 'agree']
 
 
 def agree(
-    failure:Exception|None, # Why this process can't do what all have to do in the same way, if it can't
+    failure:Exception|None, # Why this process can't run its kernel, or None
     shardings:Iterable # How parameters are sharded
 ) -> Exception|None:
-    "Return a failure if one process has one: else processes would wait for each other."
+    "Return a failure if any process has one, as processes would wait for each other otherwise."
     for sharding in shardings:
         mesh = sharding.mesh
         failed = torch.tensor(float(failure is not None), device=mesh.device_type)
@@ -28,8 +28,8 @@ def agree(
 
 
 class Shards:
-    """An optimizer as an engine sees it: `param_groups`, with shards in the place of DTensors, their
-    `state`, and those that are `tracked`."""
+    """An engine's view of an optimizer: `param_groups` with shards instead of DTensors, their `state`, and
+    `tracked` ones."""
     def __init__(self):
         self.state, self.shards, self.tracked = defaultdict(dict), {}, set()
         self.param_groups, self.sharded = [], []
@@ -37,7 +37,7 @@ class Shards:
     def open(self,
         opt # Optimizer
     ):
-        "The optimizer as it is now; the optimizer itself, if it has no DTensors."
+        "Return the view for the current optimizer, or the optimizer itself if it has no DTensors."
         self.opt, self.sharded = opt, []
         if 'torch.distributed.tensor' not in sys.modules: return opt
         params = [p for g in opt.param_groups for p in g['params']]
@@ -49,13 +49,13 @@ class Shards:
         return self
 
     def _shard(self, p):
-        "What the engine has in the place of `p`"
+        "Return the engine's parameter for `p`"
         state, new, q = self.opt.state[p], shard_of(p), self.shards.get(p)
-        # then it is left to the eager engine, in all processes
+        # the eager engine steps it, in all processes
         if new is p or not all(self._fits(v, p) for v in state.values()):
             if self.state.get(p) is not state: self.state[p] = state
             return p
-        # else the one that is known goes on
+        # else keep the known shard
         if q is None or q.data_ptr() != new.data_ptr() or q.shape != new.shape:
             self.state.pop(q, None)
             q = self.shards[p] = new
@@ -70,33 +70,33 @@ class Shards:
         return q
 
     def _fits(self, v, p) -> bool:
-        "Is this state one that lies as the parameter, or one number in all processes?"
+        "Is this state sharded like the parameter, or one number in all processes?"
         if not isinstance(v, Tensor): return True
         if not is_dtensor(v): return v.dim() == 0
         if v.shape == p.shape and v.placements == p.placements: return True
         return v.dim() == 0 and all(o.is_replicate() for o in v.placements)
 
     def of_optimizer(self,
-        shards:list # Parameters, as the engine sees them
+        shards:list # The engine's parameters
     ) -> list[dict]:
-        "Their states in the optimizer, where these are others. Nothing waits for a GPU."
+        "Return their states in the optimizer, if these differ. Doesn't wait for a GPU."
         states = self.opt.__dict__['state'] if self.sharded else {}
         return [states[q._unsharded] for q in shards if hasattr(q, '_unsharded')] if states else []
 
     def original(self,
-        p, # A parameter, or a shard in its place
+        p, # A parameter, or its shard
         state:dict # Its state
     ) -> tuple:
-        "Return a parameter and its state as the optimizer has them."
+        "Return the optimizer's parameter and state."
         if not self.sharded: return p, state
         return unsharded(p), self.opt.state[unsharded(p)]
 
     def close(self,
         stepped:list # Parameters and shards that kernels have stepped; others have their state already
     ) -> list:
-        """Give the DTensors their new state, and drop the gradients of shards.
+        """Put new state into the DTensors' state, and drop the shards' gradients.
 
-        Return `stepped` as the optimizer has them. Doesn't wait for a GPU."""
+        Returns the optimizer's parameters for `stepped`. Doesn't wait for a GPU."""
         if not self.sharded: return stepped
         states, ids = self.opt.__dict__['state'], set(map(id, stepped))
         for p, q in self.sharded:

@@ -1,7 +1,7 @@
-"""Parameters that steppers see as others: complex ones, as pairs of real numbers; of those with a sparse
-gradient, the rows that it touches.
+"""Views of parameters for steppers: complex parameters as pairs of real numbers, and the rows of a sparse
+gradient.
 
-A view has `p`, its `grad`, and its `state`; `done` puts back what became of them."""
+A view has `p` with its `grad`, and its `state`; `done` writes the results back."""
 import torch
 from torch import Tensor
 
@@ -20,7 +20,7 @@ NO_ROWS = ("a gradient is sparse, but state `{}` is of another shape than the pa
 
 
 class NoRows(ValueError):
-    """Some state has no rows, so that the steppers can't be run on the rows of a sparse gradient.
+    """Some state has no rows, so the steppers can't run on the rows of a sparse gradient.
 
     Nothing has changed."""
 
@@ -29,7 +29,7 @@ def has_rows(
     p:Tensor, # A parameter
     state:dict # Its state
 ) -> bool:
-    "Has all of its state rows like the parameter, or is one number?"
+    "Does each state have rows like the parameter, or a single number?"
     return all(not isinstance(v, Tensor) or v.dim() == 0 or v.shape == p.shape for v in state.values())
 
 
@@ -39,7 +39,7 @@ def _is_complex(v) -> bool: return isinstance(v, Tensor) and v.is_complex()
 class AsReal:
     """A complex parameter as a real one with a last dimension of 2, as in torch.
 
-    Its state is complex where it is of that shape."""
+    State of the same shape is converted, too."""
     def __init__(self,
         p:Tensor, # Parameter, complex
         grad:Tensor, # Its gradient
@@ -51,7 +51,7 @@ class AsReal:
         self.state = {k: seen(v) for k, v in state.items()}
 
     def done(self, composition, hypers):
-        "Let the state be complex again, and the parameter be what it was given, if that is other memory."
+        "Convert the state back to complex, and assign the parameter if it was given other memory."
         if self.p.data_ptr() != self.original.data_ptr(): torch.view_as_real(self.original.data).copy_(self.p)
         for k, v in self.state.items():
             old = self.all_state.get(k)
@@ -62,8 +62,8 @@ class AsReal:
 
 
 def _as_real(grad) -> Tensor:
-    """A complex gradient as a real one; of a sparse one the values are, since older torch has no real view
-    of the whole"""
+    """Return a complex gradient as a real one; of a sparse gradient only the values, as older torch has no
+    real view of sparse tensors"""
     if grad.layout is not torch.sparse_coo: return torch.view_as_real(grad.resolve_conj())
     grad = grad.coalesce()
     values = torch.view_as_real(grad.values().resolve_conj())
@@ -71,34 +71,36 @@ def _as_real(grad) -> Tensor:
 
 
 def _paired(v) -> Tensor:
-    "`v` with the two parts of each complex number side by side"
+    "Interleave real and imaginary parts of `v`"
     even = v.storage_offset() % 2 == 0 and not any(s % 2 for s in v.stride()[:-1])
     return v if even and v.stride(-1) == 1 else v.clone(memory_format=torch.contiguous_format)
 
 
 class Rows:
-    """The rows of a parameter that a sparse gradient touches; no other is looked at: a lazy update, as in
-    `torch.optim.SparseAdam`."""
+    """The rows of a parameter that are in a sparse gradient, for a lazy update as in
+    `torch.optim.SparseAdam`.
+
+    Other rows are not read."""
     def __init__(self,
         p:Tensor, # Parameter
-        grad:Tensor, # Its gradient, sparse; rows that are there twice are summed
-        state:dict # Its state; tensors of the parameter's shape have rows, too
+        grad:Tensor, # Its sparse gradient; duplicate rows are summed
+        state:dict # Its state, of which tensors with the parameter's shape have rows, too
     ):
         grad = grad.coalesce()
         self.all, self.at, self.all_state = p.data, tuple(grad.indices()), state
         self.rows = {k for k, v in state.items() if isinstance(v, Tensor) and v.shape == p.shape}
         self.p = torch.nn.Parameter(self.all[self.at], p.requires_grad)
-        self.p.__dict__.update(p.__dict__) # attributes that somebody gave it
+        self.p.__dict__.update(p.__dict__) # attributes that users added
         self.grad = grad.values()
         self.state = {k: v[self.at] if k in self.rows else v for k, v in state.items()}
 
     def done(self,
-        composition, # What was run on the rows
+        composition, # Composition that ran on the rows
         hypers:dict # Hyper-parameters
     ):
-        """Put the rows back.
+        """Write the rows back.
 
-        State that is new has, in other rows, what the steppers start it from. Raises `NoRows`."""
+        In the other rows, new state gets its initial values. Raises `NoRows`."""
         tensors = {k: v for k, v in self.state.items() if isinstance(v, Tensor)}
         odd = [k for k, v in tensors.items() if v.dim() and v.shape not in (self.p.shape, self.all.shape)]
         if odd: raise NoRows(NO_ROWS.format(odd[0], ', '.join(composition.labels)))
@@ -116,8 +118,10 @@ class Rows:
         self.all[self.at] = self.p.data
 
     def _starts(self, composition, hypers) -> dict:
-        """What new state starts from: numbers, where a rehearsal tells them; else what a step of the whole
-        parameter makes of it, with a gradient of zeros"""
+        """Return the initial values of new state.
+
+        They are numbers from a rehearsal, or else the result of a step of the whole parameter with a zero
+        gradient"""
         p = torch.nn.Parameter(self.all.clone(), self.p.requires_grad)
         state = {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.all_state.items()}
         p.__dict__.update(self.p.__dict__)

@@ -1,11 +1,11 @@
-"""The fused engine on CUDA: a program as Triton, for all parameters at once.
+"""The fused engine on CUDA: launch a program as Triton kernels, for all parameters at once.
 
-Kernels find everything by tables of 64-bit numbers, so that no size, address or hyper-parameter is part of
-what is compiled. `table` is sent anew in each step: a row of numbers for each member of a launch, which
-are the program's arguments, and a row of addresses for each tensor, one for each column. Two tables stay
-on the device. In `chunks` there is a row for each chunk of elements: its tensor, start and size, and where
-in `table` the addresses and the numbers of its tensor are. In `tensors` there is one for each tensor:
-where these are, its size, its first chunk and the one after its last."""
+Kernels look everything up in tables of 64-bit numbers, so the compiled code contains no size, address or
+hyper-parameter. `table` is sent in each step: for each member of a launch, a row of numbers, which are the
+program's arguments, and for each tensor, a row of addresses, one per column. Two tables stay on the device.
+`chunks` has a row for each chunk of elements: its tensor, start and size, and the positions of its tensor's
+addresses and numbers in `table`. `tensors` has a row for each tensor: these positions, its size, its first
+chunk, and the one after its last."""
 from contextlib import contextmanager
 
 import numpy as np
@@ -23,9 +23,9 @@ OPTIONS = {'num_warps': 4, 'enable_fp_fusion': False}
 
 
 def _upload(array, device) -> torch.Tensor:
-    """A copy on a device, made when its current stream comes to it.
+    """Copy to a device asynchronously, on its current stream.
 
-    Until then, torch keeps the pinned memory for it"""
+    torch keeps the pinned memory alive until then"""
     if device.type == 'cpu': return torch.from_numpy(array.copy()) # for Triton's interpreter
     pinned = torch.empty(array.shape, dtype=torch.int64, pin_memory=True)
     pinned.numpy()[...] = array
@@ -33,8 +33,9 @@ def _upload(array, device) -> torch.Tensor:
 
 
 def _tables(parts, columns, slots) -> tuple[np.ndarray, np.ndarray]:
-    """`chunks` and `tensors`, for parameters of some sizes, here and in all processes; a list of pairs for
-    each member"""
+    """Build `chunks` and `tensors`.
+
+    `parts` lists, for each member, pairs of a parameter's size in this process and in all processes"""
     member = np.repeat(np.arange(len(parts)), list(map(len, parts)))
     sizes, unsharded_sizes = np.concatenate(parts).T
     each, ends = np.arange(len(sizes)), np.cumsum(-(-sizes//CHUNK))
@@ -47,9 +48,9 @@ def _tables(parts, columns, slots) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Launch(KernelLaunch):
-    """Kernels for parameters whose programs have the same key: what they are handed, and a step of them.
+    """Launch of kernels for parameters whose programs have the same key, with the kernels' arguments.
 
-    What doesn't change from step to step is made once. Raises `Unsupported` and `CantBuild`."""
+    Everything that is the same in each step is created once. Raises `Unsupported` and `CantBuild`."""
     def __init__(self,
         members:list, # `(bucket, program)`: programs with the same key
         at:list # Of each of them, the index of its first parameter in the plan
@@ -70,20 +71,20 @@ class Launch(KernelLaunch):
             self._build(text, stream)
 
     def _build(self, text, stream):
-        "Compile the kernels, before anything has changed"
+        "Compile the kernels, before any change"
         self._send(stream)
         try:
             known = functions(text)
             passes = self.program.passes
             self.kernels = [[(known[name], self.count[over]) for name, over in o] for o in passes]
             for o in self.kernels:
-                for kernel, _ in o: kernel[(0,)](*self.arguments, **OPTIONS) # no program of it runs
+                for kernel, _ in o: kernel[(0,)](*self.arguments, **OPTIONS) # empty grid: only compiles
         except Exception as e:
             raise CantBuild(f"Triton can't build a kernel ({type(e).__name__}: {e}).") from None
 
     @contextmanager
     def _here(self):
-        "On the device; its current stream"
+        "Switch to the device, and return its current stream"
         if self.device.type == 'cpu': yield None
         else:
             with torch.cuda.device(self.device): yield torch.cuda.current_stream()
@@ -92,7 +93,7 @@ class Launch(KernelLaunch):
         recordings:list, # Of each member
         plan # Where the gradients are
     ):
-        "Send what changes from step to step: gradients and numbers."
+        "Send this step's gradients and numbers."
         with self._here() as stream:
             self._fill(recordings, plan)
             self._send(stream)
@@ -101,7 +102,7 @@ class Launch(KernelLaunch):
         recordings:list, # Of each member
         plan # Where the gradients are
     ):
-        "`start` for a CUDA graph: `renew` sends the numbers."
+        "Start a step that a CUDA graph captures; `renew` sends its numbers later."
         with self._here() as stream:
             self._fill(recordings, plan)
             self.captured = torch.empty(len(self.host), dtype=torch.int64, device=self.device)
@@ -111,13 +112,13 @@ class Launch(KernelLaunch):
         recordings:list, # Of each member
         plan # Where the gradients are
     ):
-        "Send other numbers to kernels that a CUDA graph has captured."
+        "Send new numbers to kernels in a CUDA graph."
         with self._here():
             self._fill(recordings, plan)
             self.captured.copy_(_upload(self.host, self.device))
 
     def _send(self, stream, table=None):
-        "Make the arguments of a step's kernels, in memory that belongs to the current stream"
+        "Prepare the arguments of a step's kernels, in memory of the current stream"
         for t in self.tables if stream != self.stream else (): t.record_stream(stream)
         sums, totals = len(self.program.sums), len(self.program.totals)
         def room(rows, columns):
@@ -128,24 +129,24 @@ class Launch(KernelLaunch):
         self.arguments = *self.tables, table, partial, self.sums, self.yields, self.totals
 
     def call(self, i):
-        "Call the functions that phase `i` ends with, and send where their results are."
+        "Call the functions at the end of phase `i`, and send the addresses of their results."
         with self._here():
             super().call(i)
             self.arguments = *self.tables, _upload(self.host, self.device), *self.arguments[3:]
 
     def phase(self, i) -> dict[int, torch.Tensor]:
-        "Launch a phase; the sums of what it yields, by their round, on the device."
+        "Launch a phase; return the sums of the values that it yields, by round, on the device."
         with self._here():
             for kernel, count in self.kernels[i]: kernel[(count,)](*self.arguments, **OPTIONS)
             if self.sharding: self._gather_sums(i, self.sums)
             return self._yielded(i)
 
     def take(self, totals):
-        "Totals over all parameters, by their round."
+        "Receive the totals over all parameters, by round."
         for j, (round, _) in enumerate(self.program.rounds):
             if round in totals: self.totals[0, j] = totals[round]
 
     def finish(self):
-        "Hand out the state that was made."
+        "Put new state into the parameters' state."
         super().finish()
         self.made = self.held = self.arguments = self.sums = self.yields = self.totals = None

@@ -1,7 +1,7 @@
-"""The functions that operations name, for Triton: what `kernel.h` is for C.
+"""The Triton versions of functions in operations, like `kernel.h` for C.
 
-They round as torch's own do. Triton has quick functions of its own in float32; these are the ones of
-NVIDIA's library, in float64 and rounded: memory is what a step waits for."""
+They round like torch's. Instead of Triton's fast float32 functions, they call NVIDIA's library in float64 and
+round the result, which costs nothing as a step is limited by memory."""
 import triton
 import triton.language as tl
 from triton.language.extra import libdevice
@@ -12,9 +12,9 @@ __all__ = ['abs_', 'acos_', 'acosh_', 'asin_', 'asinh_', 'atan2', 'atan_', 'atan
            'sin_', 'sinh_', 'softplus_', 'sqrt', 'tan_', 'tanh_', 'trunc', 'where']
 
 
-# Before Triton 3.6, the division and the root that round as IEEE says take denormals of float32 for zeros.
-# In float64 there are none of these, and a quotient or root of float32 that is rounded to float64 and then to
-# float32 is the right one
+# Before Triton 3.6, the division and root with IEEE rounding flush float32 denormals to zero. In float64
+# these numbers aren't denormal, and rounding a float32 quotient or root to float64 and then to float32 gives
+# the correctly rounded result
 FLUSHES = tl.constexpr(tuple(map(int, triton.__version__.split('.')[:2])) < (3, 6))
 
 
@@ -52,7 +52,7 @@ def sqrt(x):
     else: return tl.sqrt_rn(x)
 
 @triton.jit
-def floor(x): return tl.floor(x.to(tl.float64)).to(x.dtype) # in float32, denormals would be zeros
+def floor(x): return tl.floor(x.to(tl.float64)).to(x.dtype) # float32 would flush denormals to zero
 
 @triton.jit
 def ceil(x): return tl.ceil(x.to(tl.float64)).to(x.dtype)
@@ -77,7 +77,7 @@ def softplus_(x, beta, threshold):
     return tl.where(x * beta > threshold, x, div_(log1p_(exp_(x * beta)), beta))
 
 
-# Of one number
+# Functions of one number
 
 @triton.jit
 def exp_(x): return libdevice.exp(x.to(tl.float64)).to(x.dtype)
@@ -143,7 +143,7 @@ def acosh_(x): return libdevice.acosh(x.to(tl.float64)).to(x.dtype)
 def atanh_(x): return libdevice.atanh(x.to(tl.float64)).to(x.dtype)
 
 
-# Of two
+# Functions of two numbers
 
 @triton.jit
 def pow(x, y): return libdevice.pow(x.to(tl.float64), y.to(tl.float64)).to(x.dtype)

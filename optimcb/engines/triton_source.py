@@ -1,5 +1,4 @@
-"""Source code in Triton of a program, for all parameters at once: see `triton_kernels` for the tables that
-it reads."""
+"Write a program in Triton, for all parameters at once; `triton_kernels` describes the tables that it reads."
 import linecache
 from functools import cache
 from hashlib import sha256
@@ -14,14 +13,14 @@ from optimcb.tracing.program import IN_MEMORY, KNOWN, Program, Unsupported
 __all__ = ['ARGUMENTS', 'CHUNK', 'PRELUDE', 'functions', 'source']
 
 
-CHUNK = 1024 # elements that a program works on
-JOIN = 2048 # sums of chunks that are added at a time
-VECTOR = 8 # elements in 16 bytes, the widest load, of the smallest type
-FIELDS = 5 # of a row of `chunks`, and of `tensors`
+CHUNK = 1024 # elements per Triton program
+JOIN = 2048 # chunk sums that are added at a time
+VECTOR = 8 # elements of the smallest dtype in 16 bytes, the widest load
+FIELDS = 5 # fields of a row of `chunks` and of `tensors`
 ARGUMENTS = ('chunks', 'tensors', 'table', 'partial', 'sums', 'yields', 'totals') # of every kernel
-# a product and a sum are one rounding only where an operation says so
+# fuse multiply-adds only where an operation says so
 
-# How a type is computed in, and how it lies in memory
+# The dtype to compute in, and the dtype in memory
 TYPES = {
     torch.float32: ('tl.float32', 'tl.float32'),
     torch.float64: ('tl.float64', 'tl.float64'),
@@ -49,11 +48,11 @@ def source(
 
 @cache
 def functions(
-    text:str # What `source` gives
+    text:str # Result of `source`
 ) -> dict:
-    """The functions in a source, by name.
+    """Return the functions in a source, by name.
 
-    Triton reads the text of a function, and finds it where Python looks for lines."""
+    Triton reads a function's source text, which is registered in Python's line cache."""
     name = f'<optimcb {sha256(text.encode()).hexdigest()[:16]}>'
     found = {'__name__': 'optimcb.engines.generated'}
     linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
@@ -67,13 +66,13 @@ def _function(decorator, name, args, body) -> str:
 
 class _Writer(c_kernels.Writer):
     def operand(self, a, dtype) -> str:
-        "What stands for operand `a`, in the type that `dtype` is computed in"
+        "Write operand `a`, in the dtype in which `dtype` is computed"
         kind = TYPES[dtype][0]
         if a < 0: return f's{~a}.to({kind})'
         return f'v{a}' if TYPES[self.p.nodes[a].result_dtype][0] == kind else f'v{a}.to({kind})'
 
     def value(self, i) -> str:
-        "The assignment of node `i`"
+        "Write the assignment of node `i`"
         n = self.p.nodes[i]
         if n.op in IN_MEMORY:
             at = ' + i, mask' if n.extent is PER_ELEMENT else ''
@@ -102,22 +101,21 @@ class _Writer(c_kernels.Writer):
         return op.text.format(*args, f='')
 
     def place(self, array, i, row='t') -> str:
-        "Where sum `i` of a tensor lies, or of a chunk"
+        "Write the address of sum `i` of a tensor or chunk"
         return f'{array} + {row}*{len(self.p.sums)} + {self.p.sums.index(i)}'
 
     def start(self, i) -> str:
-        "What reduction `i` starts from"
+        "Write the initial value of reduction `i`"
         return c_kernels.start_of(self.p.nodes[i]).replace('INFINITY', "float('inf')")
 
     def columns(self, used, stores) -> dict:
-        """By index, the columns that are used: how they lie in memory, and whether there is a value for
-        each element"""
+        "Map used columns, by index, to their dtype in memory and whether they have a value per element"
         return {self.column[o.name]: (TYPES[o.dtype][1], o.extent is PER_ELEMENT) for o in (*used, *stores)}
 
     def numbers(self) -> list[str]: return [f's{k} = tl.load(S + {k})' for k in range(len(self.p.slots))]
 
     def level(self, k) -> list[str]:
-        "Functions for one chunk, and for what follows it in one tensor"
+        "Write the functions for a chunk, and those for the tensor after it"
         sums, totals, stores = self.p.at(k, self.p.sums), self.p.at(k, self.p.totals), self.p.stores_at(k)
         each = [s for s in stores if s.extent is PER_ELEMENT]
         ends = [s for s in stores if s.extent is not PER_ELEMENT]
@@ -127,8 +125,9 @@ class _Writer(c_kernels.Writer):
         return res
 
     def chunk(self, k, sums, stores) -> list[str]:
-        """A function for the elements of a chunk, and a kernel that finds them: they are loaded by vectors
-        if they lie at multiples of them"""
+        """Write a function for the elements of a chunk, and the kernel that calls it.
+
+        Elements are loaded as vectors if their addresses are aligned"""
         once, each, used = self.split([self.p.nodes[i].args[0] for i in sums] + [s.value for s in stores])
         columns = self.columns(used, stores)
         wide = [c for c, (_, each_) in columns.items() if each_]
@@ -148,7 +147,7 @@ class _Writer(c_kernels.Writer):
             *self.numbers(), *once, *each,
             *self.barrier(stores, used), *self.stored(stores), *self.summed(sums)])
         given = ', '.join(args)
-        bits = ' | '.join(f'a{c}' for c in wide) or 0 # of all addresses together
+        bits = ' | '.join(f'a{c}' for c in wide) or 0 # the bits of all addresses
         main = _function('kernel', f'chunk{k}', ARGUMENTS, [
             'c = tl.program_id(0)',
             f'row = chunks + c*{FIELDS}',
@@ -164,9 +163,9 @@ class _Writer(c_kernels.Writer):
         return [elements, main]
 
     def barrier(self, stores, used) -> list[str]:
-        """Threads may store other elements than they load.
+        """Write a barrier if threads may store other elements than they load.
 
-        All must have loaded what is overwritten with something that doesn't depend on it"""
+        All threads must have loaded values before others overwrite them with independent values"""
         loaded = {u.name for u in used}
         def own(s): return any(self.p.nodes[i].args == (s.name,) for i in self.p.needed([s.value]))
         return ['tl.debug_barrier()'] if any(s.name in loaded and not own(s) for s in stores) else []
@@ -181,7 +180,7 @@ class _Writer(c_kernels.Writer):
         return res
 
     def summed(self, sums) -> list[str]:
-        "What the sums of a chunk come to"
+        "Write the sums of a chunk"
         res = []
         for i in sums:
             n = self.p.nodes[i]
@@ -205,7 +204,7 @@ class _Writer(c_kernels.Writer):
             *(f'tl.store({self.place("sums", i)}, {rows[i].block.format(f"x{i}")})' for i in sums)])
 
     def tensor(self, k, totals, ends) -> str:
-        "A kernel for what a tensor yields, and for the numbers that it keeps: nobody reads them any more"
+        "Write a kernel for a tensor's yielded values, and for its scalar state, which is no longer read"
         once, _, used = self.split([self.p.nodes[i].args[0] for i in totals] + [s.value for s in ends])
         shared = {self.p.totals.index(i): self.p.nodes[i].args[0] for i in totals}
         shares = {j: self.operand(a, torch.float64) for j, a in shared.items()}

@@ -1,5 +1,4 @@
-"""Parameters and groups as they are given: in any form that torch and fastai have for them, checked, under
-our names."""
+"Check parameters and groups, in any form that torch and fastai accept, and translate them to our names."
 import inspect
 from collections.abc import Iterator
 from numbers import Real
@@ -28,7 +27,7 @@ NAMES_FOR_ALL = ("some parameters have names and some have not. "
 def as_groups(
     params # A tensor, tensors, pairs with names, dicts with `params`, or lists of them
 ) -> list[dict]:
-    "Return `params` as torch's dicts, one for each group. Raises `TypeError` and `ValueError`."
+    "Return `params` as torch's group dicts. Raises `TypeError` and `ValueError`."
     if isinstance(params, torch.nn.Module) and not isinstance(params, torch.nn.ParameterList):
         raise TypeError("`params` is a model. Pass its parameters: `model.parameters()`.")
     if inspect.isroutine(params): raise TypeError("`params` is a function. Call it: `model.parameters()`.")
@@ -41,17 +40,17 @@ def as_groups(
 
 
 def may_be_empty(
-    groups:list # Groups as they were given
+    groups:list # Groups from the user
 ) -> bool:
-    """May other processes have all parameters of these groups?
+    """Can the groups be empty because other processes hold all their parameters?
 
-    An iterator that is used up is a mistake all the same."""
+    An exhausted iterator is a mistake in any case."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return distributed and not any(isinstance(g['params'], Iterator) for g in groups)
 
 
 def _split_names(params) -> tuple[list, list|None]:
-    """Return tensors and their names; None for the names if there are none.
+    """Return tensors and their names, or None without names.
 
     Raises `TypeError` and `ValueError`."""
     _check_order(params)
@@ -65,9 +64,9 @@ def _split_names(params) -> tuple[list, list|None]:
 
 
 def name_group(
-    group:dict # New group, whose `params` may be pairs with names
+    group:dict # New group; its `params` may be (name, tensor) pairs
 ) -> None:
-    "Put tensors into `params` and their names into `param_names`. Raises `TypeError` and `ValueError`."
+    "Split pairs into `params` and `param_names`. Raises `TypeError` and `ValueError`."
     group['params'], names = _split_names(group['params'])
     if names: group['param_names'] = names
 
@@ -76,7 +75,7 @@ def check_names(
     opt, # Optimizer
     group:dict # New group
 ) -> None:
-    "Raise `ValueError` if only some parameters have names. Names that no user gave are dropped instead."
+    "Raise `ValueError` if only some parameters have names; just drop names that no user gave."
     if 'param_names' not in group and opt.__dict__.pop('_names_brought', False):
         for g in opt.param_groups: g.pop('param_names', None)
     if any(('param_names' in g) != ('param_names' in group) for g in opt.param_groups):
@@ -87,10 +86,10 @@ def check_params(
     params:list, # Parameters of a new group
     others:list # Parameters of the other groups
 ) -> None:
-    "Raise `TypeError` for what is no tensor, `ValueError` for what is no leaf, or there twice."
+    "Raise `TypeError` for anything but tensors, `ValueError` for duplicates and tensors that aren't leaves."
     seen = {id(p) for p in others if isinstance(p, Tensor)}
     for i, p in enumerate(params):
-        # fastai's documentation makes optimizers of numbers, which never have a gradient
+        # fastai's documentation creates optimizers of numbers, which never have a gradient
         if isinstance(p, Real): continue
         if not isinstance(p, Tensor):
             raise TypeError(f"only tensors can be optimized, but parameter {i} is {p!r:.80} "
@@ -113,10 +112,10 @@ def _check_order(params):
 # Hyper-parameters of a group
 
 def checked_group(
-    opt, # Optimizer; takes the names of new hyper-parameters, and warns of those that nobody reads
-    group:dict # `params`, and hyper-parameters under any names
+    opt, # Optimizer; learns new hyper-parameters' names, and warns of those that no stepper reads
+    group:dict # `params`, and hyper-parameters by our names or torch's
 ) -> dict:
-    "Return `group` with checked hyper-parameters under our names. Raises `TypeError` and `ValueError`."
+    "Return `group` with checked hyper-parameters by our names. Raises `TypeError` and `ValueError`."
     if not isinstance(group, dict):
         raise TypeError(f"a parameter group must be a dict with `params`, not {group!r:.80} "
                         f"({type(group).__name__}).")
@@ -129,7 +128,7 @@ def checked_group(
     values = without_group_flags(opt, {k: v for k, v in values.items() if k not in flags})
     known = composition.reads | ALWAYS_WELCOME | opt.hyper_names
     def is_meant(k, v): return k in RANGES or k in TORCH_NAMES and v or suggest(k, composition.reads)
-    # others are somebody's notes: a name, an `initial_lr`
+    # other keys are users' notes: a name, an `initial_lr`
     opt._warn_unread(k for k, v in values.items() if is_meant(k, v))
     opt.hyper_names.update(k for k in values if k in known)
     return {**{k: group[k] for k in NOT_HYPERS if k in group},
@@ -139,11 +138,11 @@ def checked_group(
 
 def without_group_flags(
     opt, # Optimizer
-    group:dict # Hyper-parameters of a group, under our names
+    group:dict # Hyper-parameters of a group, by our names
 ) -> dict:
-    """Return `group` without torch's options that are no numbers.
+    """Return `group` without torch's non-numeric options.
 
-    Raises `TypeError` for what can't be had, `ValueError` for an engine."""
+    Raises `TypeError` for options that the steppers don't support, `ValueError` for an engine."""
     if opt._own_step: return group
     values, engine = without_flags(group, opt.composition, opt.engine)
     if engine != opt.engine:

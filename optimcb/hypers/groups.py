@@ -1,4 +1,4 @@
-"Parameter groups that answer torch's names."
+"Parameter groups that also accept torch's names."
 from collections.abc import Iterable
 
 from fastcore.foundation import L
@@ -10,17 +10,17 @@ __all__ = ['TorchNames', 'Params', 'Groups']
 
 
 class TorchNames(dict):
-    """A dict of hyper-parameters that answers torch's names, too: `group['betas']` is `(group['mom'],
-    group['sqr_mom'])`, to be read and written.
+    """A dict of hyper-parameters that also accepts torch's names: `group['betas']` reads and writes
+    `(group['mom'], group['sqr_mom'])`.
 
-    A name is answered if steppers read all that it stands for, and if it isn't one that they take
-    themselves. What is stored, and seen when going through the dict, is each thing once, under our name."""
-    reads = frozenset() # names that the steppers read; none while a copy is filled
+    A torch name works if steppers read all our names that it stands for, and don't take that name
+    themselves. Only our names are stored and iterated over."""
+    reads = frozenset() # names that the steppers read; empty while a copy is filled
 
     def know(self,
         reads:frozenset # Names that the steppers read from now on
     ) -> 'TorchNames':
-        "Answer the names that stand for some of `reads`. Returns the dict itself."
+        "Accept torch's names for `reads`. Returns the dict itself."
         if reads != self.reads:
             before, self.reads = self.reads, reads
             for k in [k for k in self.keys() & TORCH_NAMES.keys() if self._ours(k) and k not in before]:
@@ -28,12 +28,12 @@ class TorchNames(dict):
         return self
 
     def _ours(self, k) -> tuple:
-        "What `k` stands for, where it isn't itself"
+        "Return our names for torch's name `k`; none if steppers take `k` itself"
         ours = stands_for(k, self.reads)
         return ours if ours and k not in self.reads and self.reads.issuperset(ours) else ()
 
     def _there(self, k) -> tuple:
-        "What `k` stands for, if all of it is there"
+        "Return our names for torch's name `k`, if the dict has all of them"
         ours = self._ours(k)
         return ours if all(map(super().__contains__, ours)) else ()
 
@@ -70,10 +70,10 @@ class TorchNames(dict):
 
 
 class Params(list):
-    "The parameters of a group: a list, as in torch, that has the methods of fastai's `L`, and its `items`."
+    "The parameters of a group: a list, as in torch, with the methods and `items` of fastai's `L`."
     @property
     def items(self) -> list:
-        "The parameters, in a plain list."
+        "The parameters as a plain list."
         return list(self)
 
     def __getattr__(self, name):
@@ -83,10 +83,10 @@ class Params(list):
 
 
 class Groups(list):
-    """Parameter groups that answer torch's names, whoever puts them there: each is a `TorchNames`.
+    """A list of parameter groups that accept torch's names: each item becomes a `TorchNames`.
 
-    A plain dict that is put in is copied, with torch's names translated; a `TorchNames` is put in itself."""
-    reads = frozenset() # names that the steppers read; none while a copy is filled
+    Plain dicts are copied, with torch's names translated; a `TorchNames` is stored itself."""
+    reads = frozenset() # names that the steppers read; empty while a copy is filled
 
     def __init__(self,
         groups:Iterable=(), # Dicts with `params` and hyper-parameters
@@ -98,7 +98,7 @@ class Groups(list):
     def know(self,
         reads:frozenset # Names that the steppers read from now on
     ) -> 'Groups':
-        "Let all groups answer the names that stand for some of `reads`. Returns the list itself."
+        "Let all groups accept torch's names for `reads`. Returns the list itself."
         self.reads = reads
         self[:] = self
         return self

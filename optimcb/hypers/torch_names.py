@@ -1,4 +1,4 @@
-"torch's names and flags for hyper-parameters, translated to ours."
+"Translate torch's names and flags of hyper-parameters to ours."
 import difflib
 from collections.abc import Iterable
 from numbers import Real
@@ -17,16 +17,14 @@ TORCH_NAMES = dict(
     etas=('eta_minus', 'eta_plus'), step_sizes=('min_step', 'max_step'),
     decoupled_weight_decay=('decouple_wd',))
 
-# what a name of torch's stands for in rules whose authors have more coefficients: the first of these of which
-# all names are known
+# torch's names in rules with further coefficients: the first row whose names are all known applies
 AUTHORS_NAMES = dict(
     betas=(('mom', 'diff_mom', 'sqr_mom'), ('mom', 'sqr_mom', 'slow_mom'),
            ('mom', 'sqr_mom', 'rate_mom'), ('mom', 'slow_mom')),
     alpha=(('slow_weight',),))
 
 ENGINE_FLAGS = ('foreach', 'fused')
-# options of torch.optim that are no numbers: the stepper that does it, if there is one, and what to do
-# instead
+# non-numeric options of torch.optim: the stepper with the same effect, if any, and advice otherwise
 TORCH_FLAGS = dict(
     foreach=(None, ''), fused=(None, ''),
     capturable=(None, "Leave it out: a CUDA graph can have any step that kernels run. "
@@ -47,23 +45,23 @@ TORCH_FLAGS = dict(
 
 
 def stands_for(
-    name:str, # A name of torch's, perhaps
-    known:Iterable # Names that are known
+    name:str, # Any name, perhaps one of torch's
+    known:Iterable # Known names
 ) -> tuple:
-    """Our names for what torch, or the authors of a rule, call `name`: `betas` are three of Adan's
-    coefficients, in the order of its paper."""
+    """Return our names for a name in torch or in a rule's paper.
+
+    For Adan, `betas` stands for three coefficients, in the order of the paper."""
     known = frozenset(known)
     return next((o for o in AUTHORS_NAMES.get(name, ()) if known.issuperset(o)), TORCH_NAMES.get(name, ()))
 
 
 def from_torch(
-    hypers:dict, # Hyper-parameters, some of them perhaps under torch's names
-    known # Names that are meant as they are
+    hypers:dict, # Hyper-parameters, by our names or torch's
+    known # Names that need no translation
 ) -> dict:
-    """`hypers` with torch's names (`momentum`, `betas`, `weight_decay`, …) made into ours, where ours are
-    known.
+    """Translate torch's names (`momentum`, `betas`, `weight_decay`, …) to ours, if ours are known.
 
-    Raises `TypeError` if one thing is given under both names."""
+    Raises `TypeError` if a hyper-parameter is given by both names."""
     res = {}
     for k, v in hypers.items():
         ours = stands_for(k, known)
@@ -80,14 +78,14 @@ def from_torch(
 
 
 def without_flags(
-    hypers:dict, # Hyper-parameters under our names, some of `TORCH_FLAGS` perhaps among them
-    composition, # The steppers, which decide what can be had
-    engine:str # The engine that was asked for
+    hypers:dict, # Hyper-parameters by our names, and perhaps some of `TORCH_FLAGS`
+    composition, # The steppers, which decide which flags are supported
+    engine:str # The requested engine
 ) -> tuple[dict, str]:
-    """`hypers` without torch's options that are no numbers, and the engine that they ask for.
+    """Return `hypers` without torch's non-numeric options, and the engine that these request.
 
-    What is off, or None, or what the steppers do, is passed over. Raises `TypeError` for what can't be
-    had, `ValueError` for engines that contradict."""
+    Options that are off, None, or done by the steppers are ignored. Raises `TypeError` for unsupported
+    options, `ValueError` for contradictory engines."""
     known = frozenset().union(*(s.mentions.union(s.names) for s in composition.steppers if not s.is_ours))
     def read(k, v):
         if TORCH_FLAGS[k][0] is not None or k not in composition.reads: return False
@@ -108,14 +106,14 @@ def without_flags(
 
 
 def _dampens(composition, v) -> bool:
-    "Is a number torch's `dampening`? Averages of squares have none"
+    "Do the steppers dampen gradients by this number? Averages of squares have no dampening"
     readers = {s.innermost.__name__ for s in composition.steppers if s.is_ours and 'dampening' in s.names}
     averages = bool(readers & {'average_grad', 'average_update'}) and 'average_sqr_grad' not in readers
     return isinstance(v, Real) and averages
 
 
 def _engine(engine, flags) -> str:
-    "The engine that `foreach` and `fused` ask for"
+    "Return the engine that `foreach` and `fused` request"
     wanted = {k for k, v in flags.items() if v}
     if len(wanted) > 1:
         raise ValueError("`foreach` and `fused` can't be True together. Pass one of them, or `engine=`.")
@@ -126,15 +124,14 @@ def _engine(engine, flags) -> str:
 
 
 def suggest(
-    name:str, # A name that is not known
-    known:Iterable # Names that are
+    name:str, # An unknown name
+    known:Iterable # Known names
 ) -> str:
-    """A question that ends an error message: our name for the known one, ours or torch's, that `name` is
-    nearest to."""
+    "Return ' Did you mean …?' with our name for the known name nearest to `name`, or '' if none is near."
     known = set(known)
     others = {**TORCH_NAMES, **LONG_NAMES}
     ours = {name: o for name, o in others.items() if known.issuperset(o)} | {k: (k,) for k in known}
-    # each route's own
+    # one name per route
     several = sorted(k for k in known if any(k.endswith(f'_{o}') for o in (name, *TORCH_NAMES.get(name, ()))))
     if len(several) > 1: return f" Did you mean {' or '.join(f'`{k}`' for k in several)}?"
     near = nearest(name, ours)
@@ -143,9 +140,9 @@ def suggest(
 
 
 def nearest(
-    name:str, # A name that is not known
-    known:Iterable, # Names that are
-    alike:float=0.6 # How much they must be alike, 0 to 1
+    name:str, # An unknown name
+    known:Iterable, # Known names
+    alike:float=0.6 # Least similarity, 0 to 1
 ) -> str|None:
-    "The known name that is most like `name`, if one is."
+    "Return the known name most similar to `name`, or None if none is similar enough."
     return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=alike)), None)

@@ -1,4 +1,4 @@
-"Values of hyper-parameters: their ranges, and one value for each group."
+"Values of hyper-parameters: valid ranges, and one value per group."
 import math
 from collections.abc import Iterator
 from numbers import Real
@@ -20,7 +20,7 @@ RANGES = dict(
     accum=(1, None), ema_every=(1, None),
     swa_every=(1, None))
 
-# that nobody takes, but that one may try
+# names that no stepper takes, only for suggestions
 LONG_NAMES = dict(beta1=('mom',), beta2=('sqr_mom',), learning_rate=('lr',))
 
 NOT_HYPERS = frozenset({'params', 'param_names'})
@@ -29,12 +29,12 @@ NOT_HYPERS = frozenset({'params', 'param_names'})
 def check(
     name:str, # Name of a hyper-parameter
     value, # Its value for one group
-    within:tuple|None=None # Least value, and a limit that is larger than all; default: those of `RANGES`
+    within:tuple|None=None # Smallest value, and an exclusive upper limit; default: those of `RANGES`
 ):
-    """`value`, if `name` can have it: the common names have a range, and nothing may be NaN.
+    """Return `value` if it is valid for `name`: within the range of a common name, and never NaN.
 
-    Raises `TypeError` for what is no number, `ValueError` for a number that is out of range. A tensor of
-    one number is a number."""
+    Raises `TypeError` for anything but a number, `ValueError` for a number out of range. A tensor of one
+    number counts as a number."""
     if isinstance(value, np.ndarray) and value.ndim == 0: value = value.item()
     within = RANGES.get(name, within)
     if not isinstance(value, Real):
@@ -51,7 +51,7 @@ def check(
 
 
 def _check_tensor(name, value, within):
-    "`value`, if it is one real number that nobody differentiates"
+    "Return a tensor if it is a single real number without gradient"
     if value.numel() != 1 or value.is_complex() or value.dtype == torch.bool:
         raise TypeError(f"`{name}` must be one number, but is a tensor of shape {tuple(value.shape)} and "
                         f"{value.dtype}. "
@@ -59,7 +59,7 @@ def _check_tensor(name, value, within):
     if value.requires_grad:
         raise ValueError(f"`{name}` is a tensor that requires a gradient, but no step is differentiated. "
                          f"Pass `{name}.detach()`.")
-    # a device would be waited for
+    # not checked on a device, which would have to synchronize
     if type(value) is Tensor and value.device.type == 'cpu': check(name, value.item(), within)
     return value
 
@@ -68,8 +68,9 @@ def own(
     name:str, # Name of a hyper-parameter
     value # Its value
 ):
-    """`value` for one group alone: a tensor of one number is copied, and where a real number is meant it
-    has no dimensions, and fractions."""
+    """Return a value that no other group shares: copy a tensor of one number.
+
+    For real hyper-parameters, the copy has no dimensions and a floating-point dtype."""
     if not isinstance(value, Tensor) or value.numel() != 1 or value.requires_grad: return value
     value = value.clone()
     if name not in RANGES: return value
@@ -77,19 +78,19 @@ def own(
 
 
 def numbers(
-    v # A value, or some in a list or tuple
+    v # A value, or a list or tuple of values
 ):
-    "`v` with numbers for tensors of one number, by which steppers can be chosen; of several, a tuple."
+    "Turn tensors into plain numbers, so that steppers can be chosen by them; several become a tuple."
     if isinstance(v, (list, tuple)): return tuple(map(numbers, v))
     return v.item() if isinstance(v, Tensor) and v.numel() == 1 and not v.is_meta else v
 
 
 def per_group(
     name:str, # Name of a hyper-parameter
-    value, # One value, one for each group, `slice(first, last)`, or `slice(last)`: others have a tenth
+    value, # One value, one per group, `slice(first, last)`, or `slice(last)`: a tenth for the other groups
     n:int # Number of groups
 ) -> list:
-    """`value` as a checked list with one value a group, by fastai's rules for discriminative learning rates.
+    """Return checked values, one per group, by fastai's rules for discriminative learning rates.
 
     Raises `ValueError` if the number of values is not the number of groups.
     """
@@ -99,7 +100,7 @@ def per_group(
                              "slice(1e-3).")
         if value.start: value = even_mults(value.start, value.stop, n)
         else: value = [value.stop/10]*(n-1) + [value.stop]
-    has_no_end = isinstance(value, Iterator) # as far as is known
+    has_no_end = isinstance(value, Iterator) # it may be endless
     is_one = value is None or has_no_end or getattr(value, 'ndim', None) == 0
     values = [value] if is_one else list(L(value, use_list=None))
     if len(values) == 1: values = values*n

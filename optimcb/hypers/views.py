@@ -11,12 +11,11 @@ __all__ = ['HyperView', 'HyperViews']
 
 
 class HyperView(MutableMapping):
-    """The hyper-parameters of one of `param_groups`, live: what is written here is in the group, and the
-    other way round."""
+    "A live view of a group's hyper-parameters: writing to either changes both."
     def __init__(self,
         group:dict, # One of `Optimizer.param_groups`
-        names:set, # Names of hyper-parameters; other keys of the group are somebody else's, a scheduler's say
-        warn_unread:Callable=lambda names: None # Called with the names of those that are new
+        names:set, # Names of hyper-parameters; other keys of the group belong, for example, to a scheduler
+        warn_unread:Callable=lambda names: None # Called with new names
     ): self.group, self.names, self.warn_unread = group, names, warn_unread
 
     def __contains__(self, k): return k in self.names and k in self.group.keys() and k not in NOT_HYPERS
@@ -29,19 +28,19 @@ class HyperView(MutableMapping):
     def __setitem__(self, k, v):
         if k in NOT_HYPERS: raise KeyError(f"`{k}` is no hyper-parameter. Set it in `param_groups`.")
         self.group[k] = check(k, v)
-        if k in self.names or k not in self.group.keys(): return # the group may have it under our name
+        if k in self.names or k not in self.group.keys(): return # the group may store it by our name
         self.warn_unread([k])
         self.names.add(k)
     def __delitem__(self, k):
         if k not in self: raise KeyError(k)
         del self.group[k]
     def copy(self):
-        "A dict with the values of now"
+        "Return a dict with the current values"
         return dict(self)
     def replace(self,
-        new:dict # What the hyper-parameters are from now on
+        new:dict # The new hyper-parameters
     ):
-        "Set these hyper-parameters and drop the others; raises what `check` does, before it changes anything"
+        "Set these hyper-parameters and delete all others; raises like `check`, before any change"
         new = {k: check(k, v) for k, v in dict(new).items()}
         for k in set(self) - set(new): del self[k]
         self.update(new)
@@ -53,5 +52,5 @@ class HyperView(MutableMapping):
 
 
 class HyperViews(L):
-    "The hyper-parameters of all groups; what is assigned to one of them is in its group."
+    "The hyper-parameters of all groups; assigning to an item changes its group."
     def __setitem__(self, i, new): self[i].replace(new)

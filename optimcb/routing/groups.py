@@ -1,4 +1,4 @@
-"What rules are for: parameters without decay, and groups."
+"Use rules to exempt parameters from weight decay and to make groups."
 from torch import Tensor, nn
 
 from optimcb._boundary import entry
@@ -10,13 +10,12 @@ __all__ = ['grouped', 'no_wd']
 
 @entry
 def no_wd(
-    opt:Optimizer, # Optimizer in which some parameters are not to be decayed
+    opt:Optimizer, # Optimizer with weight decay
     where # A rule, or a model, which stands for `norms_and_biases(model)`
 ) -> Optimizer:
-    """Don't decay the parameters for which a rule holds. Returns `opt`, whose `explain()` lists them.
+    """Exempt parameters that match a rule from weight decay. Returns `opt`, whose `explain()` lists them.
 
-    Raises `ValueError` if nothing is decayed, or if the rule holds for no parameter. `by_ndim(0, 1)` needs
-    no model."""
+    `by_ndim(0, 1)` needs no model. Raises `ValueError` if nothing is decayed, or if no parameter matches."""
     if 'do_wd' not in opt.composition.reads:
         raise ValueError(f"no stepper of {', '.join(opt.composition.labels)} reads `do_wd`. Is anything "
                          "decayed?")
@@ -31,9 +30,9 @@ def params_of(
     groups:list[dict], # Parameter groups
     rule:Rule # Rule
 ) -> list[Tensor]:
-    """List the parameters of `groups` for which a rule holds.
+    """List the parameters of `groups` that match a rule.
 
-    Raises `ValueError` if it needs a name that isn't there."""
+    Raises `ValueError` if the rule needs names and there are none."""
     fits, found = rule.test(), []
     for g in groups:
         names = g.get('param_names') or [None]*len(g['params'])
@@ -43,12 +42,12 @@ def params_of(
 
 @entry
 def grouped(
-    model:nn.Module, # Model; parameters that are frozen now are in the groups, too
-    rules:dict # By rule, hyper-parameters of its parameters. The first rule that holds counts
+    model:nn.Module, # Model; its frozen parameters are included
+    rules:dict # By rule, hyper-parameters of the matching parameters; the first matching rule counts
 ) -> list[dict]:
-    """Make groups of named parameters, one for each rule and, last, one of the rest.
+    """Return groups of named parameters, one per rule, and one for the rest at the end.
 
-    `AdamW(grouped(model, {norms_and_biases(model): dict(wd=0.)}), lr=1e-3)`. Groups without parameters are
+    For example, `AdamW(grouped(model, {norms_and_biases(model): dict(wd=0.)}), lr=1e-3)`. Empty groups are
     left out."""
     tests = [(as_rule(r).test(), {'params': [], **hypers}) for r, hypers in rules.items()]
     tests.append((lambda p, name: True, {'params': []}))

@@ -1,4 +1,4 @@
-"Several algorithms in one, each for some of the parameters."
+"Combine several algorithms, each for some of the parameters."
 import inspect
 from functools import partial
 
@@ -18,21 +18,21 @@ __all__ = ['route']
 
 @entry
 def route(
-    called:str|None=None, # Name of the algorithm; default: made of the routes' names
+    called:str|None=None, # Name of the algorithm; default: derived from the routes
     /,
-    apart=(), # Hyper-parameters that each route has for itself, though the defaults agree
-    **routes # `(algorithm, rule)` each. The first rule that holds counts; an algorithm alone takes the rest
+    apart=(), # Hyper-parameters that routes don't share although their defaults agree
+    **routes # Pairs `(algorithm, rule)`; the first matching rule counts, an algorithm alone takes the rest
 ) -> Algorithm:
     """Combine algorithms, each for some of the parameters: `route(hidden=(SGD, by_ndim(2)), rest=AdamW)`.
 
-    Returns an `Algorithm` of all options. An option on whose default the routes agree is shared, as `lr`
-    is; others are there for each route, under the route's name: `hidden_mom`, `rest_mom`.
-    `hidden_lr_scale` and `rest_lr_scale` multiply `lr`, which stays one number to be scheduled. What a
-    `partial` fixes is the default: `partial(AdamW, mom=0.95, lr_scale=0.015)`. A route may also be a list
-    of steppers, or a `partial` of `Optimizer`. What is inserted afterwards is for all parameters, unless
-    it is `only(f, 'hidden')`. Steppers with which all routes end, such as `apply_update`, are there once.
+    Returns an `Algorithm` with the options of all routes. Routes share `lr`, and each option for which their
+    defaults agree; other options get the route's name as a prefix: `hidden_mom`, `rest_mom`.
+    `hidden_lr_scale` and `rest_lr_scale` multiply `lr`, so that a single number is scheduled. A `partial`
+    changes a default: `partial(AdamW, mom=0.95, lr_scale=0.015)`. A route may also be a list of steppers, or
+    a `partial` of `Optimizer`. Steppers that are inserted later apply to all parameters, unless they are
+    `only(f, 'hidden')`. Steppers at the end of all routes, such as `apply_update`, appear once.
 
-    Raises `ValueError` or `TypeError` for routes that can't be.
+    Raises `ValueError` or `TypeError` for invalid routes.
     """
     if not isinstance(called, str|None):
         raise TypeError("routes need names, by keyword, as `route(hidden=(SGD, by_ndim(2)), rest=AdamW)`.")
@@ -42,7 +42,7 @@ def route(
 
 
 class _Routes:
-    "Decides which route a parameter takes."
+    "The decision which route a parameter takes."
     def __init__(self, rules): self.rules = rules
 
     @property
@@ -68,7 +68,7 @@ class _Routes:
 
 
 class _Recipe:
-    "The recipe of a routed algorithm: from options to a list of steppers."
+    "The recipe of a routed algorithm: a function from options to a list of steppers."
     def __init__(self, name, routes, apart):
         _check_routes(routes)
         self.__name__ = self.__qualname__ = name
@@ -88,7 +88,7 @@ class _Recipe:
         return [*(only(f, InRoute(k, self.decider)) for k, cbs in own.items() for f in cbs), *shared]
 
     def _steppers(self, route, options) -> list:
-        "List the steppers of one route, with the hyper-parameters under the names that they have here."
+        "List the steppers of one route, with hyper-parameters renamed for the routed algorithm."
         branch, names = self.branches[route], self.names[route]
         given = {k: options[new] for k, new in names.items() if new in options}
         cbs = [f for f in [route_lr, *branch(given)] if f is not None]
@@ -102,7 +102,7 @@ class _Recipe:
 # Parts of a recipe
 
 def _check_routes(routes):
-    "Raise `ValueError` or `TypeError` for routes that can't be."
+    "Raise `ValueError` or `TypeError` for invalid routes."
     if len(routes) < 2:
         raise ValueError("`route` needs two routes or more, as `route(hidden=(SGD, by_ndim(2)), "
                          "rest=AdamW)`.")
@@ -125,7 +125,7 @@ def _check_apart(apart, branches):
 
 
 def _option_names(route, branches, apart) -> dict:
-    "Name the options of a route: by their own name where it means and is the same in all routes."
+    "Map a route's options to their new names: unchanged for options that all routes share."
     mine = branches[route]
     others = [o for k, o in branches.items() if k != route]
     def is_shared(k): return k != 'lr_scale' and k not in apart and all(_agrees(k, mine, o) for o in others)
@@ -133,14 +133,14 @@ def _option_names(route, branches, apart) -> dict:
 
 
 def _agrees(k, mine, other) -> bool:
-    "Does option `k` of a branch have the same default in another one, or mean nothing there?"
+    "Does option `k` have the same default in another branch, or no meaning there?"
     if k not in other.options: return k in mine.flags or k not in other.speaks
     a, b = mine.options[k], other.options[k]
     return type(a) is type(b) and a == b
 
 
 def _described(branches, decider) -> str:
-    "Make the docstring of a routed algorithm."
+    "Write the docstring of a routed algorithm."
     where = {k: 'the rest' if r is None else repr(r) for k, r in decider.rules.items()}
     return '; '.join(f"{o.label} for {where[k]}" for k, o in branches.items()) + '.'
 
@@ -160,7 +160,7 @@ def _signature(branches, names) -> inspect.Signature:
 def _common_ending(lists) -> list:
     """List the steppers with which all lists end.
 
-    They must be functions: an object may be another one the next time the recipe is called."""
+    Only functions count: objects may differ each time the recipe is called."""
     res = []
     for fs in zip(*map(reversed, lists)):
         same = inspect.isfunction(fs[0]) and all(f is fs[0] for f in fs)
@@ -170,7 +170,7 @@ def _common_ending(lists) -> list:
 
 
 class _Branch:
-    "One route: its `options`, numbers and flags, with their defaults, and the steppers for them."
+    "One route: its `options`, numbers and flags, with defaults; called with options, it lists its steppers."
     def __init__(self, name, what):
         f, given = _partial_of(name, what)
         own = {k: given.pop(k) for k in ('lr_scale',) if k in given}
@@ -188,7 +188,7 @@ class _Branch:
         self.options = {**{k: v for k, v in composition.defaults.items() if k != 'lr_scale'}, **self.options}
 
     def _check_options(self, name):
-        "Raise `TypeError` for options that a route can't have."
+        "Raise `TypeError` for invalid options of a route."
         for k, v in self.options.items():
             if isinstance(v, bool) and k not in self.flags:
                 raise TypeError(f"route `{name}`: `{k}={v}` is no number. Fix it in the stepper: "
@@ -198,7 +198,7 @@ class _Branch:
                 raise TypeError(f"route `{name}` can't have its own `{k}`.{instead}")
 
     def _of_steppers(self, given):
-        "Take a list of steppers, with hyper-parameters."
+        "Set up a route from a list of steppers and hyper-parameters."
         cbs = given.pop('cbs')
         composition = Composition(L(cbs))
         self.label, self.takes = ', '.join(composition.labels), ()
@@ -206,7 +206,7 @@ class _Branch:
         self.options = from_torch(given, composition.reads)
 
     def _of_algorithm(self, name, f, given):
-        "Take an algorithm, with options."
+        "Set up a route from an algorithm and options."
         known = f.signature.parameters
         given = from_torch(given, known)
         for k in given:
@@ -223,7 +223,7 @@ class _Branch:
 
 
 def _partial_of(name, what) -> tuple:
-    "Return what a chain of partials is of, and the keywords that they fix."
+    "Return the callable inside nested partials, and the keywords that they fix."
     f, given = what, {}
     while type(f) is partial:
         if f.args: raise TypeError(f"route `{name}`: a partial must give options by name, not {f.args}.")

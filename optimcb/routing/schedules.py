@@ -13,16 +13,16 @@ __all__ = ['scheduled', 'warmup', 'cosine_decay', 'inverse_sqrt']
 
 @entry
 def scheduled(
-    **functions # By hyper-parameter, a function of the step, from 1 on, or of the step and the value
+    **functions # By hyper-parameter, a function of the step (from 1 on), or of the step and the value
 ) -> list:
-    """Make hyper-parameters functions of the step.
+    """Schedule hyper-parameters as functions of the step.
 
     Returns a part for any rule: `Adam.wrap(scheduled(lr=warmup(100)))`.
 
-    A function of the step returns a factor of the hyper-parameter, which schedulers and `set_hyper` go on
-    to set. A function of the step and the value returns the value. Each parameter counts its own steps, in
-    state `lr_count`: one that is unfrozen late starts from 1. (For schedules over the whole training take
-    `torch.optim.lr_scheduler` or fastai's `ParamScheduler`.)
+    A function of the step returns a factor for the hyper-parameter, which schedulers and `set_hyper` may
+    still set. A function of the step and the value returns the new value. Each parameter counts its own
+    steps, in state `lr_count`, so one that is unfrozen later starts from 1. For schedules over the whole
+    training, use `torch.optim.lr_scheduler` or fastai's `ParamScheduler`.
 
     Raises `TypeError` for other functions."""
     if not functions:
@@ -37,7 +37,7 @@ def scheduled(
 
 
 def _takes_value(name, f) -> bool:
-    "Does `f` take the step and the value, not the step alone? Raises `TypeError` if it takes anything else."
+    "Does `f` take the step and the value, or the step alone? Raises `TypeError` for other arguments."
     if not callable(f):
         raise TypeError(f"`{name}` must be a function of the step, but is {f!r:.80} ({type(f).__name__}).")
     try: ps = inspect.signature(f).parameters.values()
@@ -51,7 +51,7 @@ def _takes_value(name, f) -> bool:
 
 
 class _OfStep(partial):
-    "A function of the step, whose name shows its options."
+    "A function of the step whose name shows its options."
     @property
     def __name__(self):
         options = ', '.join(f'{k}={v}' for k, v in self.keywords.items())
@@ -72,27 +72,27 @@ def _inverse_sqrt(step, warm): return min(step / warm, math.sqrt(warm / step))
 
 
 def warmup(
-    steps:int # Number of steps until it is 1
+    steps:int # Number of steps until the factor is 1
 ) -> Callable:
-    "Make a factor that goes up linearly from 0 to 1, and stays there."
+    "Return a factor that rises linearly from 0 to 1 and stays there."
     return _OfStep(_warmup, steps=_at_least_1('steps', steps))
 
 
 def cosine_decay(
-    steps:int, # Number of steps until it is `end`, and stays there
-    end:float=0., # Last value
-    warm:int=0 # Number of steps at the start in which it goes up linearly from 0 to 1
+    steps:int, # Number of steps until the factor is `end`, where it stays
+    end:float=0., # Final value
+    warm:int=0 # Number of warm-up steps, in which the factor rises linearly from 0 to 1
 ) -> Callable:
-    "Make a factor that goes down from 1 as a cosine (Loshchilov & Hutter 2017, arxiv.org/abs/1608.03983)."
+    "Return a factor that falls from 1 along a cosine (Loshchilov & Hutter 2017, arxiv.org/abs/1608.03983)."
     if not 0 <= warm < steps:
         raise ValueError(f"`warm` must be at least 0 and less than `steps`, {steps}, but is {warm}.")
     return _OfStep(_cosine_decay, steps=steps, end=end, warm=warm)
 
 
 def inverse_sqrt(
-    warm:int # Number of steps at the start in which it goes up linearly from 0 to 1
+    warm:int # Number of warm-up steps, in which the factor rises linearly from 0 to 1
 ) -> Callable:
-    """Make a factor that goes up linearly to 1, then down as one over the square root of the step.
+    """Return a factor that rises linearly to 1, then falls as the inverse square root of the step.
 
     Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, sec. 5.3."""
     return _OfStep(_inverse_sqrt, warm=_at_least_1('warm', warm))

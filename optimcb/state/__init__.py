@@ -1,1 +1,1 @@
-"What is saved and loaded: state dicts, files, state of `torch.optim`, averaged weights."
+"Save and load: state dicts, files, state of `torch.optim`, averaged weights."

@@ -1,4 +1,4 @@
-"Copies of an optimizer's state, with types that load anywhere."
+"Copies of an optimizer's state, in types that load without this library."
 from collections import OrderedDict
 from copy import deepcopy
 
@@ -10,9 +10,9 @@ __all__ = ['ParamStates', 'copied', 'is_note', 'kept_state', 'ours', 'shape_of']
 
 
 class ParamStates(dict):
-    """torch's `{index: state}`, which also equals fastai's list of states.
+    """torch's `{index: state}`, which also compares equal to fastai's list of states.
 
-    It is saved as an `OrderedDict`, which loads anywhere."""
+    It is saved as an `OrderedDict`, which loads without this library."""
     def __eq__(self, other):
         if isinstance(other, (list, L)): return list(self.values()) == list(other)
         return dict.__eq__(self, other)
@@ -24,7 +24,7 @@ class ParamStates(dict):
 def is_note(
     k # A key of an optimizer's state
 ) -> bool:
-    "Does a key stand for something of the whole optimizer? torch, too, saves state under other keys."
+    "Is a key of `state` not a parameter? torch, too, allows such state of the whole optimizer."
     return isinstance(k, str)
 
 
@@ -34,7 +34,7 @@ def copied(
 ):
     """Copy `o` deeply.
 
-    NumPy's numbers and fastcore's lists become types that `torch.load(weights_only=True)` reads."""
+    NumPy numbers and fastcore lists become types that `torch.load(weights_only=True)` reads."""
     if isinstance(o, Tensor): return o.detach().to(device or o.device, copy=True)
     if isinstance(o, np.generic): return o.item()
     if isinstance(o, dict): return {k: copied(v, device) for k, v in o.items()}
@@ -48,16 +48,16 @@ def kept_state(
     p, # One of its parameters
     device=None # Device for copies of tensors; default: their own
 ) -> dict:
-    "Copy the state of `p`, without what taps record, which isn't needed to go on."
+    "Copy the state of `p`, without the records of taps, which training doesn't need."
     tapped = {k for s in opt.composition.steppers for k in s.taps}
     state = opt.state.get(p, {})
     return copied({k: v for k, v in state.items() if k.partition('.')[0] not in tapped}, device)
 
 
 def ours(
-    opt # What should be an `Optimizer`
+    opt # An object that should be an `Optimizer`
 ):
-    "Return `opt`, if it has steppers. Raises `TypeError` if not."
+    "Return `opt` if it has steppers, else raise `TypeError`."
     if hasattr(opt, 'composition'): return opt
     raise TypeError(f"{type(opt).__name__} is no optimcb `Optimizer`. If it wraps one, pass that, "
                     "as `opt.optimizer` of accelerate's.")

@@ -1,7 +1,7 @@
-"""Swap the weights to evaluate, such as averages, into a model, and the trained weights back.
+"""Swap weights for evaluation, such as averages, into a model, and the trained weights back.
 
-A stepper gives the weights to evaluate by `weights_by`. While they are in the model, the trained weights
-are state of the optimizer, and are saved with it.
+A stepper declares the weights for evaluation by `weights_by`. While they are in the model, the trained
+weights are kept in the optimizer's state, and saved with it.
 """
 import sys
 from collections.abc import Callable
@@ -21,7 +21,7 @@ __all__ = ['EVALUATED', 'TRAINED', 'averaged', 'evaluated', 'forget', 'put_in', 
 
 
 EVALUATED = 'evaluated' # key of each group: the labels of the steppers whose weights are in the model now
-TRAINED = 'trained_weights' # key of a parameter's state: its trained weights, meanwhile
+TRAINED = 'trained_weights' # key of a parameter's state: its trained weights between `eval` and `train`
 
 
 def evaluated(
@@ -35,22 +35,22 @@ def evaluated(
 def forget(
     opt # Optimizer
 ) -> None:
-    "Consider the weights that are in the model the trained ones."
+    "Treat the model's current weights as the trained ones."
     for g in opt.param_groups: g.pop(EVALUATED, None)
     opt.__dict__.pop('_put_in', None)
 
 
 def _states(opt) -> list[tuple[Tensor, dict]]:
-    "List the parameters that have state, with it."
+    "List the parameters that have state, each with its state."
     known = opt.state
     return [(p, known[p]) for g in opt.param_groups for p in g['params'] if p in known]
 
 
 def put_in(
     opt, # Optimizer
-    part=None # Stepper that gives the weights, named as in `replace`; default: the last one that does
+    part=None # Stepper with the weights, named as in `replace`; default: the last such stepper
 ) -> None:
-    """Put the weights to evaluate into the model: see `Optimizer.eval`.
+    """Put the weights for evaluation into the model: see `Optimizer.eval`.
 
     Raises `ValueError` if those of another stepper are in it."""
     tell = tellers(opt, part)
@@ -60,7 +60,7 @@ def put_in(
         raise ValueError(f"the model has the weights of {now} already, by an earlier `eval()`. "
                          f"Call `train()` before `eval()` puts in those of {new}.")
     states, opt._put_in = _states(opt), {}
-    for g in opt.param_groups: g[EVALUATED] = new # first, so that `take_out` can undo what fails on the way
+    for g in opt.param_groups: g[EVALUATED] = new # first, so that `take_out` can undo a failure halfway
     for p, state in states:
         given = (f(p, state) for _, f in reversed(tell))
         weights = next((w for w in given if w is not None), None)
@@ -85,17 +85,17 @@ def take_out(
             with torch.no_grad(): p.copy_(weights)
     if changed:
         warn(f"{changed} parameters were changed between `eval()` and `train()`, by loading a model perhaps. "
-             "Training goes on from what they are now.")
+             "Training continues from their current values.")
 
 
 @contextmanager
 def averaged(
     opt, # Optimizer
-    part=None # Stepper that gives the weights, named as in `replace`; default: the last one that does
+    part=None # Stepper with the weights, named as in `replace`; default: the last such stepper
 ):
-    """Let the model have the weights to evaluate in a `with` block, as after `opt.eval()`.
+    """Put the weights for evaluation into the model during a `with` block, like `opt.eval()`.
 
-    They may be in it already."""
+    If they were in the model before, they stay."""
     there = evaluated(opt)
     put_in(opt, part)
     try: yield opt
@@ -115,7 +115,7 @@ def refuse_step(
 def warn_unaveraged(
     opt # Optimizer
 ) -> None:
-    "Warn if a fastai `Learner` begins to fit schedule-free weights, but won't evaluate their average."
+    "Warn if a fastai `Learner` starts to fit a schedule-free optimizer without evaluating its average."
     fastai = sys.modules.get('fastai.learner')
     if fastai is None: return
     learn = calling_frame().f_locals.get('self')
@@ -132,7 +132,7 @@ def tellers(
     opt, # Optimizer
     part=None # One of its steppers, named as in `replace`; default: all
 ) -> list[tuple[Stepper, Callable]]:
-    "List the steppers that give weights to evaluate, each with a function of a parameter and its state."
+    "List the steppers with weights for evaluation, each with a function of a parameter and its state."
     cbs = list(opt.cbs)
     asked = cbs if part is None else [cbs[place(cbs, part)]]
     found = [(s, _teller(s)) for s in map(Stepper, filter(None, asked)) if s.traits.eval_weights]
@@ -142,7 +142,7 @@ def tellers(
 
 
 def _teller(stepper) -> Callable:
-    "Return a function of a parameter and its state: the weights to evaluate, or None if there are none yet."
+    "Return a function of a parameter and its state: its weights for evaluation, or None if there are none."
     weights, new = stepper.traits.eval_weights, stepper.new_name
     names = {k: new(k) for k in Stepper(weights).names}
     def tell(p, state):

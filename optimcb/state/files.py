@@ -1,4 +1,4 @@
-"State in files: saved completely or not at all, and checked completely before anything is loaded."
+"Files of state: saved completely or not at all, and checked completely before anything is loaded."
 import json
 import math
 import os
@@ -29,15 +29,15 @@ def save_state(
     opt, # Optimizer
     path, # File to write or replace: `.pt` or `.pth`, in torch's format, or `.safetensors`
     *,
-    model=None, # Model with names of the parameters, to save too; default: those that `opt` was made with
-    extra=None # Anything else to save, as `dict(model=model.state_dict(), step=step)`
+    model=None, # Model to take parameter names from; default: the names that `opt` was made with
+    extra=None # Anything else to save, such as `dict(model=model.state_dict(), step=step)`
 ):
     """Save the state of `opt` to a file.
 
-    An old file is replaced when the new one is completely on the disk; a process that is killed may leave
-    a hidden `.tmp` file beside it. The state is copied once, to the CPU; a `.safetensors` file is in
-    memory once more. `extra` is made of tensors, numbers, strings, None, dicts, lists and tuples. Their
-    attributes, such as `_metadata` of a model's state dict, are not saved.
+    An old file is replaced only after the new one is completely on the disk; a process that is killed may
+    leave a hidden `.tmp` file. The state is copied once, to the CPU; a `.safetensors` file takes as much
+    memory again. `extra` may consist of tensors, numbers, strings, None, dicts, lists and tuples; attributes
+    of these, such as `_metadata` of a model's state dict, are not saved.
     Raises `ValueError` for another suffix, for sharded state and for an object that contains itself,
     `TypeError` for objects that a file can't hold, `ImportError` without safetensors, `OSError` if the
     file can't be written."""
@@ -55,17 +55,17 @@ def save_state(
 
 @entry
 def load_state(
-    opt, # Optimizer that takes the state
-    path, # File of `save_state`, or of `torch.save(opt.state_dict(), path)`, of fastai's or torch's too
+    opt, # Optimizer to load the state into
+    path, # File of `save_state`, or of `torch.save(opt.state_dict(), path)`, also with fastai or torch
     *,
-    model=None # Model with names of the parameters, to match; default: those that `opt` was made with
+    model=None # Model to take parameter names from; default: the names that `opt` was made with
 ):
-    """Load state from a file, as `Optimizer.load_state_dict` does.
+    """Load state from a file, like `Optimizer.load_state_dict`.
 
-    Returns the `extra` that was saved with it, on the CPU.
+    Returns the `extra` that was saved with it, with tensors on the CPU.
 
-    Raises `ValueError`, and changes nothing, for a file that is damaged or holds something else; `OSError`
-    if it can't be read."""
+    Raises `ValueError`, without changing anything, for a damaged file or other contents; `OSError` if the
+    file can't be read."""
     path = Path(path)
     sd = _read(path)
     try:
@@ -90,7 +90,7 @@ def _format(path):
 
 def _read(path):
     _, from_file = _format(path)
-    with open(path, 'rb') as f: # once: it may be replaced at any time
+    with open(path, 'rb') as f: # open it only once: it may be replaced at any time
         try: return from_file(f)
         except ImportError: raise
         except Exception as e:
@@ -99,7 +99,7 @@ def _read(path):
 
 
 def _write(path, write, content):
-    "Write a file beside the old one, and replace that when everything is on the disk."
+    "Write a new file, then replace the old one when everything is on the disk."
     named, path = path, Path(os.path.realpath(path))
     new = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')
     try:
@@ -120,10 +120,10 @@ def _write(path, write, content):
             finally: os.close(folder)
 
 
-# What can be in a file
+# Contents of a file
 
 def _check_plain(o, where):
-    "Raise `ValueError` or `TypeError` for an object that can't be read again."
+    "Raise `ValueError` or `TypeError` for an object that could not be loaded again."
     if isinstance(o, Tensor):
         if is_dtensor(o):
             raise ValueError(f"{where} is sharded over processes. Save it with torch.distributed.checkpoint.")
@@ -170,7 +170,7 @@ def _to_pt(content, f):
     try: torch.save(content, f)
     except RuntimeError as e:
         if e.__context__ is None: raise
-        raise e.__context__ from None # an error in writing, hidden by torch's own
+        raise e.__context__ from None # an error in writing, which torch's own hides
 
 
 NUMPYS = [np.float64().__reduce__()[0], np.dtype, *(getattr(np.dtypes, k) for k in np.dtypes.__all__)]
@@ -184,7 +184,7 @@ def _from_pt(f):
     except UnpicklingError:
         raise ValueError("it holds other objects than a state dict does. Save `opt.state_dict()`") from None
     has_checksum = isinstance(sd, dict) and 'saved_crc32' in sd
-    if not has_checksum and zipfile.is_zipfile(f): # torch doesn't read the checksums that it writes
+    if not has_checksum and zipfile.is_zipfile(f): # torch writes checksums but doesn't check them
         with zipfile.ZipFile(f) as z: bad = z.testzip()
         if bad:
             raise ValueError(f"the checksum of {bad} doesn't match: it was changed, "
@@ -192,8 +192,8 @@ def _from_pt(f):
     return sd
 
 
-# safetensors: tensors under flat names, and all else as JSON.
-# What JSON lacks is a dict with one key that begins with `!`
+# safetensors: tensors under flat names, everything else as JSON.
+# Types that JSON lacks become a dict with a single key that begins with `!`
 
 def _library():
     try: import safetensors.torch # noqa: I001

@@ -1,6 +1,6 @@
-"""Parameter names from the model, for optimizers that are made of tensors without names.
+"""Take parameter names from the model, for optimizers that were given tensors without names.
 
-A fastai `Learner` makes its optimizer of tensors that a splitter returns.
+A fastai `Learner` passes its optimizer the tensors that a splitter returns.
 """
 import sys
 from collections.abc import Iterator
@@ -20,10 +20,10 @@ _modules = ContextVar('modules that an optimizer is being made for', default=())
 
 @contextmanager
 def named_after(
-    model:nn.Module, # Model with names of the parameters
-    **others # More modules; the names of their parameters begin with the keyword. Other objects are ignored
+    model:nn.Module, # Model to take names from
+    **others # Further modules; the keyword prefixes their parameters' names. Other objects are ignored
 ) -> Iterator[None]:
-    "Let optimizers that are made of tensors without names, in a `with` block, take names from modules."
+    "Let optimizers created in a `with` block name their parameters after modules, if they have no names."
     modules = [('', model), *((f'{k}.', m) for k, m in others.items() if isinstance(m, nn.Module))]
     token = _modules.set(modules)
     try: yield
@@ -31,14 +31,14 @@ def named_after(
 
 
 def name_params(
-    opt # Optimizer that is being made
+    opt # Optimizer under construction
 ) -> None:
-    "Name the parameters of all groups, if none has a name and the modules of `named_after` have them all."
+    "Name all parameters, if none has a name and the modules of `named_after` contain all of them."
     if not _modules.get() or any('param_names' in g for g in opt.param_groups): return
     known = {id(p): prefix + k for prefix, m in reversed(_modules.get()) for k, p in m.named_parameters()}
     if not all(id(p) in known for g in opt.param_groups for p in g['params']): return
     for g in opt.param_groups: g['param_names'] = [known[id(p)] for p in g['params']]
-    opt._names_brought = True # groups that are added need no names
+    opt._names_brought = True # groups added later need no names
 
 
 # fastai's Learners
@@ -47,15 +47,15 @@ FASTAI = 'fastai.learner'
 
 
 def names_in_learners() -> None:
-    """Let optimizers take names from their `Learner`'s model, now or when fastai is imported.
+    """Let optimizers take names from their `Learner`'s model, now or once fastai is imported.
 
-    Doesn't import it."""
+    This doesn't import fastai."""
     if FASTAI in sys.modules: _name_in(sys.modules[FASTAI])
     elif not any(isinstance(o, _WhenThere) for o in sys.meta_path): sys.meta_path.insert(0, _WhenThere())
 
 
 def _name_in(module):
-    "Let `Learner.create_opt` make optimizers that take names from its model."
+    "Patch `Learner.create_opt` so that its optimizers take names from the model."
     Learner = getattr(module, 'Learner', None)
     if Learner is None or hasattr(Learner.create_opt, 'names_params'): return # still being imported, or done
     make = Learner.create_opt
@@ -69,12 +69,12 @@ def _name_in(module):
 
 
 class _WhenThere(MetaPathFinder):
-    "Finds fastai's Learner as usual, and changes it when it has been imported."
+    "An importer that patches fastai's Learner right after its import."
     def find_spec(self, name, path=None, target=None):
         if name != FASTAI: return None
         sys.meta_path.remove(self)
         spec = find_spec(name)
-        if spec is None or spec.loader is None: return sys.meta_path.insert(0, self) # it isn't installed yet
+        if spec is None or spec.loader is None: return sys.meta_path.insert(0, self) # not installed yet
         execute = spec.loader.exec_module
 
         def exec_module(module):

@@ -1,4 +1,4 @@
-"Does a state dict fit an optimizer? Its form, shapes and steppers are checked before anything is loaded."
+"Check that a state dict fits an optimizer, by form, shapes and steppers, before anything is loaded."
 from fastcore.foundation import L
 from torch import Tensor
 
@@ -11,12 +11,12 @@ __all__ = ['check_groups', 'check_shapes', 'in_torchs_shape', 'usable_state']
 
 
 def in_torchs_shape(
-    opt, # Optimizer that is to go on from `sd`
+    opt, # Optimizer that loads `sd`
     sd:dict # A state dict: ours, fastai's or torch's
 ) -> dict:
-    """Bring a state dict to torch's shape: `param_groups`, `{index: state}`, `notes` of the whole optimizer.
+    """Convert a state dict to torch's layout: `param_groups`, `{index: state}`, `notes` without a parameter.
 
-    Raises `ValueError` if it is no state dict."""
+    Raises `ValueError` for anything but a state dict."""
     groups, states = sd.get('param_groups', sd.get('hypers')), sd.get('state')
     if groups is None or states is None:
         of_learner = (" Is it of `Learner.save`? Pass what is under 'opt', "
@@ -48,7 +48,7 @@ def _are_groups(groups, of_torch) -> bool:
 
 
 def _with_indices(opt, groups) -> list[dict]:
-    "Give fastai's groups the indices of parameters: they have one state for each parameter, in order."
+    "Add parameter indices to fastai's groups, whose state dicts list a state for each parameter in order."
     if len(groups) != len(opt.param_groups):
         raise _misfit(f"{len(groups)} parameter groups", len(opt.param_groups))
     ids = iter(range(sum(len(g['params']) for g in opt.param_groups)))
@@ -56,10 +56,10 @@ def _with_indices(opt, groups) -> list[dict]:
 
 
 def check_groups(
-    opt, # Optimizer that is to go on from `sd`
-    sd:dict # A state dict in torch's shape
+    opt, # Optimizer that loads `sd`
+    sd:dict # A state dict in torch's layout
 ):
-    "Raise `ValueError` if a state dict has other groups, or parameters that no group has."
+    "Raise `ValueError` if the groups don't match, or if there is state for parameters without a group."
     groups, lists = sd['param_groups'], [g['params'] for g in opt.param_groups]
     if len(groups) != len(lists): raise _misfit(f"{len(groups)} parameter groups", len(lists))
     for i, (g, ps) in enumerate(zip(groups, lists)):
@@ -75,9 +75,9 @@ def check_shapes(
     shapes:list|None, # Shape of each in the state dict, if it has them
     ids:list # Index or name of each in the state dict
 ):
-    """Raise `ValueError` if a parameter has another shape in a state dict.
+    """Raise `ValueError` if a parameter has a different shape in the state dict.
 
-    Ours record shapes; in others' a state with as many dimensions as its parameter must have its shape."""
+    Ours records shapes; in others, state with as many dimensions as its parameter must have its shape."""
     for i, (p, s) in enumerate(zip(params, saved)):
         mine = shape_of(p)
         tensors = [v for v in s.values() if isinstance(v, Tensor)]
@@ -93,18 +93,17 @@ def _misfit(theirs, mine) -> ValueError:
 
 
 def usable_state(
-    opt, # Optimizer that is to go on from `sd`
+    opt, # Optimizer that loads `sd`
     saved:list, # State of each parameter
-    sd:dict # A state dict in torch's shape
+    sd:dict # A state dict in torch's layout
 ) -> set:
     """Return the names of state that `opt` can use.
 
-    Warns about others, if the state dict is of other steppers.
-
-    Raises `ValueError` if none of it can be used, and the state dict doesn't name its steppers."""
+    Warns about the rest if the state dict comes from other steppers. Raises `ValueError` if `opt` can use no
+    state, and the state dict doesn't name its steppers."""
     mine, theirs = opt.composition, sd.get('steppers')
     there = {k for s in saved for k in s}
-    if getattr(opt, '_own_step', None): return there # it knows what it reads
+    if getattr(opt, '_own_step', None): return there # it knows which state it reads
     decays = any('wd' not in g or g['wd'] != 0 for g in sd['param_groups'])
     difference = None if theirs is None else _difference(theirs, mine.untapped, decays)
     if difference == '': return there
@@ -121,21 +120,21 @@ def usable_state(
 
 
 def _missing_state(opt, saved) -> set:
-    "Return the names of state that steppers keep, but that some parameter with state lacks."
+    "Return the names of state that the steppers keep but some parameter lacks, though it has other state."
     mine = opt.composition
     kept = {k for s in mine.steppers for k in s.mentions if k in s.names} - set(opt.hypers[0])
     started = [s for s in saved if s.keys() - set(opt._keep_on_clear)]
     return {k for s in started for k in kept - s.keys()} - mine.masks.keys()
 
 
-ADVICE = { # by stepper, how to have it
+ADVICE = { # by stepper, how to add it
     'l2_reg': "`decouple_wd=False`",
     'weight_decay': "`decouple_wd=True`",
     'debias_eps': "`insert` it before `adam_step` or `radam_step`"}
 
 
 def _difference(theirs, mine, decays) -> str:
-    "Describe how lists of steppers' labels differ. Without decay its steppers make no difference."
+    "Describe the difference between two lists of labels. Decay steppers only count if weights are decayed."
     theirs, mine = ([k for k in ks if decays or k not in ('l2_reg', 'weight_decay')] for ks in (theirs, mine))
     if theirs == mine: return ''
     only_theirs, only_mine = [k for k in theirs if k not in mine], [k for k in mine if k not in theirs]

@@ -1,4 +1,4 @@
-"Names of parameters: by them, state is shown, and loaded where the order or the groups differ."
+"Parameter names, by which state is shown, and loaded if the order or the groups differ."
 from torch import Tensor
 
 from optimcb._boundary import entry
@@ -11,11 +11,11 @@ __all__ = ['by_name', 'has_names_for_indices', 'listed', 'named_state', 'names_o
 
 def names_of(
     opt, # Optimizer
-    model=None # Model that has the parameters; default: the names that `opt` was made with
+    model=None # Model to take names from; default: the names that `opt` was made with
 ) -> list[list[str]]|None:
     """Return the names of each group's parameters, or None without names.
 
-    Raises `ValueError` for one not in `model`."""
+    Raises `ValueError` for a parameter that is not in `model`."""
     if model is None: return _group_names(opt.param_groups)
     known = {id(p): k for k, p in model.named_parameters()}
     for i, p in enumerate(p for g in opt.param_groups for p in g['params']):
@@ -28,12 +28,11 @@ def names_of(
 @entry
 def named_state(
     opt, # Optimizer
-    model=None # Model that has the parameters; default: the names that `opt` was made with
+    model=None # Model to take names from; default: the names that `opt` was made with
 ) -> dict[str, dict[str, Tensor]]:
-    """Copy the state of each parameter, by its name.
+    """Return a copy of each parameter's state, by parameter name.
 
-    Raises `ValueError` for parameters without names or with the same name, and `TypeError` for other
-    optimizers."""
+    Raises `ValueError` for missing or duplicate names, `TypeError` for other optimizers."""
     names = names_of(ours(opt), model)
     if names is None:
         raise ValueError("the parameters have no names. Pass `model`, or make the optimizer of "
@@ -45,14 +44,14 @@ def named_state(
 
 
 def by_name(
-    opt, # Optimizer that is to go on from `sd`
-    sd:dict, # A state dict in torch's shape
+    opt, # Optimizer that loads `sd`
+    sd:dict, # A state dict in torch's layout
     names:list|None # Names of each group's parameters in `opt`
 ) -> dict:
-    """Arrange a state dict by the groups and parameters of `opt`, matched by name where both have names.
+    """Rearrange a state dict to the groups and parameters of `opt`, matched by name if both have names.
 
-    One warning lists the names that are on one side only. Where no name is on both sides, the order
-    counts, as in torch; a warning says so."""
+    One warning lists the names that only one side has. If they have no name in common, parameters are
+    matched by order, as in torch, with a warning."""
     theirs = _group_names(sd['param_groups'])
     if not (names and theirs) or names == theirs: return sd
     mine = [[_plain(k) for k in ks] for ks in names]
@@ -78,7 +77,7 @@ def by_name(
 
 
 def _shapes(opt, sd, mine, saved) -> list|None:
-    "List the shapes in the order of the parameters of `opt`: saved ones, or the parameters' own."
+    "List the shapes in the order of the parameters of `opt`: the saved ones, or else the parameters' own."
     if not sd.get('shapes'): return None
     shapes = {k: shape_of(p) for ks, g in zip(mine, opt.param_groups) for k, p in zip(ks, g['params'])}
     shapes.update(zip(saved, sd['shapes']))
@@ -86,10 +85,10 @@ def _shapes(opt, sd, mine, saved) -> list|None:
 
 
 def _regrouped(opt, i, ks, mine, saved, notes) -> dict:
-    """Make group `i` of the groups that have its parameters in the state dict. Adds to `notes`.
+    """Assemble group `i` from the saved groups that contain its parameters. Adds to `notes`.
 
-    If a saved group has been split, the group keeps the hyper-parameters that were set to something else
-    here."""
+    If it is part of a saved group, it keeps the hyper-parameters that were set to other values than the
+    default."""
     there = [saved[k][0] for k in ks if k in saved]
     if not there: return {'params': ks}
     new = _hypers(there[0])
@@ -102,7 +101,7 @@ def _regrouped(opt, i, ks, mine, saved, notes) -> dict:
         own = _own_hypers(opt, opt.param_groups[i], new)
         if own:
             notes.append(f"Group {i} is a part of one there, and keeps its own {listed(own)}: "
-                         "set what should be as it is there.")
+                         "set those that should match it.")
         new.update(own)
     return {**new, 'params': ks}
 
@@ -111,7 +110,7 @@ def _hypers(group) -> dict: return {k: v for k, v in group.items() if k not in N
 
 
 def _own_hypers(opt, group, saved) -> dict:
-    "Return a group's hyper-parameters that are neither defaults nor as they are saved."
+    "Return a group's hyper-parameters that differ from both the defaults and the saved values."
     known = [k for k in saved if k in opt.hyper_names and k in group.keys() & opt.defaults.keys()]
     return {k: group[k] for k in known if group[k] != opt.defaults[k] and group[k] != saved[k]}
 
@@ -131,12 +130,12 @@ def has_names_for_indices(
 
 
 def _plain(name) -> str:
-    "Return a name as it was before `torch.compile` and data parallelism."
+    "Return a name without the prefixes of `torch.compile` and data parallelism."
     return name.replace('_orig_mod.', '').removeprefix('module.')
 
 
 def listed(
     names # Strings
 ) -> str:
-    "Return names in alphabetic order, for a message."
+    "Return names in alphabetical order, for a message."
     return ', '.join(sorted(names)) or 'nothing'

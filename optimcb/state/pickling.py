@@ -1,9 +1,9 @@
-"Attributes of an optimizer that pickles and wrappers of it have."
+"Attributes of an optimizer for pickles and wrappers."
 
 __all__ = ['adopt_state', 'picklable', 'renewed']
 
 
-# Attributes that are made again when needed; a scheduler puts `step` into the instance
+# Attributes that are recomputed when needed; a scheduler puts `step` into the instance
 NOT_PICKLED = frozenset({'step', '_composition', '_runner', '_in_backward', '_put_in', '_warned_unread'})
 RENAMED = {'_said_of': '_pending_masks'} # attributes in pickles of earlier versions
 
@@ -11,23 +11,23 @@ RENAMED = {'_said_of': '_pending_masks'} # attributes in pickles of earlier vers
 def picklable(
     opt # Optimizer
 ) -> dict:
-    "Return all attributes, but for hooks, as in torch, and those that are made again when needed."
+    "Return all attributes except hooks, as in torch, and those that are recomputed when needed."
     return {k: v for k, v in _attributes(opt).items() if not k.endswith('_hooks')}
 
 
 def renewed(
     state:dict # Attributes from a pickle, perhaps of an earlier version
 ) -> dict:
-    "Return them under the names that they have now."
+    "Return the attributes by their current names."
     return {RENAMED.get(k, k): v for k, v in state.items()}
 
 
 def adopt_state(
-    wrapper, # Optimizer that wraps another
-    opt, # Optimizer that is wrapped, in `.opt` from now on
+    wrapper, # Optimizer that wraps another one
+    opt, # Optimizer to wrap, stored in `.opt`
     called:str # Name of the wrapper
 ) -> None:
-    "Let `wrapper` have the parameters, hyper-parameters and state of `opt`, and an engine of its own."
+    "Give `wrapper` the parameters, hyper-parameters and state of `opt`, but its own engine."
     wrapper.__dict__.update(_attributes(opt))
     if wrapper._choice is not None: wrapper._choice = wrapper._choice.copy()
     wrapper.opt, wrapper.called = opt, f'{called} of {opt._title}'

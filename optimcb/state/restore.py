@@ -1,4 +1,4 @@
-"Going on from a state dict, or from no state at all."
+"Restore an optimizer from a state dict, or clear its state."
 from fastcore.foundation import L
 
 from optimcb.engines.masks import set_pending_masks
@@ -11,7 +11,7 @@ __all__ = ['clear_state', 'hooked', 'restore']
 def clear_state(
     opt # Optimizer
 ) -> None:
-    "Do what `Optimizer.clear_state` does."
+    "Clear the state: see `Optimizer.clear_state`."
     forget(opt)
     if opt.composition.masks: set_pending_masks(opt)
     def kept(state): return {k: state[k] for k in opt._keep_on_clear if k in state}
@@ -23,7 +23,7 @@ def restore(
     opt, # Optimizer
     sd:dict # State dict of an optimizer: ours, fastai's, or torch's
 ) -> None:
-    "Do what `Optimizer.load_state_dict` does, between its hooks. Raises `ValueError`, and changes nothing."
+    "Load a state dict, without hooks (see `Optimizer.load_state_dict`), or raise `ValueError` unchanged."
     cbs, choice = opt.cbs, opt._choice and opt._choice.copy()
     if choice is not None:
         chosen = opt._choice.steppers_of(sd, opt.composition)
@@ -38,13 +38,13 @@ def restore(
     if any('param_names' in g for g in groups): opt._names_brought = True
     opt.hyper_names |= hyper_names
     _replace_state(opt, states)
-    # they did nothing where they are from
+    # in the saved optimizer, these values chose no steppers
     if choice is not None: opt._choice.ignore(opt._choice.names, opt.param_groups)
     opt.forget_runner()
 
 
 def _replace_state(opt, states):
-    "Replace all state. Empty ones are left out, for torch makes them for a checkpoint where there are none"
+    "Replace all state, except empty ones, which torch's checkpoints create for parameters without state"
     opt.state.clear()
     opt.state.update({p: s for p, s in states.items() if s or is_note(p)})
 
@@ -54,7 +54,7 @@ def hooked(
     opt, # Optimizer
     sd:dict # State dict
 ) -> dict:
-    "Return a state dict as hooks of torch's make it."
+    "Return a state dict after torch's hooks have run."
     for hook in hooks.values():
         new = hook(opt, sd)
         if new is not None: sd = new

@@ -1,4 +1,4 @@
-"State dicts: torch's shape with fastai's keys beside it, always copies."
+"State dicts in torch's layout plus fastai's keys, always as copies."
 from torch import Tensor
 
 from optimcb._renamed import current_label
@@ -22,7 +22,7 @@ def pack(
     "Return the state dict of `opt`."
     groups, indices, params = [], {}, []
     for g in opt.param_groups:
-        for p in g['params']: # one that is there twice has one index, as in torch
+        for p in g['params']: # a duplicate has one index, as in torch
             if indices.setdefault(id(p), len(params)) == len(params): params.append(p)
         own = copied({k: v for k, v in g.items() if k != 'params'}, device)
         groups.append({**own, 'params': [indices[id(p)] for p in g['params']]})
@@ -42,7 +42,7 @@ def _rules(opt) -> dict|None: return {k: repr(d) for k, d in opt.composition.mas
 
 
 def _routes_to_numbers(opt, state) -> dict:
-    "Save a route by its number: torch's flat state dicts hold no strings."
+    "Replace routes by their numbers: torch's flat state dicts hold no strings."
     routes = opt.composition.routes
     return {**state, 'route': routes.index(state['route'])} if state.get('route') in routes else state
 
@@ -50,13 +50,12 @@ def _routes_to_numbers(opt, state) -> dict:
 # Loading
 
 def unpack(
-    opt, # Optimizer that is to go on from `sd`
-    sd:dict # A state dict: ours, fastai's, or of an optimizer of torch
+    opt, # Optimizer that loads `sd`
+    sd:dict # A state dict: ours, fastai's, or that of a torch optimizer
 ) -> tuple[list[dict], set, dict]:
     """Read a state dict for `opt`. Raises `ValueError` if it doesn't fit.
 
-    Returns each group's keys, the names of the hyper-parameters among them, and each parameter's state, as
-    copies."""
+    Returns copies: each group's keys, the names of its hyper-parameters, and each parameter's state."""
     sd = from_torch_optim(opt, in_torchs_shape(opt, sd))
     sd = by_name(opt, sd, sd.get('names_here') or names_of(opt))
     if 'steppers' in sd: sd = {**sd, 'steppers': [current_label(k) for k in sd['steppers']]}
@@ -77,7 +76,7 @@ def unpack(
 
 
 def _groups(opt, sd) -> list[dict]:
-    "Copy each group's hyper-parameters, under our names. Raises `ValueError` for values that can't be."
+    "Copy each group's hyper-parameters by our names. Raises `ValueError` for invalid values."
     groups = []
     for g, mine in zip(sd['param_groups'], opt.param_groups):
         hypers = copied({k: v for k, v in g.items() if k not in NOT_HYPERS})
@@ -89,13 +88,13 @@ def _groups(opt, sd) -> list[dict]:
 
 
 def _own_marks(opt, p, saved, sd) -> dict:
-    "Return marks of `p`, such as `do_wd`, if the state dict has no state of it, or has no marks, as torch's."
+    "Return flags of `p`, such as `do_wd`, that a state dict doesn't cover: torch's, or one without `p`."
     mine = opt.state.get(p, {}) if not saved or 'hypers' not in sd else {}
     return {k: mine[k] for k in opt._keep_on_clear if k in mine}
 
 
 def _saved_masks(opt, sd, keep, saved) -> tuple[set, list]:
-    "Reuse saved masks if the steppers and rules match; else leave them out, and rules are asked again."
+    "Reuse saved masks if steppers and rules match; else drop them, so that rules are evaluated again."
     matches = sd.get('steppers') == opt.composition.untapped and sd.get('rules') == _rules(opt)
     if not matches: return keep - opt.composition.masks.keys(), saved
     routes = opt.composition.routes
@@ -112,9 +111,9 @@ def _brought_names(saved, mine) -> dict:
 
 
 def _placed(v, p, i):
-    """Shard a state over the processes as its parameter is sharded.
+    """Shard a state over the processes like its parameter.
 
-    Raises `ValueError` for a sharded state of a parameter that isn't."""
+    Raises `ValueError` for a sharded state of an unsharded parameter."""
     if not isinstance(v, Tensor) or v.shape != getattr(p, 'shape', None): return v
     ours, theirs = is_dtensor(p), is_dtensor(v)
     if theirs and not ours:

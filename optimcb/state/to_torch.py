@@ -1,4 +1,4 @@
-"The state of an optimizer, for an optimizer of `torch.optim` that goes on from it."
+"Convert an optimizer's state for an optimizer of `torch.optim`."
 import torch
 from torch import Tensor
 
@@ -16,11 +16,11 @@ __all__ = ['to_torch']
 def to_torch(
     opt # Optimizer
 ) -> dict:
-    """Make a state dict with which an optimizer of `torch.optim`, of the same parameters, goes on as `opt`.
+    """Return a state dict with which an optimizer of `torch.optim` continues in place of `opt`.
 
-    It is for the class that does what the steppers do: `torch.optim.AdamW` for `AdamW`, and so on by
-    `COUNTERPARTS`. All of it is a copy. Raises `ValueError` if there is no such class, `TypeError` if
-    `opt` is no `Optimizer`."""
+    It fits the class that does the same as the steppers, with the same parameters: `torch.optim.AdamW` for
+    `AdamW`, and so on by `COUNTERPARTS`. Everything is copied. Raises `ValueError` if there is no such class,
+    `TypeError` for other optimizers."""
     mine = ours(opt).composition
     decays = 'wd' in mine.reads and any(h['wd'] != 0 for h in opt.hypers)
     c, flags, theirs = _counterpart(mine, decays)
@@ -37,7 +37,7 @@ def to_torch(
         hypers = {**ascends, **{k: v for k, v in h.items() if k in mine.reads or k == 'lr'}}
         others = {k: v for k, v in g.items() if k not in opt.hyper_names}
         groups.append({**_torchs_options(c, flags, theirs, hypers), **others})
-        starts = {'step': 0, 'mom_prod': 1., 'sqr_avg': h.get('init_sum', 0.)} # of others, zero
+        starts = {'step': 0, 'mom_prod': 1., 'sqr_avg': h.get('init_sum', 0.)} # initial values; others are 0
         for i, p in zip(g['params'], ps):
             own = sd['state'][i]
             names = {k: v for k, v in c.state.items() if v in theirs.reads or v == 'step'}
@@ -50,7 +50,7 @@ def _counterpart(mine, decays) -> tuple[Counterpart, dict, Composition]:
 
     Raises `ValueError` if there is none.
 
-    Of several, that with the same decay is taken, even where nothing is decayed."""
+    If several do, the one with the same kind of decay wins, even if nothing is decayed."""
     variants = [(c, flags, theirs) for c in COUNTERPARTS for flags, theirs in variants_of(c)]
     found = [o for o in variants if do_the_same(mine, o[2], decays)]
     if not found:
@@ -60,7 +60,7 @@ def _counterpart(mine, decays) -> tuple[Counterpart, dict, Composition]:
 
 
 def _torchs_options(c, flags, theirs, hypers) -> dict:
-    "Return a group's options for torch, from the hyper-parameters that our steppers read."
+    "Return a group's options for torch, from our hyper-parameters."
     known = {o for k in c.options for o in TORCH_NAMES.get(k, (k,))}
     for k, v in theirs.defaults.items():
         if k not in known and hypers.get(k, v) != v:
@@ -78,7 +78,7 @@ def _torchs_options(c, flags, theirs, hypers) -> dict:
 
 
 def _torchs_state(k, v, p):
-    "Return state `k` of parameter `p` as torch has it; a state that was not made yet, as torch starts it."
+    "Return state `k` of parameter `p` in torch's form; if it doesn't exist yet, torch's initial value."
     if k in SCALARS:
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         return torch.tensor(float(v), dtype=dtype)

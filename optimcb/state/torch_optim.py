@@ -1,4 +1,4 @@
-"Optimizers of `torch.optim`: the lists of steppers that do the same, and their state dicts, translated."
+"Optimizers of `torch.optim`: their equivalents as lists of steppers, and translation of their state dicts."
 import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,25 +18,25 @@ __all__ = ['COUNTERPARTS', 'PER_GROUP', 'SCALARS', 'Counterpart', 'do_the_same',
            'variants_of']
 
 
-# What torch's optimizers are here
+# Equivalents of torch's optimizers
 
 class Counterpart(NamedTuple):
-    "An optimizer of `torch.optim`, and the steppers that do the same."
+    "An optimizer of `torch.optim`, and its equivalent as steppers."
     optim:type # torch's class
-    state:dict # By torch's name of a state, ours
-    recipe:Callable # From the flags to a list of steppers; raises `ValueError` if none do the same
-    flags:dict # torch's options that choose steppers, each with values that stand for the choices
+    state:dict # Our names of state, by torch's
+    recipe:Callable # Function from flags to a list of steppers; raises `ValueError` if there is no equivalent
+    flags:dict # torch's options that choose steppers, each with one value per choice
 
     @property
     def defaults(self) -> dict:
-        "The options of a group, with torch's defaults. A flag that this torch lacks is False."
+        "The options of a group, with torch's defaults; flags that this torch lacks are False."
         known = inspect.signature(self.optim).parameters
         defaults = {k: p.default for k, p in known.items() if k != 'params'}
         return {**dict.fromkeys(self.flags, False), **defaults}
 
     @property
     def options(self) -> dict:
-        "The options that belong to the algorithm, not to how torch runs it."
+        "The options of the algorithm, without those of its implementation."
         return {k: v for k, v in self.defaults.items() if k not in SWITCHES}
 
 
@@ -79,7 +79,7 @@ def _sparse_adam(): return [*adam_avgs(True), step_stat, debias_eps, adam_step]
 
 
 SWITCHES = frozenset({'foreach', 'fused', 'capturable', 'differentiable', 'maximize'})
-PER_GROUP = 'maximize', 'amsgrad', 'nesterov', 'centered' # switches that steppers read
+PER_GROUP = 'maximize', 'amsgrad', 'nesterov', 'centered' # flags that steppers read
 EITHER = False, True
 MAYBE = 0., 0.9
 AVGS = dict(step='step', exp_avg='grad_avg', exp_avg_sq='sqr_avg')
@@ -98,10 +98,10 @@ COUNTERPARTS = [
     Counterpart(torch.optim.RMSprop,
                 dict(step='step', square_avg='sqr_avg', momentum_buffer='update_avg', grad_avg='grad_center'),
                 _rms_prop, dict(momentum=MAYBE, centered=EITHER)),
-    Counterpart(torch.optim.SparseAdam, AVGS, _sparse_adam, {}), # torch's takes sparse gradients only
+    Counterpart(torch.optim.SparseAdam, AVGS, _sparse_adam, {}), # in torch, for sparse gradients only
 ]
-SCALARS = dict(step=int, mu_product=float) # states that are numbers here, and tensors there
-UNFUSED = { # by step, the steppers that do the same
+SCALARS = dict(step=int, mu_product=float) # state that is a number here, and a tensor in torch
+UNFUSED = { # by fused step, the steppers that do the same
     adam_step: (debias_grad_avg, debias_sqr_avg, rms_update, apply_update),
     rms_prop_step: (rms_update, apply_update)}
 
@@ -116,7 +116,7 @@ def do_the_same(
 
 
 def _normalized(composition, decays) -> Iterator[tuple]:
-    "Yield the steppers that change a step, with their labels; fused ones are split."
+    "Yield the steppers that affect a step, with their labels; fused steps are split."
     for s in composition.steppers:
         if s.taps or not decays and s.innermost in (weight_decay, l2_reg): continue
         if s.innermost is maximize: continue # an option of groups in torch
@@ -126,7 +126,7 @@ def _normalized(composition, decays) -> Iterator[tuple]:
 
 
 def _with_mom(s) -> tuple:
-    "Return a stepper, as it is where `mom` isn't 0, and its label."
+    "Return a stepper and its label, in the form for `mom` other than 0."
     f = next((f for f, lazy in LAZY.items() if lazy is s.innermost), None)
     if f is None: return s.innermost, s.label
     return f, label(partial(f, **s.f.keywords) if isinstance(s.f, partial) else f)
@@ -134,9 +134,9 @@ def _with_mom(s) -> tuple:
 
 def variants_of(
     counterpart:Counterpart, # Optimizer of torch
-    **given # Flags that are known
+    **given # Known flags
 ) -> Iterator[tuple[dict, Composition]]:
-    "Yield all choices of the other flags, with the steppers that do the same, where there are some."
+    "Yield all combinations of the other flags that have an equivalent, with its steppers."
     choices = {k: [given[k]] if k in given else values for k, values in counterpart.flags.items()}
     for values in product(*choices.values()):
         flags = dict(zip(choices, values))
@@ -147,13 +147,12 @@ def variants_of(
 # From torch
 
 def from_torch_optim(
-    opt, # Optimizer that is to go on from `sd`
-    sd:dict # A state dict in torch's shape
+    opt, # Optimizer that loads `sd`
+    sd:dict # A state dict in torch's layout
 ) -> dict:
-    """Translate a state dict of an optimizer of `torch.optim` into ours. Returns others as they are.
+    """Translate a state dict of `torch.optim` into ours. Returns others unchanged.
 
-    The result names the steppers that do what torch does. Raises `ValueError` for options that no steppers
-    have."""
+    The result names the equivalent steppers. Raises `ValueError` for options without an equivalent."""
     found = _recognized(sd)
     if found is None: return _refuse_torchs(sd)
     mine, groups, steppers = opt.composition, [], opt.composition.untapped
@@ -183,20 +182,20 @@ ALL_OPTIONS = frozenset().union(*(c.options for c in COUNTERPARTS))
 
 
 def _recognized(sd) -> Counterpart|None:
-    "Return torch's optimizer of a state dict, by options of groups and names of state; None for others."
+    "Recognize torch's optimizer by the groups' options and names of state, or return None."
     if {'steppers', 'hypers'} & set(sd) or not sd['param_groups']: return None
     states = {k for s in sd['state'].values() for k, v in s.items() if v is not None}
     def fits(options, g):
-        may_lack = {'decoupled_weight_decay'} if 'amsgrad' in g else set() # of an older torch
+        may_lack = {'decoupled_weight_decay'} if 'amsgrad' in g else set() # absent in older versions of torch
         return ALL_OPTIONS & set(g) <= set(options) <= set(g) | may_lack
     for c in COUNTERPARTS:
         if states <= set(c.state) and all(fits(c.options, g) for g in sd['param_groups']): return c
 
 
 def _refuse_torchs(sd) -> dict:
-    """Return `sd`, if it isn't of another optimizer of torch. Raises `ValueError` if it is.
+    """Return `sd`, or raise `ValueError` if it comes from a torch optimizer without equivalent.
 
-    Without state, before the first step, its options show that."""
+    If it has no state, before the first step, its options tell."""
     options = {k for g in sd['param_groups'] for k in g}
     is_ours = {'steppers', 'hypers'} & set(sd)
     if is_ours or 'maximize' not in options or any(sd['state'].values()): return sd
@@ -206,21 +205,21 @@ def _refuse_torchs(sd) -> dict:
 
 
 def _options(found, g, mine) -> dict:
-    "Return all options of a group, with numbers for tensors."
+    "Return all options of a group, with tensors turned into numbers."
     options = {k: numbers(v) for k, v in {**found.options, **g}.items()}
     if options.get('maximize') and not mine.flips_grad:
         raise ValueError("the state dict is of an optimizer with `maximize=True`. Make yours with it, too, "
                          "or put `maximize` before its steppers.")
     is_older_torch = 'decoupled_weight_decay' in found.flags and 'decoupled_weight_decay' not in g
-    if is_older_torch: # whose AdamW has no such option
+    if is_older_torch: # its AdamW lacks this option
         options['decoupled_weight_decay'] = any(s.innermost is weight_decay for s in mine.steppers)
     return options
 
 
 def _does(found, options, mine, asked) -> tuple[Composition, bool]:
-    "Return steppers that do what torch does with these options, and whether ours do the same."
+    "Return the steppers equivalent to torch with these options, and whether ours are equivalent, too."
     open_flags = {k for k in PER_GROUP if k in mine.reads & asked and not options.get(k)} # hypers here
-    if options.get('momentum') == 0: open_flags |= {'momentum', 'nesterov'} # an average is then the gradient
+    if options.get('momentum') == 0: open_flags |= {'momentum', 'nesterov'} # the average is the gradient
     flags = {k: options[k] for k in found.flags if k not in open_flags}
     does = [c for _, c in variants_of(found, **flags)]
     if not does: does = [Composition(found.recipe(**flags))] # raises the error
@@ -231,9 +230,9 @@ def _does(found, options, mine, asked) -> tuple[Composition, bool]:
 
 
 def _hypers(found, options, theirs, mine) -> dict:
-    """Return options as hyper-parameters that our steppers read, and keys that users have added.
+    """Return options as our hyper-parameters, and keys that users have added.
 
-    Hyper-parameters that torch lacks have the defaults of the steppers that do the same."""
+    Hyper-parameters that torch lacks get the defaults of the equivalent steppers."""
     no_hypers = SWITCHES | NOT_HYPERS | found.flags.keys() - {'momentum'}
     given = {k: v for k, v in options.items() if k not in no_hypers}
     hypers = {'wd': 0., **theirs.defaults, **from_torch(given, OURS)}
@@ -242,7 +241,7 @@ def _hypers(found, options, theirs, mine) -> dict:
 
 
 def _switches(options, mine, asked) -> dict:
-    "Return options that steppers read as hyper-parameters of groups."
+    "Return the options that our steppers read as hyper-parameters of groups."
     res = {k: bool(options[k]) for k in PER_GROUP if k in options and k in mine.reads & asked}
     dampens = 'dampening' in options and 'dampening' in mine.reads
     if dampens and (options['dampening'] or 'dampening' in asked): res['dampening'] = options['dampening']

@@ -1,11 +1,11 @@
-"""The mathematics: every formula of the library, once.
+"""The mathematics: each formula of the library, once.
 
 A stepper takes a parameter `p`, then names of hyper-parameters and state, and returns a dict of new state,
 or None. Hyper-parameters are numbers. None of the library's steppers writes into a gradient.
 
-A `*_step` does in one call what the steppers in its trait `unfused` do one after the other. It shares
-their formulas, but doesn't call all of them: it copies no update that is only read once, and `addcdiv_`
-rounds as fastai's steps do.
+A fused `*_step` does in one call what the steppers in its trait `unfused` do one after the other. It shares
+their formulas, but doesn't call all of them: it avoids a copy of the update, and `addcdiv_` rounds like
+fastai's steps.
 """
 from optimcb._renamed import old_names
 from optimcb.steppers import (

@@ -18,17 +18,17 @@ __all__ = ['nadam_mom', 'rectification', 'average_sqr_grad', 'rms_update', 'rms_
 # Division by a root mean square
 
 def over_rms(p, sqr_avg, eps, grad_avg):
-    "Numerator and denominator of a step that divides by a root mean square"
+    "Return numerator and denominator of a step that divides by a root mean square"
     return descent_direction(p, grad_avg), sqr_avg.sqrt().add_(eps)
 
 
 @stepper
 def average_sqr_grad(p,
-    sqr_mom=0.99, # Coefficient of the past, 0 to 1
-    dampening=True, # Weigh the square by `1-sqr_mom`, which makes it a mean?
+    sqr_mom=0.99, # Coefficient of past values, 0 to 1
+    dampening=True, # Weight the square by `1-sqr_mom`, for a mean?
     sqr_avg=None, # State: the average
     **kwargs):
-    """Exponentially weighted mean, or sum, of the squared gradients, in `sqr_avg`
+    """Keep the exponential moving average, or sum, of squared gradients, in `sqr_avg`
     (Tieleman & Hinton 2012, lecture 6.5)."""
     if sqr_avg is None: sqr_avg = torch.zeros_like(p.grad.data)
     sqr_avg.mul_(sqr_mom).addcmul_(p.grad.data, p.grad.data, value=1-sqr_mom if dampening else 1.)
@@ -39,7 +39,7 @@ def average_sqr_grad(p,
 def rms_update(p,
     sqr_avg, # State: average of squared gradients
     eps=1e-8, # Added to the root
-    grad_avg=None, # State: average of gradients, if there is one
+    grad_avg=None, # State: average of gradients, if any
     **kwargs):
     "Divide the gradient, or its average, by the root of the average square."
     num, denom = over_rms(p, sqr_avg, eps, grad_avg)
@@ -51,20 +51,20 @@ def rms_prop_step(p,
     lr, # Learning rate
     sqr_avg, # State: average of squared gradients
     eps=1e-8, # Added to the root
-    grad_avg=None, # State: average of gradients, if there is one
+    grad_avg=None, # State: average of gradients, if any
     **kwargs):
-    """Step against the gradient, or its average, over the root of the average square
+    """Step against the gradient, or its average, divided by the root of the average square
     (Tieleman & Hinton 2012, lecture 6.5)."""
     p.data.addcdiv_(*over_rms(p, sqr_avg, eps, grad_avg), value=-lr)
 
 
 @stepper
 def average_center(p,
-    sqr_mom, # Coefficient of the past, 0 to 1: that of the squares
+    sqr_mom, # Coefficient of past values, 0 to 1: that of the squares
     grad_center=None, # State: mean of the gradients
-    centered=True, # Groups that have it False keep no mean
+    centered=True, # Groups with False keep no mean
     **kwargs):
-    "Average the gradients over the window of the squares, in `grad_center`."
+    "Average the gradients with the coefficient of the squares, in `grad_center`."
     if not centered: return once(grad_center=torch.zeros_like(p.grad.data))
     return {'grad_center': exp_avg(grad_center, p.grad.data, sqr_mom)}
 
@@ -100,7 +100,7 @@ def step_stat(p,
 
 @stepper
 def debias_grad_avg(p,
-    mom, # Coefficient of the past, 0 to 1
+    mom, # Coefficient of past values, 0 to 1
     step, # State: steps done
     grad_avg, # State: mean of gradients
     **kwargs):
@@ -110,7 +110,7 @@ def debias_grad_avg(p,
 
 @stepper
 def debias_sqr_avg(p,
-    sqr_mom, # Coefficient of the past, 0 to 1
+    sqr_mom, # Coefficient of past values, 0 to 1
     step, # State: steps done
     sqr_avg, # State: mean of squared gradients
     **kwargs):
@@ -120,7 +120,7 @@ def debias_sqr_avg(p,
 
 @stepper
 def debias_eps(p,
-    sqr_mom, # Coefficient of the past of `sqr_avg`, 0 to 1
+    sqr_mom, # Coefficient of past values in `sqr_avg`, 0 to 1
     step, # State: steps done
     eps=1e-8, # Added to the root
     **kwargs):
@@ -132,17 +132,16 @@ def debias_eps(p,
 @stepper(unfused=(debias_grad_avg, debias_sqr_avg, rms_update, apply_update))
 def adam_step(p,
     lr, # Learning rate
-    mom, # Coefficient of the past of `grad_avg`, 0 to 1
+    mom, # Coefficient of past values in `grad_avg`, 0 to 1
     step, # State: steps done
-    sqr_mom, # Coefficient of the past of `sqr_avg`, 0 to 1
+    sqr_mom, # Coefficient of past values in `sqr_avg`, 0 to 1
     grad_avg, # State: mean of gradients
     sqr_avg, # State: mean of squared gradients
     eps=1e-5, # Added to the root
     **kwargs):
-    """Step as RMSProp, with both means debiased (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980, alg. 1).
+    """Step like RMSProp with debiased means (Kingma & Ba 2015, https://arxiv.org/abs/1412.6980, alg. 1).
 
-    Does in one call what `debias_grad_avg`, `debias_sqr_avg`, `rms_update` and `apply_update` do in
-    separate ones."""
+    Fuses `debias_grad_avg`, `debias_sqr_avg`, `rms_update` and `apply_update` in one call."""
     debiased = debias_sqr_avg(p, sqr_mom, step, sqr_avg)['sqr_avg']
     rms_prop_step(p, lr / debias(mom, 1-mom, step), debiased, eps, grad_avg)
 
@@ -154,7 +153,7 @@ def nadam_mom(
     step, # Number of the step
     mom_decay # How fast it is approached
 ):
-    "NAdam's momentum of a step (Dozat 2016, sec. 3.2)."
+    "Return NAdam's momentum for a step (Dozat 2016, sec. 3.2)."
     return mom * (1 - 0.5 * 0.96**(step*mom_decay))
 
 
@@ -177,17 +176,17 @@ def nadam_avg(p,
     mom_prod, # State: product of the momenta so far
     grad_avg, # State: mean of gradients
     **kwargs):
-    """Debias `grad_avg` and take it one step ahead, for this step
+    """Debias `grad_avg` and look one step ahead with it, for this step
     (Dozat 2016, https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ, alg. 2)."""
     now, ahead = (nadam_mom(mom, s, mom_decay) for s in (step, step+1))
     return once(grad_avg=(1-now)/(1-mom_prod) * p.grad.data + ahead/(1-mom_prod*ahead) * grad_avg)
 
 
 def rectification(
-    sqr_mom, # Coefficient of the past, 0 to 1
+    sqr_mom, # Coefficient of past values, 0 to 1
     step # Number of the step
 ):
-    """RAdam's correction of the step for the variance of `sqr_avg`, or None while that is too large
+    """Return RAdam's correction of the step for the variance of `sqr_avg`, or None while that is too large
     (Liu et al. 2020, alg. 2, from 5 on as in its code)."""
     r_inf = 2/(1-sqr_mom) - 1
     r = r_inf - 2*step*sqr_mom**step/(1-sqr_mom**step)
@@ -195,8 +194,7 @@ def rectification(
 
 
 def _rectified(p, mom, step, sqr_mom, grad_avg, sqr_avg, eps, beta):
-    """The correction of a rectified step, its debiasing, numerator and denominator, which is None at the
-    start"""
+    "Return a rectified step's correction, debiasing, numerator and denominator, which is None at the start"
     scale, debias1 = rectification(sqr_mom, step), debias(mom, 1-mom, step)
     if scale is None: return 1., debias1, grad_avg, None
     num, denom = over_rms(p, debias_sqr_avg(p, sqr_mom, step, sqr_avg)['sqr_avg'], eps, grad_avg)
@@ -205,15 +203,15 @@ def _rectified(p, mom, step, sqr_mom, grad_avg, sqr_avg, eps, beta):
 
 @stepper
 def radam_update(p,
-    mom, # Coefficient of the past of `grad_avg`, 0 to 1
+    mom, # Coefficient of past values in `grad_avg`, 0 to 1
     step, # State: steps done
-    sqr_mom, # Coefficient of the past of `sqr_avg`, 0 to 1
+    sqr_mom, # Coefficient of past values in `sqr_avg`, 0 to 1
     grad_avg, # State: mean of gradients
     sqr_avg, # State: mean of squared gradients
     eps=1e-5, # Added to the root
     beta=0., # Sharpness of the softplus of the root (SAdam, https://arxiv.org/abs/1908.00700); 0: none
     **kwargs):
-    """Adam's update, rectified, or momentum's at the start
+    """Use Adam's rectified update, or that of momentum at the start
     (Liu et al. 2020, https://arxiv.org/abs/1908.03265, alg. 2)."""
     scale, debias1, num, denom = _rectified(p, mom, step, sqr_mom, grad_avg, sqr_avg, eps, beta)
     return {'update': (num if denom is None else num / denom) * (scale/debias1)}
@@ -222,15 +220,15 @@ def radam_update(p,
 @stepper(unfused=(radam_update, apply_update))
 def radam_step(p,
     lr, # Learning rate
-    mom, # Coefficient of the past of `grad_avg`, 0 to 1
+    mom, # Coefficient of past values in `grad_avg`, 0 to 1
     step, # State: steps done
-    sqr_mom, # Coefficient of the past of `sqr_avg`, 0 to 1
+    sqr_mom, # Coefficient of past values in `sqr_avg`, 0 to 1
     grad_avg, # State: mean of gradients
     sqr_avg, # State: mean of squared gradients
     eps=1e-5, # Added to the root
     beta=0., # Sharpness of the softplus of the root (SAdam, https://arxiv.org/abs/1908.00700); 0: none
     **kwargs):
-    """Adam's step, rectified, or momentum's at the start
+    """Make Adam's rectified step, or that of momentum at the start
     (Liu et al. 2020, https://arxiv.org/abs/1908.03265, alg. 2)."""
     scale, debias1, num, denom = _rectified(p, mom, step, sqr_mom, grad_avg, sqr_avg, eps, beta)
     if denom is None: apply_update(p, lr/debias1, num)
@@ -239,11 +237,11 @@ def radam_step(p,
 
 @stepper
 def qhadam_avgs(p,
-    mom, # Coefficient of the past of `grad_avg`, 0 to 1
-    sqr_mom, # Coefficient of the past of `sqr_avg`, 0 to 1
+    mom, # Coefficient of past values in `grad_avg`, 0 to 1
+    sqr_mom, # Coefficient of past values in `sqr_avg`, 0 to 1
     sqr_avg, # State: mean of squared gradients
-    nu_1, # Share of the mean of the gradients, the rest being the newest
-    nu_2, # Share of the mean of the squares, the rest being the newest
+    nu_1, # Weight of the mean gradient; the newest gradient has the rest
+    nu_2, # Weight of the mean square; the newest square has the rest
     step, # State: steps done
     grad_avg, # State: mean of gradients
     **kwargs):
@@ -256,15 +254,15 @@ def qhadam_avgs(p,
 @stepper(unfused=(qhadam_avgs, rms_update, apply_update))
 def qhadam_step(p,
     lr, # Learning rate
-    mom, # Coefficient of the past of `grad_avg`, 0 to 1
-    sqr_mom, # Coefficient of the past of `sqr_avg`, 0 to 1
+    mom, # Coefficient of past values in `grad_avg`, 0 to 1
+    sqr_mom, # Coefficient of past values in `sqr_avg`, 0 to 1
     sqr_avg, # State: mean of squared gradients
-    nu_1, # Share of the mean of the gradients, the rest being the newest
-    nu_2, # Share of the mean of the squares, the rest being the newest
+    nu_1, # Weight of the mean gradient; the newest gradient has the rest
+    nu_2, # Weight of the mean square; the newest square has the rest
     step, # State: steps done
     grad_avg, # State: mean of gradients
     eps=1e-8, # Added to the root
     **kwargs):
-    """Adam's step with the newest gradient mixed into both means
+    """Step like Adam, with the newest gradient mixed into both means
     (Ma & Yarats 2019, https://arxiv.org/abs/1810.06801, alg. 2)."""
     rms_prop_step(p, lr, eps=eps, **qhadam_avgs(p, mom, sqr_mom, sqr_avg, nu_1, nu_2, step, grad_avg))

@@ -1,8 +1,7 @@
-"""The mathematics of Adam's kin: other second moments, differences of gradients, bounds on what is divided by
-a root mean square.
+"""The mathematics of the Adam family: other second moments, differences of gradients, bounds on quotients.
 
-Most of these rules are Adam's steppers with one of these before, after or between them; each ends in an
-`update` for `apply_update`.
+Most of these rules are Adam's steppers with one of these steppers before, between or after them; each rule
+ends in an `update` for `apply_update`.
 """
 import math
 
@@ -27,18 +26,18 @@ __all__ = ['average_sqr_deviation', 'rectify_update', 'diff_of_grads', 'keep_gra
 @stepper
 def average_sqr_deviation(p,
     grad_avg, # State: mean of gradients
-    sqr_mom=0.999, # Coefficient of the past, 0 to 1
+    sqr_mom=0.999, # Coefficient of past values, 0 to 1
     eps=1e-16, # Added to the mean in each step
     sqr_avg=None, # State: the mean
     **kwargs):
-    """Average the squared distances of gradients from their mean, in `sqr_avg`
+    """Average the squared deviations of gradients from their mean, in `sqr_avg`
     (Zhuang et al. 2020, https://arxiv.org/abs/2010.07468, alg. 2)."""
     return {'sqr_avg': exp_avg(sqr_avg, (p.grad.data - grad_avg).pow(2), sqr_mom).add_(eps)}
 
 
 @stepper
 def rectify_update(p,
-    sqr_mom, # Coefficient of the past of `sqr_avg`, 0 to 1
+    sqr_mom, # Coefficient of past values in `sqr_avg`, 0 to 1
     step, # State: steps done
     update, # This step's update
     grad_avg, # Mean of gradients, debiased
@@ -53,10 +52,10 @@ def rectify_update(p,
 
 @stepper
 def diff_of_grads(p,
-    from_zero=False, # Was the gradient before the first one zero? Else the same as the first
-    last_grad=None, # State: the gradient before
+    from_zero=False, # Is the gradient before the first one zero? Else equal to the first
+    last_grad=None, # State: the previous gradient
     **kwargs):
-    """Subtract the previous gradient from this one, in `grad_diff`, for this step; `keep_grad` comes after
+    """Subtract the previous gradient, in `grad_diff`, for this step; needs `keep_grad` afterwards
     (Xie et al. 2022, https://arxiv.org/abs/2208.06677, alg. 1)."""
     if last_grad is None:
         return once(grad_diff=p.grad.data.clone() if from_zero else torch.zeros_like(p.grad.data))
@@ -86,7 +85,7 @@ def look_ahead_grad(p,
     grad_diff, # This step's difference of gradients
     diff_mom=0.92, # How far to look ahead, 0 to 1
     **kwargs):
-    """Estimate the gradient at Nesterov's point, and put it in the place of the gradient, for this step
+    """Replace the gradient by an estimate at Nesterov's look-ahead point, for this step
     (Xie et al. 2022, https://arxiv.org/abs/2208.06677, alg. 1)."""
     p.grad = p.grad.data.add(grad_diff, alpha=diff_mom)
 
@@ -109,29 +108,29 @@ def proximal_decay(p,
     wd=0., # Weight decay
     do_wd=True, # State: is this parameter decayed?
     **kwargs):
-    """Divide the weights by `1 + lr*wd`: a proximal step, which comes last
+    """Decay by a proximal step, which divides the weights by `1 + lr*wd`; comes last
     (Xie et al. 2022, https://arxiv.org/abs/2208.06677, alg. 1)."""
     if do_wd and wd != 0: p.data.div_(1 + lr*wd)
 
 
-# ADOPT and LaProp: what is averaged was divided before
+# ADOPT and LaProp: divide first, then average
 
 @stepper
 def rest_at_first(p,
     lr, # Learning rate
-    step, # State: steps done, this one counted
+    step, # State: steps done, this one included
     **kwargs):
-    """Set `lr` to 0 for the first step, which only starts the averages
+    """Set `lr` to 0 in the first step, which only initializes the averages
     (Taniguchi et al. 2024, https://arxiv.org/abs/2411.02853)."""
     if step == 1: return once(lr=0*lr)
 
 
 @stepper
 def past_rms_update(p,
-    eps=1e-6, # Least root
-    sqr_avg=None, # State: mean of the squared gradients before this one
+    eps=1e-6, # Smallest divisor
+    sqr_avg=None, # State: mean of the previous squared gradients
     **kwargs):
-    """Divide the gradient by the root mean square of earlier ones; the first update is zero
+    """Divide the gradient by the root mean square of previous ones; the first update is zero
     (Taniguchi et al. 2024, https://arxiv.org/abs/2411.02853)."""
     if sqr_avg is None: return {'update': torch.zeros_like(p.grad.data)}
     return {'update': p.grad.data / sqr_avg.sqrt().clamp_(min=eps)}
@@ -141,18 +140,18 @@ def past_rms_update(p,
 def start_sqr_avg(p,
     sqr_avg=None, # State: mean of squared gradients
     **kwargs):
-    """Start the mean of the squares from the first of them; comes before it
+    """Initialize the mean square with the first square; comes before the average
     (Taniguchi et al. 2024, https://arxiv.org/abs/2411.02853)."""
     if sqr_avg is None: return {'sqr_avg': p.grad.data.pow(2)}
 
 
 @stepper
 def clip_by_step(p,
-    step, # State: steps done, this one counted
+    step, # State: steps done, this one included
     update, # This step's update
-    clip_power=0.25, # How fast the limit grows
+    clip_power=0.25, # Power of the limit
     **kwargs):
-    """Clip the update at the number of steps before this one, to the power of `clip_power`
+    """Clip the update at the number of previous steps to the power of `clip_power`
     (Taniguchi et al. 2024, https://arxiv.org/abs/2411.02853)."""
     limit = (step-1)**clip_power
     return {'update': update.clamp(-limit, limit)}
@@ -160,11 +159,11 @@ def clip_by_step(p,
 
 @stepper
 def debias_update(p,
-    mom, # Coefficient of the past, 0 to 1
+    mom, # Coefficient of past values, 0 to 1
     step, # State: steps done
     update, # Mean of updates
     **kwargs):
-    """Correct the update for the start of its mean from zero
+    """Correct the mean of updates for its start from zero
     (Ziyin et al. 2020, https://arxiv.org/abs/2002.04839)."""
     return {'update': debias_grad_avg(p, mom, step, update)['grad_avg']}
 
@@ -172,7 +171,7 @@ def debias_update(p,
 # AdEMAMix
 
 def _half_life(mom):
-    "In proportion to the steps after which a gradient's weight has halved"
+    "Return the number of steps in which a gradient's weight halves, times a constant"
     return 1/math.log(mom) if mom > 0 else 0.
 
 
@@ -180,10 +179,10 @@ def _half_life(mom):
 def slow_schedule(p,
     step, # State: steps done
     mom, # Coefficient of past gradients, from which `slow_mom` starts
-    slow_mom=0.9999, # Coefficient of the slow mean in the end
-    slow_weight=2., # Weight of the slow mean in the end
-    slow_mom_warmup=0, # Steps over which the half-life of the slow mean grows
-    slow_weight_warmup=0, # Steps over which its weight grows from 0
+    slow_mom=0.9999, # Final coefficient of the slow mean
+    slow_weight=2., # Final weight of the slow mean
+    slow_mom_warmup=0, # Number of steps in which the half-life of the slow mean grows
+    slow_weight_warmup=0, # Number of steps in which its weight grows from 0
     **kwargs):
     """Warm up `slow_mom` and `slow_weight`, for this step
     (Pagliardini et al. 2024, https://arxiv.org/abs/2409.03137, sec. 3)."""
@@ -198,10 +197,10 @@ def slow_schedule(p,
 
 @stepper
 def average_sqr_norm(p,
-    sqr_mom=0.98, # Coefficient of the past, 0 to 1
+    sqr_mom=0.98, # Coefficient of past values, 0 to 1
     sqr_norm_avg=None, # State: the mean
     **kwargs):
-    """Average the gradient's squared norms, from the first that isn't 0, in `sqr_norm_avg`
+    """Average the gradients' squared norms, from the first nonzero one on, in `sqr_norm_avg`
     (Ginsburg et al. 2019, https://arxiv.org/abs/1905.11286, alg. 1, and code)."""
     sqr_norm = at_least_float32(p.grad.data).pow(2).sum()
     if sqr_norm_avg is None: return {'sqr_norm_avg': sqr_norm}
@@ -216,7 +215,7 @@ def friction_update(p,
     update, # This step's update
     grad_diff, # This step's difference of gradients
     **kwargs):
-    """Shrink the update, down to half, where the gradient hardly changes
+    """Shrink the update, at most to half, where the gradient hardly changes
     (Dubey et al. 2019, https://arxiv.org/abs/1909.11015)."""
     return {'update': update * grad_diff.abs().sigmoid()}
 
@@ -226,12 +225,12 @@ def power_update(p,
     sqr_avg, # State: mean of squared gradients
     grad_avg, # State: mean of gradients
     eps=1e-8, # Added to the root
-    power=0.125, # Of the mean of the squares: 1/2 for Adam's root, 0 for momentum
+    power=0.125, # Power of the mean square: 1/2 for Adam's root, 0 for momentum
     **kwargs):
     """Divide the average gradient by a power of the average square
     (Chen et al. 2018, https://arxiv.org/abs/1806.06763, alg. 1)."""
     root = sqr_avg.sqrt().add_(eps)
-    quick = isinstance(power, float) and power == 0.125 # roots instead of a library call
+    quick = isinstance(power, float) and power == 0.125 # three roots instead of a library call
     return {'update': grad_avg / (root.sqrt().sqrt() if quick else root.pow(2*power))}
 
 
@@ -241,7 +240,7 @@ def clip_lr_by_rms(p,
     sqr_avg, # Mean of squared gradients, debiased
     eps=1e-6, # Least root
     **kwargs):
-    """Lower `lr` of a tensor whose gradient is large for its mean square, for this step
+    """Lower `lr` of a tensor whose gradient is large compared to its mean square, for this step
     (Wortsman et al. 2023, https://arxiv.org/abs/2304.13013, alg. 2)."""
     sqr = at_least_float32(p.grad.data).pow(2) / at_least_float32(sqr_avg).clamp(min=eps**2)
     return once(lr=lr / sqr.mean().sqrt().clamp(min=1))
@@ -251,7 +250,7 @@ def clip_lr_by_rms(p,
 def mars_grad(p,
     mom, # Coefficient of past gradients, 0 to 1
     grad_diff, # This step's difference of gradients
-    gamma=0.025, # How much of the difference is added
+    gamma=0.025, # Weight of the added difference
     **kwargs):
     """Reduce the variance of the gradient and clip its norm at 1, for this step
     (Yuan et al. 2024, https://arxiv.org/abs/2411.10438)."""

@@ -15,33 +15,33 @@ __all__ = ['param_rms', 'relative_lr', 'scale_lr', 'lr_in_update', 'factored_sqr
            'cover_sqr_grad', 'keep_cover']
 
 
-# Adafactor: a mean square for each row and column
+# Adafactor: a mean square per row and per column
 
 @by_torch
 def mean_sqrs(x):
-    "Mean of the squares of each row, and of each column."
+    "Return the mean square of each row, and of each column."
     sqr = at_least_float32(x).pow(2)
     return sqr.mean(-1, keepdim=True), sqr.mean(-2, keepdim=True)
 
 
 @by_torch
 def mixed(a, b, weight):
-    "A mean of `a` and `b`, that of `b` weighed by `weight`."
+    "Return a weighted mean of `a` and `b`, with `weight` for `b`."
     return a.lerp(b, weight)
 
 
 @by_torch
 def over_factored(x, row_avg, col_avg, eps):
-    "`x` over the root of the product of a mean square for its row and one for its column."
+    "Divide `x` by the root of the mean square that its row and column predict."
     rows, columns = row_avg + eps, col_avg + eps
     return (at_least_float32(x) * (rows / rows.mean(-2, keepdim=True)).rsqrt() * columns.rsqrt()).to(x.dtype)
 
 
 @stepper
 def param_rms(p,
-    min_rms=1e-3, # The smallest: from there on a parameter that starts from zero can grow
+    min_rms=1e-3, # Smallest result, which lets a parameter grow from zero
     **kwargs):
-    """Work out the root mean square of the weights, in `p_rms`, for this step
+    """Compute the root mean square of the weights, in `p_rms`, for this step
     (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4). Comes before the decay."""
     return once(p_rms=rms(p.data).clamp(min=min_rms))
 
@@ -50,8 +50,8 @@ def param_rms(p,
 def relative_lr(p,
     lr, # Largest learning rate
     step, # State: steps done
-    relative_step=True, # Groups that have it False keep their `lr`
-    warmup_init=False, # Let the largest learning rate grow with the steps, by a ten-thousandth of `lr` each?
+    relative_step=True, # Groups with False keep their `lr`
+    warmup_init=False, # Let the largest learning rate grow by a ten-thousandth of `lr` per step?
     **kwargs):
     """Limit `lr` to one over the root of the number of steps, for this step
     (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 6 and sec. 9)."""
@@ -61,11 +61,11 @@ def relative_lr(p,
 
 @stepper
 def scale_lr(p,
-    lr, # Learning rate, a share of the weights' size
-    p_rms, # The weights' size
-    scale_parameter=True, # Groups that have it False keep their `lr`
+    lr, # Learning rate relative to the size of the weights
+    p_rms, # Root mean square of the weights
+    scale_parameter=True, # Groups with False keep their `lr`
     **kwargs):
-    """Multiply `lr` by the size of the weights, for this step
+    """Multiply `lr` by the root mean square of the weights, for this step
     (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 4)."""
     if scale_parameter: return once(lr=lr*p_rms)
 
@@ -75,14 +75,14 @@ def lr_in_update(p,
     lr, # Learning rate
     update, # This step's update
     **kwargs):
-    "Multiply the update by `lr`, which is 1 for the rest of the step: so an average of updates remembers it."
+    "Move `lr` into the update, so that an average of updates remembers it; `lr` is then 1, for this step."
     return once(lr=1., update=update*lr)
 
 
 @stepper(needs_dense_grad=True)
 def factored_sqr_grad(p,
     step, # State: steps done
-    decay_power=0.8, # How fast the past comes to count: its coefficient is `1 - step**-decay_power`
+    decay_power=0.8, # Past squares have the coefficient `1 - step**-decay_power`
     row_avg=None, # State: mean of the squares of each row
     col_avg=None, # State: mean of the squares of each column
     sqr_avg=None, # State: mean square, of a parameter with fewer than two dimensions
@@ -112,11 +112,11 @@ def factored_update(p,
     return {'update': over_factored(p.grad.data, row_avg, col_avg, eps)}
 
 
-# SM3: a bound of the sum of squares for each row, column, …
+# SM3: an upper bound of the sum of squares for each row, column, …
 
 @by_torch
 def least_cover(x, cover):
-    "The smallest bound of each element, of those of its row, its column, …."
+    "Return the smallest bound of each element, from those of its row, its column, …."
     bounds = cover.split(list(x.shape))
     res = bounds[0].view(-1, *[1]*(x.ndim-1))
     for i, b in enumerate(bounds[1:], 1): res = torch.minimum(res, b.view(-1, *[1]*(x.ndim-1-i)))
@@ -125,7 +125,7 @@ def least_cover(x, cover):
 
 @by_torch
 def maxima(x):
-    "The largest element of each row, of each column, …, in one vector."
+    "Return the largest element of each row, of each column, …, as one vector."
     if not x.numel(): return x.new_zeros(sum(x.shape))
     return torch.cat([x.movedim(i, 0).flatten(1).amax(1) for i in range(x.ndim)])
 
@@ -133,11 +133,11 @@ def maxima(x):
 @stepper(needs_dense_grad=True)
 def cover_sqr_grad(p,
     sqr_avg=None, # State: sum of squared gradients, of a parameter with fewer than two dimensions
-    cover=None, # State: for each place of each dimension, a bound of the sums there
+    cover=None, # State: a bound for each index of each dimension
     **kwargs):
-    """Bound the sum of squared gradients by the bounds of rows, columns, …, in `sqr_avg`, for this step.
+    """Bound the sums of squared gradients by the bounds of rows, columns, …, in `sqr_avg`, for this step.
 
-    Parameters with fewer than two dimensions have the sum itself, as state (Anil et al. 2019,
+    For parameters with fewer than two dimensions, the state has the sum itself (Anil et al. 2019,
     https://arxiv.org/abs/1901.11150, alg. SM3-II)."""
     if not is_matrix(p): return sum_sqr_grad(p, 0., sqr_avg)
     sqr = p.grad.data.pow(2)

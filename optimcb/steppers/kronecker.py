@@ -1,17 +1,17 @@
-"A matrix for each dimension of a tensor, packed into one flat state."
+"Matrices for the dimensions of a tensor, packed into one flat state."
 import math
 
 import torch
 
 from optimcb.steppers.norms import at_least_float32
 
-# `has_matrix` says, for each dimension of a tensor, whether it has a matrix: large dimensions have none.
+# `has_matrix` says for each dimension of a tensor whether it has a matrix; large dimensions have none.
 
 
 def shape_of(
     x # A tensor
 ) -> tuple:
-    "The shape of a tensor; that of a vector of one element for a number."
+    "Return the shape of a tensor, or (1,) for a scalar."
     return tuple(x.shape) or (1,)
 
 
@@ -19,7 +19,7 @@ def dims_with_matrix(
     p, # A tensor
     max_dim # Size of the largest dimension that has a matrix
 ) -> tuple:
-    "Which dimensions have a matrix: those of at most `max_dim`."
+    "Say for each dimension whether it has a matrix: its size is at most `max_dim`."
     return tuple(0 < d <= max_dim and p.numel() > 0 for d in shape_of(p))
 
 
@@ -30,17 +30,17 @@ def pack(
     x, # The tensor whose dimensions they are of
     matrices # A matrix, or a diagonal, for each dimension
 ):
-    "Put matrices into one vector."
+    "Pack matrices into one vector."
     return torch.cat([m.reshape(-1) for m in matrices]) if matrices else at_least_float32(x).new_zeros(0)
 
 
 def unpack(
-    flat, # What `pack` returned
+    flat, # Result of `pack`
     x, # The tensor whose dimensions they are of
     has_matrix, # By dimension, has it a matrix?
-    diagonal=False # Have dimensions without a matrix a diagonal? Else they have None
+    diagonal=False # Return a diagonal for dimensions without a matrix? Else None
 ) -> list:
-    "Return the matrix of each dimension; of a dimension that is too large, its diagonal or None."
+    "Return the matrix of each dimension, or for a large dimension its diagonal or None."
     shapes = [(d, d) if used else (d,) if diagonal else (0,) for d, used in zip(shape_of(x), has_matrix)]
     pieces = flat.split([math.prod(s) for s in shapes])
     return [m.view(s) if s != (0,) or diagonal else None for m, s in zip(pieces, shapes)]
@@ -49,9 +49,9 @@ def unpack(
 def gram_matrices(
     x, # A tensor
     has_matrix, # By dimension, has it a matrix?
-    diagonal=False # Have dimensions without a matrix a diagonal? Else they are left out
+    diagonal=False # Include the diagonal for dimensions without a matrix?
 ) -> list:
-    "Return, for each dimension, the products of all slices with each other; or the diagonal of these."
+    "Return the Gram matrix of each dimension, or its diagonal."
     x = at_least_float32(x).reshape(shape_of(x))
     slices = [(_unfolded(x, i), used) for i, used in enumerate(has_matrix)]
     return [m @ m.T if used else m.pow(2).sum(1) for m, used in slices if used or diagonal]
@@ -61,7 +61,7 @@ def multiply_dims(
     x, # A tensor
     matrices # For each dimension a matrix, a diagonal, or None
 ):
-    "Multiply `x`, in each dimension, by a matrix; where it is None, by nothing."
+    "Multiply `x` by a matrix in each dimension, except where it is None."
     res = at_least_float32(x).reshape(shape_of(x))
     for m in matrices: # each one takes the first dimension and puts it last
         if m is None: res = res.movedim(0, -1)
@@ -73,8 +73,8 @@ def multiply_dims(
 def eigh_or_nan(
     m # A symmetric matrix
 ) -> list:
-    """Return eigenvalues and eigenvectors of `m`; NaN for a matrix that isn't finite, where torch raises.
+    """Return eigenvalues and eigenvectors of `m`, or NaN if it isn't finite, for which torch raises.
 
-    So a gradient that isn't finite spoils its own parameter only, as elsewhere."""
+    So a gradient that isn't finite affects only its own parameter, as in other rules."""
     ok = m.isfinite().all()
     return [torch.where(ok, x, math.nan) for x in torch.linalg.eigh(torch.where(ok, m, 0.))]

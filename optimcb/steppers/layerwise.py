@@ -1,4 +1,4 @@
-"A learning rate for each tensor: LARC, LARS, LAMB."
+"Learning rates per tensor: LARC, LARS, LAMB."
 import torch
 
 from optimcb.composition.results import once
@@ -15,15 +15,15 @@ __all__ = ['larc_layer_lr', 'larc_update', 'larc_step', 'trust_ratio', 'lamb_ste
 @part(kind='trust ratio')
 def larc_layer_lr(p,
     lr, # Learning rate
-    trust_coeff=0.02, # How far a step may go, as a share of the tensor's norm
+    trust_coeff=0.02, # Size of a step relative to the norm of the tensor
     wd=0., # Weight decay, which makes the step longer
     eps=1e-8, # Added to the norm of the gradient
-    clip=True, # LARC, which goes no faster than `lr`? Else LARS
+    clip=True, # Limit the learning rate to `lr` (LARC)? Else LARS
     **kwargs):
-    """Work out a learning rate in proportion to the norms of tensor over gradient, in `local_lr`, for this
-    step.
+    """Compute a learning rate proportional to the tensor's norm over its gradient's, in `local_lr`.
 
-    A tensor of zeros stays as it is (You et al. 2017, https://arxiv.org/abs/1708.03888, eq. 6)."""
+    It lasts for this step. A tensor of zeros stays unchanged
+    (You et al. 2017, https://arxiv.org/abs/1708.03888, eq. 6)."""
     p_norm, g_norm = norm(p.data), norm(p.grad.data)
     local_lr = lr*trust_coeff * p_norm / (g_norm + p_norm*wd + eps)
     return once(local_lr=torch.where(local_lr < lr, local_lr, lr) if clip else local_lr)
@@ -31,18 +31,18 @@ def larc_layer_lr(p,
 
 @stepper
 def larc_update(p,
-    lr, # Learning rate, in the place of which `local_lr` comes
+    lr, # Learning rate, which `local_lr` replaces
     local_lr, # This step's learning rate for this tensor
-    grad_avg=None, # State: average of gradients, if there is one
+    grad_avg=None, # State: average of gradients, if any
     **kwargs):
-    "Make an update of the gradient, or its average, for a step by `local_lr`."
+    "Use the gradient, or its average, as an update for a step by `local_lr`."
     return once(lr=local_lr, update=descent_direction(p, grad_avg).clone())
 
 
 @stepper(unfused=(larc_update, apply_update))
 def larc_step(p,
     local_lr, # This step's learning rate for this tensor
-    grad_avg=None, # State: average of gradients, if there is one
+    grad_avg=None, # State: average of gradients, if any
     **kwargs):
     "Step against the gradient, or its average, by `local_lr`."
     apply_update(p, local_lr, descent_direction(p, grad_avg))
@@ -55,7 +55,7 @@ def trust_ratio(p,
     update, # This step's update
     max_trust=10., # Largest ratio
     **kwargs):
-    """For this step, `lr` is in proportion to the norm of the tensor over that of its update
+    """Multiply `lr` by the norm of the tensor over that of its update, for this step
     (You et al. 2020, https://arxiv.org/abs/1904.00962, alg. 2)."""
     p_rms, u_rms = rms(p.data), rms(update)
     ratio = p_rms / u_rms
@@ -66,17 +66,16 @@ def trust_ratio(p,
 @stepper(unfused=(debias_grad_avg, debias_sqr_avg, rms_update, trust_ratio, apply_update))
 def lamb_step(p,
     lr, # Learning rate
-    mom, # Coefficient of the past of `grad_avg`, 0 to 1
+    mom, # Coefficient of past values in `grad_avg`, 0 to 1
     step, # State: steps done
-    sqr_mom, # Coefficient of the past of `sqr_avg`, 0 to 1
+    sqr_mom, # Coefficient of past values in `sqr_avg`, 0 to 1
     grad_avg, # State: mean of gradients
     sqr_avg, # State: mean of squared gradients
     eps=1e-6, # Added to the root
     **kwargs):
-    """Step as Adam, by a trust ratio (You et al. 2020, https://arxiv.org/abs/1904.00962, alg. 2).
+    """Step like Adam, scaled by a trust ratio (You et al. 2020, https://arxiv.org/abs/1904.00962, alg. 2).
 
-    Does in one call what `debias_grad_avg`, `debias_sqr_avg`, `rms_update`, `trust_ratio` and
-    `apply_update` do in separate ones."""
+    Fuses `debias_grad_avg`, `debias_sqr_avg`, `rms_update`, `trust_ratio` and `apply_update` in one call."""
     debiased = debias_grad_avg(p, mom, step, grad_avg) | debias_sqr_avg(p, sqr_mom, step, sqr_avg)
     update = rms_update(p, eps=eps, **debiased)['update']
     apply_update(p, trust_ratio(p, lr, update)['lr'], update)

@@ -1,4 +1,4 @@
-"Lists of steppers that several recipes have in common."
+"Lists of steppers that several recipes share."
 from functools import partial
 
 import numpy as np
@@ -15,7 +15,7 @@ from optimcb.steppers.sgd import (
 )
 
 mean_grad = partial(average_grad, dampening=True)
-LAZY = { # by stepper, the one that keeps nothing for groups without momentum
+LAZY = { # by stepper, its variant that keeps no state for groups without momentum
     average_grad: lazy_average_grad,
     average_update: lazy_average_update}
 
@@ -31,22 +31,22 @@ def adam_avgs(
     decouple_wd:bool, # Decay the weights, or add an L2 penalty to the gradient?
     sqr=average_sqr_grad # The second moment
 ) -> list:
-    "List decay, first and second moment."
+    "List the steppers of decay, first and second moment."
     return [decay_of(decouple_wd), mean_grad, sqr]
 
 
 def largest(
     amsgrad:bool # Divide by the largest mean square so far?
 ) -> list:
-    "List the steppers that AMSGrad has and Adam hasn't."
+    "List the steppers that AMSGrad adds to Adam."
     return [max_sqr_avg, use_sqr_max] if amsgrad else []
 
 
 def momentum(
     average, # Stepper that averages gradients, or updates
-    mom # Coefficient of the past: a number, or one for each group
+    mom # Coefficient of past values: a number, or one per group
 ) -> list:
-    "List the average, if some group has momentum; a lazy one, if another group has none."
+    "List the averaging stepper if some group has momentum; the lazy one if another group has none."
     if not np.any(mom): return []
     if np.all(mom): return [average]
     if isinstance(average, partial): return [partial(LAZY[average.func], **average.keywords)]

@@ -7,8 +7,8 @@ __all__ = ['slow_start', 'lookahead_step']
 
 # Slow weights
 
-K, ALPHA = 6, 0.5 # of Lookahead: fast steps for one slow step, and its length
-SLOW = 'set of slow weights' # what it keeps
+K, ALPHA = 6, 0.5 # defaults of Lookahead
+SLOW = 'set of slow weights' # the kind of Lookahead
 
 
 @stepper
@@ -16,7 +16,7 @@ SLOW = 'set of slow weights' # what it keeps
 def slow_start(p,
     slow_avg=None, # State: the slow weights
     **kwargs):
-    "Keep a copy of the weights from before the first step, in `slow_avg`; comes first."
+    "Copy the weights before the first step, in `slow_avg`; comes first."
     if slow_avg is None: return {'slow_avg': p.data.clone()}
 
 
@@ -26,10 +26,10 @@ def slow_start(p,
 def lookahead_step(p,
     slow_avg, # State: the slow weights
     count=0, # State: fast steps done
-    k=K, # Fast steps for one slow step
-    alpha=ALPHA, # Length of the slow step, a share of the way, 0 to 1
+    k=K, # Number of fast steps per slow step
+    alpha=ALPHA, # Slow step as a fraction of the distance, 0 to 1
     **kwargs):
-    """Every `k` steps, move the slow weights towards the weights and go on from there; comes last
+    """Every `k` steps, move the slow weights towards the weights and continue from there; comes last
     (Zhang et al. 2019, https://arxiv.org/abs/1907.08610, alg. 1)."""
     count += 1
     if count % k == 0:

@@ -1,7 +1,7 @@
-"""The mathematics of rules that go by signs, momentum, averages of weights, norms, or a given curvature.
+"""The mathematics of rules based on signs, momentum, averages of weights, norms, or a given curvature.
 
-Each makes an `update` for `apply_update`. Where the learning rate is in a sum already, `whole_step` comes
-before that.
+Each computes an `update` for `apply_update`. If a sum already includes the learning rate, `whole_step` comes
+before `apply_update`.
 """
 import math
 
@@ -24,8 +24,8 @@ __all__ = ['sign_update', 'mixed_update', 'rms_lr', 'mean_of_avgs', 'whole_step'
 @stepper
 @of_signs
 def sign_update(p,
-    update=None, # This step's update, if there is one
-    grad_avg=None, # State: average of gradients, if there is one
+    update=None, # This step's update, if any
+    grad_avg=None, # State: average of gradients, if any
     **kwargs):
     """Take the sign of the update, or else of the average gradient, or else of the gradient
     (Bernstein et al. 2018, https://arxiv.org/abs/1802.04434, alg. 1)."""
@@ -34,10 +34,10 @@ def sign_update(p,
 
 @stepper
 def mixed_update(p,
-    nu, # Share of the average, the rest being the newest gradient, 0 to 1
+    nu, # Weight of the average, 0 to 1; the newest gradient has the rest
     grad_avg=None, # State: mean of gradients
     **kwargs):
-    "Mix the newest gradient into the average (Ma & Yarats 2019, https://arxiv.org/abs/1810.06801, eq. 4)."
+    "Mix the newest gradient with the average (Ma & Yarats 2019, https://arxiv.org/abs/1810.06801, eq. 4)."
     new = (1-nu) * p.grad.data
     return {'update': new if grad_avg is None else new + nu*grad_avg}
 
@@ -48,7 +48,7 @@ def rms_lr(p,
     lr, # Learning rate
     wd=0., # Weight decay
     **kwargs):
-    """For this step, `lr` is in proportion to the root mean square of the tensor
+    """Multiply `lr` by the root mean square of the tensor, for this step
     (Su 2023, https://github.com/bojone/tiger).
 
     Biases and scales, tensors of one dimension, have half of `lr`, and no decay. A tensor of zeros stays
@@ -59,7 +59,7 @@ def rms_lr(p,
 @stepper
 def mean_of_avgs(p,
     grad_avg, # State: sum of gradients
-    slow_avg, # State: sum of gradients that reaches further back
+    slow_avg, # State: sum of gradients with a longer memory
     **kwargs):
     """Take the mean of the gradient, its sum, and a slow sum
     (Lucas et al. 2019, https://arxiv.org/abs/1804.00325, eq. 3)."""
@@ -68,27 +68,27 @@ def mean_of_avgs(p,
 
 @stepper
 def whole_step(p,
-    lr, # Learning rate, which the update has in it
+    lr, # Learning rate, included in the update
     **kwargs):
-    "Set `lr` to 1, for this step: it is in the update already."
+    "Set `lr` to 1, for this step, as the update includes it already."
     return once(lr=1.)
 
 
-# Step sizes of one's own, and averaged weights
+# Step sizes per element, and averaged weights
 
 @stepper
 @of_signs
 def rprop_update(p,
-    lr, # Where the step sizes start
+    lr, # Initial step size
     eta_minus=0.5, # Factor of a step size after the gradient has changed its sign
-    eta_plus=1.2, # Factor of it after the gradient has kept its sign
+    eta_plus=1.2, # Factor of a step size after the gradient has kept its sign
     min_step=1e-6, # Smallest step size
     max_step=50., # Largest step size
-    prev_grad=None, # State: the gradient before, 0 where a step was taken back
+    prev_grad=None, # State: the previous gradient, 0 after a change of sign
     step_size=None, # State: the step size of each element
     **kwargs):
-    """Step by the gradient's sign, each element by a size of its own
-    (Riedmiller & Braun 1993; as in torch, without stepping back)."""
+    """Step along the gradient's sign, with a step size per element
+    (Riedmiller & Braun 1993; as in torch, without backtracking)."""
     g = p.grad.data
     if step_size is None: prev_grad, step_size = torch.zeros_like(g), torch.full_like(g, lr)
     agrees = g*prev_grad
@@ -103,7 +103,7 @@ def asgd_lr(p,
     lr, # Learning rate of the first step
     step, # State: steps done
     lambd=1e-4, # Decay of the weights, and of `lr`
-    power=0.75, # Power by which `lr` falls
+    power=0.75, # Power with which `lr` falls
     **kwargs):
     "Let `lr` fall as torch's `eta`, for this step (Bottou 2010; Polyak & Juditsky 1992)."
     return once(lr=lr / (1 + lambd*lr*(step-1))**power)
@@ -112,7 +112,7 @@ def asgd_lr(p,
 @stepper
 def average_weights(p,
     step, # State: steps done
-    t0=1e6, # Steps after which averaging starts
+    t0=1e6, # Number of steps before averaging starts
     ax=None, # State: the average
     **kwargs):
     """Average the weights since step `t0`, in `ax`, which until then is a copy; comes last
@@ -121,13 +121,13 @@ def average_weights(p,
     return {'ax': p.data.clone() if ax is None or mu == 1 else ax + mu*(p.data - ax)}
 
 
-# Dual averaging: every step goes anew from the start
+# Dual averaging: every step starts again from the initial weights
 
 @stepper
 def keep_start(p,
     p_start=None, # State: the weights before the first step
     **kwargs):
-    "Keep a copy of the weights from before the first step, in `p_start`; comes first."
+    "Copy the weights before the first step, in `p_start`; comes first."
     if p_start is None: return {'p_start': p.data.clone()}
 
 
@@ -136,7 +136,7 @@ def eps_in_lr(p,
     lr, # Learning rate
     eps, # Added to it
     **kwargs):
-    """Add `eps` to `lr`, unless that is 0, for this step
+    """Add `eps` to `lr`, unless `lr` is 0, for this step
     (the code of Defazio & Jelassi 2021, https://github.com/facebookresearch/madgrad)."""
     return once(lr=lr + eps*(lr != 0))
 
@@ -148,7 +148,7 @@ def dual_sums(p,
     grad_sum=None, # State: the sum of gradients
     sqr_sum=None, # State: the sum of their squares
     **kwargs):
-    """Sum gradients and their squares, weighed by `lr` times the root of the step
+    """Sum gradients and their squares, weighted by `lr` times the root of the step
     (Defazio & Jelassi 2021, https://arxiv.org/abs/2101.11075, alg. 1)."""
     g, weight = p.grad.data, lr * math.sqrt(step)
     if grad_sum is None: grad_sum, sqr_sum = torch.zeros_like(g), torch.zeros_like(g)
@@ -169,11 +169,11 @@ def over_cube_root(p,
 
 @stepper
 def dual_update(p,
-    mom, # Share of the weights that stays, 0 to 1
-    update, # From the start to where the sums of gradients point, reversed
+    mom, # Weight of the current parameter value, 0 to 1
+    update, # Preconditioned sum of gradients
     p_start, # State: the weights before the first step
     **kwargs):
-    """Make an update from the weights towards the start minus `update`, for `whole_step`
+    """Update from the weights towards the initial weights minus `update`, for `whole_step`
     (Defazio & Jelassi 2021, https://arxiv.org/abs/2101.11075, alg. 1)."""
     return {'update': (1-mom) * (p.data - p_start + update)}
 
@@ -183,7 +183,7 @@ def dual_update(p,
 @stepper
 @of_directions
 def norm_ratio(p, **kwargs):
-    """Make the gradient as long as the tensor; leave it if one of them is 0
+    """Scale the gradient to the norm of the tensor, unless either norm is 0
     (Bernstein et al. 2020, https://arxiv.org/abs/2002.03432, alg. 1)."""
     p_norm, g_norm = norm(p.data), norm(p.grad.data)
     return {'update': p.grad.data * torch.where((p_norm > 0) & (g_norm > 0), p_norm/g_norm, 1.)}
@@ -205,7 +205,7 @@ def keep_bound(p,
     p_bound=2., # Largest norm, as a multiple of the first
     norm_bound=None, # State: largest norm
     **kwargs):
-    "Keep `p_bound` times the norm from before the first step, in `norm_bound`; comes first."
+    "Keep `p_bound` times the initial norm, in `norm_bound`; comes first."
     if norm_bound is None: return {'norm_bound': p_bound * norm(p.data)}
 
 
@@ -213,7 +213,7 @@ def keep_bound(p,
 def bound_norm(p,
     norm_bound, # State: largest norm
     **kwargs):
-    """Scale a tensor that is longer than `norm_bound` back to that; comes last
+    """Scale a tensor down to the norm `norm_bound` if it is larger; comes last
     (the code of Bernstein et al. 2020, https://github.com/jxbz/fromage)."""
     p_norm = norm(p.data)
     p.data.mul_(torch.where(p_norm > norm_bound, norm_bound/p_norm, 1.))
@@ -224,12 +224,12 @@ def bound_norm(p,
 @stepper
 def newton_update(p,
     grad_avg, # State: mean of gradients
-    rho=0.04, # Share of the curvature to divide by: the smaller, the more is clipped
+    rho=0.04, # Factor of the curvature in the divisor: smaller values clip more
     eps=1e-12, # Smallest divisor
-    sqr_mom=0.99, # Coefficient of the past of `hess_avg`, 0 to 1: `update_hessian` takes it
-    hess_avg=None, # State: mean of the estimates of the Hessian's diagonal, by `update_hessian`
+    sqr_mom=0.99, # Coefficient of past values in `hess_avg`, 0 to 1, for `update_hessian`
+    hess_avg=None, # State: mean of the estimates of the Hessian's diagonal, from `update_hessian`
     **kwargs):
-    """The average gradient over the curvature, clipped to 1 where that is small, negative, or not known yet
+    """Divide the average gradient by the curvature; clip to 1 where that is small, negative or unknown
     (Liu et al. 2024, https://arxiv.org/abs/2305.14342, alg. 3)."""
     if hess_avg is None: hess_avg = torch.zeros_like(grad_avg)
     return {'hess_avg': hess_avg, 'update': (grad_avg / (rho*hess_avg).clamp(min=eps)).clamp(-1, 1)}

@@ -1,4 +1,4 @@
-"Muon: all singular values of the update are made one."
+"Muon: set all singular values of the update to one."
 import math
 
 import torch
@@ -14,21 +14,21 @@ from optimcb.steppers.shapes import is_matrix, is_stack, rows_and_columns
 __all__ = ['scale_vector_lr', 'orthogonal_update', 'vector_update', 'spectral_lr', 'match_rms_lr']
 
 
-KERNEL_NDIM = 4 # as the author has it: three dimensions are a stack, four a kernel
+KERNEL_NDIM = 4 # as in the author's code: three dimensions are a stack of matrices, four a kernel
 NEWTON_SCHULZ = 3.4445, -4.7750, 2.0315 # coefficients of an odd polynomial of degree 5, steep at zero
 
 
 @by_torch
 def orthogonalized(
-    x, # A tensor of two dimensions or more: a matrix of the first by the others, or a stack of matrices
-    steps, # How often the polynomial is applied
-    eps, # Smallest norm that is divided by
+    x, # A tensor of two or more dimensions: a matrix of the first by all others, or a stack of matrices
+    steps, # Number of times to apply the polynomial
+    eps, # Smallest norm to divide by
     a, b, c, # Coefficients of the polynomial
-    exact, # Compute in the type of `x`, float32 at least? Else in bfloat16
-    pairs, # Apply it twice at a time where that takes fewer operations? In bfloat16 it rounds more often
-    stacked=False # Is it a stack of matrices, those of the last two dimensions?
+    exact, # Compute in the dtype of `x`, float32 at least? Else in bfloat16
+    pairs, # Apply it twice at a time if that takes fewer operations? This rounds more often in bfloat16
+    stacked=False # Is `x` a stack of matrices in the last two dimensions?
 ):
-    "Return the matrix, or each one, with the singular vectors of `x` and singular values about one."
+    "Return the matrices with the singular vectors of `x` and singular values near one."
     if not x.numel(): return x.clone()
     dtype = torch.promote_types(x.dtype, torch.float32) if exact else torch.bfloat16
     m = x.flatten(0, -3) if stacked else x.flatten(1)
@@ -53,25 +53,25 @@ def orthogonalized(
 @stepper
 def scale_vector_lr(p,
     lr, # Learning rate
-    vector_lr=0.015, # Learning rate of parameters with fewer than two dimensions, a share of `lr`
+    vector_lr=0.015, # Learning rate of parameters with fewer than two dimensions, relative to `lr`
     **kwargs):
-    """Scale `lr` of parameters that aren't matrices, as for Adam beside Muon, for this step
+    """Scale `lr` of parameters that aren't matrices, which Adam steps, for this step
     (Jordan 2024). Comes before the decay."""
     if not is_matrix(p): return once(lr=lr*vector_lr)
 
 
 @stepper(needs_dense_grad=True)
 def orthogonal_update(p,
-    eps=1e-7, # Smallest norm that is divided by
-    ns_steps=5, # Steps of Newton and Schulz's iteration
-    exact=False, # Iterate in the parameter's type, float32 at least? Else in bfloat16
-    pairs=True, # Take two steps at a time with long matrices, to be quicker? Else round as `torch.optim.Muon`
+    eps=1e-7, # Smallest norm to divide by
+    ns_steps=5, # Number of Newton-Schulz steps
+    exact=False, # Iterate in the parameter's dtype, float32 at least? Else in bfloat16
+    pairs=True, # Take two steps at a time with long matrices, for speed? Else round as `torch.optim.Muon`
     coeffs=NEWTON_SCHULZ, # Three coefficients of the iteration
-    kernel_ndim=KERNEL_NDIM, # Dimensions from which on a tensor is a kernel, and not a stack of matrices
-    grad_avg=None, # State: average of gradients, if there is one
-    update=None, # This step's update, if there is one already
+    kernel_ndim=KERNEL_NDIM, # Least number of dimensions of a kernel; fewer are a stack of matrices
+    grad_avg=None, # State: average of gradients, if any
+    update=None, # This step's update, if any
     **kwargs):
-    """The update, or the average of the gradients, or the gradient, with all singular values about one
+    """Orthogonalize the update, or else the average gradient, or else the gradient
     (Jordan 2024, https://kellerjordan.github.io/posts/muon/).
 
     A convolution's kernel is a matrix of outputs by all else; each matrix of a stack, of experts' weights
@@ -83,10 +83,10 @@ def orthogonal_update(p,
 
 @stepper
 def vector_update(p,
-    mom, # Coefficient of the past of `grad_avg`, 0 to 1
+    mom, # Coefficient of past values in `grad_avg`, 0 to 1
     step, # State: steps done
     grad_avg, # State: mean of gradients
-    sqr_mom=0.95, # Coefficient of the past of `sqr_avg`, 0 to 1
+    sqr_mom=0.95, # Coefficient of past values in `sqr_avg`, 0 to 1
     eps=1e-7, # Added to the root
     sqr_avg=None, # State: mean of squared gradients
     **kwargs):
@@ -101,7 +101,7 @@ def vector_update(p,
 @stepper
 def spectral_lr(p,
     lr, # Learning rate
-    kernel_ndim=KERNEL_NDIM, # Dimensions from which on a tensor is a kernel, and not a stack of matrices
+    kernel_ndim=KERNEL_NDIM, # Least number of dimensions of a kernel; fewer are a stack of matrices
     **kwargs):
     """Multiply `lr` of a matrix with more rows than columns by the root of their ratio, for this step
     (Jordan 2024).
@@ -116,7 +116,7 @@ def spectral_lr(p,
 @stepper
 def match_rms_lr(p,
     lr, # Learning rate
-    kernel_ndim=KERNEL_NDIM, # Dimensions from which on a tensor is a kernel, and not a stack of matrices
+    kernel_ndim=KERNEL_NDIM, # Least number of dimensions of a kernel; fewer are a stack of matrices
     **kwargs):
     """Scale `lr` of a matrix so that Muon's update is as large as Adam's, for this step
     (Liu et al. 2025, https://arxiv.org/abs/2502.16982, eq. 4)."""

@@ -5,19 +5,19 @@ import torch
 def at_least_float32(
     x # A tensor
 ):
-    "`x` in its own dtype, or in float32 if that has fewer bits: for sums over a tensor of 16-bit numbers."
+    "Return `x`, in float32 if its dtype has fewer bits, to sum tensors of 16-bit numbers."
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def norm(
     x # A tensor
 ):
-    "The Euclidean norm of a whole tensor."
+    "Return the Euclidean norm of a whole tensor."
     return torch.linalg.vector_norm(at_least_float32(x))
 
 
 def rms(
     x # A tensor
 ):
-    "The root mean square of a whole tensor."
+    "Return the root mean square of a whole tensor."
     return at_least_float32(x).pow(2).mean().sqrt()

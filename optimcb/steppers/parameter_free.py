@@ -1,8 +1,7 @@
-"""The mathematics of rules that find their own step size: `d`, an estimate of how far the weights are from
-where they should be.
+"""The mathematics of rules that find their own step size `d`, an estimate of the distance to the solution.
 
-It is worked out from sums over all parameters, and is the same for all. `lr` is what it is multiplied by,
-so that 1 is right.
+`d` is computed from sums over all parameters, and equal for all of them. It is multiplied by `lr`, which
+should be 1.
 """
 import math
 from collections.abc import Iterator
@@ -19,13 +18,13 @@ __all__ = ['sync_d', 'lr_by_d', 'debias_lr', 'prodigy_d', 'eps_by_d', 'dadapt_ad
            'keep_first_norm', 'dadapt_sgd_d']
 
 
-# What is the same for all
+# State that is equal for all parameters
 
 def _latest(turn) -> Iterator:
-    """Asks all parameters for the largest `turn`, and whether all have it.
+    """Find the largest `turn` of all parameters, and whether all have it.
 
-    Only sums can be asked for: those below the mean are left out until the rest, among which the largest
-    always is, are alike."""
+    Only sums are available, so parameters below the mean are left out until the rest, which always includes
+    the largest, are equal."""
     here, n, total, squares = 1, (yield 1), (yield turn), (yield turn**2)
     same = n*squares == total**2
     while n*squares != total**2:
@@ -36,21 +35,22 @@ def _latest(turn) -> Iterator:
 
 @stepper
 def sync_d(p,
-    shared=('d', 'd_numerator'), # Names of the state that is to be the same for all parameters
-    d0=1e-6, # Where `d` starts
-    turn=0, # State: steps of the optimizer, as far as this parameter knows
+    shared=('d', 'd_numerator'), # Names of state that must be equal for all parameters
+    d0=1e-6, # Initial value of `d`
+    turn=0, # State: steps of the optimizer that this parameter knows of
     d=None, # State: the estimate
     d_max=None, # State: the largest estimate so far
     d_numerator=None, # State: numerator of the estimate
     first_norm=None): # State: norm of the first gradients
-    """Let parameters that come late, or that had no gradient for a while, have the state of those that took
-    part in the latest step; comes first."""
+    """Copy shared state from parameters of the latest step to late ones; comes first.
+
+    Late parameters are new, or had no gradient for a while."""
     latest, same = yield from _latest(turn)
     own = {'d': d, 'd_max': d_max, 'd_numerator': d_numerator, 'first_norm': first_norm}
     starts = {'d': d0, 'd_max': d0}
     wide, here = torch.promote_types(p.dtype, torch.float32), float(turn == latest)
     if turn == 0: own = {k: p.data.new_full((), starts.get(k, 0.), dtype=wide) for k in shared}
-    for k in () if same else shared: # means over elements: parameters that are one number yield the same sums
+    for k in () if same else shared: # means over elements, so that scalar parameters yield the same sums
         total = yield torch.ones_like(p.data, dtype=wide).mul_(own[k]).mul_(here).sum()
         count = yield torch.ones_like(p.data, dtype=wide).mul_(here).sum()
         own[k] = here*own[k] + (1-here)*(total/count)
@@ -59,7 +59,7 @@ def sync_d(p,
 
 @stepper
 def lr_by_d(p,
-    lr, # Learning rate, as a multiple of the one that is found
+    lr, # Learning rate relative to the estimated one
     d, # State: the estimate
     **kwargs):
     "Multiply `lr` by `d`, for this step (Defazio & Mishchenko 2023, https://arxiv.org/abs/2301.07733)."
@@ -69,8 +69,8 @@ def lr_by_d(p,
 @stepper
 def debias_lr(p,
     lr, # Learning rate
-    mom, # Coefficient of the past of `grad_avg`, 0 to 1
-    sqr_mom, # Coefficient of the past of `sqr_avg`, 0 to 1
+    mom, # Coefficient of past values in `grad_avg`, 0 to 1
+    sqr_mom, # Coefficient of past values in `sqr_avg`, 0 to 1
     turn, # State: steps of the optimizer
     **kwargs):
     "Correct `lr` for the start of both averages from zero, for this step (Kingma & Ba 2015, end of sec. 2)."
@@ -89,14 +89,14 @@ def prodigy_d(p,
     d, # State: the estimate
     d_max, # State: the largest estimate so far
     d_numerator, # State: numerator of the estimate
-    sqr_mom, # Coefficient of the past of `sqr_avg`, 0 to 1
-    d0=1e-6, # Where `d` starts
-    d_mom=0., # Coefficient of the past of the estimate, 0 to 1; 0: the root of `sqr_mom`
+    sqr_mom, # Coefficient of past values in `sqr_avg`, 0 to 1
+    d0=1e-6, # Initial value of `d`
+    d_mom=0., # Coefficient of past estimates, 0 to 1; 0: the root of `sqr_mom`
     d_coef=1., # Factor of the estimate
-    growth_rate=math.inf, # Largest growth of `d` in a step, as a factor
+    growth_rate=math.inf, # Largest factor by which `d` grows in a step
     safeguard_warmup=False, # Leave `lr` out of the estimate's denominator, for warm-ups?
-    grad_sum=None): # State: the sum of gradients, of which the past fades
-    """Estimate `d` anew; for this step, the gradient is multiplied by the old one
+    grad_sum=None): # State: decaying sum of gradients
+    """Update the estimate `d`, and multiply the gradient by the old one, for this step
     (Mishchenko & Defazio 2024, https://arxiv.org/abs/2306.06101, alg. 4).
 
     While all gradients are 0, `d` stays."""
@@ -122,7 +122,7 @@ def eps_by_d(p,
     d, # State: the estimate
     d0=1e-6, # Where it started
     **kwargs):
-    """Scale `eps` by `d`, as the gradients are, for this step
+    """Scale `eps` by `d`, like the gradients, for this step
     (Mishchenko & Defazio 2024, https://arxiv.org/abs/2306.06101, alg. 4)."""
     return once(eps=eps * (d/d0))
 
@@ -134,13 +134,13 @@ def dadapt_adam_d(p,
     lr, # Learning rate, with `d` in it
     d, # State: the estimate
     d_numerator, # State: numerator of the estimate
-    sqr_mom, # Coefficient of the past of `sqr_avg`, 0 to 1
+    sqr_mom, # Coefficient of past values in `sqr_avg`, 0 to 1
     eps=1e-8, # Added to the root
-    growth_rate=math.inf, # Largest growth of `d` in a step, as a factor
+    growth_rate=math.inf, # Largest factor by which `d` grows in a step
     layer_scale=1., # Factor of this group's steps
     sqr_avg=None, # State: mean of squared gradients, before this step
-    grad_sum=None): # State: the sum of gradients, of which the past fades
-    """Estimate `d` anew, for Adam's steps
+    grad_sum=None): # State: decaying sum of gradients
+    """Update the estimate `d` for Adam's steps
     (Defazio & Mishchenko 2023, https://arxiv.org/abs/2301.07733; numerator of their code)."""
     beta, g = math.sqrt(sqr_mom), at_least_float32(p.grad.data)
     if grad_sum is None: grad_sum = torch.zeros_like(g)
@@ -156,7 +156,7 @@ def dadapt_adam_d(p,
 @stepper
 def lr_in_grad(p,
     lr, # Learning rate, with `d` in it
-    d0=1e-6, # What `lr` is in units of, for numbers that are not too small
+    d0=1e-6, # Unit of `lr`, which avoids tiny numbers
     layer_scale=1., # Factor of this group's steps
     **kwargs):
     "Multiply the gradient by `lr`, for this step, so that averages remember it."
@@ -181,9 +181,9 @@ def dadapt_sgd_d(p,
     first_norm, # State: norm of the first gradients
     d, # State: the estimate
     d_numerator, # State: numerator of the estimate
-    growth_rate=math.inf, # Largest growth of `d` in a step, as a factor
+    growth_rate=math.inf, # Largest factor by which `d` grows in a step
     grad_sum=None): # State: the sum of gradients
-    """Estimate `d` anew, and sum gradients for `dual_update`
+    """Update the estimate `d`, and sum gradients for `dual_update`
     (Defazio & Mishchenko 2023, https://arxiv.org/abs/2301.07733; numerator of their code)."""
     lr, g = lr/first_norm, at_least_float32(p.grad.data)
     if grad_sum is None: grad_sum = torch.zeros_like(g)

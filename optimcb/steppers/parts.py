@@ -1,7 +1,6 @@
-"""The mathematics of parts that go with any rule: what is done to gradients, to updates, to weights beside
-them, and to whole steps.
+"""The mathematics of parts for any rule, which change gradients, updates, weights or whole steps.
 
-`Adam.wrap(clip_norm, cautious)` puts them where they belong.
+`Adam.wrap(clip_norm, cautious)` inserts them at their places.
 """
 from numbers import Real
 
@@ -26,15 +25,15 @@ __all__ = ['accumulate', 'add_noise', 'agc', 'cautious', 'centralize', 'clip_nor
 @stepper(needs_dense_grad=True)
 @part('gate', 'gradient accumulation')
 def accumulate(p,
-    accum=4, # Gradients for one step
+    accum=4, # Number of gradients per step
     accum_sum=None, # State: sum of the gradients since the last step, in float32 at least
-    accum_count=0, # State: how many they are
+    accum_count=0, # State: number of accumulated gradients
     **kwargs):
-    """One step with the mean of `accum` gradients; in the calls of `step` between, nothing else changes, no
-    count either.
+    """Accumulate `accum` gradients, then step by their mean.
 
-    Each parameter counts its own gradients, which must be zeroed after each call. Sparse ones become
-    dense, for others touch other rows."""
+    In the calls of `step` between, nothing else changes, not even counts. Each parameter counts its own
+    gradients, which must be zeroed after each call. Sparse gradients become dense, as later ones may have
+    other rows."""
     if accum_count + 1 < accum:
         grad = at_least_float32(p.grad.data)
         return stop(accum_sum=grad.clone() if accum_count == 0 else accum_sum.add_(grad),
@@ -46,9 +45,9 @@ def accumulate(p,
 @stepper(skips_nonfinite=True)
 @part('gate', 'way with gradients that are not finite')
 def skip_nonfinite(p, **kwargs):
-    """Skip a step, of all parameters, if any gradient is infinite or NaN: nothing changes, no count either.
+    """Skip the step of all parameters if any gradient is infinite or NaN; not even counts change.
 
-    On a GPU nobody waits to find out: the kernels know."""
+    On a GPU this doesn't synchronize: the kernels decide."""
 
 
 # Gradients, for this step
@@ -56,9 +55,9 @@ def skip_nonfinite(p, **kwargs):
 @stepper(flips_grad=True)
 @part('first')
 def maximize(p,
-    maximize=True, # Go up? Groups that have it False go down
+    maximize=True, # Maximize? Groups with False minimize
     **kwargs):
-    """Maximize the objective, as `maximize=True` of `torch.optim` does: what comes after it sees the negative
+    """Maximize the objective, like `maximize=True` of `torch.optim`: later steppers see the negative
     gradient."""
     if maximize: p.grad = -p.grad.data
 
@@ -66,16 +65,16 @@ def maximize(p,
 @stepper
 @part('gradient', 'way with gradients that are not finite')
 def zero_nonfinite(p, **kwargs):
-    "Elements of a gradient that are infinite or NaN are 0."
+    "Replace infinite and NaN elements of a gradient by 0."
     p.grad = torch.where(torch.isfinite(p.grad.data), p.grad.data, 0.)
 
 
 @stepper
 @part('gradient', scales='elements')
 def clip_value(p,
-    max_grad=1., # Largest size of an element
+    max_grad=1., # Largest magnitude of an element
     **kwargs):
-    "No element of a gradient is larger than `max_grad`, as in `torch.nn.utils.clip_grad_value_`."
+    "Clip each element of a gradient to `max_grad`, as in `torch.nn.utils.clip_grad_value_`."
     p.grad = p.grad.data.clamp(-max_grad, max_grad)
 
 
@@ -87,16 +86,16 @@ def _shorter(x, length, most): return x * (most / (length + 1e-6)).clamp(max=1.)
 def clip_tensor_norm(p,
     max_tensor_norm=1., # Largest norm of a tensor
     **kwargs):
-    "The norm of each gradient is at most `max_tensor_norm`: `clip_norm` of each tensor by itself."
+    "Clip the norm of each gradient to `max_tensor_norm`, separately for each tensor."
     p.grad = _shorter(p.grad.data, norm(p.grad.data), max_tensor_norm)
 
 
 @stepper
 @part('gradient', scales='tensors')
 def clip_norm(p,
-    max_norm=1., # Largest norm of all of them
+    max_norm=1., # Largest norm of all gradients together
     **kwargs):
-    """The norm of all gradients together is at most `max_norm`, as in `torch.nn.utils.clip_grad_norm_`.
+    """Clip the norm of all gradients together to `max_norm`, as in `torch.nn.utils.clip_grad_norm_`.
 
     (Pascanu et al. 2013, https://arxiv.org/abs/1211.5063, alg. 1.)"""
     total = yield at_least_float32(p.grad.data).pow(2).sum()
@@ -113,11 +112,12 @@ def _unit_norm(x):
 def clipped_units(
     grad, # A gradient
     p, # Its weights
-    share, # Largest norm of a unit's gradient, as a share of that of its weights
-    eps # Least norm of the weights
+    share, # Largest norm of a unit's gradient, relative to that of its weights
+    eps # Smallest norm of the weights
 ):
-    """A gradient that is shorter where it was too long. A unit is a row of a matrix, a filter of a
-    convolution, and all of a tensor with fewer dimensions."""
+    """Clip the norm of each unit's gradient.
+
+    A unit is a row of a matrix, a filter of a convolution, or a whole tensor with fewer dimensions."""
     most, norm = _unit_norm(p).clamp(min=eps) * share, _unit_norm(grad)
     return torch.where(norm > most, grad * (most / norm.clamp(min=1e-6)), grad).to(grad.dtype)
 
@@ -125,10 +125,10 @@ def clipped_units(
 @stepper
 @part('gradient', scales='elements')
 def agc(p,
-    agc_clip=0.01, # Largest norm, as a share of that of the weights
-    agc_eps=1e-3, # Least norm of the weights
+    agc_clip=0.01, # Largest norm, relative to that of the weights
+    agc_eps=1e-3, # Smallest norm of the weights
     **kwargs):
-    """Adaptive clipping: the norm of a unit's gradient is at most a share of that of its weights
+    """Clip the norm of each unit's gradient relative to that of its weights (adaptive gradient clipping)
     (Brock et al. 2021, https://arxiv.org/abs/2102.06171, eq. 3)."""
     p.grad = clipped_units(p.grad.data, p.data, agc_clip, agc_eps)
 
@@ -147,7 +147,7 @@ def centered_units(
 @stepper
 @part('gradient')
 def centralize(p, **kwargs):
-    "Take the mean of a unit's gradient from it (Yong et al. 2020, https://arxiv.org/abs/2004.01461, eq. 1)."
+    "Subtract its mean from each unit's gradient (Yong et al. 2020, https://arxiv.org/abs/2004.01461, eq. 1)."
     p.grad = centered_units(p.grad.data)
 
 
@@ -155,10 +155,10 @@ def centralize(p, **kwargs):
 @part('gradient')
 def grokfast(p,
     grok_mom=0.98, # Coefficient of past gradients, 0 to 1
-    grok_gain=2., # How much of their mean is added
+    grok_gain=2., # Weight of their mean
     grok_avg=None, # State: mean of the gradients, which starts from the first one
     **kwargs):
-    """Add a share of the mean of past gradients, their slow part, to a gradient
+    """Add the weighted mean of past gradients, their slow component, to a gradient
     (Lee et al. 2024, https://arxiv.org/abs/2405.20233, its EMA filter)."""
     grok_avg = p.grad.data.clone() if grok_avg is None else exp_avg(grok_avg, p.grad.data, grok_mom)
     p.grad = p.grad.data.add(grok_avg, alpha=grok_gain)
@@ -168,15 +168,15 @@ def grokfast(p,
 @stepper(draws=True)
 @part('gradient')
 def add_noise(p,
-    noise=0.01, # Variance of the noise of the first step
-    noise_decay=0.55, # How fast the variance is annealed
+    noise=0.01, # Variance of the noise in the first step
+    noise_decay=0.55, # Power with which the variance falls
     noise_step=0, # State: steps done
     **kwargs):
     """Add Gaussian noise of variance `noise / (1 + t)**noise_decay` to a gradient
     (Neelakantan et al. 2015, https://arxiv.org/abs/1511.06807, sec. 3).
 
-    It is drawn from torch's generator, in the order of the parameters: the eager engine runs it, and all
-    that is with it."""
+    The noise comes from torch's generator, in the order of the parameters, so the eager engine runs the whole
+    composition."""
     p.grad = p.grad.data.add(torch.randn_like(p.grad.data),
                              alpha=(noise / (1 + noise_step)**noise_decay)**0.5)
     return {'noise_step': noise_step + 1}
@@ -188,15 +188,14 @@ def add_noise(p,
 @part('decay', DECAY)
 def full_decay(p,
     lr, # Learning rate
-    wd=0., # Weight decay, a share of the weight per step
+    wd=0., # Weight decay per step, relative to the weight
     max_lr=0., # Largest learning rate of the schedule; 0: the decay has no schedule
     do_wd=True, # State: is this parameter decayed?
     **kwargs):
-    """Decay the weights by `wd`, whatever the learning rate is, or by `wd * lr/max_lr`, which only follows
-    its schedule.
+    """Decay the weights by `wd`, independent of the learning rate, or by `wd * lr/max_lr`.
 
-    (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101, alg. 2 line 12, whose schedule multiplier
-    is `lr/max_lr`.)"""
+    The latter follows the schedule of `lr` (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101,
+    alg. 2 line 12, whose schedule multiplier is `lr/max_lr`)."""
     if do_wd and wd != 0: p.data.mul_(1 - (wd*lr/max_lr if max_lr != 0 else wd))
 
 
@@ -205,12 +204,12 @@ def full_decay(p,
 def decay_toward(p,
     wd=0., # Coefficient of the penalty `wd/2 * (p - anchor)**2`
     do_wd=True, # State: is this parameter decayed?
-    anchor=None, # State: the weights to go toward; default: those before the first step
+    anchor=None, # State: the weights to decay toward; default: those before the first step
     **kwargs):
-    """Add the gradient of an L2 penalty on the way from `anchor` to the gradient
+    """Add the gradient of an L2 penalty on the distance from `anchor` to the gradient
     (L2-SP; Li et al. 2018, https://arxiv.org/abs/1802.01483, sec. 3.1).
 
-    For other weights than those at the start, put them into the state before the first step:
+    To use other weights than the initial ones, put them into the state before the first step:
     `opt.state[p]['anchor'] = …`."""
     if not do_wd: return None
     if anchor is None: anchor = p.data.clone()
@@ -225,10 +224,10 @@ def decay_update(p,
     wd=0., # Weight decay
     do_wd=True, # State: is this parameter decayed?
     **kwargs):
-    """Add the weights to the update, before a trust ratio or an average sees it
+    """Add the decayed weights to the update, before a trust ratio or an average
     (You et al. 2020, https://arxiv.org/abs/1904.00962, alg. 2).
 
-    NovoGrad decays so, too (Ginsburg et al. 2019, https://arxiv.org/abs/1905.11286, alg. 1)."""
+    NovoGrad decays in this way, too (Ginsburg et al. 2019, https://arxiv.org/abs/1905.11286, alg. 1)."""
     if do_wd and wd != 0: return {'update': update.add(p.data, alpha=wd)}
 
 
@@ -239,7 +238,7 @@ def decay_update(p,
 def cautious(p,
     update, # This step's update
     **kwargs):
-    """Leave out what the gradient is against, and make the rest larger for it
+    """Zero the elements of an update that disagree in sign with the gradient, and scale up the rest
     (Liang et al. 2024, https://arxiv.org/abs/2411.16085, alg. 1; mask as in code)."""
     mask = (update * p.grad.data > 0).to(torch.promote_types(update.dtype, torch.float32))
     return {'update': update * (mask / mask.mean().clamp(min=1e-3)).to(update.dtype)}
@@ -249,9 +248,9 @@ def cautious(p,
 @part('update')
 def clip_update(p,
     update, # This step's update
-    max_update=1., # Largest size of an element
+    max_update=1., # Largest magnitude of an element
     **kwargs):
-    "No element of an update is larger than `max_update`."
+    "Clip each element of an update to `max_update`."
     return {'update': update.clamp(-max_update, max_update)}
 
 
@@ -261,7 +260,7 @@ def clip_update_norm(p,
     update, # This step's update
     max_update_norm=1., # Largest norm of a tensor
     **kwargs):
-    "The norm of each update is at most `max_update_norm`."
+    "Clip the norm of each update to `max_update_norm`."
     return {'update': _shorter(update, norm(update), max_update_norm)}
 
 
@@ -271,12 +270,12 @@ def clip_update_rms(p,
     update, # This step's update
     max_update_rms=1., # Largest root mean square
     **kwargs):
-    """The root mean square of each update is at most `max_update_rms`
+    """Clip the root mean square of each update to `max_update_rms`
     (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, sec. 6)."""
     return {'update': update / (rms(update) / max_update_rms).clamp(min=1.).to(update.dtype)}
 
 
-# Somebody's own step, of which an update is made
+# An update from a user's own step
 
 @stepper
 def note_weights(p, **kwargs):

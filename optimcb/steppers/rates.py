@@ -1,4 +1,4 @@
-"Bounds on each element's learning rate: AdaBound and AdaMod."
+"Bounds on learning rates per element: AdaBound and AdaMod."
 import torch
 
 from optimcb.composition.results import once
@@ -14,7 +14,7 @@ def rms_rate(p,
     sqr_avg, # State: mean of squared gradients
     eps=1e-8, # Added to the root
     **kwargs):
-    """Work out Adam's factor of each element's `lr`, in `rate`, for this step
+    """Compute Adam's factor of `lr` for each element, in `rate`, for this step
     (Luo et al. 2019, https://arxiv.org/abs/1902.09843, alg. 2)."""
     return once(rate=1 / at_least_float32(sqr_avg).sqrt().add_(eps))
 
@@ -22,11 +22,11 @@ def rms_rate(p,
 @stepper
 def bound_rate(p,
     step, # State: steps done
-    rate, # What multiplies `lr`
-    final_rate=100., # What multiplies `lr` in the end: SGD's learning rate over `lr`
-    gamma=1e-3, # How fast the bounds close in
+    rate, # Factor of `lr`
+    final_rate=100., # Final factor of `lr`: SGD's learning rate divided by `lr`
+    gamma=1e-3, # Speed at which the bounds converge
     **kwargs):
-    """Clip `rate` between bounds that close in on `final_rate`, for this step
+    """Clip `rate` between bounds that converge to `final_rate`, for this step
     (Luo et al. 2019, https://arxiv.org/abs/1902.09843)."""
     return once(rate=rate.clamp(final_rate * (1 - 1/(gamma*step + 1)), final_rate * (1 + 1/(gamma*step))))
 
@@ -34,7 +34,7 @@ def bound_rate(p,
 @stepper
 def average_rate(p,
     lr, # Learning rate
-    rate, # What multiplies `lr`
+    rate, # Factor of `lr`
     rate_mom=0.999, # Coefficient of past learning rates, 0 to 1
     rate_avg=None, # State: the mean
     **kwargs):
@@ -46,17 +46,17 @@ def average_rate(p,
 @stepper
 def bound_by_average(p,
     lr, # Learning rate
-    rate, # What multiplies `lr`
+    rate, # Factor of `lr`
     rate_avg, # State: mean of learning rates
     **kwargs):
-    """Lower `rate` where the learning rate is above its mean, for this step
+    """Bound the learning rate by its mean, by lowering `rate`, for this step
     (Ding et al. 2019, https://arxiv.org/abs/1910.12249, alg. 1)."""
-    return once(rate=torch.fmin(rate, rate_avg / lr)) # 0/0 where `lr` has been 0 so far
+    return once(rate=torch.fmin(rate, rate_avg / lr)) # avoids NaN from 0/0 if `lr` has been 0 so far
 
 
 @stepper
 def rate_update(p,
-    rate, # What multiplies `lr`
+    rate, # Factor of `lr`
     grad_avg, # State: mean of gradients
     **kwargs):
     """Multiply each element of the average gradient by its own rate

@@ -9,7 +9,7 @@ __all__ = ['route_lr', 'count_steps', 'schedule']
 @stepper
 def route_lr(p,
     lr, # Learning rate
-    lr_scale=1., # What it is multiplied by
+    lr_scale=1., # Factor of `lr`
     **kwargs):
     "Multiply `lr` by `lr_scale`, for this step; comes first."
     if lr_scale != 1: return once(lr=lr * lr_scale)
@@ -29,8 +29,8 @@ def count_steps(p,
 def schedule(p,
     hyper, # The hyper-parameter: `scheduled` gives it its name
     count, # State: steps done, this one included
-    of_step=float, # Function of the count, or of the count and the value; it returns a factor, or the value
-    takes_value=False, # Is it one of the count and the value?
+    of_step=float, # Function of the count that returns a factor, or of count and value that returns the value
+    takes_value=False, # Does `of_step` take the value, too?
     **kwargs):
-    "Replace `hyper` by a function of the step, for this step; comes first."
+    "Replace `hyper` by its scheduled value, for this step; comes first."
     return once(hyper=of_step(count, hyper) if takes_value else hyper * of_step(count))

@@ -1,4 +1,4 @@
-"Other second moments than the mean square."
+"Second moments other than the mean square."
 import torch
 
 from optimcb.composition.results import once
@@ -12,10 +12,10 @@ __all__ = ['yogi_sqr_grad', 'start_avgs', 'max_sqr_avg', 'use_sqr_max', 'sum_sqr
 
 @stepper
 def yogi_sqr_grad(p,
-    sqr_mom=0.999, # Coefficient of the past, 0 to 1
+    sqr_mom=0.999, # Coefficient of past values, 0 to 1
     sqr_avg=None, # State: the estimate
     **kwargs):
-    "Average squared gradients, moving by at most the newest square (Zaheer et al. 2018, alg. 2)."
+    "Average squared gradients, with changes of at most the newest square (Zaheer et al. 2018, alg. 2)."
     sqr = p.grad.data.pow(2)
     if sqr_avg is None: sqr_avg = torch.zeros_like(sqr)
     sqr_avg.addcmul_((sqr_avg - sqr).sign(), sqr, value=sqr_mom-1)
@@ -24,11 +24,11 @@ def yogi_sqr_grad(p,
 
 @stepper
 def start_avgs(p,
-    init_avg=0., # Where both averages start; published code of Yogi has 1e-6
+    init_avg=0., # Initial value of both averages; 1e-6 in published code of Yogi
     grad_avg=None, # State: average of gradients
     sqr_avg=None, # State: average of squared gradients
     **kwargs):
-    "Start both averages from `init_avg`; comes before them."
+    "Initialize both averages with `init_avg`; comes before them."
     if sqr_avg is None and grad_avg is None:
         return {k: torch.full_like(p.grad.data, init_avg) for k in ('grad_avg', 'sqr_avg')}
 
@@ -37,7 +37,7 @@ def start_avgs(p,
 def max_sqr_avg(p,
     sqr_avg, # State: mean of squared gradients
     sqr_max=None, # State: the largest so far
-    amsgrad=True, # Groups that have it False keep none: for each step it is `sqr_avg`
+    amsgrad=True, # Groups with False keep none, and use `sqr_avg` instead
     **kwargs):
     """Keep the largest `sqr_avg` so far, in `sqr_max`
     (Reddi et al. 2018, https://arxiv.org/abs/1904.09237, alg. 2)."""
@@ -55,7 +55,7 @@ def use_sqr_max(p,
 
 @stepper
 def sum_sqr_grad(p,
-    init_sum=0., # Where the sum starts
+    init_sum=0., # Initial value of the sum
     sqr_avg=None, # State: the sum
     **kwargs):
     "Sum the squared gradients, in `sqr_avg` (Duchi et al. 2011, fig. 1)."
@@ -67,7 +67,7 @@ def sum_sqr_grad(p,
 def decay_lr(p,
     lr, # Learning rate of the first step
     step, # State: steps done
-    lr_decay=0., # Decay of the learning rate per step, from 0
+    lr_decay=0., # Decay of the learning rate per step, at least 0
     **kwargs):
     "Divide `lr` by `1 + (step-1)*lr_decay`, for this step."
     return once(lr=lr / (1 + (step-1)*lr_decay))
@@ -75,12 +75,12 @@ def decay_lr(p,
 
 @stepper
 def adadelta_update(p,
-    sqr_mom, # Coefficient of the past, 0 to 1
+    sqr_mom, # Coefficient of past values, 0 to 1
     sqr_avg, # State: mean of squared gradients
     eps=1e-6, # Added to both means, inside the root
     delta_avg=None, # State: mean of squared updates
     **kwargs):
-    """Scale the gradient from the size of gradients to that of updates
+    """Scale the gradient by the root mean square of past updates over that of gradients
     (Zeiler 2012, https://arxiv.org/abs/1212.5701, alg. 1)."""
     if delta_avg is None: delta_avg = torch.zeros_like(sqr_avg)
     update = (delta_avg + eps).sqrt().div_((sqr_avg + eps).sqrt()).mul_(p.grad.data)
@@ -91,10 +91,10 @@ def adadelta_update(p,
 @stepper
 def max_abs_grad(p,
     sqr_mom, # Decay of the past, 0 to 1
-    eps=1e-8, # Added to the size of the gradient
+    eps=1e-8, # Added to the magnitude of the gradient
     grad_max=None, # State: the maximum
     **kwargs):
-    "Keep a decaying maximum of the gradient's size, in `grad_max` (Kingma & Ba 2015, alg. 2)."
+    "Keep a decaying maximum of the gradient's magnitude, in `grad_max` (Kingma & Ba 2015, alg. 2)."
     if grad_max is None: grad_max = torch.zeros_like(p.grad.data)
     return {'grad_max': torch.maximum(grad_max * sqr_mom, p.grad.data.abs() + eps)}
 
@@ -102,7 +102,7 @@ def max_abs_grad(p,
 @stepper
 def adamax_update(p,
     grad_avg, # State: mean of gradients
-    grad_max, # State: decaying maximum of the gradient's size
+    grad_max, # State: decaying maximum of the gradient's magnitude
     **kwargs):
     "Divide the average gradient by the decaying maximum (Kingma & Ba 2015, alg. 2)."
     return {'update': grad_avg / grad_max}

@@ -12,8 +12,8 @@ __all__ = ['apply_update', 'grad_update', 'sgd_step', 'weight_decay', 'l2_reg', 
 # Steps and decay
 
 def descent_direction(p,
-    grad_avg=None, # State: average of gradients, if there is one
-    update=None # This step's update, if there is one
+    grad_avg=None, # State: average of gradients, if any
+    update=None # This step's update, if any
 ):
     "Return the update, or else the average of the gradients, or else the gradient."
     if update is not None: return update
@@ -24,7 +24,7 @@ def descent_direction(p,
 @part('apply')
 def apply_update(p,
     lr, # Learning rate
-    update, # What to step against
+    update, # Direction to step against
     **kwargs):
     "Step `p` against `update`."
     p.data.add_(update, alpha=-lr)
@@ -32,7 +32,7 @@ def apply_update(p,
 
 @stepper
 def grad_update(p, **kwargs):
-    "Make an update of the gradient."
+    "Use the gradient as the update."
     return {'update': p.grad.data.clone()}
 
 
@@ -48,7 +48,7 @@ def sgd_step(p,
 @part('decay', DECAY)
 def weight_decay(p,
     lr, # Learning rate
-    wd=0., # Weight decay, a share of the weight per unit of `lr`
+    wd=0., # Weight decay per unit of `lr`, relative to the weight
     do_wd=True, # State: is this parameter decayed?
     **kwargs):
     """Decay the weights themselves, by `lr*wd`
@@ -70,27 +70,27 @@ def l2_reg(p,
 
 @stepper
 def average_grad(p,
-    mom=0.9, # Coefficient of the past, 0 to 1
-    dampening=False, # Weigh the gradient by `1-mom`, for a mean? A number as in torch: by `1-dampening`
+    mom=0.9, # Coefficient of past values, 0 to 1
+    dampening=False, # Weight the gradient by `1-mom`, for a mean? A number means `1-dampening`, as in torch
     grad_avg=None, # State: the average
     **kwargs):
     """Sum, or average, the gradients with exponential weights, in `grad_avg`
     (Polyak 1964; Kingma & Ba 2015, alg. 1).
 
-    `torch.optim.SGD` starts from the first gradient, whatever its `dampening`, a number that weighs the
-    later ones."""
+    With a number, the average starts from the first gradient, as in `torch.optim.SGD`, and `dampening` only
+    affects later ones."""
     return {'grad_avg': exp_avg(grad_avg, p.grad.data, mom, dampening)}
 
 
 @stepper
 def lazy_average_grad(p,
-    mom=0.9, # Coefficient of the past, 0 to 1
+    mom=0.9, # Coefficient of past values, 0 to 1
     dampening=False, # As in `average_grad`
     grad_avg=None, # State: the average, if there is momentum
     **kwargs):
-    """Do what `average_grad` does where there is momentum (Polyak 1964; as in torch).
+    """Average gradients like `average_grad`, but only with momentum (Polyak 1964; as in torch).
 
-    While `mom` is 0, nothing is kept, and for this step `grad_avg` is the gradient."""
+    While `mom` is 0, no state is kept, and `grad_avg` is the gradient, for this step."""
     if mom == 0: return once(grad_avg=p.grad.data.clone())
     return average_grad(p, mom, dampening, grad_avg)
 
@@ -99,7 +99,7 @@ def lazy_average_grad(p,
 def avg_update(p,
     grad_avg, # State: average of gradients
     **kwargs):
-    "Make an update of the average of the gradients."
+    "Use the average of the gradients as the update."
     return {'update': grad_avg.clone()}
 
 
@@ -114,12 +114,12 @@ def momentum_step(p,
 
 @stepper
 def nesterov_update(p,
-    mom, # Coefficient of the past, 0 to 1
+    mom, # Coefficient of past values, 0 to 1
     grad_avg, # State: sum, or mean, of gradients
-    dampening=False, # Is it a mean, in which a gradient is weighed by `1-mom`?
-    nesterov=True, # Look ahead? Groups that have it False step against the average
+    dampening=False, # Is it a mean, with weight `1-mom` for a new gradient?
+    nesterov=True, # Look ahead? Groups with False step against the average
     **kwargs):
-    """Add the next step's momentum to the gradient: the step looks ahead
+    """Look ahead: add the next step's momentum to the gradient
     (Sutskever et al. 2013, eq. 3-4)."""
     if not nesterov: return avg_update(p, grad_avg)
     is_mean = dampening and not is_torch_dampening(dampening)
@@ -128,24 +128,24 @@ def nesterov_update(p,
 
 @stepper
 def average_update(p,
-    mom, # Coefficient of the past, 0 to 1
+    mom, # Coefficient of past values, 0 to 1
     update, # The step's own update
-    dampening=False, # Weigh the update by `1-mom`, which makes it a mean?
+    dampening=False, # Weight the update by `1-mom`, for a mean?
     update_avg=None, # State: the average
     **kwargs):
-    """Average the updates, as `torch.optim.RMSprop` does, instead of the gradients."""
+    """Average the updates instead of the gradients, as in `torch.optim.RMSprop`."""
     update_avg = exp_avg(update_avg, update, mom, dampening)
     return {'update_avg': update_avg, 'update': update_avg.clone()}
 
 
 @stepper
 def lazy_average_update(p,
-    mom, # Coefficient of the past, 0 to 1
+    mom, # Coefficient of past values, 0 to 1
     update, # The step's own update
     dampening=False, # As in `average_update`
     update_avg=None, # State: the average, if there is momentum
     **kwargs):
-    """Do what `average_update` does where there is momentum (Polyak 1964; as in torch).
+    """Average updates like `average_update`, but only with momentum (Polyak 1964; as in torch).
 
-    While `mom` is 0, nothing is kept, and the update stays as it is."""
+    While `mom` is 0, no state is kept, and the update stays unchanged."""
     if mom != 0: return average_update(p, mom, update, dampening, update_avg)

@@ -1,4 +1,4 @@
-"Sharpness-aware minimization: the step up."
+"The ascent step of sharpness-aware minimization."
 import torch
 
 from optimcb.composition.traits import stepper
@@ -9,15 +9,14 @@ __all__ = ['ascend']
 
 @stepper
 def ascend(p,
-    sam_rho=0.05, # How far to go, as the norm of all parameters together
-    sam_eta=0.01, # Added to the size of a weight, if `adaptive`
-    adaptive=False, # Go further where weights are larger (ASAM)?
-    sam_weights=None, # State: the weights from before
+    sam_rho=0.05, # Norm of the ascent over all parameters
+    sam_eta=0.01, # Added to the magnitude of a weight, if `adaptive`
+    adaptive=False, # Move larger weights further (ASAM)?
+    sam_weights=None, # State: the weights before the ascent
     **kwargs):
-    """Go up along the gradient, to where the loss is about the largest nearby, and keep the weights in
-    `sam_weights`.
+    """Move up along the gradient, towards the largest loss nearby; keep the weights in `sam_weights`.
 
-    Stays where it is if some gradient isn't finite
+    Nothing moves if some gradient isn't finite
     (Foret et al. 2021, https://arxiv.org/abs/2010.01412, alg. 1; ASAM: Kwon et al. 2021,
     https://arxiv.org/abs/2102.11600, alg. 1)."""
     grad = at_least_float32(p.grad.data)

@@ -18,30 +18,31 @@ from optimcb.steppers.shapes import is_matrix
 __all__ = ['average_grams', 'refresh_bases', 'project_grad', 'project_back']
 
 
-# SOAP: Adam where gradients vary most along the axes
+# SOAP: Adam in a basis whose axes are the directions in which gradients vary most
 
 @by_torch
 def mixed_grams(x, grams, weight, has_matrix):
-    "A mean of `grams` and those of `x`."
+    "Return a weighted mean of `grams` and the Gram matrices of `x`."
     return grams.lerp(pack(x, gram_matrices(x, has_matrix)), weight)
 
 
 @by_torch
 def first_grams(x, weight, has_matrix):
-    "The gram matrices of `x`, weighed: a mean that starts from zero."
+    "Return the weighted Gram matrices of `x`, for a mean that starts from zero."
     return pack(x, gram_matrices(x, has_matrix)) * weight
 
 
 @by_torch
 def eigenbases(x, grams, has_matrix):
-    "Eigenvectors of each gram matrix, those of the largest eigenvalues first."
+    "Return the eigenvectors of each Gram matrix, largest eigenvalues first."
     return pack(x, [eigh_or_nan(m)[1].flip(1) for m in unpack(grams, x, has_matrix) if m is not None])
 
 
 @by_torch
 def refreshed(grad_avg, sqr_avg, grams, bases, has_matrix):
-    """Take a step of orthogonal iteration. Returns the bases, the average in them, and the squares in their
-    order."""
+    """Take a step of orthogonal iteration.
+
+    Returns the new bases, the average in these bases, and the squares in their order."""
     old, new, sqr_avg = unpack(bases, sqr_avg, has_matrix), [], sqr_avg.clone()
     for i, (gram, q) in enumerate(zip(unpack(grams, sqr_avg, has_matrix), old)):
         if gram is None:
@@ -64,14 +65,14 @@ def rotate(x, bases, has_matrix, back):
 @stepper
 def refresh_bases(p,
     step, # State: steps done
-    refresh_steps=10, # Steps from one refreshing to the next
-    max_dim=10000, # Dimensions that are larger stay as they are
-    grams=None, # State: mean of past gradients times themselves
+    refresh_steps=10, # Number of steps between refreshes
+    max_dim=10000, # Larger dimensions are not rotated
+    grams=None, # State: means of past Gram matrices
     bases=None, # State: the bases
     grad_avg=None, # State: mean of gradients, in the bases
     sqr_avg=None, # State: mean of squared gradients, in the bases
     **kwargs):
-    """Follow the bases along which past gradients vary most, one for each dimension of a matrix, in `bases`.
+    """Track the eigenbases of past gradients, one for each dimension, in `bases`.
 
     A step of orthogonal iteration every `refresh_steps` steps, which takes `grad_avg` and `sqr_avg` along.
     Comes before `average_grams` (Vyas et al. 2024, https://arxiv.org/abs/2409.11321, alg. 4)."""
@@ -84,11 +85,11 @@ def refresh_bases(p,
 
 @stepper(needs_dense_grad=True)
 def average_grams(p,
-    sqr_mom, # Coefficient of the past, 0 to 1
-    max_dim=10000, # Dimensions that are larger have none
+    sqr_mom, # Coefficient of past values, 0 to 1
+    max_dim=10000, # Larger dimensions have none
     grams=None, # State: the means
     **kwargs):
-    """Average the products of gradients with themselves, for each dimension of a matrix or kernel, in `grams`
+    """Average the Gram matrices of gradients, for each dimension of a matrix or kernel, in `grams`
     (Vyas et al. 2024, alg. 3)."""
     if not is_matrix(p): return None
     g = p.grad.data
@@ -101,12 +102,12 @@ def average_grams(p,
 def project_grad(p,
     lr, # Learning rate
     step, # State: steps done
-    max_dim=10000, # Dimensions that are larger stay as they are
+    max_dim=10000, # Larger dimensions are not rotated
     bases=None, # State: the bases
     **kwargs):
     """Rotate the gradient into `bases`, for this step.
 
-    The first step only looks where to go: its gradient counts as zero, its `lr` is 0, and `step` doesn't
+    The first step only collects statistics: its gradient counts as zero, its `lr` is 0, and `step` doesn't
     count it (Vyas et al. 2024; as in the authors' code, https://github.com/nikhilvyas/SOAP)."""
     if step == 1 or is_matrix(p) and bases is None:
         p.grad = torch.zeros_like(p.grad.data)
@@ -118,7 +119,7 @@ def project_grad(p,
 @stepper
 def project_back(p,
     update, # This step's update, in the bases
-    max_dim=10000, # Dimensions that are larger stay as they are
+    max_dim=10000, # Larger dimensions are not rotated
     bases=None, # State: the bases
     **kwargs):
     """Rotate the update from `bases` back to the parameter's axes

@@ -1,1 +1,1 @@
-"A step, written down: steppers run on tracers, and what they do to tensors becomes a program."
+"Record a step: steppers run on tracers, and their operations on tensors become a program."

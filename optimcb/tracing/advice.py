@@ -1,4 +1,4 @@
-"What to write where a stepper asks for a tensor's value, with the names that it has there."
+"Suggest code to replace a stepper's use of a tensor's value, with the stepper's own names."
 import ast
 import linecache
 import os
@@ -15,15 +15,15 @@ __all__ = ['ELEMENTWISE', 'INSTEAD', 'instead_of_branch', 'instead_of_number']
 
 
 HERE, TORCH, CPYTHON = os.path.dirname(__file__), os.path.dirname(torch.__file__), _cpython.__file__
-LONGEST = 160 # characters of a line that is shown
-NEUTRAL = { # what changes nothing
+LONGEST = 160 # most characters of a suggested line
+NEUTRAL = { # neutral elements
     'add_': 0., 'sub_': 0., 'mul_': 1., 'div_': 1., ast.Add: 0., ast.Sub: 0., ast.Mult: 1., ast.Div: 1.}
-PLAIN = ( # no calls
+PLAIN = ( # expressions without calls
     ast.Constant, ast.Name, ast.Attribute, ast.UnaryOp, ast.BinOp, ast.Load, ast.operator, ast.unaryop)
 
 
 def instead_of_branch() -> str:
-    "What to write instead of the branch that the calling stepper takes."
+    "Suggest code instead of the branch of the calling stepper."
     frame = _frame()
     path = _path(frame)
     call = next((o for o in path if _is_call(o, 'min', 'max')), None)
@@ -41,7 +41,7 @@ def instead_of_branch() -> str:
 
 
 def instead_of_number() -> str:
-    "What to write instead of the number that the calling stepper makes of a tensor."
+    "Suggest code instead of the calling stepper's conversion of a tensor to a number."
     path = _path(_frame())
     call = next((o for o in path if isinstance(o, ast.Call)), None)
     tensor = call and _kept(call)
@@ -50,7 +50,7 @@ def instead_of_number() -> str:
 
 
 def _kept(call) -> ast.expr|None:
-    "What stays a tensor, of a call that makes a number of one"
+    "Return the tensor expression in a call that converts it to a number, or None"
     if _is_call(call, 'float', 'int') and len(call.args) == 1: return call.args[0]
     f = call.func
     if not isinstance(f, ast.Attribute): return None
@@ -60,7 +60,7 @@ def _kept(call) -> ast.expr|None:
 
 
 ELEMENTWISE = "Use operations on the elements of one tensor, or its sum, mean, norm, max or min."
-INSTEAD = { # by name, what to write instead of a method or function of torch's
+INSTEAD = { # by name, advice instead of a method or function of torch
     **dict.fromkeys(['view', 'reshape', 'flatten', 'ravel'], "Sums and norms of a tensor need no `view`."),
     **dict.fromkeys(['randn_like', 'rand_like', 'normal_', 'uniform_', 'bernoulli', 'bernoulli_', 'dropout'],
                     "Random numbers are drawn by the eager engine only."),
@@ -72,15 +72,15 @@ INSTEAD = { # by name, what to write instead of a method or function of torch's
 }
 
 
-# Where it happens
+# The place in the source
 
 def _frame() -> FrameType|None:
-    "The frame of the stepper, or of its helper, that has asked"
+    "Return the frame of the stepper, or of its helper, that caused it"
     return caller_outside((HERE, TORCH, CPYTHON))
 
 
 def _path(frame) -> list:
-    "The nodes of the source around what the frame does, the innermost first; none without a source"
+    "List the syntax nodes around the frame's current instruction, innermost first; empty without source"
     if frame is None: return []
     try: tree = ast.parse(''.join(linecache.getlines(frame.f_code.co_filename, frame.f_globals)))
     except (SyntaxError, ValueError): return []
@@ -93,7 +93,7 @@ def _path(frame) -> list:
 
 
 def _asks(o, start, end) -> bool:
-    "Does the node itself ask there, not a branch of it? Some instructions have the place of the whole node"
+    "Does the node itself, not a branch of it, cause it? Some instructions have the whole node as their place"
     if start[1] == ANYWHERE: return not isinstance(o, ast.If) or start[0] <= o.test.end_lineno
     if isinstance(o, (ast.If, ast.While)): return start <= _end(o.test)
     if not isinstance(o, ast.IfExp): return True
@@ -107,7 +107,7 @@ def _is_call(o, *names) -> bool:
     return isinstance(o, ast.Call) and isinstance(o.func, ast.Name) and o.func.id in names
 
 
-# What to write
+# The suggestion
 
 def _say(what, line) -> str: return f"{what} `{line}`."
 def _called(f, *args) -> ast.Call: return ast.Call(f, list(args), [])
@@ -116,7 +116,7 @@ def _where(condition, a, b) -> ast.Call: return _of_torch('where', condition, a,
 
 
 def _replaced(path, old, new) -> str:
-    "The statement of `old` with `new` in its place; `new` alone where that is long"
+    "Return the statement of `old` with `new` instead, or only `new` if that is long"
     statements = ast.Assign, ast.AugAssign, ast.Expr, ast.Return
     statement = next((o for o in path if isinstance(o, statements)), None)
     if statement is None: return ast.unparse(new)
@@ -125,13 +125,13 @@ def _replaced(path, old, new) -> str:
 
 
 class _Swap(ast.NodeTransformer):
-    "Puts one expression in the place of another, of the same text"
+    "A transformer that replaces an expression wherever it occurs"
     def __init__(self, old, new): self.old, self.new = ast.dump(old), new
     def visit(self, node): return self.new if ast.dump(node) == self.old else self.generic_visit(node)
 
 
 def _bounded(call, frame) -> ast.expr:
-    "`min` or `max` of tensors and numbers, in torch's words"
+    "Rewrite `min` or `max` of tensors and numbers with torch functions"
     is_min = call.func.id == 'min'
     numbers = [a for a in call.args if _is_number(a, frame)]
     tensors = [a for a in call.args if a not in numbers]
@@ -143,7 +143,7 @@ def _bounded(call, frame) -> ast.expr:
 
 
 def _for_tensors(value, frame) -> ast.expr:
-    "An expression with `min` and `max` of tensors, which branch too, in torch's words"
+    "Rewrite `min` and `max` of tensors, which also branch, with torch functions"
     return _Bounds(frame).visit(ast.parse(ast.unparse(value), mode='eval').body)
 
 
@@ -157,7 +157,7 @@ class _Bounds(ast.NodeTransformer):
 
 
 def _is_number(node, frame) -> bool:
-    "Is this known to be a Python number there?"
+    "Is the expression known to be a Python number?"
     if not all(isinstance(o, PLAIN) for o in ast.walk(node)): return False
     code = compile(ast.Expression(node), '', 'eval')
     try: return isinstance(eval(code, frame.f_globals, frame.f_locals), Number)
@@ -165,7 +165,7 @@ def _is_number(node, frame) -> bool:
 
 
 def _condition(test, frame) -> ast.expr:
-    "A condition for each element: `or`, `and`, `not` and chains, as tensors take them"
+    "Rewrite `or`, `and`, `not` and chained comparisons for tensors"
     if isinstance(test, ast.BoolOp):
         parts = [_condition(o, frame) for o in test.values]
         return _joined(ast.BitOr() if isinstance(test.op, ast.Or) else ast.BitAnd(), parts)
@@ -187,7 +187,7 @@ def _joined(op, parts) -> ast.expr:
 
 
 def _chosen(branch, condition, frame) -> str|None:
-    "A single statement that does what the branches of an `if` do; None where there is none"
+    "Return a single statement equivalent to the branches of an `if`, or None"
     name, value = _made(branch, condition, frame)
     if name is not None: return ast.unparse(ast.fix_missing_locations(ast.Assign([ast.Name(name)], value)))
     o = branch.body[0]
@@ -206,7 +206,7 @@ def _chosen(branch, condition, frame) -> str|None:
 
 
 def _made(branch, condition, frame) -> tuple:
-    "The one name that all branches set, and its value; None where they do something else"
+    "Return the only name that all branches set, and its value, or None"
     name, a = _set(branch.body, frame)
     if name is None: return None, None
     if not branch.orelse: return name, _where(condition, a, ast.Name(name))

@@ -1,7 +1,7 @@
-"""Reads all code that a stepper may run, and what lies outside of it.
+"""Read all code that a stepper may run, and the objects outside it that the code uses.
 
-Functions that it calls, objects outside of it that it uses, and their methods that it may call are read to
-their end. What can't be read may do anything.
+The reader follows functions that the stepper calls, outside objects that it uses, and methods of those that
+it may call. Code that can't be read counts as impure.
 """
 import builtins
 import enum
@@ -54,20 +54,20 @@ __all__ = ['CodeReader', 'is_inert']
 
 
 class CodeReader:
-    "All code that a stepper may run, and what lies outside of it."
+    "The code that a stepper may run, and the outside objects that it uses."
     def __init__(self):
-        self.seen = {} # by id, what was met
-        self.names = set() # attributes that the code reads of objects that are not known
-        self.objects = [] # of which any method may be called, with what they are called
-        self.members = defaultdict(set) # by id of an object, the names that were looked up in it
-        self.held, self.tensors = {}, [] # containers by name; names of tensors
-        self.changes = set() # names of what may change a container
-        self.in_place = False # may a container be changed under another name?
-        self.writes = False # may a tensor be written into under another name?
-        self.asks_type = False # `isinstance` or the like
-        self.asks_class, self.looks_up = False, False # `type`; is something looked up in a set or dict?
+        self.seen = {} # objects that were read, by id
+        self.names = set() # attributes that the code reads from unknown objects
+        self.objects = [] # objects of which any method may be called, with their names
+        self.members = defaultdict(set) # by id of an object, the names that were read from it
+        self.held, self.tensors = {}, [] # containers by name, and names of tensors
+        self.changes = set() # names of methods that may change a container
+        self.in_place = False # may a container be changed through another name?
+        self.writes = False # may a tensor be written to through another name?
+        self.asks_type = False # does it use `isinstance` or the like?
+        self.asks_class, self.looks_up = False, False # does it use `type`; is a set or dict looked up?
         self.stepper = None
-        self.codes = [] # code that was met
+        self.codes = [] # code objects that were read
 
     def read(self, o, name):
         "Read all that `o` may run. Raises `Impure`."
@@ -86,10 +86,10 @@ class CodeReader:
         if self.tensors and (self.writes or self.in_place):
             raise Impure(f"it may write into `{self.tensors[0]}`, which lies outside of it")
 
-    # What lies outside
+    # Outside objects
 
     def value(self, o, name):
-        "Something outside, called `name`, that may be used in any way."
+        "Read an outside object, called `name`, that may be used in any way."
         if id(o) in self.seen: return
         self.seen[id(o)] = o
         if isinstance(o, Tensor): self.tensors.append(name)
@@ -110,7 +110,7 @@ class CodeReader:
     def _function(self, f):
         module = f.__module__ or ''
         if module.startswith(OURS): self.codes.append(getattr(f, 'in_steps', f).__code__)
-        if hasattr(f, 'inferred_outputs'): # what torch runs it runs for each parameter
+        if hasattr(f, 'inferred_outputs'): # torch runs it for each parameter anyway
             drawn = RANDOM.intersection(getattr(getattr(f.__wrapped__, '__code__', None), 'co_names', ()))
             if not drawn: return
             uses = f"it calls `{f.__name__}`, which uses `{min(drawn)}`"
@@ -123,7 +123,7 @@ class CodeReader:
             self.code(f.__code__, f.__globals__, known)
 
     def _is_known(self, name, module) -> bool:
-        "Does a function or class of this module give the same each time? Raises `Impure` if not"
+        "Is the module known to be pure for this function or class? Raises `Impure` if known to be impure"
         top = _top(module)
         if top in MODULES: raise Impure(f"it uses `{name}`, which {MODULES[top]}")
         if name in RANDOM and top in PURE: raise Impure(DRAWN.format(name))
@@ -132,7 +132,7 @@ class CodeReader:
         return top in PURE
 
     def _in_c(self, f, name):
-        "A function without code to read, or a method of such a type"
+        "Read a function without Python code, or a method of such a type"
         owner = getattr(f, '__self__', None)
         if f.__name__ in ACT and owner is builtins: raise Impure(f"it {ACT[f.__name__]}")
         if isinstance(f, np.ufunc): return
@@ -154,7 +154,7 @@ class CodeReader:
         for k in ('__init__', '__new__', '__post_init__'): self._member(cls, k, name)
 
     def _object(self, o, name):
-        "An object, in any way"
+        "Read an object that may be used in any way"
         top = _top(type(o).__module__)
         if top in MODULES: raise Impure(f"it uses `{name}`, which {MODULES[top]}")
         if not all(c in MADE_IN_C or _is_python(c) and not _is_of(c, CALL_BACK) for c in type(o).__mro__):
@@ -171,25 +171,25 @@ class CodeReader:
         if type(o) not in MADE_IN_C[1:] or isinstance(o, SimpleNamespace): self.objects.append((o, name))
 
     def _names_of(self, o) -> set:
-        "Names of an object that may be used: those that the code names, and what Python calls by itself"
+        "Return the members that may be used: those that the code names, and special methods"
         if isinstance(o, ModuleType): return self.names
         classes = [c for c in (o if isinstance(o, type) else type(o)).__mro__ if c not in MADE_IN_C]
         special = {k for c in classes for k in vars(c) if k[:2] == k[-2:] == '__'}
         return self.names | special - RARELY
 
     def _member(self, o, k, name):
-        "What `k` may be of an object: its own, and that of each of its classes"
+        "Yield what `k` may be for an object: its own attribute, and that of each of its classes"
         if k in (own := _own(o)): self.value(own[k], f'{name}.{k}')
         if isinstance(o, ModuleType): return
         for c in (o if isinstance(o, type) else type(o)).__mro__:
             v = vars(c).get(k)
             if isinstance(v, MemberDescriptorType) and not isinstance(o, type):
-                v = getattr(o, k, None) # of `__slots__`
+                v = getattr(o, k, None) # an attribute in `__slots__`
             if c in MADE_IN_C or isinstance(v, (GetSetDescriptorType, MemberDescriptorType)): continue
             self.value(v, f'{name}.{k}')
 
     def attribute(self, o, name, k):
-        "`o.k` of something known, if that is no matter of methods."
+        "Read attribute `k` of a known object."
         if isinstance(o, ModuleType): return vars(o)[k] if k in vars(o) else getattr(o, k, UNKNOWN)
         if isinstance(o, Tensor) and is_written(k): raise Impure(f"it writes into `{name}`")
         if is_inert(o): return UNKNOWN
@@ -201,7 +201,7 @@ class CodeReader:
         return UNKNOWN
 
     def named(self, k):
-        "An attribute of what isn't known"
+        "Note an attribute of an unknown object"
         if k in DRAW: raise Impure(DRAWN.format(k))
         self.names.add(k)
         if k in ('get', 'setdefault'): self.looks_up = True
@@ -210,12 +210,12 @@ class CodeReader:
     # Code
 
     def code(self, code, outside, known):
-        "Read the code of a function. `known` tells what names mean that are no globals"
+        "Read the code of a function. `known` has the values of names that aren't globals"
         self.codes.append(code)
         CodeWalk(self, code, outside, known).walk()
 
     def used(self, o, name):
-        "Something outside that is used in another way than for an attribute"
+        "Read an outside object that is used other than for an attribute"
         if o is issubclass: raise Impure("it asks for a type: ask with `isinstance`")
         if getattr(o, '__name__', None) in ASK: self.asks_type = True
         if o is type: self.asks_class = True
@@ -225,7 +225,7 @@ class CodeReader:
 def is_inert(
     o # Anything
 ) -> bool:
-    "Does whatever is done with this give the same each time?"
+    "Do all uses of the object give the same result each time?"
     if isinstance(o, (Tensor, enum.Enum)): return True
     return isinstance(o, INERT) and _top(type(o).__module__) in {*PURE, 'sys', 'optimcb'}
 
@@ -237,13 +237,13 @@ def _is_of(cls, modules) -> bool:
 
 
 def _is_python(cls) -> bool:
-    "Is there code to read of this class?"
+    "Is the class written in Python?"
     in_c = (MethodDescriptorType, WrapperDescriptorType, ClassMethodDescriptorType)
     return not any(isinstance(v, in_c) and v.__objclass__ is cls for v in vars(cls).values())
 
 
 def _own(o) -> dict:
-    "The attributes of an object, but for those of its class"
+    "Return the attributes of an object without those of its class"
     try: return object.__getattribute__(o, '__dict__')
     except AttributeError: return {}
 

@@ -1,4 +1,4 @@
-"Walks through the instructions of one function: what it loads from outside, and what it changes."
+"Walk through a function's bytecode to find what it loads from outside and what it changes."
 import builtins
 import sys
 from types import CodeType, ModuleType
@@ -22,28 +22,28 @@ __all__ = ['CodeWalk', 'is_written']
 
 
 class CodeWalk:
-    """A walk through the code of a function. What it finds is noted in its reader.
+    """A walk through the code of a function, which reports its findings to a reader.
 
-    `means` are the objects that instructions load, by offset, as far as they are known. `aliases` are local
-    names that may be another name of something outside.
+    `means` has the known objects that instructions load, by offset. `aliases` are local names that may refer
+    to outside objects.
     """
     def __init__(self,
-        reader, # The `CodeReader` that reads what is met
+        reader, # The `CodeReader` to report to
         code:CodeType, # Code of the function
         outside:dict, # Its globals
-        known:dict # By name, what it knows besides: free variables and defaults
+        known:dict # Values of free variables and defaults, by name
     ):
         self.reader, self.code, self.outside, self.known = reader, code, outside, dict(known)
         self.every, self.means, self.imported = instructions(code), {}, None
-        is_stepper = code is reader.stepper # which is given a parameter and what belongs to it, nothing else
+        is_stepper = code is reader.stepper # its arguments all belong to one parameter
         arguments = code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]
         self.aliases = set() if is_stepper else set(arguments)
         inside = outside.get('__builtins__', builtins)
         self.inside = inside if isinstance(inside, dict) else vars(inside)
 
     def walk(self):
-        "Go through all instructions, and the functions that they make. Raises `Impure`."
-        o, name, root = UNKNOWN, '', () # what was loaded last; the local names that it comes from
+        "Walk through all instructions, and the functions that they define. Raises `Impure`."
+        o, name, root = UNKNOWN, '', () # the last loaded object, and the local names that it comes from
         ins = [i for i in self.every if i.opname not in NOISE]
         for last, i in zip([None, *ins], ins):
             if i.opname in LOADS_ATTR:
@@ -60,7 +60,7 @@ class CodeWalk:
         self._constants()
 
     def _attribute(self, i, o, name, root):
-        "An attribute of what was loaded last: what it is, if that is known"
+        "Return the attribute of the object that was loaded last, if known"
         k, reader = i.argval, self.reader
         if k in ASK or k == 'grad' and name == 'data': reader.asks_type = True # `p.data` has no gradient
         if o is UNKNOWN: reader.named(k)
@@ -70,7 +70,7 @@ class CodeWalk:
         return o
 
     def _loaded(self, i, root) -> tuple:
-        "What an instruction loads, if that is known, and its name"
+        "Return the object that an instruction loads, if known, and its name"
         o, name = UNKNOWN, i.argval
         if i.opname in LOADS_OUTSIDE and name[0] != '@': # `@` is pytest's
             o = self.outside.get(name, self.inside.get(name, UNKNOWN))
@@ -83,7 +83,7 @@ class CodeWalk:
         return o, name
 
     def _store(self, i, last, before):
-        "What local names an instruction sets. `last` is the one before it, `before` what that means"
+        "Note local names that an instruction sets. `last` is the previous instruction, `before` its object"
         for n in stored_names(i):
             if last.opname == 'IMPORT_NAME': self.known[n] = _imported(last.argval.partition('.')[0])
             if last.opname == 'IMPORT_FROM': self.known[n] = before
@@ -91,7 +91,7 @@ class CodeWalk:
             if n in self.aliases and is_in_place(last): self.reader.in_place = True
 
     def _effect(self, i, last, before):
-        "What an instruction changes. `last` is the one before it, `before` what that means"
+        "Note what an instruction changes. `last` is the previous instruction, `before` its object"
         op, k, code = i.opname, i.argval, self.code
         is_free = op in ('STORE_DEREF', 'DELETE_DEREF') and k in code.co_freevars
         if is_free or op in ('STORE_GLOBAL', 'DELETE_GLOBAL'):
@@ -109,7 +109,7 @@ class CodeWalk:
             self.reader.looks_up = True
 
     def _constants(self):
-        "Functions that are defined in the code, and names that it may look up"
+        "Read functions that are defined in the code, and names that it may look up"
         by_name = BY_NAME & self.reader.seen.keys()
         for c in self.code.co_consts:
             if isinstance(c, CodeType): self.reader.code(c, self.outside, self.known)
@@ -117,9 +117,9 @@ class CodeWalk:
 
 
 def is_written(
-    name:str # Of a method
+    name:str # Name of a method
 ) -> bool:
-    "Does a method of this name write into its object, as `add_` does?"
+    "Does a method of this name write into its object, like `add_`?"
     return name.endswith('_') and not name.endswith('__')
 
 
@@ -129,7 +129,7 @@ def _imported(name) -> ModuleType:
 
 
 def _is_told(every, i, means) -> bool:
-    "Is one of the operands of `is` no tensor, and no class of tensors? Then it is the same for a tracer."
+    "Is some operand of `is` neither a tensor nor a tensor class? Then tracers give the same result."
     return any(_tells(o, means) for o in operands_of(every, i))
 
 

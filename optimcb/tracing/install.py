@@ -1,4 +1,4 @@
-"Gives tracers torch's functions and methods."
+"Install torch's functions and methods on tracers."
 from torch import Tensor
 
 from optimcb.tracing import reductions, torch_api
@@ -8,7 +8,7 @@ __all__ = ['install_functions']
 
 
 def install_functions():
-    "Let tracers have torch's functions, in-place variants, and methods of the same names."
+    "Install torch's functions, in-place variants, and methods of the same names on tracers."
     functions = {**torch_api.functions(), **reductions.FUNCTIONS}
     for name, f in functions.items():
         FUNCTIONS[name] = f
@@ -19,6 +19,6 @@ def install_functions():
 
 
 def _in_place(f):
-    "`f` that writes its result into its first operand"
+    "Return the in-place variant of `f`, which writes its result into its first operand"
     def g(x, *args, **kwargs): return x.write(f(x.unrounded(), *args, **kwargs))
     return g

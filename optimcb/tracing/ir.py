@@ -1,6 +1,6 @@
-"""The intermediate representation: the types that a recorded step consists of.
+"""The intermediate representation: the types of a recorded step.
 
-A step is a list of nodes and a list of outputs. Both tell by an extent how many values a tensor has for each
+A step is a list of nodes and a list of outputs. The extent of each says how many values a tensor has per
 parameter.
 """
 from typing import NamedTuple
@@ -20,9 +20,9 @@ DTYPES = FLOATS | {torch.bool, torch.int64}
 
 
 class Extent:
-    """How many values a tensor has for each parameter: one per element, one, or those of another shape.
+    """The number of values of a tensor per parameter: one per element, one, or those of another shape.
 
-    Extents are interned: equal ones are the same object, so that comparing and hashing them is quick.
+    Extents are interned: equal ones are the same object, which makes comparing and hashing fast.
     """
     __slots__ = ('name', 'shape')
     _known = {}
@@ -40,12 +40,12 @@ class Extent:
 
     @property
     def is_opaque(self) -> bool:
-        "Whether the tensor has a shape that is neither the parameter's nor `()`."
+        "Is the tensor's shape neither the parameter's nor `()`?"
         return self.name == 'opaque'
 
     @property
     def without_shape(self) -> 'Extent':
-        "The extent of a node: programs hold for opaque tensors of any shape."
+        "The extent for a node, without a shape: programs work for opaque tensors of any shape."
         return OPAQUE if self.is_opaque else self
 
 
@@ -55,9 +55,9 @@ OPAQUE = Extent('opaque')
 
 
 def opaque(
-    shape # Neither the parameter's nor `()`
+    shape # A shape other than the parameter's and `()`
 ) -> Extent:
-    "The extent of a tensor of this shape."
+    "Return the extent of an opaque tensor of this shape."
     return Extent('opaque', tuple(shape))
 
 
@@ -65,7 +65,7 @@ def extent_of(
     t:Tensor, # A tensor that belongs to a parameter
     p:Tensor # The parameter
 ) -> Extent:
-    "The extent of a tensor beside a parameter."
+    "Return the extent of a tensor that belongs to a parameter."
     if t.shape == p.shape: return PER_ELEMENT
     return opaque(t.shape) if t.dim() else PER_PARAMETER
 
@@ -76,67 +76,67 @@ LEAVES = frozenset({'load', 'external', 'numel'})
 class Node(NamedTuple):
     """One operation.
 
-    A trace keeps nodes as flat tuples `(op, dtype, extent, *args)`, which are hashed in each step; `Node.of`
-    gives them names.
+    A trace stores nodes as flat tuples `(op, dtype, extent, *args)`, which are hashed in each step; `Node.of`
+    adds field names.
     """
     op: str
-    dtype: torch.dtype # Type that it computes in
-    extent: Extent # Of the result. Of a call: opaque
-    args: tuple # Operands: indices of nodes, or `~k` for the number in slot `k`. Of a leaf: its column
+    dtype: torch.dtype # Dtype that it computes in
+    extent: Extent # Extent of the result; opaque for a call
+    args: tuple # Operands: indices of nodes, or `~k` for the number in slot `k`; for a leaf, its column
 
     @classmethod
     def of(cls,
-        entry:tuple # As a trace keeps it
+        entry:tuple # A node as stored in a trace
     ) -> 'Node':
-        "The node of a trace's entry."
+        "Return the node of a trace's entry."
         return cls(entry[0], entry[1], entry[2], entry[3:])
 
     @property
     def result_dtype(self) -> torch.dtype:
-        "Type of the result."
+        "The dtype of the result."
         return torch.bool if self.op in OPS and OPS[self.op].gives == 'bool' else self.dtype
 
     @property
     def operands(self) -> tuple:
-        "`args` but for the round of a total, the function of a call, and the position of a result."
+        "The `args`, without the round of a total, the function of a call, and the position of a result."
         return self.args[:-1] if self.op in ('total', 'call', 'result') else self.args
 
     @property
     def inputs(self) -> list[int]:
-        "Indices of the nodes that it reads."
+        "The indices of nodes that it reads."
         return [] if self.op in LEAVES else [a for a in self.operands if a >= 0]
 
     def with_operands(self,
-        f # Gives another operand for each
+        f # Function from an operand to its replacement
     ) -> 'Node':
-        "The node with `f` of its operands."
+        "Return the node with `f` applied to its operands."
         if self.op in LEAVES: return self
         count = len(self.operands)
         return self._replace(args=(*map(f, self.args[:count]), *self.args[count:]))
 
 
 class StateKind(NamedTuple):
-    "A tensor among the state, as far as a recording depends on it."
+    "The properties of a state tensor that a recording depends on."
     name: str
     dtype: torch.dtype
     extent: Extent
 
 
 class Output(NamedTuple):
-    "A tensor that a step leaves changed."
-    name: str # `.p`, or a state
+    "A tensor that a step changes."
+    name: str # `.p`, or the name of a state
     value: int # Operand
     dtype: torch.dtype
     extent: Extent
-    is_new: bool # Does the step make it?
-    born: int|None # Node that filled it with a number at first; None if there is none
+    is_new: bool # Does the step create it?
+    born: int|None # Node that first filled it with a number, or None
 
 
 class FreshState(NamedTuple):
-    "State that a step makes."
+    "State that a step creates."
     dtype: torch.dtype
     extent: Extent
-    slot: int|None # Of the number that it starts from; None: it is only written
+    slot: int|None # Slot of its initial number; None: it is only written
 
 
 class Store(NamedTuple):

@@ -1,7 +1,6 @@
-"""Functions that torch runs between kernels, on whole tensors: those that `by_torch` decorates.
+"""Functions decorated with `by_torch`, which torch runs on whole tensors between kernels.
 
-Their outputs are inferred on tensors without memory, so that steppers can be recorded before anything is
-computed.
+Their outputs are inferred with meta tensors, so that steppers can be recorded before anything is computed.
 """
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -29,19 +28,19 @@ class Placeholder:
     def __repr__(self): return '…'
 
 
-PLACEHOLDER = Placeholder() # where a tensor or a number goes, among a function's arguments
+PLACEHOLDER = Placeholder() # stands for a tensor or a number among a function's arguments
 
 
 class OutputMismatch(Exception):
-    "A function returns something else than was inferred. Nothing has changed so far."
+    "A function's outputs differ from the inferred ones. Nothing has changed so far."
 
 
 class Call(NamedTuple):
-    "A function with its arguments, in which placeholders stand for tensors and numbers."
-    f: Callable # What `by_torch` gives
-    args: tuple # Placeholders, and what is the same in each call
-    kwargs: tuple # `(name, placeholder or what is the same)`
-    text: str # Both as text, which tells 1 from 1.0
+    "A function with its arguments, with placeholders for tensors and numbers."
+    f: Callable # Result of `by_torch`
+    args: tuple # Placeholders, and values that are the same in each call
+    kwargs: tuple # Pairs of a name and a placeholder or constant value
+    text: str # Both as text, in which 1 and 1.0 differ
 
     @classmethod
     def of(cls, f, args, kwargs): return cls(f, tuple(args), tuple(kwargs.items()), repr((args, kwargs)))
@@ -53,16 +52,16 @@ class Call(NamedTuple):
 
     def __call__(self,
         given, # Tensors and numbers for the placeholders
-        f:Callable|None=None # Another function of the same arguments
+        f:Callable|None=None # Another function with the same arguments
     ):
-        "What the function returns."
+        "Call the function."
         args, kwargs = self.filled(given)
         return (f or self.f)(*args, **kwargs)
 
     def filled(self,
         given # Tensors and numbers for the placeholders
     ) -> tuple[list, dict]:
-        "The arguments, with `given` in place of the placeholders."
+        "Return the arguments with placeholders replaced by `given`."
         given = iter(given)
         args = [next(given) if a is PLACEHOLDER else a for a in self.args]
         return args, {k: next(given) if a is PLACEHOLDER else a for k, a in self.kwargs}
@@ -71,27 +70,27 @@ class Call(NamedTuple):
 def listed(
     out # What a function returned
 ) -> list:
-    "Its results."
+    "List the results."
     return list(out) if isinstance(out, (tuple, list)) else [out]
 
 
 def like(
     out, # What a function returned
-    results:list # Others in place of its results
+    results:list # Replacements of its results
 ):
-    "`results` as the function returns them: a tensor, a tuple, or a named tuple."
+    "Return `results` in the form of `out`: a tensor, a tuple, or a named tuple."
     if not isinstance(out, (tuple, list)): return results[0]
     return out._make(results) if hasattr(out, '_make') else type(out)(results)
 
 
 def infer_outputs(
     call:Call, # A call
-    given:list, # For the placeholders: `(shape, strides or None, dtype)` of tensors, and numbers
-    device:torch.device # Where the tensors would be
+    given:list, # For each placeholder, `(shape, strides or None, dtype)` of a tensor, or a number
+    device:torch.device # Device that the tensors would be on
 ):
-    """Infer the function's outputs, as tensors without memory. Raises `OutputMismatch` if that can't be done.
+    """Infer the function's outputs as meta tensors, or raise `OutputMismatch`.
 
-    It is tried once for tensors of the same shapes and numbers of the same types.
+    The result is cached by the shapes of tensors and the types of numbers.
     """
     kinds = (o if isinstance(o, tuple) else type(o) for o in given)
     known, key = call.f.inferred_outputs, (call.text, *kinds)
@@ -122,7 +121,7 @@ def _infer_outputs(call, given, device):
 
 @contextmanager
 def _fake(device):
-    "A mode that keeps devices apart, which takes a second to begin with"
+    "Enter a fake tensor mode, which respects devices but takes a second to start"
     from torch._subclasses.fake_tensor import FakeTensorMode
     with FakeTensorMode(allow_non_fake_inputs=True), device: yield
 
@@ -133,18 +132,18 @@ def _empty(shape, stride, dtype):
 
 
 class OpaqueTensor:
-    """Stands for a tensor of another shape than the parameter's.
+    """A stand-in for a tensor whose shape differs from the parameter's.
 
-    Functions by torch take and return it, and it may be state. Nothing else can be done with it.
+    Functions decorated with `by_torch` take and return it, and it may be state. Everything else raises.
     """
     __slots__ = ('dtype', 'id', 'shape', 'trace')
     __array_priority__, __array_ufunc__ = 1000, None
-    __class__ = property(lambda self: Tensor) # for steppers that ask
+    __class__ = property(lambda self: Tensor) # for steppers that test the type
 
     def __init__(self,
         trace, # The `Trace` that it belongs to
         id:int, # Operand
-        dtype:torch.dtype, # Its type
+        dtype:torch.dtype, # Its dtype
         shape # Its shape
     ):
         self.trace, self.id, self.dtype, self.shape = trace, id, dtype, torch.Size(shape)

@@ -1,8 +1,8 @@
 """The tables of operations and reductions: for each what it is in torch, C, Triton and formulas, in one row.
 
-A row whose name is a function of torch's can be traced under that name and its aliases, as a function, as a
-method and in place. Adding an operation is a row here and its expression in
-`tests/tracing/test_operations.py`. What torch calls with arguments of its own has a function in `torch_api`.
+A row whose name is a torch function can be traced by that name and its aliases, as a function, as a method
+and in place. To add an operation, add a row here and an expression in `tests/tracing/test_operations.py`.
+What torch calls with arguments of its own has a function in `torch_api`.
 
 `text` is the expression of one element. C and Triton share it: names in it are functions of C's library and
 of `kernel.h`, or of `triton_math`. `{0}`, `{1}`, … are operands in the type that the operation computes in,
@@ -25,18 +25,18 @@ __all__ = ['OPS', 'REDUCTIONS', 'Op', 'Reduction', 'of_nothing']
 
 
 class Op(NamedTuple):
-    "An operation on elements."
-    name: str # In traces, and torch's function if it has one of this name
+    "An elementwise operation."
+    name: str # Name in traces, and of torch's function if there is one
     text: str # Expression, in C and in Triton
     run: Callable # torch's function
-    foreach: Callable|None = None # torch's function for lists, its first operand a list
-    gives: str = 'same' # Type of the result: the operands', 'float' if that is none, 'bool', or 'cast'
+    foreach: Callable|None = None # torch's function for lists, whose first operand is a list
+    gives: str = 'same' # Dtype of the result: the operands', a 'float' at least, 'bool', or 'cast'
     formula: str|None = None # Expression in formulas; default: a call, `name(…)`
-    aliases: tuple = () # Other names that torch has for it
+    aliases: tuple = () # torch's other names for it
 
     @property
     def arity(self) -> int:
-        "Number of operands."
+        "The number of operands."
         return next(n for n in range(5) if f'{{{n}}}' not in self.text)
 
 
@@ -58,23 +58,23 @@ def _foreach(name): return getattr(torch, f'_foreach_{name}', None)
 
 
 def _same(name, text, run=None, *, aka='', **kw):
-    "A row of torch's name, with its function for lists; `aka` are aliases"
+    "Return a row with torch's name and its function for lists; `aka` are aliases"
     return Op(name, text, run or getattr(torch, name), _foreach(name), aliases=tuple(aka.split()), **kw)
 
 
 def _float(name, text=None, **kw):
-    "A row whose result is a float; default: the function of C's library of that name"
+    "Return a row whose result is a float; default: the C library function of that name"
     return _same(name, text or f'{name}_{{f}}({{0}})', gives='float', **kw)
 
 
 def _arc(name):
-    "A row for `arcsin` and the like, which C calls `asin`"
+    "Return a row for `arcsin` and the like, which C calls `asin`"
     short = name.replace('arc', 'a')
     return _float(name, f'{short}_{{f}}({{0}})', aka=short)
 
 
 def _bool(name, text, *, aka=''):
-    "A row whose result is a truth value"
+    "Return a row whose result is a bool"
     return Op(name, text, getattr(torch, name), gives='bool', aliases=tuple(aka.split()))
 
 
@@ -107,7 +107,7 @@ OPS = {o.name: o for o in [
     _same('lerp', 'lerp_{f}({0}, {1}, {2})', formula='(1 - {2})*{0} + {2}*{1}'),
     _float('hypot', 'hypot{f}({0}, {1})'),
     _float('copysign', 'copysign{f}({0}, {1})'),
-    # the larger, the smaller: NaN where one of them is NaN
+    # maximum and minimum, NaN if either operand is NaN
     _same('maximum', 'maximum_{f}({0}, {1})'),
     _same('minimum', 'minimum_{f}({0}, {1})'),
     Op('clamp_min', 'maximum_{f}({0}, {1})', lambda a, b: torch.clamp(a, min=b), torch._foreach_clamp_min,
@@ -122,7 +122,7 @@ OPS = {o.name: o for o in [
     _same('round', 'rint{f}({0})', aka='special_round'),
     _same('trunc', 'trunc{f}({0})', aka='fix'),
     _same('frac', '{0} - trunc{f}({0})'),
-    # roots, powers, logarithms and the like
+    # roots, powers, logarithms etc.
     _float('sqrt', 'sqrt{f}({0})', formula='{0}**(1/2)'),
     _float('rsqrt', 'div_{f}(1, sqrt{f}({0}))', formula='1/{0}**(1/2)'),
     Op('pow', 'pow{f}({0}, {1})', operator.pow, gives='float', formula='{0}**{1}'),
@@ -142,7 +142,7 @@ OPS = {o.name: o for o in [
     _arc('arcsin'), _arc('arccos'), _arc('arctan'), _arc('arcsinh'), _arc('arccosh'), _arc('arctanh'),
     _float('atan2', 'atan2{f}({0}, {1})', aka='arctan2'),
     _same('softplus', 'softplus_{f}({0}, {1}, {2})', F.softplus, gives='float'),
-    # questions
+    # predicates
     _bool('eq', '{0} == {1}'),
     _bool('ne', '{0} != {1}', aka='not_equal'),
     _bool('lt', '{0} < {1}', aka='less'),
@@ -155,7 +155,7 @@ OPS = {o.name: o for o in [
     _bool('logical_or', '({0} != 0) | ({1} != 0)'),
     _bool('logical_xor', '({0} != 0) ^ ({1} != 0)'),
     _bool('logical_not', '{0} == 0'),
-    # choice and type; the first operand of `where` is a truth value
+    # choice and cast; the first operand of `where` is a bool
     Op('where', 'where({0}, {1}, {2})', torch.where),
     Op('cast', '{0}', lambda x, dtype: x.to(dtype), gives='cast'),
 ]}
@@ -171,10 +171,10 @@ REDUCTIONS = {o.name: o for o in [
 
 
 def of_nothing(
-    name:str, # Of a reduction
-    dtype:torch.dtype # Of what it reduces
+    name:str, # Name of a reduction
+    dtype:torch.dtype # Dtype of the elements
 ) -> float:
-    "The result of a reduction of no elements."
+    "Return the result of a reduction of no elements."
     start = REDUCTIONS[name].start
     if dtype.is_floating_point or math.isfinite(start): return start
     least, largest = (0, 1) if dtype is torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)

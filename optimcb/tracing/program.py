@@ -1,7 +1,7 @@
-"""One step as straight-line code: the nodes of a trace that matter, in passes over the elements.
+"""A step as straight-line code: the relevant nodes of a trace, in passes over the elements.
 
-A pass ends where a sum over a tensor is needed to go on. Passes before the last only read, so that an
-interrupted step has changed nothing; the last one computes again what it needs and stores.
+A pass ends where the next nodes need a sum over a tensor. All passes but the last only read, so an
+interrupted step has changed nothing; the last one recomputes what it needs, and stores.
 """
 from functools import cached_property
 
@@ -11,8 +11,8 @@ from optimcb.tracing.ops import REDUCTIONS
 __all__ = ['IN_MEMORY', 'KNOWN', 'Program', 'Unsupported', 'reachable']
 
 
-KNOWN = frozenset({*REDUCTIONS, 'total', 'result'}) # worked out in an earlier pass
-# A kernel loads these, and a function by torch is handed them
+KNOWN = frozenset({*REDUCTIONS, 'total', 'result'}) # computed in an earlier pass
+# Values in memory, which kernels load and `by_torch` functions get as arguments
 IN_MEMORY = frozenset({'load', 'external', 'result'})
 
 
@@ -25,7 +25,7 @@ def reachable(
     operands, # Operands to start from
     stop=frozenset() # Operations at which to stop
 ) -> list[int]:
-    "Indices of the nodes that `operands` depend on, in order, without the inputs of operations in `stop`."
+    "List the indices of nodes that `operands` depend on, without the inputs of operations in `stop`."
     todo, found = [a for a in operands if a >= 0], set()
     while todo:
         i = todo.pop()
@@ -36,21 +36,21 @@ def reachable(
 
 
 def _leaf_order(node):
-    "Sort key of leaves: programs that load the same columns load them in the same order"
+    "Return the sort key of a leaf: programs with the same columns load them in the same order"
     return node.op, str(node.dtype), node.extent is PER_ELEMENT, str(node.args)
 
 
 class Program:
-    """One step of parameters of any number and size.
+    """One step for parameters of any number and size.
 
-    `slots` are the trace's numbers that are used, `fresh` the states that the step makes, `new` the names of
-    all states that weren't there, and `handed` the operands of the opaque states that it replaces. With
-    `is_spread`, sums over a tensor need other processes: a phase ends where one is made.
+    `slots` are the used numbers of the trace, `fresh` the states that the step creates, `new` the names of
+    all states that didn't exist before, and `handed` the operands of the opaque states that it replaces. With
+    `is_spread`, sums over a tensor involve other processes, so a phase ends at each.
     """
     def __init__(self,
         entries, # The trace's nodes
         outputs, # An `Output` for each tensor that changed
-        is_spread:bool=False # Do other processes have parts of some parameters?
+        is_spread:bool=False # Are some parameters sharded over processes?
     ):
         self.is_spread = is_spread
         self.new = frozenset(o.name for o in outputs if o.is_new)
@@ -65,7 +65,7 @@ class Program:
         self._set_levels()
 
     def _with_fresh_states(self, nodes, outputs) -> tuple[list, dict]:
-        "Load states that start from a number. Returns the nodes, and new indices by old ones"
+        "Load states with an initial number. Returns the nodes, and new indices by old ones"
         self.fresh, started = {}, {}
         for o in outputs:
             if not o.is_new or o.extent is OPAQUE: continue
@@ -77,8 +77,8 @@ class Program:
         return [n.with_operands(lambda a: started.get(a, a)) for n in nodes], started
 
     def _prune(self, nodes, stores, handed):
-        "Keep the nodes that something reads, leaves first, and the slots that they use"
-        totals = [i for i, n in enumerate(nodes) if n.op == 'total'] # others may need them
+        "Keep the nodes that are read, leaves first, and the slots that they use"
+        totals = [i for i, n in enumerate(nodes) if n.op == 'total'] # other parameters may need them
         alive = reachable(nodes, [*(o.value for o in stores), *handed.values(), *totals])
         leaves = sorted((i for i in alive if nodes[i].op in LEAVES), key=lambda i: _leaf_order(nodes[i]))
         order = leaves + [i for i in alive if nodes[i].op not in LEAVES]
@@ -96,24 +96,24 @@ class Program:
             ends_pass = n.op in REDUCTIONS or n.op in ('total', 'call')
             level = max((self.levels[a] for a in n.inputs), default=0) + ends_pass
             if n.op == 'total':
-                asked = level = max(level, asked) # all ask for totals in the order of their rounds
+                asked = level = max(level, asked) # all programs request totals in the order of their rounds
             self.levels.append(level)
         self.last = max(self.levels, default=0)
 
     def at(self, level, nodes) -> list[int]:
-        "Those among `nodes`, reductions, totals or calls, that can be worked out at `level`."
+        "Select the reductions, totals or calls among `nodes` that can be computed at `level`."
         return [i for i in nodes if self.levels[i] == level + 1]
 
     def needed(self, operands) -> list[int]:
-        "Indices of the nodes that `operands` depend on within a pass, in order; reductions are known."
+        "List the indices of nodes that `operands` depend on within a pass; reductions are known."
         return reachable(self.nodes, operands, KNOWN)
 
     def column(self, i) -> str|int:
-        "The memory column of node `i`."
+        "Return the memory column of node `i`."
         return f'.{i}' if self.nodes[i].op == 'result' else self.nodes[i].args[0]
 
     def stores_at(self, level) -> list[Store]:
-        "What kernels of a level store: outputs at the last one, before it what functions by torch take."
+        "List the stores of a level: outputs at the last, arguments of `by_torch` functions before it."
         if level == self.last: return self.stores
         read = dict.fromkeys(o for i in self.at(level, self.calls) for o in self.nodes[i].inputs)
         computed = [(o, self.nodes[o]) for o in read if self.nodes[o].op not in IN_MEMORY]
@@ -125,7 +125,7 @@ class Program:
 
     @cached_property
     def columns(self) -> list[str]:
-        "Names of memory: parameter `.p`, gradient `.grad`, state, and indices of the trace's real tensors."
+        "The memory columns: parameter `.p`, gradient `.grad`, state, indices of the trace's real tensors."
         read = [i for op in ('load', 'external', 'result') for i in self._indices(op)]
         names = [self.column(i) for i in read if self.nodes[i].extent is not OPAQUE]
         for stores in self._stores_by_level(): names += [s.name for s in stores]
@@ -133,7 +133,7 @@ class Program:
 
     @cached_property
     def moved(self) -> int:
-        "Bytes that a step reads and writes for each element: each pass reads anew."
+        "The bytes per element that a step reads and writes; each pass reads again."
         total = 0
         for k, stores in enumerate(self._stores_by_level()):
             stores = [s for s in stores if s.extent is PER_ELEMENT]
@@ -145,43 +145,43 @@ class Program:
 
     @cached_property
     def sums(self) -> list[int]:
-        "Nodes that reduce a tensor."
+        "The nodes that reduce a tensor."
         return self._indices(*REDUCTIONS)
 
     @cached_property
     def totals(self) -> list[int]:
-        "Nodes that sum over all parameters."
+        "The nodes that sum over all parameters."
         return self._indices('total')
 
     @cached_property
     def calls(self) -> list[int]:
-        "Nodes for which torch calls a function."
+        "The nodes that call a `by_torch` function."
         return self._indices('call')
 
     @cached_property
     def calls_by_phase(self) -> list[list[int]]:
-        "The calls that each phase ends with."
+        "The calls at the end of each phase."
         return [self.at(levels[-1], self.calls) for levels in self.phases]
 
     @cached_property
     def results(self) -> dict[int, list[int]]:
-        "By call, the nodes that are its results."
+        "The result nodes of each call."
         return {k: [i for i in self._indices('result') if self.nodes[i].args[0] == k] for k in self.calls}
 
     @cached_property
     def rounds(self) -> list[tuple[int, int]]:
-        "The round of each total, and the level at which it is asked for."
+        "The round of each total, and the level at which it is requested."
         return [(self.nodes[i].args[1], self.levels[i] - 1) for i in self.totals]
 
     @cached_property
     def rounds_by_phase(self) -> list[tuple]:
-        "The rounds of the totals that each phase ends with."
+        "The rounds of the totals at the end of each phase."
         def at(last): return tuple(sorted({r for r, level in self.rounds if level == last}))
         return [at(levels[-1]) for levels in self.phases]
 
     @cached_property
     def phases(self) -> list[list[int]]:
-        "The levels, cut where the host must act: for a total, other processes' sums, or a function by torch."
+        "The levels, split where the host must act: for totals, sums over processes, or `by_torch` functions."
         res = [[]]
         for level in range(self.last + 1):
             res[-1].append(level)
@@ -191,7 +191,7 @@ class Program:
 
     @cached_property
     def passes(self) -> list[list[tuple[str, str]]]:
-        "For each phase its functions in order, with what they loop over: 'chunks' of elements or 'tensors'."
+        "The functions of each phase in order, each with its loop: over 'chunks' of elements or 'tensors'."
         res = []
         for levels in self.phases:
             res.append([])
@@ -205,5 +205,5 @@ class Program:
 
 
 def _is_load_of(nodes, value, name) -> bool:
-    "Is this operand what the column holds anyway?"
+    "Is the operand the unchanged value of the column?"
     return value >= 0 and nodes[value].op == 'load' and nodes[value].args == (name,)

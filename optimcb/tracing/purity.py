@@ -1,8 +1,8 @@
-"""Whether a stepper may be run once for many parameters, read off its code before it is run.
+"""Decide from a stepper's code whether it may run once for many parameters.
 
-A recording is made once for many parameters, so a stepper is recorded only if running it once does what
-running it for each parameter would. It must not print, count, draw random numbers, or write to what lies
-outside of it. A stepper that uses code which can't be read is called for each parameter.
+A recording serves many parameters, so a stepper is recorded only if running it once is equivalent to running
+it for each parameter. It must not print, count, draw random numbers, or write to outside objects. A stepper
+that uses unreadable code is called for each parameter.
 """
 from collections.abc import Iterator
 from types import CodeType
@@ -19,14 +19,14 @@ __all__ = ['asks_type', 'branches', 'impurities', 'impurity', 'may_act', 'value_
 def asks_type(
     stepper:Stepper # A stepper
 ) -> bool:
-    "May it ask for the type of a tensor, or whether it is the parameter itself?"
+    "May it test the type of a tensor, or whether it is the parameter itself?"
     return _read(stepper).asks_type
 
 
 def impurity(
     stepper:Stepper # A stepper
 ) -> str|None:
-    "Say why it must be run for each parameter; None if it need not be."
+    "Return why a stepper must run for each parameter, or None."
     if stepper.is_ours and stepper.f is stepper.innermost: return None
     return value_impurity(stepper.f, stepper.label)
 
@@ -34,7 +34,7 @@ def impurity(
 def impurities(
     composition # Its steppers
 ) -> Iterator[str]:
-    "A sentence for each stepper that must be run for each parameter."
+    "Yield a sentence for each stepper that must run for each parameter."
     for s in composition.steppers:
         why = impurity(s)
         if why: yield f"stepper `{s}` must be called for each parameter: {why}."
@@ -42,9 +42,9 @@ def impurities(
 
 def value_impurity(
     o, # An object that a stepper uses, such as a hyper-parameter
-    name:str # Its name there
+    name:str # Its name in the stepper
 ) -> str|None:
-    "Say why using it once may be something else than using it for each parameter; None if it is the same."
+    "Return why using it once isn't equivalent to using it for each parameter, or None."
     if is_inert(o): return None
     try: CodeReader().read(o, name)
     except Impure as e: return str(e)
@@ -53,19 +53,19 @@ def value_impurity(
 def branches(
     stepper:Stepper # A stepper
 ) -> bool:
-    "Does it, or a function that it names, do one thing or another?"
+    "Does it, or a function that it names, have branches?"
     return any(map(has_branches, _read(stepper).codes))
 
 
 def may_act(
     stepper:Stepper # A stepper
 ) -> bool:
-    "Does it, or a function that it names, return something or write in place, in some branch?"
+    "Does some branch of it, or of a function that it names, return something or write in place?"
     return any(map(_acts, _read(stepper).codes))
 
 
 def _read(stepper) -> CodeReader:
-    "A stepper's code and that of the functions that it names, as far as it can be read"
+    "Read a stepper's code and that of the functions that it names, as far as possible"
     reader = CodeReader()
     try: reader.read(stepper.f, stepper.label)
     except Impure: pass

@@ -1,4 +1,4 @@
-"Names and types that tell whether code gives the same each time."
+"Names and types that decide whether code is pure."
 import enum
 import re
 import sys
@@ -27,7 +27,7 @@ __all__ = ['ACT', 'ASK', 'BY_NAME', 'CALL_BACK', 'CHANGE', 'CHANGE_BY', 'CONTAIN
 
 
 class Impure(Exception):
-    "Running code once is something else than running it for each parameter."
+    "Running the code once is not equivalent to running it for each parameter."
 
 
 ACT = {'print': 'prints', 'id': 'asks which object it was given', 'open': 'opens a file',
@@ -46,7 +46,7 @@ RANDOM = DRAW | {'randn_like', 'rand_like', 'randint_like', 'normal_', 'uniform_
                  'multinomial', 'dropout', 'svd_lowrank', 'pca_lowrank'}
 SEED = frozenset({'seed', 'manual_seed', 'manual_seed_all', 'set_rng_state', 'set_rng_state_all', 'fork_rng',
                   'set_state'})
-# Modules whose functions give the same each time, but for the names above
+# Modules whose functions are pure, except for the names above
 PURE = frozenset({
     'builtins', 'torch', 'numpy', 'scipy', 'math', 'cmath', 'operator', '_operator', 'itertools', 'functools',
     '_functools', 'collections', '_collections', 'statistics', '_statistics', 'fractions', 'decimal',
@@ -73,8 +73,8 @@ IN_C = (BuiltinFunctionType, MethodDescriptorType, WrapperDescriptorType, Method
     ClassMethodDescriptorType, np.ufunc)
 MADE_IN_C = (object, int, float, complex, str, bytes, tuple, frozenset, dict, list, set, deque, np.ndarray,
     BaseException, Exception, SimpleNamespace, type, partial, MappingProxyType, OrderedDict)
-CALL_BACK = ('torch', 'numpy', 'scipy') # libraries whose classes call methods of those that inherit from them
-# What nothing calls without naming it, or only to print, copy or end an object
+CALL_BACK = ('torch', 'numpy', 'scipy') # libraries whose classes call methods of subclasses
+# Members that are only called by name, or to print, copy or delete an object
 RARELY = frozenset({
     '__repr__', '__str__', '__reduce__', '__reduce_ex__', '__getstate__', '__setstate__', '__getnewargs__',
     '__copy__', '__deepcopy__', '__del__', '__dir__', '__sizeof__', '__init_subclass__', '__class_getitem__',
@@ -83,8 +83,8 @@ RARELY = frozenset({
     '__firstlineno__', '__static_attributes__', '__abstractmethods__', '__orig_bases__', '__parameters__',
     '__dataclass_fields__', '__dataclass_params__', '__match_args__', '__annotate__', '__annotate_func__',
     '__annotations_cache__', '__delattr__', '__setattr__', '__replace__', '__setitem__', '__delitem__'})
-# Attributes that are no tensors
+# Attributes that aren't tensors
 TELLING = frozenset({'dtype', 'device', 'layout', 'shape', 'ndim', '__class__', 'requires_grad'})
 ASK = frozenset({'isinstance', 'is_tensor', 'type', '__class__', 'requires_grad', 'is_leaf'})
-UNKNOWN = object() # what a name means that isn't known before the code runs
-LEGACY = type(torch.FloatTensor) # which looks into memory that a tracer doesn't have
+UNKNOWN = object() # value of a name that is unknown before the code runs
+LEGACY = type(torch.FloatTensor) # its instances read memory that a tracer doesn't have

@@ -1,4 +1,4 @@
-"torch's reductions of a tensor to one number, for tracers."
+"torch's reductions of a tensor to a scalar, for tracers."
 import math
 from collections.abc import Callable
 from numbers import Number
@@ -19,7 +19,7 @@ MAKE_FLOATS = "Make it floats first: `x.float()`."
 
 
 def _check_all(x, dim, keepdim=False):
-    "Fail where not all dimensions are reduced, or some are kept"
+    "Fail unless all dimensions are reduced and none is kept"
     if keepdim and x.ndim: x.trace.fail(*NOT_PARTLY)
     if dim is None or dim == (): return
     count = 1 if isinstance(dim, int) else len(dim)
@@ -32,7 +32,7 @@ def _check_floats(x, what):
 
 
 def _as_summed(x, dtype=None):
-    "`x` in the type of its sum"
+    "Return `x` in the dtype of its sum"
     if dtype is not None: x = to(x, dtype)
     return x if x.dtype in FLOATS else tracer(x, x.trace.cast(x, torch.int64), torch.int64)
 
@@ -52,7 +52,7 @@ sum_ = of_row('sum')
 
 
 def count(x):
-    "The number of elements."
+    "Return the number of elements."
     if x.extent is not PER_ELEMENT: return 1
     return tracer(x, x.trace.emit('numel', x.dtype, PER_PARAMETER), extent=PER_PARAMETER)
 
@@ -84,7 +84,7 @@ amax, amin = _extreme('amax'), _extreme('amin')
 
 
 def _one_or_two(pair, reduced):
-    "`max(x, other)` is an operation on elements, `max(x)` a reduction"
+    "Dispatch `max(x, other)` to the elementwise operation, and `max(x)` to the reduction"
     def f(x, other=None, **kwargs):
         if type(other) in TRACERS: return apply(pair, x, other)
         if other is not None or kwargs: trace_of(x).fail(*NOT_PARTLY)

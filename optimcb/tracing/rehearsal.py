@@ -1,7 +1,7 @@
-"""A composition, rehearsed: its steppers run on tracers, to see what each reads and writes.
+"""Rehearse a composition: run its steppers on tracers to see what each reads and writes.
 
-Nothing is computed and nothing changes. From step to step the state goes on as kinds of tensors and as
-numbers, so that counters count, and steppers take the branches that they would take.
+Nothing is computed and nothing changes. Between steps, the state is kept as kinds of tensors and as numbers,
+so counters count, and steppers take the same branches as in real steps.
 """
 from collections.abc import Callable
 from numbers import Real
@@ -25,36 +25,36 @@ __all__ = ['Act', 'Rehearsal', 'Step']
 
 
 class Act(NamedTuple):
-    "What a stepper did in a step. The parameter's names here are `p` and `grad`."
+    "What a stepper did in a step. The parameter and its gradient are called `p` and `grad`."
     stepper: Stepper
-    given: tuple # Names of state, hyper-parameters and one-step values that it was given
+    given: tuple # Names of state, hyper-parameters and one-step values that it received
     reads: frozenset # Names of tensors that its outputs depend on
     writes: dict # By name, the operand of each tensor that it wrote
     numbers: dict # By name, the numbers that it returned
-    kept: frozenset # Names among both that are state
-    single: frozenset # Names of tensors among them that are one number for each parameter
-    idle: frozenset # Names that it returned to no effect: the parameter, its gradient, hyper-parameters
+    kept: frozenset # Names in both that are state
+    single: frozenset # Names of tensors in them with one number per parameter
+    idle: frozenset # Names that it returned without effect: the parameter, its gradient, hyper-parameters
     shown: dict # By name, the name to show: a one-step value that hides another has a hat
-    returns: bool # Did it return a dict, be it an empty one?
-    place: int = 0 # Of the stepper in the composition
-    there: frozenset = frozenset() # Those of its names that stood for something
-    ends: bool = False # Are the steppers that follow not called?
+    returns: bool # Did it return a dict, even an empty one?
+    place: int = 0 # Place of the stepper in the composition
+    there: frozenset = frozenset() # Arguments that had a value
+    ends: bool = False # Did it end the step?
 
 
 class Step(NamedTuple):
-    "A step that was rehearsed."
+    "A rehearsed step."
     recording: Recording
     acts: list[Act]
-    hypers: dict # As they were handed to the steppers
+    hypers: dict # Hyper-parameters that the steppers received
 
     @property
     def program(self) -> Program:
-        "What an engine would run."
+        "The program that an engine would run."
         return Program(*self.recording.key)
 
 
 class Rehearsal:
-    "Steps of a composition on a tracer of one parameter."
+    "Steps of a composition on a tracer for one parameter."
     def __init__(self,
         composition:Composition, # Its steppers
         hypers:dict, # Hyper-parameters of the parameter's group
@@ -70,11 +70,11 @@ class Rehearsal:
         self.refusals = list(impurities(composition))
         odd = {k: type(v).__name__ for k, v in self.numbers.items() if not constant(v)}
         self.refusals += [f"`{k}` among the state is {name}." for k, name in odd.items()]
-        self.done, self.looked = 0, set() # steps; attributes of the parameter that steppers read
+        self.done, self.looked = 0, set() # number of steps; attributes of the parameter that steppers read
 
     def look(self,
-        named:Callable|None=None, # Replaces a number, given its name, the number, and whether it is kept
-        began:Callable|None=None # Takes each stepper's place as it begins; each name is its own operand then
+        named:Callable|None=None, # Replaces a number; takes its name, the number, and whether it is kept
+        began:Callable|None=None # Called with each stepper's place; then each name has its own operand
     ) -> Step:
         "Rehearse the next step without taking it. Raises `MissingName` or `NotRecorded`."
         for reason in self.refusals: raise NotRecorded([], reason)
@@ -86,7 +86,7 @@ class Rehearsal:
         return Step(res[0], observer.acts, hypers)
 
     def _bucket(self, observer) -> Bucket:
-        "A bucket of the example alone"
+        "Return a bucket of the example alone"
         p = self.example
         numbers = tuple(observer.all_named(self.numbers).items())
         key = 0, tuple(self.kinds.values()), numbers, p.dtype, p.dim() == 0, self.grad_dtype, p.device, ()
@@ -95,21 +95,21 @@ class Rehearsal:
         return res
 
     def step(self) -> Step:
-        "Take the next step. Raises what `look` does."
+        "Rehearse the next step and take it. Raises the errors of `look`."
         res = self.look()
         self.go_on(res.recording.state)
         return res
 
     def go_on(self,
-        state:dict # What a step leaves
+        state:dict # State after a step
     ):
-        "Be after a step."
+        "Continue from the state after a step."
         self.kinds, self.numbers = _kinds(state, self.example)
         self.done += 1
 
 
 def _kinds(state, example) -> tuple[dict, dict]:
-    "By name, the kinds of the tensors among a state, and the rest of it"
+    "Split a state into the kinds of its tensors, by name, and the rest"
     def extent(v): return v.extent if type(v) in SYMBOLIC else extent_of(v, example)
     tensors = {k: v for k, v in state.items() if isinstance(v, Tensor) or type(v) in SYMBOLIC}
     kinds = {k: StateKind(k, v.dtype, extent(v)) for k, v in tensors.items()}
@@ -120,9 +120,9 @@ def _is_number(v) -> bool: return isinstance(v, Real) and not isinstance(v, bool
 
 
 class _Observer:
-    """Notes what each stepper does, as `acts`. `Composition.run` tells it which stepper it enters and leaves.
+    """Observer of `Composition.run` that records what each stepper does, as `acts`.
 
-    Numbers that steppers take and return are replaced by `named`.
+    `named` replaces the numbers that steppers take and return.
     """
     def __init__(self, rehearsal, named, began):
         composition, hypers = rehearsal.composition, rehearsal.hypers
@@ -131,14 +131,14 @@ class _Observer:
         self.there = {*hypers, *rehearsal.kinds, *rehearsal.numbers}
         self.fixed = {k for k, v in hypers.items() if not composition.is_default(k, v)}
         in_signatures = {k for s in composition.steppers for k in s.numbers}
-        # state whose first number is in a signature
+        # state whose initial number is in a signature
         self.starts = in_signatures & composition.makes - hypers.keys() if began else ()
 
     def all_named(self, values) -> dict:
         return {k: self.named(k, v, True) if _is_number(v) else v for k, v in values.items()}
 
     def enter(self, stepper, p, values) -> dict:
-        "The values that a stepper is given."
+        "Return the values for a stepper."
         p.trace.enter(stepper, p, values)
         starts = {k: v for k, v in stepper.numbers.items() if k in self.starts and k not in values}
         given = {**{k: self.named(k, v, True) for k, v in starts.items()}, **values}
@@ -147,7 +147,7 @@ class _Observer:
         return given
 
     def leave(self, stepper, p, values, new):
-        "Note what a stepper did that returns `new`. Returns what goes on instead."
+        "Record what a stepper did that returned `new`. Returns the replacement of `new`."
         made = new if isinstance(new, dict) else {}
         kept = frozenset() if isinstance(new, once) else frozenset(made) - ONE_STEP
         idle = frozenset(made) & {'p', 'grad'} | kept & self.fixed
@@ -158,7 +158,7 @@ class _Observer:
         if made: new = type(new)({**new, **self._renamed(made, shown, kept)})
         given, values = self._names_given(stepper, values), {**values, **made}
         writes, reads = self._written(p, values)
-        kept |= {k for k in writes if k in state and k not in made} # also what was written into
+        kept |= {k for k in writes if k in state and k not in made} # also state that was written in place
         self.acts.append(Act(
             stepper, given, reads & {*given, 'p', 'grad'}, writes,
             numbers={k: v for k, v in made.items() if _is_number(v)}, kept=kept,
@@ -171,7 +171,7 @@ class _Observer:
         return {k: self.named(shown[k], v, k in kept) for k, v in made.items() if _is_number(v)}
 
     def _written(self, p, values) -> tuple[dict, frozenset]:
-        "The operands that were written since the stepper was entered, and the names that they depend on"
+        "Return the operands written since the stepper was entered, and the names that they depend on"
         after, before = _operands(p, values), self.before
         writes = {k: i for k, i in after.items() if before.get(k) != i}
         if self.began: writes |= _apart(p, values, writes)
@@ -189,14 +189,14 @@ def _is_single(v) -> bool: return type(v) in TRACERS and v.extent is not PER_ELE
 
 
 def _operands(p, values) -> dict:
-    "The operands that the names of tensors stand for"
+    "Map names of tensors to their operands"
     grad = p.trace.grad
     tensors = {k: v.id for k, v in values.items() if type(v) in SYMBOLIC}
     return {'p': p.id, 'grad': None if grad is None else grad.id, **tensors}
 
 
 def _apart(p, values, names) -> dict:
-    "Give written names operands of their own, so that two of the same value can be told apart"
+    "Give each written name its own operand, so that equal values can be distinguished"
     trace, marked = p.trace, {}
     for k in names:
         v = p if k == 'p' else trace.grad if k == 'grad' else values[k]
@@ -207,7 +207,7 @@ def _apart(p, values, names) -> dict:
 
 
 def _until(nodes, operands, stop) -> set:
-    "Indices of the nodes that `operands` depend on, as far back as those in `stop`"
+    "Return the indices of nodes that `operands` depend on, back to those in `stop`"
     todo, found = [o for o in operands if o is not None and o >= 0], set()
     while todo:
         i = todo.pop()

@@ -1,4 +1,4 @@
-"A snapshot of the random number generators: trying something must leave them as they were."
+"A snapshot of the random number generators, to restore them after a trial."
 import random
 from collections.abc import Callable, Iterator
 
@@ -9,13 +9,13 @@ __all__ = ['RngSnapshot']
 
 
 class RngSnapshot:
-    "The states of the global random number generators, as they are when this is made."
+    "The states of the global random number generators at the time of its creation."
     def __init__(self):
         self.states = random.getstate(), np.random.get_state(), torch.get_rng_state()
         self.on_devices = [(get(), get, put) for get, put in _generators()]
 
     def restore_if_moved(self) -> bool:
-        "Put them back if they have moved since. Returns whether they had."
+        "Restore the generators if they have moved since. Returns whether they had."
         python, numpy, torchs = self.states
         now = np.random.get_state()
         same = now[2:] == numpy[2:] and np.array_equal(now[1], numpy[1])
@@ -30,7 +30,7 @@ class RngSnapshot:
 
 
 def _generators() -> Iterator[tuple[Callable, Callable]]:
-    "Pairs of functions that get and set the states of the generators on each kind of device in use"
+    "Yield pairs of functions that get and set the generators' states, for each kind of device in use"
     can_be_asked = torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing()
     if can_be_asked:
         yield torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all

@@ -1,8 +1,8 @@
-"""torch's functions and methods on elements, for tracers.
+"""torch's elementwise functions and methods, for tracers.
 
-What the table of operations has as a row registers itself. Here are functions with arguments of their own,
-those that are made of other operations, types and copies. Reductions are in `reductions`, Python's operators
-in `tracer`.
+Rows of the table of operations register themselves. This module has functions with other arguments, functions
+composed of other operations, casts and copies. Reductions are in `reductions`, Python's operators in
+`tracer`.
 """
 import math
 from collections.abc import Callable
@@ -21,10 +21,10 @@ __all__ = ['apply', 'functions', 'like', 'tracer']
 
 
 def apply(
-    name:str, # Of an operation
-    *operands # Some of them tracers
+    name:str, # Name of an operation
+    *operands # Operands, some of them tracers
 ) -> Tracer:
-    "Write down an operation."
+    "Record an operation."
     for o in operands:
         if type(o) in TRACERS: return o.trace.apply(name, operands)
     raise TypeError("a tracer is used where it can't be.")
@@ -33,11 +33,11 @@ def apply(
 def tracer(
     x:Tracer, # A tracer
     id:int, # Operand
-    dtype:torch.dtype|None=None, # Default: that of `x`
-    extent:Extent|None=None, # Default: that of `x`
-    buffer:bool=False # Is it memory of its own?
+    dtype:torch.dtype|None=None, # Its dtype; default: that of `x`
+    extent:Extent|None=None, # Its extent; default: that of `x`
+    buffer:bool=False # Does it have its own memory?
 ) -> Tracer:
-    "A tracer beside `x`."
+    "Return a new tracer in the trace of `x`."
     return x.trace.tracer_type(x.trace, id, dtype or x.dtype, extent or x.extent, buffer)
 
 
@@ -51,7 +51,7 @@ def _binary(name):
     return f
 
 
-# Functions with arguments of their own
+# Functions whose arguments aren't just operands
 
 def add(x, other, *, alpha=None):
     return apply('add', x, other) if alpha is None else apply('add_alpha', x, other, alpha)
@@ -72,14 +72,14 @@ def addcdiv(x, tensor1, tensor2, *, value=1): return apply('addcdiv', x, tensor1
 
 
 def _scale_first(f, scale, *tensors) -> Callable:
-    "Take the keyword `scale` also as torch of old does, before `tensors`: `p.add_(-lr, grad)`."
+    "Also accept the keyword `scale` in torch's old position, before `tensors`: `p.add_(-lr, grad)`."
     @wraps(f)
     def g(x, *args, **kwargs):
         is_old = scale not in kwargs and len(args) + sum(k in kwargs for k in tensors) > len(tensors)
         if is_old and args: args, kwargs[scale] = args[1:], args[0]
         factor = kwargs.get(scale)
         extent = getattr(factor, 'extent', None)
-        # one of no dimensions is a number for torch
+        # torch treats a tensor without dimensions as a number
         is_tensor = extent not in (None, PER_PARAMETER) and not factor.trace.no_dims
         if is_tensor:
             trace_of(factor).fail(f"its `{scale}` is a tensor, which torch refuses", "Multiply by it.")
@@ -94,7 +94,7 @@ def lerp(x, end, weight):
 
 
 def pow_(x, exponent):
-    "A power. torch has kernels of its own for some exponents."
+    "Raise to a power, as torch does, which has special kernels for some exponents."
     if type(exponent) in TRACERS or not isinstance(exponent, Number): return apply('pow', x, exponent)
     if exponent == 2: return apply('square', x)
     if exponent == 3: return apply('cube', x)
@@ -148,10 +148,10 @@ def leaky_relu(x, negative_slope=0.01, inplace=False):
 # Logic
 
 def _bitwise(name, c):
-    "A bitwise operator `c`, on truth values only"
+    "Return a bitwise operator `c`, for bools only"
     def f(x, other):
         if isinstance(other, (bool, np.bool_)):
-            other = full_like(x, other) # torch's functions take tensors only
+            other = full_like(x, other) # torch's functions only take tensors
         if not x.dtype is getattr(other, 'dtype', None) is torch.bool:
             x.trace.fail(f"it uses `{c}` on numbers", "Compare first.")
         return apply(name, x, other)
@@ -169,12 +169,12 @@ def like(
     x:Tracer, # A tracer
     as_:Tracer # Another one
 ) -> Tracer:
-    "`x` in the type of `as_`."
+    "Return `x` in the dtype of `as_`."
     return tracer(x, x.trace.cast(x, as_.dtype), as_.dtype)
 
 
 def to(x, *args, dtype=None, device=None, non_blocking=False, copy=False, memory_format=None):
-    "What `Tensor.to` does, except moving to another kind of device."
+    "Convert like `Tensor.to`, except to another kind of device."
     for o in args:
         if isinstance(o, torch.dtype): dtype = o
         elif type(o) in TRACERS: dtype = o.dtype
@@ -185,12 +185,12 @@ def to(x, *args, dtype=None, device=None, non_blocking=False, copy=False, memory
     if dtype is None or dtype is x.dtype and dtype not in LOW: return clone(x) if copy else x
     if dtype not in DTYPES: x.trace.fail(f"it makes a tensor of {dtype}")
     if dtype is not x.dtype: return tracer(x, x.trace.cast(x, dtype), dtype)
-    if not x.buffer: x.id = x.trace.emit('cast', dtype, x.extent, x.id) # here rounding was asked for
+    if not x.buffer: x.id = x.trace.emit('cast', dtype, x.extent, x.id) # an explicit request for rounding
     return x
 
 
 def _to_dtype(dtype):
-    "A method like `float`"
+    "Return a method like `float`"
     def f(x, **kwargs): return to(x, dtype, **kwargs)
     return f
 
@@ -240,7 +240,7 @@ def new_ones(x, *size, **kwargs): return new_full(x, _size(size), 1., **kwargs)
 def new_tensor(x, data, **kwargs): return new_full(x, (), data, **kwargs)
 
 
-# Questions that need no tensor
+# Queries that need no data
 
 def numel(x): return x.numel()
 def is_floating_point(x): return x.is_floating_point()
@@ -254,7 +254,7 @@ def result_type(a, b): return trace_of(a, b).common([a, b])
 
 # By name
 
-BY_NAME = [ # those that have torch's name
+BY_NAME = [ # functions with torch's name
     rsub, addcmul, addcdiv, lerp, clamp, where, masked_fill, relu, softplus, hardtanh, softshrink, hardshrink,
     silu, leaky_relu, logit, heaviside, isinf, isposinf, isneginf, signbit, nan_to_num, to, type_as, clone,
     full_like, zeros_like, ones_like, new_full, new_zeros, new_ones, new_tensor, copy_, fill_, zero_,
@@ -262,12 +262,12 @@ BY_NAME = [ # those that have torch's name
 ALIASES = {'pow': pow_, 'clip': clamp, 'special_logit': logit, 'empty_like': zeros_like, 'new_empty':
     new_zeros, 'new': new_zeros, 'bitwise_and': _bitwise('logical_and', '&'), 'bitwise_or':
     _bitwise('logical_or', '|'), 'bitwise_xor': _bitwise('logical_xor', '^')}
-SCALED = { # those that also take the scale first
+SCALED = { # functions that also take the scale first
     'add': _scale_first(add, 'alpha', 'other'), 'sub': _scale_first(sub, 'alpha', 'other'),
     'addcmul': _scale_first(addcmul, 'value', 'tensor1', 'tensor2'),
     'addcdiv': _scale_first(addcdiv, 'value', 'tensor1', 'tensor2')}
-OWN = {'add': add, 'sub': sub, 'div': div} # rows of the table that have other arguments than operands
-# Those without a variant in place, as far as tracers are concerned
+OWN = {'add': add, 'sub': sub, 'div': div} # rows of the table with arguments besides operands
+# Functions without an in-place variant for tracers
 NOT_IN_PLACE = {**dict.fromkeys(('detach', 'detach_', 'contiguous', 'requires_grad_', 'positive', 'conj',
     'resolve_conj', 'resolve_neg', 'view_as'), same), 'float': _to_dtype(torch.float32), 'double':
     _to_dtype(torch.float64), 'half': _to_dtype(torch.float16), 'bfloat16': _to_dtype(torch.bfloat16), 'bool':
@@ -277,14 +277,14 @@ NOT_IN_PLACE = {**dict.fromkeys(('detach', 'detach_', 'contiguous', 'requires_gr
 
 
 def functions() -> dict[str, Callable]:
-    "By torch's name for it, each function on elements that tracers have, in-place ones included."
+    "Map torch's names to all elementwise functions of tracers, in-place variants included."
     res = {k: f for op in OPS.values() for k, f in _of_row(op).items()}
     res |= {f.__name__: f for f in BY_NAME} | ALIASES | SCALED
     return res
 
 
 def _of_row(op) -> dict:
-    "The functions that a row of the table registers"
+    "Return the functions that a row of the table registers"
     if not hasattr(torch, op.name) or op.arity > 2: return {}
     f = OWN.get(op.name) or (_unary if op.arity == 1 else _binary)(op.name)
     return dict.fromkeys((op.name, *op.aliases), f)

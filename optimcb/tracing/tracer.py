@@ -1,7 +1,8 @@
-"""Tracers: steppers run on one in place of a tensor, and what they do to it is written down.
+"""Tracers: steppers run on them instead of tensors, and each operation is recorded.
 
-A `Tracer` stands for one tensor of every parameter at once. Python's operators are here; torch's functions
-and methods are in `torch_api` and `reductions`; `install` gives them to tracers. Each appends to the trace.
+A `Tracer` stands for one tensor of all parameters of a bucket at once. Python's operators are here, torch's
+functions and methods are in `torch_api` and `reductions`, and `install` adds them to tracers. Each call
+appends to the trace.
 """
 import math
 from numbers import Number
@@ -19,7 +20,7 @@ __all__ = ['FUNCTIONS', 'TRACERS', 'Tracer', 'TypedParamTracer', 'TypedTracer', 
 
 
 FUNCTIONS = {} # torch's functions and methods for tracers, by name; filled by `install_functions`
-OPERANDS = Number, np.bool_, Tensor # what operators take beside tracers
+OPERANDS = Number, np.bool_, Tensor # operands of operators besides tracers
 NOT_FROM_P = ("it writes into a tensor that doesn't come from `p`",
               "Make it with `torch.zeros_like(p)` or the like.")
 IN_A_SET = "it looks a tensor up in a dict or set", "Return what belongs to a parameter as its state."
@@ -30,19 +31,19 @@ def _is_operand(o): return type(o) in TRACERS or isinstance(o, OPERANDS)
 
 
 class Tracer:
-    """Stands for a tensor. What it can't do raises `Untraceable`.
+    """A stand-in for a tensor. Unsupported operations raise `Untraceable`.
 
-    A `buffer` is memory of a parameter or a state: in 16 bits, what is written there and read again is
-    rounded, as memory does; otherwise 16-bit numbers are computed with in float32. `exact` is the operand
-    before that rounding, `born` the node that filled a new state with a number.
+    A `buffer` is memory of a parameter or a state: values that are written to 16-bit memory and read again
+    are rounded, while other 16-bit values are computed in float32. `exact` is the operand before that
+    rounding, `born` the node that filled a new state with a number.
     """
     __slots__ = ('trace', 'id', 'dtype', 'extent', 'buffer', 'exact', 'born')
-    __array_priority__, __array_ufunc__ = 1000, None # NumPy's numbers leave operators to us
+    __array_priority__, __array_ufunc__ = 1000, None # NumPy's scalars leave operators to us
 
     def __init__(self,
-        trace, # The `Trace` where operations are written down
-        id:int, # Operand that it is now
-        dtype:torch.dtype, # Its type
+        trace, # The `Trace` that records operations
+        id:int, # Its current operand
+        dtype:torch.dtype, # Its dtype
         extent:Extent, # Per element or per parameter
         buffer:bool=False # Is it memory of a parameter or state?
     ):
@@ -61,7 +62,7 @@ class Tracer:
     # Writing
 
     def write(self, new:'Tracer') -> 'Tracer':
-        "Take the values of `new`, in my own type."
+        "Take the values of `new`, cast to this tracer's dtype."
         if new.extent is PER_ELEMENT and self.extent is not PER_ELEMENT:
             self.trace.fail("it writes a tensor into one number")
         if new.dtype is not self.dtype and not torch.can_cast(new.dtype, self.dtype):
@@ -73,11 +74,11 @@ class Tracer:
         return self
 
     def unrounded(self) -> 'Tracer':
-        "What an operation in place goes on from: it rounds once, when it is done."
+        "Return the input for an in-place operation, which rounds only once, at its end."
         if self.exact is None: return self
         return self.trace.tracer_type(self.trace, self.exact, self.dtype, self.extent)
 
-    # Operators. They leave to the other operand what is neither tensor nor number
+    # Operators. They return NotImplemented for operands that are neither tensors nor numbers
 
     def _apply(self, name, other):
         return self.trace.apply(name, (self, other)) if _is_operand(other) else NotImplemented
@@ -90,7 +91,7 @@ class Tracer:
         return self.write(self.trace.apply(name, (self.unrounded(), other)))
 
     def _call(self, name, *operands):
-        "An operator that is a function of `torch_api`"
+        "Call an operator that is a function of `torch_api`"
         return FUNCTIONS[name](*operands) if all(map(_is_operand, operands)) else NotImplemented
 
     def __add__(self, other): return self._apply('add', other)
@@ -120,13 +121,13 @@ class Tracer:
     def __iand__(self, other): return self._call('bitwise_and_', self, other)
     def __ior__(self, other): return self._call('bitwise_or_', self, other)
     def __ixor__(self, other): return self._call('bitwise_xor_', self, other)
-    __rand__, __ror__, __rxor__ = __and__, __or__, __xor__ # the order is all the same
+    __rand__, __ror__, __rxor__ = __and__, __or__, __xor__ # they commute
     def __neg__(self): return self.trace.apply('neg', (self,))
     def __abs__(self): return self.trace.apply('abs', (self,))
     def __invert__(self): return FUNCTIONS['bitwise_not'](self)
     def __pos__(self): return self
 
-    # What a tensor tells of itself. Parameters are told apart by what is looked at
+    # Attributes of a tensor. Parameters that differ in those that are read get separate buckets
 
     def _look(self, name):
         t = self.trace
@@ -144,7 +145,7 @@ class Tracer:
     is_mps = property(lambda self: self.trace.example.is_mps)
     is_meta = property(lambda self: self.trace.example.is_meta)
     nbytes = property(lambda self: self.numel()*self.itemsize)
-    is_param = property(lambda self: self is self.trace.param) # its memory is the parameter's
+    is_param = property(lambda self: self is self.trace.param) # does it stand for the parameter's memory?
     requires_grad = property(lambda self: self is self.trace.param and self._look('requires_grad'))
     is_sparse = is_sparse_csr = is_quantized = is_nested = is_mkldnn = property(lambda self: False)
     itemsize = property(lambda self: self.dtype.itemsize)
@@ -175,7 +176,7 @@ class Tracer:
     @property
     def data(self): return self
     @data.setter
-    def data(self, new): # `p.data -= x` sets what it has written into
+    def data(self, new): # `p.data -= x` assigns the object that it has written into
         if new is not self:
             self.trace.fail("it gives a tensor other memory", "Write into what it has: `p.data.copy_(…)`.")
 
@@ -188,7 +189,7 @@ class Tracer:
             self.trace.fail("it gives a gradient to a tensor that is no parameter")
         self.trace.grad = new if new is None else as_tracer(self.trace, new)
 
-    # What can't be recorded
+    # Operations that can't be recorded
 
     def _real(self, what, instead=ONLY_EAGER): self.trace.fail(what, instead)
 
@@ -207,7 +208,7 @@ class Tracer:
         if hasattr(Tensor, name): self._real(f"it uses `{name}` of a tensor", INSTEAD.get(name, ELEMENTWISE))
         if self is not self.trace.param: raise AttributeError(name)
         self.trace.looked.add(name)
-        found = getattr(self.trace.example, name) # an attribute that somebody gave to the parameter
+        found = getattr(self.trace.example, name) # an attribute that a user added to the parameter
         if isinstance(found, Tensor): self._real(f"it uses `{name}`, a tensor of the parameter")
         why = value_impurity(found, name)
         if why: self._real(why, "The parameter has it as an attribute.")
@@ -215,7 +216,7 @@ class Tracer:
 
 
 class _Passing(type):
-    "Classes that pass for those of tensors, for steppers that ask for `type(p)`"
+    "A metaclass for classes that compare equal to tensor classes, for steppers that test `type(p)`"
     def __eq__(cls, other): return other is cls or other is cls.passes_for
     __hash__ = type.__hash__
     def __instancecheck__(cls, o): return isinstance(o, cls.passes_for)
@@ -223,7 +224,7 @@ class _Passing(type):
 
 
 class TypedTracer(Tracer, metaclass=_Passing):
-    "A tracer that says that it is a tensor, for steppers that ask. Code in C must not see it."
+    "A tracer that claims to be a tensor, for steppers that test it. C code must not see it."
     __slots__ = ()
     passes_for = Tensor
     __class__ = property(lambda self: Tensor)
@@ -231,7 +232,7 @@ class TypedTracer(Tracer, metaclass=_Passing):
 
 
 class TypedParamTracer(TypedTracer):
-    "A tracer that says that it is a parameter."
+    "A tracer that claims to be a parameter."
     __slots__ = ()
     passes_for = torch.nn.Parameter
     __class__ = property(lambda self: torch.nn.Parameter)
@@ -245,7 +246,7 @@ class TypedParamTracer(TypedTracer):
 
 
 class TypedDataTracer(TypedTracer):
-    "The memory of a parameter, which is a tensor of its own: it requires no gradient, and has none."
+    "The `.data` of a parameter, a separate tensor that neither requires nor has a gradient."
     __slots__ = ('owner',)
     is_param, is_leaf = True, True
     def __init__(self, owner):
@@ -261,9 +262,9 @@ TRACERS = frozenset({Tracer, TypedTracer, TypedParamTracer, TypedDataTracer})
 
 
 def trace_of(
-    *args # Some of them tracers, or lists of them
+    *args # Arguments, some of them tracers or lists of tracers
 ):
-    "The trace of the first tracer among `args`."
+    "Return the trace of the first tracer among `args`."
     for o in args:
         if isinstance(o, (list, tuple)) and o: return trace_of(*o)
         if type(o) in TRACERS: return o.trace
@@ -271,17 +272,17 @@ def trace_of(
 
 
 def as_tracer(
-    trace, # The `Trace` where it is written down
+    trace, # The `Trace` to record it in
     x # A tracer, a number, or a tensor of one number
 ) -> Tracer:
-    "`x` as a tracer."
+    "Return `x` as a tracer."
     if type(x) in TRACERS: return x
     if isinstance(x, Tensor) and type(x) is not OpaqueTensor: return trace.external(x)
     return trace.tracer_type(trace, trace.operand(x), trace.common([x]), PER_PARAMETER)
 
 
 def _call_function(f, name, args, kwargs):
-    "Call `f`, which stands for torch's function `name`; it must have the arguments that `f` takes"
+    "Call `f`, which replaces torch's function `name`, with arguments that it must accept"
     first = args[0] if args else None
     writes = name.endswith('_') and not name.endswith('__')
     if writes and isinstance(first, Tensor) and type(first) not in TRACERS:

@@ -1,1 +1,1 @@
-"What stands around a step: Lookahead, SAM, steps inside `backward`, Hessian estimates."
+"Wrappers around a step: Lookahead, SAM, steps inside `backward`, Hessian estimates."

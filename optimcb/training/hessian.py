@@ -1,4 +1,4 @@
-"Estimates of the Hessian's diagonal, for steppers that divide by `hess_avg`."
+"Estimate the diagonal of the Hessian, for steppers that divide by `hess_avg`."
 from collections.abc import Iterable
 
 import torch
@@ -19,17 +19,17 @@ NO_READER = "no stepper reads `hess_avg`: {}. Put `newton_update` in, as `Sophia
 @torch.no_grad()
 def update_hessian(
     opt, # Optimizer with a stepper that reads `hess_avg`
-    estimates:Iterable|None=None, # One for each parameter, or None; default: `scale` times squared gradients
-    scale=1. # Factor of the squared gradients: the size of the batch, if the loss is a mean
+    estimates:Iterable|None=None, # A tensor or None per parameter; default: `scale` times squared gradients
+    scale=1. # Factor of the squared gradients: the batch size, if the loss is a mean
 ):
-    """Update the moving average `hess_avg`, in the state, by an estimate of the Hessian's diagonal.
+    """Update `hess_avg`, a moving average in the state, with an estimate of the Hessian's diagonal.
 
-    Call it between two steps, every ten steps or so. Squared gradients are an estimate
-    (Gauss-Newton-Bartlett's) if the loss is of labels drawn from the model's output: `update_hessian(opt,
-    scale=len(x))` after its `backward`, then `zero_grad`. `hutchinson` makes another estimate. Estimates
-    are of the Hessian of the loss on which `backward` was called. If that is maximized, their sign is
-    changed, as the sign of the gradients is. The coefficient of the average is `sqr_mom`.
-    Raises `ValueError`, and changes nothing, if no stepper reads `hess_avg` or an estimate doesn't fit.
+    Call it between two steps, about every ten steps. Squared gradients are the Gauss-Newton-Bartlett estimate
+    if the loss uses labels drawn from the model's output: after its `backward`, call `update_hessian(opt,
+    scale=len(x))`, then `zero_grad`. `hutchinson` gives another estimate. Estimates belong to the loss on
+    which `backward` was called; if it is maximized, their sign is flipped like that of the gradients. The
+    coefficient of the average is `sqr_mom`. Raises `ValueError`, without changing anything, if no stepper
+    reads `hess_avg` or an estimate doesn't fit.
     Source: Liu et al. 2024, https://arxiv.org/abs/2305.14342, alg. 1-3.
     """
     if 'hess_avg' not in opt.composition.reads:
@@ -51,14 +51,14 @@ def update_hessian(
 
 
 def _is_maximized(opt, p, hypers) -> bool:
-    "Does a step change the sign of the gradient of `p`?"
+    "Does a step flip the sign of the gradient of `p`?"
     said = {**opt.pending_masks.get(p, {}), **opt.state.get(p, {})}
     flips = opt.composition.flips_grad
     return any(hypers.get(s.new_name('maximize'), True) and s.applies(said) for s in flips)
 
 
 def _squared(p, grad, scale):
-    "Estimate by the squared gradient; None if there is none."
+    "Return the scaled square of the gradient, or None without a gradient."
     if grad is None: return None
     if grad.is_sparse or p.is_complex():
         raise ValueError("squared gradients are an estimate for dense, real parameters only. Pass "
@@ -68,13 +68,13 @@ def _squared(p, grad, scale):
 
 @entry
 def hutchinson(
-    loss:Tensor, # A number that depends on `params`; its graph is kept
+    loss:Tensor, # Scalar loss that depends on `params`; its graph is kept
     params:Iterable # Tensors
 ) -> list[Tensor|None]:
-    """Estimate the diagonal of the Hessian of `loss` by one random vector of signs.
+    """Estimate the diagonal of the Hessian of `loss` with one random vector of signs.
 
-    Returns a tensor for each parameter, or None if it is frozen or the loss has no second derivative by it.
-    `update_hessian(opt, hutchinson(loss, model.parameters()))`, before `loss.backward()`.
+    Returns a tensor per parameter, or None where it is frozen or the loss has no second derivative by it.
+    Call `update_hessian(opt, hutchinson(loss, model.parameters()))` before `loss.backward()`.
     Source: Hutchinson 1989; Liu et al. 2024, https://arxiv.org/abs/2305.14342, alg. 1.
     """
     params = list(params)
@@ -84,7 +84,7 @@ def hutchinson(
 
 
 def _products(loss, params):
-    "List products of the Hessian and random signs, times the signs."
+    "List Hessian-vector products with random signs, times these signs."
     grads = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
     signs = [None if g is None else torch.randint_like(g, 2)*2 - 1 for g in grads]
     pairs = [(g, s) for g, s in zip(grads, signs) if g is not None and g.requires_grad]

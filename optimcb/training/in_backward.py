@@ -1,5 +1,4 @@
-"""Steps inside of `backward`: each parameter is stepped as soon as its gradient is there, and the gradient
-is freed."""
+"Step each parameter inside `backward`, as soon as its gradient is ready, and free the gradient."
 import threading
 import weakref
 from operator import is_
@@ -35,43 +34,43 @@ GONE = ("an optimizer that stepped parameters in backward is gone, so they are n
 
 @entry
 def step_in_backward(
-    opt:Optimizer # Optimizer whose parameters are stepped in each backward pass from now on
+    opt:Optimizer # Optimizer to step in each following backward pass
 ) -> 'InBackward':
     """Step each parameter as soon as `backward` has accumulated its gradient, and free the gradient.
 
-    Gives the same as `loss.backward(); opt.step(); opt.zero_grad(set_to_none=True)`, but all gradients
-    are never there at once. Step counts, state, schedules, freezing, new groups and edits work as they do
-    there. It lasts until `.remove()` of the result, or to the end of a `with` block, and only as long as
-    somebody keeps the optimizer or the result.
+    The result equals that of `loss.backward(); opt.step(); opt.zero_grad(set_to_none=True)`, but never holds
+    all gradients at once. Step counts, state, schedules, freezing, new groups and edits work as usual. The
+    hooks last until you call `.remove()` on the result, until the end of a `with` block, or until neither the
+    optimizer nor the result is referenced any more.
 
-    `opt.step()` may still be called after each backward pass, and does no harm: it runs closures and
-    hooks, tells schedulers that a step was done, and steps parameters whose gradients didn't come from
-    `backward`. Call it where something waits for it: `Record` and `OptStats` do.
+    You may still call `opt.step()` after each backward pass: it runs closures and hooks, tells schedulers
+    about the step, and steps parameters whose gradients don't come from `backward`. Call it if something
+    depends on it, as `Record` and `OptStats` do.
 
-    Not possible is whatever needs all gradients at once, or later:
+    Anything that needs all gradients at once, or later, is impossible:
 
-    - Steppers that sum over all parameters are refused. `clip_grad_norm_` of torch finds no gradients, and
-      nobody can tell that it was called: clip each gradient by itself, in a stepper.
-    - Gradients can't be accumulated over several backward passes, each of which is a step. Where
-      `opt.step()` is called, a second pass before it is warned of.
-    - Gradients that a `GradScaler` has scaled can't be told from others before `GradScaler.step` is called,
-      which is then an error.
-    - `DistributedDataParallel` averages gradients later, after each process has stepped by its own.
+    - Steppers that sum over all parameters raise an error. torch's `clip_grad_norm_` finds no gradients,
+      which can't be detected: clip each gradient separately, in a stepper.
+    - Gradients can't be accumulated over several backward passes, as each pass is a step. If you call
+      `opt.step()`, a second pass before the call gives a warning.
+    - Gradients scaled by a `GradScaler` are only recognized when `GradScaler.step` is called, which then
+      raises an error.
+    - `DistributedDataParallel` averages gradients too late, after each process has stepped with its own.
 
-    If backward fails, the parameters that it has come to are stepped. A parameter that is used several
-    times is stepped once, when all of its gradient is there, unless its uses are in different checkpoints
-    with `use_reentrant=True`. Copies of the optimizer, by `deepcopy` or pickle, step as usual.
+    If backward fails, the parameters that it has reached are stepped. A parameter that is used several times
+    is stepped once, when its gradient is complete, unless its uses are in different checkpoints with
+    `use_reentrant=True`. Copies of the optimizer, by `deepcopy` or pickle, step as usual.
 
-    Raises `TypeError` for another kind of optimizer or one with a step of its own, `ValueError` for one
-    that sums over all parameters or whose parameters are stepped in backward already. Source: Lv et al.
-    2023, https://arxiv.org/abs/2306.09782, where gradient and update are fused for plain SGD."""
+    Raises `TypeError` for other optimizers and those with their own `step`, `ValueError` for steppers that
+    sum over all parameters and for parameters that are already stepped in backward. Source: Lv et al. 2023,
+    https://arxiv.org/abs/2306.09782, which fuses gradient and update for plain SGD."""
     return InBackward(opt)
 
 
 class InBackward:
-    "What `step_in_backward` returns: hooks on the parameters of `opt`, which `remove` takes away."
+    "The hooks of `step_in_backward` on an optimizer's parameters, until `remove` is called."
     def __init__(self,
-        opt:Optimizer # Optimizer whose parameters are stepped
+        opt:Optimizer # Optimizer to step
     ):
         if not runs_steppers(opt):
             raise TypeError("step_in_backward runs the steppers of an optimcb Optimizer, "
@@ -82,17 +81,17 @@ class InBackward:
             raise ValueError("parameters of this optimizer are stepped in backward already. "
                              "Call `remove()` of what `step_in_backward` returned first.")
         self.opt, self.parts = opt, {}
-        self.stepped = set() # ids of those stepped since the last call of `opt.step()`
+        self.stepped = set() # ids of parameters stepped since the last call of `opt.step()`
         self.called = self.ended = False # was `opt.step()` ever called; and since the last backward pass?
         self.hook = Hook(self)
         self.compilation = self.graph = None
-        self.lock = threading.RLock() # devices have threads of their own in backward
+        self.lock = threading.RLock() # in backward, each device has its own thread
         self.before = opt.register_step_pre_hook(self._before_step)
         opt._in_backward = self
         self.attach()
 
     def attach(self):
-        "See to it that exactly the optimizer's parameters have hooks."
+        "Add and remove hooks, so that exactly the optimizer's parameters have them."
         with self.lock:
             old, self.parts, self.known = self.parts, {}, []
             for i, g in enumerate(self.opt.param_groups):
@@ -104,7 +103,7 @@ class InBackward:
             for part in old.values(): part.detach()
 
     def remove(self):
-        "Step no more in backward. The optimizer goes on from its state in `opt.step()`."
+        "Stop stepping in backward. `opt.step()` continues from the optimizer's state."
         with self.lock:
             if self.opt.__dict__.get('_in_backward') is not self: return
             for part in self.parts.values(): part.detach()
@@ -120,25 +119,25 @@ class InBackward:
                         "Call `step_in_backward` on the copied optimizer.")
 
     def _before_step(self, opt, *args):
-        "`opt.step()` is called: a backward pass is over, as far as we can know"
+        "Note a call of `opt.step()`, which presumably ends a backward pass"
         if 'grad_scale' in opt.__dict__: raise RuntimeError(SCALED)
         params = [p for g in opt.param_groups for p in g['params']]
         if len(params) != len(self.known) or not all(map(is_, params, self.known)): self.attach()
         self.called = self.ended = True
 
     def _step(self, p):
-        "Step a parameter by its gradient, and drop that"
-        if p.grad is None: return # another hook has taken it
+        "Step a parameter by its gradient, and drop the gradient"
+        if p.grad is None: return # another hook has dropped it
         with self.lock, torch.no_grad():
             part = self._part(p)
-            if part is None: return # `opt` has it no more
+            if part is None: return # removed from `opt`
             self._note(p)
             _refuse_sums(self.opt.composition)
             refuse_step(self.opt)
             part.refresh(self.opt)
             self.opt.step_target(part, self._runner_of(part))
             p.grad = None
-            self.opt._opt_called = True # what schedulers ask for
+            self.opt._opt_called = True # schedulers read this
 
     def _part(self, p):
         part = self.parts.get(p)
@@ -147,7 +146,7 @@ class InBackward:
         return self.parts.get(p)
 
     def _runner_of(self, part) -> Runner:
-        "Return the runner of `part`. All share programs and, in one backward pass, recordings"
+        "Return the runner of `part`. All parts share programs and, in one backward pass, recordings"
         composition, engine = self.opt.composition, self.opt.engine
         if engine == 'eager':
             self.compilation = None
@@ -163,20 +162,19 @@ class InBackward:
         return part.runner_on(engine, shared)
 
     def _note(self, p):
-        "Note that a parameter is stepped; warn if its gradients are meant to be accumulated"
+        "Note a parameter's step, and warn if the user seems to accumulate gradients"
         if self.ended: self.stepped.clear()
         elif self.called and id(p) in self.stepped:
             warn(TWICE)
-            self.called = False # once is enough
+            self.called = False # warn once
         self.ended = False
         self.stepped.add(id(p))
 
 
 class Hook:
-    """Step a parameter when its gradient is there.
+    """Step a parameter when its gradient is ready.
 
-    It doesn't keep the optimizer alive, which keeps the parameters: torch's hooks aren't
-    garbage-collected."""
+    Its reference is weak: torch's hooks aren't garbage-collected and would keep the optimizer alive."""
     def __init__(self, inside): self.inside, self.warned = weakref.ref(inside), False
 
     @entry
@@ -189,10 +187,10 @@ class Hook:
 
 
 class Part:
-    "One parameter with its hook, as a runner sees an optimizer: with `param_groups`, `state` and `tracked`."
+    "One parameter with its hook, and with the attributes that a runner reads of an optimizer."
     def __init__(self,
         p:Tensor, # The parameter
-        inside:InBackward # Whose hook it gets
+        inside:InBackward # Owner of its hook
     ):
         self.p, self.state, self.runner, self.hook = p, {}, None, _hooked(p, inside.hook)
 
@@ -200,28 +198,28 @@ class Part:
         engine:str, # Name of an engine
         compilation:Compilation|None=None # Programs that all parameters share; None for the eager engine
     ) -> Runner:
-        "Return a runner of this parameter alone, which goes on from its plan if the programs are the same."
+        "Return a runner for this parameter alone, which keeps its plan as long as the programs are the same."
         if self.runner is None or self.runner.engine != engine: self.runner = Runner(engine, compilation)
         elif self.runner.compilation is not compilation: self.runner.share(compilation)
         return self.runner
 
     def is_in(self,
-        opt:Optimizer # Optimizer, whose groups may have been changed
+        opt:Optimizer # Optimizer, whose groups may have changed
     ) -> bool:
-        "Is the parameter where it was?"
+        "Is the parameter still at the same index of the same group?"
         groups = opt.param_groups
         params = groups[self.group]['params'] if self.group < len(groups) else ()
         return self.place < len(params) and params[self.place] is self.p
 
     def refresh(self,
-        opt:Optimizer # Optimizer whose hyper-parameters and state these are
+        opt:Optimizer # Optimizer to copy from
     ):
-        "Be as the parameter is in `opt` now."
+        "Update to the parameter's current hyper-parameters and state in `opt`."
         self.param_groups, self.tracked = [{**opt.param_groups[self.group], 'params': [self.p]}], opt.tracked
         self.state[self.p] = opt.state[self.p]
 
     def detach(self):
-        "Take the hook away."
+        "Remove the hook."
         if self.hook is not None: self.hook.remove()
 
 
@@ -231,12 +229,12 @@ def _refuse_sums(composition):
 
 
 def _hooked(p, f):
-    "A hook on `p`, also while it is frozen; None if it can't have a gradient"
+    "Register a hook on `p`, even if it is frozen; return None if it can't have a gradient"
     needs = p.requires_grad
     try:
         p.requires_grad_(True)
         return p.register_post_accumulate_grad_hook(f)
-    except RuntimeError: return None # integers, say
+    except RuntimeError: return None # integers, for example
     finally:
         if not needs: p.requires_grad_(False)
 

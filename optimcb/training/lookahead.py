@@ -1,4 +1,4 @@
-"fastai's `Lookahead`, which wraps an optimizer: here it is the same optimizer with two more steppers."
+"fastai's `Lookahead`, which wraps an optimizer by adding steppers to it."
 from functools import partial
 from numbers import Integral
 
@@ -17,24 +17,23 @@ __all__ = ['Lookahead', 'look_ahead']
 
 
 def look_ahead() -> list:
-    """List the steppers of slow weights, a part for any rule (Zhang et al. 2019, arxiv.org/abs/1907.08610).
+    """List the steppers of Lookahead, a part for any rule (Zhang et al. 2019, arxiv.org/abs/1907.08610).
 
-    `Lookahead` puts them into an existing optimizer."""
+    `Lookahead` adds them to an existing optimizer."""
     return [slow_start, lookahead_step]
 
 
 class Lookahead(Optimizer):
     """Add slow weights to `opt` (Zhang et al. 2019, https://arxiv.org/abs/1907.08610, alg. 1).
 
-    Parameters, hyper-parameters and state are shared with `opt`, which is in `.opt`. `k` and `alpha` are
-    hyper-parameters.
-    Raises `TypeError` for an optimizer that is not made of steppers.
+    Parameters, hyper-parameters and state are shared with the wrapped optimizer, `.opt`. `k` and `alpha` are
+    hyper-parameters. Raises `TypeError` for an optimizer without steppers.
     """
     @entry
     def __init__(self,
         opt:Optimizer, # Optimizer to wrap
-        k:int=K, # Fast steps for one slow step, at least 1
-        alpha:float=ALPHA # Length of the slow step, as a share of the way to the fast weights, 0 to 1
+        k:int=K, # Number of fast steps per slow step, at least 1
+        alpha:float=ALPHA # Slow step as a fraction of the distance to the fast weights, 0 to 1
     ):
         if not runs_steppers(opt):
             raise TypeError(f"Lookahead adds steppers to an Optimizer, but {type(opt).__name__} has a step "
@@ -70,9 +69,9 @@ class Lookahead(Optimizer):
     @entry
     def set_hyper(self,
         k:str, # Name; may be new
-        v # A value, one for each group, or a slice
+        v # One value for all groups, one per group, or a slice
     ):
-        """Set a hyper-parameter, as `Optimizer.set_hyper`.
+        """Set a hyper-parameter, like `Optimizer.set_hyper`.
 
         Raises `ValueError` if `k` or `alpha` is out of range."""
         for o in per_group(k, v, len(self.param_lists)):
@@ -85,7 +84,7 @@ class Lookahead(Optimizer):
     @property
     @entry
     def count(self) -> int:
-        "The number of fast steps done, of the parameter that has done most."
+        "The number of fast steps, the largest of all parameters."
         return max((s.get('count', 0) for s in self._states), default=0)
 
     @property
@@ -101,7 +100,7 @@ class Lookahead(Optimizer):
     def load_state_dict(self,
         state_dict:dict # From `state_dict`, or from fastai's `Lookahead`
     ):
-        "Load a state dict, as `Optimizer.load_state_dict`; fastai's `slow_weights` too."
+        "Load a state dict, like `Optimizer.load_state_dict`, including fastai's `slow_weights`."
         if state_dict.get('slow_weights') is not None:
             slow = [p for ps in state_dict['slow_weights'] for p in ps]
             pairs = zip(state_dict['state'], slow, strict=True)

@@ -1,7 +1,7 @@
-"""Sharpness-aware minimization (SAM): the gradient is taken where the loss is about the largest nearby.
+"""Sharpness-aware minimization (SAM): take the gradient near the point of largest loss in the neighbourhood.
 
-A first gradient leads there. This ascent is an optimizer of one stepper, so it runs on every engine, with
-the norm of all parameters, of sharded ones too.
+A first gradient leads there. This ascent is an optimizer with a single stepper, so it runs on every engine,
+and its norm covers all parameters, sharded ones too.
 """
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -21,23 +21,22 @@ __all__ = ['Ascent', 'SAM', 'stats_kept']
 
 
 class Ascent:
-    """Moves the parameters of an optimizer to where the loss is about the largest nearby, and back, exactly.
+    """The ascent of SAM: moves parameters towards a larger loss nearby, and back to exactly the old values.
 
-    Where an objective is maximized, by the stepper `maximize` or by torch's option, they move to where it
-    is about the smallest. A copy of the weights is kept and used again. Parameters without a gradient
-    stay."""
+    If an objective is maximized, by the stepper `maximize` or torch's option, parameters move towards a
+    smaller one. A copy of the weights is kept and reused. Parameters without a gradient stay."""
     @entry
     def __init__(self,
         opt, # Optimizer of any kind, with the parameters to move
-        rho:float=0.05, # Length of the move, over all parameters; groups may have their own `sam_rho`
-        adaptive:bool=False, # Move larger weights further (ASAM)? Then 0.5 is a usual `rho`
-        eta:float=0.01 # Added to the size of a weight, if `adaptive`; groups may have their own `sam_eta`
+        rho:float=0.05, # Norm of the move over all parameters; groups may have their own `sam_rho`
+        adaptive:bool=False, # Move larger weights further (ASAM)? A usual `rho` is then 0.5
+        eta:float=0.01 # Added to a weight's magnitude, if `adaptive`; groups may have their own `sam_eta`
     ):
         self.opt, self.adaptive, self.moved, self.climber = opt, bool(adaptive), [], None
         self.hypers = {k: check(k, v, NOT_NEGATIVE) for k, v in (('sam_rho', rho), ('sam_eta', eta))}
 
     def up(self):
-        """Move up along the gradients, from the trained weights, to which it goes back first.
+        """Go back to the trained weights if necessary, then move up along the gradients.
 
         Raises `ValueError` for sparse gradients."""
         self.down()
@@ -46,7 +45,7 @@ class Ascent:
         if any(p.grad.layout is not torch.strided for p in ps):
             raise ValueError("SAM needs the gradients of whole parameters, but one is sparse. "
                              "Make the embedding without `sparse=True`.")
-        self.moved = ps # first, so that a step that fails can be undone
+        self.moved = ps # first, so that a failing step can be undone
         try: climber.step()
         except BaseException:
             self.down()
@@ -61,7 +60,7 @@ class Ascent:
                 if 'sam_weights' in state.get(p, {}): p.copy_(state[p]['sam_weights'])
 
     def _climber(self):
-        "Return the optimizer that moves up, with the groups as they are now."
+        "Return the optimizer of the ascent, with the current groups."
         groups, turns = self.opt.param_groups, self._turns()
         known = self.hypers
         if turns: known = {**known, 'maximize': hasattr(self.opt, 'composition')} # torch's groups have it
@@ -75,7 +74,7 @@ class Ascent:
         return self.climber
 
     def _new_climber(self, groups, hypers, turns):
-        "Make the optimizer that moves up."
+        "Create the optimizer of the ascent."
         params = []
         for g, h in zip(groups, hypers):
             pairs = zip(g['param_names'], g['params']) if 'param_names' in g else g['params']
@@ -85,35 +84,34 @@ class Ascent:
         return climber
 
     def _turns(self) -> list:
-        "List the steppers of the optimizer that change the sign of gradients."
+        "List the optimizer's steppers that flip the sign of gradients."
         if hasattr(self.opt, 'composition'): return [s.f for s in self.opt.composition.flips_grad]
         return [maximize] if any(g.get('maximize') for g in self.opt.param_groups) else []
 
 
 class SAM(Optimizer):
-    """Let `opt` step by gradients taken where the loss is about the largest nearby.
+    """Add sharpness-aware minimization to `opt`: step by the gradient near the largest loss nearby.
 
-    One step takes two forward and backward passes. Given a closure that clears gradients, evaluates the
-    loss and calls `backward`, `step` calls it twice and returns the first loss. Without a closure:
-    `loss.backward()`, `opt.ascend()`, `opt.zero_grad()`, the second `backward()`, `opt.step()`. The second
-    gradients are left in `.grad`. The weights in the model are the trained ones, except between `ascend`
-    and `step` or `descend`.
+    One step takes two forward and backward passes. `step` calls a closure, which clears gradients, evaluates
+    the loss and calls `backward`, twice and returns the first loss. Without a closure, call
+    `loss.backward()`, `opt.ascend()`, `opt.zero_grad()`, a second `backward()`, then `opt.step()`. `.grad`
+    keeps the second gradients. The model has the trained weights, except between `ascend` and `step` or
+    `descend`.
 
-    Parameters, hyper-parameters and state are shared with `opt`, which is in `.opt`. `sam_rho` and
-    `sam_eta` are hyper-parameters, of groups. With a `GradScaler` both passes can be scaled:
-    `scaler.unscale_(opt); opt.ascend(); scaler.update()` after the first, and as usual after the second.
-    By a first gradient that isn't finite, nothing moves. If the scaler skips the step, `opt.descend()`
-    moves the weights back; so does the next `ascend`.
-    Raises `TypeError` for an optimizer that is not made of steppers.
+    Parameters, hyper-parameters and state are shared with the wrapped optimizer, `.opt`. `sam_rho` and
+    `sam_eta` are hyper-parameters of groups. A `GradScaler` may scale both passes: call
+    `scaler.unscale_(opt); opt.ascend(); scaler.update()` after the first, and proceed as usual after the
+    second. If the first gradient isn't finite, nothing moves. If the scaler skips the step, `opt.descend()`
+    or the next `ascend` moves the weights back. Raises `TypeError` for an optimizer without steppers.
     Source: Foret et al. 2021, https://arxiv.org/abs/2010.01412, alg. 1.
     """
     @entry
     def __init__(self,
         opt:Optimizer, # Optimizer to wrap
-        rho:float=0.05, # Length of the ascent, as the norm over all parameters
+        rho:float=0.05, # Norm of the ascent over all parameters
         adaptive:bool=False, # Move larger weights further (ASAM, arxiv.org/abs/2102.11600)? Usual: `rho` 0.5
-        eta:float=0.01, # Added to the size of a weight, if `adaptive`
-        model:nn.Module|None=None # Keep its running statistics in a closure's second pass: see `stats_kept`
+        eta:float=0.01, # Added to the magnitude of a weight, if `adaptive`
+        model:nn.Module|None=None # Model whose running statistics skip the second pass (`stats_kept`)
     ):
         if isinstance(opt, SAM): raise TypeError("this optimizer is a SAM already. Set its `sam_rho`.")
         if not runs_steppers(opt):
@@ -131,12 +129,12 @@ class SAM(Optimizer):
 
     @property
     def is_up(self) -> bool:
-        "Are the weights where `ascend` has moved them?"
+        "Are the weights those after `ascend`?"
         return bool(self.ascent.moved)
 
     @entry
     def ascend(self):
-        """Move up along the gradients, to where the next ones are to be taken.
+        """Move up along the gradients, to the point for the next gradients.
 
         Raises `ValueError` for sparse gradients."""
         refuse_step(self)
@@ -144,14 +142,14 @@ class SAM(Optimizer):
 
     @entry
     def descend(self):
-        "Move back without a step, if the weights are up, as after a step that a `GradScaler` skipped."
+        "Move back without a step, for example after a step that a `GradScaler` skipped."
         self.ascent.down()
 
     @entry
     def step(self,
         closure:Callable|None=None # Clears gradients, calls `backward` and returns the loss; called twice
     ):
-        """Move back and step by the gradients; with a closure, do both passes.
+        """Move back, then step by the gradients; with a closure, do both passes.
 
         Returns the closure's first loss.
 
@@ -170,13 +168,13 @@ class SAM(Optimizer):
         return loss
 
     def _twice(self, closure):
-        "Do both passes of a closure. If one fails, the weights are moved back."
+        "Run both passes of a closure. If one fails, move the weights back."
         self.descend()
         try:
             with torch.enable_grad(): loss = closure()
             self.ascend()
             for g in self.param_groups:
-                for p in g['params']: p.grad = None # also for a closure that clears none
+                for p in g['params']: p.grad = None # in case the closure doesn't clear gradients
             keep_stats = stats_kept(self.model) if self.model is not None else nullcontext()
             with torch.enable_grad(), keep_stats: closure()
         except BaseException:
@@ -186,7 +184,7 @@ class SAM(Optimizer):
 
     @entry
     def eval(self, part=None):
-        "Put weights to evaluate in, as `Optimizer.eval`. Raises `RuntimeError` while the weights are up."
+        "Put weights for evaluation into the model, like `Optimizer.eval`. Raises `RuntimeError` if `is_up`."
         self._refuse_up("averages can't be put in")
         super().eval(part)
 
@@ -198,7 +196,7 @@ class SAM(Optimizer):
     def load_state_dict(self,
         state_dict:dict # From `state_dict`, of this optimizer or of the one that it wraps
     ):
-        "Load a state dict, as `Optimizer.load_state_dict`, after moving the weights back."
+        "Move the weights back, then load a state dict like `Optimizer.load_state_dict`."
         self.descend()
         super().load_state_dict(state_dict)
 
@@ -208,14 +206,14 @@ class SAM(Optimizer):
                            "Call `step()` or `descend()` first.")
 
 
-SAM.step.hooked = True # torch runs the hooks of a step around `Optimizer.step`, which it calls
+SAM.step.hooked = True # torch runs step hooks around `Optimizer.step`, which this step calls
 
 
 @contextmanager
 def stats_kept(
     model:nn.Module # Model with batch norm and the like
 ):
-    "Keep running statistics, which are those of the trained weights, in forward passes of a `with` block."
+    "Keep forward passes in a `with` block from changing running statistics."
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
     norms = [m for m in norms if m.track_running_stats]
     with ExitStack() as stack:
