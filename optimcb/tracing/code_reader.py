@@ -68,6 +68,11 @@ class CodeReader:
         self.asks_class, self.looks_up = False, False # `type`; is something looked up in a set or dict?
         self.stepper = None
         self.codes = [] # code that was met
+        self.functions = [] # that were read
+        # what was looked up outside: `(dict, name, object)`, of modules; `(cell, object)`, of closures
+        self.loaded, self.cells = [], []
+        self.owners, self.imports = [], [] # what else attributes are looked up of; imported modules
+        self.tells_numbers = False # is a number compared by `is`?
 
     def read(self, o, name):
         "Read all that `o` may run. Raises `Impure`."
@@ -116,8 +121,10 @@ class CodeReader:
             uses = f"it calls `{f.__name__}`, which uses `{min(drawn)}`"
             raise Impure(f"{uses}: engines call it in another order")
         elif not module.startswith(OURS) and not self._is_known(f.__name__, module):
-            free = zip(f.__code__.co_freevars, f.__closure__ or ())
+            self.functions.append(f)
+            free = list(zip(f.__code__.co_freevars, f.__closure__ or ()))
             known = {k: cell.cell_contents for k, cell in free if _is_bound(cell)}
+            self.cells += [(cell, known.get(k, UNKNOWN)) for k, cell in free]
             ps = inspect.signature(f, follow_wrapped=False).parameters.values()
             known |= {p.name: p.default for p in ps if p.default is not p.empty}
             self.code(f.__code__, f.__globals__, known)
@@ -190,7 +197,10 @@ class CodeReader:
 
     def attribute(self, o, name, k):
         "`o.k` of something known, if that is no matter of methods."
-        if isinstance(o, ModuleType): return vars(o)[k] if k in vars(o) else getattr(o, k, UNKNOWN)
+        if isinstance(o, ModuleType):
+            self.loaded.append((vars(o), k, vars(o).get(k, UNKNOWN)))
+            return vars(o)[k] if k in vars(o) else getattr(o, k, UNKNOWN)
+        self.owners.append(o)
         if isinstance(o, Tensor) and is_written(k): raise Impure(f"it writes into `{name}`")
         if is_inert(o): return UNKNOWN
         self.named(k)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from optimcb.tracing.ir import DTYPES, FLOATS, OPAQUE, PER_ELEMENT, PER_PARAMETER, Node, extent_of
+from optimcb.tracing.numbers import plain
 from optimcb.tracing.opaque import (
     PLACEHOLDER,
     Call,
@@ -214,6 +215,7 @@ class Trace:
         if type(o) in TRACERS and o.extent is PER_ELEMENT:
             return self.example.shape, self.example.stride(), o.dtype
         if hasattr(o, 'dtype') and not isinstance(o, Number): return (), None, o.dtype
+        o = plain(o)
         return int(o) if hasattr(o, '__index__') else float(o)
 
     def _result(self, name, call, k, o):
