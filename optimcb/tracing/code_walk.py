@@ -88,8 +88,10 @@ class CodeWalk:
     def _identity(self, i):
         "Two objects are told apart"
         if not _is_told(self.every, i, self.means): raise Impure(_identity(self.every, i, self.means))
-        told = [i.argval if is_constant(i) else self.means.get(i.offset) for i in operands_of(self.every, i)]
-        self.reader.tells_numbers |= any(isinstance(o, Number) and not isinstance(o, bool) for o in told)
+        ins = operands_of(self.every, i)
+        told = [i.argval if is_constant(i) else self.means.get(i.offset, UNKNOWN) for i in ins]
+        if any(o is None or isinstance(o, bool) for o in told): return
+        self.reader.tells_numbers |= any(isinstance(o, Number) for o in told)
 
     def _store(self, i, last, before):
         "What local names an instruction sets. `last` is the one before it, `before` what that means"

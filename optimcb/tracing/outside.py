@@ -6,6 +6,7 @@ Everything that may change while it stays the same object speaks against it: lis
 tensors.
 """
 import builtins
+import math
 import operator
 from collections.abc import Iterator
 from functools import partial
@@ -42,8 +43,9 @@ STABLE = frozenset({'torch', 'math', 'numpy', 'operator', 'itertools', 'functool
 BUILTINS = frozenset({
     'abs', 'all', 'any', 'divmod', 'iter', 'len', 'max', 'min', 'next', 'pow', 'round', 'sorted'})
 TYPES = (bool, dict, enumerate, filter, float, frozenset, int, list, map, partial, range, reversed, set,
-         slice, str, tuple, zip, torch.Size)
-NOT_VALUES = frozenset({operator.is_, operator.is_not})
+         slice, str, tuple, zip, torch.Size, torch.finfo, torch.iinfo)
+# Functions that do something else with numbers than operators do
+NOT_AS_OPERATORS = frozenset({operator.is_, operator.is_not, math.prod, getattr(math, 'sumprod', None)})
 
 
 class Outside:
@@ -118,7 +120,6 @@ def _is_fixed(o, read) -> bool:
         if hasattr(o, 'inferred_outputs') or any(o is f for f in read): return True
         return _is_ours(o.__module__) or _is_torchs(o)
     if isinstance(o, BuiltinFunctionType): return _is_of_values(o)
-    if isinstance(o, np.ufunc): return True
     if isinstance(o, ModuleType): return _top(o.__name__) in STABLE
     if isinstance(o, type): return _is_plain_type(o)
     return isinstance(o, MethodDescriptorType) and getattr(o, '__objclass__', None) in TYPES
@@ -134,7 +135,7 @@ def _is_of_values(f) -> bool:
     owner, module = f.__self__, _top(f.__module__)
     if owner is builtins: return f.__name__ in BUILTINS
     if _is_constant(owner) and owner is not None: return True # a method
-    if module in ('math', '_operator'): return f not in NOT_VALUES
+    if module in ('math', '_operator'): return f not in NOT_AS_OPERATORS
     return module == '_functools' and f.__name__ == 'reduce' or _is_torchs(f)
 
 

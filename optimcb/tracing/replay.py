@@ -48,8 +48,24 @@ class Variant:
 class Form:
     "Steps whose numbers have the same names and types."
     def __init__(self, types):
-        self.variants, self.is_new = [], True
-        self.tries = MOST_VARIANTS if GIVEN.issuperset(types) else 0 # how often it may still be followed
+        self.variants = [] # the one that was replayed last is the first
+        self.can_be_followed, self.recorded = GIVEN.issuperset(types), 0
+
+    def is_to_be_followed(self) -> bool:
+        """Note that such a step was recorded. Shall it be followed?
+
+        The first one may be the only one. Where every step goes another way, few are."""
+        n = self.recorded
+        self.recorded += 1
+        return self.can_be_followed and 0 < n and (n <= MOST_VARIANTS or not n & (n - 1))
+
+    def keep(self, variant):
+        "Keep a variant, instead of the one that wasn't replayed for the longest time."
+        self.variants = [variant, *self.variants[:MOST_VARIANTS-1]]
+
+    def prefer(self, variant):
+        "Try a variant first from now on."
+        self.variants = [variant, *(v for v in self.variants if v is not variant)]
 
 
 class Recorder:
@@ -110,6 +126,7 @@ class Recorder:
         for variant in form.variants:
             numbers = variant.function(*values)
             if numbers is None: continue
+            if variant is not form.variants[0]: form.prefer(variant)
             res = done[form, values] = Replayed(variant, *numbers)
             return res
 
@@ -121,15 +138,13 @@ class Recorder:
         if len(res) < len(buckets) or failures: return res
         for b, r in zip(buckets, res):
             form, values = self._form(b, hypers[b.group])
-            if not form.tries or form.variants and (form, values) in done: continue
-            if not form.is_new: self._follow(form, values, b, hypers[b.group], r)
-            form.is_new = False
+            if form.variants and (form, values) in done: continue
+            if form.is_to_be_followed(): self._follow(form, values, b, hypers[b.group], r)
             if form.variants: done[form, values] = r
         return res
 
     def _follow(self, form, values, bucket, hypers, recording):
         "Record once more, following numbers, and keep what comes to the same as `recording`"
-        form.tries -= 1
         if self.outside is UNREAD:
             self.outside = outside_of(self.composition)
             self.readings += 1
@@ -143,7 +158,7 @@ class Recorder:
             if not _is_same(followed, recording): return
             function = script.function(len(values), followed.slots, followed.numbers)
         except Exception: return # of the recording none was raised: it is for the numbers that are followed
-        if not script.failed: form.variants.append(Variant(recording, function))
+        if not script.failed: form.keep(Variant(recording, function))
 
 
 def _run_alone(recording, composition, hypers):
@@ -160,7 +175,8 @@ def _run_alone(recording, composition, hypers):
 
 def _is_same(followed, recording) -> bool:
     "Has a recording that follows numbers come to the same as one that doesn't, bit for bit?"
-    if followed.externals or recording.externals or followed.key != recording.key: return False
+    if followed.trace.asks_own or followed.externals or recording.externals: return False
+    if followed.key != recording.key: return False
     numbers, others = followed.numbers, recording.numbers
     if list(numbers) != list(others) or len(followed.slots) != len(recording.slots): return False
     pairs = [*zip(followed.slots, recording.slots), *zip(numbers.values(), others.values())]

@@ -58,6 +58,7 @@ class Trace:
         self.no_dims = example.dim() == 0
         self.failure = self.param = None
         self.no_calls = None # why no function can be called by torch
+        self.asks_own = False # is the parameter asked for attributes that somebody gave to it?
         self.stepper = None # the one that runs
         self._nodes = []
 
