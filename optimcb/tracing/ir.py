@@ -76,7 +76,7 @@ LEAVES = frozenset({'load', 'external', 'numel'})
 class Node(NamedTuple):
     """One operation.
 
-    A trace keeps nodes as flat tuples `(op, dtype, extent, *args)`, which are hashed in each step; `Node.of`
+    A trace keeps nodes as flat tuples `(op, dtype, extent, *args)`, which are hashed as they are made; `Node.of`
     gives them names.
     """
     op: str
