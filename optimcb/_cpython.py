@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from types import CodeType, FrameType, TracebackType
 
 __all__ = ['ANYWHERE', 'LOADS_ATTR', 'LOADS_OUTSIDE', 'NOISE', 'assigned_arguments', 'branches_on_values',
-    'caller_outside', 'ends_by_raise', 'frame_above', 'frames_above', 'has_branches', 'instructions',
+    'caller_outside', 'catches_errors', 'ends_by_raise', 'frame_above', 'frames_above', 'has_branches', 'instructions',
     'is_constant', 'is_in_place', 'loaded_names', 'module_of', 'operands_of', 'place_of', 'references',
     'returns_something', 'stacklevel_outside', 'stored_names', 'uses_kwargs']
 
@@ -176,6 +176,13 @@ def branches_on_values(
         is_none = [o.opname for o in test] == ['LOAD_CONST', 'IS_OP'] and test[0].argval is None # Python 3.10
         if not is_none: return True
     return False
+
+
+def catches_errors(
+    code:CodeType # Code of a function
+) -> bool:
+    "Does it catch errors, or does it have a `with`, which may?"
+    return any(i.opname == 'POP_EXCEPT' for i in dis.get_instructions(code))
 
 
 def returns_something(

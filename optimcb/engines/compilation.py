@@ -13,7 +13,7 @@ from optimcb.engines.sharded import agree
 from optimcb.tracing.bucket import Changed
 from optimcb.tracing.program import Program, Unsupported
 from optimcb.tracing.purity import asks_type
-from optimcb.tracing.recording import record
+from optimcb.tracing.replay import Recorder
 from optimcb.tracing.rng import RngSnapshot
 from optimcb.warn import warn
 
@@ -40,13 +40,13 @@ class Compilation:
         self.programs = {} # by structure
         self.agreed = set() # ids of programs that all processes can run
         self.has_kernels = True # False if one couldn't be built for a GPU: then lists of tensors are used
-        self.asks_type = any(map(asks_type, composition.steppers))
+        self.recorder = Recorder(composition, typed=any(map(asks_type, composition.steppers)))
         self.shared = None # recordings of a step that is made of several calls
 
     def share_recordings(self):
         """Begin a step that is made of several calls of `prepare`: recordings are shared until this is
         called again."""
-        self.shared = []
+        self.shared = {}
 
     def prepare(self,
         plan, # Plan of the parameters
@@ -78,8 +78,7 @@ class Compilation:
         refusals, failures = self.refusals, []
         looked = set(refusals.looked)
         before = RngSnapshot() if not self.programs else None
-        recordings = record(plan.buckets, self.composition, hypers, looked, self.asks_type, scaling,
-                            self.shared, failures)
+        recordings = self.recorder.record(plan.buckets, hypers, looked, scaling, self.shared, failures)
         if looked != refusals.looked: # then the buckets are smaller
             refusals.looked = looked
             raise Changed
@@ -91,9 +90,14 @@ class Compilation:
         return recordings
 
     def _program_of(self, recording, plan) -> Program:
-        key = *recording.key, bool(plan.shardings)
+        "Return the program of a recording. What replays one has it at hand, as hashing a key takes its time"
+        is_spread = bool(plan.shardings)
+        program = recording.programs.get(is_spread)
+        if program is not None: return program
+        key = *recording.key, is_spread
         program = self.programs.get(key)
         if program is None: program = self.programs[key] = Program(*key)
+        recording.programs[is_spread] = program
         return program
 
     def _build(self, plan, programs, key) -> list:

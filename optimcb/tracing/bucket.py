@@ -5,7 +5,7 @@ from operator import is_, itemgetter
 import torch
 from torch import Tensor
 
-from optimcb._tensors import sharding_of
+from optimcb._tensors import is_dtensor, sharding_of, unsharded
 from optimcb.tracing.ir import DTYPES, FLOATS, PER_ELEMENT, StateKind, extent_of
 
 __all__ = ['Bucket', 'Changed', 'constant', 'fit', 'is_plain', 'key_of', 'misfit', 'sharing']
@@ -22,7 +22,8 @@ class Changed(Exception):
 class Bucket:
     """Parameters that one recording holds for.
 
-    `kinds` are the `StateKind`s of tensors among their state, `numbers` the rest of it.
+    `kinds` are the `StateKind`s of tensors among their state, `numbers` the rest of it. `kind` is what they
+    have in common besides numbers and group; `forms` belongs to what replays recordings.
     """
     def __init__(self,
         key:tuple, # What they have in common, as `key_of` gives it
@@ -31,6 +32,7 @@ class Bucket:
     ):
         self.key, self.group, self.example = key, group, example
         self.kinds, self.numbers, self.grad_dtype = key[1], dict(key[2]), key[5]
+        self.kind, self.forms = (key[1], *key[3:], is_dtensor(unsharded(example))), None
         self.params, self.states, self.places = [], [], []
 
     def add(self,

@@ -67,7 +67,11 @@ class CodeReader:
         self.asks_type = False # does it use `isinstance` or the like?
         self.asks_class, self.looks_up = False, False # does it use `type`; is a set or dict looked up?
         self.stepper = None
-        self.codes = [] # code objects that were read
+        self.codes, self.functions = [], [] # code objects and functions that were read
+        # what was read from outside: `(dict, name, object)` of modules, `(cell, object)` of closures
+        self.loaded, self.cells = [], []
+        self.owners, self.imports = [], [] # other objects whose attributes were read; imported modules
+        self.tells_numbers = False # does it compare a number by `is`?
 
     def read(self, o, name):
         "Read all that `o` may run. Raises `Impure`."
@@ -116,8 +120,10 @@ class CodeReader:
             uses = f"it calls `{f.__name__}`, which uses `{min(drawn)}`"
             raise Impure(f"{uses}: engines call it in another order")
         elif not module.startswith(OURS) and not self._is_known(f.__name__, module):
-            free = zip(f.__code__.co_freevars, f.__closure__ or ())
+            self.functions.append(f)
+            free = list(zip(f.__code__.co_freevars, f.__closure__ or ()))
             known = {k: cell.cell_contents for k, cell in free if _is_bound(cell)}
+            self.cells += [(cell, known.get(k, UNKNOWN)) for k, cell in free]
             ps = inspect.signature(f, follow_wrapped=False).parameters.values()
             known |= {p.name: p.default for p in ps if p.default is not p.empty}
             self.code(f.__code__, f.__globals__, known)
@@ -190,7 +196,10 @@ class CodeReader:
 
     def attribute(self, o, name, k):
         "Read attribute `k` of a known object."
-        if isinstance(o, ModuleType): return vars(o)[k] if k in vars(o) else getattr(o, k, UNKNOWN)
+        if isinstance(o, ModuleType):
+            self.loaded.append((vars(o), k, vars(o).get(k, UNKNOWN)))
+            return vars(o)[k] if k in vars(o) else getattr(o, k, UNKNOWN)
+        self.owners.append(o)
         if isinstance(o, Tensor) and is_written(k): raise Impure(f"it writes into `{name}`")
         if is_inert(o): return UNKNOWN
         self.named(k)

@@ -1,6 +1,7 @@
 "Walk through a function's bytecode to find what it loads from outside and what it changes."
 import builtins
 import sys
+from numbers import Number
 from types import CodeType, ModuleType
 
 from torch import Tensor
@@ -55,8 +56,7 @@ class CodeWalk:
             before = self.means.get(last.offset, UNKNOWN) if last else UNKNOWN
             self._store(i, last, before)
             self._effect(i, last, before)
-            if i.opname == 'IS_OP' and not _is_told(self.every, i, self.means):
-                raise Impure(_identity(self.every, i, self.means))
+            if i.opname == 'IS_OP': self._identity(i)
         self._constants()
 
     def _attribute(self, i, o, name, root):
@@ -74,13 +74,24 @@ class CodeWalk:
         o, name = UNKNOWN, i.argval
         if i.opname in LOADS_OUTSIDE and name[0] != '@': # `@` is pytest's
             o = self.outside.get(name, self.inside.get(name, UNKNOWN))
-        if i.opname == 'IMPORT_NAME': self.imported = self.means[i.offset] = _imported(name)
+            self.reader.loaded.append((self.outside, name, self.outside.get(name, UNKNOWN)))
+        if i.opname == 'IMPORT_NAME':
+            self.reader.imports.append(name)
+            self.imported = self.means[i.offset] = _imported(name)
         if i.opname == 'IMPORT_FROM': self.means[i.offset] = vars(self.imported).get(name, self.imported)
         for n in root:
             if o is not UNKNOWN: self.reader.used(o, name)
             o, name = self.known.get(n, UNKNOWN), n
         if o is not UNKNOWN: self.means[i.offset] = o
         return o, name
+
+    def _identity(self, i):
+        "Two objects are told apart"
+        if not _is_told(self.every, i, self.means): raise Impure(_identity(self.every, i, self.means))
+        ins = operands_of(self.every, i)
+        told = [i.argval if is_constant(i) else self.means.get(i.offset, UNKNOWN) for i in ins]
+        if any(o is None or isinstance(o, bool) for o in told): return
+        self.reader.tells_numbers |= any(isinstance(o, Number) for o in told)
 
     def _store(self, i, last, before):
         "Note local names that an instruction sets. `last` is the previous instruction, `before` its object"

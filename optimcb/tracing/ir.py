@@ -76,7 +76,7 @@ LEAVES = frozenset({'load', 'external', 'numel'})
 class Node(NamedTuple):
     """One operation.
 
-    A trace stores nodes as flat tuples `(op, dtype, extent, *args)`, which are hashed in each step; `Node.of`
+    A trace stores nodes as flat tuples `(op, dtype, extent, *args)`, which are hashed when they are made; `Node.of`
     adds field names.
     """
     op: str

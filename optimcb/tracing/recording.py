@@ -37,12 +37,16 @@ IS_SHARDED = "a part of the parameter lies in another process"
 
 
 class Recording:
-    "A trace of one step: its structure, its numbers, and what becomes of state that is no tensor."
+    """A trace of one step: its structure, its numbers, and what becomes of state that is no tensor.
+
+    `key` is the structure: nodes and outputs. `numbers` is new state that is no tensor, by name; `count` how
+    many parameters it is of. `programs` takes what is made of the structure."""
     def __init__(self,
         bucket:Bucket, # The parameters
         looked:set, # Takes names of attributes of parameters that the steppers read
         typed:bool, # Should tracers say that they are tensors?
-        scaling=None # What the gradients were multiplied by, and whether to skip the step; None: neither
+        scaling=None, # What the gradients were multiplied by, and whether to skip the step; None: neither
+        numbers:dict|None=None # State that is no tensor; default: the bucket's
     ):
         self.trace = t = Trace(unsharded(bucket.example), looked, typed)
         dtype = bucket.example.dtype
@@ -50,9 +54,13 @@ class Recording:
         self.p = t.param = make(t, t.emit('load', dtype, PER_ELEMENT, '.p'), dtype, PER_ELEMENT, True)
         self._load_grad(bucket.grad_dtype, scaling)
         self.loaded = {k.name: self._load(k) for k in bucket.kinds}
-        self.state = {**bucket.numbers, **self.loaded}
+        self.known = bucket.numbers if numbers is None else numbers
+        self.state = {**self.known, **self.loaded}
         self.start, self.before = self.p.id, {name: v.id for name, v in self.loaded.items()}
-        self.known, self.count = bucket.numbers, 0
+        self.count, self.programs = 0, {}
+
+    slots = property(lambda self: self.trace.slots, doc="The numbers that nodes take.")
+    externals = property(lambda self: self.trace.externals, doc="The tensors from elsewhere that they take.")
 
     def _load_grad(self, dtype, scaling):
         "Load the gradient, without a GradScaler's factor, and note whether the step may be skipped"
@@ -104,7 +112,8 @@ class Recording:
         if not constant(v):
             what = f"it keeps `{name}`, which is {type(v).__name__}, as state"
             self.trace.fail(what, "Keep tensors and numbers.")
-        if name not in self.known or self.known[name] != v: self.numbers[name] = v
+        old = self.known.get(name, self)
+        if old is not v and (old is self or old != v): self.numbers[name] = v
         return []
 
     def _unless_skipped(self, o) -> Output:
@@ -163,7 +172,7 @@ def record(
     looked:set, # Takes names of attributes of parameters that the steppers read
     typed:bool=False, # Should tracers say that they are tensors?
     scaling=None, # What the gradients were multiplied by, and whether to skip the step; None: neither
-    done:list|None=None, # `(key, hypers, recording)` of this step's recordings so far; takes new ones
+    done:dict|None=None, # This step's recordings so far, by what matters to them; takes new ones
     failures:list|None=None, # Takes each `NotRecorded`, which is raised otherwise
     observer=None # What `Composition.run` tells which stepper it enters; default: the trace
 ) -> list[Recording]:
@@ -171,24 +180,37 @@ def record(
 
     Raises `MissingName`, and `NotRecorded` without `failures`.
     """
-    done, res = [] if done is None else done, []
+    done, res, begun = {} if done is None else done, [], []
     for b in buckets:
-        # `b.numbers` rather than those in the key, which are of the time when the bucket was made
-        key, h = (b.key[1], tuple(b.numbers.items()), *b.key[3:]), hypers[b.group]
-        known = next((r for k, g, r in done if k == key and _equal(g, h)), None)
+        h = hypers[b.group]
+        key = _matters(b, h)
+        known, _ = done.get(key, (None, None))
         if known is None:
             with _collected(failures), _explained(buckets if composition.sums_over_all else [b], composition):
                 _check_given(b, composition, h)
                 known = _begun(Recording(b, looked, typed, scaling), composition, h, observer)
-                done.append((key, h, known))
+                done[key] = known, h # which keeps the objects alive whose ids are in the key
+                begun.append(known)
         if known is None: continue
         known.count += len(b.params)
         res.append(known)
     if composition.sums_over_all and not failures:
         with _collected(failures), _explained(buckets, composition):
-            _go_on([r for _, _, r in done])
-            for _, _, r in done: r.finish(composition)
+            _go_on(begun)
+            for r in begun: r.finish(composition)
     return res
+
+
+def _matters(bucket, hypers) -> tuple:
+    "What a recording depends on: buckets for which it is the same share one"
+    # `bucket.numbers` rather than those in the key, which are of the time when the bucket was made
+    values = *hypers.values(), *bucket.numbers.values()
+    return bucket.kind, *hypers, None, *bucket.numbers, *map(type, values), *map(_compared, values)
+
+
+def _compared(v):
+    "Something that is equal for one value. Tensors are not looked into: that might be to wait for a device"
+    return v if v is None or isinstance(v, (Number, str)) else id(v)
 
 
 def _check_given(bucket, composition, hypers):
@@ -248,16 +270,6 @@ def _instead(e) -> str:
     wants_number = isinstance(e, TypeError) and re.search(r'must be (Number|float), not \w*Tracer', str(e))
     if wants_number: return "Call it as a method: `x.addcmul(a, b, value=c)`, `x.new_full(x.shape, c)`."
     return "Only the eager engine can run it."
-
-
-def _equal(a, b):
-    "Are these the same names with the same values, of the same types?"
-    return a is b or a.keys() == b.keys() and all(_same(x, b[k]) for k, x in a.items())
-
-
-def _same(x, y) -> bool:
-    "Are these one value? Tensors are not looked into: that might be to wait for a device"
-    return x is y or type(x) is type(y) and not isinstance(x, Tensor) and x == y
 
 
 def _go_on(recordings):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from optimcb.tracing.ir import DTYPES, FLOATS, OPAQUE, PER_ELEMENT, PER_PARAMETER, Node, extent_of
+from optimcb.tracing.numbers import plain
 from optimcb.tracing.opaque import (
     PLACEHOLDER,
     Call,
@@ -57,6 +58,7 @@ class Trace:
         self.no_dims = example.dim() == 0
         self.failure = self.param = None
         self.no_calls = None # why no function can be called by torch
+        self.asks_own = False # is the parameter asked for attributes that somebody gave to it?
         self.stepper = None # the one that runs
         self._nodes = []
 
@@ -214,6 +216,7 @@ class Trace:
         if type(o) in TRACERS and o.extent is PER_ELEMENT:
             return self.example.shape, self.example.stride(), o.dtype
         if hasattr(o, 'dtype') and not isinstance(o, Number): return (), None, o.dtype
+        o = plain(o)
         return int(o) if hasattr(o, '__index__') else float(o)
 
     def _result(self, name, call, k, o):

@@ -208,6 +208,7 @@ class Tracer:
         if hasattr(Tensor, name): self._real(f"it uses `{name}` of a tensor", INSTEAD.get(name, ELEMENTWISE))
         if self is not self.trace.param: raise AttributeError(name)
         self.trace.looked.add(name)
+        self.trace.asks_own = True
         found = getattr(self.trace.example, name) # an attribute that a user added to the parameter
         if isinstance(found, Tensor): self._real(f"it uses `{name}`, a tensor of the parameter")
         why = value_impurity(found, name)

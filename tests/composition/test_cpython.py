@@ -13,6 +13,7 @@ from optimcb import CompositionWarning, Optimizer, once
 from optimcb._cpython import (
     branches_on_values,
     caller_outside,
+    catches_errors,
     ends_by_raise,
     frame_above,
     frames_above,
@@ -35,6 +36,32 @@ def step_of(f, **hypers):
     opt = Optimizer(ps, [f], lr=0.1, engine='foreach', check=False, **hypers)
     opt.step()
     return opt, ps
+
+
+# Bytecode: does a function catch errors?
+
+def tries(x):
+    try: return 1/x
+    except ZeroDivisionError: return 0.
+def tries_all(x):
+    try: return 1/x
+    except: return 0. # noqa: E722
+def gives_up(x):
+    try: return 1/x
+    finally: return 0. # noqa: B012
+def enters(x):
+    with x: return 1.
+def only_asks(x): return [i for i in (x, x+1) if i] + list(i for i in range(3) if x) # noqa: C400
+def only_raises(x):
+    for i in range(3):
+        if x > i: raise ValueError(x)
+    assert x, 'none'
+def only_yields(x): yield x
+
+
+def test_catches_errors():
+    assert all(map(catches_errors, [f.__code__ for f in (tries, tries_all, gives_up, enters)]))
+    assert not any(map(catches_errors, [f.__code__ for f in (only_asks, only_raises, only_yields)]))
 
 
 # Bytecode: what a stepper does to what lies outside of it

@@ -1,0 +1,257 @@
+"""Numbers that are followed: what steppers work out from them is written down, as lines of Python.
+
+The lines work the same out from other numbers, as long as whatever was decided by them is decided alike.
+"""
+import math
+import operator
+from collections.abc import Callable
+
+import numpy as np
+
+__all__ = ['FOLLOWED', 'NotFollowed', 'Num', 'Script', 'plain']
+
+
+FOLLOWED = frozenset({int, float, np.float64}) # types of numbers that are followed
+CONSTANTS = FOLLOWED | {bool} # what is computed with beside them
+MOST_LINES = 1000 # of a script
+IN_MATH = {'sqrt': math.sqrt, 'exp': math.exp, 'log': math.log}
+BINARY = {
+    'add': '{} + {}', 'sub': '{} - {}', 'mul': '{} * {}', 'truediv': '{} / {}', 'floordiv': '{} // {}',
+    'mod': '{} % {}', 'pow': '{} ** {}', 'and': '{} & {}', 'or': '{} | {}', 'xor': '{} ^ {}',
+    'lshift': '{} << {}', 'rshift': '{} >> {}'}
+UNARY = {'neg': '-{}', 'pos': '+{}', 'invert': '~{}', 'abs': 'abs({})'}
+COMPARISONS = {'lt': '{} < {}', 'le': '{} <= {}', 'gt': '{} > {}', 'ge': '{} >= {}', 'eq': '{} == {}',
+               'ne': '{} != {}'}
+WHOLE = {'floor': math.floor, 'ceil': math.ceil, 'trunc': math.trunc, 'round': round}
+INSIDE = {**IN_MATH, **WHOLE, 'abs': abs, 'type': type, 'int': int, 'float': float, 'float64': np.float64}
+
+
+class NotFollowed(Exception):
+    "A number is used where it can't be followed."
+
+
+class Script:
+    "What a run does with some numbers: lines of Python, in the order of the run."
+    def __init__(self):
+        self.lines, self.names, self.guards, self.inside = [], {}, set(), dict(INSIDE)
+        self.failed = False # whether or not a stepper has caught the error
+
+    def fail(self):
+        "Give up: numbers are used where they can't be followed. Always raises `NotFollowed`."
+        self.failed = True
+        raise NotFollowed
+
+    def inputs(self,
+        values:tuple # Numbers, of which types are known, and other things, which must be what they are
+    ) -> list:
+        "What stands for `values` in the run: those of types in `FOLLOWED` are followed."
+        return [self._input(i, v) for i, v in enumerate(values)]
+
+    def _input(self, i, v):
+        name = f'v{i}'
+        if type(v) in FOLLOWED: return Num(self, name, v)
+        same = f'{name} == {v!r}' if type(v) is str else f'{name} is {self.text(v)}'
+        self.guard(same, True)
+        return v
+
+    def text(self,
+        v # A followed number, a constant, or a tuple of such
+    ) -> str:
+        "Write `v` down."
+        if type(v) is Num: return v._name
+        if type(v) is tuple and any(type(o) is Num for o in v):
+            return f"({''.join(f'{self.text(o)}, ' for o in v)})"
+        if v is None or type(v) in (bool, str): return repr(v)
+        if type(v) is int or type(v) is float and math.isfinite(v):
+            return f'({v!r})' if repr(v)[0] == '-' else repr(v)
+        if type(v) in (tuple, frozenset) and any(map(_holds_number, v)): self.fail()
+        name = f'c{len(self.inside)}'
+        self.inside[name] = v
+        return name
+
+    def guard(self,
+        condition:str, # As Python
+        outcome # What it came to
+    ):
+        "Let it be decided alike, or else give up."
+        known = condition, bool(outcome)
+        if known in self.guards: return
+        self.guards.add(known)
+        self._append(f'if not ({condition}): return None' if outcome else f'if {condition}: return None')
+
+    def _append(self, line):
+        if len(self.lines) == MOST_LINES: self.fail()
+        self.lines.append(line)
+
+    def operands(self,
+        given:tuple # Some of them followed
+    ) -> tuple|None:
+        """Values and texts of what an operation takes; None if it takes a tracer, which is to do it.
+
+        Raises `NotFollowed`."""
+        if any(hasattr(type(o), 'by_torch') for o in given): return None
+        if any(type(o) is not Num and type(o) not in CONSTANTS for o in given): self.fail()
+        return list(map(plain, given)), list(map(self.text, given))
+
+    def work_out(self,
+        f:Callable, # What is done
+        values:list # With what
+    ):
+        "`f` of `values`. What raises an error is not followed: another time it may not."
+        try: return f(*values)
+        except Exception:
+            self.failed = True
+            raise
+
+    def line(self,
+        expression:str, # As Python
+        value, # What it came to
+        varies:bool=False # May it have another type for operands of the same types?
+    ) -> 'Num':
+        "Write an expression down, once, and follow its value."
+        if type(value) not in FOLLOWED: self.fail()
+        name = self.names.get(expression)
+        if name is None:
+            name = self.names[expression] = f't{len(self.names)}'
+            self._append(f'{name} = {expression}')
+            if varies: self.guard(f'type({name}) is {type(value).__name__}', True)
+        return Num(self, name, value)
+
+    def function(self,
+        count:int, # Number of inputs
+        slots:list, # Followed numbers, and others
+        numbers:dict # By name, followed numbers and others
+    ) -> Callable:
+        """A function of the inputs that returns `slots` and `numbers` as they come out; None where something
+        is decided otherwise, or an error is raised. Raises `NotFollowed`."""
+        made = f"[{', '.join(map(self.text, slots))}]"
+        named = ', '.join(f'{k!r}: {self.text(v)}' for k, v in numbers.items())
+        lines = [f"def replay({', '.join(f'v{i}' for i in range(count))}):", ' try:',
+                 *(f'  {line}' for line in self.lines), f'  return {made}, {{{named}}}',
+                 ' except Exception: return None']
+        exec('\n'.join(lines), self.inside)
+        return self.inside['replay']
+
+
+def _holds_number(v) -> bool:
+    return type(v) is Num or isinstance(v, (tuple, frozenset)) and any(map(_holds_number, v))
+
+
+def plain(
+    v # Anything
+):
+    "The number alone, of one that is followed, or of each in a tuple; `v` otherwise."
+    if type(v) is tuple: return tuple(map(plain, v))
+    return v._value if type(v) is Num else v
+
+
+class Num:
+    """A number that is followed: it passes for one of its type, computes and compares as that does, and has a
+    script take it down.
+
+    Whatever else is done with it fails, and the script with it.
+    """
+    __slots__ = ('_script', '_name', '_value')
+    __array_priority__, __array_ufunc__ = 1000, None # NumPy's numbers leave operators to us
+
+    def __init__(self,
+        script:Script, # Takes down what is done
+        name:str, # In the script
+        value # The number itself
+    ): self._script, self._name, self._value = script, name, value
+
+    __class__ = property(lambda self: type(self._value))
+
+    def in_math(self,
+        name:str # A function in `IN_MATH`
+    ) -> 'Num':
+        "A function of `math`'s."
+        value = self._script.work_out(IN_MATH[name], [self._value])
+        return self._script.line(f'{name}({self._name})', value)
+
+    def __bool__(self):
+        outcome = bool(self._value)
+        self._script.guard(self._name, outcome)
+        return outcome
+
+    def __round__(self, ndigits=None):
+        if ndigits is None: return _whole('round')(self)
+        if type(ndigits) is not int: self._script.fail()
+        value = self._script.work_out(round, [self._value, ndigits])
+        return self._script.line(f'round({self._name}, {ndigits})', value)
+
+    @classmethod
+    def __torch_function__(cls, f, types, args=(), kwargs=None):
+        given = *args, *(kwargs or {}).values()
+        tracer = next((o for o in given if hasattr(type(o), 'by_torch')), None)
+        if tracer is None: next(o for o in given if type(o) is Num)._script.fail()
+        return type(tracer).__torch_function__(f, types, args, kwargs)
+
+    def __getattr__(self, name):
+        if hasattr(type(self._value), name): self._script.fail()
+        raise AttributeError(f'{type(self._value).__name__!r} object has no attribute {name!r}')
+
+    def _fail(self, *args): self._script.fail()
+
+
+def _binary(name):
+    f, is_power = getattr(operator, f'__{name}__'), name == 'pow'
+    def method(self, other, *modulus, reflected=False):
+        script, given = self._script, (other, self) if reflected else (self, other)
+        if modulus: script.fail()
+        operands = script.operands(given)
+        if operands is None: return NotImplemented
+        values, texts = operands
+        value = script.work_out(f, values)
+        is_plain = type(values[0]) is float and type(values[1]) is int # a power of these is a float
+        return script.line(BINARY[name].format(*texts), value, is_power and not is_plain)
+    def reflected(self, other, *modulus): return method(self, other, *modulus, reflected=True)
+    return method, reflected
+
+
+def _unary(name):
+    f = getattr(operator, f'__{name}__')
+    def method(self):
+        script = self._script
+        return script.line(UNARY[name].format(self._name), script.work_out(f, [self._value]))
+    return method
+
+
+def _whole(name):
+    def method(self):
+        script = self._script
+        return script.line(f'{name}({self._name})', script.work_out(WHOLE[name], [self._value]))
+    return method
+
+
+def _comparison(name):
+    f = getattr(operator, f'__{name}__')
+    def method(self, other):
+        script = self._script
+        operands = script.operands((self, other))
+        if operands is None: return NotImplemented
+        values, texts = operands
+        outcome = script.work_out(f, values)
+        if texts[0] == texts[1] and type(self._value) is int: return outcome # it has to be
+        script.guard(COMPARISONS[name].format(*texts), outcome)
+        if name in ('eq', 'ne') and outcome == (name == 'ne') and texts[0] != texts[1]:
+            _check_not_nan(script, values, texts, other)
+        return outcome
+    return method
+
+
+def _check_not_nan(script, values, texts, other):
+    "`in` takes a NaN for equal if it is the same object, which a followed number is not"
+    if any(v != v for v in values): script.fail()
+    if type(other) is Num and type(values[0]) is not int: script.guard(f'{texts[0]} == {texts[0]}', True)
+
+
+for _k in BINARY:
+    _forward, _reflected = _binary(_k)
+    setattr(Num, f'__{_k}__', _forward)
+    setattr(Num, f'__r{_k}__', _reflected)
+for _k in UNARY: setattr(Num, f'__{_k}__', _unary(_k))
+for _k in ('floor', 'ceil', 'trunc'): setattr(Num, f'__{_k}__', _whole(_k))
+for _k in COMPARISONS: setattr(Num, f'__{_k}__', _comparison(_k))
+for _k in """float int index complex hash str repr format divmod rdivmod reduce reduce_ex copy deepcopy
+    array""".split(): setattr(Num, f'__{_k}__', Num._fail)
