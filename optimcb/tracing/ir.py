@@ -76,8 +76,8 @@ LEAVES = frozenset({'load', 'external', 'numel'})
 class Node(NamedTuple):
     """One operation.
 
-    A trace stores nodes as flat tuples `(op, dtype, extent, *args)`, which are hashed when they are made; `Node.of`
-    adds field names.
+    A trace stores nodes as flat tuples `(op, dtype, extent, *args)`, which are hashed when they are made;
+    `Node.of` adds field names.
     """
     op: str
     dtype: torch.dtype # Dtype that it computes in
