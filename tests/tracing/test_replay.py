@@ -581,7 +581,7 @@ def test_a_followed_number_passes_for_one_of_its_type():
 @pytest.mark.parametrize('use', [float, int, hash, str, repr, '{}'.format, range, complex, math.cos, {}.get, lambda x: x.real, lambda x: divmod(x, 2),
                                  lambda x: x + np.ones(2), lambda x: x + torch.ones(2), lambda x: x + 1j, torch.tensor, lambda x: hasattr(x, 'real'),
                                  lambda x: 'a'*x, lambda x: x == 'a', lambda x: round(x, x), lambda x: [1, 2][x], lambda x: 1/(x - 3), lambda x: (-x)**0.5,
-                                 lambda x: pow(x, 2, 3), lambda x: torch.add(torch.ones(2), x), np.asarray], ids=str)
+                                 lambda x: pow(x, 2, 3), lambda x: torch.add(torch.ones(2), x), np.asarray], ids=lambda f: f.__name__)
 def test_whatever_else_is_done_with_it_is_noted(use):
     script = Script()
     n, = script.inputs((3,))
