@@ -10,17 +10,17 @@ import sys
 from contextlib import contextmanager
 from fractions import Fraction
 from numbers import Real
-from threading import RLock
 from typing import NamedTuple
 
 from optimcb.diagnosis.algebra import add, call, div, mul, neg, number, power, sub, symbols
 from optimcb.tracing import reductions, torch_api
+from optimcb.tracing.numbers import MATH_LOCK
 from optimcb.tracing.recording import NotRecorded
 
 __all__ = ['Decision', 'Decisions', 'Symbolic', 'expression_of', 'math_written', 'plain', 'symbolic']
 
 
-LOCK = RLock() # what follows is of one thread at a time
+LOCK = MATH_LOCK # what follows is of one thread at a time
 # The library's own bookkeeping compares numbers, too. What is asked there is no decision of a step
 BOOKKEEPING = tuple(f'optimcb.{o}.' for o in ('engines', 'composition', 'tracing', 'diagnosis', 'hypers'))
 OF_TORCH = torch_api.__name__, reductions.__name__ # what steppers call

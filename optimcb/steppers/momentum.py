@@ -3,13 +3,14 @@
 Each makes an `update` for `apply_update`. Where the learning rate is in a sum already, `whole_step` comes
 before that.
 """
+import math
+
 import torch
 
 from optimcb.composition.results import once
 from optimcb.composition.roles import of_directions, of_signs, part
 from optimcb.composition.traits import stepper
 from optimcb.steppers.norms import norm, rms
-from optimcb.steppers.of_numbers import sqrt
 from optimcb.steppers.sgd import descent_direction
 
 __all__ = ['sign_update', 'mixed_update', 'rms_lr', 'mean_of_avgs', 'whole_step', 'rprop_update', 'asgd_lr',
@@ -148,7 +149,7 @@ def dual_sums(p,
     **kwargs):
     """Sum gradients and their squares, weighed by `lr` times the root of the step
     (Defazio & Jelassi 2021, https://arxiv.org/abs/2101.11075, alg. 1)."""
-    g, weight = p.grad.data, lr * sqrt(step)
+    g, weight = p.grad.data, lr * math.sqrt(step)
     if grad_sum is None: grad_sum, sqr_sum = torch.zeros_like(g), torch.zeros_like(g)
     return {'grad_sum': grad_sum.add_(g, alpha=weight), 'sqr_sum': sqr_sum.addcmul_(g, g, value=weight)}
 

@@ -76,8 +76,8 @@ LEAVES = frozenset({'load', 'external', 'numel'})
 class Node(NamedTuple):
     """One operation.
 
-    A trace keeps nodes as flat tuples `(op, dtype, extent, *args)`, which are hashed as they are made; `Node.of`
-    gives them names.
+    A trace keeps nodes as flat tuples `(op, dtype, extent, *args)`, which are hashed as they are made;
+    `Node.of` gives them names.
     """
     op: str
     dtype: torch.dtype # Type that it computes in
