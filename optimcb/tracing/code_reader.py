@@ -73,6 +73,7 @@ class CodeReader:
         self.loaded, self.cells = [], []
         self.owners, self.imports = [], [] # what else attributes are looked up of; imported modules
         self.tells_numbers = False # is a number compared by `is`?
+        self.asks_module = False # does a module work an attribute out?
 
     def read(self, o, name):
         "Read all that `o` may run. Raises `Impure`."
@@ -199,6 +200,7 @@ class CodeReader:
         "`o.k` of something known, if that is no matter of methods."
         if isinstance(o, ModuleType):
             self.loaded.append((vars(o), k, vars(o).get(k, UNKNOWN)))
+            self.asks_module |= k not in vars(o)
             return vars(o)[k] if k in vars(o) else getattr(o, k, UNKNOWN)
         self.owners.append(o)
         if isinstance(o, Tensor) and is_written(k): raise Impure(f"it writes into `{name}`")

@@ -36,6 +36,9 @@ from optimcb.tracing.replay import Recorder, Replayed
 def by_grad(p, lr): p.data.sub_(p.grad, alpha=lr)
 
 
+TAKES_NUMBERS = hasattr(torch.optim, 'Muon') # torch 2.6's functions refuse followed numbers, but for methods
+
+
 # What is compared
 
 def said(x): return type(x), repr(x)
@@ -134,7 +137,7 @@ NOT_REPLAYED = ('prodigy', 'dadapt') # they yield numbers, of which the host kno
 
 @pytest.mark.parametrize('name, ours', [r[:2] for r in ROWS], ids=[r[0] for r in ROWS])
 def test_every_algorithm_is_replayed(name, ours, beside):
-    if name == 'sadam' and not hasattr(torch.optim, 'Muon'): pytest.skip("torch 2.6's `F.softplus` refuses a followed number: it is recorded")
+    if name == 'sadam' and not TAKES_NUMBERS: pytest.skip("torch 2.6's `F.softplus` refuses a followed number: it is recorded")
     ps = params()
     opt = ours(ps, lr=0.01)
     with warnings.catch_warnings():
@@ -156,7 +159,8 @@ def test_steppers_as_other_people_write_them(cbs, hypers, beside):
         for i in range(12):
             set_grads(ps, i)
             opt.step()
-    assert beside['replayed'] or 'LARCMended' in repr(opt.cbs), 'it is an object, whose attributes may change'
+    is_object = any(not hasattr(f, '__code__') for f in opt.cbs) # whose attributes may change
+    assert beside['replayed'] or is_object or not TAKES_NUMBERS
 
 
 def stepper_calls(opt):
@@ -547,6 +551,7 @@ def sums(p, lr, wd): p.data.sub_(p.grad, alpha=sum([lr, wd, lr, 1e16, -1e16]))
 def by_numpy(p, lr): p.data.sub_(p.grad, alpha=float(np.sqrt(lr)))
 def sets_default(p, lr): p.data.sub_(p.grad.to(torch.get_default_dtype()), alpha=lr)
 def calls_attribute(p, lr): p.data.sub_(p.grad, alpha=lr if lr.is_integer() else 2*lr)
+def asks_module(p, lr): p.data.sub_(p.grad, alpha=lr*(1 + torch.backends.cudnn.enabled))
 class Callable:
     scale = 2.
     def __call__(self, p, lr): p.data.sub_(p.grad, alpha=lr*self.scale)
@@ -554,7 +559,7 @@ class Callable:
 
 @pytest.mark.parametrize('f', [
     catches, catches_all, in_a_list, in_a_dict, in_an_object, in_a_class, by_default, asks_for_int, asks_for_type, asks_for_identity, says, makes_int,
-    loops, looks_up, in_c, products, sums, by_numpy, sets_default, calls_attribute, Callable()], ids=lambda f: getattr(f, '__name__', 'object'))
+    loops, looks_up, in_c, products, sums, by_numpy, sets_default, calls_attribute, asks_module, Callable()], ids=lambda f: getattr(f, '__name__', 'object'))
 def test_what_cannot_be_known_is_recorded(f):
     s = Steps(f)
     hypers = {'lr': lambda i: 0.1*(1 + i), **({'wd': 0.3} if f is sums else {})}
