@@ -6,7 +6,9 @@ import math
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from threading import RLock
+from types import CodeType
 
 import numpy as np
 
@@ -135,8 +137,13 @@ class Script:
         lines = [f"def replay({', '.join(f'v{i}' for i in range(count))}):", ' try:',
                  *(f'  {line}' for line in self.lines), f'  return {made}, {{{named}}}',
                  ' except Exception: return None']
-        exec('\n'.join(lines), self.inside)
+        exec(_compiled('\n'.join(lines)), self.inside)
         return self.inside['replay']
+
+
+@lru_cache(maxsize=256)
+def _compiled(source) -> CodeType: # parameters of many shapes may have one script
+    return compile(source, '<numbers of a step>', 'exec')
 
 
 def _holds_number(v) -> bool:
