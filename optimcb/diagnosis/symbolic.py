@@ -9,18 +9,18 @@ import operator
 from contextlib import contextmanager
 from fractions import Fraction
 from numbers import Real
-from threading import RLock
 from typing import NamedTuple
 
 from optimcb._cpython import frame_above, module_of
 from optimcb.diagnosis.algebra import add, call, div, mul, neg, number, power, sub, symbols
 from optimcb.tracing import reductions, torch_api
+from optimcb.tracing.numbers import MATH_LOCK
 from optimcb.tracing.recording import NotRecorded
 
 __all__ = ['Decision', 'Decisions', 'Symbolic', 'expression_of', 'math_written', 'plain', 'symbolic']
 
 
-LOCK = RLock() # only one thread at a time may record
+LOCK = MATH_LOCK # only one thread at a time may record
 # The library's own bookkeeping compares numbers, too, which is not a decision of a stepper
 BOOKKEEPING = tuple(f'optimcb.{o}.' for o in ('engines', 'composition', 'tracing', 'diagnosis', 'hypers'))
 OF_TORCH = torch_api.__name__, reductions.__name__ # modules that steppers call

@@ -1,11 +1,12 @@
 "Division by a root mean square, bias correction, and the rules of the Adam family."
+import math
+
 import torch
 import torch.nn.functional as F
 
 from optimcb.composition.results import once
 from optimcb.composition.traits import stepper
 from optimcb.steppers.moving_average import debias, exp_avg
-from optimcb.steppers.of_numbers import sqrt
 from optimcb.steppers.sgd import apply_update, descent_direction
 
 __all__ = ['nadam_mom', 'rectification', 'average_sqr_grad', 'rms_update', 'rms_prop_step', 'average_center',
@@ -125,7 +126,7 @@ def debias_eps(p,
     **kwargs):
     """Scale `eps` as if it were added to the root before its correction, as in `torch.optim.RAdam`, for this
     step (Kingma & Ba 2015, end of sec. 2)."""
-    return once(eps=eps / sqrt(debias(sqr_mom, 1-sqr_mom, step)))
+    return once(eps=eps / math.sqrt(debias(sqr_mom, 1-sqr_mom, step)))
 
 
 @stepper(unfused=(debias_grad_avg, debias_sqr_avg, rms_update, apply_update))
@@ -189,7 +190,7 @@ def rectification(
     (Liu et al. 2020, alg. 2, from 5 on as in its code)."""
     r_inf = 2/(1-sqr_mom) - 1
     r = r_inf - 2*step*sqr_mom**step/(1-sqr_mom**step)
-    return sqrt(((r-4)*(r-2)*r_inf) / ((r_inf-4)*(r_inf-2)*r)) if r > 5 else None
+    return math.sqrt(((r-4)*(r-2)*r_inf) / ((r_inf-4)*(r_inf-2)*r)) if r > 5 else None
 
 
 def _rectified(p, mom, step, sqr_mom, grad_avg, sqr_avg, eps, beta):

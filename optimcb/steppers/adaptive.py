@@ -3,6 +3,8 @@
 Most of these rules are Adam's steppers with one of these steppers before, between or after them; each rule
 ends in an `update` for `apply_update`.
 """
+import math
+
 import torch
 
 from optimcb._renamed import old_names
@@ -12,7 +14,6 @@ from optimcb.composition.traits import stepper
 from optimcb.steppers.adam import debias_grad_avg, rectification
 from optimcb.steppers.moving_average import exp_avg
 from optimcb.steppers.norms import at_least_float32, norm
-from optimcb.steppers.of_numbers import exp, log
 
 __all__ = ['average_sqr_deviation', 'rectify_update', 'diff_of_grads', 'keep_grad', 'average_diff',
            'look_ahead_grad', 'mix_grad_avgs', 'proximal_decay', 'rest_at_first', 'past_rms_update',
@@ -171,7 +172,7 @@ def debias_update(p,
 
 def _half_life(mom):
     "Return the number of steps in which a gradient's weight halves, times a constant"
-    return 1/log(mom) if mom > 0 else 0.
+    return 1/math.log(mom) if mom > 0 else 0.
 
 
 @stepper
@@ -187,7 +188,7 @@ def slow_schedule(p,
     (Pagliardini et al. 2024, https://arxiv.org/abs/2409.03137, sec. 3)."""
     if step < slow_mom_warmup:
         grown = step/slow_mom_warmup * (_half_life(slow_mom) - _half_life(mom))
-        slow_mom = exp(1 / (_half_life(mom) + grown))
+        slow_mom = math.exp(1 / (_half_life(mom) + grown))
     if step < slow_weight_warmup: slow_weight = slow_weight * step/slow_weight_warmup
     return once(slow_mom=slow_mom, slow_weight=slow_weight)
 

@@ -1,4 +1,6 @@
 "Second moments from rows and columns: Adafactor and SM3."
+import math
+
 import torch
 
 from optimcb.composition.calls import by_torch
@@ -6,7 +8,6 @@ from optimcb.composition.results import once
 from optimcb.composition.traits import stepper
 from optimcb.steppers.adam import average_sqr_grad, rms_update
 from optimcb.steppers.norms import at_least_float32, rms
-from optimcb.steppers.of_numbers import sqrt
 from optimcb.steppers.second_moments import sum_sqr_grad
 from optimcb.steppers.shapes import is_matrix
 
@@ -55,7 +56,7 @@ def relative_lr(p,
     """Limit `lr` to one over the root of the number of steps, for this step
     (Shazeer & Stern 2018, https://arxiv.org/abs/1804.04235, alg. 6 and sec. 9)."""
     if not relative_step: return None
-    return once(lr=min(lr*1e-4*step if warmup_init else lr, 1/sqrt(step)))
+    return once(lr=min(lr*1e-4*step if warmup_init else lr, 1/math.sqrt(step)))
 
 
 @stepper

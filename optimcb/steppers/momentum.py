@@ -3,13 +3,14 @@
 Each computes an `update` for `apply_update`. If a sum already includes the learning rate, `whole_step` comes
 before `apply_update`.
 """
+import math
+
 import torch
 
 from optimcb.composition.results import once
 from optimcb.composition.roles import of_directions, of_signs, part
 from optimcb.composition.traits import stepper
 from optimcb.steppers.norms import norm, rms
-from optimcb.steppers.of_numbers import sqrt
 from optimcb.steppers.sgd import descent_direction
 from optimcb.steppers.shapes import is_matrix
 
@@ -149,7 +150,7 @@ def dual_sums(p,
     **kwargs):
     """Sum gradients and their squares, weighted by `lr` times the root of the step
     (Defazio & Jelassi 2021, https://arxiv.org/abs/2101.11075, alg. 1)."""
-    g, weight = p.grad.data, lr * sqrt(step)
+    g, weight = p.grad.data, lr * math.sqrt(step)
     if grad_sum is None: grad_sum, sqr_sum = torch.zeros_like(g), torch.zeros_like(g)
     return {'grad_sum': grad_sum.add_(g, alpha=weight), 'sqr_sum': sqr_sum.addcmul_(g, g, value=weight)}
 

@@ -13,7 +13,6 @@ from optimcb.composition.results import once
 from optimcb.composition.traits import stepper
 from optimcb.steppers.moving_average import debias
 from optimcb.steppers.norms import at_least_float32
-from optimcb.steppers.of_numbers import sqrt
 
 __all__ = ['sync_d', 'lr_by_d', 'debias_lr', 'prodigy_d', 'eps_by_d', 'dadapt_adam_d', 'lr_in_grad',
            'keep_first_norm', 'dadapt_sgd_d']
@@ -75,7 +74,7 @@ def debias_lr(p,
     turn, # State: steps of the optimizer
     **kwargs):
     "Correct `lr` for the start of both averages from zero, for this step (Kingma & Ba 2015, end of sec. 2)."
-    return once(lr=lr * sqrt(debias(sqr_mom, 1-sqr_mom, turn)) / debias(mom, 1-mom, turn))
+    return once(lr=lr * math.sqrt(debias(sqr_mom, 1-sqr_mom, turn)) / debias(mom, 1-mom, turn))
 
 
 def _grown(d, d_hat, growth_rate): return torch.maximum(d, torch.minimum(d_hat, d*growth_rate))
@@ -101,7 +100,7 @@ def prodigy_d(p,
     (Mishchenko & Defazio 2024, https://arxiv.org/abs/2306.06101, alg. 4).
 
     While all gradients are 0, `d` stays."""
-    beta, g, scale = d_mom or sqrt(sqr_mom), at_least_float32(p.grad.data), d/d0
+    beta, g, scale = d_mom or math.sqrt(sqr_mom), at_least_float32(p.grad.data), d/d0
     moved = at_least_float32(p_start) - at_least_float32(p.data)
     numerator = beta*d_numerator + (yield (scale*lr*g * moved).sum())
     if grad_sum is None: grad_sum = torch.zeros_like(g)
@@ -143,7 +142,7 @@ def dadapt_adam_d(p,
     grad_sum=None): # State: decaying sum of gradients
     """Update the estimate `d` for Adam's steps
     (Defazio & Mishchenko 2023, https://arxiv.org/abs/2301.07733; numerator of their code)."""
-    beta, g = sqrt(sqr_mom), at_least_float32(p.grad.data)
+    beta, g = math.sqrt(sqr_mom), at_least_float32(p.grad.data)
     if grad_sum is None: grad_sum = torch.zeros_like(g)
     root = at_least_float32(sqr_avg).sqrt() + eps if sqr_avg is not None else 1.
     numerator = beta*d_numerator + (1-beta) * (yield (layer_scale*lr*g * grad_sum/root).sum())

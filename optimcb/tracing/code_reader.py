@@ -72,6 +72,7 @@ class CodeReader:
         self.loaded, self.cells = [], []
         self.owners, self.imports = [], [] # other objects whose attributes were read; imported modules
         self.tells_numbers = False # does it compare a number by `is`?
+        self.asks_module = False # does a module's `__getattr__` work an attribute out?
 
     def read(self, o, name):
         "Read all that `o` may run. Raises `Impure`."
@@ -198,6 +199,7 @@ class CodeReader:
         "Read attribute `k` of a known object."
         if isinstance(o, ModuleType):
             self.loaded.append((vars(o), k, vars(o).get(k, UNKNOWN)))
+            self.asks_module |= k not in vars(o)
             return vars(o)[k] if k in vars(o) else getattr(o, k, UNKNOWN)
         self.owners.append(o)
         if isinstance(o, Tensor) and is_written(k): raise Impure(f"it writes into `{name}`")

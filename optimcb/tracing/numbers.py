@@ -4,17 +4,25 @@ The lines work the same out from other numbers, as long as whatever was decided 
 """
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from threading import RLock
+from types import CodeType
 
 import numpy as np
 
-__all__ = ['FOLLOWED', 'NotFollowed', 'Num', 'Script', 'plain']
+__all__ = ['FOLLOWED', 'MATH_LOCK', 'NotFollowed', 'Num', 'Script', 'math_followed', 'plain']
 
 
 FOLLOWED = frozenset({int, float, np.float64}) # types of numbers that are followed
 CONSTANTS = FOLLOWED | {bool} # what is computed with beside them
 MOST_LINES = 1000 # of a script
-IN_MATH = {'sqrt': math.sqrt, 'exp': math.exp, 'log': math.log}
+MATH_LOCK = RLock() # of whoever puts something in the place of `math`'s functions
+IN_MATH = """sqrt cbrt exp exp2 expm1 log log2 log10 log1p pow fabs fmod remainder copysign sin cos tan asin
+    acos atan atan2 sinh cosh tanh asinh acosh atanh degrees radians erf erfc gamma lgamma isnan isinf
+    isfinite""".split()
+MATH = {k: getattr(math, k) for k in IN_MATH if hasattr(math, k)}
 BINARY = {
     'add': '{} + {}', 'sub': '{} - {}', 'mul': '{} * {}', 'truediv': '{} / {}', 'floordiv': '{} // {}',
     'mod': '{} % {}', 'pow': '{} ** {}', 'and': '{} & {}', 'or': '{} | {}', 'xor': '{} ^ {}',
@@ -23,7 +31,7 @@ UNARY = {'neg': '-{}', 'pos': '+{}', 'invert': '~{}', 'abs': 'abs({})'}
 COMPARISONS = {'lt': '{} < {}', 'le': '{} <= {}', 'gt': '{} > {}', 'ge': '{} >= {}', 'eq': '{} == {}',
                'ne': '{} != {}'}
 WHOLE = {'floor': math.floor, 'ceil': math.ceil, 'trunc': math.trunc, 'round': round}
-INSIDE = {**IN_MATH, **WHOLE, 'abs': abs, 'type': type, 'int': int, 'float': float, 'float64': np.float64}
+INSIDE = {**MATH, **WHOLE, 'abs': abs, 'type': type, 'int': int, 'float': float, 'float64': np.float64}
 
 
 class NotFollowed(Exception):
@@ -129,8 +137,13 @@ class Script:
         lines = [f"def replay({', '.join(f'v{i}' for i in range(count))}):", ' try:',
                  *(f'  {line}' for line in self.lines), f'  return {made}, {{{named}}}',
                  ' except Exception: return None']
-        exec('\n'.join(lines), self.inside)
+        exec(_compiled('\n'.join(lines)), self.inside)
         return self.inside['replay']
+
+
+@lru_cache(maxsize=256)
+def _compiled(source) -> CodeType: # parameters of many shapes may have one script
+    return compile(source, '<numbers of a step>', 'exec')
 
 
 def _holds_number(v) -> bool:
@@ -161,13 +174,6 @@ class Num:
     ): self._script, self._name, self._value = script, name, value
 
     __class__ = property(lambda self: type(self._value))
-
-    def in_math(self,
-        name:str # A function in `IN_MATH`
-    ) -> 'Num':
-        "A function of `math`'s."
-        value = self._script.work_out(IN_MATH[name], [self._value])
-        return self._script.line(f'{name}({self._name})', value)
 
     def __bool__(self):
         outcome = bool(self._value)
@@ -255,3 +261,33 @@ for _k in ('floor', 'ceil', 'trunc'): setattr(Num, f'__{_k}__', _whole(_k))
 for _k in COMPARISONS: setattr(Num, f'__{_k}__', _comparison(_k))
 for _k in """float int index complex hash str repr format divmod rdivmod reduce reduce_ex copy deepcopy
     array""".split(): setattr(Num, f'__{_k}__', Num._fail)
+
+
+# `math`'s functions, which are in C, where numbers can't be followed
+
+def _in_math(name, f):
+    def call(*args):
+        script = next((o._script for o in args if type(o) is Num), None)
+        operands = script and script.operands(args)
+        if operands is None: return f(*args)
+        values, texts = operands
+        value, expression = script.work_out(f, values), f"{name}({', '.join(texts)})"
+        if type(value) is not bool: return script.line(expression, value)
+        script.guard(expression, value)
+        return value
+    return call
+
+
+FOLLOWING = {k: _in_math(k, f) for k, f in MATH.items()}
+
+
+@contextmanager
+def math_followed() -> Iterator[None]:
+    "Let `math`'s functions write down what they do to numbers that are followed; to others they do the same."
+    with MATH_LOCK:
+        known = [k for k, f in MATH.items() if getattr(math, k) is f]
+        try:
+            for k in known: setattr(math, k, FOLLOWING[k])
+            yield
+        finally:
+            for k in known: setattr(math, k, MATH[k])

@@ -97,7 +97,7 @@ def outside_of(
 
 def _is_clear(reader) -> bool:
     "Does the code that was read look at values only, and at nothing that changes?"
-    if reader.asks_type or reader.asks_class or reader.tells_numbers: return False
+    if reader.asks_type or reader.asks_class or reader.asks_module or reader.tells_numbers: return False
     if any(o is UNKNOWN for _, o in reader.cells): return False
     if any(_top(k) not in STABLE for k in reader.imports): return False
     if not all(_is_constant(o) for o in reader.owners): return False

@@ -11,7 +11,7 @@ from types import NoneType
 
 from optimcb.composition.pipeline import Composition
 from optimcb.tracing.bucket import Bucket
-from optimcb.tracing.numbers import FOLLOWED, NotFollowed, Script, plain
+from optimcb.tracing.numbers import FOLLOWED, NotFollowed, Script, math_followed, plain
 from optimcb.tracing.outside import outside_of
 from optimcb.tracing.recording import Recording, record
 
@@ -154,7 +154,7 @@ class Recorder:
             inputs = script.inputs(values)
             given, numbers = dict(zip(hypers, inputs)), dict(zip(bucket.numbers, inputs[len(hypers):]))
             followed = Recording(bucket, set(), self.typed, numbers=numbers)
-            _run_alone(followed, self.composition, given)
+            with math_followed(): _run_alone(followed, self.composition, given)
             if not _is_same(followed, recording): return
             function = script.function(len(values), followed.slots, followed.numbers)
         except Exception: return # of the recording none was raised: it is for the numbers that are followed
