@@ -94,7 +94,7 @@ def lerp(x, end, weight):
 
 
 def pow_(x, exponent):
-    "A power. torch has kernels of its own for some exponents."
+    "A power. torch has kernels of its own for some exponents, and the C engine has one for a third."
     if type(exponent) in TRACERS or not isinstance(exponent, Number): return apply('pow', x, exponent)
     if exponent == 2: return apply('square', x)
     if exponent == 3: return apply('cube', x)
@@ -102,6 +102,7 @@ def pow_(x, exponent):
         return apply('sqrt' if exponent > 0 else 'rsqrt', x)
     if exponent == -1: return apply('reciprocal', x)
     if exponent == -2: return apply('reciprocal', apply('square', x))
+    if exponent == 1/3: return apply('cube_root', x)
     return apply('pow', x, exponent)
 
 
