@@ -6,6 +6,7 @@ import dis
 import inspect
 import sys
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from types import CodeType, FrameType, TracebackType
 
 __all__ = ['ANYWHERE', 'LOADS_ATTR', 'LOADS_OUTSIDE', 'NOISE', 'assigned_arguments', 'branches_on_values',
@@ -208,6 +209,7 @@ def assigned_arguments(
         if i.opname.startswith('STORE_FAST'): yield from (k for k in stored_names(i) if k in args)
 
 
+@lru_cache(1000)
 def uses_kwargs(
     code:CodeType # Code of a function with `**kwargs`
 ) -> bool:

@@ -34,6 +34,8 @@ def _for_all(
 
 
 FOR_ALL = frozenset(inspect.signature(_for_all).parameters) - {'lr'}
+OURS = 'optimcb.algorithms.' # where the library's recipes are
+READ = frozenset({'_fixed', 'options', 'signature', '__wrapped__'}) # what `Algorithm._read` sets
 LR = 1e-3 # learning rate of explanations without an optimizer
 
 
@@ -68,20 +70,30 @@ class Algorithm(partial, Arguments, Composable, Explained):
         name=None # Its name; default: that of the recipe
     ):
         "Make an algorithm of a recipe, like the decorator `algorithm`."
-        cbs = edited(recipe(), edits)
-        composition = Composition(cbs)
-        options = inspect.signature(recipe).parameters
-        if edits and not composition.reads_all: # drop options that only removed steppers read
-            gone = Composition(recipe()).reads - composition.reads
-            options = {k: o for k, o in options.items() if k not in gone}
-        own = {k: o.default for k, o in options.items() if not isinstance(o.default, bool)}
-        self = super().__new__(cls, Optimizer, cbs=cbs, **{**composition.defaults, **own})
-        self.recipe, self.edits, self.base, self.options = recipe, edits, base, list(options)
+        self = super().__new__(cls, Optimizer)
+        self.recipe, self.edits, self.base = recipe, edits, base
         self.__name__ = self.__qualname__ = name or recipe.__name__
         self.__doc__, self.__module__ = recipe.__doc__, recipe.__module__
+        if edits or not self.__module__.startswith(OURS): self._read() # which may raise
+        return self
+
+    def _read(self):
+        "Read the recipe: its steppers, options and signature. The library's own are read when they are used."
+        cbs = edited(self.recipe(), self.edits)
+        composition = Composition(cbs)
+        options = inspect.signature(self.recipe).parameters
+        if self.edits and not composition.reads_all: # drop options that only removed steppers read
+            gone = Composition(self.recipe()).reads - composition.reads
+            options = {k: o for k, o in options.items() if k not in gone}
+        own = {k: o.default for k, o in options.items() if not isinstance(o.default, bool)}
+        self._fixed, self.options = {'cbs': cbs, **composition.defaults, **own}, list(options)
         self.signature = self._signature_of(options)
         self.__wrapped__ = _documented(self)
-        return self
+
+    def __getattr__(self, k):
+        if k not in READ: raise AttributeError(f"{type(self).__name__!r} object has no attribute {k!r}")
+        self._read()
+        return self.__dict__[k]
 
     def _signature_of(self, options) -> inspect.Signature:
         params, lr, *for_all = inspect.signature(_for_all).parameters.values()
@@ -95,7 +107,7 @@ class Algorithm(partial, Arguments, Composable, Explained):
     @property
     def keywords(self) -> Keywords:
         "The arguments of `Optimizer` that are fixed; `opt` is the algorithm itself."
-        return Keywords(super().keywords, self)
+        return Keywords(self._fixed, self)
 
     __bases__ = (Optimizer,) # for `issubclass`
 

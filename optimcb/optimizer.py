@@ -73,7 +73,7 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
         name_params(self)
         if not any(g['params'] for g in self.param_groups) and not given.may_be_empty(groups):
             raise ValueError(given.NO_PARAMS)
-        self._track()
+        if type(self).add_param_group is not Optimizer.add_param_group: self._track() # may not go on to ours
         if composition.masks: set_pending_masks(self)
         self.frozen_idx = 0
         self._checked = check
@@ -223,7 +223,7 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
         given.check_params(group['params'], [p for g in self.param_groups for p in g['params']])
         given.check_names(self, group)
         self.param_groups.append({**{k: own(k, v) for k, v in self.defaults.items()}, **group})
-        self._track()
+        track(group['params'], self.tracked)
         if 'frozen_idx' in self.__dict__:
             try:
                 if self.composition.masks: set_pending_masks(self)

@@ -40,6 +40,22 @@ def test_importing_needs_torch_and_fastcore_only():
     assert done.returncode == 0 and done.stdout.strip() == optimcb.__version__ and not done.stderr
 
 
+def test_importing_reads_no_steppers():
+    "Recipes are run, and signatures looked at, when they are used: an import that asks all of them takes a third of a second"
+    code = '''
+        import inspect, torch, fastcore.foundation
+        asked, signature = [], inspect.signature
+        inspect.signature = lambda f, **kw: asked.append(f) or signature(f, **kw)
+        import optimcb
+        read = [o.__name__ for o in vars(optimcb).values() if isinstance(o, optimcb.Algorithm) and 'options' in vars(o)]
+        assert set(read) <= {'RAdam'}, read # whose signature is that of `ranger`
+        assert len(asked) < 100, len(asked) # there are 150 steppers
+        assert optimcb.Lamb.options[:2] == ['mom', 'sqr_mom'] and 'options' in vars(optimcb.Lamb)
+    '''
+    done = subprocess.run([sys.executable, '-c', dedent(code)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize('name', FASTAI)
 def test_steppers_have_fastais_arguments(name):
     fastai = pytest.importorskip('fastai.optimizer')

@@ -79,8 +79,13 @@ def hyper_defaults(
     f:Callable # A stepper, not a partial
 ) -> dict:
     "Return the default hyper-parameters: numbers in the signature, except names that `f` returns as state."
-    returned = {*strings(code_of(f))} - TORCH_KEYWORDS
-    return {p.name: p.default for p in parameters(f)[0] if is_number(p.default) and p.name not in returned}
+    code = f.__code__ # quicker than a signature: this is asked of every stepper of the library at import
+    taken = code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]
+    positional, usual = taken[:code.co_argcount], f.__defaults__ or ()
+    defaults = {**dict(zip(positional[len(positional)-len(usual):], usual)), **(f.__kwdefaults__ or {})}
+    returned = {*strings(code)} - TORCH_KEYWORDS
+    return {k: defaults[k] for k in taken[1:]
+            if k in defaults and is_number(defaults[k]) and k not in returned}
 
 
 # Code

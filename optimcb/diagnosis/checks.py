@@ -47,12 +47,14 @@ def warnings_for(
 
 def _by_kind(composition, groups, own) -> dict:
     "Collect the warnings for each kind of parameters, by `(masks, …)`"
-    found = {}
+    found, able = {}, {}
     for g in groups:
         kinds_of_hypers = frozenset((k, type(v), isinstance(v, Real) and v == 0) for k, v in g.hypers.items())
         for p, state in zip(g.params, g.states):
-            if not can_step(p): continue
-            masks = tuple(state.get(k) for k in composition.masks)
+            kind = type(p), getattr(p, 'dtype', None)
+            if kind not in able: able[kind] = can_step(p)
+            if not able[kind]: continue
+            masks = tuple(state.get(k) for k in composition.masks) if composition.masks else ()
             key = masks, kinds_of_hypers, p.dtype, p.dim(), _is_flat(p)
             if key in found: continue
             before = {k: v for k, v in state.items() if k not in own}

@@ -31,10 +31,10 @@ def placement(
     found = {}
     for rule in (*composition.masks, 'do_wd'):
         for g in groups:
-            names = g.names or [_shape_of(p) for p in g.params]
-            for p, state, name in zip(g.params, g.states, names):
-                is_said = rule in state and (rule != 'do_wd' or not state[rule])
-                if is_said: found.setdefault((rule, str(state[rule])), []).append((name, _n_elements(p)))
+            for i, (p, state) in enumerate(zip(g.params, g.states)):
+                if rule not in state or rule == 'do_wd' and state[rule]: continue
+                name = g.names[i] if g.names else _shape_of(p)
+                found.setdefault((rule, str(state[rule])), []).append((name, _n_elements(p)))
     def row(rule, answer, params):
         n_elements = sum(n for _, n in params)
         return rule, answer, f'{len(params):,}', f'{n_elements:,}', _first([name for name, _ in params])

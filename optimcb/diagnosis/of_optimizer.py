@@ -24,7 +24,8 @@ def groups_of(
     "List the groups, with masks included in the state of parameters."
     states, pending = opt.state, opt.pending_masks
     def state_of(p): return {**pending.get(p, {}), **states.get(p, {})}
-    return [Group(dict(h), ps, list(map(state_of, ps)), g.get('param_names'), opt.tracked)
+    def states_of(ps): return list(map(state_of, ps)) if pending or states else [{} for _ in ps]
+    return [Group(dict(h), ps, states_of(ps), g.get('param_names'), opt.tracked)
             for g, ps, h in zip(opt.param_groups, opt.param_lists, opt.hypers)]
 
 
@@ -41,8 +42,10 @@ def check_steppers(
     groups = []
     for g, group in zip(opt.param_groups, groups_of(opt)):
         hypers = {**composition.defaults, **{k: v for k, v in g.items() if k in names}}
-        states = [{**masks.get(id(p), {}), **s} for p, s in zip(group.params, group.states)]
-        groups.append(group._replace(hypers=hypers, states=states))
+        if masks: # what was given to a state comes before them
+            states = [{**masks.get(id(p), {}), **s} for p, s in zip(group.params, group.states)]
+            group = group._replace(states=states)
+        groups.append(group._replace(hypers=hypers))
     for said in warnings_for(composition, groups, made_before): warn(said, CompositionWarning)
 
 

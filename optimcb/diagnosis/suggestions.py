@@ -1,5 +1,6 @@
 "Suggest what to do about names that a stepper needs but no stepper returns."
 from contextlib import contextmanager
+from functools import cache
 
 from optimcb import steppers
 from optimcb.composition.errors import MissingName
@@ -68,7 +69,7 @@ def _in_composition(name, stepper, earlier, later) -> str|None:
     late = next((s for s in later if name in s.mentions and name not in s.required), None)
     if late: return f" Put `{late}` before `{stepper}`, not after it."
     made = {k for s in earlier for k in s.mentions - set(s.names)}
-    slip = nearest(name, made - KNOWN - {name}, 0.8)
+    slip = nearest(name, made - _known() - {name}, 0.8)
     if not slip: return None
     maker = next(s for s in earlier if slip in s.mentions)
     return f" `{maker}` makes `{slip}`. Did you mean that?"
@@ -77,15 +78,15 @@ def _in_composition(name, stepper, earlier, later) -> str|None:
 def _to_put(name, others, e, known) -> str:
     "Suggest what to add to the composition"
     made_by, meant = providers(name), None
-    if not made_by and name not in KNOWN: # perhaps a typo
-        meant = nearest(name, {*known, *KNOWN, *TORCH_NAMES} - {name})
+    if not made_by and name not in _known(): # perhaps a typo
+        meant = nearest(name, {*known, *_known(), *TORCH_NAMES} - {name})
         meant = TORCH_NAMES.get(meant, (meant,))[0]
         if meant and meant not in e.values: made_by = providers(meant)
     near = f" Did you mean `{meant}`?" if meant else ''
     if made_by: return f"{near} Put {_listed(made_by, others)} before `{e.stepper}` in `cbs`."
     res = (f"{near} Pass it as a hyper-parameter, `Optimizer(…, {name}=…)`, "
            f"or put a stepper that returns it before `{e.stepper}` in `cbs`.")
-    if near or name in KNOWN: return res
+    if near or name in _known(): return res
     return f"{res} If you put it into `opt.state` yourself, give it a default of None, or pass `check=False`."
 
 
@@ -96,5 +97,7 @@ def _listed(made_by, others) -> str:
     return f"{', '.join(firsts)} and {last}" if firsts else ' or '.join(f'`{o}`' for o in made_by[:FEW])
 
 
-KNOWN = frozenset( # names that the library's steppers take
-    n for o in steppers.__all__ for n in Stepper(getattr(steppers, o)).names)
+@cache
+def _known() -> frozenset:
+    "Names that the library's steppers take"
+    return frozenset(n for o in steppers.__all__ for n in Stepper(getattr(steppers, o)).names)

@@ -48,8 +48,67 @@ static inline uint16_t to_float16(float x) {
     return h | sign >> 16;
 }
 
-// Functions for float (_f) and double (_). Where gcc can make vectors of the C library's functions of doubles, floats go by way of these, as in Triton:
-// that is quicker than one by one, and rounds as well. Vectors of its functions of floats would round worse, but for powf, and so would doubles'.
+// A product and a sum are one rounding where the processor has that, as in torch.
+#ifdef __FP_FAST_FMAF
+static inline float fma_f(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+#else
+static inline float fma_f(float a, float b, float c) { return a * b + c; }
+#endif
+#ifdef __FP_FAST_FMA
+static inline double fma_(double a, double b, double c) { return __builtin_fma(a, b, c); }
+#else
+static inline double fma_(double a, double b, double c) { return a * b + c; }
+#endif
+
+// Exponentials and the cube root of floats, to one unit in the last place, without branches and tables, so
+// that any compiler makes vectors of them. NaN stays NaN; what is too large for float is infinity, and what is
+// too small is a denormal, or zero. Those of doubles are the C library's, one by one.
+#define TO_INTEGER 0x1.8p23f // added to a small float, it rounds it; the low bits of the sum are the integer
+
+// 2^n e^(r + rest) for |r| < 0.35, where `rounded` is n + TO_INTEGER. The polynomial is (e^r - 1 - r)/r^2, to
+// 2^-27. 2^n is a product of two powers, since n may be beyond the exponents that a float has.
+static inline float scaled_exp(float rounded, float r, float rest) {
+    uint32_t n = float_to_bits(rounded) - 0x4b400000, half = (uint32_t)((int32_t)n >> 1);
+    float q = fma_f(0x1.68415cp-10f, r, 0x1.123ab6p-7f);
+    q = fma_f(fma_f(fma_f(q, r, 0x1.555ba6p-5f), r, 0x1.555490p-3f), r, 0x1.fffff8p-2f);
+    float y = 1 + (r + fma_f(r * r, q, rest));
+    return y * bits_to_float((half + 127) << 23) * bits_to_float((n - half + 127) << 23);
+}
+static inline float exp_f(float x) {
+    float a = x < -104 ? -104 : x > 89 ? 89 : x, rounded = fma_f(a, 0x1.715476p0f, TO_INTEGER);
+    float n = rounded - TO_INTEGER, high = fma_f(n, -0x1.63p-1f, a), low = n * 0x1.bd0106p-13f; // of ln 2
+    float r = high + low;
+    return scaled_exp(rounded, r, high - r + low);
+}
+static inline float exp2_f(float x) {
+    float a = x < -150 ? -150 : x > 129 ? 129 : x, rounded = a + TO_INTEGER, f = a - (rounded - TO_INTEGER);
+    float r = f * 0x1.62e430p-1f;
+    return scaled_exp(rounded, r, fma_f(f, 0x1.62e430p-1f, -r) - f * 0x1.05c610p-29f);
+}
+static inline double exp_(double x) { return exp(x); }
+static inline double exp2_(double x) { return exp2(x); }
+
+// x to the power of the float that is nearest to 1/3, as torch has it: that is 1e-8 more, which makes ten units
+// where x is tiny. The bits of x give 1/y to 4 %, a polynomial makes that 3e-6, and Newton's step, whose
+// residue is exact where there is `fma`, gives the root.
+static inline float cube_root_f(float x) {
+    float size = fabsf(x);
+    int is_small = size < 0x1p-60f;
+    float a = size * (is_small ? 0x1p96f : 0x1p-24f), bits = (float)(int32_t)float_to_bits(a);
+    float r = bits_to_float(0x54a20000 - (uint32_t)(int32_t)(bits * 0x1.555556p-2f));
+    float h = fma_f(-(a * r), r * r, 1);
+    r = fma_f(r * h, fma_f(fma_f(0x1.6397c2p-3f, h, 0x1.c9b0dcp-3f), h, 0x1.5555a8p-2f), r);
+    float s = r * r, y = a * s, yy = y * y, residue = fma_f(-y, fma_f(y, y, -yy), fma_f(-y, yy, a));
+    float log = fma_f(bits, 0x1.62e43p-24f, (is_small ? 127 + 96 : 127 - 24) * -0x1.62e43p-1f); // to 0.06
+    y += fma_f(residue * s, 0x1.555556p-2f, log * y * 0x1.555556p-27f);
+    y = size < INFINITY ? y * (is_small ? 0x1p-32f : 0x1p8f) : size;
+    return x < 0 && x > -INFINITY ? NAN : y;
+}
+static inline double cube_root_(double x) { return pow(x, 1. / 3); }
+
+// Other functions for float (_f) and double (_). Where gcc can make vectors of the C library's functions of
+// doubles, floats go by way of these, as in Triton: that is quicker than one by one, and rounds as well. Vectors
+// of its functions of floats would round worse, but for powf, and so would doubles'.
 #define SINGLE(name) \
     static inline float name##_f(float x) { return name##f(x); } \
     static inline double name##_(double x) { return name(x); }
@@ -74,12 +133,12 @@ SIMD float powf(float, float);
 #else
 #define SINCE_2_35 SINGLE
 #endif
-SINCE_2_22(exp) SINCE_2_22(log) SINCE_2_22(sin) SINCE_2_22(cos)
-SINCE_2_35(exp2) SINCE_2_35(expm1) SINCE_2_35(log2) SINCE_2_35(log10) SINCE_2_35(log1p) SINCE_2_35(erf) SINCE_2_35(erfc)
+SINCE_2_22(log) SINCE_2_22(sin) SINCE_2_22(cos)
+SINCE_2_35(expm1) SINCE_2_35(log2) SINCE_2_35(log10) SINCE_2_35(log1p) SINCE_2_35(erf) SINCE_2_35(erfc)
 SINCE_2_35(tan) SINCE_2_35(asin) SINCE_2_35(acos) SINCE_2_35(atan)
 SINCE_2_35(sinh) SINCE_2_35(cosh) SINCE_2_35(tanh) SINCE_2_35(asinh) SINCE_2_35(acosh) SINCE_2_35(atanh)
 
-// A function for float (_f), double (_) and int64 (_l). A product and a sum are one rounding where the processor has that, as in torch.
+// A function for float (_f), double (_) and int64 (_l).
 #define where(c, a, b) ((c) ? (a) : (b))
 #define FUNCTIONS(T, S, F) \
     static inline T abs##S(T x) { return fabs##F(x); } \
@@ -90,16 +149,6 @@ SINCE_2_35(sinh) SINCE_2_35(cosh) SINCE_2_35(tanh) SINCE_2_35(asinh) SINCE_2_35(
     static inline T lerp##S(T a, T b, T w) { return fabs##F(w) < (T)0.5 ? fma##S(w, b - a, a) : fma##S(-(b - a), 1 - w, b); } \
     static inline T softplus##S(T x, T beta, T threshold) { return x * beta > threshold ? x : log1p##S(exp##S(x * beta)) / beta; }
 
-#ifdef __FP_FAST_FMAF
-static inline float fma_f(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-#else
-static inline float fma_f(float a, float b, float c) { return a * b + c; }
-#endif
-#ifdef __FP_FAST_FMA
-static inline double fma_(double a, double b, double c) { return __builtin_fma(a, b, c); }
-#else
-static inline double fma_(double a, double b, double c) { return a * b + c; }
-#endif
 FUNCTIONS(float, _f, f)
 FUNCTIONS(double, _, )
 static inline int64_t abs_l(int64_t x) { return x < 0 ? -x : x; }

@@ -7,9 +7,10 @@ import triton.language as tl
 from triton.language.extra import libdevice
 
 __all__ = ['abs_', 'acos_', 'acosh_', 'asin_', 'asinh_', 'atan2', 'atan_', 'atanh_', 'ceil', 'copysign',
-           'cos_', 'cosh_', 'div_', 'erf_', 'erfc_', 'exp2_', 'exp_', 'expm1_', 'floor', 'fma_', 'hypot',
-           'lerp_', 'log10_', 'log1p_', 'log2_', 'log_', 'maximum_', 'minimum_', 'pow', 'rint', 'sign_',
-           'sin_', 'sinh_', 'softplus_', 'sqrt', 'tan_', 'tanh_', 'trunc', 'where']
+           'cos_', 'cosh_', 'cube_root_', 'div_', 'erf_', 'erfc_', 'exp2_', 'exp_', 'expm1_',
+           'floor', 'fma_', 'hypot', 'lerp_', 'log10_', 'log1p_', 'log2_', 'log_', 'maximum_',
+           'minimum_', 'pow', 'rint', 'sign_', 'sin_', 'sinh_', 'softplus_', 'sqrt', 'tan_',
+           'tanh_', 'trunc', 'where']
 
 
 # Before Triton 3.6, the division and root with IEEE rounding flush float32 denormals to zero. In float64
@@ -147,6 +148,9 @@ def atanh_(x): return libdevice.atanh(x.to(tl.float64)).to(x.dtype)
 
 @triton.jit
 def pow(x, y): return libdevice.pow(x.to(tl.float64), y.to(tl.float64)).to(x.dtype)
+
+@triton.jit
+def cube_root_(x): return pow(x, tl.full((), 1/3, x.dtype)) # a number would be one of float32
 
 @triton.jit
 def hypot(x, y): return libdevice.hypot(x.to(tl.float64), y.to(tl.float64)).to(x.dtype)

@@ -88,10 +88,12 @@ def check_params(
 ) -> None:
     "Raise `TypeError` for anything but tensors, `ValueError` for duplicates and tensors that aren't leaves."
     seen = {id(p) for p in others if isinstance(p, Tensor)}
+    are_leaves = all(isinstance(p, Tensor) and p.is_leaf for p in params)
+    if are_leaves and len({*seen, *map(id, params)}) == len(seen) + len(params): return
     for i, p in enumerate(params):
-        # fastai's documentation creates optimizers of numbers, which never have a gradient
-        if isinstance(p, Real): continue
         if not isinstance(p, Tensor):
+            # fastai's documentation creates optimizers of numbers, which never have a gradient
+            if isinstance(p, Real): continue
             raise TypeError(f"only tensors can be optimized, but parameter {i} is {p!r:.80} "
                             f"({type(p).__name__}).")
         if not (p.is_leaf or p.retains_grad):

@@ -1,12 +1,13 @@
 "Copies of an optimizer's state, in types that load without this library."
 from collections import OrderedDict
+from collections.abc import Iterable
 from copy import deepcopy
 
 import numpy as np
 from fastcore.foundation import L
 from torch import Tensor
 
-__all__ = ['ParamStates', 'copied', 'is_note', 'kept_state', 'ours', 'shape_of']
+__all__ = ['ParamStates', 'copied', 'is_note', 'kept_states', 'ours', 'shape_of']
 
 
 class ParamStates(dict):
@@ -28,6 +29,9 @@ def is_note(
     return isinstance(k, str)
 
 
+IMMUTABLE = frozenset({float, int, bool, str, type(None)})
+
+
 def copied(
     o, # A tensor, number, or container of them
     device=None # Device for copies of tensors; default: their own
@@ -35,7 +39,9 @@ def copied(
     """Copy `o` deeply.
 
     NumPy numbers and fastcore lists become types that `torch.load(weights_only=True)` reads."""
+    if type(o) is Tensor and device is None and not o.requires_grad: return o.clone() # the quickest of them
     if isinstance(o, Tensor): return o.detach().to(device or o.device, copy=True)
+    if type(o) in IMMUTABLE: return o
     if isinstance(o, np.generic): return o.item()
     if isinstance(o, dict): return {k: copied(v, device) for k, v in o.items()}
     if isinstance(o, (list, L)): return [copied(v, device) for v in o]
@@ -43,15 +49,15 @@ def copied(
     return deepcopy(o)
 
 
-def kept_state(
+def kept_states(
     opt, # Optimizer
-    p, # One of its parameters
+    params:Iterable, # Some of its parameters
     device=None # Device for copies of tensors; default: their own
-) -> dict:
-    "Copy the state of `p`, without the records of taps, which training doesn't need."
-    tapped = {k for s in opt.composition.steppers for k in s.taps}
-    state = opt.state.get(p, {})
-    return copied({k: v for k, v in state.items() if k.partition('.')[0] not in tapped}, device)
+) -> list[dict]:
+    "Copy the states of parameters, without the records of taps, which training doesn't need."
+    tapped, states = {k for s in opt.composition.steppers for k in s.taps}, opt.state
+    def is_kept(k): return not tapped or k.partition('.')[0] not in tapped
+    return [{k: copied(v, device) for k, v in states.get(p, {}).items() if is_kept(k)} for p in params]
 
 
 def ours(

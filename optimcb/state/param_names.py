@@ -3,7 +3,7 @@ from torch import Tensor
 
 from optimcb._boundary import entry
 from optimcb.hypers.values import NOT_HYPERS
-from optimcb.state.copies import kept_state, ours, shape_of
+from optimcb.state.copies import kept_states, ours, shape_of
 from optimcb.warn import warn
 
 __all__ = ['by_name', 'has_names_for_indices', 'listed', 'named_state', 'names_of']
@@ -40,7 +40,7 @@ def named_state(
     pairs = [(k, p) for g, ks in zip(opt.param_groups, names) for k, p in zip(ks, g['params'])]
     if len(dict(pairs)) < len({id(p) for _, p in pairs}):
         raise ValueError("several parameters have the same name. Pass `model`, whose names differ.")
-    return {k: kept_state(opt, p) for k, p in pairs}
+    return dict(zip([k for k, _ in pairs], kept_states(opt, [p for _, p in pairs])))
 
 
 def by_name(

@@ -5,7 +5,7 @@ from optimcb._renamed import current_label
 from optimcb._tensors import is_dtensor
 from optimcb.hypers.torch_names import from_torch
 from optimcb.hypers.values import NOT_HYPERS, check
-from optimcb.state.copies import ParamStates, copied, is_note, kept_state, shape_of
+from optimcb.state.copies import ParamStates, copied, is_note, kept_states, shape_of
 from optimcb.state.matching import check_groups, check_shapes, in_torchs_shape, usable_state
 from optimcb.state.param_names import by_name, has_names_for_indices, names_of
 from optimcb.state.torch_optim import from_torch_optim
@@ -26,11 +26,12 @@ def pack(
             if indices.setdefault(id(p), len(params)) == len(params): params.append(p)
         own = copied({k: v for k, v in g.items() if k != 'params'}, device)
         groups.append({**own, 'params': [indices[id(p)] for p in g['params']]})
-    states = {i: _routes_to_numbers(opt, kept_state(opt, p, device)) for i, p in enumerate(params)}
+    states, routes = kept_states(opt, params, device), opt.composition.routes
+    if routes: states = [_route_to_number(routes, s) for s in states]
     notes = {k: copied(v, device) for k, v in opt.state.items() if is_note(k)}
     rules = _rules(opt)
     return dict(
-        state=ParamStates({**states, **notes}),
+        state=ParamStates({**dict(enumerate(states)), **notes}),
         param_groups=groups,
         hypers=[copied(dict(h), device) for h in opt.hypers],
         steppers=opt.composition.untapped,
@@ -41,9 +42,8 @@ def pack(
 def _rules(opt) -> dict|None: return {k: repr(d) for k, d in opt.composition.masks.items()} or None
 
 
-def _routes_to_numbers(opt, state) -> dict:
-    "Replace routes by their numbers: torch's flat state dicts hold no strings."
-    routes = opt.composition.routes
+def _route_to_number(routes, state) -> dict:
+    "Replace a route by its number: torch's flat state dicts hold no strings."
     return {**state, 'route': routes.index(state['route'])} if state.get('route') in routes else state
 
 

@@ -85,6 +85,7 @@ def _sub_lists(a, b, alpha): return torch._foreach_sub(a, b, alpha=alpha)
 def _addcmul(a, b, c, value): return torch.addcmul(a, b, c, value=value)
 def _addcdiv(a, b, c, value): return torch.addcdiv(a, b, c, value=value)
 def _cube_lists(a): return torch._foreach_pow(a, 3)
+def _cube_root_lists(a): return torch._foreach_pow(a, 1/3)
 
 
 OPS = {o.name: o for o in [
@@ -125,6 +126,8 @@ OPS = {o.name: o for o in [
     # roots, powers, logarithms etc.
     _float('sqrt', 'sqrt{f}({0})', formula='{0}**(1/2)'),
     _float('rsqrt', 'div_{f}(1, sqrt{f}({0}))', formula='1/{0}**(1/2)'),
+    Op('cube_root', 'cube_root_{f}({0})', lambda a: a**(1/3), _cube_root_lists, gives='float',
+       formula='{0}**(1/3)'),
     Op('pow', 'pow{f}({0}, {1})', operator.pow, gives='float', formula='{0}**{1}'),
     _float('exp'),
     _float('exp2', aka='special_exp2'),

@@ -102,6 +102,7 @@ def pow_(x, exponent):
         return apply('sqrt' if exponent > 0 else 'rsqrt', x)
     if exponent == -1: return apply('reciprocal', x)
     if exponent == -2: return apply('reciprocal', apply('square', x))
+    if exponent == 1/3: return apply('cube_root', x)
     return apply('pow', x, exponent)
 
 

@@ -63,7 +63,7 @@ EXPRESSIONS = {
     'hardtanh': lambda p, g: F.hardtanh(p), 'softshrink': lambda p, g: F.softshrink(p),
     'hardshrink': lambda p, g: F.hardshrink(p),
     **{f'power {e}': of_power(e) for e in (2, 3, 0.5, -0.5, -1, -2, 1.5, 0)},
-    'power of number': lambda p, g: 2.**p, 'number first': lambda p, g: 1/p - (1 - p),
+    'cube_root': of_power(1/3), 'power of number': lambda p, g: 2.**p, 'number first': lambda p, g: 1/p - (1 - p),
     'masked': lambda p, g: p*(p*g > 0), 'share': lambda p, g: (p > 0).float().mean()*p,
     'and': lambda p, g: ((p > 0) & (g > 0)).to(p.dtype), 'xor': lambda p, g: ((p > 0) ^ (g > 0)).to(p.dtype),
     'not': lambda p, g: (~(p > 0)).float(), 'count': lambda p, g: (p > 0).sum()*p,
