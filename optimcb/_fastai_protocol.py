@@ -6,6 +6,7 @@ from optimcb import _wrappers
 from optimcb._boundary import entry
 from optimcb.diagnosis.of_optimizer import warn_unread
 from optimcb.engines.frozen import grad_of, track
+from optimcb.engines.zeroing import zero
 from optimcb.hypers.given import without_group_flags
 from optimcb.hypers.torch_names import TORCH_FLAGS, from_torch
 from optimcb.hypers.values import per_group
@@ -41,14 +42,15 @@ class FastaiProtocol:
     def zero_grad(self,
         set_to_none:bool=False # Drop the gradients, instead of filling them with zeros as fastai does?
     ):
-        "Zero the gradients in place, or drop them."
-        for p in (p for ps in self.param_lists for p in ps):
-            if getattr(p, 'grad', None) is None: continue
-            if set_to_none: p.grad = None
-            else:
-                if p.grad.grad_fn is None: p.grad.requires_grad_(False)
-                else: p.grad.detach_()
-                p.grad.zero_()
+        """Zero the gradients in place, or drop them.
+
+        Those that a step with `zero_in_step` has zeroed, and nobody has changed since, are left alone."""
+        zeroed, params = self.__dict__.pop('_zeroed', None), [p for ps in self.param_lists for p in ps]
+        grads = [g for p in params if (g := getattr(p, 'grad', None)) is not None]
+        if not set_to_none: zero(zeroed.others(grads) if zeroed else grads)
+        else:
+            for p in params:
+                if getattr(p, 'grad', None) is not None: p.grad = None
 
     @entry
     def all_params(self,

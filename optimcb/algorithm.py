@@ -29,7 +29,8 @@ def _for_all(
     lr, # Learning rate
     *,
     engine='auto', # 'eager', 'foreach', 'fused', or 'auto': the fastest that can run the steppers
-    check=True # Rehearse the steppers now, and say what is missing or doubtful?
+    check=True, # Rehearse the steppers now, and say what is missing or doubtful?
+    zero_in_step=False # Let a step zero the gradients? For loops in which `zero_grad()` follows it
 ): "What every algorithm takes, beside its options"
 
 
@@ -48,11 +49,11 @@ def _documented(algorithm):
 class Algorithm(partial, Arguments, Composable, Explained):
     """A recipe: `Optimizer` with the steppers that a function of the options lists.
 
-    Called with `params`, `lr`, options, `engine` and `check` it makes an `Optimizer`. Options that are
-    numbers become hyper-parameters, those that are flags choose steppers. When a group asks for steppers
-    that aren't there, as one with momentum among others without, when it is given or later, they are
-    chosen again. Every algorithm takes `maximize`, too. Hyper-parameters that the steppers bring along are
-    options too. `.cbs` and `.hypers` are those of the defaults. What `replace`, `insert`, `remove` and
+    Called with `params`, `lr`, options, `engine`, `check` and `zero_in_step` it makes an `Optimizer`. Options
+    that are numbers become hyper-parameters, those that are flags choose steppers. When a group asks for
+    steppers that aren't there, as one with momentum among others without, when it is given or later, they
+    are chosen again. Every algorithm takes `maximize`, too. Hyper-parameters that the steppers bring along
+    are options too. `.cbs` and `.hypers` are those of the defaults. What `replace`, `insert`, `remove` and
     `rename` return is another algorithm; they are done to what the recipe lists for the options that are
     given.
 
@@ -165,8 +166,8 @@ class Algorithm(partial, Arguments, Composable, Explained):
         hypers = {k: given[k] for k in ('lr', *self.hypers) if k in wanted}
         opt = Optimizer.__new__(Optimizer)
         opt._choice = choice
-        opt.__init__(params, cbs, engine=given['engine'], check=given['check'], **hypers,
-                     **unlisted, **flags)
+        for_all = {k: given[k] for k in FOR_ALL - {'params'}}
+        opt.__init__(params, cbs, **for_all, **hypers, **unlisted, **flags)
         opt.called = self._title
         opt._given = asked.union(self.options, unlisted) # not what comes with a stepper
         for h in opt.hypers: # users' steppers may mean something else by a number that is ours

@@ -68,7 +68,7 @@ def create_optimizer(
     *,
     wd=None, # Weight decay; default: the algorithm's
     no_wd:bool|Rule=False, # Parameters that are not decayed: True for the model's norms and biases, or a rule
-    **options # Of algorithm, parts and `SAM`, under our names or torch's (`betas=…`), and `engine`, `check`
+    **options # Of algorithm, parts and `SAM`, under our names or torch's (`betas=…`), and `engine`, `check`…
 ) -> Optimizer:
     """Make an optimizer by the name of its algorithm, with the defaults of that.
 

@@ -18,6 +18,7 @@ from optimcb.engines.frozen import track
 from optimcb.engines.grad_scaling import NOT_SCALED, SCALER_ATTRIBUTES, Scaling, scaling_of
 from optimcb.engines.masks import set_pending_masks
 from optimcb.engines.runner import Runner
+from optimcb.engines.zeroing import zero_read
 from optimcb.hypers import given
 from optimcb.hypers.groups import Groups, TorchNames
 from optimcb.hypers.torch_names import from_torch, without_flags
@@ -50,11 +51,12 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
         *,
         engine:str='auto', # 'eager', 'foreach', 'fused', or 'auto': the fastest that can run the steppers
         check:bool=True, # Rehearse the steppers now? Else `MissingName` is raised by the first step
+        zero_in_step:bool=False, # Let a step zero the gradients? For loops in which `zero_grad()` follows it
         **hypers # Values that override the steppers' defaults: one, one for each group, or a slice
     ):
         if hypers.pop('train_bn', None) is not None:
             warn("`train_bn` has no effect in an `Optimizer`. Pass it to the `Learner`.")
-        self.cbs, self.engine = L(list(L(cbs))), engine
+        self.cbs, self.engine, self.zero_in_step = L(list(L(cbs))), engine, zero_in_step
         self.hyper_names = set()
         self._has_part = _wrappers.made_by_zero()
         composition = self.composition
@@ -99,8 +101,26 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
         self.forget_runner()
 
     @property
+    def zero_in_step(self) -> bool:
+        """Does a step leave zeros in the gradients that it has read? May be set between steps.
+
+        A kernel then stores them in the pass that reads a gradient last, instead of another pass over all
+        gradients in `zero_grad()`, which still must follow: it zeroes what is left, such as gradients of
+        frozen parameters, sparse ones, shards, those that require gradients or share memory, and all after a
+        step that was or may have been skipped. Numbers stay the same to the bit. Whatever reads gradients
+        after the step, as a hook, sees zeros. `zero_grad` finds by identity and `_version` what has been
+        changed since: not changes through `.data` between `step` and `zero_grad`."""
+        return self.__dict__.get('_zero_in_step', False)
+    @zero_in_step.setter
+    @entry
+    def zero_in_step(self, v):
+        if v not in (True, False): raise TypeError(f"`zero_in_step` must be True or False, but is {v!r}.")
+        self._zero_in_step = bool(v)
+
+    @property
     def _running(self) -> Runner:
         if '_runner' not in self.__dict__: self._runner = Runner(self.engine)
+        self._runner.zeroes = self.zero_in_step
         return self._runner
     def forget_runner(self):
         "Let the next step begin anew: the engine, or all state, is another one."
@@ -127,12 +147,19 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
             with torch.enable_grad(): loss = closure()
         try:
             scaling = scaling_of(self)
-            if scaling.skip_on_device or not scaling.skips(): self.step_target(self, self._running, scaling)
+            if scaling.skip_on_device or not scaling.skips(): self._step_all(scaling)
         except BaseException as e:
             if isinstance(e, MissingName): e.args = (advice(e),)
             for k in SCALER_ATTRIBUTES: self.__dict__.pop(k, None) # else GradScaler does it
             raise
         return loss
+
+    def _step_all(self, scaling):
+        "Step all parameters, and zero their gradients if that is wanted"
+        runner = self._running
+        self.__dict__.pop('_zeroed', None)
+        self.step_target(self, runner, scaling)
+        if runner.zeroes: self._zeroed = zero_read(self, runner)
 
     def step_target(self,
         target, # The optimizer, or one of its parameters, with `param_groups`, `state` and `tracked`

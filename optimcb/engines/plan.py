@@ -31,7 +31,10 @@ class Plan:
     `buckets` are traced, `eager` lists what is left to the eager engine: parameter, state and index of the
     group. `flat` has the parameters of all buckets, one after the other; `grads` and `grad_ptrs` have the
     gradients of the present step and their addresses. `launches` are known for this plan, by their
-    programs. `shardings` tells how parameters are sharded."""
+    programs. `shardings` tells how parameters are sharded. If kernels `zero` the gradients, those were found
+    `apart` from all other memory, at their addresses."""
+    zeroes, apart = False, (None, False)
+
     def __init__(self,
         opt, # Optimizer
         composition, # Its composition
