@@ -163,7 +163,7 @@ def test_new_gradients_are_other_tensors():
 def test_a_training_step():
     pytest.importorskip('fastai')
     result = quick(against=['torch', 'fastai'], repeats=1, warmup=0).train(arch='squeezenet1_0', size=32, bs=2)
-    assert names(result) == ['optimcb AdamW', 'torch AdamW fused', 'fastai Adam'] and not any(r.get('error') for r in result['rows'])
+    assert names(result) == ['optimcb AdamW', 'optimcb AdamW, zero_in_step', 'torch AdamW fused', 'fastai Adam'] and not any(r.get('error') for r in result['rows'])
 
 
 def test_tables():

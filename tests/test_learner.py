@@ -470,8 +470,8 @@ def test_other_ways_of_a_learner_with_steps_that_zero(tmp_path):
         learn.fit(1, 0.01, cbs=[SAMCallback()])
         class Broken(Callback):
             def after_batch(self):
-                if self.training: raise KeyError
-        with pytest.raises(KeyError): learn.fit(1, 0.01, cbs=[Broken()])
+                if self.training: raise KeyError('mine')
+        with pytest.raises(KeyError, match='mine'): learn.fit(1, 0.01, cbs=[Broken()])
         learn.fit(1, 0.01)
         assert not learn.opt.zero_in_step
     with_zeros(way, tmp_path)

@@ -37,7 +37,8 @@ def _arguments(argv):
     p.add_argument('--python', action='store_true',
                    help="measure Python's share, on tensors of one element, instead of the sets")
     p.add_argument('--train', action='store_true',
-                   help='measure a training step of fastai, instead of the sets')
+                   help='measure a training step of fastai (ResNet-18, 16 pictures of 64 pixels), '
+                        'without and with `zero_in_step`, instead of the sets')
     p.add_argument('--backward', nargs='*', choices=MODELS, metavar='MODEL',
                    help=f"measure the memory of training {' or '.join(MODELS)} (default: mlp), "
                         "without and with `step_in_backward`, instead of the sets")

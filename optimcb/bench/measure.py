@@ -3,7 +3,7 @@
     python -m optimcb.bench                              # AdamW, on four sets of parameters
     python -m optimcb.bench Lamb mymodule:MyAlgorithm --on resnet34 --json times.json
     python -m optimcb.bench Muon --on matrices --against torch # it is for matrices
-    python -m optimcb.bench --python --train             # Python's share, and a whole training step
+    python -m optimcb.bench --python --train             # Python's share, and a whole training step of fastai
     python -m optimcb.bench --backward                   # memory and time of training
 
 Contenders take turns, on parameters and gradients of their own, in a new random order for each round.
@@ -20,6 +20,7 @@ Contenders take turns, on parameters and gradients of their own, in a new random
 - peak MiB: the most that training takes beyond what was taken before the model: of the process's memory
   (Linux), or of torch's allocator on a GPU. Each is measured in a process of its own.
 """
+import inspect
 import multiprocessing
 import os
 import statistics
@@ -109,11 +110,16 @@ class Bench:
     ) -> dict:
         """Measure one step of fastai's `Learner`, from the batch to `zero_grad`.
 
-        Optimizers that are not made for fastai are in its `OptimWrapper`."""
+        The algorithm is measured without and with `zero_in_step`, if it has that option. Optimizers that are
+        not made for fastai are in its `OptimWrapper`."""
         from fastai.optimizer import OptimWrapper
         pictures = torch.randn(bs, 3, size, size, device=self.device)
         batch = pictures, torch.randint(10, (bs,), device=self.device)
         runs = [c for c in self.contenders() if c.fused or not c.name.startswith('torch ')]
+        can_zero = 'zero_in_step' in inspect.signature(find(self.algorithm)).parameters
+        ours = runs[:max(1, len(self.engines))] if can_zero else []
+        zeroing = [Contender(f'{c.name}, zero_in_step', partial(c.make, zero_in_step=True)) for c in ours]
+        runs = [*ours, *zeroing, *runs[len(ours):]]
         for c in runs:
             foreign = c.name.split()[0] in PEERS.keys() - {'fastai'}
             c.make = partial(_training, partial(OptimWrapper, opt=c.make) if foreign else c.make, arch, batch)

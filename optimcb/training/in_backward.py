@@ -1,11 +1,15 @@
 """Steps inside of `backward`: each parameter is stepped as soon as its gradient is there, and the gradient
-is freed."""
+is freed. Small ones wait for others, so that one launch steps many."""
 import threading
 import weakref
+from functools import partial
+from itertools import groupby
+from numbers import Integral
 from operator import is_
 
 import torch
 from torch import Tensor
+from torch.autograd import Variable
 
 from optimcb._boundary import entry
 from optimcb.engines.compilation import Compilation
@@ -16,6 +20,9 @@ from optimcb.warn import warn
 
 __all__ = ['InBackward', 'step_in_backward']
 
+
+TOGETHER = 1 << 18 # elements: beside a step of so many, what a launch costs is little
+MANY = 64 # targets that are kept, beside one for each parameter
 
 ALL = ("stepper `{}` needs {} the gradients of all parameters, of which a step in backward sees one at a "
        "time. "
@@ -35,7 +42,8 @@ GONE = ("an optimizer that stepped parameters in backward is gone, so they are n
 
 @entry
 def step_in_backward(
-    opt:Optimizer # Optimizer whose parameters are stepped in each backward pass from now on
+    opt:Optimizer, # Optimizer whose parameters are stepped in each backward pass from now on
+    together:int=TOGETHER # Elements that one launch is worth: smaller parameters wait until so many are ready
 ) -> 'InBackward':
     """Step each parameter as soon as `backward` has accumulated its gradient, and free the gradient.
 
@@ -43,6 +51,11 @@ def step_in_backward(
     are never there at once. Step counts, state, schedules, freezing, new groups and edits work as they do
     there. It lasts until `.remove()` of the result, or to the end of a `with` block, and only as long as
     somebody keeps the optimizer or the result.
+
+    Parameters of fewer elements than `together` wait, with their gradients, until `together` elements are
+    ready or backward ends; one launch then steps them. Their gradients have fewer than twice as many elements
+    at any time, for each device and stream. With `together=0` nothing waits, nor on the eager engine, which
+    steps parameters one by one anyway.
 
     `opt.step()` may still be called after each backward pass, and does no harm: it runs closures and
     hooks, tells schedulers that a step was done, and steps parameters whose gradients didn't come from
@@ -58,21 +71,26 @@ def step_in_backward(
       which is then an error.
     - `DistributedDataParallel` averages gradients later, after each process has stepped by its own.
 
-    If backward fails, the parameters that it has come to are stepped. A parameter that is used several
-    times is stepped once, when all of its gradient is there, unless its uses are in different checkpoints
-    with `use_reentrant=True`. Copies of the optimizer, by `deepcopy` or pickle, step as usual.
+    If backward fails, the parameters that it has come to are stepped, but for those that wait: they keep
+    their gradients, for `opt.step()` or `zero_grad`, else the next backward pass adds to them. A parameter
+    that is used several times is stepped once, when all of its gradient is there, unless its uses are in
+    different checkpoints with `use_reentrant=True`. Copies of the optimizer, by `deepcopy` or pickle, step
+    as usual.
 
     Raises `TypeError` for another kind of optimizer or one with a step of its own, `ValueError` for one
     that sums over all parameters or whose parameters are stepped in backward already. Source: Lv et al.
     2023, https://arxiv.org/abs/2306.09782, where gradient and update are fused for plain SGD."""
-    return InBackward(opt)
+    return InBackward(opt, together)
 
 
 class InBackward:
     "What `step_in_backward` returns: hooks on the parameters of `opt`, which `remove` takes away."
     def __init__(self,
-        opt:Optimizer # Optimizer whose parameters are stepped
+        opt:Optimizer, # Optimizer whose parameters are stepped
+        together:int=TOGETHER # Elements that one launch is worth
     ):
+        if not isinstance(together, Integral) or isinstance(together, bool) or together < 0:
+            raise ValueError(f"`together` must be a number of elements, 0 or more, but is {together!r}.")
         if not runs_steppers(opt):
             raise TypeError("step_in_backward runs the steppers of an optimcb Optimizer, "
                             f"but {type(opt).__name__} has a step of its own. "
@@ -81,7 +99,8 @@ class InBackward:
         if any(_is_ours(p) for g in opt.param_groups for p in g['params']):
             raise ValueError("parameters of this optimizer are stepped in backward already. "
                              "Call `remove()` of what `step_in_backward` returned first.")
-        self.opt, self.parts = opt, {}
+        self.opt, self.together, self.parts, self.targets = opt, together, {}, {}
+        self.waiting = weakref.WeakValueDictionary() # by backward pass, which keeps them until it ends
         self.stepped = set() # ids of those stepped since the last call of `opt.step()`
         self.called = self.ended = False # was `opt.step()` ever called; and since the last backward pass?
         self.hook = Hook(self)
@@ -102,13 +121,14 @@ class InBackward:
                     part = self.parts[p] = old.pop(p, None) or Part(p, self)
                     part.group, part.place = i, j
             for part in old.values(): part.detach()
+            self.targets = {}
 
     def remove(self):
         "Step no more in backward. The optimizer goes on from its state in `opt.step()`."
         with self.lock:
             if self.opt.__dict__.get('_in_backward') is not self: return
             for part in self.parts.values(): part.detach()
-            self.parts = {}
+            self.parts, self.targets = {}, {}
             self.before.remove()
             del self.opt.__dict__['_in_backward']
 
@@ -126,25 +146,55 @@ class InBackward:
         if len(params) != len(self.known) or not all(map(is_, params, self.known)): self.attach()
         self.called = self.ended = True
 
-    def _step(self, p):
-        "Step a parameter by its gradient, and drop that"
+    def _take(self, p):
+        "Step a parameter by its gradient, and drop that; or let both wait"
         if p.grad is None: return # another hook has taken it
         with self.lock, torch.no_grad():
-            part = self._part(p)
-            if part is None: return # `opt` has it no more
+            if self._part(p) is None: return # `opt` has it no more
             self._note(p)
             _refuse_sums(self.opt.composition)
             refuse_step(self.opt)
-            part.refresh(self.opt)
-            self.opt.step_target(part, self._runner_of(part))
-            p.grad = None
-            self.opt._opt_called = True # what schedulers ask for
+            graph = torch._C._current_graph_task_id()
+            if p.numel() >= self.together or graph < 0 or self.opt.engine == 'eager': self._step([p])
+            else: self._wait(p, graph)
+
+    def _wait(self, p, graph):
+        "Let a parameter wait for others of its backward pass and stream, and step all if they are enough"
+        waiting = self.waiting.get(graph)
+        if waiting is None:
+            waiting = self.waiting[graph] = Waiting()
+            Variable._execution_engine.queue_callback(partial(self._end, waiting))
+        self._step(waiting.add(p, self.together))
+
+    def _end(self, waiting):
+        "A backward pass has ended: step what still waits, which is ready on any stream now"
+        with self.lock, torch.no_grad():
+            for params, _ in waiting.by_stream.values(): self._step(params)
+            waiting.by_stream.clear()
+
+    def _step(self, params):
+        "Step parameters by their gradients, and drop those"
+        params = [p for p in dict.fromkeys(params) if p.grad is not None and self._part(p) is not None]
+        if not params: return
+        target = self._target([self.parts[p] for p in params])
+        self.opt.step_target(target, self._runner_of(target))
+        for p in params: p.grad = None
+        self.opt._opt_called = True # what schedulers ask for
 
     def _part(self, p):
         part = self.parts.get(p)
         if part is not None and part.is_in(self.opt): return part
         self.attach()
         return self.parts.get(p)
+
+    def _target(self, parts):
+        "Return the parameters of `parts` as a runner sees them, as they are now"
+        key = frozenset(id(o.p) for o in parts)
+        if len(self.targets) > MANY + len(self.parts): self.targets = {} # others are together each time
+        target = self.targets.get(key)
+        if target is None: target = self.targets[key] = Target(parts)
+        target.refresh(self.opt)
+        return target
 
     def _runner_of(self, part) -> Runner:
         "Return the runner of `part`. All share programs and, in one backward pass, recordings"
@@ -182,28 +232,19 @@ class Hook:
     @entry
     def __call__(self, p):
         inside = self.inside()
-        if inside is not None: inside._step(p)
+        if inside is not None: inside._take(p)
         elif not self.warned:
             self.warned = True
             warn(GONE)
 
 
 class Part:
-    "One parameter with its hook, as a runner sees an optimizer: with `param_groups`, `state` and `tracked`."
+    "One parameter with its hook: number `place` of group `group`."
     def __init__(self,
         p:Tensor, # The parameter
         inside:InBackward # Whose hook it gets
     ):
-        self.p, self.state, self.runner, self.hook = p, {}, None, _hooked(p, inside.hook)
-
-    def runner_on(self,
-        engine:str, # Name of an engine
-        compilation:Compilation|None=None # Programs that all parameters share; None for the eager engine
-    ) -> Runner:
-        "Return a runner of this parameter alone, which goes on from its plan if the programs are the same."
-        if self.runner is None or self.runner.engine != engine: self.runner = Runner(engine, compilation)
-        elif self.runner.compilation is not compilation: self.runner.share(compilation)
-        return self.runner
+        self.p, self.hook = p, _hooked(p, inside.hook)
 
     def is_in(self,
         opt:Optimizer # Optimizer, whose groups may have been changed
@@ -213,16 +254,53 @@ class Part:
         params = groups[self.group]['params'] if self.group < len(groups) else ()
         return self.place < len(params) and params[self.place] is self.p
 
-    def refresh(self,
-        opt:Optimizer # Optimizer whose hyper-parameters and state these are
-    ):
-        "Be as the parameter is in `opt` now."
-        self.param_groups, self.tracked = [{**opt.param_groups[self.group], 'params': [self.p]}], opt.tracked
-        self.state[self.p] = opt.state[self.p]
-
     def detach(self):
         "Take the hook away."
         if self.hook is not None: self.hook.remove()
+
+
+class Waiting:
+    "Parameters whose gradients one backward pass has accumulated, by device or stream, and their elements."
+    def __init__(self): self.by_stream = {}
+
+    def add(self,
+        p:Tensor, # One more
+        enough:int # Elements
+    ) -> list[Tensor]:
+        "Take in a parameter. Return those that wait on its stream, if they are enough."
+        stream = torch.cuda.current_stream(p.device) if p.is_cuda else p.device
+        params, elements = self.by_stream.get(stream, ([], 0))
+        params.append(p)
+        self.by_stream[stream] = params, elements + p.numel()
+        if elements + p.numel() < enough: return []
+        del self.by_stream[stream]
+        return params
+
+
+class Target:
+    """Parameters that are stepped together, as a runner sees an optimizer: with `param_groups`, `state` and
+    `tracked`."""
+    def __init__(self,
+        parts:list[Part] # Theirs
+    ):
+        self.parts, self.state, self.runner = sorted(parts, key=lambda o: (o.group, o.place)), {}, None
+
+    def runner_on(self,
+        engine:str, # Name of an engine
+        compilation:Compilation|None=None # Programs that all parameters share; None for the eager engine
+    ) -> Runner:
+        "Return a runner of these parameters alone, which goes on from its plan if the programs are the same."
+        if self.runner is None or self.runner.engine != engine: self.runner = Runner(engine, compilation)
+        elif self.runner.compilation is not compilation: self.runner.share(compilation)
+        return self.runner
+
+    def refresh(self,
+        opt:Optimizer # Optimizer whose hyper-parameters and state these are
+    ):
+        "Be as the parameters are in `opt` now."
+        by_group, self.tracked = groupby(self.parts, key=lambda o: o.group), opt.tracked
+        self.param_groups = [{**opt.param_groups[i], 'params': [o.p for o in parts]} for i, parts in by_group]
+        for o in self.parts: self.state[o.p] = opt.state[o.p]
 
 
 def _refuse_sums(composition):
