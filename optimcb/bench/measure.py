@@ -12,6 +12,7 @@ Contenders take turns, on parameters and gradients of their own, in a new random
 - × torch fused: the median over that of `torch.optim`'s fused step of the same algorithm, if it has one.
 - × floor: the median over that of a read-modify-write of as many bytes as the algorithm must move
   (`floor_bytes`), in the same rounds.
+- optimizer: what `step` and `zero_grad` take of a training step, the smallest of all.
 - first step: the first `step()` of a new optimizer. What it compiles may come from a cache on the disk,
   unless `--cold` starts with an empty one. The first set of parameters shows it: later ones may find in
   memory what that one has compiled.
@@ -125,6 +126,8 @@ class Bench:
             c.make = partial(_training, partial(OptimWrapper, opt=c.make) if foreign else c.make, arch, batch)
             c.attempt(c.start)
         interleave(runs, self.repeats, self.warmup)
+        for c in runs:
+            if not c.error: c.share = c.opt.shares[-len(c.times):]
         title = f'training step, {arch}, {bs} pictures of {size} pixels'
         return dict(algorithm=self.algorithm, title=title, rows=self._rows(runs))
 
@@ -163,7 +166,23 @@ def _training(opt_func, arch, batch, params, lr):
     learn.n_iter = 1
     learn.remove_cb(ProgressCallback)
     for event in ('before_fit', 'before_epoch', 'before_train'): learn(event)
-    return SimpleNamespace(step=partial(learn.one_batch, 0, batch))
+    shares = _timed_parts(learn)
+    def step():
+        shares.append(0.)
+        learn.one_batch(0, batch)
+    return SimpleNamespace(step=step, shares=shares)
+
+
+def _timed_parts(learn) -> list[float]:
+    "A list to whose last number a Learner adds the seconds that its optimizer's `step` and `zero_grad` take"
+    shares, opt = [], learn.opt
+    def measured(f):
+        def call():
+            seconds = timed(f)
+            if shares: shares[-1] += seconds
+        return call
+    learn._step, opt.zero_grad = measured(learn._step), measured(opt.zero_grad)
+    return shares
 
 
 def trained(
