@@ -6,6 +6,7 @@ from optimcb import _wrappers
 from optimcb._boundary import entry
 from optimcb.diagnosis.of_optimizer import warn_unread
 from optimcb.engines.frozen import grad_of, track
+from optimcb.engines.zeroing import zero
 from optimcb.hypers.given import without_group_flags
 from optimcb.hypers.torch_names import TORCH_FLAGS, from_torch
 from optimcb.hypers.values import per_group
@@ -40,14 +41,32 @@ class FastaiProtocol:
     def zero_grad(self,
         set_to_none:bool=False # Set gradients to None, instead of filling them with zeros as in fastai?
     ):
-        "Zero the gradients in place, or set them to None."
-        for p in (p for ps in self.param_lists for p in ps):
-            if getattr(p, 'grad', None) is None: continue
-            if set_to_none: p.grad = None
-            else:
-                if p.grad.grad_fn is None: p.grad.requires_grad_(False)
-                else: p.grad.detach_()
-                p.grad.zero_()
+        """Zero the gradients in place, or drop them.
+
+        Those that a step with `zero_in_step` has zeroed, and nobody has changed since, are left alone."""
+        zeroed, params = self.__dict__.pop('_zeroed', None), [p for ps in self.param_lists for p in ps]
+        grads = [g for p in params if (g := getattr(p, 'grad', None)) is not None]
+        if not set_to_none: zero(zeroed.others(grads) if zeroed else grads)
+        else:
+            for p in params:
+                if getattr(p, 'grad', None) is not None: p.grad = None
+
+    @property
+    def zero_in_step(self) -> bool:
+        """Does a step leave zeros in the gradients that it has read? May be set between steps.
+
+        A kernel then stores them in the pass that reads a gradient last, instead of another pass over all
+        gradients in `zero_grad()`, which still must follow: it zeroes what is left, such as gradients of
+        frozen parameters, sparse ones, shards, those that require gradients or share memory, and all after a
+        step that was or may have been skipped. Numbers stay the same to the bit. Whatever reads gradients
+        after the step, as a hook, sees zeros. `zero_grad` finds by identity and `_version` what has been
+        changed since: not changes through `.data` between `step` and `zero_grad`."""
+        return self.__dict__.get('_zero_in_step', False)
+    @zero_in_step.setter
+    @entry
+    def zero_in_step(self, v):
+        if v not in (True, False): raise TypeError(f"`zero_in_step` must be True or False, but is {v!r}.")
+        self._zero_in_step = bool(v)
 
     @entry
     def all_params(self,

@@ -29,7 +29,8 @@ def _for_all(
     lr, # Learning rate
     *,
     engine='auto', # 'eager', 'foreach', 'fused', or 'auto': the fastest that can run the steppers
-    check=True # Rehearse the steppers now, and report missing names and doubtful combinations?
+    check=True, # Rehearse the steppers now, and report missing names and doubtful combinations?
+    zero_in_step=False # Let a step zero the gradients? For loops in which `zero_grad()` follows it
 ): "Stand for the arguments that every algorithm takes besides its options"
 
 
@@ -50,12 +51,12 @@ def _documented(algorithm):
 class Algorithm(partial, Arguments, Composable, Explained):
     """An `Optimizer` whose steppers are listed by a recipe, a function of the options.
 
-    Call it with `params`, `lr`, options, `engine` and `check` to create an `Optimizer`. Numeric options
-    become hyper-parameters, flags choose steppers. If a parameter group needs other steppers, now or later
-    (one group with momentum among groups without), they are chosen again. Default hyper-parameters of the
-    steppers are options too, and every algorithm takes `maximize`. `.cbs` and `.hypers` belong to the default
-    options. `replace`, `insert`, `remove` and `rename` return a new algorithm, which applies the edit to the
-    recipe's list for any options.
+    Call it with `params`, `lr`, options, `engine`, `check` and `zero_in_step` to create an `Optimizer`.
+    Numeric options become hyper-parameters, flags choose steppers. If a parameter group needs other steppers,
+    now or later (one group with momentum among groups without), they are chosen again. Default
+    hyper-parameters of the steppers are options too, and every algorithm takes `maximize`. `.cbs` and
+    `.hypers` belong to the default options. `replace`, `insert`, `remove` and `rename` return a new
+    algorithm, which applies the edit to the recipe's list for any options.
 
     A recipe may take `lr`, to set its default, and may have a function `translated` that maps other
     libraries' option names to its own.
@@ -176,8 +177,8 @@ class Algorithm(partial, Arguments, Composable, Explained):
         hypers = {k: given[k] for k in ('lr', *self.hypers) if k in wanted}
         opt = Optimizer.__new__(Optimizer)
         opt._choice = choice
-        opt.__init__(params, cbs, engine=given['engine'], check=given['check'], **hypers,
-                     **unlisted, **flags)
+        for_all = {k: given[k] for k in FOR_ALL - {'params'}}
+        opt.__init__(params, cbs, **for_all, **hypers, **unlisted, **flags)
         opt.called = self._title
         opt._given = asked.union(self.options, unlisted) # without defaults of steppers
         for h in opt.hypers: # a user's stepper may use the name of our default for something else

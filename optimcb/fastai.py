@@ -27,7 +27,7 @@ from optimcb import (
     warmup,
 )
 from optimcb.algorithms import *
-from optimcb.learner import AveragedWeights, OptStatsCallback, SAMCallback
+from optimcb.learner import AveragedWeights, OptStatsCallback, SAMCallback, ZeroInStepCallback
 from optimcb.parts import *
 
 # Not exported, as fastai has them too: use `wd` and `decouple_wd` of an algorithm
@@ -35,7 +35,7 @@ FASTAIS = {'weight_decay', 'l2_reg'}
 
 __all__ = [
     *algorithms.__all__, *(k for k in parts.__all__ if k not in {*FASTAIS, *algorithms.__all__}),
-    'AveragedWeights', 'OptStatsCallback', 'SAMCallback', 'compare', 'tap',
+    'AveragedWeights', 'OptStatsCallback', 'SAMCallback', 'ZeroInStepCallback', 'compare', 'tap',
     'Lookahead', 'Optimizer', 'algorithm', 'create_optimizer', 'list_optimizers', 'once', 'part', 'renamed',
     'route', 'by_module', 'by_name', 'by_ndim', 'by_shape', 'norms_and_biases', 'cosine_decay', 'warmup']
 

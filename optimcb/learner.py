@@ -1,4 +1,5 @@
-"""Callbacks for a fastai `Learner`: watch its optimizer, evaluate averaged weights, train with SAM.
+"""Callbacks of a fastai `Learner`: watch its optimizer, evaluate averages of the weights, take SAM's steps,
+let a step zero the gradients.
 
 Importing this module imports fastai."""
 from fastai.callback.core import Callback, CancelBackwardException
@@ -11,7 +12,7 @@ from optimcb.state.eval_weights import evaluated, tellers
 from optimcb.taps import OptStats
 from optimcb.training.sam import SAM, Ascent, stats_kept
 
-__all__ = ['AveragedWeights', 'OptStatsCallback', 'SAMCallback']
+__all__ = ['AveragedWeights', 'OptStatsCallback', 'SAMCallback', 'ZeroInStepCallback']
 
 
 class OptStatsCallback(Callback):
@@ -140,6 +141,30 @@ class SAMCallback(Callback):
     def after_fit(self):
         "Drop the copy of the weights."
         self.ascent = None
+
+
+class ZeroInStepCallback(Callback):
+    """Let each step of a fit zero the gradients that it has read: see `Optimizer.zero_in_step`.
+
+    A Learner calls `opt.zero_grad()` after each step, which then finds nothing left to do. Weights, losses
+    and state stay the same to the bit. Taps see the gradients, as part of the step, and so does whatever
+    comes before it, such as `GradientClip`; `after_step` sees zeros in their place. Batches that
+    `GradientAccumulation` adds up, and others that are cancelled before their step, keep theirs. After the
+    fit, the optimizer is as it was. Raises `TypeError` if it is not one of ours.
+    """
+    def __init__(self): self.before = None # the optimizer, and whether its steps zeroed before
+
+    def before_fit(self):
+        "Switch it on."
+        _check_ours(self.opt, 'ZeroInStepCallback sets an option of')
+        self.after_fit() # a fit may have been broken off
+        self.before, self.opt.zero_in_step = (self.opt, self.opt.zero_in_step), True
+
+    def after_fit(self):
+        "Let the optimizer be as before."
+        if self.before is None: return
+        opt, zeroed = self.before
+        self.before, opt.zero_in_step = None, zeroed
 
 
 def _check_ours(opt, doing):

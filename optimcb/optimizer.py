@@ -18,10 +18,11 @@ from optimcb.engines.frozen import track
 from optimcb.engines.grad_scaling import NOT_SCALED, SCALER_ATTRIBUTES, Scaling, scaling_of
 from optimcb.engines.masks import set_pending_masks
 from optimcb.engines.runner import Runner
+from optimcb.engines.zeroing import zero_read
 from optimcb.hypers import given
 from optimcb.hypers.groups import Groups, TorchNames
 from optimcb.hypers.torch_names import from_torch, without_flags
-from optimcb.hypers.values import NOT_HYPERS, own, per_group
+from optimcb.hypers.values import hypers_of, own, per_group
 from optimcb.state.eval_weights import refuse_step
 from optimcb.state.learner_names import name_params
 from optimcb.state.pickling import picklable, renewed
@@ -50,11 +51,12 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
         *,
         engine:str='auto', # 'eager', 'foreach', 'fused', or 'auto': the fastest that can run the steppers
         check:bool=True, # Rehearse the steppers now? If not, the first step raises `MissingName`
+        zero_in_step:bool=False, # Let a step zero the gradients? For loops in which `zero_grad()` follows it
         **hypers # Values that override the steppers' defaults: one for all groups, one per group, or a slice
     ):
         if hypers.pop('train_bn', None) is not None:
             warn("`train_bn` has no effect in an `Optimizer`. Pass it to the `Learner`.")
-        self.cbs, self.engine = L(list(L(cbs))), engine
+        self.cbs, self.engine, self.zero_in_step = L(list(L(cbs))), engine, zero_in_step
         self.hyper_names = set()
         self._has_part = _wrappers.made_by_zero()
         composition = self.composition
@@ -101,6 +103,7 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
     @property
     def _running(self) -> Runner:
         if '_runner' not in self.__dict__: self._runner = Runner(self.engine)
+        self._runner.zeroes = self.zero_in_step
         return self._runner
     def forget_runner(self):
         "Drop the runner after a change of the engine or of all state; the next step creates a new one."
@@ -126,7 +129,10 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
             with torch.enable_grad(): loss = closure()
         try:
             scaling = scaling_of(self)
-            if scaling.skip_on_device or not scaling.skips(): self.step_target(self, self._running, scaling)
+            self.__dict__.pop('_zeroed', None)
+            if scaling.skip_on_device or not scaling.skips():
+                self.step_target(self, runner := self._running, scaling)
+                if runner.zeroes: self._zeroed = zero_read(self, runner)
         except BaseException as e:
             if isinstance(e, MissingName): e.args = (advice(e),)
             for k in SCALER_ATTRIBUTES: self.__dict__.pop(k, None) # GradScaler does it after other steps
@@ -140,14 +146,10 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
     ):
         "Step the target's parameters with the current steppers and hyper-parameters."
         composition = self.composition
-        made = runner.step(self, target, composition, self._hypers_of(target.param_groups), scaling)
+        made = runner.step(self, target, composition, hypers_of(target.param_groups, self.hyper_names), scaling)
         for k in made: # a default of a name that a stepper returned was state, not a hyper-parameter
             for d in (self.defaults, *self.param_groups):
                 if k in d and composition.is_default(k, d[k]): del d[k]
-
-    def _hypers_of(self, groups) -> list[dict]:
-        names = self.hyper_names - NOT_HYPERS
-        return [{k: v for k, v in g.items() if k in names} for g in groups]
 
     @entry
     @torch.no_grad()
@@ -157,7 +159,7 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
         Call it before each `graph.replay()`. Raises `RuntimeError` if no step was captured, or if the next
         step takes another branch."""
         refuse_step(self)
-        self._running.renew(self._hypers_of(self.param_groups))
+        self._running.renew(hypers_of(self.param_groups, self.hyper_names))
 
     @property
     def _step_supports_amp_scaling(self) -> bool:

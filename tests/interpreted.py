@@ -164,6 +164,37 @@ def test_a_step_that_the_device_skips(monkeypatch):
     assert all(ulps(a, b) == 0 for a, b in zip(*res))
 
 
+def test_kernels_leave_zeros_in_gradients():
+    "To the bit as without; not in a step that the device may skip, nor where gradients share memory"
+    for make in (oc.AdamW, oc.Lamb, oc.Muon, oc.Adafactor, oc.AdEMAMix):
+        res = []
+        for on in (False, True):
+            ps = params(SIZES) + params([(1030,)], torch.bfloat16)
+            opt = make(ps, lr=0.01, zero_in_step=on)
+            for i in range(4):
+                set_grads(ps, i)
+                opt.step()
+                assert on != any(p.grad.any() for p in ps)
+            res.append([p.detach() for p in ps])
+        assert all(ulps(a, b) == 0 for a, b in zip(*res))
+
+def test_gradients_of_a_step_that_the_device_may_skip_stay(monkeypatch):
+    monkeypatch.setattr(grad_scaling, '_known', lambda x: x)
+    ps = params(SIZES)
+    opt = oc.AdamW(ps, lr=0.01, zero_in_step=True)
+    for found in (0., 1., 0.):
+        set_grads(ps)
+        opt.grad_scale, opt.found_inf = torch.tensor(1.), torch.tensor(found)
+        opt.step()
+        assert all(p.grad.any() for p in ps) and '_zeroed' not in {k for k, v in vars(opt).items() if v}
+        opt.zero_grad()
+        assert not any(p.grad.any() for p in ps)
+    del opt.grad_scale, opt.found_inf
+    set_grads(ps)
+    opt.step()
+    assert not any(p.grad.any() for p in ps)
+
+
 class Graph:
     "What `torch.cuda.CUDAGraph` does: takes kernels down, instead of running them, and runs them later with what then lies in memory"
     def __init__(self, monkeypatch): self.m, self.kernels = monkeypatch, []

@@ -19,6 +19,7 @@ sklearn_datasets = pytest.importorskip('sklearn.datasets')
 
 import fastai.callback.hook  # noqa: E402, F401
 import fastai.optimizer as fo  # noqa: E402
+from fastai.callback.core import Callback  # noqa: E402
 from fastai.callback.fp16 import ModelToHalf, NonNativeMixedPrecision  # noqa: E402
 from fastai.callback.schedule import ParamScheduler, SchedCos, SchedLin  # noqa: E402
 from fastai.callback.tracker import ReduceLROnPlateau, SaveModelCallback  # noqa: E402
@@ -28,6 +29,8 @@ from fastai.learner import Learner, load_learner  # noqa: E402
 from fastai.metrics import accuracy  # noqa: E402
 from fastai.torch_core import params, set_seed  # noqa: E402
 from fastcore.foundation import L  # noqa: E402
+
+from optimcb.learner import OptStatsCallback, SAMCallback, ZeroInStepCallback  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 
@@ -427,3 +430,51 @@ def test_a_named_algorithm_in_a_learner(tmp_path):
     learn = learner(oc.algorithm('Mine', [oc.sgd_step], lr=0.05), tmp_path)
     learn.fit(1)
     assert learn.lr == 0.05 == learn.opt.hypers[0]['lr']
+
+
+# Gradients that the step zeroes
+
+class SeesGrads(Callback):
+    "What is in the gradients before and after each step"
+    def __init__(self): self.before, self.after = [], []
+    def before_step(self): self.before.append(any(p.grad.any().item() for p in self.model.parameters() if p.grad is not None))
+    def after_step(self): self.after.append(any(p.grad.any().item() for p in self.model.parameters() if p.grad is not None))
+
+def with_zeros(way, tmp_path, **kwargs):
+    "Trains with and without the option: the same losses and weights, to the bit. Returns the learner with it"
+    runs = [Record(oc.Adam, partial(way, cbs=cbs), tmp_path/name, **kwargs) for name, cbs in (('with', [ZeroInStepCallback()]), ('without', []))]
+    assert all(torch.equal(x, y) for x, y in zip(*(r.weights for r in runs))) and np.array_equal(*(r.losses for r in runs), equal_nan=True)
+    return runs[0].learn
+
+def test_a_step_zeroes_gradients(tmp_path):
+    sees = SeesGrads()
+    def way(learn, note, cbs):
+        learn.fit_one_cycle(1, 0.01, cbs=[*cbs, *([sees] if cbs else [])])
+        assert not learn.opt.zero_in_step
+        learn.freeze()
+        learn.fit(1, 0.01, cbs=cbs)
+        learn.unfreeze()
+        learn.fit(1, slice(1e-4, 1e-2), cbs=[*cbs, OptStatsCallback(), GradientClip(0.1)])
+        assert np.isfinite(learn.opt_stats['grad_norm']).any() and (learn.opt_stats['grad_norm'] > 0).any()
+    with_zeros(way, tmp_path)
+    assert len(sees.before) == 10 and all(sees.before) and not any(sees.after)
+
+def test_batches_that_are_added_up_before_a_step_that_zeroes(tmp_path):
+    def way(learn, note, cbs): learn.fit(2, 0.01, cbs=[*cbs, GradientAccumulation(96)])
+    with_zeros(way, tmp_path)
+
+def test_other_ways_of_a_learner_with_steps_that_zero(tmp_path):
+    def way(learn, note, cbs):
+        learn.add_cbs(cbs)
+        learn.lr_find(num_it=5, show_plot=False)
+        learn.fit(1, 0.01, cbs=[SAMCallback()])
+        class Broken(Callback):
+            def after_batch(self):
+                if self.training: raise KeyError('mine')
+        with pytest.raises(KeyError, match='mine'): learn.fit(1, 0.01, cbs=[Broken()])
+        learn.fit(1, 0.01)
+        assert not learn.opt.zero_in_step
+    with_zeros(way, tmp_path)
+
+def test_steps_that_zero_are_of_our_optimizers(tmp_path):
+    with pytest.raises(TypeError, match='ZeroInStepCallback sets'): learner(fo.Adam, tmp_path).fit(1, cbs=[ZeroInStepCallback()])

@@ -38,7 +38,8 @@ def _arguments(argv):
                    help="measure Python's share, instead of the sets: on tensors of one element, in many "
                         "groups, with gradients that come and go, and what is done once")
     p.add_argument('--train', action='store_true',
-                   help='measure a training step of fastai, instead of the sets')
+                   help='measure a training step of fastai (ResNet-18, 16 pictures of 64 pixels), '
+                        'without and with `zero_in_step`, instead of the sets')
     p.add_argument('--backward', nargs='*', choices=MODELS, metavar='MODEL',
                    help=f"measure the memory of training {' or '.join(MODELS)} (default: mlp), "
                         "without and with `step_in_backward`, instead of the sets")

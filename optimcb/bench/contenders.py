@@ -45,7 +45,7 @@ class Contender:
         fused=False # Is it torch's fused step, the reference for ratios?
     ):
         self.name, self.make, self.fused = name, make, fused
-        self.opt = self.error = self.made = self.first = self.extra = None
+        self.opt = self.error = self.made = self.first = self.extra = self.share = None
         self.params, self.grads, self.times = [], [], []
 
     def attempt(self, f, *args):
@@ -87,7 +87,7 @@ class Contender:
         measured = {k: o for k, o in others.items() if o and o.times}
         ratios = {f'over_{k}': median / statistics.median(o.times) for k, o in measured.items()}
         return dict(name=self.name, median=median, **ratios, min=min(self.times), quartiles=quartiles,
-                    first=self.first, extra=self.extra)
+                    share=self.share and min(self.share), first=self.first, extra=self.extra)
 
 
 def find(

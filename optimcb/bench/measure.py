@@ -3,7 +3,7 @@
     python -m optimcb.bench                              # AdamW, on four sets of parameters
     python -m optimcb.bench Lamb mymodule:MyAlgorithm --on resnet34 --json times.json
     python -m optimcb.bench Muon --on matrices --against torch # Muon is for matrices
-    python -m optimcb.bench --python --train             # Python's share, and a whole training step
+    python -m optimcb.bench --python --train             # Python's share, and a whole training step of fastai
     python -m optimcb.bench --on tiny                    # 110 tensors of 30 elements: all of it is Python
     python -m optimcb.bench --backward                   # memory and time of training
 
@@ -16,11 +16,13 @@ Contenders take turns, with their own parameters and gradients, in a new random 
 - first step: the first `step()` of a new optimizer. Its kernels may come from a cache on disk, unless
   `--cold` starts with an empty one. Only the first set of parameters shows the full time, as later sets may
   reuse kernels in memory.
+- optimizer: the smallest time of `step` and `zero_grad` in a training step.
 - extra MiB: the peak memory of torch's allocator during a later step, beyond that before it.
 - gradients MiB: the peak memory of gradients.
 - peak MiB: the peak memory of training beyond that before the model was created: memory of the process
   (Linux), or of torch's allocator on a GPU. Each is measured in a separate process.
 """
+import inspect
 import multiprocessing
 import os
 import statistics
@@ -145,16 +147,23 @@ class Bench:
     ) -> dict:
         """Measure one step of fastai's `Learner`, from the batch to `zero_grad`.
 
-        Optimizers that don't support fastai are wrapped in its `OptimWrapper`."""
+        The algorithm is measured without and with `zero_in_step`, if it has that option. Optimizers that are
+        not made for fastai are in its `OptimWrapper`."""
         from fastai.optimizer import OptimWrapper
         pictures = torch.randn(bs, 3, size, size, device=self.device)
         batch = pictures, torch.randint(10, (bs,), device=self.device)
         runs = [c for c in self.contenders() if c.fused or not c.name.startswith('torch ')]
+        can_zero = 'zero_in_step' in inspect.signature(find(self.algorithm)).parameters
+        ours = runs[:max(1, len(self.engines))] if can_zero else []
+        zeroing = [Contender(f'{c.name}, zero_in_step', partial(c.make, zero_in_step=True)) for c in ours]
+        runs = [*ours, *zeroing, *runs[len(ours):]]
         for c in runs:
             foreign = c.name.split()[0] in PEERS.keys() - {'fastai'}
             c.make = partial(_training, partial(OptimWrapper, opt=c.make) if foreign else c.make, arch, batch)
             c.attempt(c.start)
         interleave(runs, self.repeats, self.warmup)
+        for c in runs:
+            if not c.error: c.share = c.opt.shares[-len(c.times):]
         title = f'training step, {arch}, {bs} pictures of {size} pixels'
         return dict(algorithm=self.algorithm, title=title, rows=self._rows(runs))
 
@@ -198,7 +207,23 @@ def _training(opt_func, arch, batch, params, lr):
     learn.n_iter = 1
     learn.remove_cb(ProgressCallback)
     for event in ('before_fit', 'before_epoch', 'before_train'): learn(event)
-    return SimpleNamespace(step=partial(learn.one_batch, 0, batch))
+    shares = _timed_parts(learn)
+    def step():
+        shares.append(0.)
+        learn.one_batch(0, batch)
+    return SimpleNamespace(step=step, shares=shares)
+
+
+def _timed_parts(learn) -> list[float]:
+    "A list to whose last number a Learner adds the seconds that its optimizer's `step` and `zero_grad` take"
+    shares, opt = [], learn.opt
+    def measured(f):
+        def call():
+            seconds = timed(f)
+            if shares: shares[-1] += seconds
+        return call
+    learn._step, opt.zero_grad = measured(learn._step), measured(opt.zero_grad)
+    return shares
 
 
 def trained(

@@ -12,7 +12,7 @@ __all__ = ['environment', 'table']
 COLUMNS = dict( # header, factor, format
     median=('median ms', 1e3, '.3f'),
     over_fused=('× torch fused', 1, '.2f'), over_floor=('× floor', 1, '.2f'),
-    first=('first step s', 1, '.3f'), extra=('extra MiB', 2**-20, '.1f'),
+    share=('optimizer ms', 1e3, '.3f'), first=('first step s', 1, '.3f'), extra=('extra MiB', 2**-20, '.1f'),
     grads=('gradients MiB', 2**-20, '.1f'), peak=('peak MiB', 2**-20, '.1f'))
 
 

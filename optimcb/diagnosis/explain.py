@@ -26,7 +26,8 @@ from optimcb.warn import warn
 __all__ = ['Explained', 'Explanation']
 
 
-NOT_OURS = ('do_wd', 'force_train') # state that users set for a parameter
+ZEROES = "zero_in_step: a step leaves zeros in the gradients that it has read, for the `zero_grad()` after it"
+NOT_OURS = ('do_wd', 'force_train') # state that says what to do with a parameter
 
 
 class Explained:
@@ -37,9 +38,10 @@ class Explained:
 
         Shown as text, or as tables in a notebook."""
         return Explanation(self._title, self.composition, self._groups, self._engine_wanted, self._runs,
-                           self._own_step)
+                           self._own_step, self.zero_in_step)
 
-    _own_step = None # the name of a class whose `step` doesn't call ours
+    _own_step = None # name of a class with a `step` that doesn't run the steppers as ours does
+    zero_in_step = False # of an optimizer: does a step zero the gradients?
 
     def _refuse_own_step(self, what):
         "Raise `NotRecorded` for a class with its own `step`"
@@ -74,7 +76,7 @@ class Explained:
         rehearsal = rehearsal_of(self.composition, group, example)
         rehearsal.step()
         device = device or ('cuda' if example is not None and example.is_cuda else 'cpu')
-        return Source.of(look(rehearsal), device)
+        return Source.of(look(rehearsal), device, rehearsal.grad_dtype if self.zero_in_step else None)
 
     def _repr_html_(self): return self.explain()._repr_html_()
 
@@ -92,10 +94,11 @@ class Explanation:
         groups:list[Group], # Its parameters
         engine:str='auto', # Requested engine
         runner:Runner|None=None, # Runner of the steps so far
-        own_step:str|None=None # Name of a class with its own `step`, about which nothing is known
+        own_step:str|None=None, # Class with a `step` of its own, about which nothing is known
+        zeroes:bool=False # Does a step zero the gradients?
     ):
         self.title, self.composition, self.groups = title, composition, groups
-        self.engine_wanted, self.runner, self.own_step = engine, runner, own_step
+        self.engine_wanted, self.runner, self.own_step, self.zeroes = engine, runner, own_step, zeroes
 
     @lazy
     def kinds(self) -> list[Kind]:
@@ -163,13 +166,18 @@ class Explanation:
     def moved_bytes(self) -> int|None:
         "The bytes that a step must read and write, or None if it can't be rehearsed."
         if self.own_step or any(k.program is None for k in self.kinds): return None
-        return sum(k.program.moved*sum(k.sizes) for k in self.kinds)
+        return sum(self._moved_by(k)*sum(k.sizes) for k in self.kinds)
 
     @lazy
     def bytes_each(self) -> tuple[str, str]:
         "The bytes per element of state, and those that a step moves; a range if they differ."
         kept = {k.state_bytes_each for k in self.kinds}
-        return report.range_of(kept), report.range_of({k.program.moved for k in self.kinds if k.program})
+        return report.range_of(kept), report.range_of({self._moved_by(k) for k in self.kinds if k.program})
+
+    def _moved_by(self, kind) -> int:
+        program = kind.program
+        if self.zeroes: program = program.with_zeros(kind.example.dtype)
+        return program.moved
 
     @lazy
     def formulas(self) -> list[Formula]:
@@ -205,7 +213,8 @@ class Explanation:
     def engine(self) -> list[str]:
         "The engine of each parameter, and why not a faster one, from the last step or as expected."
         if self.own_step: return [f"none of ours: {self.own_step} has a step of its own"]
-        return engines_of(self.kinds, self.engine_wanted, self.runner, self.state_of)
+        lines = engines_of(self.kinds, self.engine_wanted, self.runner, self.state_of)
+        return [*lines, ZEROES] if self.zeroes else lines
 
     @cached_property
     def state_of(self) -> dict[int, dict]:

@@ -30,10 +30,12 @@ class Source(str):
     @classmethod
     def of(cls,
         step, # A step, rehearsed with named numbers
-        device:str # 'cpu' or 'cuda'
+        device:str, # 'cpu' or 'cuda'
+        zeroes=None # Type of the gradient, if the kernel leaves zeros there
     ) -> 'Source':
         "Generate the source for a step. Raises `Unsupported`."
         program, is_c = Program(*step.recording.key), device == 'cpu'
+        if zeroes is not None: program = program.with_zeros(zeroes)
         prelude, body = source_of(program, device)
         self = cls('\n'.join([prelude, body]))
         self.language, self.notes = 'c' if is_c else 'python', _notes(step, program, is_c)

@@ -81,6 +81,7 @@ class Writer:
             at = 'i' if n.extent is PER_ELEMENT else 0
             e = read.format(f'm{self.column[self.p.column(i)]}[{at}]')
         elif n.op == 'numel': e = 'J->numel[t]'
+        elif n.op == 'zero': e = '0'
         elif n.op == 'total': e = f'J->totals[{self.p.totals.index(i)}]'
         elif n.op in REDUCTIONS: e = f'J->sums[t*{len(self.p.sums)} + {self.p.sums.index(i)}]'
         elif n.op == 'cast':

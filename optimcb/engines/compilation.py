@@ -59,6 +59,7 @@ class Compilation:
         and `CantRun`."""
         recordings = self._record(plan, hypers, scaling)
         programs = [self._program_of(r, plan) for r in recordings]
+        if plan.zeroes: programs = [self._with_zeros(o, b) for o, b in zip(programs, plan.buckets)]
         if recordings and len(self.programs) > MAX_KERNELS:
             self._refuse("the operations differ from step to step, and would be compiled "
                          f"{MAX_KERNELS} times and more. Loop a fixed number of times.")
@@ -99,6 +100,12 @@ class Compilation:
         if program is None: program = self.programs[key] = Program(*key)
         recording.programs[is_spread] = program
         return program
+
+    def _with_zeros(self, program, bucket) -> Program:
+        "The program that zeroes gradients, where a kernel runs it: of lists it would be another pass"
+        try: is_kernel = self.lowering(bucket.example.device) is not foreach
+        except Unsupported: is_kernel = False # which `_build` says
+        return program.with_zeros(bucket.grad_dtype) if is_kernel else program
 
     def _build(self, plan, programs, key) -> list:
         """Make the launches of `programs`.

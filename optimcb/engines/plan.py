@@ -37,7 +37,10 @@ class Plan:
     group. `flat` has the parameters of all buckets, one after the other; `grads` and `grad_ptrs` have the
     gradients of the present step and their addresses. `launches` are known for this plan, by their
     programs. `shardings` tells how parameters are sharded. `one_pass` looks at all of it in C, from the
-    third step on; None where it can't."""
+    third step on; None where it can't. If kernels `zero` the gradients, those were found
+    `apart` from all other memory, at their addresses."""
+    zeroes, apart = False, (None, False)
+
     def __init__(self,
         opt, # Optimizer
         composition, # Its composition

@@ -18,6 +18,7 @@ from optimcb.engines.one_pass import put
 from optimcb.engines.plan import Plan
 from optimcb.engines.refusals import CantRun
 from optimcb.engines.sharded import Shards
+from optimcb.engines.zeroing import may_store_zeros, zeroed_by_kernels
 from optimcb.tracing.bucket import Changed
 from optimcb.tracing.opaque import OutputMismatch
 
@@ -29,7 +30,10 @@ class Runner:
 
     `plan` says which parameters kernels step. `compilation` has the programs; runners of parts of one
     optimizer can share it. `pending` is a step that a GPU may have skipped, `captured` what a CUDA graph
-    captured."""
+    captured. If it `zeroes` gradients, `zeroed` are those that kernels have zeroed in the last step, and
+    `scaling` tells whether that was skipped."""
+    zeroes, zeroed, scaling = False, (), NOT_SCALED
+
     def __init__(self,
         engine:str, # 'auto', 'eager', 'foreach' or 'fused'
         compilation:Compilation|None=None # Programs to share with other runners; default: its own
@@ -69,7 +73,8 @@ class Runner:
         if composition.skips_nonfinite:
             grads = [grad_of(p, target.tracked) for p in _params(target)]
             scaling = scaling.or_nonfinite([g for g in grads if g is not None])
-            if not scaling.skip_on_device and scaling.skips(): return set()
+        self.scaling = scaling
+        if composition.skips_nonfinite and not scaling.skip_on_device and scaling.skips(): return set()
         fill = partial(fill_masks, opt, target) if composition.masks else None
         if fill and (self.plan is None or self.plan.shardings): fill() # else the plan has seen the masks
         if self.engine == 'eager':
@@ -89,12 +94,14 @@ class Runner:
         while True:
             try:
                 plan = self._current_plan(target, composition, fill_masks)
+                plan.zeroes = self.zeroes and may_store_zeros(plan, scaling)
                 known = len(plan.launches)
                 prepared = self.compilation.prepare(plan, hypers, scaling)
                 is_known = len(plan.launches) == known
                 made = self._run(plan, prepared, is_known, composition, hypers, scaling)
                 break
             except Changed: self.plan = None
+        if plan.zeroes: self.zeroed = zeroed_by_kernels(plan, prepared.programs)
         plan.release()
         if any(program.new for program in prepared.programs): self.plan = None # it doesn't have the new state
         return made, self.shards.close(plan.flat)

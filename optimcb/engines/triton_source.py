@@ -78,6 +78,7 @@ class _Writer(c_kernels.Writer):
             at = ' + i, mask' if n.extent is PER_ELEMENT else ''
             e = f'tl.load(m{self.column[self.p.column(i)]}{at})'
         elif n.op == 'numel': e = f'tl.load(tensors + t*{FIELDS} + 2)'
+        elif n.op == 'zero': e = f'tl.full((), 0, {TYPES[n.dtype][0]})'
         elif n.op == 'total': e = f'tl.load(totals + {self.p.totals.index(i)})'
         elif n.op in KNOWN: e = f'tl.load({self.place("sums", i)})'
         elif n.op == 'cast': e = self.cast(n)

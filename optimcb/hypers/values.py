@@ -9,7 +9,7 @@ from fastcore.basics import even_mults
 from fastcore.foundation import L
 from torch import Tensor
 
-__all__ = ['NOT_NEGATIVE', 'RANGES', 'check', 'own', 'numbers', 'per_group']
+__all__ = ['NOT_NEGATIVE', 'RANGES', 'check', 'hypers_of', 'own', 'numbers', 'per_group']
 
 
 NOT_NEGATIVE = (0, math.inf) # at least, less than; None: any larger number, infinity too
@@ -75,6 +75,15 @@ def own(
     value = value.clone()
     if name not in RANGES: return value
     return value.reshape(()) if value.is_floating_point() else value.reshape(()).to(torch.get_default_dtype())
+
+
+def hypers_of(
+    groups:list, # Parameter groups
+    names:set # Names of hyper-parameters
+) -> list[dict]:
+    "Return the hyper-parameters of each group."
+    names = names - NOT_HYPERS
+    return [{k: v for k, v in g.items() if k in names} for g in groups]
 
 
 def numbers(

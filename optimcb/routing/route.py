@@ -193,7 +193,7 @@ class _Branch:
             if isinstance(v, bool) and k not in self.flags:
                 raise TypeError(f"route `{name}`: `{k}={v}` is no number. Fix it in the stepper: "
                                 f"`partial(f, {k}={v})`.")
-            if k in ('lr', 'engine', 'check', 'params'):
+            if k in ('lr', 'engine', 'check', 'params', 'zero_in_step'):
                 instead = ' Give it `lr_scale`, which multiplies the `lr` of all.' if k == 'lr' else ''
                 raise TypeError(f"route `{name}` can't have its own `{k}`.{instead}")
 

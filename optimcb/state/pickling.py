@@ -3,8 +3,9 @@
 __all__ = ['adopt_state', 'picklable', 'renewed']
 
 
-# Attributes that are recomputed when needed; a scheduler puts `step` into the instance
-NOT_PICKLED = frozenset({'step', '_composition', '_runner', '_in_backward', '_put_in', '_warned_unread'})
+# Attributes that are made again when needed; a scheduler puts `step` into the instance
+NOT_PICKLED = frozenset({'step', '_composition', '_runner', '_in_backward', '_put_in', '_warned_unread',
+                         '_zeroed'})
 RENAMED = {'_said_of': '_pending_masks'} # attributes in pickles of earlier versions
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from optimcb._tensors import is_dtensor, sharding_of, unsharded
 from optimcb.tracing.ir import DTYPES, FLOATS, PER_ELEMENT, StateKind, extent_of
 
-__all__ = ['Bucket', 'Changed', 'constant', 'fit', 'is_plain', 'key_of', 'misfit', 'sharing']
+__all__ = ['Bucket', 'Changed', 'constant', 'fit', 'is_dense', 'is_plain', 'key_of', 'misfit', 'sharing']
 
 
 PLAIN_TYPES = frozenset({Tensor, torch.nn.Parameter}) # dispatch as `Tensor` does
@@ -97,7 +97,9 @@ def is_plain(
     return not is_functorch_wrapped(t)
 
 
-def _dense(t) -> bool:
+def is_dense(
+    t:Tensor # A tensor
+) -> bool:
     "Does it fill its memory, with no place twice?"
     if t.is_contiguous(): return True
     expected = 1
@@ -136,7 +138,7 @@ def misfit(
         if t is None: continue
         if t.dtype not in FLOATS: return f"{what} is of {t.dtype}"
         if not is_plain(t): return f"{what} is no plain tensor in memory"
-    if not _dense(p): return "it has gaps in its memory, or elements that share it"
+    if not is_dense(p): return "it has gaps in its memory, or elements that share it"
     if p.numel() == 0 and not sharding_of(p):
         return "it is empty" # an empty shard takes part in sums like the others
     if g is not None and (g.shape != p.shape or g.device != p.device):

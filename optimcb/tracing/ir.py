@@ -70,7 +70,7 @@ def extent_of(
     return opaque(t.shape) if t.dim() else PER_PARAMETER
 
 
-LEAVES = frozenset({'load', 'external', 'numel'})
+LEAVES = frozenset({'load', 'external', 'numel', 'zero'})
 
 
 class Node(NamedTuple):

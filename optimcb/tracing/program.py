@@ -45,14 +45,15 @@ class Program:
 
     `slots` are the used numbers of the trace, `fresh` the states that the step creates, `new` the names of
     all states that didn't exist before, and `handed` the operands of the opaque states that it replaces. With
-    `is_spread`, sums over a tensor involve other processes, so a phase ends at each.
+    `is_spread`, sums over a tensor involve other processes, so a phase ends at each. If it `zeroes`, it
+    leaves zeros in the gradient.
     """
     def __init__(self,
         entries, # The trace's nodes
         outputs, # An `Output` for each tensor that changed
         is_spread:bool=False # Are some parameters sharded over processes?
     ):
-        self.is_spread = is_spread
+        self.is_spread, self.zeroes, self.zeroing = is_spread, False, {}
         self.new = frozenset(o.name for o in outputs if o.is_new)
         nodes, started = self._with_fresh_states([Node.of(e) for e in entries], outputs)
         stores, handed = [], {}
@@ -61,7 +62,7 @@ class Program:
             if o.extent is OPAQUE: handed[o.name] = o.value
             elif not _is_load_of(nodes, value, o.name): stores.append(Store(o.name, value, o.dtype, o.extent))
         self._prune(nodes, stores, handed)
-        self.key = tuple(self.nodes), tuple(self.stores), tuple(self.handed.items())
+        self._set_key()
         self._set_levels()
 
     def _with_fresh_states(self, nodes, outputs) -> tuple[list, dict]:
@@ -88,6 +89,27 @@ class Program:
         self.stores = [o._replace(value=moved(o.value)) for o in stores]
         self.handed = {k: moved(v) for k, v in handed.items()}
         self.slots = list(slots)
+
+    def with_zeros(self,
+        dtype # Type of the gradient
+    ) -> 'Program':
+        """The same step, whose last pass, which has read the gradient, stores zeros there.
+
+        A kernel may run it if nothing else is in the gradient's memory."""
+        if dtype not in self.zeroing: self.zeroing[dtype] = self._with_zeros(dtype)
+        return self.zeroing[dtype]
+
+    def _with_zeros(self, dtype):
+        res = object.__new__(Program)
+        res.is_spread, res.zeroes, res.zeroing = self.is_spread, True, {}
+        res.new, res.fresh, res.handed, res.slots = self.new, self.fresh, self.handed, self.slots
+        res.nodes = [*self.nodes, Node('zero', dtype, PER_PARAMETER, ())]
+        res.stores = [*self.stores, Store('.grad', len(self.nodes), dtype, PER_ELEMENT)]
+        res._set_key()
+        res._set_levels()
+        return res
+
+    def _set_key(self): self.key = tuple(self.nodes), tuple(self.stores), tuple(self.handed.items())
 
     def _set_levels(self):
         "Count for each node the reductions, totals and calls that must come before it"

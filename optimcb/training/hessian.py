@@ -14,6 +14,9 @@ __all__ = ['hutchinson', 'update_hessian']
 
 NO_READER = "no stepper reads `hess_avg`: {}. Put `newton_update` in, as `Sophia` has it."
 
+ZEROED = ("the step with `zero_in_step` has zeroed the gradients, whose squares would be the estimate. "
+          "Call `update_hessian` between `backward` and `step`.")
+
 
 @entry
 @torch.no_grad()
@@ -35,6 +38,8 @@ def update_hessian(
     if 'hess_avg' not in opt.composition.reads:
         raise ValueError(NO_READER.format(not_so(opt.composition.labels)))
     params = [(p, h) for ps, h in zip(opt.param_lists, opt.hypers) for p in ps]
+    if estimates is None and _are_zeroed(opt, [p.grad for p, _ in params if p.grad is not None]):
+        raise ValueError(ZEROED)
     if estimates is None: found = [_squared(p, grad_of(p, opt.tracked), scale) for p, _ in params]
     else: found = list(estimates)
     if len(found) != len(params):
@@ -48,6 +53,12 @@ def update_hessian(
         state, grad = opt.state[p], e.to(p.device, p.dtype)
         if estimates is not None and _is_maximized(opt, p, h): grad = -grad
         state.update(hess_avg=exp_avg(state.get('hess_avg'), grad, h['sqr_mom']))
+
+
+def _are_zeroed(opt, grads) -> bool:
+    "Has a step zeroed some gradients, which are zeros still?"
+    zeroed = opt.__dict__.get('_zeroed')
+    return bool(zeroed) and len(zeroed.others(grads)) < len(grads)
 
 
 def _is_maximized(opt, p, hypers) -> bool:

@@ -1,20 +1,28 @@
-"Step each parameter inside `backward`, as soon as its gradient is ready, and free the gradient."
+"""Steps inside of `backward`: each parameter is stepped as soon as its gradient is there, and the gradient
+is freed. Small ones wait for others, so that one launch steps many."""
 import threading
 import weakref
+from functools import partial
+from numbers import Integral
 from operator import is_
 
 import torch
 from torch import Tensor
+from torch.autograd import Variable
 
 from optimcb._boundary import entry
 from optimcb.engines.compilation import Compilation
 from optimcb.engines.runner import Runner
 from optimcb.optimizer import Optimizer, runs_steppers
 from optimcb.state.eval_weights import refuse_step
+from optimcb.training.targets import Target, Waiting
 from optimcb.warn import warn
 
 __all__ = ['InBackward', 'step_in_backward']
 
+
+TOGETHER = 1 << 18 # elements: beside a step of so many, what a launch costs is little
+MANY = 64 # targets that are kept, beside one for each parameter
 
 ALL = ("stepper `{}` needs {} the gradients of all parameters, of which a step in backward sees one at a "
        "time. "
@@ -34,7 +42,8 @@ GONE = ("an optimizer that stepped parameters in backward is gone, so they are n
 
 @entry
 def step_in_backward(
-    opt:Optimizer # Optimizer to step in each following backward pass
+    opt:Optimizer, # Optimizer whose parameters are stepped in each backward pass from now on
+    together:int=TOGETHER # Elements that one launch is worth: smaller parameters wait until so many are ready
 ) -> 'InBackward':
     """Step each parameter as soon as `backward` has accumulated its gradient, and free the gradient.
 
@@ -43,9 +52,14 @@ def step_in_backward(
     hooks last until you call `.remove()` on the result, until the end of a `with` block, or until neither the
     optimizer nor the result is referenced any more.
 
-    You may still call `opt.step()` after each backward pass: it runs closures and hooks, tells schedulers
-    about the step, and steps parameters whose gradients don't come from `backward`. Call it if something
-    depends on it, as `Record` and `OptStats` do.
+    Parameters of fewer elements than `together` wait, with their gradients, until `together` elements are
+    ready or backward ends; one launch then steps them. Their gradients have fewer than twice as many elements
+    at any time, for each device and stream. With `together=0` nothing waits, nor on the eager engine, which
+    steps parameters one by one anyway.
+
+    `opt.step()` may still be called after each backward pass, and does no harm: it runs closures and
+    hooks, tells schedulers that a step was done, and steps parameters whose gradients didn't come from
+    `backward`. Call it where something waits for it: `Record` and `OptStats` do.
 
     Anything that needs all gradients at once, or later, is impossible:
 
@@ -57,21 +71,26 @@ def step_in_backward(
       raises an error.
     - `DistributedDataParallel` averages gradients too late, after each process has stepped with its own.
 
-    If backward fails, the parameters that it has reached are stepped. A parameter that is used several times
-    is stepped once, when its gradient is complete, unless its uses are in different checkpoints with
-    `use_reentrant=True`. Copies of the optimizer, by `deepcopy` or pickle, step as usual.
+    If backward fails, the parameters that it has come to are stepped, but for those that wait: they keep
+    their gradients, for `opt.step()` or `zero_grad`, else the next backward pass adds to them. A parameter
+    that is used several times is stepped once, when all of its gradient is there, unless its uses are in
+    different checkpoints with `use_reentrant=True`. Copies of the optimizer, by `deepcopy` or pickle, step
+    as usual.
 
-    Raises `TypeError` for other optimizers and those with their own `step`, `ValueError` for steppers that
-    sum over all parameters and for parameters that are already stepped in backward. Source: Lv et al. 2023,
-    https://arxiv.org/abs/2306.09782, which fuses gradient and update for plain SGD."""
-    return InBackward(opt)
+    Raises `TypeError` for another kind of optimizer or one with a step of its own, `ValueError` for one
+    that sums over all parameters or whose parameters are stepped in backward already. Source: Lv et al.
+    2023, https://arxiv.org/abs/2306.09782, where gradient and update are fused for plain SGD."""
+    return InBackward(opt, together)
 
 
 class InBackward:
     "The hooks of `step_in_backward` on an optimizer's parameters, until `remove` is called."
     def __init__(self,
-        opt:Optimizer # Optimizer to step
+        opt:Optimizer, # Optimizer whose parameters are stepped
+        together:int=TOGETHER # Elements that one launch is worth
     ):
+        if not isinstance(together, Integral) or isinstance(together, bool) or together < 0:
+            raise ValueError(f"`together` must be a number of elements, 0 or more, but is {together!r}.")
         if not runs_steppers(opt):
             raise TypeError("step_in_backward runs the steppers of an optimcb Optimizer, "
                             f"but {type(opt).__name__} has a step of its own. "
@@ -80,8 +99,9 @@ class InBackward:
         if any(_is_ours(p) for g in opt.param_groups for p in g['params']):
             raise ValueError("parameters of this optimizer are stepped in backward already. "
                              "Call `remove()` of what `step_in_backward` returned first.")
-        self.opt, self.parts = opt, {}
-        self.stepped = set() # ids of parameters stepped since the last call of `opt.step()`
+        self.opt, self.together, self.parts, self.targets = opt, together, {}, {}
+        self.waiting = weakref.WeakValueDictionary() # by backward pass, which keeps them until it ends
+        self.stepped = set() # ids of those stepped since the last call of `opt.step()`
         self.called = self.ended = False # was `opt.step()` ever called; and since the last backward pass?
         self.hook = Hook(self)
         self.compilation = self.graph = None
@@ -101,13 +121,14 @@ class InBackward:
                     part = self.parts[p] = old.pop(p, None) or Part(p, self)
                     part.group, part.place = i, j
             for part in old.values(): part.detach()
+            self.targets = {}
 
     def remove(self):
         "Stop stepping in backward. `opt.step()` continues from the optimizer's state."
         with self.lock:
             if self.opt.__dict__.get('_in_backward') is not self: return
             for part in self.parts.values(): part.detach()
-            self.parts = {}
+            self.parts, self.targets = {}, {}
             self.before.remove()
             del self.opt.__dict__['_in_backward']
 
@@ -125,25 +146,55 @@ class InBackward:
         if len(params) != len(self.known) or not all(map(is_, params, self.known)): self.attach()
         self.called = self.ended = True
 
-    def _step(self, p):
-        "Step a parameter by its gradient, and drop the gradient"
-        if p.grad is None: return # another hook has dropped it
+    def _take(self, p):
+        "Step a parameter by its gradient, and drop that; or let both wait"
+        if p.grad is None: return # another hook has taken it
         with self.lock, torch.no_grad():
-            part = self._part(p)
-            if part is None: return # removed from `opt`
+            if self._part(p) is None: return # `opt` has it no more
             self._note(p)
             _refuse_sums(self.opt.composition)
             refuse_step(self.opt)
-            part.refresh(self.opt)
-            self.opt.step_target(part, self._runner_of(part))
-            p.grad = None
-            self.opt._opt_called = True # schedulers read this
+            graph = torch._C._current_graph_task_id()
+            if p.numel() >= self.together or graph < 0 or self.opt.engine == 'eager': self._step([p])
+            else: self._wait(p, graph)
+
+    def _wait(self, p, graph):
+        "Let a parameter wait for others of its backward pass and stream, and step all if they are enough"
+        waiting = self.waiting.get(graph)
+        if waiting is None:
+            waiting = self.waiting[graph] = Waiting()
+            Variable._execution_engine.queue_callback(partial(self._end, waiting))
+        self._step(waiting.add(p, self.together))
+
+    def _end(self, waiting):
+        "A backward pass has ended: step what still waits, which is ready on any stream now"
+        with self.lock, torch.no_grad():
+            for params, _ in waiting.by_stream.values(): self._step(params)
+            waiting.by_stream.clear()
+
+    def _step(self, params):
+        "Step parameters by their gradients, and drop those"
+        params = [p for p in dict.fromkeys(params) if p.grad is not None and self._part(p) is not None]
+        if not params: return
+        target = self._target([self.parts[p] for p in params])
+        self.opt.step_target(target, self._runner_of(target))
+        for p in params: p.grad = None
+        self.opt._opt_called = True # what schedulers ask for
 
     def _part(self, p):
         part = self.parts.get(p)
         if part is not None and part.is_in(self.opt): return part
         self.attach()
         return self.parts.get(p)
+
+    def _target(self, parts):
+        "Return the parameters of `parts` as a runner sees them, as they are now"
+        key = frozenset(id(o.p) for o in parts)
+        if len(self.targets) > MANY + len(self.parts): self.targets = {} # others are together each time
+        target = self.targets.get(key)
+        if target is None: target = self.targets[key] = Target(parts)
+        target.refresh(self.opt)
+        return target
 
     def _runner_of(self, part) -> Runner:
         "Return the runner of `part`. All parts share programs and, in one backward pass, recordings"
@@ -180,28 +231,19 @@ class Hook:
     @entry
     def __call__(self, p):
         inside = self.inside()
-        if inside is not None: inside._step(p)
+        if inside is not None: inside._take(p)
         elif not self.warned:
             self.warned = True
             warn(GONE)
 
 
 class Part:
-    "One parameter with its hook, and with the attributes that a runner reads of an optimizer."
+    "One parameter with its hook: number `place` of group `group`."
     def __init__(self,
         p:Tensor, # The parameter
         inside:InBackward # Owner of its hook
     ):
-        self.p, self.state, self.runner, self.hook = p, {}, None, _hooked(p, inside.hook)
-
-    def runner_on(self,
-        engine:str, # Name of an engine
-        compilation:Compilation|None=None # Programs that all parameters share; None for the eager engine
-    ) -> Runner:
-        "Return a runner for this parameter alone, which keeps its plan as long as the programs are the same."
-        if self.runner is None or self.runner.engine != engine: self.runner = Runner(engine, compilation)
-        elif self.runner.compilation is not compilation: self.runner.share(compilation)
-        return self.runner
+        self.p, self.hook = p, _hooked(p, inside.hook)
 
     def is_in(self,
         opt:Optimizer # Optimizer, whose groups may have changed
@@ -210,13 +252,6 @@ class Part:
         groups = opt.param_groups
         params = groups[self.group]['params'] if self.group < len(groups) else ()
         return self.place < len(params) and params[self.place] is self.p
-
-    def refresh(self,
-        opt:Optimizer # Optimizer to copy from
-    ):
-        "Update to the parameter's current hyper-parameters and state in `opt`."
-        self.param_groups, self.tracked = [{**opt.param_groups[self.group], 'params': [self.p]}], opt.tracked
-        self.state[self.p] = opt.state[self.p]
 
     def detach(self):
         "Remove the hook."

@@ -9,10 +9,13 @@ from functools import partial
 import pytest
 import torch
 from cases import CASES
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
 import optimcb as oc
 from optimcb import Optimizer, sgd_step, step_in_backward
+from optimcb.engines import c_kernels
 
 ENGINES = 'eager', 'foreach', 'fused'
 
@@ -105,7 +108,7 @@ def test_a_gradient_is_freed_before_the_next_one_is_there():
         most.append(sum(r() is not None for r in alive))
         alive.append(weakref.ref(p.grad))
     for w in ws: w.register_post_accumulate_grad_hook(before)
-    step_in_backward(opt)
+    step_in_backward(opt, together=0)
     for _ in range(3):
         x = torch.ones(4)
         for w in ws: x = w @ x
@@ -113,6 +116,84 @@ def test_a_gradient_is_freed_before_the_next_one_is_there():
     gc.disable()
     try: assert max(most) == 0 and not any(r() is not None for r in alive)
     finally: gc.enable()
+
+@pytest.fixture
+def launched(monkeypatch):
+    "How many parameters each launch steps"
+    found, real = [], c_kernels.Launch.start
+    def start(self, recordings, plan):
+        found.append(sum(len(b.params) for b, _ in self.members))
+        return real(self, recordings, plan)
+    monkeypatch.setattr(c_kernels.Launch, 'start', start)
+    return found
+
+SIZES = 30, 5, 100, 8, 8, 8, 1, 99, 2
+
+def chain(): return torch.nn.ParameterList([torch.full((n,), 1 + n/100) for n in SIZES])
+def loss_of_chain(m, i):
+    x = torch.tensor(1. + i)
+    for p in m: x = (x*p).mean()
+    return x
+
+@pytest.mark.parametrize('together,expected', [
+    (0, [1]*9), (1, [1]*9), (32, [1, 1, 6, 1]), (100, [2, 1, 6]), (10**6, [9])])
+def test_small_parameters_wait_for_others(together, expected, launched):
+    "The launches of the last backward pass, from the last parameter to the first"
+    a, b = chain(), chain()
+    opt, other = adam(a), adam(b)
+    step_in_backward(opt, together)
+    for i in range(4):
+        launched.clear()
+        loss_of_chain(a, i).backward()
+        if i: assert launched == expected
+        assert all(p.grad is None for p in a)
+        loss_of_chain(b, i).backward()
+        as_usual(other)
+    same(a, b, opt, other)
+
+@given(st.integers(0, 300), st.lists(st.integers(1, 120), min_size=1, max_size=12), st.integers(1, 3))
+@settings(max_examples=30, deadline=None)
+def test_as_a_plain_step_whatever_waits(together, sizes, groups):
+    "To the bit, with groups of their own and parameters that are left out in some passes; what waits is bounded"
+    def model(): return torch.nn.ParameterList([torch.full((n,), 1 + n/100) for n in sizes])
+    def make(m): return oc.Lamb([{'params': ps, 'lr': 0.01*(k+1)} for k in range(groups) if (ps := list(m)[k::groups])], lr=0.01)
+    def loss(m, i):
+        used = [p for k, p in enumerate(m) if i == 0 or (k + i) % 3]
+        return sum((p*(i+1)).square().sum() for p in used) if used else m[0].sum()
+    most = []
+    a, b = model(), model()
+    opt, other = make(a), make(b)
+    step_in_backward(opt, together)
+    for p in a: p.register_post_accumulate_grad_hook(lambda p: most.append(sum(q.numel() for q in a if q.grad is not None)))
+    for i in range(5):
+        loss(a, i).backward()
+        assert all(p.grad is None for p in a)
+        loss(b, i).backward()
+        as_usual(other)
+    same(a, b, opt, other)
+    assert max(most) <= together
+
+def test_many_sets_of_parameters_that_wait():
+    "Plans of sets that don't come again are dropped"
+    m = torch.nn.ParameterList([torch.ones(2) for _ in range(9)])
+    opt = adam(m)
+    inside = step_in_backward(opt)
+    for i in range(1, 300): sum(p.sum() for k, p in enumerate(m) if i >> k & 1).backward()
+    assert len(inside.targets) <= 64 + 9
+    assert all(opt.state[p]['step'] == sum(i >> k & 1 for i in range(1, 300)) for k, p in enumerate(m))
+
+def test_what_waits_in_a_pass_around_a_nested_one():
+    def model():
+        torch.manual_seed(0)
+        return torch.nn.Sequential(*[torch.nn.Linear(6, 6) for _ in range(3)])
+    def loss(m, i):
+        x = m[0](batch(i))
+        return m[2](checkpoint(m[1], x, use_reentrant=True)).pow(2).mean()
+    race(adam, model=model, loss=loss)
+
+@pytest.mark.parametrize('bad', [-1, 0.5, None, True])
+def test_together_is_a_number(bad):
+    with pytest.raises(ValueError, match='`together` must be a number'): step_in_backward(adam(Net()), together=bad)
 
 def test_a_hook_that_takes_the_gradient_first():
     m = Net()
@@ -190,10 +271,11 @@ def test_a_weight_that_several_checkpoints_share():
     _, opt, _ = race(adam, loss=loss)
     assert opt.state[opt.param_groups[0]['params'][1]]['step'] == 6
 
-def test_an_error_in_backward():
+@pytest.mark.parametrize('waits,then', [(False, 'go on'), (True, 'go on'), (True, 'step'), (True, 'drop')])
+def test_an_error_in_backward(waits, then):
     m = Net()
     opt = adam(m)
-    step_in_backward(opt)
+    step_in_backward(opt, together=100 if waits else 0)
     class Fails(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x): return x.clone()
@@ -201,9 +283,15 @@ def test_an_error_in_backward():
         def backward(ctx, g): raise KeyError('mine')
     start = copy.deepcopy(m)
     with pytest.raises(KeyError, match='mine'): m.c(Fails.apply(m.a(batch(0)))).sum().backward()
-    assert torch.equal(m.a.weight, start.a.weight) and not torch.equal(m.c.weight, start.c.weight), 'it had come to the last layer'
+    assert torch.equal(m.a.weight, start.a.weight) and torch.equal(m.c.weight, start.c.weight) is waits, 'it had come to the last layer'
+    if waits: assert m.c.weight.grad is not None
+    gc.collect()
+    assert not opt._in_backward.waiting
+    if then == 'step': as_usual(opt)
+    if then == 'drop': opt.zero_grad(set_to_none=True)
+    assert opt.state[m.c.weight].get('step', 0) == (not waits or then == 'step')
     for i in range(3): loss_of(m, i).backward()
-    assert opt.state[m.c.weight]['step'] == 3 and opt.state[m.a.weight]['step'] == 3
+    assert opt.state[m.c.weight]['step'] == 3 - (waits and then != 'step') and opt.state[m.a.weight]['step'] == 3
 
 def test_an_error_in_a_stepper_leaves_its_parameter():
     m, fail = Net(), [True]

@@ -1,0 +1,132 @@
+"""Gradients that are filled with zeros: by list calls, or by the step that has read them.
+
+With `zero_in_step`, a kernel stores zeros into a gradient in the pass that reads it last, and what kernels
+don't zero is zeroed by a list call after the step. Which gradients that were, and at which version, is noted,
+so that a `zero_grad()` that follows finds nothing left to do. Whatever is in doubt isn't noted, for zeros may
+be stored again at any time."""
+import weakref
+from operator import is_
+
+import torch
+from torch import Tensor
+
+from optimcb.engines.frozen import grad_of
+from optimcb.tracing.bucket import is_dense, sharing
+
+__all__ = ['Zeroed', 'may_store_zeros', 'zero', 'zero_read', 'zeroed_by_kernels']
+
+
+requires_grad, version, layout = (getattr(Tensor, k).__get__ for k in ('requires_grad', '_version', 'layout'))
+is_cpu, dtype = Tensor.is_cpu.__get__, Tensor.dtype.__get__
+
+
+def zero(
+    grads:list[Tensor] # Gradients of any kind, some perhaps twice
+) -> None:
+    """Fill gradients with zeros, in place, by one list call for each device and type.
+
+    Those that are part of a graph are detached from it. Sparse ones and those of other classes are zeroed by
+    themselves."""
+    for g in grads if any(map(requires_grad, grads)) else ():
+        if g.grad_fn is None: g.requires_grad_(False)
+        else: g.detach_()
+    if not _are_plain(grads):
+        for g in grads:
+            if not _are_plain([g]): g.zero_()
+        grads = [g for g in grads if _are_plain([g])]
+    for alike in _alike(grads): torch._foreach_zero_(alike)
+
+
+def _are_plain(grads) -> bool:
+    "Are these tensors whose numbers are in memory, as they are?"
+    if {*map(type, grads)} != {Tensor} or {*map(layout, grads)} != {torch.strided}: return False
+    return not (any(map(Tensor.is_neg, grads)) or any(map(Tensor.is_conj, grads)))
+
+
+def _alike(grads):
+    "Lists of gradients of one device and type each"
+    if all(map(is_cpu, grads)) and len({*map(dtype, grads)}) == 1: return [grads]
+    lists = {}
+    for g in grads: lists.setdefault((g.device, g.dtype), []).append(g)
+    return lists.values()
+
+
+class Zeroed:
+    "Gradients that are zeros, as long as they are the same tensors of the same versions. Keeps none alive."
+    def __init__(self,
+        grads:list[Tensor] # Gradients that have just been zeroed
+    ):
+        self.refs, self.versions = list(map(weakref.ref, grads)), list(map(version, grads))
+
+    def others(self,
+        grads:list[Tensor] # Gradients of now
+    ) -> list[Tensor]:
+        "Return those that aren't known to be zeros."
+        noted = [r() for r in self.refs]
+        if len(grads) == len(noted) and all(map(is_, grads, noted)):
+            if list(map(version, grads)) == self.versions: return []
+        known = dict(zip(map(id, noted), self.versions))
+        return [g for g in grads if id(g) not in known or g._version != known[id(g)]]
+
+
+# In a step
+
+def may_store_zeros(
+    plan, # Plan, with the gradients of the present step
+    scaling # What a GradScaler says of it
+) -> bool:
+    """May kernels store zeros into the gradients of a plan?
+
+    Not if the device may skip the step, nor if a gradient requires a gradient, is a shard, or shares its
+    memory with another, a parameter or a state: those are left to `zero_grad`."""
+    if scaling.skip_on_device or plan.shardings or any(map(requires_grad, plan.grads)): return False
+    ptrs, apart = plan.apart
+    if ptrs is not plan.grad_ptrs or plan.odd: # else they are where they were
+        states = [t for b in plan.buckets for ts in b.tensors.values() for t in ts]
+        apart = not sharing(list(enumerate([*plan.grads, *plan.flat, *states])))
+        plan.apart = plan.grad_ptrs, apart
+    return apart
+
+
+def zeroed_by_kernels(
+    plan, # Plan, with the gradients of the step that was done
+    programs:list # What ran, for each bucket
+) -> list[Tensor]:
+    "List the gradients that kernels have zeroed, but not those of which they have read a copy."
+    res, first, odd = [], 0, set(plan.odd)
+    for b, program in zip(plan.buckets, programs):
+        places = range(first, first := first + len(b.params))
+        if program.zeroes: res += [plan.grads[i] for i in places if i not in odd]
+    return res
+
+
+def zero_read(
+    opt, # Optimizer that has done a step
+    runner # Runner that did it
+) -> Zeroed|None:
+    """Zero the gradients that a step has read and kernels haven't zeroed; return a note of all.
+
+    None is noted of a step that was skipped, or may have been, or that a CUDA graph has captured."""
+    by_kernels, runner.zeroed = runner.zeroed, []
+    torch.autograd.graph.increment_version(by_kernels)
+    if runner.scaling.skip_on_device or runner.scaling.found: return None
+    plan = runner.plan
+    if plan is not None and plan.zeroes and not plan.eager and len(by_kernels) == len(plan.flat):
+        return _noted(by_kernels)
+    there = set(map(id, by_kernels))
+    read = [g for ps in opt.param_groups for p in ps['params'] if (g := grad_of(p, opt.tracked)) is not None]
+    rest = [g for g in read if id(g) not in there and _is_simple(g)]
+    zero(rest)
+    there.update(map(id, rest))
+    return _noted([g for g in read if id(g) in there])
+
+
+def _noted(grads):
+    "A note of gradients that were zeroed, unless a CUDA graph has captured that"
+    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing(): return None
+    return Zeroed(grads)
+
+
+def _is_simple(g) -> bool:
+    "Is a gradient one that `zero_grad` would only fill with zeros?"
+    return _are_plain([g]) and not (g.requires_grad or g.is_inference()) and is_dense(g)
