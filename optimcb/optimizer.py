@@ -124,9 +124,7 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
         time. In later steps of the eager engine, as in `torch.optim`, the parameters before the failing one
         have been stepped, and the failing one perhaps in part. Raises `MissingName`."""
         refuse_step(self)
-        loss = None
-        if closure is not None:
-            with torch.enable_grad(): loss = closure()
+        with torch.enable_grad(): loss = None if closure is None else closure()
         try:
             scaling = scaling_of(self)
             self.__dict__.pop('_zeroed', None)
@@ -145,8 +143,8 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
         scaling:Scaling=NOT_SCALED # Scale and skip flag of a GradScaler
     ):
         "Step the target's parameters with the current steppers and hyper-parameters."
-        composition = self.composition
-        made = runner.step(self, target, composition, hypers_of(target.param_groups, self.hyper_names), scaling)
+        composition, hypers = self.composition, hypers_of(target.param_groups, self.hyper_names)
+        made = runner.step(self, target, composition, hypers, scaling)
         for k in made: # a default of a name that a stepper returned was state, not a hyper-parameter
             for d in (self.defaults, *self.param_groups):
                 if k in d and composition.is_default(k, d[k]): del d[k]
