@@ -16,20 +16,20 @@ __all__ = ['param_rms', 'relative_lr', 'scale_lr', 'lr_in_update', 'factored_sqr
 
 # Adafactor: a mean square for each row and column
 
-@by_torch
+@by_torch(batched=True)
 def mean_sqrs(x):
     "Mean of the squares of each row, and of each column."
     sqr = at_least_float32(x).pow(2)
     return sqr.mean(-1, keepdim=True), sqr.mean(-2, keepdim=True)
 
 
-@by_torch
+@by_torch(batched=True)
 def mixed(a, b, weight):
     "A mean of `a` and `b`, that of `b` weighed by `weight`."
     return a.lerp(b, weight)
 
 
-@by_torch
+@by_torch(batched=True)
 def over_factored(x, row_avg, col_avg, eps):
     "`x` over the root of the product of a mean square for its row and one for its column."
     rows, columns = row_avg + eps, col_avg + eps
@@ -113,7 +113,7 @@ def factored_update(p,
 
 # SM3: a bound of the sum of squares for each row, column, …
 
-@by_torch
+@by_torch(batched=True)
 def least_cover(x, cover):
     "The smallest bound of each element, of those of its row, its column, …."
     bounds = cover.split(list(x.shape))
@@ -122,7 +122,7 @@ def least_cover(x, cover):
     return res.expand(x.shape).contiguous()
 
 
-@by_torch
+@by_torch(batched=True)
 def maxima(x):
     "The largest element of each row, of each column, …, in one vector."
     if not x.numel(): return x.new_zeros(sum(x.shape))

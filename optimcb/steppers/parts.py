@@ -108,7 +108,7 @@ def _unit_norm(x):
     return torch.linalg.vector_norm(at_least_float32(x), dim=within, keepdim=x.ndim > 1)
 
 
-@by_torch
+@by_torch(batched=True)
 def clipped_units(
     grad, # A gradient
     p, # Its weights
@@ -132,7 +132,7 @@ def agc(p,
     p.grad = clipped_units(p.grad.data, p.data, agc_clip, agc_eps)
 
 
-@by_torch
+@by_torch(batched=True)
 def centered_units(
     grad # A gradient
 ):

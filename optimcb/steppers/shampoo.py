@@ -17,7 +17,7 @@ __all__ = ['sum_grams', 'inverse_roots', 'shampoo_update']
 
 # Shampoo: roots of the sums of gradients times themselves
 
-@by_torch
+@by_torch(batched=True)
 def started_grams(x, has_matrix, eps):
     "`eps` times the identity, for each dimension."
     x = x.reshape(shape_of(x))
@@ -25,13 +25,13 @@ def started_grams(x, has_matrix, eps):
     return pack(x, [o.diag() if used else o for o, used in zip(starts, has_matrix)])
 
 
-@by_torch
+@by_torch(batched=True)
 def added_grams(x, grams, has_matrix):
     "`grams` and those of `x`."
     return grams + pack(x, gram_matrices(x, has_matrix, diagonal=True))
 
 
-@by_torch
+@by_torch(batched=True)
 def roots_of(x, grams, has_matrix, eps):
     """Each gram matrix to the power of -1/2 over the number of dimensions, with eigenvalues of `eps` at
     least."""
@@ -43,7 +43,7 @@ def roots_of(x, grams, has_matrix, eps):
     return pack(x, [root(m) for m in unpack(grams, x, has_matrix, diagonal=True)])
 
 
-@by_torch
+@by_torch(batched=True)
 def preconditioned(x, roots, has_matrix):
     "`x`, multiplied by the root of each dimension."
     return multiply_dims(x, unpack(roots, x, has_matrix, diagonal=True))
