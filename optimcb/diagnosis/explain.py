@@ -207,6 +207,12 @@ class Explanation:
         if self.own_step: return [f"none of ours: {self.own_step} has a step of its own"]
         return engines_of(self.kinds, self.engine_wanted, self.runner, self.state_of)
 
+    @lazy
+    def notes(self) -> list[str]:
+        "What steppers tell about what they do to these parameters on this machine, a line each."
+        found = (f'{s.label}: {note}' for k in self.kinds for s, note in k.notes())
+        return list(dict.fromkeys(found))
+
     @cached_property
     def state_of(self) -> dict[int, dict]:
         "State by the `id` of its parameter."
