@@ -16,16 +16,21 @@ def Muon(
     wd=0., # Weight decay
     decouple_wd=True, # Decay the weights, or add an L2 penalty to the gradient?
     nesterov=True, # Look ahead by one step?
-    match_rms=False, # Make updates as large as Adam's, so that Adam's learning rate fits?
-    kernel_ndim=4, # Least number of dimensions of a kernel; fewer are a stack of matrices; 3 for `Conv1d`
-    exact=False, # Iterate in the parameter's dtype, float32 at least, instead of bfloat16?
-    pairs=True # Take two steps at a time with long matrices, for speed? Else round as `torch.optim.Muon`
+    match_rms=False, # Are updates to be as large as Adam's, so that its learning rate fits?
+    kernel_ndim=4, # Dimensions from which on a tensor is a kernel, one matrix, and no stack; 3 for `Conv1d`
+    exact=False, # Iterate in the parameter's type, float32 at least, instead of bfloat16?
+    pairs=True, # Take two steps at a time with long matrices, to be quicker? Else round as `torch.optim.Muon`
+    bfloat16=False # Iterate in bfloat16 also where float32 is faster, as `torch.optim.Muon` does?
 ):
-    """Momentum with all singular values set to one; Adam for tensors that aren't matrices
-    (Jordan 2024, https://kellerjordan.github.io/posts/muon/)."""
+    """Momentum with all singular values made one, and Adam for what is no matrix
+    (Jordan 2024, https://kellerjordan.github.io/posts/muon/).
+
+    The iteration is in bfloat16, unless the processor multiplies in float32 faster: `explain()` tells."""
+    if exact and bfloat16: raise ValueError("`exact=True` and `bfloat16=True` ask for two types: take one.")
     slow, scale = ([], match_rms_lr) if match_rms else ([scale_vector_lr], spectral_lr)
     ahead = [partial(nesterov_update, dampening=True)] if nesterov else []
-    matrix_update = partial(orthogonal_update, exact=exact, pairs=pairs)
+    asked = dict(bfloat16=True) if bfloat16 else {} # else it has the name that it has in earlier state dicts
+    matrix_update = partial(orthogonal_update, exact=exact, pairs=pairs, **asked)
     return [*slow, decay_of(decouple_wd), mean_grad, step_stat, *ahead, matrix_update, scale, vector_update,
             apply_update]
 

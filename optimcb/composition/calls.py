@@ -9,16 +9,22 @@ __all__ = ['by_torch', 'explains_calls', 'without_explanation']
 def by_torch(
     f:Callable|None=None, # A function of tensors and numbers that returns one new tensor, or a tuple of them
     *,
-    like:Callable|None=None # A function with results of the same shapes and dtypes; default: `f`
+    like:Callable|None=None, # A function with results of the same shapes and dtypes; default: `f`
+    batched:bool|Callable=False # May it be called once for many parameters? Or a function that is called then
 ) -> Callable:
     """Let steppers call `f` on whole tensors.
 
-    `f` may multiply matrices, take means over some dimensions, or return state whose shape differs from the
-    parameter's. It must not write into its arguments, and must accept empty tensors. Engines call it for
-    each parameter, between two kernels, after a trial on meta tensors; a function that branches on values,
-    as in `if x.norm() > 1`, needs `like` for the trial. For sharded parameters, it gets the unsharded
-    tensors."""
-    if f is None: return partial(by_torch, like=like)
+    It may multiply matrices, take means over some dimensions, or return state of other shapes than the
+    parameter's; it writes into none of its arguments. Engines call it for each parameter, between two
+    kernels. They try it before on tensors without memory; one that branches on values, as `if x.norm() >
+    1` does, needs `like` for that. It sees empty tensors, too. Of sharded parameters, it sees the
+    unsharded tensors.
+
+    With `batched=True`, engines call `f` by `torch.vmap` for parameters of the same shapes: it must not
+    branch on values, and makes its results of each parameter alone. A function for `batched` is called in
+    place of `f`, with the same arguments. Tensors that each parameter has its own of are stacked in it, with
+    a first dimension for the parameters, and so are its results; numbers are the same for all."""
+    if f is None: return partial(by_torch, like=like, batched=batched)
     @wraps(f)
     def call(*args, **kwargs):
         given = *args, *kwargs.values()
@@ -27,7 +33,7 @@ def by_torch(
         if not any(hasattr(type(o), 'full_tensor') for o in given): return f(*args, **kwargs)
         from optimcb._tensors import on_gathered
         return on_gathered(f, args, kwargs)
-    call.like, call.inferred_outputs = like or f, {}
+    call.like, call.batched, call.inferred_outputs = like or f, batched, {}
     return call
 
 

@@ -201,6 +201,15 @@ class Stepper:
         "Is it called for this parameter? Raises `KeyError` if a rule's result is missing in the state."
         return all(w.holds(values[w.mark]) for w in self.masks)
 
+    def options(self,
+        values:dict, # State and hyper-parameters of a parameter
+        f:Callable # Takes a parameter, and some of the names that the innermost function takes
+    ) -> dict:
+        "What the innermost function is given for the names that `f` takes: by a partial, or from `values`."
+        names = [p.name for p in parameters(f)[0]]
+        fixed = {k: v for k, v in keywords_fixed(self.f).items() if k in names}
+        return fixed | {k: values[self.new_name(k)] for k in names if self.new_name(k) in values}
+
     @property
     def first(self) -> str|None:
         "The name of its first argument, the parameter."

@@ -24,6 +24,7 @@ class Traits:
     skips_nonfinite: bool = False # Is the step skipped, for all parameters, if a gradient is infinite or NaN?
     sets_hyper: bool = False # Does it replace a hyper-parameter for the rest of the step?
     flips_grad: bool = False # Does it change the sign of gradients, to maximize?
+    note: Callable|None = None # Takes a parameter and names of options; returns a line for `explain`
 
 
 NO_TRAITS = Traits()

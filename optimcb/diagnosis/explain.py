@@ -216,6 +216,12 @@ class Explanation:
         lines = engines_of(self.kinds, self.engine_wanted, self.runner, self.state_of)
         return [*lines, ZEROES] if self.zeroes else lines
 
+    @lazy
+    def notes(self) -> list[str]:
+        "What steppers tell about what they do to these parameters on this machine, a line each."
+        found = (f'{s.label}: {note}' for k in self.kinds for s, note in k.notes())
+        return list(dict.fromkeys(found))
+
     @cached_property
     def state_of(self) -> dict[int, dict]:
         "The state by the `id` of its parameter."

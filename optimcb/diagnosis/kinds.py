@@ -62,6 +62,14 @@ class Kind:
         "The masks, in words."
         return ', '.join(_in_words(k, v) for k, v in self.masks.items())
 
+    def notes(self) -> list[tuple]:
+        "List the steppers that tell something about these parameters, each with what it tells."
+        if self.example is None: return []
+        values = {**self.group.hypers, **self.masks}
+        steppers = [s for s in self.composition.steppers if s.traits.note and s.applies(values)]
+        found = [(s, s.traits.note(self.example, **s.options(values, s.traits.note))) for s in steppers]
+        return [(s, note) for s, note in found if note]
+
     @property
     def state_bytes_each(self) -> int:
         "The bytes of state per element."

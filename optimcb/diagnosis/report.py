@@ -63,6 +63,7 @@ def _sections(e):
     yield 'state', [('name', 'kind'), *e.state.items()]
     yield 'cost', _costs(e)
     yield 'engine', e.engine
+    if e.notes: yield 'notes', e.notes
     if e.warnings: yield 'warnings', e.warnings
 
 

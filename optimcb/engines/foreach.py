@@ -69,7 +69,7 @@ class Launch(launch.Launch):
             if self.last_use.get(arg) == k: values.pop(arg, None)
 
     def call(self, i):
-        "Call the functions at the end of phase `i`, for each parameter in turn."
+        "Call the functions that phase `i` ends with, and forget what only they needed."
         super().call(i)
         for k in self.program.calls_by_phase[i]:
             for *_, values in self.known: self._let_go(k, values)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from optimcb._tensors import sharding_of
 from optimcb.engines import arena
+from optimcb.engines.batches import batches, call_batch
 from optimcb.tracing.bucket import is_plain
 from optimcb.tracing.ir import OPAQUE, PER_ELEMENT
 from optimcb.tracing.opaque import OutputMismatch, listed
@@ -40,25 +41,42 @@ class Launch:
         table[order] = part
 
     def call(self, i):
-        "Call the functions that phase `i` ends with, for one parameter after the other."
-        p = self.program
+        """Call the functions that phase `i` ends with: once for parameters of the same shapes, if a function
+        takes batches; else for one parameter after the other."""
         with self._here():
-            for k in p.calls_by_phase[i]:
-                for j, (a, _) in enumerate(self.members):
-                    given = [self._lists(j, o) for o in p.nodes[k].operands]
-                    made = {o: [] for o in p.results[k]}
-                    for t, param in enumerate(a.params):
-                        row = [x[t] if isinstance(x, list) else x for x in given]
-                        out = self._called(k, param, row)
-                        for o in made: made[o].append(out[o])
-                    self._note_results(j, made)
+            for k in self.program.calls_by_phase[i]:
+                made = [{o: [None]*len(a.params) for o in self.program.results[k]} for a, _ in self.members]
+                for j, t, results in self._called(k):
+                    for o, x in results.items(): made[j][o][t] = x
+                for j, o in enumerate(made): self._note_results(j, o)
 
     def _here(self): return nullcontext()
 
-    def _called(self, k, p, given) -> dict:
-        "What call `k` returns for parameter `p`, by node: in memory of its own, and as it was foreseen"
-        nodes, call = self.program.nodes, self.program.nodes[k].args[-1]
-        out, res = listed(call(given)), {}
+    def _called(self, k):
+        "Yield, for each parameter, its member, its index there, and what call `k` returns for it, by node"
+        nodes, places, rows = self.program.nodes, [], []
+        call, operands = nodes[k].args[-1], nodes[k].operands
+        for j, (a, _) in enumerate(self.members):
+            given = [self._lists(j, o) for o in operands]
+            places += [(j, t) for t in range(len(a.params))]
+            rows += [[x[t] if isinstance(x, list) else x for x in given] for t in range(len(a.params))]
+        varies = [o >= 0 and nodes[o].op != 'external' for o in operands]
+        for batch in batches(call, rows, varies):
+            params = [self.members[j][0].params[t] for j, t in (places[i] for i in batch)]
+            results = self._results(k, params, [rows[i] for i in batch], varies)
+            yield from ((*places[i], res) for i, res in zip(batch, results))
+
+    def _results(self, k, params, rows, varies) -> list[dict]:
+        "What call `k` returns for each parameter of a batch, by node"
+        call, alone = self.program.nodes[k].args[-1], len(params) == 1
+        outs = [listed(call(rows[0]))] if alone else call_batch(call, rows, varies)
+        return [self._as_foreseen(k, *o, alone) for o in zip(params, rows, outs)]
+
+    def _as_foreseen(self, k, p, given, out, alone) -> dict:
+        """What call `k` has returned for parameter `p`, by node: as it was foreseen, in memory of its own.
+
+        Of a batch it is a part of a stack. What may become state gets a storage of its own."""
+        nodes, call, res = self.program.nodes, self.program.nodes[k].args[-1], {}
         taken = {_memory(x) for x in given if isinstance(x, Tensor)}
         for o in self.program.results[k]:
             n, x = nodes[o], out[nodes[o].args[1]] if nodes[o].args[1] < len(out) else None
@@ -68,9 +86,10 @@ class Launch:
             if n.extent is not OPAQUE and (x.shape, x.dtype, x.device) != expected:
                 raise OutputMismatch(f"`{call.name}` returns a tensor of shape {tuple(x.shape)} "
                                      f"and of {x.dtype} on {x.device}, another than was foreseen.")
-            if _memory(x) in taken and not (n.extent is OPAQUE and any(x is y for y in given)): x = x.clone()
+            is_given = n.extent is OPAQUE and any(x is y for y in given)
+            if _memory(x) in taken and not is_given or n.extent is OPAQUE and not alone: x = x.clone()
             taken.add(_memory(x))
-            x = x.detach()
+            if alone: x = x.detach()
             if n.extent is PER_ELEMENT and x.stride() != p.stride():
                 x = torch.empty_strided(p.shape, p.stride(), dtype=x.dtype, device=x.device).copy_(x)
             res[o] = x
@@ -167,8 +186,7 @@ class KernelLaunch(Launch):
         self._place(j, {self.program.column(o): tensors for o, tensors in made.items()})
 
     def call(self, i):
-        """Call the functions that phase `i` ends with, for one parameter after the other, and make room
-        for those of the next one."""
+        "Call the functions that phase `i` ends with, and make room for those of the next one."
         super().call(i)
         p = self.program
         for o in {o for k in p.calls_by_phase[i] for o in p.nodes[k].inputs}: # what was stored for them only

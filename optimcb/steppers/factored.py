@@ -17,20 +17,20 @@ __all__ = ['param_rms', 'relative_lr', 'scale_lr', 'lr_in_update', 'factored_sqr
 
 # Adafactor: a mean square per row and per column
 
-@by_torch
+@by_torch(batched=True)
 def mean_sqrs(x):
     "Return the mean square of each row, and of each column."
     sqr = at_least_float32(x).pow(2)
     return sqr.mean(-1, keepdim=True), sqr.mean(-2, keepdim=True)
 
 
-@by_torch
+@by_torch(batched=True)
 def mixed(a, b, weight):
     "Return a weighted mean of `a` and `b`, with `weight` for `b`."
     return a.lerp(b, weight)
 
 
-@by_torch
+@by_torch(batched=True)
 def over_factored(x, row_avg, col_avg, eps):
     "Divide `x` by the root of the mean square that its row and column predict."
     rows, columns = row_avg + eps, col_avg + eps
@@ -114,7 +114,7 @@ def factored_update(p,
 
 # SM3: an upper bound of the sum of squares for each row, column, …
 
-@by_torch
+@by_torch(batched=True)
 def least_cover(x, cover):
     "Return the smallest bound of each element, from those of its row, its column, …."
     bounds = cover.split(list(x.shape))
@@ -123,7 +123,7 @@ def least_cover(x, cover):
     return res.expand(x.shape).contiguous()
 
 
-@by_torch
+@by_torch(batched=True)
 def maxima(x):
     "Return the largest element of each row, of each column, …, as one vector."
     if not x.numel(): return x.new_zeros(sum(x.shape))

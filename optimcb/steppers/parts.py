@@ -108,7 +108,7 @@ def _unit_norm(x):
     return torch.linalg.vector_norm(at_least_float32(x), dim=tuple(range(1, x.ndim)), keepdim=True)
 
 
-@by_torch
+@by_torch(batched=True)
 def clipped_units(
     grad, # A gradient
     p, # Its weights
@@ -133,7 +133,7 @@ def agc(p,
     p.grad = clipped_units(p.grad.data, p.data, agc_clip, agc_eps)
 
 
-@by_torch
+@by_torch(batched=True)
 def centered_units(
     grad # A gradient
 ):

@@ -17,7 +17,7 @@ __all__ = ['sum_grams', 'inverse_roots', 'shampoo_update']
 
 # Shampoo: inverse roots of summed Gram matrices of gradients
 
-@by_torch
+@by_torch(batched=True)
 def started_grams(x, has_matrix, eps):
     "Return `eps` times the identity for each dimension."
     x = x.reshape(shape_of(x))
@@ -25,13 +25,13 @@ def started_grams(x, has_matrix, eps):
     return pack(x, [o.diag() if used else o for o, used in zip(starts, has_matrix)])
 
 
-@by_torch
+@by_torch(batched=True)
 def added_grams(x, grams, has_matrix):
     "Add the Gram matrices of `x` to `grams`."
     return grams + pack(x, gram_matrices(x, has_matrix, diagonal=True))
 
 
-@by_torch
+@by_torch(batched=True)
 def roots_of(x, grams, has_matrix, eps):
     """Return each Gram matrix to the power of -1/2 over the number of dimensions.
 
@@ -44,7 +44,7 @@ def roots_of(x, grams, has_matrix, eps):
     return pack(x, [root(m) for m in unpack(grams, x, has_matrix, diagonal=True)])
 
 
-@by_torch
+@by_torch(batched=True)
 def preconditioned(x, roots, has_matrix):
     "Multiply `x` by the root of each dimension."
     return multiply_dims(x, unpack(roots, x, has_matrix, diagonal=True))

@@ -20,25 +20,25 @@ __all__ = ['average_grams', 'refresh_bases', 'project_grad', 'project_back']
 
 # SOAP: Adam in a basis whose axes are the directions in which gradients vary most
 
-@by_torch
+@by_torch(batched=True)
 def mixed_grams(x, grams, weight, has_matrix):
     "Return a weighted mean of `grams` and the Gram matrices of `x`."
     return grams.lerp(pack(x, gram_matrices(x, has_matrix)), weight)
 
 
-@by_torch
+@by_torch(batched=True)
 def first_grams(x, weight, has_matrix):
     "Return the weighted Gram matrices of `x`, for a mean that starts from zero."
     return pack(x, gram_matrices(x, has_matrix)) * weight
 
 
-@by_torch
+@by_torch(batched=True)
 def eigenbases(x, grams, has_matrix):
     "Return the eigenvectors of each Gram matrix, largest eigenvalues first."
     return pack(x, [eigh_or_nan(m)[1].flip(1) for m in unpack(grams, x, has_matrix) if m is not None])
 
 
-@by_torch
+@by_torch(batched=True)
 def refreshed(grad_avg, sqr_avg, grams, bases, has_matrix):
     """Take a step of orthogonal iteration.
 
@@ -56,7 +56,7 @@ def refreshed(grad_avg, sqr_avg, grams, bases, has_matrix):
     return pack(sqr_avg, [q for q in new if q is not None]), grad_avg, sqr_avg
 
 
-@by_torch
+@by_torch(batched=True)
 def rotate(x, bases, has_matrix, back):
     "Rotate `x` into `bases`, or back."
     return multiply_dims(x, [q if q is None or not back else q.T for q in unpack(bases, x, has_matrix)])

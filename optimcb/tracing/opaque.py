@@ -58,6 +58,17 @@ class Call(NamedTuple):
         args, kwargs = self.filled(given)
         return (f or self.f)(*args, **kwargs)
 
+    def batched(self,
+        given, # For the placeholders: stacks of tensors, and what is the same for all parameters
+        varies # Of each of them, is it a stack?
+    ):
+        "Stacks of what the function returns for several parameters."
+        if callable(self.f.batched): return self(given, self.f.batched)
+        def one(*tensors):
+            own = iter(tensors)
+            return self([next(own) if v else x for x, v in zip(given, varies)], self.f.__wrapped__)
+        return torch.vmap(one)(*(x for x, v in zip(given, varies) if v))
+
     def filled(self,
         given # Tensors and numbers for the placeholders
     ) -> tuple[list, dict]:

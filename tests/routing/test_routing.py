@@ -369,7 +369,7 @@ def test_muon_for_hidden_matrices_and_adam_for_the_rest(engine):
     model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 6), nn.Linear(6, 3)).double()
     ours, theirs = copy.deepcopy(model), copy.deepcopy(model)
     hidden = by_ndim(2) & ~by_module(ours, nn.Embedding, ours[4])
-    opts = [route(muon=(partial(optimcb.Muon, pairs=False), hidden), adamw=partial(AdamW, lr_scale=0.015))(ours.parameters(), lr=0.02, engine=engine)]
+    opts = [route(muon=(partial(optimcb.Muon, pairs=False, bfloat16=True), hidden), adamw=partial(AdamW, lr_scale=0.015))(ours.parameters(), lr=0.02, engine=engine)]
     matrices = [theirs[1].weight, theirs[3].weight]
     others = [p for p in theirs.parameters() if not any(p is q for q in matrices)]
     refs = [torch.optim.Muon(matrices, lr=0.02, weight_decay=0.), torch.optim.AdamW(others, lr=0.02*0.015)]
