@@ -60,7 +60,8 @@ class FastaiProtocol:
         frozen parameters, sparse ones, shards, those that require gradients or share memory, and all after a
         step that was or may have been skipped. Numbers stay the same to the bit. Whatever reads gradients
         after the step, as a hook, sees zeros. `zero_grad` finds by identity and `_version` what has been
-        changed since: not changes through `.data` between `step` and `zero_grad`."""
+        changed since: not changes through `.data` between `step` and `zero_grad`. It pays where gradients are
+        larger than a cache; a few small tensors are zeroed as fast by `zero_grad`."""
         return self.__dict__.get('_zero_in_step', False)
     @zero_in_step.setter
     @entry
