@@ -1,6 +1,7 @@
 "The `Optimizer`: a `torch.optim.Optimizer` that runs a list of steppers, with fastai's protocol."
 from collections.abc import Callable, Iterable
 from inspect import unwrap
+from itertools import chain
 
 import torch
 from fastcore.foundation import L
@@ -220,7 +221,7 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
         in the optimizer."""
         group = given.checked_group(self, param_group)
         given.name_group(group)
-        given.check_params(group['params'], [p for g in self.param_groups for p in g['params']])
+        given.check_params(group['params'], chain.from_iterable(g['params'] for g in self.param_groups))
         given.check_names(self, group)
         self.param_groups.append({**{k: own(k, v) for k, v in self.defaults.items()}, **group})
         track(group['params'], self.tracked)

@@ -1,6 +1,7 @@
 "Check parameters and groups, in any form that torch and fastai accept, and translate them to our names."
 import inspect
 from collections.abc import Iterator
+from itertools import repeat
 from numbers import Real
 
 import torch
@@ -78,16 +79,16 @@ def check_names(
     "Raise `ValueError` if only some parameters have names; just drop names that no user gave."
     if 'param_names' not in group and opt.__dict__.pop('_names_brought', False):
         for g in opt.param_groups: g.pop('param_names', None)
-    if any(('param_names' in g) != ('param_names' in group) for g in opt.param_groups):
-        raise ValueError(NAMES_FOR_ALL)
+    have_names = map(dict.__contains__, opt.param_groups, repeat('param_names')) # in C, as it is for each group
+    if ('param_names' not in group) in have_names: raise ValueError(NAMES_FOR_ALL)
 
 
 def check_params(
     params:list, # Parameters of a new group
-    others:list # Parameters of the other groups
+    others:Iterator # Parameters of the other groups
 ) -> None:
     "Raise `TypeError` for anything but tensors, `ValueError` for duplicates and tensors that aren't leaves."
-    seen = {id(p) for p in others if isinstance(p, Tensor)}
+    seen = set(map(id, others)) # asked for each group: a loop in C
     are_leaves = all(isinstance(p, Tensor) and p.is_leaf for p in params)
     if are_leaves and len({*seen, *map(id, params)}) == len(seen) + len(params): return
     for i, p in enumerate(params):
