@@ -3,7 +3,7 @@ import inspect
 from collections.abc import Callable
 from functools import partial, wraps
 
-__all__ = ['by_torch', 'explains_calls', 'without_explanation']
+__all__ = ['by_torch', 'explains_calls', 'of_shape', 'without_explanation']
 
 
 def by_torch(
@@ -28,6 +28,17 @@ def by_torch(
         from optimcb._tensors import on_gathered
         return on_gathered(f, args, kwargs)
     call.like, call.inferred_outputs = like or f, {}
+    return call
+
+
+def of_shape(
+    f:Callable # A function of a tensor, and of numbers, that returns a tuple and looks at nothing but the shape
+) -> Callable:
+    "Let formulas call `f` by its name, where they can't say a tuple that it makes for a function of tensors."
+    @wraps(f)
+    def call(x, *args):
+        if not hasattr(x.shape, 'worked_out'): return f(x, *args)
+        return x.shape.worked_out(f, args)
     return call
 
 

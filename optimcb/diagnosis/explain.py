@@ -14,7 +14,7 @@ from optimcb.diagnosis.engine_choice import engines_of
 from optimcb.diagnosis.formula import Formula, formulas
 from optimcb.diagnosis.graph import Dataflow
 from optimcb.diagnosis.groups import Group
-from optimcb.diagnosis.kinds import Kind, first_parameter, live_parameters, rehearsal_of
+from optimcb.diagnosis.kinds import Kind, first_parameter, live_parameters, parameters_like, rehearsal_of
 from optimcb.diagnosis.reading import look
 from optimcb.diagnosis.source import Source
 from optimcb.diagnosis.suggestions import worded
@@ -52,12 +52,15 @@ class Explained:
     @entry
     @worded()
     def formula(self) -> Formula:
-        """The formula of a step, line by line, as LaTeX and as text: for the first parameter, in all steps.
+        """The formula of a step, line by line, as LaTeX and as text, in all steps: for the first parameter and
+        those of its group that have the same type and the same steppers, whatever their shapes.
 
         `explain().formulas` has those of all parameters. Raises `NotRecorded`."""
         self._refuse_own_step('formula')
         group = self._groups[0]
-        return formulas(rehearsal_of(self.composition, group, first_parameter(group)))[0]
+        example = first_parameter(group)
+        alike = parameters_like(example, group, self.composition.masks)
+        return formulas(rehearsal_of(self.composition, group, example), alike)[0]
 
     @entry
     @worded()
@@ -180,7 +183,7 @@ class Explanation:
             hypers, fs = known.get(k.program.key, (None, None))
             depends = fs is not None and any(f.assumed for f in fs) # on hyper-parameters
             if fs is None or depends and hypers != k.group.hypers:
-                fs = formulas(k.new_rehearsal())
+                fs = formulas(k.new_rehearsal(), k.params)
                 known[k.program.key] = k.group.hypers, fs
             for f in fs: found.setdefault(f.text, (f, []))[1].append(k)
         for f, kinds in found.values():

@@ -106,6 +106,7 @@ class Sample(NamedTuple):
     outcome: Outcome
     hats: frozenset # Names that were another value for this step before
     step: int|None # Number of the step, if it is one of a rehearsal and not of an experiment
+    shape: tuple = () # Of the parameter
 
     @property
     def answers(self) -> tuple:

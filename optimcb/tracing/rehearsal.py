@@ -4,6 +4,7 @@ Nothing is computed and nothing changes. From step to step the state goes on as 
 numbers, so that counters count, and steppers take the branches that they would take.
 """
 from collections.abc import Callable
+from copy import copy
 from numbers import Real
 from typing import NamedTuple
 
@@ -74,11 +75,12 @@ class Rehearsal:
 
     def look(self,
         named:Callable|None=None, # Replaces a number, given its name, the number, and whether it is kept
-        began:Callable|None=None # Takes each stepper's place as it begins; each name is its own operand then
+        began:Callable|None=None, # Takes each stepper's place as it begins; each name is its own operand then
+        shown:dict|None=None # What to tell steppers of the parameter, by attribute; default: what it has
     ) -> Step:
         "Rehearse the next step without taking it. Raises `MissingName` or `NotRecorded`."
         for reason in self.refusals: raise NotRecorded([], reason)
-        observer = _Observer(self, named or (lambda name, v, kept: v), began)
+        observer = _Observer(self, named or (lambda name, v, kept: v), began, shown or {})
         bucket, hypers, before = self._bucket(observer), observer.all_named(self.hypers), RngSnapshot()
         try:
             res = record([bucket], self.composition, [hypers], self.looked, self.typed, observer=observer)
@@ -92,6 +94,14 @@ class Rehearsal:
         key = 0, tuple(self.kinds.values()), numbers, p.dtype, p.dim() == 0, self.grad_dtype, p.device, ()
         res = Bucket(key, 0, p)
         res.add(0, p, {})
+        return res
+
+    def like(self,
+        example:Tensor # Another parameter
+    ) -> 'Rehearsal':
+        "Make a rehearsal of a parameter of another shape, which hasn't begun if this one hasn't."
+        res = copy(self)
+        res.example = example
         return res
 
     def step(self) -> Step:
@@ -124,9 +134,9 @@ class _Observer:
 
     Numbers that steppers take and return are replaced by `named`.
     """
-    def __init__(self, rehearsal, named, began):
+    def __init__(self, rehearsal, named, began, shown):
         composition, hypers = rehearsal.composition, rehearsal.hypers
-        self.named, self.began, self.acts = named, began, []
+        self.named, self.began, self.shown, self.acts = named, began, shown, []
         self.places = {id(s): i for i, s in enumerate(composition.steppers)}
         self.there = {*hypers, *rehearsal.kinds, *rehearsal.numbers}
         self.fixed = {k for k, v in hypers.items() if not composition.is_default(k, v)}
@@ -140,6 +150,7 @@ class _Observer:
     def enter(self, stepper, p, values) -> dict:
         "The values that a stepper is given."
         p.trace.enter(stepper, p, values)
+        p.trace.shown = self.shown
         starts = {k: v for k, v in stepper.numbers.items() if k in self.starts and k not in values}
         given = {**{k: self.named(k, v, True) for k, v in starts.items()}, **values}
         self.before, self.known = _operands(p, given), len(p.trace.index)
