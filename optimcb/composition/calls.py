@@ -32,7 +32,7 @@ def by_torch(
 
 
 def of_shape(
-    f:Callable # A function of a tensor, and of numbers, that returns a tuple and looks at nothing but the shape
+    f:Callable # Returns a tuple, given a tensor, of which it looks at the shape only, and numbers
 ) -> Callable:
     "Let formulas call `f` by its name, where they can't say a tuple that it makes for a function of tensors."
     @wraps(f)

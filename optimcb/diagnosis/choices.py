@@ -30,7 +30,7 @@ from optimcb.diagnosis.algebra import (
     symbols,
 )
 
-__all__ = ['OPPOSITE', 'both', 'choice', 'condition', 'either', 'negated']
+__all__ = ['NO', 'OPPOSITE', 'YES', 'both', 'choice', 'condition', 'either', 'negated']
 
 
 # Choices
@@ -93,6 +93,8 @@ def choice(
     if is_truth: return negated(c) if a == NO else c if a == YES else both(c, a)
     is_nested = isinstance(b, Call) and b.name == 'case' and b.args[1] == a # `a if c else (a if d else e)`
     if is_nested: return choice(either(c, b.args[0]), a, b.args[2])
+    is_twice = isinstance(a, Call) and a.name == 'case' and a.args[2] == b # `(a if d else b) if c else b`
+    if is_twice: return choice(both(c, a.args[0]), a.args[1], b)
     if not (a.scalar and b.scalar): return call('case', c, a, b)
     extreme = _extreme_in_power(c, a, b) or _extreme(c, a, b)
     if extreme: return extreme

@@ -188,5 +188,7 @@ def _state_after(step) -> dict:
 
 def _shape(rehearsal) -> tuple: return tuple(rehearsal.example.shape)
 def _situation(rehearsal):
-    return frozenset(rehearsal.kinds.items()), frozenset(rehearsal.numbers), _shape(rehearsal)
+    words = {k: v for k, v in rehearsal.numbers.items() if isinstance(v, (bool, str))}
+    return frozenset(rehearsal.kinds.items()), frozenset(rehearsal.numbers), frozenset(words.items()), \
+        _shape(rehearsal)
 def _is_number(v) -> bool: return isinstance(v, (int, float)) and not isinstance(v, bool)

@@ -6,8 +6,20 @@ that differ become choices, lines that differ become blocks under a condition.
 """
 from functools import reduce
 
-from optimcb.diagnosis.algebra import Call, Num, Sym, apart, call, dims, is_negative, mul, neg, number, symbols
-from optimcb.diagnosis.choices import both, choice, either, negated
+from optimcb.diagnosis.algebra import (
+    Call,
+    Num,
+    Sym,
+    apart,
+    call,
+    dims,
+    is_negative,
+    mul,
+    neg,
+    number,
+    symbols,
+)
+from optimcb.diagnosis.choices import NO, YES, both, choice, either, negated
 from optimcb.diagnosis.exploring import Explored, is_error
 from optimcb.diagnosis.hats import with_hats_everywhere
 from optimcb.diagnosis.outcomes import (
@@ -22,7 +34,7 @@ from optimcb.diagnosis.outcomes import (
     n_cases,
     steps_in_words,
 )
-from optimcb.diagnosis.reading import SWAPPED
+from optimcb.diagnosis.reading import SWAPPED, value_of
 from optimcb.diagnosis.rewriting import common, unknown
 from optimcb.diagnosis.shapes import NDIM, SHAPE
 from optimcb.diagnosis.starting import first_values
@@ -50,7 +62,11 @@ class _Merger:
         self.explored, self.hypers = explored, explored.hypers
         self.samples = with_hats_everywhere(explored.samples)
         self.assumed, self.unsaid = [], {}
+        # Names that steppers give something true, false, or a word
+        written = {o.name for here in self.samples.values() for s in here for o in s.outcome.numbers}
+        self.words = {k for here in self.samples.values() for s in here for k, _ in s.words} & written
         self.starts, self.no_start = {}, [] # first values of state, and names of state that have none
+        self.no_word = set() # names of state that is a word only after the first step
 
     def merge(self) -> Behaviour:
         "What each stepper does. State without a first value is asked for: is it there?"
@@ -62,7 +78,7 @@ class _Merger:
             alone = {k for names in self.no_start if len(names) == 1 for k in names}
             asked |= alone or {min(self.no_start[0], key=lambda k: (k in self.starts, k))}
         e = self.explored
-        starts = self.values_in_signatures() | self.starts | dict.fromkeys(sorted(asked))
+        starts = self.values_in_signatures() | self.starts | dict.fromkeys(sorted(asked | self.no_word))
         assumed = self.of_one_dimension(dict.fromkeys(self.assumed))
         return Behaviour(outcomes, e.old, e.by_torch, starts, assumed, self.unsaid, e.steppers, self.samples,
                          e.n_steps)
@@ -78,11 +94,30 @@ class _Merger:
         "State whose first value is in a stepper's signature"
         made = self.explored.graph.state - self.hypers.keys()
         numbers = [o for s in reversed(self.explored.steppers) for o in s.numbers.items()]
-        return {k: number(v) for k, v in numbers if k in made}
+        words = [o for s in reversed(self.explored.steppers) for o in s.words.items() if o[0] in self.words]
+        return {k: number(v) for k, v in numbers if k in made} | {k: value_of(v) for k, v in words}
 
     def outcome(self, place, asked) -> Outcome:
         "What one stepper does, whatever was there and whatever it decides"
-        return self.settled(place, self.whatever_shape(place, self.samples[place], asked))
+        return self.settled(place, self.whatever_words(place, self.samples[place], asked))
+
+    def whatever_words(self, place, samples, asked, done=frozenset()) -> Outcome:
+        "What samples do, whatever state is that is true, false or a word"
+        name = next((k for s in samples for k, _ in s.words if k in self.words - done), None)
+        if name is None: return self.whatever_shape(place, samples, asked)
+        by_word = {}
+        for s in samples: by_word.setdefault(dict(s.words).get(name), []).append(s)
+        absent = by_word.pop(None, [])
+        if any(name in s.there for s in absent): return self.whatever_shape(place, samples, asked)
+        outcomes = {k: self.whatever_words(place, o, asked, done | {name}) for k, o in by_word.items()}
+        is_one = {k: call('eq', Sym(name), k) for k in outcomes}
+        if outcomes.keys() != {YES, NO}: self.assumed.append(reduce(either, is_one.values()))
+        *others, (_, res) = outcomes.items()
+        for k, outcome in others: res = self.chosen(place, is_one[k], outcome, res)
+        if not absent: return res
+        self.no_word.add(name)
+        first = self.whatever_words(place, absent, asked, done | {name})
+        return self.chosen(place, call('is_none', Sym(name)), first, res)
 
     def whatever_shape(self, place, samples, asked, depth=0) -> Outcome:
         "What samples do, whatever was there. Those that begin by asking for dimensions are told apart by that"
@@ -244,6 +279,7 @@ class _Merger:
     def when(self, place, condition, answer) -> str:
         "In words, the steps in which a condition had an answer"
         if dims(condition): return '' # it is the same in all steps
+        if symbols(condition) & self.words and condition.name == 'eq': return ''
         if condition.name == 'is_none':
             name, = symbols(condition)
             def has_answer(s): return (name in s.there) is not answer

@@ -107,6 +107,7 @@ class Sample(NamedTuple):
     hats: frozenset # Names that were another value for this step before
     step: int|None # Number of the step, if it is one of a rehearsal and not of an experiment
     shape: tuple = () # Of the parameter
+    words: tuple = () # Names that it was given and that stood for true, false or a word, with these
 
     @property
     def answers(self) -> tuple:

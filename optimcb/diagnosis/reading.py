@@ -20,7 +20,7 @@ from optimcb.tracing.opaque import PLACEHOLDER
 from optimcb.tracing.recording import NotRecorded
 from optimcb.tracing.rehearsal import Act, Rehearsal, Step
 
-__all__ = ['SWAPPED', 'Reader', 'look', 'of_step', 'read_samples']
+__all__ = ['SWAPPED', 'Reader', 'look', 'of_step', 'read_samples', 'value_of']
 
 
 SWAPPED = dict(lt='gt', gt='lt', le='ge', ge='le') # comparisons of the same operands the other way round
@@ -54,7 +54,7 @@ class Reader:
             name = self._next_to_write(todo)
             lines.append(Line(name, self.expression(todo[name]), act.stepper, name in kept))
             self._write(name, todo.pop(name))
-        numbers = [Line(act.shown[k], expression_of(v), act.stepper, k in act.kept)
+        numbers = [Line(act.shown[k], value_of(v), act.stepper, k in act.kept)
                    for k, v in act.numbers.items()]
         before = [Line(f'{k}_old', Sym(k, scalar)) for k, scalar in self.kept_before.items()]
         self.newest = {}
@@ -133,6 +133,13 @@ class Reader:
         return call('item', e, Num(which)) if is_one_of_several else e
 
 
+def value_of(
+    x # A number, true, false or a word
+):
+    "Write a value of state."
+    return Sym(repr(x)) if isinstance(x, (bool, str)) else expression_of(x)
+
+
 def _constant(x): return getattr(x, 'e', None) or Sym(repr(x))
 def _name(column): return column.lstrip('.') if column in ('.p', '.grad') else column
 
@@ -148,7 +155,8 @@ def read_samples(
     res, hats = {}, frozenset()
     for act in step.acts:
         made = decisions.made.get(act.place, ()) if decisions else ()
-        res[act.place] = Sample(act.there, tuple(made), reader.read(act), hats, number, shape)
+        words = tuple(sorted((k, value_of(v)) for k, v in act.words.items()))
+        res[act.place] = Sample(act.there, tuple(made), reader.read(act), hats, number, shape, words)
         hats |= {new for k, new in act.shown.items() if new != k}
     return res
 

@@ -31,7 +31,7 @@ class Act(NamedTuple):
     given: tuple # Names of state, hyper-parameters and one-step values that it was given
     reads: frozenset # Names of tensors that its outputs depend on
     writes: dict # By name, the operand of each tensor that it wrote
-    numbers: dict # By name, the numbers that it returned
+    numbers: dict # By name, the numbers that it returned; in a formula, what is true, false or a word, too
     kept: frozenset # Names among both that are state
     single: frozenset # Names of tensors among them that are one number for each parameter
     idle: frozenset # Names that it returned to no effect: the parameter, its gradient, hyper-parameters
@@ -40,6 +40,7 @@ class Act(NamedTuple):
     place: int = 0 # Of the stepper in the composition
     there: frozenset = frozenset() # Those of its names that stood for something
     ends: bool = False # Are the steppers that follow not called?
+    words: dict = {} # By name, what it was given that is true, false or a word, and may be state
 
 
 class Step(NamedTuple):
@@ -141,8 +142,10 @@ class _Observer:
         self.there = {*hypers, *rehearsal.kinds, *rehearsal.numbers}
         self.fixed = {k for k, v in hypers.items() if not composition.is_default(k, v)}
         in_signatures = {k for s in composition.steppers for k in s.numbers}
-        # state whose first number is in a signature
+        in_signatures |= {k for s in composition.steppers for k in s.words}
+        # state whose first value is in a signature
         self.starts = in_signatures & composition.makes - hypers.keys() if began else ()
+        self.may_be_state = composition.makes - hypers.keys()
 
     def all_named(self, values) -> dict:
         return {k: self.named(k, v, True) if _is_number(v) else v for k, v in values.items()}
@@ -152,7 +155,9 @@ class _Observer:
         p.trace.enter(stepper, p, values)
         p.trace.shown = self.shown
         starts = {k: v for k, v in stepper.numbers.items() if k in self.starts and k not in values}
-        given = {**{k: self.named(k, v, True) for k, v in starts.items()}, **values}
+        words = {k: v for k, v in stepper.words.items() if k in self.starts and k not in values}
+        given = {**{k: self.named(k, v, True) for k, v in starts.items()}, **words, **values}
+        self.words = {k: v for k, v in given.items() if k in self.may_be_state and isinstance(v, (bool, str))}
         self.before, self.known = _operands(p, given), len(p.trace.index)
         if self.began: self.began(self.places[id(stepper)])
         return given
@@ -172,11 +177,13 @@ class _Observer:
         kept |= {k for k in writes if k in state and k not in made} # also what was written into
         self.acts.append(Act(
             stepper, given, reads & {*given, 'p', 'grad'}, writes,
-            numbers={k: v for k, v in made.items() if _is_number(v)}, kept=kept,
+            numbers={k: v for k, v in made.items() if _is_number(v) or self._is_word(v)}, kept=kept,
             single=frozenset(k for k in writes if _is_single(values.get(k))), idle=idle, shown=shown,
             returns=isinstance(new, dict), place=self.places[id(stepper)], there=frozenset(given),
-            ends=isinstance(new, stop)))
+            ends=isinstance(new, stop), words={k: v for k, v in self.words.items() if k in given}))
         return new
+
+    def _is_word(self, v) -> bool: return self.began is not None and isinstance(v, (bool, str))
 
     def _renamed(self, made, shown, kept) -> dict:
         return {k: self.named(shown[k], v, k in kept) for k, v in made.items() if _is_number(v)}
