@@ -15,8 +15,8 @@ from typing import NamedTuple
 from optimcb.tracing.ops import REDUCTIONS
 
 __all__ = ['Add', 'Call', 'Mul', 'Num', 'Sym', 'HALF', 'NUMEL', 'ONE', 'ZERO', 'add', 'apart',
-           'call', 'calls', 'dims', 'div', 'divides', 'factors_of', 'functions', 'is_negative', 'is_size', 'mul',
-           'neg', 'number', 'parts', 'power', 'product', 'scaled', 'sub', 'symbols', 'terms_of']
+           'call', 'calls', 'dims', 'div', 'divides', 'factors_of', 'functions', 'is_negative', 'is_size',
+           'mul', 'neg', 'number', 'parts', 'power', 'product', 'scaled', 'sub', 'symbols', 'terms_of']
 
 
 HALF = Fraction(1, 2)

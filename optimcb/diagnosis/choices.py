@@ -147,7 +147,7 @@ def _extreme(c, a, b):
 
 
 def _extreme_in_power(c, a, b):
-    "Something over, or by a root of, the smaller or larger of the sides of a comparison, if the choice is that"
+    "Something over, or by a root of, the smaller or larger side of a comparison, if the choice is that"
     shared, *rests = apart(a, b)
     if ZERO in rests: return None
     factors = [f for e in rests for f in factors_of(e)]

@@ -12,7 +12,7 @@ from optimcb.diagnosis.algebra import Sym, call, dims, functions, number, symbol
 from optimcb.diagnosis.graph import Dataflow
 from optimcb.diagnosis.outcomes import Sample
 from optimcb.diagnosis.reading import Reader, look, read_samples
-from optimcb.diagnosis.shapes import NDIM, of_other_shapes
+from optimcb.diagnosis.shapes import NDIM, OF_SHAPE, of_other_shapes
 from optimcb.diagnosis.symbolic import Decisions, Symbolic, plain
 from optimcb.tracing.recording import NotRecorded
 from optimcb.tracing.rehearsal import Rehearsal, Step
@@ -26,7 +26,6 @@ MOST_LOOKS = 160 # at branches
 TRIES = 3 # to take a branch, each from another step
 DEEPEST = 12 # decisions of a stepper in one step that are looked into
 MOST_SITUATIONS = 8 # kinds of state from which to go on
-OF_SHAPE = 'shape', 'ndim', 'stride()' # what steppers ask a parameter
 
 
 class Explored:

@@ -120,11 +120,12 @@ class _Merger:
         return self.chosen(place, call('is_none', Sym(name)), first, res)
 
     def whatever_shape(self, place, samples, asked, depth=0) -> Outcome:
-        "What samples do, whatever was there. Those that begin by asking for dimensions are told apart by that"
+        "What samples do, whatever was there. Those that ask for dimensions first are told apart by that"
         conditions = {s.decisions[depth].condition if len(s.decisions) > depth else None for s in samples}
         condition = conditions.pop()
         if not conditions and condition is not None and NDIM.name in dims(condition):
-            yes, no = ([s for s in samples if s.decisions[depth].answer is answer] for answer in (True, False))
+            yes = [s for s in samples if s.decisions[depth].answer]
+            no = [s for s in samples if not s.decisions[depth].answer]
             if yes and no:
                 yes, no = (self.whatever_shape(place, o, asked, depth + 1) for o in (yes, no))
                 return self.chosen(place, condition, yes, no)

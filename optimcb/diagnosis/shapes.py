@@ -8,23 +8,25 @@ from itertools import count, groupby
 
 import torch
 
+from optimcb._tensors import unsharded
 from optimcb.diagnosis.algebra import NUMEL, Sym, call, number
-from optimcb.diagnosis.symbolic import Decisions, Symbolic, symbolic
+from optimcb.diagnosis.symbolic import Decisions, Symbolic, plain, symbolic
 from optimcb.tracing.rehearsal import Rehearsal
 
-__all__ = ['NDIM', 'SHAPE', 'Shape', 'named_shape', 'of_other_shapes']
+__all__ = ['NDIM', 'OF_SHAPE', 'SHAPE', 'Shape', 'named_shape', 'of_other_shapes']
 
 
 NDIM, SHAPE = Sym('p.ndim'), Sym('p.shape')
+OF_SHAPE = 'shape', 'ndim', 'stride()' # attributes of a parameter that tell of its shape
 # For an algorithm without parameters, two of each number of dimensions, long ones and wide ones
 SHAPES = (3, 5), (5, 3), (3,), (5,), (), (3, 4, 5), (5, 2, 3), (2, 3, 4, 5), (5, 4, 3, 2)
 
 
 class Shape(tuple):
     "A shape, or a part of one, of numbers that know their name; `e` is what it is called itself."
-    def __new__(cls, numbers, example, e):
+    def __new__(cls, numbers, e):
         res = super().__new__(cls, numbers)
-        res.example, res.e = example, e
+        res.e = e
         return res
 
     def __getitem__(self, i):
@@ -34,7 +36,7 @@ class Shape(tuple):
         places = range(len(self))[i]
         is_last = self.e == SHAPE and i.start is not None and i.start < 0
         numbers = [self._number(k - len(self)*is_last) if self.e == SHAPE else self[k] for k in places]
-        return Shape(numbers, self.example, Sym(f'{self.e.name}[{_text(i)}]'))
+        return Shape(numbers, Sym(f'{self.e.name}[{_text(i)}]'))
 
     def _number(self, i): return symbolic(int(super().__getitem__(i)), Sym(f'p.shape[{i}]'))
 
@@ -55,7 +57,10 @@ class Shape(tuple):
         return torch.Size(map(int, self))
 
     # It is asked whether a tensor has this shape by what is no decision of a step
-    def __eq__(self, other): return isinstance(other, tuple) and self.plain == tuple(map(int, other))
+    def __eq__(self, other):
+        if not isinstance(other, tuple): return False
+        return tuple(self.plain) == tuple(plain(o) if isinstance(o, Symbolic) else o for o in other)
+
     def __ne__(self, other): return not self == other
     def __hash__(self): return hash(self.plain)
     def __repr__(self): return repr(tuple(self.plain))
@@ -79,8 +84,9 @@ def named_shape(
     example # A parameter
 ) -> dict:
     "What steppers are told of a parameter, so that its shape goes by its name."
+    example = unsharded(example)
     numbers = [symbolic(n, Sym(f'p.shape[{i}]')) for i, n in enumerate(example.shape)]
-    return dict(shape=Shape(numbers, example, SHAPE), ndim=symbolic(example.dim(), NDIM))
+    return dict(shape=Shape(numbers, SHAPE), ndim=symbolic(example.dim(), NDIM))
 
 
 # Other shapes

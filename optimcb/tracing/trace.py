@@ -55,7 +55,7 @@ class Trace:
         self.index = {}
         self.slots, self.externals, self.versions = [], [], []
         self.no_dims = example.dim() == 0
-        self.shown = {} # what steppers are told of the example, by attribute, where it isn't the example's own
+        self.shown = {} # by attribute, what steppers are told of the example if not what it has
         self.failure = self.param = None
         self.no_calls = None # why no function can be called by torch
         self.stepper = None # the one that runs

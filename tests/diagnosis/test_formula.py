@@ -324,6 +324,8 @@ def test_a_formula_says_for_which_dimensions_it_holds():
 def test_explained_formulas_hold_for_all_parameters_that_they_are_of():
     ps = params(MANY, torch.float64)
     for f in oc.Muon(ps, lr=0.1).explain().formulas: assert 'p.shape' in f.text or 'p.ndim < 2' in f.text
+    dims = [f.text.splitlines()[0] for f in Optimizer(ps, by_shape(by_dims), lr=0.1).explain().formulas]
+    assert sorted(dims) == [f'# while p.ndim == {n}' for n in (1, 2, 3, 4)]
     f, = Optimizer(ps, by_shape(rows_over_columns), lr=0.1).explain().formulas
     assert f.when == '' and f.text == 'p = p - lr*p.shape[0]/p.shape[-1]*grad'
 
@@ -364,7 +366,7 @@ def pole(step):
 def test_what_cant_be_said_is_taken_off_where_the_stepper_takes_it_off(f):
     "Executed with the function in its place"
     for way, sign in (('sub_', '-'), ('add_', '+')):
-        def scaled(p, lr, step): getattr(p.data, way)(p.grad, alpha=lr*f(step))
+        def scaled(p, lr, step, way=way): getattr(p.data, way)(p.grad, alpha=lr*f(step))
         p, = params([(3, 4)], torch.float64)
         opt = Optimizer([p], [step_stat, scaled], lr=0.1, engine='eager')
         text = opt.formula.text
