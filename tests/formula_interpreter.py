@@ -36,7 +36,7 @@ FUNCTIONS |= {k: of_tensors(f) for k, f in dict(
     norm=torch.linalg.vector_norm, rms=lambda x: x.square().mean().sqrt(), sum=lambda x: x.double().sum(),
     mean=lambda x: x.double().mean(), softplus=lambda x, beta: F.softplus(x, beta.item())).items()}
 FUNCTIONS |= dict(float=lambda x: torch.as_tensor(x).double(), total=lambda x: x, mod=lambda a, b: a % b, min=min, max=max,
-                  abs=abs, nan=math.nan, inf=math.inf)
+                  abs=abs, prod=math.prod, nan=math.nan, inf=math.inf)
 
 
 class Formula:

@@ -3,7 +3,7 @@ import inspect
 from collections.abc import Callable
 from functools import partial, wraps
 
-__all__ = ['by_torch', 'explains_calls', 'without_explanation']
+__all__ = ['by_torch', 'explains_calls', 'of_shape', 'without_explanation']
 
 
 def by_torch(
@@ -34,6 +34,17 @@ def by_torch(
         from optimcb._tensors import on_gathered
         return on_gathered(f, args, kwargs)
     call.like, call.batched, call.inferred_outputs = like or f, batched, {}
+    return call
+
+
+def of_shape(
+    f:Callable # Returns a tuple, given a tensor, of which it looks at the shape only, and numbers
+) -> Callable:
+    "Let formulas call `f` by its name, where they can't say a tuple that it makes for a function of tensors."
+    @wraps(f)
+    def call(x, *args):
+        if not hasattr(x.shape, 'worked_out'): return f(x, *args)
+        return x.shape.worked_out(f, args)
     return call
 
 

@@ -173,6 +173,7 @@ class Stepper:
         self.names = tuple(p.name for p in taken)
         self.required = tuple(p.name for p in taken if p.default is p.empty)
         self.numbers = {p.name: p.default for p in taken if is_number(p.default)}
+        self.words = {p.name: p.default for p in taken if isinstance(p.default, (bool, str))}
         self.new_name = _new_names(self.f)
         self.masks = tuple(o.where for o in chain(self.f) if isinstance(o, only))
         declared = getattr(self.innermost, 'defaults', {})

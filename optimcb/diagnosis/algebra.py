@@ -6,6 +6,7 @@ written. `choices` has conditions and choices between two expressions, `rewritin
 `rendering` and `latex` write them.
 """
 import math
+from collections.abc import Iterator
 from fractions import Fraction
 from keyword import iskeyword
 from numbers import Number
@@ -13,9 +14,9 @@ from typing import NamedTuple
 
 from optimcb.tracing.ops import REDUCTIONS
 
-__all__ = ['Add', 'Call', 'Mul', 'Num', 'Sym', 'HALF', 'ONE', 'ZERO', 'add', 'apart', 'call', 'div',
-           'divides', 'factors_of', 'is_negative', 'mul', 'neg', 'number', 'power', 'product', 'scaled',
-           'sub', 'symbols', 'terms_of']
+__all__ = ['Add', 'Call', 'Mul', 'Num', 'Sym', 'HALF', 'NUMEL', 'ONE', 'ZERO', 'add', 'apart',
+           'call', 'calls', 'dims', 'div', 'divides', 'factors_of', 'functions', 'is_negative', 'is_size',
+           'mul', 'neg', 'number', 'parts', 'power', 'product', 'scaled', 'sub', 'symbols', 'terms_of']
 
 
 HALF = Fraction(1, 2)
@@ -261,6 +262,46 @@ def symbols(
     if isinstance(e, Add): return set().union(*(symbols(x) for _, x in e.terms))
     if isinstance(e, Mul): return set().union(*(symbols(b) | symbols(x) for b, x in e.factors))
     return set().union(*map(symbols, e.args)) if isinstance(e, Call) else set()
+
+
+def parts(
+    e # An expression
+) -> list:
+    "List the expressions that it is made of."
+    if isinstance(e, Add): return [x for _, x in e.terms]
+    if isinstance(e, Mul): return [x for factor in e.factors for x in factor]
+    return list(e.args) if isinstance(e, Call) else []
+
+
+def calls(
+    e # An expression
+) -> Iterator[Call]:
+    "Iterate over the functions in it."
+    if isinstance(e, Call): yield e
+    for x in parts(e): yield from calls(x)
+
+
+def functions(
+    e # An expression
+) -> set[str]:
+    "Collect the names of the functions in it."
+    return {o.name for o in calls(e)}
+
+
+def dims(
+    e # An expression
+) -> set[str]:
+    "Collect what it has of the parameter's shape: `p.shape[0]`, `p.ndim`, `p.numel()`."
+    if isinstance(e, Sym): return {e.name} if e.name.startswith('p.') else set()
+    return {'p.numel()'} if e == NUMEL else set().union(*map(dims, parts(e)))
+
+
+def is_size(
+    e # An expression
+) -> bool:
+    "Tell whether it is how many places a dimension has, or several together, so that it is one at least."
+    is_one_dimension = isinstance(e, Sym) and e.name.startswith('p.shape[')
+    return is_one_dimension or e == NUMEL or isinstance(e, Call) and e.name == 'prod'
 
 
 def apart(

@@ -6,12 +6,14 @@ common, and writes the smaller or larger of two numbers as `min` or `max`.
 import operator
 
 from optimcb.diagnosis.algebra import (
+    HALF,
     ONE,
     ZERO,
     Add,
     Call,
     Mul,
     Num,
+    Sym,
     add,
     apart,
     call,
@@ -19,14 +21,16 @@ from optimcb.diagnosis.algebra import (
     divides,
     factors_of,
     is_negative,
+    is_size,
     mul,
     neg,
+    parts,
     power,
     scaled,
     symbols,
 )
 
-__all__ = ['OPPOSITE', 'both', 'choice', 'condition', 'either', 'negated']
+__all__ = ['NO', 'OPPOSITE', 'YES', 'both', 'choice', 'condition', 'either', 'negated']
 
 
 # Choices
@@ -34,6 +38,7 @@ __all__ = ['OPPOSITE', 'both', 'choice', 'condition', 'either', 'negated']
 OPPOSITE = dict(eq='ne', ne='eq', lt='ge', ge='lt', gt='le', le='gt', is_none='is_there', is_there='is_none')
 OPPOSITE |= {'and': 'or', 'or': 'and'}
 TRUE, FALSE = Num(True), Num(False)
+YES, NO = Sym('True'), Sym('False') # what a function is handed
 
 
 def condition(
@@ -84,10 +89,14 @@ def choice(
     if a == b: return a
     if c.name in ('gt', 'ge'): return choice(call('lt' if c.name == 'gt' else 'le', *c.args[::-1]), a, b)
     if c.name in ('ne', 'is_there'): return choice(negated(c), b, a)
+    is_truth = {a, b} == {YES, NO} or b == NO and isinstance(a, Call) and a.name in OPPOSITE
+    if is_truth: return negated(c) if a == NO else c if a == YES else both(c, a)
     is_nested = isinstance(b, Call) and b.name == 'case' and b.args[1] == a # `a if c else (a if d else e)`
     if is_nested: return choice(either(c, b.args[0]), a, b.args[2])
+    is_twice = isinstance(a, Call) and a.name == 'case' and a.args[2] == b # `(a if d else b) if c else b`
+    if is_twice: return choice(both(c, a.args[0]), a.args[1], b)
     if not (a.scalar and b.scalar): return call('case', c, a, b)
-    extreme = _extreme(c, a, b)
+    extreme = _extreme_in_power(c, a, b) or _extreme(c, a, b)
     if extreme: return extreme
     differ = _differences(a, b)
     if len(differ) == 1 and differ != {(a, b)}: # the choice is inside
@@ -97,13 +106,6 @@ def choice(
     if no_positive: return neg(choice(c, neg(a), neg(b)))
     shared, a, b = apart(a, b)
     return mul(shared, choice(c, a, b)) if shared != ONE else call('case', c, a, b)
-
-
-def _parts(e) -> list:
-    "Return the direct parts of an expression"
-    if isinstance(e, Add): return [x for _, x in e.terms]
-    if isinstance(e, Mul): return [x for factor in e.factors for x in factor]
-    return list(e.args) if isinstance(e, Call) else []
 
 
 def _has_same_form(a, b) -> bool:
@@ -117,17 +119,17 @@ def _has_same_form(a, b) -> bool:
 def _differences(a, b) -> set:
     "Return the pairs of corresponding parts that differ"
     if a == b: return set()
-    return set().union(*map(_differences, _parts(a), _parts(b))) if _has_same_form(a, b) else {(a, b)}
+    return set().union(*map(_differences, parts(a), parts(b))) if _has_same_form(a, b) else {(a, b)}
 
 
 def _one_for_two(a, b, pair, new):
     "Return `a` and `b` with `new` instead of the only parts that differ"
     if (a, b) == pair: return new
     if a == b: return a
-    parts = [_one_for_two(x, y, pair, new) for x, y in zip(_parts(a), _parts(b))]
-    if isinstance(a, Add): return add(*(scaled(c, x) for (c, _), x in zip(a.terms, parts)))
-    if isinstance(a, Mul): return mul(*(power(x, n) for x, n in zip(parts[::2], parts[1::2])))
-    return choice(*parts) if a.name == 'case' else call(a.name, *parts)
+    inside = [_one_for_two(x, y, pair, new) for x, y in zip(parts(a), parts(b))]
+    if isinstance(a, Add): return add(*(scaled(c, x) for (c, _), x in zip(a.terms, inside)))
+    if isinstance(a, Mul): return mul(*(power(x, n) for x, n in zip(inside[::2], inside[1::2])))
+    return choice(*inside) if a.name == 'case' else call(a.name, *inside)
 
 
 def _extreme(c, a, b):
@@ -141,6 +143,26 @@ def _extreme(c, a, b):
             # May be 0 in the other case
             by_names = any(divides(f) and symbols(f[0]) for f in factors_of(times))
             if mul(times, side_of_other) == other and times != ZERO and not by_names:
-                return mul(times, call(name, *sorted((mine, theirs), key=lambda x: not isinstance(x, Num))))
+                return mul(times, _first_or_last(name, mine, theirs))
+
+
+def _extreme_in_power(c, a, b):
+    "Something over, or by a root of, the smaller or larger side of a comparison, if the choice is that"
+    shared, *rests = apart(a, b)
+    if ZERO in rests: return None
+    factors = [f for e in rests for f in factors_of(e)]
+    is_below = all(map(divides, factors))
+    is_root = all(x == Num(HALF) for _, x in factors)
+    if not is_below and not is_root: return None
+    extreme = _extreme(c, *(power(e, Num(-1 if is_below else 2)) for e in rests))
+    return extreme and mul(shared, power(extreme, Num(-1 if is_below else HALF)))
+
+
+def _first_or_last(name, a, b):
+    "The smaller or larger of two numbers: no dimension is smaller than one"
+    number, other = sorted((a, b), key=lambda x: not isinstance(x, Num))
+    is_known = is_size(other) and isinstance(number, Num) and number.value <= 1
+    if is_known: return other if name == 'max' else number
+    return call(name, number, other)
 
 

@@ -14,8 +14,9 @@ from optimcb.diagnosis.engine_choice import engines_of
 from optimcb.diagnosis.formula import Formula, formulas
 from optimcb.diagnosis.graph import Dataflow
 from optimcb.diagnosis.groups import Group
-from optimcb.diagnosis.kinds import Kind, first_parameter, live_parameters, rehearsal_of
+from optimcb.diagnosis.kinds import Kind, first_parameter, live_parameters, parameters_like, rehearsal_of
 from optimcb.diagnosis.reading import look
+from optimcb.diagnosis.shapes import OF_SHAPE
 from optimcb.diagnosis.source import Source
 from optimcb.diagnosis.suggestions import worded
 from optimcb.engines.runner import Runner
@@ -54,12 +55,15 @@ class Explained:
     @entry
     @worded()
     def formula(self) -> Formula:
-        """The formula of a step for the first parameter, line by line, as LaTeX and as text.
+        """The formula of a step, line by line, as LaTeX and as text, in all steps: for the first parameter,
+        and those of its group that have the same type and the same steppers, whatever their shapes.
 
         It covers all steps. `explain().formulas` has those of all parameters. Raises `NotRecorded`."""
         self._refuse_own_step('formula')
         group = self._groups[0]
-        return formulas(rehearsal_of(self.composition, group, first_parameter(group)))[0]
+        example = first_parameter(group)
+        alike = parameters_like(example, group, self.composition.masks)
+        return formulas(rehearsal_of(self.composition, group, example), alike)[0]
 
     @entry
     @worded()
@@ -185,11 +189,13 @@ class Explanation:
         known, found = {}, {}
         for k in self.kinds:
             if not k.steps: continue
-            hypers, fs = known.get(k.program.key, (None, None))
+            asked_dims = k.example is not None and not k.looked.isdisjoint(OF_SHAPE)
+            key = k.program.key, k.example.dim() if asked_dims else None
+            hypers, fs = known.get(key, (None, None))
             depends = fs is not None and any(f.assumed for f in fs) # on hyper-parameters
             if fs is None or depends and hypers != k.group.hypers:
-                fs = formulas(k.new_rehearsal())
-                known[k.program.key] = k.group.hypers, fs
+                fs = formulas(k.new_rehearsal(), k.params)
+                known[key] = k.group.hypers, fs
             for f in fs: found.setdefault(f.text, (f, []))[1].append(k)
         for f, kinds in found.values():
             if len(kinds) < len(self.kinds): f.when = f'{f.when} of {self._names_of(kinds)}'.strip()

@@ -8,10 +8,11 @@ formulas.
 from copy import copy
 
 from optimcb.composition.errors import MissingName
-from optimcb.diagnosis.algebra import Sym, call, number, symbols
+from optimcb.diagnosis.algebra import Sym, call, dims, functions, number, symbols
 from optimcb.diagnosis.graph import Dataflow
 from optimcb.diagnosis.outcomes import Sample
 from optimcb.diagnosis.reading import Reader, look, read_samples
+from optimcb.diagnosis.shapes import NDIM, OF_SHAPE, of_other_shapes
 from optimcb.diagnosis.symbolic import Decisions, Symbolic, plain
 from optimcb.tracing.recording import NotRecorded
 from optimcb.tracing.rehearsal import Rehearsal, Step
@@ -35,7 +36,8 @@ class Explored:
     samples; `graph` is the dataflow of all samples."""
     def __init__(self,
         rehearsal:Rehearsal, # A rehearsal that hasn't begun
-        n_steps:int=STEPS # Number of steps to rehearse
+        params=(), # Parameters that it is for; empty: all that there may be
+        n_steps:int=STEPS # How many steps to rehearse
     ):
         self.steppers, self.hypers = rehearsal.composition.steppers, rehearsal.hypers
         self.n_steps, self.n_looks = n_steps, 0
@@ -44,15 +46,34 @@ class Explored:
         self.branches = {}
         self.failed, self.situations = {}, {}
         self.assumed, self.by_torch, self.old = [], {}, {}
+        self.shapes = [] # of parameters that were rehearsed
+        begun = copy(rehearsal)
+        ways = self._rehearse(rehearsal)
+        is_of_shape = not rehearsal.looked.isdisjoint(OF_SHAPE)
+        for other in of_other_shapes(begun, params) if is_of_shape else ():
+            try: self._rehearse(other)
+            except (NotRecorded, MissingName) as e: self._leave_out(other, e)
+        self._take_branches()
+        self._move_numbers(ways[-1], ways[0])
+
+    def _rehearse(self, rehearsal) -> list:
+        "Rehearse steps of one parameter. Returns a rehearsal and what was seen from there, for each"
         ways = []
-        for i in range(1, n_steps + 1):
+        for i in range(1, self.n_steps + 1):
             before = copy(rehearsal)
             self.situations.setdefault(_situation(before), before)
             samples, step = self._look(before, number=i)
             ways.append((before, samples))
             rehearsal.go_on(_state_after(step))
-        self._take_branches()
-        self._move_numbers(ways[-1], ways[0])
+        self.shapes.append(_shape(rehearsal))
+        return ways
+
+    def _leave_out(self, rehearsal, failure):
+        "Leave out a parameter that can't be rehearsed"
+        shape = _shape(rehearsal)
+        for place, samples in self.samples.items():
+            self.samples[place] = [s for s in samples if s.shape != shape]
+        if not is_error(failure): self.assumed.append(call('ne', NDIM, number(len(shape))))
 
     def is_fixed(self,
         condition, # A condition
@@ -61,12 +82,19 @@ class Explored:
         "Does the condition depend on hyper-parameters only, so that it is the same in all steps?"
         return symbols(condition) <= self.hypers.keys() - self.graph.written_before(place)
 
+    def is_settled(self,
+        condition, # A condition
+        place:int # Of the stepper that asks
+    ) -> bool:
+        "Tell whether it is about hyper-parameters alone, and not about the parameter's shape."
+        return self.is_fixed(condition, place) and not dims(condition)
+
     def _look(self, rehearsal, told=None, number=None) -> tuple[dict[int, Sample], Step]:
         "Look at a step, and note the branches that it doesn't take"
         decisions = Decisions(told)
         step = look(rehearsal, None, decisions)
         reader = Reader(step)
-        samples = read_samples(step, reader, decisions, number)
+        samples = read_samples(step, reader, decisions, number, _shape(rehearsal))
         self.by_torch |= reader.by_torch
         self.old |= reader.old
         self.graph.add(step.acts)
@@ -79,12 +107,15 @@ class Explored:
     def _note_branches(self, place, sample, rehearsal):
         "Note where a stepper could have decided otherwise"
         for i, d in enumerate(sample.decisions[:DEEPEST]):
-            is_comparison = d.condition.name not in ('eq', 'ne')
-            is_of_shape = self.by_torch and is_comparison and self.is_fixed(d.condition, place)
-            # Most likely, and nothing that another value of a hyper-parameter would change
-            if is_of_shape: continue
-            branch = place, sample.there, (*sample.answers[:i], not d.answer)
+            if self._is_of_others(d.condition, sample): continue
+            branch = place, sample.there, (*sample.answers[:i], not d.answer), sample.shape
             self.branches.setdefault(branch, {})[_situation(rehearsal)] = rehearsal
+
+    def _is_of_others(self, condition, sample) -> bool:
+        "Do only parameters of other shapes decide otherwise? One of this shape can't be told to"
+        sizes = dims(condition)
+        by_torch = sizes and any(self.by_torch.keys() & functions(o.e) for o in sample.outcome.names.values())
+        return NDIM.name in sizes or bool(by_torch)
 
     def _look_after(self, rehearsal, step):
         "Look at the step after a forced branch, which may leave state that no other step does"
@@ -98,10 +129,10 @@ class Explored:
 
     def _take_branches(self):
         "Take the branches that no step took"
-        while self.n_looks < MOST_LOOKS:
+        while self.n_looks < MOST_LOOKS*len(self.shapes):
             branch = next((o for o in self.branches if o not in self.failed and not self._is_seen(*o)), None)
             if branch is None: return
-            place, _, answers = branch
+            place, _, answers, _ = branch
             for rehearsal in list(self.branches[branch].values())[-TRIES:]:
                 self.n_looks += 1
                 try: self._look(rehearsal, told={place: answers})
@@ -109,8 +140,9 @@ class Explored:
                 if self._is_seen(*branch): break
             else: self.failed.setdefault(branch, None)
 
-    def _is_seen(self, place, there, answers) -> bool:
-        return any(s.there == there and s.answers[:len(answers)] == answers for s in self.samples[place])
+    def _is_seen(self, place, there, answers, shape) -> bool:
+        samples = (s for s in self.samples[place] if s.there == there and s.shape == shape)
+        return any(s.answers[:len(answers)] == answers for s in samples)
 
     # Numbers that lose their names
 
@@ -131,7 +163,7 @@ class Explored:
         decisions = Decisions({place: s.answers for place, s in samples.items()})
         try:
             step = look(rehearsal, None, decisions, names)
-            moved = read_samples(step, Reader(step), decisions)
+            moved = read_samples(step, Reader(step), decisions, shape=_shape(rehearsal))
         except (NotRecorded, MissingName): return {}
         return {k: moved[k] for k in samples if k in moved and moved[k].outcome != samples[k].outcome}
 
@@ -153,5 +185,9 @@ def _state_after(step) -> dict:
     return {k: plain(v) if isinstance(v, Symbolic) else v for k, v in step.recording.state.items()}
 
 
-def _situation(rehearsal): return frozenset(rehearsal.kinds.items()), frozenset(rehearsal.numbers)
+def _shape(rehearsal) -> tuple: return tuple(rehearsal.example.shape)
+def _situation(rehearsal):
+    words = {k: v for k, v in rehearsal.numbers.items() if isinstance(v, (bool, str))}
+    return frozenset(rehearsal.kinds.items()), frozenset(rehearsal.numbers), frozenset(words.items()), \
+        _shape(rehearsal)
 def _is_number(v) -> bool: return isinstance(v, (int, float)) and not isinstance(v, bool)

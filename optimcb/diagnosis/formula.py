@@ -6,7 +6,7 @@ with all of its branches. Values that can't be traced, such as a number converte
 """
 import torch
 
-from optimcb.diagnosis.algebra import ZERO, Add, Call, Mul, Sym, call, symbols
+from optimcb.diagnosis.algebra import ZERO, Sym, call, calls, symbols
 from optimcb.diagnosis.exploring import Explored
 from optimcb.diagnosis.latex import latex, latex_name
 from optimcb.diagnosis.merging import behaviour_of
@@ -81,12 +81,13 @@ class Formula:
 
 
 def formulas(
-    rehearsal:Rehearsal # A rehearsal that hasn't begun
+    rehearsal:Rehearsal, # A rehearsal that hasn't begun
+    params=() # Parameters that it is for; empty: all that there may be
 ) -> list[Formula]:
     "Find the formulas of a composition: a single one, for all kinds of steps. Raises `NotRecorded`."
     def as_number(v): return v.item() if isinstance(v, torch.Tensor) and v.numel() == 1 else v
-    rehearsal.hypers = {k: as_number(v) for k, v in rehearsal.hypers.items()} # only numbers get names
-    return [Formula(behaviour_of(Explored(rehearsal)))]
+    rehearsal.hypers = {k: as_number(v) for k, v in rehearsal.hypers.items()} # numbers have names
+    return [Formula(behaviour_of(Explored(rehearsal, params)))]
 
 
 def slots(
@@ -142,24 +143,14 @@ def _notes(items, behaviour):
     "Yield notes on functions that are neither in `math` nor in `torch`"
     unsaid = {}
     for o in flat_lines(items):
-        for e in _calls(o.e):
+        for e in calls(o.e):
             if e.name in ('f', 'F'): unsaid.setdefault(o.stepper, e)
     reasons = {behaviour.steppers[place]: why for place, why in behaviour.unsaid.items()}
     for stepper, e in unsaid.items():
         why = reasons.get(stepper, 'see there')
         yield f"{text(e)} is what stepper `{stepper}` works out, which can't be said: {why}"
     expressions = *(o.e for o in flat_lines(items)), *conditions(items)
-    names = {e.name for x in expressions for e in _calls(x)} & behaviour.by_torch.keys()
+    names = {e.name for x in expressions for e in calls(x)} & behaviour.by_torch.keys()
     for module in sorted({behaviour.by_torch[k] for k in names}):
         theirs = sorted(k for k in names if behaviour.by_torch[k] == module)
         yield f"{', '.join(theirs)}: by torch, in `{module}`"
-
-
-def _calls(e):
-    "Yield the functions in an expression"
-    if isinstance(e, Call):
-        yield e
-        inside = e.args
-    elif isinstance(e, Add): inside = [x for _, x in e.terms]
-    else: inside = [x for factor in e.factors for x in factor] if isinstance(e, Mul) else []
-    for x in inside: yield from _calls(x)

@@ -12,7 +12,8 @@ from optimcb.tracing.ir import PER_ELEMENT
 from optimcb.tracing.recording import NotRecorded
 from optimcb.tracing.rehearsal import Rehearsal
 
-__all__ = ['Kind', 'counted', 'first_parameter', 'is_real', 'live_parameters', 'rehearsal_of']
+__all__ = ['Kind', 'counted', 'first_parameter', 'is_real', 'live_parameters', 'parameters_like',
+           'rehearsal_of']
 
 
 FULL_STEPS = 2 # number of rehearsed steps that no stepper ends early; the first creates state
@@ -110,6 +111,19 @@ def first_parameter(
 ):
     "Return the first parameter that is stepped, or else that could be, or None."
     return next(chain(live_parameters(group), filter(can_step, group.params)), None)
+
+
+def parameters_like(
+    example, # A parameter of the group, or None
+    group:Group, # A group
+    masks:frozenset # Names of what rules and routes say
+) -> list[Tensor]:
+    "List the parameters of a group that have the type of one, and of which rules say the same."
+    if example is None: return []
+    states = {id(p): s for p, s in zip(group.params, group.states)}
+    def key(p): return p.dtype, p.device, {k: states[id(p)].get(k) for k in masks}
+    others = [p for p in live_parameters(group) if key(p) == key(example)]
+    return others or [example]
 
 
 def live_parameters(

@@ -11,7 +11,8 @@ FUNCTIONS = dict(
     where=r'\begin{{cases}} {1} & \text{{if }} {0} \\ {2} & \text{{else}} \end{{cases}}',
     abs=r'\left|{}\right|', sum=r'\sum {}', logical_not=r'\neg\left({}\right)', float=r'\left[{}\right]',
     norm=r'\left\lVert {} \right\rVert', mean=r'\overline{{{}}}', rms=r'\operatorname{{rms}}\left({}\right)',
-    numel='n', total=r'\sum_{{\text{{all }} \theta}} {}', exp=r'e^{{{}}}', log=r'\ln\left({}\right)',
+    numel='n', prod=r'\prod {}', total=r'\sum_{{\text{{all }} \theta}} {}',
+    exp=r'e^{{{}}}', log=r'\ln\left({}\right)',
     maximum=r'\max\left({}, {}\right)', minimum=r'\min\left({}, {}\right)',
     floor=r'\left\lfloor {} \right\rfloor', ceil=r'\left\lceil {} \right\rceil',
     min=r'\min\left({}, {}\right)', max=r'\max\left({}, {}\right)', item='{}_{{{}}}',
@@ -27,8 +28,8 @@ GREEK = frozenset('alpha beta gamma delta epsilon zeta eta theta kappa lambda mu
 
 class LatexStyle:
     "How expressions are spelled in LaTeX."
-    over = SUM # how tightly a numerator must bind
-    open_functions = frozenset({'sum', 'total'})
+    over = SUM # how tightly what is divided must hold together
+    open_functions = frozenset({'sum', 'total', 'prod'})
     signs = {'and': r' \text{ and } ', 'or': r' \text{ or } '} | dict(
         eq=' = ', ne=r' \ne ', le=r' \le ', ge=r' \ge ', logical_and=r' \wedge ', logical_or=r' \vee ',
         logical_xor=r' \oplus ')
@@ -70,6 +71,8 @@ def latex_name(
     if name.endswith('_hat'): return rf'\hat{{{latex_name(name[:-4])}}}'
     if name.endswith('_old'): return rf'{latex_name(name[:-4])}^{{\text{{old}}}}'
     if name in LETTERS: return LETTERS[name]
+    if name == 'p.ndim': return r'\dim \theta'
+    if name.startswith('p.shape'): return rf"n_{{{name[len('p.shape'):].strip('[]')}}}"
     stem, _, index = name.rpartition('_')
     if stem in GREEK and index: return rf'\{stem}_{{{index}}}'
     letter = name if len(name) == 1 else rf'\{name}' if name in GREEK else None

@@ -3,8 +3,22 @@
 A stepper's samples first form a tree of its decisions. Its branches are merged from the leaves up: different
 numbers become choices, different lines become blocks under a condition.
 """
-from optimcb.diagnosis.algebra import Call, Num, Sym, apart, call, mul, number, symbols
-from optimcb.diagnosis.choices import both, choice, either, negated
+from functools import reduce
+
+from optimcb.diagnosis.algebra import (
+    Call,
+    Num,
+    Sym,
+    apart,
+    call,
+    dims,
+    is_negative,
+    mul,
+    neg,
+    number,
+    symbols,
+)
+from optimcb.diagnosis.choices import NO, YES, both, choice, either, negated
 from optimcb.diagnosis.exploring import Explored, is_error
 from optimcb.diagnosis.hats import with_hats_everywhere
 from optimcb.diagnosis.outcomes import (
@@ -19,16 +33,18 @@ from optimcb.diagnosis.outcomes import (
     n_cases,
     steps_in_words,
 )
-from optimcb.diagnosis.reading import SWAPPED
+from optimcb.diagnosis.reading import SWAPPED, value_of
 from optimcb.diagnosis.rewriting import common, unknown
+from optimcb.diagnosis.shapes import NDIM, SHAPE
 from optimcb.diagnosis.starting import first_values
 from optimcb.tracing.recording import NotRecorded
 
 __all__ = ['behaviour_of']
 
 
-MOST_LEAVES = 64 # limit of a stepper's merged branches
-MOST_CASES = 12 # limit of the choices that are shown
+MOST_LEAVES = 64 # branches of a stepper that are put together
+MOST_CASES = 12 # choices among them that are shown
+OF_SHAPE = 'it depends on the shape of `p`, in a way that can\'t be followed'
 LEAKS = 'it takes numbers out of their names, by `float`, `int`, an index or a loop, say'
 
 
@@ -45,7 +61,11 @@ class _Merger:
         self.explored, self.hypers = explored, explored.hypers
         self.samples = with_hats_everywhere(explored.samples)
         self.assumed, self.unsaid = [], {}
-        self.starts, self.no_start = {}, [] # initial values of state, and names of state without one
+        # Names that steppers give something true, false, or a word
+        written = {o.name for here in self.samples.values() for s in here for o in s.outcome.numbers}
+        self.words = {k for here in self.samples.values() for s in here for k, _ in s.words} & written
+        self.starts, self.no_start = {}, [] # first values of state, and names of state that have none
+        self.no_word = set() # names of state that is a word only after the first step
 
     def merge(self) -> Behaviour:
         "Merge all steppers. State without an initial value becomes a condition: does it exist?"
@@ -57,28 +77,66 @@ class _Merger:
             alone = {k for names in self.no_start if len(names) == 1 for k in names}
             asked |= alone or {min(self.no_start[0], key=lambda k: (k in self.starts, k))}
         e = self.explored
-        starts = self.values_in_signatures() | self.starts | dict.fromkeys(sorted(asked))
-        assumed = list(dict.fromkeys(self.assumed))
+        starts = self.values_in_signatures() | self.starts | dict.fromkeys(sorted(asked | self.no_word))
+        assumed = self.of_one_dimension(dict.fromkeys(self.assumed))
         return Behaviour(outcomes, e.old, e.by_torch, starts, assumed, self.unsaid, e.steppers, self.samples,
                          e.n_steps)
+
+    def of_one_dimension(self, assumed) -> list:
+        "Conditions, with one in the place of several if parameters of one number of dimensions were seen"
+        about_dims = [c for c in assumed if dims(c) == {NDIM.name} and not symbols(c)]
+        numbers = {len(shape) for shape in self.explored.shapes}
+        if len(about_dims) < 2 or len(numbers) > 1: return list(assumed)
+        return [call('eq', NDIM, Num(*numbers)), *(c for c in assumed if c not in about_dims)]
 
     def values_in_signatures(self) -> dict:
         "Return the state whose initial value is in a stepper's signature"
         made = self.explored.graph.state - self.hypers.keys()
         numbers = [o for s in reversed(self.explored.steppers) for o in s.numbers.items()]
-        return {k: number(v) for k, v in numbers if k in made}
+        words = [o for s in reversed(self.explored.steppers) for o in s.words.items() if o[0] in self.words]
+        return {k: number(v) for k, v in numbers if k in made} | {k: value_of(v) for k, v in words}
 
     def outcome(self, place, asked) -> Outcome:
-        "Merge one stepper, for all states and decisions"
+        "What one stepper does, whatever was there and whatever it decides"
+        return self.settled(place, self.whatever_words(place, self.samples[place], asked))
+
+    def whatever_words(self, place, samples, asked, done=frozenset()) -> Outcome:
+        "What samples do, whatever state is that is true, false or a word"
+        name = next((k for s in samples for k, _ in s.words if k in self.words - done), None)
+        if name is None: return self.whatever_shape(place, samples, asked)
+        by_word = {}
+        for s in samples: by_word.setdefault(dict(s.words).get(name), []).append(s)
+        absent = by_word.pop(None, [])
+        if any(name in s.there for s in absent): return self.whatever_shape(place, samples, asked)
+        outcomes = {k: self.whatever_words(place, o, asked, done | {name}) for k, o in by_word.items()}
+        is_one = {k: call('eq', Sym(name), k) for k in outcomes}
+        if outcomes.keys() != {YES, NO}: self.assumed.append(reduce(either, is_one.values()))
+        *others, (_, res) = outcomes.items()
+        for k, outcome in others: res = self.chosen(place, is_one[k], outcome, res)
+        if not absent: return res
+        self.no_word.add(name)
+        first = self.whatever_words(place, absent, asked, done | {name})
+        return self.chosen(place, call('is_none', Sym(name)), first, res)
+
+    def whatever_shape(self, place, samples, asked, depth=0) -> Outcome:
+        "What samples do, whatever was there. Those that ask for dimensions first are told apart by that"
+        conditions = {s.decisions[depth].condition if len(s.decisions) > depth else None for s in samples}
+        condition = conditions.pop()
+        if not conditions and condition is not None and NDIM.name in dims(condition):
+            yes = [s for s in samples if s.decisions[depth].answer]
+            no = [s for s in samples if not s.decisions[depth].answer]
+            if yes and no:
+                yes, no = (self.whatever_shape(place, o, asked, depth + 1) for o in (yes, no))
+                return self.chosen(place, condition, yes, no)
         by_there = {}
-        for s in self.samples[place]: by_there.setdefault(s.there, []).append(s)
-        trees = {there: self.readable_tree(place, samples) for there, samples in by_there.items()}
-        return self.settled(place, self.merged(place, self.whatever_is_there(place, trees, asked)))
+        for s in samples: by_there.setdefault(s.there, []).append(s)
+        trees = {there: self.readable_tree(place, alike) for there, alike in by_there.items()}
+        return self.merged(place, self.whatever_is_there(place, trees, asked))
 
     def settled(self, place, outcome) -> Outcome:
         "Remove branches on hyper-parameters only; the outcome is valid while these keep their values"
         for d in dict.fromkeys(d for s in self.samples[place] for d in s.decisions):
-            if not self.explored.is_fixed(d.condition, place): continue
+            if not self.explored.is_settled(d.condition, place): continue
             settled = _where(outcome, d.condition, d.natural)
             if settled != outcome: self.assumed.append(d.condition if d.natural else negated(d.condition))
             outcome = settled
@@ -87,9 +145,27 @@ class _Merger:
 
     # A tree of decisions
 
+    def one_for_each_number_of_dims(self, place, trees) -> Tree|Outcome:
+        "A tree that asks for the number of dimensions first, and holds for those that are known"
+        (last, res), *others = sorted(trees.items(), reverse=True)
+        for n, tree in others:
+            if self.merged(place, trees[last]) != self.merged(place, tree):
+                res = Tree(call('lt', NDIM, Num(last)), tree, res)
+            last = n
+        if isinstance(res, Tree) and dims(res.condition): self.assumed.append(_is_one_of(trees.keys()))
+        return res
+
     def readable_tree(self, place, samples) -> Tree|Outcome:
-        "Return the tree of a stepper's branches, or its common outcome if merging would be unreadable"
+        "The branches of a stepper, if they can be read when they are put together"
+        by_ndim = {}
+        for s in samples: by_ndim.setdefault(len(s.shape), []).append(s)
+        before = dict(self.unsaid)
         tree = self.tree(place, samples)
+        is_of_dims = len(by_ndim) > 1 and self.unsaid.keys() > before.keys()
+        if is_of_dims: # perhaps it can be said for each number of dimensions
+            self.unsaid = before
+            trees = {n: self.tree(place, alike) for n, alike in by_ndim.items()}
+            tree = self.one_for_each_number_of_dims(place, trees)
         cases = n_cases(self.merged(place, tree))
         return tree if cases <= MOST_CASES else self.agreed(place, samples, f'it has {cases} cases')
 
@@ -111,14 +187,21 @@ class _Merger:
         return Tree(condition, seen, other) if yes else Tree(condition, other, seen)
 
     def other_branch(self, place, sample, depth, condition, seen):
-        "Return the branch that no sample took, next to the one that all took"
-        branch = place, sample.there, (*sample.answers[:depth], not sample.answers[depth])
+        "A branch that no sample took, beside one that all took"
+        answers = *sample.answers[:depth], not sample.answers[depth]
+        branch = place, sample.there, answers, sample.shape
         failure = self.explored.failed.get(branch)
         if is_error(failure): return NOWHERE
+        is_of_others = dims(condition) and self.is_answered_otherwise(place, condition, sample.answers[depth])
+        if is_of_others: return NOWHERE # parameters of other shapes have other state
         if self.explored.is_fixed(condition, place): return UNSEEN
         is_known = isinstance(failure, NotRecorded)
         self.unsaid.setdefault(place, str(failure) if is_known else 'it has more branches than are looked at')
         return _nothing_known(self.merged(place, seen), condition)
+
+    def is_answered_otherwise(self, place, condition, answer) -> bool:
+        decisions = (d for s in self.samples[place] for d in s.decisions)
+        return any(d.condition == condition and d.answer is not answer for d in decisions)
 
     def merged(self, place, tree) -> Outcome:
         "Merge the branches of a tree"
@@ -142,14 +225,22 @@ class _Merger:
         tensors = {Sym(k): Sym(k, False) for k in self.tensors()}
         res, *others = dict.fromkeys(s.outcome.changed(tensors) for s in samples)
         if not others: return res
-        self.unsaid.setdefault(place, why)
+        of_shape, of_step = self.differ(samples, tensors)
+        self.unsaid.setdefault(place, OF_SHAPE if of_shape and why == LEAKS else why)
         counters = self.explored.graph.counters & {*self.explored.steppers[place].names}
-        also = [Sym(k) for k in sorted(counters)]
+        also = [SHAPE]*of_shape + [Sym(k) for k in sorted(counters)]*of_step
         for other in others:
             is_alike = _written(res) == _written(other) and res.ends == other.ends
             if not is_alike: return _all_unknown(res, other, also)
             res = _in_common(res, other, also)
         return res
+
+    def differ(self, samples, tensors) -> tuple[bool, bool]:
+        "Do samples of several shapes differ, and do samples of one shape?"
+        by_shape = {}
+        for s in samples: by_shape.setdefault(s.shape, set()).add(s.outcome.changed(tensors))
+        each = list(by_shape.values())
+        return any(o != each[0] for o in each), any(len(o) > 1 for o in each)
 
     # A choice between two outcomes
 
@@ -186,14 +277,16 @@ class _Merger:
         return (*shared, block)
 
     def when(self, place, condition, answer) -> str:
-        "Say in words in which steps a condition had an answer"
+        "In words, the steps in which a condition had an answer"
+        if dims(condition): return '' # it is the same in all steps
+        if symbols(condition) & self.words and condition.name == 'eq': return ''
         if condition.name == 'is_none':
             name, = symbols(condition)
             def has_answer(s): return (name in s.there) is not answer
         else:
             def has_answer(s): return (condition, answer) in [(d.condition, d.answer) for d in s.decisions]
-        steps = [s.step for s in self.samples[place] if s.step and has_answer(s)]
-        return steps_in_words(steps, self.explored.n_steps)
+        steps = {s.step for s in self.samples[place] if s.step and has_answer(s)}
+        return steps_in_words(sorted(steps), self.explored.n_steps)
 
     # State that exists, or doesn't yet
 
@@ -201,7 +294,8 @@ class _Merger:
         "Merge the trees for existing and missing state into one if it starts from a number, else keep both"
         if len(trees) == 1: return next(iter(trees.values()))
         all_names = frozenset().union(*trees)
-        name = next(k for k in sorted(all_names) if len({k in there for there in trees}) > 1)
+        differ = (k for k in all_names if len({k in there for there in trees}) > 1)
+        name = min(differ, key=lambda k: (k not in asked, k))
         present, absent = ({o: v for o, v in trees.items() if (name in o) is side} for side in (True, False))
         missing = frozenset.intersection(*present) - frozenset().union(*absent)
         present, absent = (self.whatever_is_there(place, o, asked) for o in (present, absent))
@@ -211,7 +305,23 @@ class _Merger:
         found = first_values(present, absent, merged, sorted(missing), self.starts, self.hypers)
         if found is None: self.no_start.append(missing)
         else: self.starts |= found
-        return present
+        return present if found is None else _completed_tree(present, absent)
+
+
+def _is_one_of(numbers):
+    "The condition that the number of dimensions is one of some"
+    last = max(numbers)
+    if set(range(1, last)) <= numbers: return call('le', NDIM, Num(last))
+    return reduce(either, (call('eq', NDIM, Num(n)) for n in sorted(numbers)))
+
+
+def _completed_tree(present, absent) -> Tree|Outcome:
+    "What is done with state, and in branches where there is none what is done without it"
+    if present is NOWHERE: return absent
+    if not isinstance(present, Tree) or not isinstance(absent, Tree): return present
+    if present.condition != absent.condition: return present
+    yes, no = _completed_tree(present.yes, absent.yes), _completed_tree(present.no, absent.no)
+    return Tree(present.condition, yes, no)
 
 
 # Outcomes that differ
@@ -243,7 +353,8 @@ def _in_common(a, b, also) -> Outcome:
     def differ(x, y):
         if not (x.scalar and y.scalar): return unknown(x, y, also=also)
         shared, x, y = apart(x, y)
-        return mul(shared, unknown(x, y, also=also))
+        is_taken_off = is_negative(x) or is_negative(y) # what is unknown is the step, not what it is added to
+        return mul(shared, neg(unknown(x, y, also=also)) if is_taken_off else unknown(x, y, also=also))
     def lines(xs, ys): return tuple(x._replace(e=common(x.e, y.e, differ)) for x, y in zip(xs, ys))
     return Outcome(lines(a.items, b.items), lines(a.numbers, b.numbers), a.ends)
 

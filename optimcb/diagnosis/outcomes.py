@@ -104,8 +104,10 @@ class Sample(NamedTuple):
     there: frozenset # Arguments that had a value
     decisions: tuple # Its decisions, in order
     outcome: Outcome
-    hats: frozenset # Names that already had another one-step value
-    step: int|None # Number of the step in a rehearsal; None for an experiment
+    hats: frozenset # Names that were another value for this step before
+    step: int|None # Number of the step, if it is one of a rehearsal and not of an experiment
+    shape: tuple = () # Of the parameter
+    words: tuple = () # Names that it was given and that stood for true, false or a word, with these
 
     @property
     def answers(self) -> tuple:

@@ -5,6 +5,7 @@ from optimcb.diagnosis.algebra import Num, Sym, call
 from optimcb.diagnosis.choices import condition
 from optimcb.diagnosis.operations import applied, cast
 from optimcb.diagnosis.outcomes import Behaviour, Line, Outcome, Sample
+from optimcb.diagnosis.shapes import named_shape
 from optimcb.diagnosis.symbolic import (
     WHOLE,
     Decisions,
@@ -19,7 +20,7 @@ from optimcb.tracing.opaque import PLACEHOLDER
 from optimcb.tracing.recording import NotRecorded
 from optimcb.tracing.rehearsal import Act, Rehearsal, Step
 
-__all__ = ['SWAPPED', 'Reader', 'look', 'of_step', 'read_samples']
+__all__ = ['SWAPPED', 'Reader', 'look', 'of_step', 'read_samples', 'value_of']
 
 
 SWAPPED = dict(lt='gt', gt='lt', le='ge', ge='le') # the same comparisons with swapped operands
@@ -53,7 +54,7 @@ class Reader:
             name = self._next_to_write(todo)
             lines.append(Line(name, self.expression(todo[name]), act.stepper, name in kept))
             self._write(name, todo.pop(name))
-        numbers = [Line(act.shown[k], expression_of(v), act.stepper, k in act.kept)
+        numbers = [Line(act.shown[k], value_of(v), act.stepper, k in act.kept)
                    for k, v in act.numbers.items()]
         before = [Line(f'{k}_old', Sym(k, scalar)) for k, scalar in self.kept_before.items()]
         self.newest = {}
@@ -125,11 +126,21 @@ class Reader:
         args, kwargs = called.filled(map(self.expression, given))
         fixed = *called.args, *dict(called.kwargs).values()
         filled = *args, *kwargs.values()
-        e = call(called.name, *(a if o is PLACEHOLDER else Sym(repr(a)) for o, a in zip(fixed, filled)))
+        for o in fixed: # a tuple that a function of the shape has worked out
+            if hasattr(o, 'module'): self.by_torch[o.e.name] = o.module
+        e = call(called.name, *(a if o is PLACEHOLDER else _constant(a) for o, a in zip(fixed, filled)))
         is_one_of_several = any(n.op == 'result' and n.args[0] == k and n.args[1] for n in self.nodes)
         return call('item', e, Num(which)) if is_one_of_several else e
 
 
+def value_of(
+    x # A number, true, false or a word
+):
+    "Write a value of state."
+    return Sym(repr(x)) if isinstance(x, (bool, str)) else expression_of(x)
+
+
+def _constant(x): return getattr(x, 'e', None) or Sym(repr(x))
 def _name(column): return column.lstrip('.') if column in ('.p', '.grad') else column
 
 
@@ -137,13 +148,15 @@ def read_samples(
     step:Step, # A step, rehearsed with named numbers
     reader:Reader, # Its reader
     decisions:Decisions|None=None, # What the steppers decided in it
-    number:int|None=None # Number of the step; None for an experiment
+    number:int|None=None, # Number of the step, if it is none of an experiment
+    shape:tuple=() # Of the parameter
 ) -> dict[int, Sample]:
     "Read each stepper's act in a step, by its place."
     res, hats = {}, frozenset()
     for act in step.acts:
         made = decisions.made.get(act.place, ()) if decisions else ()
-        res[act.place] = Sample(act.there, tuple(made), reader.read(act), hats, number)
+        words = tuple(sorted((k, value_of(v)) for k, v in act.words.items()))
+        res[act.place] = Sample(act.there, tuple(made), reader.read(act), hats, number, shape, words)
         hats |= {new for k, new in act.shown.items() if new != k}
     return res
 
@@ -175,7 +188,8 @@ def look(
         # The first kind of whole numbers records more, but not every stepper accepts it
         for Symbolic.whole in WHOLE:
             with decisions.listen() if decisions else nullcontext():
-                try: res = rehearsal.look(named, decisions and decisions.began)
+                shown = named_shape(rehearsal.example) if decisions else None
+                try: res = rehearsal.look(named, decisions and decisions.began, shown)
                 except NotRecorded as e:
                     failure = failure or e
                     continue

@@ -36,6 +36,7 @@ class PythonStyle:
         return f'{base}**{text}' if tightness >= POWER else f'{base}**({text})'
 
     def function(self, name, args):
+        if name == 'numel': return 'p.numel()'
         return f'{args[0]}[{args[1]}]' if name == 'item' else f"{name}({', '.join(args)})"
 
 

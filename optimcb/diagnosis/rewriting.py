@@ -2,6 +2,7 @@
 from collections.abc import Callable
 
 from optimcb.diagnosis.algebra import (
+    NUMEL,
     ONE,
     ZERO,
     Add,
@@ -11,6 +12,7 @@ from optimcb.diagnosis.algebra import (
     Sym,
     add,
     call,
+    dims,
     is_negative,
     mul,
     neg,
@@ -57,11 +59,12 @@ def unknown(
 def _names(e, found):
     "Add the symbols in `e` to `found`, by name"
     if isinstance(e, Sym):
-        if symbols(e): found[e.name] = e
+        if symbols(e) or dims(e): found[e.name] = e
     elif isinstance(e, Add):
         for _, x in e.terms: _names(x, found)
     elif isinstance(e, Mul):
         for b, x in e.factors: _names(b, found), _names(x, found)
+    elif e == NUMEL: found['p.numel()'] = e
     elif isinstance(e, Call):
         for a in e.args: _names(a, found)
 

@@ -41,7 +41,8 @@ def _steps(behaviour, places) -> list:
         lines, ends = _one_by_one(outcome.numbers, outcome.ends)
         items += [*outcome.items, *lines]
         if not isinstance(ends, Num):
-            goes_on = [s.step for s in behaviour.samples[place] if s.step and s.outcome.ends == Num(False)]
+            going_on = (s for s in behaviour.samples[place] if s.outcome.ends == Num(False))
+            goes_on = sorted({s.step for s in going_on if s.step})
             rest = tuple(_steps(behaviour, places[i+1:]))
             items.append(Block(negated(ends), rest, (), (behaviour.words(goes_on), '')))
         if ends != Num(False): break

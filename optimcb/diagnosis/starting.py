@@ -33,8 +33,8 @@ def first_values(
 
 
 def _is_same(absent, present, start) -> bool:
-    "Does the stepper do the same without state as with these initial values?"
-    if absent is NOWHERE or absent is UNSEEN: return True
+    "Is what is done without state what is done with state of these first values?"
+    if absent is NOWHERE or absent is UNSEEN or present is NOWHERE: return True
     if isinstance(present, Tree):
         c = substituted(present.condition, _all_as(start))
         if isinstance(c, Num): return _is_same(absent, present.yes if c.value else present.no, start)

@@ -12,7 +12,21 @@ from numbers import Real
 from typing import NamedTuple
 
 from optimcb._cpython import frame_above, module_of
-from optimcb.diagnosis.algebra import add, call, div, mul, neg, number, power, sub, symbols
+from optimcb.diagnosis.algebra import (
+    ONE,
+    ZERO,
+    add,
+    call,
+    dims,
+    div,
+    is_size,
+    mul,
+    neg,
+    number,
+    power,
+    sub,
+    symbols,
+)
 from optimcb.tracing import reductions, torch_api
 from optimcb.tracing.numbers import MATH_LOCK
 from optimcb.tracing.recording import NotRecorded
@@ -86,7 +100,16 @@ def _decided(name, natural, a, b):
     if module not in OF_TORCH and f'{module}.'.startswith(BOOKKEEPING): return natural
     if a == b: return natural
     condition = call(name, a, b)
-    return listening.answer(condition, natural) if symbols(condition) else natural
+    if not symbols(condition) and not dims(condition) or _is_of_empty(condition): return natural
+    return listening.answer(condition, natural)
+
+
+def _is_of_empty(c) -> bool:
+    "Does a comparison tell tensors without elements from others, as `n > 0` does for a number of a shape?"
+    if c.name in ('gt', 'ge'): c = call(dict(gt='lt', ge='le')[c.name], *c.args[::-1])
+    small, large = c.args
+    if is_size(small): return (c.name, large) in (('lt', ONE), ('le', ZERO), ('eq', ZERO), ('ne', ZERO))
+    return is_size(large) and (small == ZERO or (c.name, small) == ('le', ONE))
 
 
 # Numbers
@@ -202,9 +225,13 @@ def math_written():
             return symbolic(_worked_out(f, *map(plain, xs)), build(*map(expression_of, xs)))
         return call
     with LOCK:
-        before = {k: getattr(math, k) for k in OF_MATH}
+        before = {k: getattr(math, k) for k in (*OF_MATH, 'prod')}
+        def prod(xs, **kwargs):
+            is_shape = isinstance(xs, tuple) and hasattr(xs, 'numel') and not kwargs
+            return xs.numel() if is_shape else before['prod'](xs, **kwargs)
         try:
             for k, build in OF_MATH.items(): setattr(math, k, written(before[k], build))
+            math.prod = prod
             yield
         finally:
             for k, f in before.items(): setattr(math, k, f)

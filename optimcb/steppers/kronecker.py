@@ -3,6 +3,7 @@ import math
 
 import torch
 
+from optimcb.composition.calls import of_shape
 from optimcb.steppers.norms import at_least_float32
 
 # `has_matrix` says for each dimension of a tensor whether it has a matrix; large dimensions have none.
@@ -15,6 +16,7 @@ def shape_of(
     return tuple(x.shape) or (1,)
 
 
+@of_shape
 def dims_with_matrix(
     p, # A tensor
     max_dim # Size of the largest dimension that has a matrix

@@ -22,5 +22,5 @@ def rows_and_columns(
     kernel_ndim # Dimensions from which on it is a kernel, which is one matrix
 ) -> tuple:
     "Count rows and columns of the matrix that a tensor is made into, or of each matrix of a stack."
-    rows, columns = x.shape[-2:] if is_stack(x, kernel_ndim) else (x.shape[0], math.prod(x.shape[1:]))
-    return max(1, rows), max(1, columns)
+    if not x.numel(): return 1, 1
+    return x.shape[-2:] if is_stack(x, kernel_ndim) else (x.shape[0], math.prod(x.shape[1:]))

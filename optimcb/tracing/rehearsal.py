@@ -4,6 +4,7 @@ Nothing is computed and nothing changes. Between steps, the state is kept as kin
 so counters count, and steppers take the same branches as in real steps.
 """
 from collections.abc import Callable
+from copy import copy
 from numbers import Real
 from typing import NamedTuple
 
@@ -30,8 +31,8 @@ class Act(NamedTuple):
     given: tuple # Names of state, hyper-parameters and one-step values that it received
     reads: frozenset # Names of tensors that its outputs depend on
     writes: dict # By name, the operand of each tensor that it wrote
-    numbers: dict # By name, the numbers that it returned
-    kept: frozenset # Names in both that are state
+    numbers: dict # By name, the numbers that it returned; in a formula, booleans and strings, too
+    kept: frozenset # Names among both that are state
     single: frozenset # Names of tensors in them with one number per parameter
     idle: frozenset # Names that it returned without effect: the parameter, its gradient, hyper-parameters
     shown: dict # By name, the name to show: a one-step value that hides another has a hat
@@ -39,6 +40,7 @@ class Act(NamedTuple):
     place: int = 0 # Place of the stepper in the composition
     there: frozenset = frozenset() # Arguments that had a value
     ends: bool = False # Did it end the step?
+    words: dict = {} # By name, arguments that are booleans or strings, and may be state
 
 
 class Step(NamedTuple):
@@ -73,12 +75,13 @@ class Rehearsal:
         self.done, self.looked = 0, set() # number of steps; attributes of the parameter that steppers read
 
     def look(self,
-        named:Callable|None=None, # Replaces a number; takes its name, the number, and whether it is kept
-        began:Callable|None=None # Called with each stepper's place; then each name has its own operand
+        named:Callable|None=None, # Replaces a number, given its name, the number, and whether it is kept
+        began:Callable|None=None, # Takes each stepper's place as it begins; each name is its own operand then
+        shown:dict|None=None # What to tell steppers of the parameter, by attribute; default: what it has
     ) -> Step:
         "Rehearse the next step without taking it. Raises `MissingName` or `NotRecorded`."
         for reason in self.refusals: raise NotRecorded([], reason)
-        observer = _Observer(self, named or (lambda name, v, kept: v), began)
+        observer = _Observer(self, named or (lambda name, v, kept: v), began, shown or {})
         bucket, hypers, before = self._bucket(observer), observer.all_named(self.hypers), RngSnapshot()
         try:
             res = record([bucket], self.composition, [hypers], self.looked, self.typed, observer=observer)
@@ -92,6 +95,14 @@ class Rehearsal:
         key = 0, tuple(self.kinds.values()), numbers, p.dtype, p.dim() == 0, self.grad_dtype, p.device, ()
         res = Bucket(key, 0, p)
         res.add(0, p, {})
+        return res
+
+    def like(self,
+        example:Tensor # Another parameter
+    ) -> 'Rehearsal':
+        "Make a rehearsal of a parameter of another shape, which hasn't begun if this one hasn't."
+        res = copy(self)
+        res.example = example
         return res
 
     def step(self) -> Step:
@@ -124,15 +135,17 @@ class _Observer:
 
     `named` replaces the numbers that steppers take and return.
     """
-    def __init__(self, rehearsal, named, began):
+    def __init__(self, rehearsal, named, began, shown):
         composition, hypers = rehearsal.composition, rehearsal.hypers
-        self.named, self.began, self.acts = named, began, []
+        self.named, self.began, self.shown, self.acts = named, began, shown, []
         self.places = {id(s): i for i, s in enumerate(composition.steppers)}
         self.there = {*hypers, *rehearsal.kinds, *rehearsal.numbers}
         self.fixed = {k for k, v in hypers.items() if not composition.is_default(k, v)}
         in_signatures = {k for s in composition.steppers for k in s.numbers}
-        # state whose initial number is in a signature
+        in_signatures |= {k for s in composition.steppers for k in s.words}
+        # state whose first value is in a signature
         self.starts = in_signatures & composition.makes - hypers.keys() if began else ()
+        self.may_be_state = composition.makes - hypers.keys()
 
     def all_named(self, values) -> dict:
         return {k: self.named(k, v, True) if _is_number(v) else v for k, v in values.items()}
@@ -140,8 +153,11 @@ class _Observer:
     def enter(self, stepper, p, values) -> dict:
         "Return the values for a stepper."
         p.trace.enter(stepper, p, values)
+        p.trace.shown = self.shown
         starts = {k: v for k, v in stepper.numbers.items() if k in self.starts and k not in values}
-        given = {**{k: self.named(k, v, True) for k, v in starts.items()}, **values}
+        words = {k: v for k, v in stepper.words.items() if k in self.starts and k not in values}
+        given = {**{k: self.named(k, v, True) for k, v in starts.items()}, **words, **values}
+        self.words = {k: v for k, v in given.items() if k in self.may_be_state and isinstance(v, (bool, str))}
         self.before, self.known = _operands(p, given), len(p.trace.index)
         if self.began: self.began(self.places[id(stepper)])
         return given
@@ -161,11 +177,13 @@ class _Observer:
         kept |= {k for k in writes if k in state and k not in made} # also state that was written in place
         self.acts.append(Act(
             stepper, given, reads & {*given, 'p', 'grad'}, writes,
-            numbers={k: v for k, v in made.items() if _is_number(v)}, kept=kept,
+            numbers={k: v for k, v in made.items() if _is_number(v) or self._is_word(v)}, kept=kept,
             single=frozenset(k for k in writes if _is_single(values.get(k))), idle=idle, shown=shown,
             returns=isinstance(new, dict), place=self.places[id(stepper)], there=frozenset(given),
-            ends=isinstance(new, stop)))
+            ends=isinstance(new, stop), words={k: v for k, v in self.words.items() if k in given}))
         return new
+
+    def _is_word(self, v) -> bool: return self.began is not None and isinstance(v, (bool, str))
 
     def _renamed(self, made, shown, kept) -> dict:
         return {k: self.named(shown[k], v, k in kept) for k, v in made.items() if _is_number(v)}

@@ -56,6 +56,7 @@ class Trace:
         self.index = {}
         self.slots, self.externals, self.versions = [], [], []
         self.no_dims = example.dim() == 0
+        self.shown = {} # by attribute, what steppers are told of the example if not what it has
         self.failure = self.param = None
         self.no_calls = None # why no function can be called by torch
         self.asks_own = False # is the parameter asked for attributes that somebody gave to it?

@@ -4,7 +4,6 @@ A `Tracer` stands for one tensor of all parameters of a bucket at once. Python's
 functions and methods are in `torch_api` and `reductions`, and `install` adds them to tracers. Each call
 appends to the trace.
 """
-import math
 from numbers import Number
 
 import numpy as np
@@ -134,7 +133,7 @@ class Tracer:
         if self.extent is not PER_ELEMENT:
             return getattr(torch.empty((), dtype=self.dtype, device=t.example.device), name)
         t.looked.add(name)
-        return getattr(t.example, name)
+        return t.shown[name] if name in t.shown else getattr(t.example, name)
 
     shape = property(lambda self: self._look('shape'))
     ndim = property(lambda self: self._look('ndim'))
@@ -152,7 +151,7 @@ class Tracer:
     layout = property(lambda self: torch.strided)
     def size(self, dim=None): return self.shape if dim is None else self.shape[dim]
     def dim(self): return self.ndim
-    def numel(self): return math.prod(self.shape)
+    def numel(self): return self.shape.numel()
     def __len__(self): return len(self.shape) and self.shape[0]
     def element_size(self): return self.dtype.itemsize
     def is_floating_point(self): return self.dtype in FLOATS

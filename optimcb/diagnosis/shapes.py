@@ -1,0 +1,121 @@
+"""The shape of a parameter, in numbers that know that they are it; and parameters of other shapes.
+
+A stepper that works with these numbers, and decides by them, is written down as one that works with others.
+What it takes out of them is found by rehearsing parameters of several shapes: then they differ."""
+from collections.abc import Iterator
+from copy import copy
+from itertools import count, groupby
+
+import torch
+
+from optimcb._tensors import unsharded
+from optimcb.diagnosis.algebra import NUMEL, Sym, call, number
+from optimcb.diagnosis.symbolic import Decisions, Symbolic, plain, symbolic
+from optimcb.tracing.rehearsal import Rehearsal
+
+__all__ = ['NDIM', 'OF_SHAPE', 'SHAPE', 'Shape', 'named_shape', 'of_other_shapes']
+
+
+NDIM, SHAPE = Sym('p.ndim'), Sym('p.shape')
+OF_SHAPE = 'shape', 'ndim', 'stride()' # attributes of a parameter that tell of its shape
+# For an algorithm without parameters, two of each number of dimensions, long ones and wide ones
+SHAPES = (3, 5), (5, 3), (3,), (5,), (), (3, 4, 5), (5, 2, 3), (2, 3, 4, 5), (5, 4, 3, 2)
+
+
+class Shape(tuple):
+    "A shape, or a part of one, of numbers that know their name; `e` is what it is called itself."
+    def __new__(cls, numbers, e):
+        res = super().__new__(cls, numbers)
+        res.e = e
+        return res
+
+    def __getitem__(self, i):
+        if not isinstance(i, slice):
+            is_last = self.e == SHAPE and i < 0
+            return self._number(int(i)) if is_last else super().__getitem__(int(i))
+        places = range(len(self))[i]
+        is_last = self.e == SHAPE and i.start is not None and i.start < 0
+        numbers = [self._number(k - len(self)*is_last) if self.e == SHAPE else self[k] for k in places]
+        return Shape(numbers, Sym(f'{self.e.name}[{_text(i)}]'))
+
+    def _number(self, i): return symbolic(int(super().__getitem__(i)), Sym(f'p.shape[{i}]'))
+
+    def numel(self) -> Symbolic:
+        "The product of its numbers."
+        e = NUMEL if self.e == SHAPE else call('prod', self.e)
+        return symbolic(self.plain.numel(), e)
+
+    def worked_out(self, f, args):
+        "What a function of the shape returns: a tuple that knows what it is."
+        with Decisions().listen(): value = f(torch.empty(tuple(self.plain), device='meta'), *args)
+        e = call(f.__name__, Sym('p', False), *(getattr(a, 'e', None) or number(a) for a in args))
+        return _WorkedOut(value, e, f.__module__)
+
+    @property
+    def plain(self) -> torch.Size:
+        "It, in numbers that know nothing."
+        return torch.Size(map(int, self))
+
+    # It is asked whether a tensor has this shape by what is no decision of a step
+    def __eq__(self, other):
+        if not isinstance(other, tuple): return False
+        return tuple(self.plain) == tuple(plain(o) if isinstance(o, Symbolic) else o for o in other)
+
+    def __ne__(self, other): return not self == other
+    def __hash__(self): return hash(self.plain)
+    def __repr__(self): return repr(tuple(self.plain))
+
+
+class _WorkedOut(tuple):
+    "A tuple that a function of a shape has worked out."
+    def __new__(cls, values, e, module):
+        res = super().__new__(cls, values)
+        res.e, res.module = e, module
+        return res
+
+
+def _text(s) -> str:
+    "A slice as it is written"
+    ends = (s.start, s.stop) if s.step is None else (s.start, s.stop, s.step)
+    return ':'.join('' if o is None else str(int(o)) for o in ends)
+
+
+def named_shape(
+    example # A parameter
+) -> dict:
+    "What steppers are told of a parameter, so that its shape goes by its name."
+    example = unsharded(example)
+    numbers = [symbolic(n, Sym(f'p.shape[{i}]')) for i, n in enumerate(example.shape)]
+    return dict(shape=Shape(numbers, SHAPE), ndim=symbolic(example.dim(), NDIM))
+
+
+# Other shapes
+
+def of_other_shapes(
+    rehearsal:Rehearsal, # A rehearsal that hasn't begun
+    params:list # What the formula is for; empty: all that there may be
+) -> Iterator[Rehearsal]:
+    "Make rehearsals of parameters of other shapes: two of each number of dimensions."
+    has_shape_of_its_own = any(kind.extent.is_opaque for kind in rehearsal.kinds.values())
+    if has_shape_of_its_own: return # the user has put it there
+    if not params:
+        for shape in SHAPES: yield rehearsal.like(_of_shape(rehearsal.example, shape))
+    for _, alike in groupby(sorted(params, key=lambda p: p.dim()), key=lambda p: p.dim()):
+        p = next(alike)
+        if p.shape != rehearsal.example.shape: yield rehearsal.like(p)
+        yield rehearsal.like(_of_shape(p, _other_shape(p)))
+
+
+def _other_shape(p):
+    "A small shape of as many dimensions, none of which is as large; wide if that of `p` is long"
+    is_wide = p.dim() and p.shape[0] < p.shape[-1]
+    for first in count(3):
+        shape = range(first, first + p.dim())[::-1 if is_wide else 1]
+        if all(n != old for n, old in zip(shape, p.shape)): return tuple(shape)
+
+
+def _of_shape(p, shape):
+    "A parameter like `p`, of another shape, with the attributes that somebody gave to it"
+    res = torch.nn.Parameter(torch.empty(shape, dtype=p.dtype, device=p.device), p.requires_grad)
+    res.__dict__.update(copy(p.__dict__))
+    return res
