@@ -79,7 +79,7 @@ def check_names(
     "Raise `ValueError` if only some parameters have names; just drop names that no user gave."
     if 'param_names' not in group and opt.__dict__.pop('_names_brought', False):
         for g in opt.param_groups: g.pop('param_names', None)
-    have_names = map(dict.__contains__, opt.param_groups, repeat('param_names')) # in C, as it is for each group
+    have_names = map(dict.__contains__, opt.param_groups, repeat('param_names')) # asked for each group: in C
     if ('param_names' not in group) in have_names: raise ValueError(NAMES_FOR_ALL)
 
 
