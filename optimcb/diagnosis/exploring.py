@@ -50,7 +50,7 @@ class Explored:
         begun = copy(rehearsal)
         ways = self._rehearse(rehearsal)
         is_of_shape = not rehearsal.looked.isdisjoint(OF_SHAPE)
-        for other in of_other_shapes(begun, params) if is_of_shape else ():
+        for other in of_other_shapes(begun, params, self._asks_dims) if is_of_shape else ():
             try: self._rehearse(other)
             except (NotRecorded, MissingName) as e: self._leave_out(other, e)
         self._take_branches()
@@ -67,6 +67,11 @@ class Explored:
             rehearsal.go_on(_state_after(step))
         self.shapes.append(_shape(rehearsal))
         return ways
+
+    def _asks_dims(self) -> bool:
+        "Does a stepper decide by the number of dimensions?"
+        decisions = (d for samples in self.samples.values() for s in samples for d in s.decisions)
+        return any(NDIM.name in dims(d.condition) for d in decisions)
 
     def _leave_out(self, rehearsal, failure):
         "Leave out a parameter that can't be rehearsed"

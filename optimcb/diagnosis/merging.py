@@ -164,7 +164,7 @@ class _Merger:
         is_of_dims = len(by_ndim) > 1 and self.unsaid.keys() > before.keys()
         if is_of_dims: # perhaps it can be said for each number of dimensions
             self.unsaid = before
-            trees = {n: self.tree(place, alike) for n, alike in by_ndim.items()}
+            trees = {n: self.tree(place, [_of_known_ndim(s) for s in alike]) for n, alike in by_ndim.items()}
             tree = self.one_for_each_number_of_dims(place, trees)
         cases = n_cases(self.merged(place, tree))
         return tree if cases <= MOST_CASES else self.agreed(place, samples, f'it has {cases} cases')
@@ -306,6 +306,12 @@ class _Merger:
         if found is None: self.no_start.append(missing)
         else: self.starts |= found
         return present if found is None else _completed_tree(present, absent)
+
+
+def _of_known_ndim(sample):
+    "A sample without what it decided by the number of dimensions alone"
+    def is_known(c): return dims(c) == {NDIM.name} and not symbols(c)
+    return sample._replace(decisions=tuple(d for d in sample.decisions if not is_known(d.condition)))
 
 
 def _is_one_of(numbers):

@@ -2,7 +2,7 @@
 
 A stepper that works with these numbers, and decides by them, is written down as one that works with others.
 What it takes out of them is found by rehearsing parameters of several shapes: then they differ."""
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import copy
 from itertools import count, groupby
 
@@ -19,7 +19,7 @@ __all__ = ['NDIM', 'OF_SHAPE', 'SHAPE', 'Shape', 'named_shape', 'of_other_shapes
 NDIM, SHAPE = Sym('p.ndim'), Sym('p.shape')
 OF_SHAPE = 'shape', 'ndim', 'stride()' # attributes of a parameter that tell of its shape
 # For an algorithm without parameters, two of each number of dimensions, long ones and wide ones
-SHAPES = (3, 5), (5, 3), (3,), (5,), (), (3, 4, 5), (5, 2, 3), (2, 3, 4, 5), (5, 4, 3, 2)
+SHAPES = (3, 5), (5, 3), (3,), (5,), (3, 4, 5), (5, 2, 3), (2, 3, 4, 5), (5, 4, 3, 2)
 
 
 class Shape(tuple):
@@ -93,13 +93,15 @@ def named_shape(
 
 def of_other_shapes(
     rehearsal:Rehearsal, # A rehearsal that hasn't begun
-    params:list # What the formula is for; empty: all that there may be
+    params:list, # What the formula is for; empty: all that there may be
+    asks_dims:Callable # Do steppers ask for the number of dimensions? Else there is none without any
 ) -> Iterator[Rehearsal]:
     "Make rehearsals of parameters of other shapes: two of each number of dimensions."
     has_shape_of_its_own = any(kind.extent.is_opaque for kind in rehearsal.kinds.values())
     if has_shape_of_its_own: return # the user has put it there
     if not params:
         for shape in SHAPES: yield rehearsal.like(_of_shape(rehearsal.example, shape))
+        if asks_dims(): yield rehearsal.like(_of_shape(rehearsal.example, ()))
     for _, alike in groupby(sorted(params, key=lambda p: p.dim()), key=lambda p: p.dim()):
         p = next(alike)
         if p.shape != rehearsal.example.shape: yield rehearsal.like(p)

@@ -20,11 +20,10 @@ MAKE_FLOATS = "Make it floats first: `x.float()`."
 
 def _check_all(x, dim, keepdim=False):
     "Fail where not all dimensions are reduced, or some are kept"
-    ndim = int(x.ndim)
-    if keepdim and ndim: x.trace.fail(*NOT_PARTLY)
+    if keepdim and int(x.ndim): x.trace.fail(*NOT_PARTLY)
     if dim is None or dim == (): return
     count = 1 if isinstance(dim, int) else len(dim)
-    if count != ndim: x.trace.fail(*NOT_PARTLY)
+    if count != int(x.ndim): x.trace.fail(*NOT_PARTLY)
 
 
 def _check_floats(x, what):

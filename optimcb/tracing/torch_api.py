@@ -229,7 +229,8 @@ def ones_like(x, **kwargs): return full_like(x, 1., **kwargs)
 
 def new_full(x, size, fill_value, **kwargs):
     size = torch.Size([size] if isinstance(size, int) else size)
-    if size == x.shape: return full_like(x, fill_value, **kwargs)
+    is_number = not size and not x.trace.no_dims # whatever the shape: it isn't asked for
+    if not is_number and size == x.shape: return full_like(x, fill_value, **kwargs)
     if not size: return full_like(tracer(x, x.id, extent=PER_PARAMETER), fill_value, **kwargs)
     what = f"it makes a tensor of shape {tuple(size)}"
     x.trace.fail(what, "Make state in the shape of `p`, or a single number.")

@@ -257,6 +257,8 @@ def rect(p):
 
 def rows_over_columns(p): return p.size(0)/p.size(-1)
 def by_dims(p): return 0.5 if p.ndim == 1 else 3. if p.dim() >= 4 else 1.
+def in_table(p): return {1: 0.5, 2: 1., 3: 2., 4: 3.}[p.ndim]
+def squares(p): return 1. if p.ndim >= 2 and p.shape[0] == p.shape[1] else 0.5
 def by_len(p): return 0.5 if len(p.shape) < 3 else 1.
 def of_grad(p): return 1/p.grad.shape[0] + 1/p.grad.numel()
 
@@ -267,7 +269,8 @@ OF_SHAPE = dict(
     half=(lambda p: 0.5/p.size(0), 'p - 0.5*lr/p.shape[0]*grad'), fan_in=(lambda p: 1/max(1, math.prod(p.shape[1:])), 'p - lr/prod(p.shape[1:])*grad'),
     last_two=(lambda p: 1/sum(p.shape[-2:]), None), sum=(lambda p: 1/sum(p.shape), None), largest=(lambda p: 1/max(p.shape), None),
     mean=(lambda p: 1/(sum(p.shape)/p.ndim), None), large=(lambda p: 0.1 if p.numel() > 10**6 else 1., None), rect_or_1=(lambda p: max(1, p.shape[0]/p.shape[-1])**0.5, None),
-    by_dims=(by_dims, None), by_len=(by_len, None), of_grad=(of_grad, None), ones=(lambda p: 1. if p.shape[0] > 1 else 0., None), inverse=(lambda p: p.numel()**-0.5, None))
+    in_table=(in_table, None), dims_in=(lambda p: 2. if p.ndim in (2, 4) else 1., None), squares=(squares, None), halves=(lambda p: (p.shape[0]//2 + 1)/(p.shape[0] % 3 + 1), None),
+    power=(lambda p: 0.5**p.ndim, None), by_dims=(by_dims, None), by_len=(by_len, None), of_grad=(of_grad, None), ones=(lambda p: 1. if p.shape[0] > 1 else 0., None), inverse=(lambda p: p.numel()**-0.5, None))
 
 
 @pytest.mark.parametrize('scale, said', OF_SHAPE.values(), ids=OF_SHAPE)
