@@ -182,8 +182,9 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
     @param_groups.setter
     @opaque
     def param_groups(self, groups):
-        self.__dict__['param_groups'] = groups = groups if type(groups) is Groups else Groups(groups)
-        if 'cbs' in self.__dict__: groups.know(self._names)
+        if type(groups) is not Groups: groups = Groups(groups)
+        if 'cbs' in self.__dict__: groups.know(self._names, self._notice)
+        self.__dict__['param_groups'] = groups
 
     @property
     @opaque

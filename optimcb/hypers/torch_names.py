@@ -5,10 +5,10 @@ from numbers import Real
 
 from fastcore.foundation import L
 
-from optimcb.hypers.values import LONG_NAMES
+from optimcb.hypers.values import LONG_NAMES, NOT_HYPERS, RANGES
 
-__all__ = ['TORCH_NAMES', 'AUTHORS_NAMES', 'TORCH_FLAGS', 'stands_for', 'from_torch', 'without_flags',
-           'nearest', 'suggest']
+__all__ = ['TORCH_NAMES', 'AUTHORS_NAMES', 'TORCH_FLAGS', 'stands_for', 'from_torch', 'is_of_others',
+           'is_slip', 'without_flags', 'nearest', 'suggest']
 
 
 TORCH_NAMES = dict(
@@ -125,9 +125,33 @@ def _engine(engine, flags) -> str:
     return next(iter(wanted), engine)
 
 
+def is_of_others(
+    name:str, # A name in a parameter group that no stepper reads
+    value # Its value there
+) -> bool:
+    "Is it a hyper-parameter of other steppers, ours or torch's?"
+    is_off = value is None or isinstance(value, Real) and value == 0
+    return name in RANGES or name in TORCH_NAMES and not is_off
+
+
+def is_slip(
+    name:str, # A name in a parameter group that no stepper reads
+    known:Iterable # Names of hyper-parameters that they do read
+) -> bool:
+    """Is it nearly a known name, without being made up of it?
+
+    Others are somebody's notes: `name`, `initial_lr`, `max_momentum`."""
+    if name in NOT_HYPERS or name in TORCH_FLAGS or not isinstance(name, str): return False
+    known = set(known)
+    words = {*known, *(k for k, ours in TORCH_NAMES.items() if known.issuperset(ours))}
+    if any(f'_{k}_' in f'_{name}_' for k in words): return False
+    return bool(suggest(name, known, 0.7))
+
+
 def suggest(
     name:str, # A name that is not known
-    known:Iterable # Names that are
+    known:Iterable, # Names that are
+    alike:float=0.6 # How much they must be alike, 0 to 1
 ) -> str:
     """A question that ends an error message: our name for the known one, ours or torch's, that `name` is
     nearest to."""
@@ -137,7 +161,7 @@ def suggest(
     # each route's own
     several = sorted(k for k in known if any(k.endswith(f'_{o}') for o in (name, *TORCH_NAMES.get(name, ()))))
     if len(several) > 1: return f" Did you mean {' or '.join(f'`{k}`' for k in several)}?"
-    near = nearest(name, ours)
+    near = nearest(name, ours, alike)
     if not near or ours[near] == (name,): return ''
     return f" Did you mean {' and '.join(f'`{o}`' for o in ours[near])}?"
 
