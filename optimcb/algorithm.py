@@ -210,6 +210,7 @@ def _names_of_users(composition) -> frozenset:
 def _again(base, edits, name): return Algorithm(base.recipe, edits, base, name)
 
 
+@entry
 def algorithm(
     recipe, # A name for the steppers that follow; or a function of options with defaults that lists steppers
     /,

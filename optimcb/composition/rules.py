@@ -5,6 +5,8 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from optimcb._boundary import entry
+
 __all__ = ['Rule', 'by_module', 'by_name', 'by_ndim', 'by_shape', 'norms_and_biases']
 
 
@@ -80,6 +82,7 @@ class by_name(Rule):
     anything, as in names of files."""
     patterns: tuple
     model: nn.Module|None
+    @entry
     def __init__(self,
         *patterns:str, # Names, with `*`, `?` and `[…]`
         model:nn.Module|None=None # Model that has the names; default: those that the optimizer is given
@@ -127,6 +130,7 @@ class by_ndim(Rule):
     """Parameters with some number of dimensions: `by_ndim(0, 1)` are norms' parameters and biases,
     `by_ndim(2)` matrices."""
     dims: tuple
+    @entry
     def __init__(self,
         *dims:int # Numbers of dimensions
     ):
@@ -148,6 +152,7 @@ class by_module(Rule):
     "Parameters in modules of some types, however deep: `by_module(model, nn.Embedding, model.head)`."
     model: nn.Module
     which: tuple
+    @entry
     def __init__(self,
         model:nn.Module, # Model that has the modules
         *which # Types of modules, or modules of the model

@@ -32,7 +32,8 @@ def groups_of(
 def check_steppers(
     opt, # Optimizer
     composition, # Its composition, or one that is to replace it
-    made_before:Iterable=frozenset() # Names of state that earlier steppers have made
+    made_before:Iterable=frozenset(), # Names of state that earlier steppers have made
+    live:bool=False # Does the optimizer run already?
 ) -> None:
     """Rehearse `composition` for each group, without the state that it must make.
 
@@ -44,7 +45,7 @@ def check_steppers(
         hypers = {**composition.defaults, **{k: v for k, v in g.items() if k in names}}
         states = [{**masks.get(id(p), {}), **s} for p, s in zip(group.params, group.states)]
         groups.append(group._replace(hypers=hypers, states=states))
-    for said in warnings_for(composition, groups, made_before): warn(said, CompositionWarning)
+    for said in warnings_for(composition, groups, made_before, live): warn(said, CompositionWarning)
 
 
 def warn_late_state(
