@@ -8,7 +8,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import wraps
 from types import TracebackType
 
 import fastcore
@@ -58,8 +58,13 @@ def opaque(
     return f
 
 
-@cache
-def _untraced(f): return torch.compiler.disable(f)
+UNTRACED = {} # what `torch.compile` may come to itself: it warns of functions with a cache
+
+
+@opaque
+def _untraced(f) -> Callable:
+    if f not in UNTRACED: UNTRACED[f] = torch.compiler.disable(f)
+    return UNTRACED[f]
 
 
 def refuse_tracing(

@@ -8,11 +8,14 @@ from types import CodeType
 import torch
 from torch.optim.lr_scheduler import OneCycleLR
 
-from optimcb._cpython import frame_above, frames_above, module_of
+from optimcb._cpython import frames_above, module_of
 from optimcb.warn import calling_frame
 
 __all__ = ['asked_by_fastai', 'asked_by_grad_scaler', 'made_by_zero', 'one_cycle_is_over', 'own_step_of',
            'zero_refusal']
+
+
+BETWEEN = 'optimcb.', 'torch._dynamo.' # modules between who asks for a property and what answers
 
 
 def own_step_of(
@@ -47,7 +50,8 @@ def asked_by_grad_scaler(
     Others who ask, like Lightning, want to know whether nobody else may unscale and clip gradients: they may.
     A wrapper with a step of its own would not unscale. Nor would accelerate's, which it puts into the
     instance to see whether GradScaler calls it."""
-    asks = module_of(frame_above(2)) # the caller of the property that calls this
+    modules = map(module_of, frames_above())
+    asks = next(k for k in modules if not k.startswith(BETWEEN)) # the property's caller
     step = getattr(opt.step, '__func__', opt.step)
     return asks == torch.amp.GradScaler.__module__ and unwrap(step) is unwrap(ours) and 'cbs' in opt.__dict__
 

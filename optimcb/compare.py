@@ -170,7 +170,9 @@ def _check_takes(train, learn, n_epoch, kwargs):
     except TypeError as e:
         name, known = getattr(train, '__name__', train), list(signature.parameters)[2:]
         unknown = [k for k in kwargs if k not in known]
-        if not unknown: raise TypeError(f"`{name}{signature}` can't be called for {n_epoch} epochs: {e}.") from None
+        if not unknown:
+            raise TypeError(f"`{name}{signature}` is called with a Learner and the number of epochs: "
+                            f"{e}.") from None
         k = unknown[0]
         near = [o for o in known if {k, o} & {*k.split('_')} & {*o.split('_')}]
         meant = f" Did you mean `{near[0]}`?" if near else suggest(k, known)

@@ -162,6 +162,7 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
         self._running.renew(self._hypers_of(self.param_groups))
 
     @property
+    @entry
     def _step_supports_amp_scaling(self) -> bool:
         "Does `step` unscale gradients itself? For torch's GradScaler, which asks, it does."
         return _wrappers.asked_by_grad_scaler(self, STEP)

@@ -249,13 +249,13 @@ def meant_to_return(
 
 def _say_numbers(error, stepper, hypers):
     "Add to an error what stepper and which hyper-parameters it comes from, if numbers are its reason"
-    if type(error) not in FROM_NUMBERS or len(error.args) != 1: return
+    if type(error) not in FROM_NUMBERS or not error.args: return
     has_none = any(isinstance(v, (str, type(None))) for v in hypers.values())
     is_reason = has_none or not isinstance(error, TypeError)
     if isinstance(error, ValueError): is_reason = str(error).startswith('math domain error')
     shown = {k: v if isinstance(v, Real) else repr(v) for k, v in hypers.items()}
     told = ', '.join(f'{k}={v}' for k, v in shown.items() if isinstance(hypers[k], (Real, str, type(None))))
-    if is_reason and told: error.args = (f"{error}, in stepper `{stepper}` with {told}",)
+    if is_reason and told: error.args = (f"{error.args[-1]}, in stepper `{stepper}` with {told}",)
 
 
 FROM_NUMBERS = ZeroDivisionError, OverflowError, ValueError, TypeError

@@ -122,7 +122,8 @@ class ExplainedOptimizer(Explained):
         found = placement(self.composition, self._groups)
         rules = [f'{rule} {mask}: {names}' for rule, mask, *_, names in found]
         groups = map(_shortened, super().__repr__().splitlines())
-        return '\n'.join([', '.join(self.composition.labels), *rules, *groups])
+        called = f'{self._title}: ' if 'called' in self.__dict__ else ''
+        return '\n'.join([called + ', '.join(self.composition.labels), *rules, *groups])
 
 
 NAMES_SHOWN = 80 # characters of the names of a group

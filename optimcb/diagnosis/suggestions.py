@@ -32,8 +32,8 @@ OF_PARAMETER = dict( # names that one may expect to be given
 
 
 PERHAPS = { # short names for them, which may also be hyper-parameters
-    **dict.fromkeys(('g', 'dp', 'gt', 'g_t'), "If it is the gradient, take `{p}.grad` in its place."),
-    **dict.fromkeys(('w', 'x', 'theta'), "If it is the weights, take `{p}.data` in their place.")}
+    **dict.fromkeys(('g', 'dp', 'gt', 'g_t'), "If the gradient is meant, take `{p}.grad` in its place."),
+    **dict.fromkeys(('w', 'x', 'theta'), "If the weights are meant, take `{p}.data` in their place.")}
 
 ALIKE = 0.75 # how much a name must be like a known one to be a slip
 FEW = 2 # steppers that are proposed: the simplest

@@ -143,15 +143,14 @@ def is_slip(
     Others are somebody's notes: `name`, `initial_lr`, `max_momentum`."""
     if name in NOT_HYPERS or name in TORCH_FLAGS or not isinstance(name, str): return False
     known = set(known)
-    words = {*known, *(k for k, ours in TORCH_NAMES.items() if known.issuperset(ours))}
-    if any(f'_{k}_' in f'_{name}_' for k in words): return False
-    return bool(suggest(name, known, 0.7))
+    words = {*known, *(k for k, ours in {**TORCH_NAMES, **LONG_NAMES}.items() if known.issuperset(ours))}
+    if any(f'_{k}_' in f'_{name}_' for k in words - LONG_NAMES.keys()): return False
+    return nearest(name, words, 0.76) is not None
 
 
 def suggest(
     name:str, # A name that is not known
-    known:Iterable, # Names that are
-    alike:float=0.6 # How much they must be alike, 0 to 1
+    known:Iterable # Names that are
 ) -> str:
     """A question that ends an error message: our name for the known one, ours or torch's, that `name` is
     nearest to."""
@@ -161,7 +160,7 @@ def suggest(
     # each route's own
     several = sorted(k for k in known if any(k.endswith(f'_{o}') for o in (name, *TORCH_NAMES.get(name, ()))))
     if len(several) > 1: return f" Did you mean {' or '.join(f'`{k}`' for k in several)}?"
-    near = nearest(name, ours, alike)
+    near = nearest(name, ours)
     if not near or ours[near] == (name,): return ''
     return f" Did you mean {' and '.join(f'`{o}`' for o in ours[near])}?"
 
