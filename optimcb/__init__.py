@@ -36,6 +36,7 @@ Every algorithm, part and stepper can also be imported from `optimcb` by name.
 from importlib import import_module as _import_module
 
 from optimcb import _renamed
+from optimcb._notebook import show_partials as _show_partials
 from optimcb.algorithm import Algorithm, algorithm
 from optimcb.algorithms import *
 from optimcb.compare import Comparison, compare
@@ -86,6 +87,7 @@ _PLACES = 'algorithms', 'composition', 'parts', 'plots', 'routing', 'steppers', 
 _LATE = 'bench', 'catalog', 'fastai', 'learner', 'problems' # imported on first use
 
 _names_in_learners()
+_show_partials()
 
 
 def __dir__(): return sorted({*__all__, *_PLACES, '__version__'})

@@ -8,7 +8,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import wraps
 from types import TracebackType
 
 import fastcore
@@ -24,6 +24,7 @@ DYNAMO = 'torch._dynamo' # takes a second to import; compiled code has already i
 OURS = os.path.dirname(__file__) + os.sep
 PACKAGES = [os.path.dirname(o.__file__) + os.sep for o in (fastcore, numpy, torch)]
 BELOW = *PACKAGES, contextlib.__file__ # files that the library calls
+EVAL_FRAME = os.path.join(os.path.dirname(torch.__file__), '_dynamo', 'eval_frame.py') # in `_untraced`
 
 
 def entry(
@@ -39,7 +40,9 @@ def entry(
         except Exception as e:
             inner = e.__traceback__.tb_next
             frames = None if os.environ.get('OPTIMCB_FULL_TRACEBACK') else _frames_of_user(inner)
-            if frames is None: raise
+            if frames is None:
+                frames = [t for t in _listed(inner) if _file(t) != EVAL_FRAME]
+                if len(frames) == len(_listed(inner)): raise
             if not frames: e.__suppress_context__ = True # it was raised on purpose
             raise e.with_traceback(_linked(frames)) # noqa: B904  (what it came from stays as it is)
     return opaque(call)
@@ -55,8 +58,13 @@ def opaque(
     return f
 
 
-@cache
-def _untraced(f): return torch.compiler.disable(f)
+UNTRACED = {} # what `torch.compile` may come to itself: it warns of functions with a cache
+
+
+@opaque
+def _untraced(f) -> Callable:
+    if f not in UNTRACED: UNTRACED[f] = torch.compiler.disable(f)
+    return UNTRACED[f]
 
 
 def refuse_tracing(
@@ -76,15 +84,20 @@ def refuse_tracing(
 # Tracebacks
 
 def _frames_of_user(tb) -> list|None:
-    "List the frames of user code; None for errors that are neither raised on purpose nor in user code."
-    frames = []
-    while tb: frames, tb = [*frames, tb], tb.tb_next
+    "List the frames of user code; None if an error is neither raised on purpose nor in user code."
+    frames = _listed(tb)
     if not frames: return None # the call itself is wrong
     is_ours = [_file(t).startswith(OURS) for t in reversed(frames)]
     called = is_ours.index(True) if True in is_ours else len(frames) # frames since the library's last
     if not called: return [t for t in frames if not _is_inside(t)] if ends_by_raise(frames[-1]) else None
     if all(map(_is_inside, frames[-called:])): return None
     return [t for t in frames[:-called] if not _is_inside(t)] + frames[-called:]
+
+
+def _listed(tb) -> list:
+    frames = []
+    while tb: frames, tb = [*frames, tb], tb.tb_next
+    return frames
 
 
 def _file(tb) -> str: return tb.tb_frame.f_code.co_filename

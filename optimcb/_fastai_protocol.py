@@ -1,10 +1,13 @@
-"""fastai's optimizer protocol: hyper-parameters, parameter lists, freezing; and the weights for
-evaluation."""
+"""fastai's protocol: hyper-parameters, parameter lists, freezing, and the weights that a model is
+evaluated with."""
+import weakref
+from collections.abc import Callable
+
 from fastcore.foundation import L
 
 from optimcb import _wrappers
 from optimcb._boundary import entry
-from optimcb.diagnosis.of_optimizer import warn_unread
+from optimcb.diagnosis.of_optimizer import slips, warn_unread
 from optimcb.engines.frozen import grad_of, track
 from optimcb.engines.zeroing import zero
 from optimcb.hypers.given import without_group_flags
@@ -94,6 +97,16 @@ class FastaiProtocol:
         for h, new in zip(self.hypers, [dict(h) for h in v], strict=True): h.replace(new)
 
     def _warn_unread(self, names): warn_unread(self, names)
+    def _warn_slips(self, group, is_new=False): warn_unread(self, slips(self, group, is_new))
+
+    @property
+    def _notice(self) -> Callable:
+        "What groups call with a new name that no stepper reads, and its value. They don't keep the optimizer"
+        ref = weakref.ref(self)
+        def notice(k, v):
+            opt = ref()
+            if opt is not None: opt._warn_slips({k: v})
+        return notice
 
     @entry
     def set_hypers(self, **kwargs):

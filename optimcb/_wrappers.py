@@ -6,11 +6,16 @@ from inspect import unwrap
 from types import CodeType
 
 import torch
+from torch.optim.lr_scheduler import OneCycleLR
 
-from optimcb._cpython import frame_above, frames_above, module_of
+from optimcb._cpython import frames_above, module_of
 from optimcb.warn import calling_frame
 
-__all__ = ['asked_by_fastai', 'asked_by_grad_scaler', 'made_by_zero', 'own_step_of', 'zero_refusal']
+__all__ = ['asked_by_fastai', 'asked_by_grad_scaler', 'made_by_zero', 'one_cycle_is_over', 'own_step_of',
+           'zero_refusal']
+
+
+BETWEEN = 'optimcb.', 'torch._dynamo.' # modules between who asks for a property and what answers
 
 
 def own_step_of(
@@ -45,7 +50,8 @@ def asked_by_grad_scaler(
     Others who ask, like Lightning, want to know whether nobody else may unscale and clip gradients: they may.
     A wrapper with a step of its own would not unscale. Nor would accelerate's, which it puts into the
     instance to see whether GradScaler calls it."""
-    asks = module_of(frame_above(2)) # the caller of the property that calls this
+    modules = map(module_of, frames_above())
+    asks = next(k for k in modules if not k.startswith(BETWEEN)) # the property's caller
     step = getattr(opt.step, '__func__', opt.step)
     return asks == torch.amp.GradScaler.__module__ and unwrap(step) is unwrap(ours) and 'cbs' in opt.__dict__
 
@@ -55,6 +61,14 @@ def asked_by_fastai() -> bool:
 
     One-cycle schedules set `mom`, which does nothing without momentum."""
     return module_of(calling_frame()).startswith('fastai.callback')
+
+
+def one_cycle_is_over() -> bool:
+    """Does torch's `OneCycleLR` write what comes after its last step?
+
+    A loop steps it once more than it has values. A linear cycle then goes beyond its end, below 0 perhaps."""
+    schedulers = [o.f_locals.get('self') for o in frames_above() if module_of(o) == OneCycleLR.__module__]
+    return any(isinstance(o, OneCycleLR) and o.last_epoch >= o.total_steps for o in schedulers)
 
 
 def made_by_zero() -> bool:

@@ -222,6 +222,7 @@ def _names_of_users(composition) -> frozenset:
 def _again(base, edits, name): return Algorithm(base.recipe, edits, base, name)
 
 
+@entry
 def algorithm(
     recipe, # A name for the list of steppers, or a function that lists steppers; its options need defaults
     /,

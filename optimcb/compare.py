@@ -143,6 +143,7 @@ def _run(make_learner, f, seed, fit, n_epoch, kwargs, weights) -> dict:
     if not callable(train):
         raise ValueError(f"a Learner has no `{fit}`.{suggest(str(fit), dir(Learner))} "
                          "Pass the name of a method that fits, or a function.")
+    _check_takes(train, learn, n_epoch, kwargs)
     start = [v.double().sum().item() for v in learn.model.parameters()]
     if weights.setdefault(seed, start) != start:
         raise ValueError("the model doesn't start as for the first optimizer, with the same weights. "
@@ -159,6 +160,24 @@ def _run(make_learner, f, seed, fit, n_epoch, kwargs, weights) -> dict:
     last = [v for row in record.rows[-1:] for k, v in row.items() if k.endswith('loss')]
     diverged = not np.isfinite([*losses, *last]).all()
     return dict(rows=record.rows, losses=losses, diverged=diverged, state_bytes=_state_bytes(learn.opt))
+
+
+def _check_takes(train, learn, n_epoch, kwargs):
+    "Raise `TypeError` if a function that fits can't be called like that"
+    try: signature = inspect.signature(train)
+    except (TypeError, ValueError): return # a builtin that keeps its signature to itself
+    try: signature.bind(learn, n_epoch, **kwargs)
+    except TypeError as e:
+        name, known = getattr(train, '__name__', train), list(signature.parameters)[2:]
+        unknown = [k for k in kwargs if k not in known]
+        if not unknown:
+            raise TypeError(f"`{name}{signature}` is called with a Learner and the number of epochs: "
+                            f"{e}.") from None
+        k = unknown[0]
+        near = [o for o in known if {k, o} & {*k.split('_')} & {*o.split('_')}]
+        meant = f" Did you mean `{near[0]}`?" if near else suggest(k, known)
+        has = f"It has {', '.join(known)}." if known else "It has a Learner and the number of epochs only."
+        raise TypeError(f"`{name}` has no `{k}`.{meant} {has}") from None
 
 
 def _record():

@@ -11,6 +11,7 @@ from inspect import signature
 from torch import nn
 
 from optimcb import algorithms, parts
+from optimcb._boundary import entry
 from optimcb.algorithm import Algorithm
 from optimcb.composition.rules import Rule, norms_and_biases
 from optimcb.hypers.torch_names import from_torch, nearest
@@ -38,6 +39,7 @@ PARTS = {_plain(k): getattr(parts, k) for k in parts.__all__ if k != 'scheduled'
 FACTORIES = parts.look_ahead, parts.schedule_free # parts of several steppers, created by a call
 
 
+@entry
 def list_optimizers(
     filter:str|Iterable='', # A pattern such as `'*adam*'`, or several, of which one must match; default: all
     exclude_filters:str|Iterable=(), # Patterns of names to leave out
@@ -61,6 +63,7 @@ def _description(name) -> str:
     return ' '.join(doc.partition('\n\n')[0].split())
 
 
+@entry
 def create_optimizer(
     name:str, # A name from `list_optimizers`, perhaps after parts or `sam`: `cautious_lion`, `sam_adamw`
     model, # A model, whose trainable parameters are optimized by name; or parameters, as for `Optimizer`

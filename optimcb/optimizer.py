@@ -1,5 +1,6 @@
 "The `Optimizer`: a `torch.optim.Optimizer` that runs a list of steppers, with fastai's protocol."
 from collections.abc import Callable, Iterable
+from functools import partial
 from inspect import unwrap
 from itertools import chain
 
@@ -133,7 +134,7 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
                 self.step_target(self, runner := self._running, scaling)
                 if runner.zeroes: self._zeroed = zero_read(self, runner)
         except BaseException as e:
-            if isinstance(e, MissingName): e.args = (advice(e),)
+            if isinstance(e, MissingName): e.args = (advice(e, live=True),)
             for k in SCALER_ATTRIBUTES: self.__dict__.pop(k, None) # GradScaler does it after other steps
             raise
         return loss
@@ -161,6 +162,7 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
         self._running.renew(hypers_of(self.param_groups, self.hyper_names))
 
     @property
+    @entry
     def _step_supports_amp_scaling(self) -> bool:
         "Does `step` unscale gradients itself? Yes, if torch's GradScaler asks."
         return _wrappers.asked_by_grad_scaler(self, STEP)
@@ -182,8 +184,9 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
     @param_groups.setter
     @opaque
     def param_groups(self, groups):
-        self.__dict__['param_groups'] = groups = groups if type(groups) is Groups else Groups(groups)
-        if 'cbs' in self.__dict__: groups.know(self._names)
+        if type(groups) is not Groups: groups = Groups(groups)
+        if 'cbs' in self.__dict__: groups.know(self._names, self._notice)
+        self.__dict__['param_groups'] = groups
 
     @property
     @opaque
@@ -289,6 +292,24 @@ def runs_steppers(
 ) -> bool:
     "Is it an `Optimizer` that inherits `step`? torch wraps the method once for each class."
     return isinstance(opt, Optimizer) and unwrap(type(opt).step) is unwrap(STEP)
+
+
+def check_runs_steppers(
+    opt, # Some optimizer, as it was given to `wrapper`
+    wrapper:str, # Name of what takes it
+    does:str # What that does with it
+) -> None:
+    "Raise `TypeError` if it isn't an `Optimizer` without a step of its own."
+    if runs_steppers(opt): return
+    if callable(opt) and not isinstance(opt, torch.optim.Optimizer): # an algorithm, a class, a partial of one
+        made = opt.func if isinstance(opt, partial) and not hasattr(opt, '__name__') else opt
+        name = getattr(made, '__name__', type(made).__name__)
+        raise TypeError(f"{wrapper} {does} an optimizer, but {name} makes one. Call it first: "
+                        f"`{wrapper}({name}(model.parameters(), lr=…))`.")
+    if not isinstance(opt, torch.optim.Optimizer):
+        raise TypeError(f"{wrapper} {does} an optimizer, but is given {opt!r:.80} ({type(opt).__name__}).")
+    raise TypeError(f"{wrapper} {does} an Optimizer made of steppers, but {type(opt).__name__} has a step "
+                    "of its own. Put its steppers in an Optimizer.")
 
 
 def _update(

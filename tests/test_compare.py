@@ -198,6 +198,9 @@ def old_learner(opt_func):
     (dict(opt_funcs={'a': (SGD, 0.1)}), "'a'.*pair of one and a dict"), (dict(seeds=0), "`seeds` must be how many, 1 or more"),
     (dict(seeds=[]), "`seeds` must be"), (dict(seeds=[1, 1]), "that differ"), (dict(fit='fit_one_cycles'), "no `fit_one_cycles`. Did you mean `fit_one_cycle`"),
     (dict(fit='forward'), "no `forward`"), (dict(make_learner=lambda f: f), "must return a Learner, but returned"), (dict(n_epoch=0), "no batch to train on"),
+    (dict(lr=0.1), "`fit_one_cycle` has no `lr`. Did you mean `lr_max`"), (dict(opt_funcs={'a': (SGD, dict(pct_strat=0.1))}), "Did you mean `pct_start`"),
+    (dict(fit='fit'), "`fit` has no `lr_max`. Did you mean `lr`"), (dict(fit=lambda learn, n: None), "has no `lr_max`. It has a Learner and the number of epochs only"),
+    (dict(fit=lambda learn, n, lr_max, more: None), "missing a required argument: 'more'"),
     (dict(make_learner=old_learner, opt_funcs=dict(a=SGD, b=SGD)), "doesn't start as for the first.*inside of `make_learner`")], ids=lambda o: None)
 def test_errors(args, says):
     with pytest.raises((ValueError, TypeError), match=says): compare(**{**dict(make_learner=learner, opt_funcs=[SGD], seeds=2, lr_max=0.1), **args})

@@ -134,7 +134,9 @@ class Composition:
                 lacking = [k for k in _asked(stepper, e) if k not in values]
                 if lacking:
                     raise MissingName(_fact(stepper, lacking), self, stepper, lacking, values) from None
-                e.stepper = getattr(e, 'stepper', stepper) # for the message that users see
+                if not hasattr(e, 'stepper'): # for the message that users see
+                    e.stepper = stepper
+                    _say_numbers(e, stepper, {k: values.get(k) for k in stepper.names if k in hypers})
                 raise
             if not isinstance(new, dict):
                 if new is None or _in_place(new, p, values): continue
@@ -242,6 +244,20 @@ def meant_to_return(
     guesses = chain((k for k in taken if k in stepper.assigned), (k for k in taken if k in ONE_STEP),
                     (k for k in taken if k in later), (k for k in later if k not in there))
     return next(guesses, None)
+
+
+def _say_numbers(error, stepper, hypers):
+    "Add to an error what stepper and which hyper-parameters it comes from, if numbers are its reason"
+    if type(error) not in FROM_NUMBERS or not error.args: return
+    has_none = any(isinstance(v, (str, type(None))) for v in hypers.values())
+    is_reason = has_none or not isinstance(error, TypeError)
+    if isinstance(error, ValueError): is_reason = str(error).startswith('math domain error')
+    shown = {k: v if isinstance(v, Real) else repr(v) for k, v in hypers.items()}
+    told = ', '.join(f'{k}={v}' for k, v in shown.items() if isinstance(hypers[k], (Real, str, type(None))))
+    if is_reason and told: error.args = (f"{error.args[-1]}, in stepper `{stepper}` with {told}",)
+
+
+FROM_NUMBERS = ZeroDivisionError, OverflowError, ValueError, TypeError
 
 
 def _asked(stepper, error) -> tuple:

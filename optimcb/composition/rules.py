@@ -5,6 +5,8 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from optimcb._boundary import entry
+
 __all__ = ['Rule', 'by_module', 'by_name', 'by_ndim', 'by_shape', 'norms_and_biases']
 
 
@@ -81,6 +83,7 @@ class by_name(Rule):
     `*` matches anything, as in file names."""
     patterns: tuple
     model: nn.Module|None
+    @entry
     def __init__(self,
         *patterns:str, # Names, with `*`, `?` and `[…]`
         model:nn.Module|None=None # Model to take names from; default: the names that the optimizer was given
@@ -128,6 +131,7 @@ class by_ndim(Rule):
     """Parameters with the given numbers of dimensions: `by_ndim(0, 1)` selects norms and biases,
     `by_ndim(2)` matrices."""
     dims: tuple
+    @entry
     def __init__(self,
         *dims:int # Numbers of dimensions
     ):
@@ -149,6 +153,7 @@ class by_module(Rule):
     "Parameters of modules or types of modules, at any depth: `by_module(model, nn.Embedding, model.head)`."
     model: nn.Module
     which: tuple
+    @entry
     def __init__(self,
         model:nn.Module, # Model that contains the modules
         *which # Types of modules, or modules of the model

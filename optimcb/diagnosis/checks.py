@@ -31,16 +31,16 @@ FLAT = ("some stepper needs whole parameters, to sum over them or to hand them t
         "`torch.distributed.fsdp.fully_shard`, which keeps parameters apart.")
 
 
-@worded()
 def warnings_for(
     composition:Composition, # Its steppers
     groups:list[Group], # The parameters
-    own:frozenset=frozenset() # Names of state that the composition must create itself, even if it exists
+    own:frozenset=frozenset(), # Names of state that the composition must make itself, though it may be there
+    live:bool=False # Does an optimizer run already?
 ) -> list[str]:
     "List probable mistakes in a composition for these parameters. Raises `MissingName`."
     if not composition.steppers:
         return ["there are no steppers, so a step changes nothing. Pass some in `cbs`, such as `[sgd_step]`."]
-    found = _by_kind(composition, groups, own)
+    with worded(live): found = _by_kind(composition, groups, own)
     return [*_unused_options(composition), *_in_common(found), *_unused_rules(composition, groups),
             *_redefined(composition)]
 

@@ -10,12 +10,12 @@ from optimcb.diagnosis.explain import Explained
 from optimcb.diagnosis.groups import Group, placement
 from optimcb.engines.masks import masks_of
 from optimcb.engines.runner import Runner
-from optimcb.hypers.given import ALWAYS_WELCOME
-from optimcb.hypers.torch_names import suggest
-from optimcb.hypers.values import NOT_HYPERS
+from optimcb.hypers.torch_names import is_of_others, is_slip, suggest
+from optimcb.hypers.values import ALWAYS_WELCOME, NOT_HYPERS
 from optimcb.warn import CompositionWarning, warn
 
-__all__ = ['ExplainedOptimizer', 'check_steppers', 'groups_of', 'warn_late_state', 'warn_unread']
+__all__ = ['ExplainedOptimizer', 'check_steppers', 'groups_of', 'slips', 'warn_late_state',
+           'warn_unread']
 
 
 def groups_of(
@@ -31,8 +31,9 @@ def groups_of(
 
 def check_steppers(
     opt, # Optimizer
-    composition, # Its composition, or a new one
-    made_before:Iterable=frozenset() # Names of state that earlier steppers have created
+    composition, # Its composition, or one that is to replace it
+    made_before:Iterable=frozenset(), # Names of state that earlier steppers have made
+    live:bool=False # Does the optimizer run already?
 ) -> None:
     """Rehearse `composition` for each group, without the state that it must create itself.
 
@@ -42,11 +43,9 @@ def check_steppers(
     groups = []
     for g, group in zip(opt.param_groups, groups_of(opt)):
         hypers = {**composition.defaults, **{k: v for k, v in g.items() if k in names}}
-        if masks: # what was given to a state comes before them
-            states = [{**masks.get(id(p), {}), **s} for p, s in zip(group.params, group.states)]
-            group = group._replace(states=states)
-        groups.append(group._replace(hypers=hypers))
-    for said in warnings_for(composition, groups, made_before): warn(said, CompositionWarning)
+        states = [{**masks.get(id(p), {}), **s} for p, s in zip(group.params, group.states)]
+        groups.append(group._replace(hypers=hypers, states=states))
+    for said in warnings_for(composition, groups, made_before, live): warn(said, CompositionWarning)
 
 
 def warn_late_state(
@@ -66,6 +65,24 @@ def warn_late_state(
                  f"`for s in opt.state.values(): s.pop('step', None)`.", CompositionWarning)
 
 
+def _options(opt) -> frozenset:
+    "Names of options that choose steppers, and that groups may have, though no stepper reads them"
+    return frozenset() if opt._choice is None else opt._choice.names | opt._choice.flags
+
+
+def slips(
+    opt, # Optimizer
+    group:dict, # What is put into one of its groups
+    is_new:bool # Is the group given as a whole? In others, names of other steppers may be somebody's notes
+) -> list[str]:
+    "List the names that are meant as hyper-parameters, but that no stepper reads."
+    composition, options = opt.composition, _options(opt)
+    if composition.reads_all: return []
+    given = opt.__dict__.get('_given', frozenset())
+    there = (composition.defaults.keys() | given) & composition.reads | ALWAYS_WELCOME | options
+    return [k for k, v in group.items() if is_new and is_of_others(k, v) or is_slip(k, there)]
+
+
 def warn_unread(
     opt, # Optimizer
     names:Iterable # Names of hyper-parameters
@@ -74,12 +91,12 @@ def warn_unread(
     composition = opt.composition
     if opt._own_step or composition.reads_all: return
     of_routes = {f'{route}_{k}' for route in composition.routes for k in ALWAYS_WELCOME}
-    known = composition.reads | ALWAYS_WELCOME | of_routes | opt.hyper_names
+    known = composition.reads | _options(opt) | ALWAYS_WELCOME | of_routes | opt.hyper_names
     warned = opt.__dict__.setdefault('_warned_unread', set())
     unread = [k for k in names if k not in known and k not in warned]
     if not unread or not composition.steppers: return
     warned.update(unread)
-    meant = ''.join(suggest(k, composition.reads) for k in unread)
+    meant = ''.join(suggest(k, composition.reads | _options(opt)) for k in unread)
     if 'wd' in unread: meant += " Put `weight_decay` before the others, if the weights should decay."
     listed = ' or '.join(f'`{k}`' for k in unread)
     warn(f"no stepper reads {listed}: {not_so(composition.labels)}.{meant}")
@@ -105,7 +122,8 @@ class ExplainedOptimizer(Explained):
         found = placement(self.composition, self._groups)
         rules = [f'{rule} {mask}: {names}' for rule, mask, *_, names in found]
         groups = map(_shortened, super().__repr__().splitlines())
-        return '\n'.join([', '.join(self.composition.labels), *rules, *groups])
+        called = f'{self._title}: ' if 'called' in self.__dict__ else ''
+        return '\n'.join([called + ', '.join(self.composition.labels), *rules, *groups])
 
 
 NAMES_SHOWN = 80 # most characters of a group's names

@@ -23,27 +23,37 @@ def providers(
     return [s.label for s in found if not s.label.endswith('_step')] # a step only reads it
 
 
-OF_PARAMETER = dict( # names that users may expect as arguments
-    grad="The gradient is an attribute of the parameter: take `{p}.grad` in its place.",
-    data="The weights are an attribute of the parameter: take `{p}.data` in their place.",
+GRAD = "The gradient is an attribute of the parameter: take `{p}.grad` in its place."
+DATA = "The weights are an attribute of the parameter: take `{p}.data` in their place."
+OF_PARAMETER = dict( # names that one may expect to be given
+    **dict.fromkeys(('grad', 'grads', 'gradient', 'gradients', 'd_p'), GRAD),
+    **dict.fromkeys(('data', 'weight', 'weights'), DATA),
     state="A stepper takes state by the names that it has in it: `def f({p}, grad_avg=None): …`.",
     group="A stepper takes hyper-parameters by their names: `def f({p}, lr, wd=0.): …`.")
 
 
-FEW = 2 # number of suggested steppers, the simplest ones
+PERHAPS = { # short names for them, which may also be hyper-parameters
+    **dict.fromkeys(('g', 'dp', 'gt', 'g_t'), "If the gradient is meant, take `{p}.grad` in its place."),
+    **dict.fromkeys(('w', 'x', 'theta'), "If the weights are meant, take `{p}.data` in their place.")}
+
+ALIKE = 0.75 # how much a name must be like a known one to be a slip
+FEW = 2 # steppers that are proposed: the simplest
 
 
 @contextmanager
-def worded():
+def worded(
+    live:bool=False # Is there an optimizer already?
+):
     "Add advice to any `MissingName` raised inside a `with` block."
     try: yield
     except MissingName as e:
-        e.args = (advice(e),)
+        e.args = (advice(e, live),)
         raise
 
 
 def advice(
-    e:MissingName # An error
+    e:MissingName, # An error
+    live:bool=False # Is there an optimizer already?
 ) -> str:
     "Word what is missing, and what to do about it."
     if e.composition is None: return str(e) # it has advice already
@@ -52,13 +62,17 @@ def advice(
             "and no stepper before it made it.")
     composition, e.composition = e.composition, None
     if name == 'p': return f"{said} The first argument of a stepper is the parameter: put `p` first."
-    if name in OF_PARAMETER: return f"{said} {OF_PARAMETER[name].format(p=e.stepper.first or 'p')}"
+    first = e.stepper.first or 'p'
+    if name in OF_PARAMETER: return f"{said} {OF_PARAMETER[name].format(p=first)}"
     if 'route' in e.values: said += f" That is so in route `{e.values['route']}`."
     if others: said += f" It lacks {', '.join(f'`{k}`' for k in others)}, too."
     here = next(i for i, s in enumerate(composition.steppers) if s.f is e.stepper.f)
     earlier, later = composition.steppers[:here], composition.steppers[here+1:]
     known = {*e.values, *composition.reads}
-    return f'{said}{_in_composition(name, e.stepper, earlier, later) or _to_put(name, others, e, known)}'
+    here = _in_composition(name, e.stepper, earlier, later)
+    if here: return f'{said}{here}'
+    if name in PERHAPS: said += f' {PERHAPS[name].format(p=first)}'
+    return f'{said}{_to_put(name, others, e, known, live)}'
 
 
 def _in_composition(name, stepper, earlier, later) -> str|None:
@@ -75,16 +89,17 @@ def _in_composition(name, stepper, earlier, later) -> str|None:
     return f" `{maker}` makes `{slip}`. Did you mean that?"
 
 
-def _to_put(name, others, e, known) -> str:
+def _to_put(name, others, e, known, live) -> str:
     "Suggest what to add to the composition"
     made_by, meant = providers(name), None
     if not made_by and name not in _known(): # perhaps a typo
-        meant = nearest(name, {*known, *_known(), *TORCH_NAMES} - {name})
+        meant = nearest(name, {*known, *_known(), *TORCH_NAMES} - {name}, ALIKE)
         meant = TORCH_NAMES.get(meant, (meant,))[0]
         if meant and meant not in e.values: made_by = providers(meant)
     near = f" Did you mean `{meant}`?" if meant else ''
     if made_by: return f"{near} Put {_listed(made_by, others)} before `{e.stepper}` in `cbs`."
-    res = (f"{near} Pass it as a hyper-parameter, `Optimizer(…, {name}=…)`, "
+    setting = f"opt.set_hyper('{name}', …)" if live else f'Optimizer(…, {name}=…)'
+    res = (f"{near} Pass it as a hyper-parameter, `{setting}`, "
            f"or put a stepper that returns it before `{e.stepper}` in `cbs`.")
     if near or name in _known(): return res
     return f"{res} If you put it into `opt.state` yourself, give it a default of None, or pass `check=False`."

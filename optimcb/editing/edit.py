@@ -79,6 +79,9 @@ def place(
     if found:
         raise ValueError(f"`{name}` is there {len(found)} times, at {found}. Say which by its place: "
                          f"{labels}.")
+    if name.startswith('<lambda>'):
+        raise ValueError("there is no such stepper, and a lambda has no name by which to find one that was "
+                         f"written again. Say which by its place, as in `replace(0, …)`: {labels}.")
     near = nearest(name, {name_of(s.f) for s in known.values()} - {name})
     meant = f' Did you mean `{near}`?' if near else ''
     raise ValueError(f"there is no stepper `{name}`.{meant} There are {labels}.")

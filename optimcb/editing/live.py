@@ -6,6 +6,7 @@ from fastcore.foundation import L
 
 from optimcb._boundary import entry
 from optimcb._wrappers import zero_refusal
+from optimcb.composition.errors import MissingName
 from optimcb.composition.pipeline import Composition
 from optimcb.diagnosis.of_optimizer import check_steppers, warn_late_state
 from optimcb.editing.edit import Composable
@@ -96,8 +97,12 @@ def edit_optimizer(
         raise TypeError(f"{type(opt).__name__} wraps an optimizer that has the steppers. Edit that one.")
     cbs, old = L(f(list(opt.cbs))), opt.composition
     new = opt._compose(cbs)
-    if opt._is_checked and new.untapped != old.untapped and not opt._own_step:
-        check_steppers(opt, new, old.makes)
+    if opt._is_checked and _untapped(new) != _untapped(old) and not opt._own_step:
+        try: check_steppers(opt, new, old.makes, live=True)
+        except MissingName as e:
+            # they may be set before the next edit
+            opt.__dict__.setdefault('_warned_unread', set()).update(e.names)
+            raise
         warn_late_state(opt, new, new.makes - old.makes)
     opt.cbs = cbs
     if opt._choice is not None:
@@ -106,6 +111,9 @@ def edit_optimizer(
     _renew_defaults(opt, old, new)
     if 'called' in opt.__dict__: opt.called = f"{opt.called.removesuffix(', edited')}, edited"
     _drop_unused_state(opt, old, new)
+
+
+def _untapped(composition) -> list: return [s.f for s in composition.steppers if not s.taps]
 
 
 def _renew_defaults(opt, old, new):

@@ -8,15 +8,13 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor
 
-from optimcb.hypers.torch_names import TORCH_NAMES, from_torch, suggest, without_flags
-from optimcb.hypers.values import NOT_HYPERS, RANGES, check, own
+from optimcb.hypers.torch_names import from_torch, without_flags
+from optimcb.hypers.values import ALWAYS_WELCOME, NOT_HYPERS, check, own
 
-__all__ = ['ALWAYS_WELCOME', 'NAMES_FOR_ALL', 'NO_PARAMS', 'as_groups', 'check_names', 'check_params',
+__all__ = ['NAMES_FOR_ALL', 'NO_PARAMS', 'as_groups', 'check_names', 'check_params',
            'checked_group', 'may_be_empty', 'name_group', 'without_group_flags']
 
 
-# fastai passes and schedules these, whether or not a stepper reads them
-ALWAYS_WELCOME = frozenset({'lr', 'mom'})
 NO_PARAMS = ("`params` is empty: there is nothing to optimize. "
              "Is it a generator that was used up, or is the whole model frozen?")
 NAMES_FOR_ALL = ("some parameters have names and some have not. "
@@ -130,9 +128,7 @@ def checked_group(
     flags = {} if choice is None else choice.flags_of(values)
     values = without_group_flags(opt, {k: v for k, v in values.items() if k not in flags})
     known = composition.reads | ALWAYS_WELCOME | opt.hyper_names
-    def is_meant(k, v): return k in RANGES or k in TORCH_NAMES and v or suggest(k, composition.reads)
-    # other keys are users' notes: a name, an `initial_lr`
-    opt._warn_unread(k for k, v in values.items() if is_meant(k, v))
+    opt._warn_slips(values, is_new=True)
     opt.hyper_names.update(k for k in values if k in known)
     return {**{k: group[k] for k in NOT_HYPERS if k in group},
             **{k: own(k, check(k, v)) if k in known else v for k, v in values.items()},

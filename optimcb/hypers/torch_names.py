@@ -5,10 +5,10 @@ from numbers import Real
 
 from fastcore.foundation import L
 
-from optimcb.hypers.values import LONG_NAMES
+from optimcb.hypers.values import LONG_NAMES, NOT_HYPERS, RANGES
 
-__all__ = ['TORCH_NAMES', 'AUTHORS_NAMES', 'TORCH_FLAGS', 'stands_for', 'from_torch', 'without_flags',
-           'nearest', 'suggest']
+__all__ = ['TORCH_NAMES', 'AUTHORS_NAMES', 'TORCH_FLAGS', 'stands_for', 'from_torch', 'is_of_others',
+           'is_slip', 'without_flags', 'nearest', 'suggest']
 
 
 TORCH_NAMES = dict(
@@ -121,6 +121,29 @@ def _engine(engine, flags) -> str:
         raise ValueError(f"engine='{engine}' contradicts "
                          f"{' and '.join(f'{k}={v}' for k, v in flags.items())}. Pass one of them.")
     return next(iter(wanted), engine)
+
+
+def is_of_others(
+    name:str, # A name in a parameter group that no stepper reads
+    value # Its value there
+) -> bool:
+    "Is it a hyper-parameter of other steppers, ours or torch's?"
+    is_off = value is None or isinstance(value, Real) and value == 0
+    return name in RANGES or name in TORCH_NAMES and not is_off
+
+
+def is_slip(
+    name:str, # A name in a parameter group that no stepper reads
+    known:Iterable # Names of hyper-parameters that they do read
+) -> bool:
+    """Is it nearly a known name, without being made up of it?
+
+    Others are somebody's notes: `name`, `initial_lr`, `max_momentum`."""
+    if name in NOT_HYPERS or name in TORCH_FLAGS or not isinstance(name, str): return False
+    known = set(known)
+    words = {*known, *(k for k, ours in {**TORCH_NAMES, **LONG_NAMES}.items() if known.issuperset(ours))}
+    if any(f'_{k}_' in f'_{name}_' for k in words - LONG_NAMES.keys()): return False
+    return nearest(name, words, 0.76) is not None
 
 
 def suggest(

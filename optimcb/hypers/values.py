@@ -9,7 +9,7 @@ from fastcore.basics import even_mults
 from fastcore.foundation import L
 from torch import Tensor
 
-__all__ = ['NOT_NEGATIVE', 'RANGES', 'check', 'hypers_of', 'own', 'numbers', 'per_group']
+__all__ = ['ALWAYS_WELCOME', 'NOT_NEGATIVE', 'RANGES', 'check', 'hypers_of', 'own', 'numbers', 'per_group']
 
 
 NOT_NEGATIVE = (0, math.inf) # at least, less than; None: any larger number, infinity too
@@ -19,9 +19,13 @@ RANGES = dict(
     d_mom=(0, 1), ema_mom=(0, 1), grok_mom=(0, 1), growth_rate=(1, None), refresh_steps=(1, None),
     accum=(1, None), ema_every=(1, None),
     swa_every=(1, None))
+ROUNDING = 1e-12 # below the least value: schedulers that end at 0, as `LinearLR`, may miss it by that much
 
-# names that no stepper takes, only for suggestions
-LONG_NAMES = dict(beta1=('mom',), beta2=('sqr_mom',), learning_rate=('lr',))
+# that nobody takes, but that one may try
+LONG_NAMES = dict(beta1=('mom',), beta2=('sqr_mom',), learning_rate=('lr',), epsilon=('eps',))
+
+# fastai passes and schedules these, whether or not a stepper reads them
+ALWAYS_WELCOME = frozenset({'lr', 'mom'})
 
 NOT_HYPERS = frozenset({'params', 'param_names'})
 
@@ -44,7 +48,7 @@ def check(
         raise TypeError(f"`{name}` must be a number, but is {value!r} ({type(value).__name__}).{hint}")
     if math.isnan(value): raise ValueError(f"`{name}` is NaN. Set it to a number.")
     least, limit = within or (None, None)
-    if within and not (least <= value and (limit is None or value < limit)):
+    if within and not (least - ROUNDING <= value and (limit is None or value < limit)):
         below = '' if limit is None else ' and finite' if limit == math.inf else f' and less than {limit}'
         raise ValueError(f"`{name}` must be at least {least}{below}, but is {value}.")
     return value

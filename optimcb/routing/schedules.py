@@ -71,6 +71,7 @@ def _cosine_decay(step, steps, end, warm):
 def _inverse_sqrt(step, warm): return min(step / warm, math.sqrt(warm / step))
 
 
+@entry
 def warmup(
     steps:int # Number of steps until the factor is 1
 ) -> Callable:
@@ -78,6 +79,7 @@ def warmup(
     return _OfStep(_warmup, steps=_at_least_1('steps', steps))
 
 
+@entry
 def cosine_decay(
     steps:int, # Number of steps until the factor is `end`, where it stays
     end:float=0., # Final value
@@ -89,6 +91,7 @@ def cosine_decay(
     return _OfStep(_cosine_decay, steps=steps, end=end, warm=warm)
 
 
+@entry
 def inverse_sqrt(
     warm:int # Number of warm-up steps, in which the factor rises linearly from 0 to 1
 ) -> Callable:

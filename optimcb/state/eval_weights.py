@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from optimcb.composition.roles import kind_of
-from optimcb.composition.stepper import Stepper
+from optimcb.composition.stepper import Stepper, name_of
 from optimcb.editing.edit import place
 from optimcb.steppers.averages import FREE
+from optimcb.steppers.lookahead import lookahead_step
 from optimcb.warn import CompositionWarning, calling_frame, warn
 
 __all__ = ['EVALUATED', 'TRAINED', 'averaged', 'evaluated', 'forget', 'put_in', 'refuse_step', 'take_out',
@@ -56,6 +57,7 @@ def put_in(
     tell = tellers(opt, part)
     now, new = evaluated(opt), ', '.join(s.label for s, _ in tell)
     if not tell or now == new: return
+    if part is None: _warn_several(tell)
     if now is not None:
         raise ValueError(f"the model has the weights of {now} already, by an earlier `eval()`. "
                          f"Call `train()` before `eval()` puts in those of {new}.")
@@ -68,6 +70,15 @@ def put_in(
         state[TRAINED] = p.data.clone()
         with torch.no_grad(): p.copy_(weights)
         opt._put_in[p] = p._version
+
+
+def _warn_several(tell):
+    "Warn if averages are kept that are not put in, as others come later"
+    *others, last = [name_of(s.f) for s, _ in tell]
+    in_vain = [k for k in others if k != lookahead_step.__name__] # whose weights are trained with
+    if not in_vain: return
+    warn(f"`{in_vain[0]}` keeps averages, too, but those of `{last}` are put in, where there are some yet. "
+         f"Say which, as in `opt.eval('{in_vain[0]}')`, or leave one out.", CompositionWarning)
 
 
 def take_out(

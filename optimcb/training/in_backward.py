@@ -13,7 +13,7 @@ from torch.autograd import Variable
 from optimcb._boundary import entry
 from optimcb.engines.compilation import Compilation
 from optimcb.engines.runner import Runner
-from optimcb.optimizer import Optimizer, runs_steppers
+from optimcb.optimizer import Optimizer, check_runs_steppers
 from optimcb.state.eval_weights import refuse_step
 from optimcb.training.targets import Target, Waiting
 from optimcb.warn import warn
@@ -91,10 +91,7 @@ class InBackward:
     ):
         if not isinstance(together, Integral) or isinstance(together, bool) or together < 0:
             raise ValueError(f"`together` must be a number of elements, 0 or more, but is {together!r}.")
-        if not runs_steppers(opt):
-            raise TypeError("step_in_backward runs the steppers of an optimcb Optimizer, "
-                            f"but {type(opt).__name__} has a step of its own. "
-                            "Put its steppers in an Optimizer.")
+        check_runs_steppers(opt, 'step_in_backward', 'runs the steppers of')
         _refuse_sums(opt.composition)
         if any(_is_ours(p) for g in opt.param_groups for p in g['params']):
             raise ValueError("parameters of this optimizer are stepped in backward already. "

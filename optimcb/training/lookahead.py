@@ -9,7 +9,7 @@ from optimcb.composition.pipeline import Composition
 from optimcb.editing.edit import with_parts
 from optimcb.editing.wrap import wrapped
 from optimcb.hypers.values import per_group
-from optimcb.optimizer import Optimizer, runs_steppers
+from optimcb.optimizer import Optimizer, check_runs_steppers
 from optimcb.state.pickling import adopt_state
 from optimcb.steppers.lookahead import ALPHA, K, lookahead_step, slow_start
 
@@ -35,9 +35,7 @@ class Lookahead(Optimizer):
         k:int=K, # Number of fast steps per slow step, at least 1
         alpha:float=ALPHA # Slow step as a fraction of the distance to the fast weights, 0 to 1
     ):
-        if not runs_steppers(opt):
-            raise TypeError(f"Lookahead adds steppers to an Optimizer, but {type(opt).__name__} has a step "
-                            "of its own. Put its steppers in an Optimizer.")
+        check_runs_steppers(opt, 'Lookahead', 'adds steppers to')
         if isinstance(opt, Lookahead):
             raise TypeError("this optimizer is a Lookahead already. It has one set of slow weights.")
         if '_in_backward' in opt.__dict__:

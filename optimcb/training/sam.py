@@ -12,7 +12,7 @@ from torch import nn
 
 from optimcb._boundary import entry
 from optimcb.hypers.values import NOT_NEGATIVE, check
-from optimcb.optimizer import Optimizer, runs_steppers
+from optimcb.optimizer import Optimizer, check_runs_steppers
 from optimcb.state.eval_weights import refuse_step
 from optimcb.state.pickling import adopt_state
 from optimcb.steppers import ascend, maximize
@@ -114,9 +114,7 @@ class SAM(Optimizer):
         model:nn.Module|None=None # Model whose running statistics skip the second pass (`stats_kept`)
     ):
         if isinstance(opt, SAM): raise TypeError("this optimizer is a SAM already. Set its `sam_rho`.")
-        if not runs_steppers(opt):
-            raise TypeError(f"SAM wraps an Optimizer made of steppers, but {type(opt).__name__} has a step "
-                            "of its own. Put its steppers in an Optimizer.")
+        check_runs_steppers(opt, 'SAM', 'wraps')
         if '_in_backward' in opt.__dict__:
             raise ValueError("this optimizer steps in backward, but SAM needs all gradients first. "
                              "Call `remove()` of what `step_in_backward` returned.")

@@ -1,6 +1,7 @@
 "Mistakes, as one makes them in a notebook: each is said once, where it was made, with what to write."
 import contextlib
 import io
+import math
 import traceback
 import warnings
 from functools import partial
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 import optimcb as oc
 from optimcb import Adam, CompositionWarning, Optimizer, average_grad, momentum_step, sgd_step, tap
 from optimcb._boundary import entry
+from optimcb._notebook import show_partials
 from optimcb.composition.errors import WrongReturn
 
 ENGINES = 'auto', 'eager', 'foreach', 'fused'
@@ -61,6 +63,9 @@ Optimizer([p], [down, sgd_step], lr=.1)''', "`down` has no effect.* Did you forg
     'hypers': ("Adam([p], .1).hypers[0]['lrr'] = 3", "no stepper reads `lrr`: .* Did you mean `lr`?"),
     'hypers of one group': ("Adam([[p], [nn.Parameter(torch.ones(1))]], .1).hypers[1].update(lrr=3)", "no stepper reads `lrr`"),
     'a group': ("Adam([dict(params=[p], epss=1)], .1)", "no stepper reads `epss`: .* Did you mean `eps`?"),
+    'written in a group': ("opt = Adam([p], .1)\nopt.param_groups[0]['weigth_decay'] = .5", "no stepper reads `weigth_decay`: .* Did you mean `wd`?"),
+    'updated in a group': ("opt = Adam([p], .1)\nopt.param_groups[0].update(lrr=3)", "no stepper reads `lrr`: .* Did you mean `lr`?"),
+    'averages in vain': ("opt = Adam.wrap(ema_weights, swa_weights)([p], .1)\nopt.step()\nopt.eval()", "`ema_weights` keeps averages, too, but those of `swa_weights`"),
     'constructor': ("Optimizer([p], sgd_step, lr=.1, wd=.1)", "no stepper reads `wd`: sgd_step doesn't. Put `weight_decay` before"),
     'several': ("Optimizer([p], [average, step], lr=.1, beta1=.9)", "no stepper reads `beta1`: average, step don't. Did you mean `mom`?"),
     'partial': ("Optimizer([p], [partial(average_grad, momm=.5), momentum_step], lr=.1)",
@@ -96,6 +101,47 @@ Optimizer([p], down, lr=.1)''', oc.MissingName, r"needs `grad`.* take `p.grad` i
     'state': ('''
 def down(q, state, lr): q.data.sub_(lr*state['v'])
 Optimizer([p], down, lr=.1)''', oc.MissingName, r"needs `state`.* by the names that it has in it: `def f\(q, grad_avg=None\): …`"),
+    'gradient': ("""
+def down(q, gradient, lr): q.data.sub_(lr*gradient)
+Optimizer([p], down, lr=.1)""", oc.MissingName, r"needs `gradient`.* take `q.grad` in its place.$"),
+    'd_p': ("""
+def down(p, d_p, lr): p.data.sub_(lr*d_p)
+Optimizer([p], down, lr=.1)""", oc.MissingName, r"needs `d_p`.* take `p.grad` in its place.$"),
+    'g': ("""
+def down(p, g, lr): p.data.sub_(lr*g)
+Optimizer([p], down, lr=.1)""", oc.MissingName, r"needs `g`.* If the gradient is meant, take `p.grad` in its place. Pass it as a hyper-parameter, `Optimizer\(…, g=…\)`"),
+    'weights': ("""
+def down(p, weights, lr): weights.sub_(lr*p.grad)
+Optimizer([p], down, lr=.1)""", oc.MissingName, r"needs `weights`.* take `p.data` in their place.$"),
+    'nothing near': ("""
+def down(p, extra, lr): p.data.sub_(lr*extra*p.grad)
+Optimizer([p], down, lr=.1)""", oc.MissingName, r"before it made it. Pass it as a hyper-parameter, `Optimizer\(…, extra=…\)`"),
+    'edit that lacks a name': ("""
+def down(p, lr): p.data.sub_(lr*p.grad)
+opt = Optimizer([p], down, lr=.1)
+def down(p, lr, foo): p.data.sub_(lr*foo*p.grad)
+opt.replace(down, down)""", oc.MissingName, r"needs `foo`.* `opt.set_hyper\('foo', …\)`"),
+    'lambda': ("Optimizer([p], [lambda p, lr: p.data.sub_(lr*p.grad)], lr=.1).replace(lambda p: None, sgd_step)", ValueError,
+               r"a lambda has no name .* by its place, as in `replace\(0, …\)`: 0: <lambda>"),
+    'SAM of an algorithm': ("SAM(Adam)", TypeError, r"SAM wraps an optimizer, but Adam makes one. Call it first: `SAM\(Adam\(model.parameters\(\), lr=…\)\)`"),
+    'Lookahead of an algorithm': ("Lookahead(Adam)", TypeError, r"`Lookahead\(Adam\("),
+    'Lookahead of a class': ("Lookahead(torch.optim.Adam)", TypeError, r"`Lookahead\(Adam\("),
+    'SAM of a partial': ("SAM(partial(Optimizer, cbs=sgd_step))", TypeError, r"`SAM\(Optimizer\("),
+    'in backward of an algorithm': ("step_in_backward(Adam)", TypeError, r"`step_in_backward\(Adam\("),
+    'SAM of a model': ("SAM(nn.Linear(1, 1).state_dict())", TypeError, "SAM wraps an optimizer, but is given OrderedDict"),
+    'algorithm': ("algorithm('Mine', [average_grad, momentum_step], moom=.9)", TypeError, "no stepper of Mine reads `moom`"),
+    'algorithm of an algorithm': ("algorithm('Mine', Adam)", TypeError, "Adam is an optimizer, not a stepper"),
+    'by name': ("create_optimizer('adamz', nn.Linear(1, 1), lr=.1)", ValueError, "Did you mean 'adam'?"),
+    'by name without lr': ("create_optimizer('adamw', nn.Linear(1, 1))", TypeError, "missing a required argument: 'lr'"),
+    'rule': ("by_ndim('2')", TypeError, "by_ndim needs numbers of dimensions"),
+    'schedule': ("cosine_decay(3, warm=5)", ValueError, "`warm` must be at least 0"),
+    'fit': (LEARNER + "compare(lambda f: Learner(dls, nn.Linear(2, 1), loss_func=nn.MSELoss(), opt_func=f), [SGD], lr=.1)", TypeError,
+            "`fit_one_cycle` has no `lr`. Did you mean `lr_max`?"),
+    'fit after dynamo': (LEARNER + """
+import torch._dynamo
+compare(lambda f: Learner(dls, nn.Linear(2, 1), loss_func=nn.MSELoss(), opt_func=f), [SGD], fit='fit', lr_max=.1)""", TypeError, "`fit` has no `lr_max`. Did you mean `lr`?"),
+    'written in a group': ("Adam([p], .1).param_groups[0]['lr'] = float('nan')", ValueError, "`lr` is NaN"),
+    'updated in a group': ("Adam([p], .1).param_groups[0].update(mom=2.)", ValueError, "`mom` must be at least 0"),
     'class': ('''
 class Down:
     def __call__(self, p, lr): p.data.sub_(lr*p.grad)
@@ -159,7 +205,7 @@ def run(shell, cell):
 def test_an_error_in_a_notebook_is_short(shell, name):
     cell, kind, said = ERRORS[name]
     if 'plot' in cell: pytest.importorskip('matplotlib')
-    if 'compare' in cell: pytest.importorskip('fastai')
+    if 'compare' in cell or LEARNER in cell: pytest.importorskip('fastai')
     error, shown, _ = run(shell, cell)
     assert isinstance(error, kind)
     with pytest.raises(type(error), match=f'(?s){said}'): raise error
@@ -189,6 +235,16 @@ with learn.no_bar(), learn.no_logging():
     learn.fit_one_cycle(1, 1e-3)
     learn.lr_find(show_plot=False, num_it=2, suggest_funcs=None)''',
     'averages': LEARNER + "from optimcb.learner import AveragedWeights\nfit(ScheduleFreeSGD, cbs=AveragedWeights())",
+    'options': "Adam([p], .1).set_hyper('decouple_wd', False)",
+    'set after it was asked for': '''
+opt = Adam([p], .1)
+try: opt.insert(lambda p, foo: p.data.mul_(foo), before=0)
+except MissingName: opt.set_hyper('foo', 1.)
+opt.insert(lambda p, foo: p.data.mul_(foo), before=0)''',
+    'one average and slow weights': '''
+opt = Lookahead(Adam([p], .1)).wrap(ema_weights)
+opt.step()
+opt.eval()''',
     'notes of schedulers': '''
 opt = SGD([p], .1, mom=.9)
 torch.optim.lr_scheduler.OneCycleLR(opt, .1, total_steps=5)
@@ -319,6 +375,42 @@ def test_what_torch_says_in_a_stepper_is_shown_with_the_stepper():
     set_grads(ps)
     with pytest.raises(RuntimeError) as e: opt.step()
     assert traceback.extract_tb(e.value.__traceback__)[-1].name == 'bad'
+
+
+def by_lr(p, lr, horizon): p.data.sub_(p.grad*(lr/horizon))
+def by_root(p, lr, horizon): p.data.sub_(p.grad*(lr*math.sqrt(horizon)))
+def by_power(p, lr, horizon): p.data.sub_(p.grad*lr*10.**horizon)
+def by_hand(p, lr, horizon): raise ValueError('my own')
+
+@pytest.mark.parametrize('engine', ['auto', 'eager'])
+@pytest.mark.parametrize('f, value, kind, said', [
+    (by_lr, 0, ZeroDivisionError, r"division by zero, in stepper `by_lr` with lr=0.1, horizon=0$"), (by_lr, None, TypeError, r"'NoneType', in stepper `by_lr` with lr=0.1, horizon=None$"),
+    (by_lr, 'a', TypeError, r"with lr=0.1, horizon='a'$"), (by_root, -1., ValueError, r", in stepper `by_root` with lr=0.1, horizon=-1.0$"),
+    (by_power, 1e3, OverflowError, r", in stepper `by_power` with lr=0.1, horizon=1000.0$"), (by_hand, 1, ValueError, '^my own$')])
+@pytest.mark.filterwarnings('ignore:the eager engine runs')
+def test_an_error_from_numbers_says_from_which(f, value, kind, said, engine):
+    ps = params()
+    opt = Optimizer(ps, f, lr=0.1, horizon=value, engine=engine, check=False)
+    set_grads(ps)
+    with pytest.raises(kind, match=said): opt.step()
+
+
+SHOWN = {'partial(Optimizer, cbs=[average, partial(step, lr=.1)])': 'partial(Optimizer, cbs=[average, step(lr=0.1)])',
+         'partial(Optimizer, cbs=sgd_step, lr=.1)': 'partial(Optimizer, cbs=sgd_step, lr=0.1)', 'partial(max, 1)': 'functools.partial(<built-in function max>, 1)',
+         'partial(Adam, lr=.1)': 'partial(Adam, lr=0.1)'}
+
+@pytest.mark.parametrize('code', SHOWN)
+def test_a_partial_is_shown_by_the_names_of_its_steppers(shell, code):
+    show_partials()
+    error, shown, _ = run(shell, code)
+    assert error is None and SHOWN[code] in shown
+
+
+def test_an_optimizer_says_of_which_algorithm_it_is():
+    mine = oc.algorithm('Mine', [average_grad, momentum_step])
+    made = [Adam(params(), 0.1), mine(params(), 0.1), oc.SAM(Adam(params(), 0.1)), Adam(params(), 0.1).remove('weight_decay'), Optimizer(params(), sgd_step, lr=0.1)]
+    said = [repr(o).splitlines()[0].partition('average')[0] for o in made]
+    assert said == ['Adam: weight_decay, ', 'Mine: ', 'SAM of Adam: weight_decay, ', 'Adam, edited: ', 'sgd_step']
 
 
 def test_a_fault_of_the_library_is_shown_whole(monkeypatch):

@@ -1,5 +1,6 @@
 "What is public works in a function that `torch.compile` compiles as it does outside of it, and the model is compiled all the same."
 import copy
+import re
 import subprocess
 import sys
 import warnings
@@ -422,3 +423,39 @@ def test_a_graph_that_runs_the_step_itself_reads_groups():
     "Who runs Python to record it, as `make_fx` and AOTAutograd do, may read `param_groups`: that is nothing of the compiler's own way"
     _, opt = made()
     with tracing(TracingContext(None)): assert opt.param_groups[0]['betas'] == (0.9, 0.999)
+
+
+# The compiler has nothing to say of the library
+
+QUIET = '''
+import warnings, torch, optimcb as oc
+warnings.simplefilter('always')
+m = torch.nn.Linear(2, 2)
+opt = oc.Adam(m.parameters(), lr=0.1)
+'''
+QUIETLY = dict(
+    scaler='''scaler = torch.amp.GradScaler('cpu', init_scale=4.)
+def f(x):
+    scaler.scale(m(x).sum()).backward()
+    scaler.step(opt)
+    scaler.update()
+    opt.zero_grad()''',
+    backward='''oc.step_in_backward(opt)
+def f(x):
+    m(x).sum().backward()
+    opt.step()''',
+    groups='''sched = torch.optim.lr_scheduler.OneCycleLR(opt, 0.1, total_steps=9)
+def f(x):
+    m(x).sum().backward()
+    opt.step()
+    sched.step()
+    opt.zero_grad()
+    opt.param_groups[0]['wd'] = 0.1
+    opt.param_groups[0].update(eps=1e-3, betas=(0.8, 0.9))''')
+
+@pytest.mark.parametrize('name', QUIETLY)
+def test_the_compiler_warns_of_nothing(name):
+    "In a process of its own: it warns once"
+    code = f"{QUIET}{QUIETLY[name]}\nf = torch.compile(f, backend='eager')\nfor _ in range(3): f(torch.ones(1, 2))\nprint(m.weight.isfinite().all())"
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0 and not re.search('Dynamo (does not|detected)|optimcb', done.stderr), done.stderr
