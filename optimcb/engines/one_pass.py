@@ -15,7 +15,7 @@ from torch import Tensor
 from optimcb.engines import c_compiler
 from optimcb.tracing.bucket import Changed
 
-__all__ = ['Addresses', 'OnePass', 'put']
+__all__ = ['Addresses', 'OnePass']
 
 
 SOURCE = (Path(__file__).parent/'one_pass.c').read_text()
@@ -80,6 +80,14 @@ class OnePass:
         if found == CHANGED: raise Changed
         return self.grad_ptrs if found == MOVED else None
 
+    def put(self,
+        states:list, # States of parameters
+        name:str, # A name
+        value # What they have under it from now on
+    ) -> None:
+        "Put one value into many states."
+        self.library.put(states, name, value)
+
     @property
     def grad_ptrs(self) -> np.ndarray:
         "The addresses of the gradients, in the order of the buckets."
@@ -109,18 +117,6 @@ class Addresses:
         at = 8*first
         ids, ptrs = self.ids.ctypes.data + at, self.ptrs.ctypes.data + at
         return self.library.look_at_addresses(noted.address, ids, ptrs, count) != SAME
-
-
-def put(
-    dicts:list, # States of parameters
-    name:str, # A name
-    value # What they have under it from now on
-) -> None:
-    "Put one value into many states."
-    try: library = _loaded()[0]
-    except c_compiler.CantBuild:
-        for d in dicts: d[name] = value
-    else: library.put(dicts, name, value)
 
 
 # The library, and how tensors lie in memory

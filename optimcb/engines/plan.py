@@ -100,8 +100,9 @@ class Plan:
         self.dtypes = [b.grad_dtype for b in self.buckets for _ in b.params]
         self.grad_ids, self.grad_ptrs, self.odd = None, None, []
         self.one_pass, self.misses, self.has_moved = None, 0, False
-        can_look = len(self.tensors) == len(self.params) and not self.shardings
-        self.looks = can_look and not any(k.extent.is_opaque for b in self.buckets for k in b.kinds)
+        opaque = any(k.extent.is_opaque for b in self.buckets for k in b.kinds)
+        are_tensors = len(self.tensors) == len(self.params)
+        self.looks = bool(self.buckets) and are_tensors and not self.shardings and not opaque
         self._take(grads)
 
     # One look
@@ -124,6 +125,12 @@ class Plan:
         if ptrs is not None or self.grad_ids is not None: self.grad_ptrs = self.one_pass.grad_ptrs
         self.misses, self.grad_ids = 0, None
         return True
+
+    def put(self, states, name, value):
+        "Put one value into many states."
+        if self.one_pass: self.one_pass.put(states, name, value)
+        else:
+            for s in states: s[name] = value
 
     def _rest_has_changed(self) -> bool:
         "Has what a look at the parameters doesn't see changed?"

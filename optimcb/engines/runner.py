@@ -14,7 +14,6 @@ from optimcb.engines.frozen import grad_of, track
 from optimcb.engines.grad_scaling import NOT_SCALED, PendingSkip, Scaling
 from optimcb.engines.launch import run_to_last_phase, store
 from optimcb.engines.masks import fill_masks
-from optimcb.engines.one_pass import put
 from optimcb.engines.plan import Plan
 from optimcb.engines.refusals import CantRun
 from optimcb.engines.sharded import Shards
@@ -155,7 +154,7 @@ class Runner:
                 self.pending.note(states, new, dict(bucket.numbers))
             for name, v in recording.numbers.items():
                 bucket.numbers[name] = v
-                put(bucket.states, name, v)
+                plan.put(bucket.states, name, v)
         return made
 
     def settle(self):

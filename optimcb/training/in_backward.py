@@ -163,6 +163,7 @@ class InBackward:
             Variable._execution_engine.queue_callback(partial(self._end, waiting))
         self._step(waiting.add(p, self.together))
 
+    @entry
     def _end(self, waiting):
         "A backward pass has ended: step what still waits, which is ready on any stream now"
         with self.lock, torch.no_grad():

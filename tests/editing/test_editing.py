@@ -429,7 +429,7 @@ def test_a_named_list_of_steppers_is_that_list(mom, given_mom, engine):
 
 def test_it_has_what_an_algorithm_of_the_library_has():
     assert isinstance(Momentum, oc.Algorithm) and isinstance(Momentum, partial) and Momentum.keywords['mom'] == 0.95
-    assert repr(Momentum) == "Momentum(params, lr, mom=0.95, *, engine='auto', check=True): heavy, along_v" and Momentum.__doc__ == 'heavy → along_v.'
+    assert repr(Momentum) == "Momentum(params, lr, mom=0.95, *, engine='auto', check=True, zero_in_step=False): heavy, along_v" and Momentum.__doc__ == 'heavy → along_v.'
     assert Momentum.formula.text == 'v = mom*v + grad\np = p - lr*v' and 'fused' in str(Momentum.explain()) and 'for (' in Momentum.kernel('cpu')
     again = pickle.loads(pickle.dumps(Momentum))
     assert repr(again) == repr(copy.deepcopy(Momentum)) == repr(Momentum) and again.cbs == Momentum.cbs

@@ -50,7 +50,8 @@ def script(path, text):
 def test_kernels_are_kept(cache):
     assert step('fused') == []
     kept = list(cache.iterdir())
-    assert len(kept) == 1 and kept[0].suffix == '.so' and stat.S_IMODE(cache.stat().st_mode) == 0o700
+    assert len(kept) == 2, 'the kernel, and the look at the parameters'
+    assert kept[0].suffix == '.so' and stat.S_IMODE(cache.stat().st_mode) == 0o700
     env = {**os.environ, 'OPTIMCB_CACHE_DIR': str(cache)}
     command = [sys.executable, '-c', SCRIPT]
     def run(): return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
@@ -91,7 +92,7 @@ def test_options_of_the_compiler(cache, monkeypatch):
     assert step('fused') == []
     c_compiler.forget()
     monkeypatch.setenv('CC', 'cc -DMINE=2')
-    assert step('fused') == [] and len(list(cache.glob('*.so'))) == 2
+    assert step('fused') == [] and len(list(cache.glob('*.so'))) == 4, 'the kernel, and the look at the parameters'
 
 
 @pytest.mark.parametrize('harm', ['cut', 'empty', 'changed', 'garbage', 'writable by others', 'a link'])
@@ -165,7 +166,7 @@ def test_the_first_step_of_many_parameters_costs_no_more_compiling(cache):
             opt.set_hypers(lr=0.1/(i+1), mom=0.9 - i/100, wd=0.1*i, eps=1e-5*(i+1), sqr_mom=0.9 + i/1000)
             opt.step()
     finally: c_compiler._run = run
-    assert len(calls) == 2, 'one with weight decay and one without'
+    assert len(calls) == 3, 'one with weight decay, one without, and the look at the parameters'
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path, monkeypatch):

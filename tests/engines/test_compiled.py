@@ -180,6 +180,7 @@ def of_all(x, model, opt): return [p*h['lr'] + s['step'] for p, _, s, h in opt.a
 
 WORKS = dict( # what is done, and the names that it is of
     step=(train, 'step zero_grad'), closure=(with_closure, 'step'), zero_grad=(dropped, 'zero_grad'),
+    zeroing=(lambda x, model, opt: [setattr(opt, 'zero_in_step', True), train(x, model, opt)], 'zero_in_step'),
     param_groups=(names_in_groups, 'param_groups'), writes=(scaled_groups, 'param_groups'),
     new_groups=(written('param_groups', lambda opt: [dict(g, lr=0.3) for g in opt.param_groups]), 'param_groups'),
     hypers=(lambda x, model, opt: [x*h['lr'] + h['mom'] for h in opt.hypers], 'hypers'),
