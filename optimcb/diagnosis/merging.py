@@ -6,19 +6,24 @@ numbers become choices, different lines become blocks under a condition.
 from functools import reduce
 
 from optimcb.diagnosis.algebra import (
-    Call,
     Num,
     Sym,
-    apart,
     call,
     dims,
-    is_negative,
-    mul,
-    neg,
     number,
     symbols,
 )
 from optimcb.diagnosis.choices import NO, YES, both, choice, either, negated
+from optimcb.diagnosis.differing import (
+    NoNumber,
+    all_unknown,
+    general_outcome,
+    in_common,
+    nothing_known,
+    number_chosen,
+    where,
+    written,
+)
 from optimcb.diagnosis.exploring import Explored, is_error
 from optimcb.diagnosis.hats import with_hats_everywhere
 from optimcb.diagnosis.outcomes import (
@@ -29,12 +34,11 @@ from optimcb.diagnosis.outcomes import (
     Line,
     Outcome,
     Tree,
-    flat_lines,
     n_cases,
     steps_in_words,
 )
-from optimcb.diagnosis.reading import SWAPPED, value_of
-from optimcb.diagnosis.rewriting import common, unknown
+from optimcb.diagnosis.reading import value_of
+from optimcb.diagnosis.rewriting import common
 from optimcb.diagnosis.shapes import NDIM, SHAPE
 from optimcb.diagnosis.starting import first_values
 from optimcb.tracing.recording import NotRecorded
@@ -137,7 +141,7 @@ class _Merger:
         "Remove branches on hyper-parameters only; the outcome is valid while these keep their values"
         for d in dict.fromkeys(d for s in self.samples[place] for d in s.decisions):
             if not self.explored.is_settled(d.condition, place): continue
-            settled = _where(outcome, d.condition, d.natural)
+            settled = where(outcome, d.condition, d.natural)
             if settled != outcome: self.assumed.append(d.condition if d.natural else negated(d.condition))
             outcome = settled
         self.assumed += outcome.assumes
@@ -197,7 +201,7 @@ class _Merger:
         if self.explored.is_fixed(condition, place): return UNSEEN
         is_known = isinstance(failure, NotRecorded)
         self.unsaid.setdefault(place, str(failure) if is_known else 'it has more branches than are looked at')
-        return _nothing_known(self.merged(place, seen), condition)
+        return nothing_known(self.merged(place, seen), condition)
 
     def is_answered_otherwise(self, place, condition, answer) -> bool:
         decisions = (d for s in self.samples[place] for d in s.decisions)
@@ -230,9 +234,9 @@ class _Merger:
         counters = self.explored.graph.counters & {*self.explored.steppers[place].names}
         also = [SHAPE]*of_shape + [Sym(k) for k in sorted(counters)]*of_step
         for other in others:
-            is_alike = _written(res) == _written(other) and res.ends == other.ends
-            if not is_alike: return _all_unknown(res, other, also)
-            res = _in_common(res, other, also)
+            is_alike = written(res) == written(other) and res.ends == other.ends
+            if not is_alike: return all_unknown(res, other, also)
+            res = in_common(res, other, also)
         return res
 
     def differ(self, samples, tensors) -> tuple[bool, bool]:
@@ -248,7 +252,7 @@ class _Merger:
         "Merge the outcomes for a condition that holds and that doesn't"
         assumes = tuple(dict.fromkeys((*yes.assumes, *no.assumes)))
         yes, no = (o._replace(assumes=()) for o in (yes, no))
-        general = yes if yes == no else _general(condition, yes, no)
+        general = yes if yes == no else general_outcome(condition, yes, no)
         if general: return general._replace(assumes=assumes)
         if condition.name in ('ne', 'is_there'):
             return self.chosen(place, negated(condition), no._replace(assumes=assumes), yes)
@@ -263,9 +267,9 @@ class _Merger:
         "Merge the lines of both; those that differ only in numbers are written once"
         only_lines = all(isinstance(o, Line) for o in (*yes, *no))
         if condition.name != 'is_none' and only_lines and [o.name for o in yes] == [o.name for o in no]:
-            def differ(a, b): return _number_chosen(condition, a, b)
+            def differ(a, b): return number_chosen(condition, a, b)
             try: return tuple(o._replace(e=common(o.e, x.e, differ)) for o, x in zip(yes, no))
-            except _NoNumber: pass
+            except NoNumber: pass
         start = next((i for i, (a, b) in enumerate(zip(yes, no)) if a != b), min(len(yes), len(no)))
         shared, yes, no = yes[:start], yes[start:], no[start:]
         when = tuple(self.when(place, condition, answer) for answer in (True, False))
@@ -328,79 +332,3 @@ def _completed_tree(present, absent) -> Tree|Outcome:
     if present.condition != absent.condition: return present
     yes, no = _completed_tree(present.yes, absent.yes), _completed_tree(present.no, absent.no)
     return Tree(present.condition, yes, no)
-
-
-# Outcomes that differ
-
-class _NoNumber(Exception):
-    "The expressions differ in more than numbers"
-
-
-def _number_chosen(condition, a, b):
-    if not (a.scalar and b.scalar): raise _NoNumber
-    return choice(condition, a, b)
-
-
-def _written(outcome) -> list:
-    "List the names of lines without a condition"
-    return [o.name for o in (*outcome.items, *outcome.numbers) if isinstance(o, Line)]
-
-
-def _all_unknown(a, b, also) -> Outcome:
-    "Merge two outcomes, keeping only the names that their lines depend on"
-    names = {**a.names, **b.names}
-    seen = [o.e for o in names.values()]
-    items = tuple(o._replace(e=unknown(*seen, also=also)) for o in names.values())
-    return Outcome(items, (), a.ends if a.ends == b.ends else unknown(*seen, also=also))
-
-
-def _in_common(a, b, also) -> Outcome:
-    "Merge two outcomes with the same lines, with `f(…)` for numbers that differ"
-    def differ(x, y):
-        if not (x.scalar and y.scalar): return unknown(x, y, also=also)
-        shared, x, y = apart(x, y)
-        is_taken_off = is_negative(x) or is_negative(y) # what is unknown is the step, not what it is added to
-        return mul(shared, neg(unknown(x, y, also=also)) if is_taken_off else unknown(x, y, also=also))
-    def lines(xs, ys): return tuple(x._replace(e=common(x.e, y.e, differ)) for x, y in zip(xs, ys))
-    return Outcome(lines(a.items, b.items), lines(a.numbers, b.numbers), a.ends)
-
-
-def _nothing_known(outcome, condition) -> Outcome:
-    "Keep of an outcome's lines only the names that they depend on"
-    def lines(items): return tuple(o._replace(e=unknown(o.e, also=[condition])) for o in items)
-    return Outcome(lines(flat_lines(outcome.items)), lines(outcome.numbers), outcome.ends)
-
-
-def _where(outcome, condition, answer) -> Outcome:
-    "Restrict an outcome to a known answer of a condition"
-    new = {condition: Num(answer), negated(condition): Num(not answer)}
-    new |= {call(SWAPPED[c.name], *c.args[::-1]): holds for c, holds in new.items() if c.name in SWAPPED}
-    def taken(items):
-        for o in items:
-            if isinstance(o, Line): yield o
-            elif isinstance(o.condition, Num): yield from taken(o.yes if o.condition.value else o.no)
-            else: yield o._replace(yes=tuple(taken(o.yes)), no=tuple(taken(o.no)))
-    res = outcome.changed(new)
-    return res._replace(items=tuple(taken(res.items)))
-
-
-def _general(condition:Call, yes, no) -> Outcome|None:
-    "Return the more general outcome, if the other is its special case for the compared value"
-    if condition.name not in ('eq', 'ne'): return None
-    name, value = sorted(condition.args, key=lambda x: not isinstance(x, Sym))
-    if not isinstance(name, Sym) or name.name in symbols(value): return None
-    special, general = (yes, no) if condition.name == 'eq' else (no, yes)
-    if not general.names: return None
-    def there(outcome): return _completed(outcome.changed({name: value}), general)
-    return general if there(special) == there(general) else None
-
-
-def _completed(outcome, other) -> Outcome:
-    "Add lines that only the other outcome has, as lines that leave names unchanged"
-    def completed(lines, others):
-        known = {o.name: o for o in lines if isinstance(o, Line)}
-        has_blocks = len(known) < len(lines)
-        if has_blocks or not known.keys() <= {getattr(o, 'name', None) for o in others}: return lines
-        return tuple(known.get(o.name, o._replace(e=Sym(o.name, o.e.scalar))) for o in others)
-    items, numbers = (completed(getattr(outcome, k), getattr(other, k)) for k in ('items', 'numbers'))
-    return Outcome(items, numbers, outcome.ends)

@@ -9,9 +9,10 @@ from optimcb.composition.pipeline import Composition
 from optimcb.editing.edit import with_parts
 from optimcb.editing.wrap import wrapped
 from optimcb.hypers.values import per_group
-from optimcb.optimizer import Optimizer, check_runs_steppers
+from optimcb.optimizer import Optimizer
 from optimcb.state.pickling import adopt_state
 from optimcb.steppers.lookahead import ALPHA, K, lookahead_step, slow_start
+from optimcb.training.given import check_runs_steppers
 
 __all__ = ['Lookahead', 'look_ahead']
 

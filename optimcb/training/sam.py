@@ -12,10 +12,11 @@ from torch import nn
 
 from optimcb._boundary import entry
 from optimcb.hypers.values import NOT_NEGATIVE, check
-from optimcb.optimizer import Optimizer, check_runs_steppers
+from optimcb.optimizer import Optimizer
 from optimcb.state.eval_weights import refuse_step
 from optimcb.state.pickling import adopt_state
 from optimcb.steppers import ascend, maximize
+from optimcb.training.given import check_runs_steppers
 
 __all__ = ['Ascent', 'SAM', 'stats_kept']
 

@@ -1,0 +1,84 @@
+"Put together two outcomes of a stepper that differ, or say what they have in common."
+from optimcb.diagnosis.algebra import Call, Num, Sym, apart, call, is_negative, mul, neg, symbols
+from optimcb.diagnosis.choices import choice, negated
+from optimcb.diagnosis.outcomes import Line, Outcome, flat_lines
+from optimcb.diagnosis.reading import SWAPPED
+from optimcb.diagnosis.rewriting import common, unknown
+
+__all__ = ['NoNumber', 'all_unknown', 'general_outcome', 'in_common', 'nothing_known', 'number_chosen',
+           'where', 'written']
+
+
+class NoNumber(Exception):
+    "The expressions differ in more than numbers"
+
+
+def number_chosen(condition, a, b):
+    "Choose between two numbers by a condition. Raises `NoNumber` if one of them is a tensor."
+    if not (a.scalar and b.scalar): raise NoNumber
+    return choice(condition, a, b)
+
+
+def written(outcome) -> list:
+    "List the names of lines without a condition"
+    return [o.name for o in (*outcome.items, *outcome.numbers) if isinstance(o, Line)]
+
+
+def all_unknown(a, b, also) -> Outcome:
+    "Merge two outcomes, keeping only the names that their lines depend on"
+    names = {**a.names, **b.names}
+    seen = [o.e for o in names.values()]
+    items = tuple(o._replace(e=unknown(*seen, also=also)) for o in names.values())
+    return Outcome(items, (), a.ends if a.ends == b.ends else unknown(*seen, also=also))
+
+
+def in_common(a, b, also) -> Outcome:
+    "Merge two outcomes with the same lines, with `f(…)` for numbers that differ"
+    def differ(x, y):
+        if not (x.scalar and y.scalar): return unknown(x, y, also=also)
+        shared, x, y = apart(x, y)
+        is_taken_off = is_negative(x) or is_negative(y) # what is unknown is the step, not what it is added to
+        return mul(shared, neg(unknown(x, y, also=also)) if is_taken_off else unknown(x, y, also=also))
+    def lines(xs, ys): return tuple(x._replace(e=common(x.e, y.e, differ)) for x, y in zip(xs, ys))
+    return Outcome(lines(a.items, b.items), lines(a.numbers, b.numbers), a.ends)
+
+
+def nothing_known(outcome, condition) -> Outcome:
+    "Keep of an outcome's lines only the names that they depend on"
+    def lines(items): return tuple(o._replace(e=unknown(o.e, also=[condition])) for o in items)
+    return Outcome(lines(flat_lines(outcome.items)), lines(outcome.numbers), outcome.ends)
+
+
+def where(outcome, condition, answer) -> Outcome:
+    "Restrict an outcome to a known answer of a condition"
+    new = {condition: Num(answer), negated(condition): Num(not answer)}
+    new |= {call(SWAPPED[c.name], *c.args[::-1]): holds for c, holds in new.items() if c.name in SWAPPED}
+    def taken(items):
+        for o in items:
+            if isinstance(o, Line): yield o
+            elif isinstance(o.condition, Num): yield from taken(o.yes if o.condition.value else o.no)
+            else: yield o._replace(yes=tuple(taken(o.yes)), no=tuple(taken(o.no)))
+    res = outcome.changed(new)
+    return res._replace(items=tuple(taken(res.items)))
+
+
+def general_outcome(condition:Call, yes, no) -> Outcome|None:
+    "Return the more general outcome, if the other is its special case for the compared value"
+    if condition.name not in ('eq', 'ne'): return None
+    name, value = sorted(condition.args, key=lambda x: not isinstance(x, Sym))
+    if not isinstance(name, Sym) or name.name in symbols(value): return None
+    special, general = (yes, no) if condition.name == 'eq' else (no, yes)
+    if not general.names: return None
+    def there(outcome): return _completed(outcome.changed({name: value}), general)
+    return general if there(special) == there(general) else None
+
+
+def _completed(outcome, other) -> Outcome:
+    "Add lines that only the other outcome has, as lines that leave names unchanged"
+    def completed(lines, others):
+        known = {o.name: o for o in lines if isinstance(o, Line)}
+        has_blocks = len(known) < len(lines)
+        if has_blocks or not known.keys() <= {getattr(o, 'name', None) for o in others}: return lines
+        return tuple(known.get(o.name, o._replace(e=Sym(o.name, o.e.scalar))) for o in others)
+    items, numbers = (completed(getattr(outcome, k), getattr(other, k)) for k in ('items', 'numbers'))
+    return Outcome(items, numbers, outcome.ends)
