@@ -121,14 +121,14 @@ class Writer:
                                                          f't*{len(self.column)};', self.numbers()]
 
     def numbers(self):
-        "A copy of its own: gcc doesn't make a vector of a choice between numbers that it must load"
+        "Copy the numbers to local memory: gcc doesn't vectorize a choice between numbers that it must load"
         n = len(self.p.slots)
         if not n: return ''
         values = ', '.join(f'N[{i}]' for i in range(n))
         return f"const double *N = J->numbers + J->row[t]*{n}, S[] = {{{values}}};"
 
     def level(self, k) -> str:
-        "Functions for one chunk, and for what follows it in one tensor"
+        "Write the functions for a chunk, and those for the tensor after it"
         sums = self.p.at(k, self.p.sums)
         stores = [s for s in self.p.stores_at(k) if s.extent is PER_ELEMENT]
         out = []

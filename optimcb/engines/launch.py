@@ -20,7 +20,7 @@ __all__ = ['KernelLaunch', 'Launch', 'run_to_last_phase', 'store']
 
 
 class Launch:
-    "Parameters whose programs have the same key, and a step of them."
+    "A step of parameters whose programs have the same key."
     def __init__(self,
         members:list, # `(bucket, program)`: programs with the same key
         at:list # Of each of them, the index of its first parameter in the plan
@@ -101,7 +101,7 @@ class Launch:
         if self.program.handed: self._hand_over()
 
     def _hand_over(self):
-        "State of other shapes is what a function returned"
+        "Store opaque state, which functions returned"
         for j, (a, _) in enumerate(self.members):
             new = {name: self._lists(j, o) for name, o in self.program.handed.items()}
             for t, s in enumerate(a.states):
@@ -140,7 +140,7 @@ class KernelLaunch(Launch):
         if name in self.columns: self.memory[self.rows[i]:self.rows[i+1], self.columns[name]] = ptrs
 
     def _fill(self, recordings, plan):
-        "Fill in what changes from step to step: gradients and numbers"
+        "Set this step's gradients and numbers"
         self.made, self.held = [], {}
         for i, ((a, program), r) in enumerate(zip(self.members, recordings)):
             slots = r.trace.slots
@@ -166,7 +166,7 @@ class KernelLaunch(Launch):
         self._make_room(0)
 
     def _make_room(self, i):
-        "Make room for what phase `i` stores for them"
+        "Allocate memory for the values that phase `i` stores for them"
         p = self.program
         for j, (a, _) in enumerate(self.members if i + 1 < len(p.phases) else ()):
             room = {s.name: [_room_for(s, q) for q in a.params] for s in p.stores_at(p.phases[i][-1])}
@@ -208,7 +208,7 @@ class KernelLaunch(Launch):
         table[:, sums] = part
 
     def _yielded(self, i) -> dict:
-        "What phase `i` yielded, summed over the parameters, by its round"
+        "Return the values that phase `i` yielded, summed over the parameters, by round"
         p = self.program
         now = p.phases[i][-1]
         return {round: self.yields[:, j].sum() for j, (round, level) in enumerate(p.rounds) if level == now}
@@ -257,7 +257,7 @@ def _added(a, b):
 def store(
     launches:list # All launches of a step
 ) -> None:
-    "Run the last phase of each launch, which stores what the others have worked out."
+    "Run the last phase of each launch, which stores the results."
     for o in launches: o.phase(len(o.program.phases) - 1)
     for o in launches: o.finish()
 
@@ -266,5 +266,5 @@ def _memory(x) -> int: return x.untyped_storage().data_ptr()
 
 
 def _moved(x, device):
-    "A number on a device, without waiting for it"
+    "Move a number to a device without synchronizing"
     return x.pin_memory().to(device, non_blocking=True) if x.is_cpu and device.type != 'cpu' else x.to(device)

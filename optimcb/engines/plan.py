@@ -78,7 +78,7 @@ class Plan:
         self.buckets = list(known.values())
 
     def _note(self, opt, grads):
-        "Note what must stay as it is"
+        "Note everything that must not change"
         for b in self.buckets: b.note()
         self.values = list(opt.state.values())
         self.flat = [p for b in self.buckets for p in b.params]
@@ -160,7 +160,7 @@ class Plan:
         opt, # Optimizer
         composition # Its composition
     ):
-        "Check that all but the gradients, which may be new tensors, is as it was. Raises `Changed`."
+        "Check that nothing has changed except gradients, which may be new tensors. Raises `Changed`."
         if self.has_moved: raise Changed # a look has found that; the passes look at some of it in turn
         if composition is not self.composition or opt.state is not self.states: raise Changed
         params = [p for g in opt.param_groups for p in g['params']]
@@ -181,7 +181,7 @@ class Plan:
         self._begin_to_look()
 
     def _look_differs(self) -> bool:
-        "Has an attribute that steppers look at changed?"
+        "Has an attribute that steppers read changed?"
         look = self.refusals.look
         return any(look(p) != b.key[-1] for b in self.buckets for p in b.params)
 
@@ -220,7 +220,7 @@ class Plan:
         return self._grads
 
     def release(self):
-        "Drop the gradients, which nobody else may need any more."
+        "Drop the references to gradients, so that they can be freed."
         self._grads = None
 
 
@@ -234,7 +234,7 @@ def _sharing_memory(work, states, fits) -> set:
 
 
 def _arenas(states) -> tuple[list, list]:
-    "Return the arenas all of whose storages are among `states`, with their number; and the other states"
+    "Return the arenas whose storages are all among `states`, with their counts; and the other states"
     arenas = sorted(Arena.all(), key=lambda arena: arena.span.start)
     starts, inside, where = [arena.span.start for arena in arenas], [set() for _ in arenas], []
     for t in states:

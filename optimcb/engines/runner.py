@@ -53,7 +53,7 @@ class Runner:
     def share(self,
         compilation:Compilation # Programs to share with other runners
     ):
-        "Go on with other programs, and a new plan."
+        "Switch to other programs, and drop the plan."
         self.compilation, self.plan = compilation, None
 
     def step(self,
@@ -106,7 +106,7 @@ class Runner:
         return made, self.shards.close(plan.flat)
 
     def _current_plan(self, target, composition, fill_masks) -> Plan:
-        "Return the plan, made again if it doesn't hold any more"
+        "Return the current plan, rebuilt if it is no longer valid"
         if self.plan is not None and self.plan.is_unchanged(target, composition): return self.plan
         seen = self.shards.open(target)
         if self.plan is not None:
@@ -158,7 +158,7 @@ class Runner:
         return made
 
     def settle(self):
-        "Find out whether the last step was skipped, if only a device knew."
+        "Find out whether a device skipped the last step."
         pending, self.pending = self.pending, None
         if pending and pending.settle(): self.plan = None
 
@@ -231,5 +231,5 @@ def _params(target): return (p for g in target.param_groups for p in g['params']
 
 
 def _capturing() -> bool:
-    "Does a CUDA graph capture what is launched now?"
+    "Is a CUDA graph capturing?"
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()

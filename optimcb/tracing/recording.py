@@ -117,7 +117,7 @@ class Recording:
         return []
 
     def _unless_skipped(self, o) -> Output:
-        "An output that stays what it was in a step that is skipped"
+        "Make an output keep its old value in a skipped step"
         t = self.trace
         if o.name == '.p': old = self.start
         elif not o.is_new: old = self.before[o.name]
@@ -125,7 +125,7 @@ class Recording:
         return o._replace(value=t.emit('where', o.dtype, o.extent, self.skipped, old, o.value))
 
     def _number(self, name, v) -> Tracer:
-        "Tracer of a real tensor that a stepper made: one number can be had for each parameter"
+        "Return a tracer for a real tensor from a stepper, which must be one number per parameter"
         t = self.trace
         if v.dim() or v.requires_grad:
             t.fail(f"it returns `{name}`, a tensor that doesn't come from `p`", NOT_FROM_P)
@@ -145,7 +145,7 @@ class Recording:
         return [Output(name, _written(v), v.dtype, extent, is_new, v.born if is_new else None)]
 
     def _check_same(self, name, old, dtype, extent):
-        "Fail where a state becomes another kind of tensor"
+        "Fail if a state changes its dtype or shape"
         if old.dtype is not dtype:
             self.trace.fail(f"it makes `{name}` a tensor of another type", f"Keep it: `.to({old.dtype})`.")
         if old.extent is not extent:
@@ -214,7 +214,7 @@ def _compared(v):
 
 
 def _check_given(bucket, composition, hypers):
-    "Raise `NotRecorded` for hyper-parameters that may give something else to each parameter"
+    "Raise `NotRecorded` for hyper-parameters that may differ at each use"
     for k, v in hypers.items():
         if type(v) in NUMBERS or not composition.reads_all and k not in composition.reads: continue
         why = value_impurity(v, k)
@@ -225,7 +225,7 @@ def _check_given(bucket, composition, hypers):
 
 
 def _begun(recording, composition, hypers, observer) -> Recording:
-    "A recording that has run to its end, unless it waits for sums over all parameters"
+    "Run a recording to its end, or until it needs sums over all parameters"
     trace = recording.trace
     recording.run = composition.run(recording.p, recording.state, hypers, observer or trace)
     if not composition.sums_over_all:
@@ -237,7 +237,7 @@ def _begun(recording, composition, hypers, observer) -> Recording:
 
 @contextmanager
 def _collected(failures):
-    "Put a `NotRecorded` into a list, if there is one"
+    "Collect a `NotRecorded` in `failures`, if given"
     try: yield
     except NotRecorded as e:
         if failures is None: raise

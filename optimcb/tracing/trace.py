@@ -32,7 +32,7 @@ HANDED_ON = (bool, str, type(None), torch.dtype, torch.device, tuple) # what a c
 
 
 class Untraceable(Exception):
-    "A stepper does what a tracer can't do: `what` it does, and what to write `instead`."
+    "A stepper does something unsupported by tracers: `what` it does, and what to write `instead`."
     def __init__(self,
         what:str, # What the stepper does
         instead:str='Only the eager engine can do it.' # What to write
@@ -158,7 +158,7 @@ class Trace:
         return COMMON[kinds, default]
 
     def _kind(self, o):
-        "What matters of an operand for the type of a result: type, and whether a tensor has dimensions"
+        "Return the properties of an operand that affect type promotion: dtype, and whether it has dimensions"
         if type(o) in TRACERS: return o.dtype, o.extent is PER_ELEMENT and not self.no_dims
         if isinstance(o, Tensor): return o.dtype, False
         if isinstance(o, (bool, np.bool_)): return bool
@@ -244,7 +244,7 @@ def _common(kinds) -> torch.dtype:
 
 
 def _joined(a, b):
-    "Something of the type and rank that `a` and `b` have together"
+    "Return an object with the promoted dtype and rank of `a` and `b`"
     dims = max(getattr(a, 'ndim', 0), getattr(b, 'ndim', 0))
     if not isinstance(a, Tensor) and not isinstance(b, Tensor): return a + b
     return torch.empty((1,)*dims, dtype=torch.result_type(a, b), device='meta')
