@@ -625,7 +625,7 @@ def adam_without(*names):
     ([weight_decay, momentum_step, average_grad], {}, r'`momentum_step` needs `grad_avg`.* Put `average_grad`'),
     (adam_without('step_stat'), {}, r'`adam_step` needs `step`.* Put `step_stat`'),
     (adam_without('average_sqr_grad'), dict(sqr_mom=0.9), r'`adam_step` needs `sqr_avg`.* Put .*`average_sqr_grad`'),
-    ([weight_decay, lambda p, lrr: None], {}, r'`<lambda>` needs `lrr`.* Did you mean `lr`\? Pass it as a hyper-parameter, `Optimizer\(…, lrr=…\)`'),
+    ([weight_decay, lambda p, lrr: None], {}, r"`<lambda>` needs `lrr`.* Did you mean `lr`\? Pass it as a hyper-parameter, `(Optimizer\(…, lrr=…\)|opt.set_hyper\('lrr', …\))`"),
     ([weight_decay, lambda p: {'late': 1} if p.ndim > 9 else None, lambda p, late: None], {}, 'needs `late`'),
     ([weight_decay, average_grad, average_sqr_grad, step_stat, lambda p: p + 'a'], {}, 'unsupported operand|can only concatenate'),
 ], ids=['missing', 'too late', 'step', 'sqr_avg', 'typo', 'conditional', 'bug'])
@@ -710,7 +710,7 @@ def test_complex_parameters_as_in_torch(ours, theirs):
 
 
 def test_printing_shows_the_steppers():
-    assert repr(oc.Adam(params(), lr=0.1)).startswith('weight_decay, average_grad(dampening=True), average_sqr_grad, step_stat, adam_step\nOptimizer')
+    assert repr(oc.Adam(params(), lr=0.1)).startswith('Adam: weight_decay, average_grad(dampening=True), average_sqr_grad, step_stat, adam_step\nOptimizer')
 
 
 def test_train_bn_is_the_learners():
