@@ -100,6 +100,7 @@ class Plan:
         self.dtypes = [b.grad_dtype for b in self.buckets for _ in b.params]
         self.grad_ids, self.grad_ptrs, self.odd = None, None, []
         self.one_pass, self.misses, self.has_moved = None, 0, False
+        self.must_take = True # the addresses of gradients from the next look, though it finds none moved
         opaque = any(k.extent.is_opaque for b in self.buckets for k in b.kinds)
         are_tensors = len(self.tensors) == len(self.params)
         self.looks = bool(self.buckets) and are_tensors and not self.shardings and not opaque
@@ -116,14 +117,15 @@ class Plan:
         False means that this can't be told so, and that Python must look, by `refresh`."""
         if self.one_pass is None or composition is not self.composition or opt.state is not self.states:
             return False
+        must_take, self.must_take = self.must_take, True # until all is noted: an interrupt may break it off
         try: ptrs = self.one_pass.look(opt.param_groups, self.states)
         except Changed:
             self.one_pass, self.misses = None, self.misses + 1
             return False
         self.has_moved = self._rest_has_changed()
         if self.has_moved: return False
-        if ptrs is not None or self.grad_ids is not None: self.grad_ptrs = self.one_pass.grad_ptrs
-        self.misses, self.grad_ids = 0, None
+        if ptrs is not None or must_take: self.grad_ptrs = self.one_pass.grad_ptrs
+        self.misses, self.grad_ids, self.must_take, self._grads = 0, None, False, None
         return True
 
     def put(self, states, name, value):
@@ -143,12 +145,13 @@ class Plan:
     def _begin_to_look(self):
         "Note for the next steps what a look compares, if that is possible"
         if not self.looks or self.odd or self.misses >= MISSES: return
-        try: self.one_pass = OnePass(self)
+        try: one_pass = OnePass(self)
         except CantBuild:
             self.looks = False
             return
         self.addresses = [Addresses(ts) if ts else None for ts in (self.others, self.inside)]
         self.firsts = cycle(range(0, max(1, len(self.inside)), IN_TURN))
+        self.one_pass = one_pass # when all of it is there
 
     def _fits_now(self) -> bool:
         "Can kernels step a parameter that was left to the eager engine, since its gradient is dense, say?"
@@ -209,7 +212,7 @@ class Plan:
             copy = torch.empty_strided(p.shape, p.stride(), dtype=grads[i].dtype, device=p.device)
             grads[i] = copy.copy_(grads[i])
             ptrs[i] = grads[i].data_ptr()
-        self._grads, self.grad_ids = grads, ids
+        self._grads, self.grad_ids, self.must_take = grads, ids, True
         # else it stays the same list, which tells that nothing moved
         if not unmoved or self.odd: self.grad_ptrs = ptrs
 

@@ -146,14 +146,14 @@ def built():
     pytest.param(lambda file: (file.unlink(), os.mkfifo(file, 0o600)), id='a pipe'),
     pytest.param(lambda file: (file.rename(file.with_suffix('.old')), file.symlink_to(file.with_suffix('.old'))), id='a link to the right one')])
 def test_foreign_files_are_not_loaded(harm, cache):
-    assert built() == (1, set()) and built() == (0, set())
+    assert built() == (2, set()) and built() == (0, set()) # the kernel, and the look at the parameters
     harm(next(cache.glob('*.so')))
     assert built() == (1, set())
     assert c_compiler._intact(next(cache.glob('*.so'))) and built() == (0, set())
 
 def test_a_folder_in_the_place_of_a_kernel(cache):
     built()
-    file = next(cache.glob('*.so'))
+    file = next(o for o in cache.glob('*.so') if b'phase0' in o.read_bytes())
     file.unlink()
     file.mkdir()
     _, said = built()
