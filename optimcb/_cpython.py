@@ -10,8 +10,8 @@ from functools import lru_cache
 from types import CodeType, FrameType, TracebackType
 
 __all__ = ['ANYWHERE', 'LOADS_ATTR', 'LOADS_OUTSIDE', 'NOISE', 'assigned_arguments', 'branches_on_values',
-    'caller_outside', 'catches_errors', 'ends_by_raise', 'frame_above', 'frames_above', 'has_branches',
-    'instructions', 'is_constant', 'is_in_place', 'loaded_names', 'module_of', 'operands_of', 'place_of',
+    'caller_outside', 'catches_errors', 'discarded_lines', 'ends_by_raise', 'frame_above', 'frames_above',
+    'has_branches', 'instructions', 'is_constant', 'is_in_place', 'loaded_names', 'module_of', 'operands_of', 'place_of',
     'references', 'returns_something', 'stacklevel_outside', 'stored_names', 'uses_kwargs']
 
 
@@ -184,6 +184,21 @@ def catches_errors(
 ) -> bool:
     "Does it catch errors, or does it have a `with`, which may?"
     return any(i.opname == 'POP_EXCEPT' for i in dis.get_instructions(code))
+
+
+def discarded_lines(
+    code:CodeType # Code of a function
+) -> list[int]:
+    "Return the lines in the file with arithmetic whose result is discarded, as in the statement `a + b`."
+    every = [i for i in dis.get_instructions(code) if i.opname not in NOISE]
+    starts = [(at, line) for at, line in dis.findlinestarts(code) if line]
+    made = [i for i, after in zip(every, every[1:]) if _is_arithmetic(i) and after.opname == 'POP_TOP']
+    return [max((o for o in starts if o[0] <= i.offset), default=(0, code.co_firstlineno))[1] for i in made]
+
+
+def _is_arithmetic(i) -> bool:
+    looks_up = i.opname.startswith(('BINARY_SUBSCR', 'BINARY_SLICE'))
+    return i.opname.startswith(('BINARY_', 'UNARY_')) and not looks_up and not is_in_place(i)
 
 
 def returns_something(

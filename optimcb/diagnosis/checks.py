@@ -8,10 +8,11 @@ from numbers import Real
 
 import torch
 
+from optimcb._cpython import discarded_lines, returns_something
 from optimcb.composition.errors import StepperError
-from optimcb.composition.pipeline import Composition
+from optimcb.composition.pipeline import Composition, meant_to_return
 from optimcb.composition.results import ONE_STEP
-from optimcb.composition.stepper import is_redefined, name_of
+from optimcb.composition.stepper import code_of, is_redefined, name_of
 from optimcb.diagnosis.graph import Dataflow
 from optimcb.diagnosis.graph_checks import IfEverywhere, decay_names, graph_warnings
 from optimcb.diagnosis.groups import Group, can_step, placement
@@ -42,7 +43,7 @@ def warnings_for(
         return ["there are no steppers, so a step changes nothing. Pass some in `cbs`, such as `[sgd_step]`."]
     with worded(live): found = _by_kind(composition, groups, own)
     return [*_unused_options(composition), *_in_common(found), *_unused_rules(composition, groups),
-            *_redefined(composition)]
+            *_redefined(composition), *_discarded(composition)]
 
 
 def _by_kind(composition, groups, own) -> dict:
@@ -157,6 +158,17 @@ def _redefined(composition):
         if not is_redefined(new, old) or old.masks != new.masks: continue
         yield (f"`{old}` is there twice: as it was, and defined again. To put the new one in the place of "
                f"the old: `replace({name_of(old.f)}, {name_of(new.f)})`.")
+
+
+def _discarded(composition):
+    "Warn of steppers that return something, but discard a result in another branch"
+    for s in composition.steppers:
+        code = None if s.is_ours else code_of(s.f)
+        if code is None or not returns_something(code): continue
+        for line in discarded_lines(code):
+            name = meant_to_return(composition, s, s.names) or 'name'
+            yield (f"stepper `{s}` computes something in line {line} that is lost. "
+                   f"Did you forget `return {{'{name}': …}}` there?")
 
 
 def _unused_rules(composition, groups):

@@ -14,6 +14,7 @@ from optimcb._cpython import (
     branches_on_values,
     caller_outside,
     catches_errors,
+    discarded_lines,
     ends_by_raise,
     frame_above,
     frames_above,
@@ -368,3 +369,16 @@ def test_whether_a_frame_ends_by_raise(f):
 def test_the_place_of_an_instruction():
     (first, _), (last, _) = place_of(inspect.currentframe())
     assert first == last == inspect.currentframe().f_lineno - 1
+
+
+def test_results_that_are_discarded():
+    def f(p, v, lr):
+        if v is None: return {'v': p}
+        lr*v + p # noqa: B018
+        v.add_(p)
+        v += p
+        p[0] # noqa: B018
+        -v # noqa: B018
+        return {'v': lr*v}
+    first = f.__code__.co_firstlineno
+    assert discarded_lines(f.__code__) == [first + 2, first + 6]
