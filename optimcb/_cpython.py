@@ -11,8 +11,8 @@ from types import CodeType, FrameType, TracebackType
 
 __all__ = ['ANYWHERE', 'LOADS_ATTR', 'LOADS_OUTSIDE', 'NOISE', 'assigned_arguments', 'branches_on_values',
     'caller_outside', 'catches_errors', 'discarded_lines', 'ends_by_raise', 'frame_above', 'frames_above',
-    'has_branches', 'instructions', 'is_constant', 'is_in_place', 'loaded_names', 'module_of', 'operands_of', 'place_of',
-    'references', 'returns_something', 'stacklevel_outside', 'stored_names', 'uses_kwargs']
+    'has_branches', 'instructions', 'is_constant', 'is_in_place', 'loaded_names', 'module_of', 'operands_of',
+    'place_of', 'references', 'returns_something', 'stacklevel_outside', 'stored_names', 'uses_kwargs']
 
 
 # References

@@ -13,27 +13,41 @@ class NoNumber(Exception):
     "The expressions differ in more than numbers"
 
 
-def number_chosen(condition, a, b):
+def number_chosen(
+    condition, # Condition
+    a, # Expression where it holds
+    b # Expression where it does not
+):
     "Choose between two numbers by a condition. Raises `NoNumber` if one of them is a tensor."
     if not (a.scalar and b.scalar): raise NoNumber
     return choice(condition, a, b)
 
 
-def written(outcome) -> list:
-    "List the names of lines without a condition"
+def written(
+    outcome:Outcome # An outcome
+) -> list:
+    "List the names of lines without a condition."
     return [o.name for o in (*outcome.items, *outcome.numbers) if isinstance(o, Line)]
 
 
-def all_unknown(a, b, also) -> Outcome:
-    "Merge two outcomes, keeping only the names that their lines depend on"
+def all_unknown(
+    a:Outcome, # One of them
+    b:Outcome, # The other one
+    also:list # Conditions that unknown expressions depend on
+) -> Outcome:
+    "Merge two outcomes, keeping only the names that their lines depend on."
     names = {**a.names, **b.names}
     seen = [o.e for o in names.values()]
     items = tuple(o._replace(e=unknown(*seen, also=also)) for o in names.values())
     return Outcome(items, (), a.ends if a.ends == b.ends else unknown(*seen, also=also))
 
 
-def in_common(a, b, also) -> Outcome:
-    "Merge two outcomes with the same lines, with `f(…)` for numbers that differ"
+def in_common(
+    a:Outcome, # One of them
+    b:Outcome, # The other one
+    also:list # Conditions that unknown expressions depend on
+) -> Outcome:
+    "Merge two outcomes with the same lines, with `f(…)` for numbers that differ."
     def differ(x, y):
         if not (x.scalar and y.scalar): return unknown(x, y, also=also)
         shared, x, y = apart(x, y)
@@ -43,14 +57,21 @@ def in_common(a, b, also) -> Outcome:
     return Outcome(lines(a.items, b.items), lines(a.numbers, b.numbers), a.ends)
 
 
-def nothing_known(outcome, condition) -> Outcome:
-    "Keep of an outcome's lines only the names that they depend on"
+def nothing_known(
+    outcome:Outcome, # An outcome
+    condition # Condition that unknown expressions depend on, too
+) -> Outcome:
+    "Keep of an outcome's lines only the names that they depend on."
     def lines(items): return tuple(o._replace(e=unknown(o.e, also=[condition])) for o in items)
     return Outcome(lines(flat_lines(outcome.items)), lines(outcome.numbers), outcome.ends)
 
 
-def where(outcome, condition, answer) -> Outcome:
-    "Restrict an outcome to a known answer of a condition"
+def where(
+    outcome:Outcome, # An outcome
+    condition, # A condition
+    answer:bool # Does it hold?
+) -> Outcome:
+    "Restrict an outcome to a known answer of a condition."
     new = {condition: Num(answer), negated(condition): Num(not answer)}
     new |= {call(SWAPPED[c.name], *c.args[::-1]): holds for c, holds in new.items() if c.name in SWAPPED}
     def taken(items):
@@ -62,8 +83,12 @@ def where(outcome, condition, answer) -> Outcome:
     return res._replace(items=tuple(taken(res.items)))
 
 
-def general_outcome(condition:Call, yes, no) -> Outcome|None:
-    "Return the more general outcome, if the other is its special case for the compared value"
+def general_outcome(
+    condition:Call, # A comparison
+    yes:Outcome, # Where it holds
+    no:Outcome # Where it does not
+) -> Outcome|None:
+    "Return the more general outcome, if the other is its special case for the compared value."
     if condition.name not in ('eq', 'ne'): return None
     name, value = sorted(condition.args, key=lambda x: not isinstance(x, Sym))
     if not isinstance(name, Sym) or name.name in symbols(value): return None
