@@ -157,6 +157,8 @@ class CodeReader:
         if _is_of(cls, OURS) or self._is_known(cls.__name__, cls.__module__): return
         if not all(c in MADE_IN_C or _is_python(c) for c in cls.__mro__):
             raise Impure(f"it uses `{name}`, which may give something else each time")
+        if not all(c in MADE_IN_C or _top(c.__module__) in PURE for c in type(cls).__mro__):
+            raise Impure(f"it uses `{name}`, whose metaclass may give something else each time")
         self.objects.append((cls, name))
         for k in ('__init__', '__new__', '__post_init__'): self._member(cls, k, name)
 
@@ -200,6 +202,8 @@ class CodeReader:
         if isinstance(o, ModuleType):
             self.loaded.append((vars(o), k, vars(o).get(k, UNKNOWN)))
             self.asks_module |= k not in vars(o)
+            if k not in vars(o) and '__getattr__' in vars(o) and _top(o.__name__) not in PURE:
+                raise Impure(f"it uses `{name}.{k}`, which may be something else each time")
             return vars(o)[k] if k in vars(o) else getattr(o, k, UNKNOWN)
         self.owners.append(o)
         if isinstance(o, Tensor) and is_written(k): raise Impure(f"it writes into `{name}`")

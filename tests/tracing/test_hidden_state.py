@@ -2,6 +2,7 @@
 
 What draws, counts or keeps behind a method is called for each parameter; what does nothing of the kind
 becomes a kernel."""
+import abc
 import collections
 import functools
 import itertools
@@ -593,3 +594,68 @@ def test_an_endless_iterator_is_one_hyper_parameter():
     set_grads(ps)
     opt.step()
     assert [p[0].item() for p in ps] == [1., 2.]
+
+
+# Classes of classes, and modules with code for their attributes
+
+class Counts(type):
+    n = 0
+    def count(cls):
+        Counts.n += 1
+        return Counts.n
+    prop = property(count)
+    def __getattr__(cls, name): return cls.count()
+    def __getitem__(cls, i): return cls.count()
+    def __call__(cls): return cls.count()
+    def __len__(cls): return cls.count()
+    def __iter__(cls): return iter([cls.count()])
+    def __mul__(cls, x): return cls.count()*x
+
+
+class Counted(metaclass=Counts): pass
+
+
+def _noise():
+    module = types.ModuleType('noise562')
+    exec("n = 0\ndef __getattr__(name):\n    global n\n    n += 1\n    return n", vars(module))
+    return module
+
+
+noise562 = _noise()
+BEHIND = dict(
+    prop=lambda p, lr: p.data.sub_(p.grad, alpha=lr*Counted.prop), any_name=lambda p, lr: p.data.sub_(p.grad, alpha=lr*Counted.other),
+    item=lambda p, lr: p.data.sub_(p.grad, alpha=lr*Counted[0]), call=lambda p, lr: p.data.sub_(p.grad, alpha=lr*Counted()),
+    length=lambda p, lr: p.data.sub_(p.grad, alpha=lr*len(Counted)), loop=lambda p, lr: p.data.sub_(p.grad, alpha=lr*sum(Counted)),
+    times=lambda p, lr: p.data.sub_(p.grad, alpha=Counted*lr), method=lambda p, lr: p.data.sub_(p.grad, alpha=lr*Counted.count()),
+    module=lambda p, lr: p.data.sub_(p.grad, alpha=lr*noise562.level))
+
+
+@pytest.mark.parametrize('name', BEHIND)
+def test_state_of_a_metaclass_or_a_module(name):
+    def run(engine):
+        Counts.n = noise562.n = 0
+        ps = [torch.nn.Parameter(torch.ones(2)) for _ in range(3)]
+        for p in ps: p.grad = torch.ones(2)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            opt = Optimizer(ps, BEHIND[name], lr=0.1, engine=engine)
+            Counts.n = noise562.n = 0
+            opt.step()
+        return [p.detach().tolist() for p in ps]
+    assert run('auto') == run('eager') and len({tuple(p) for p in run('auto')}) == 3
+
+
+class Plain(Enum):
+    HALF = 0.5
+
+
+class Abstract(abc.ABC): # noqa: B024
+    scale = 2.
+
+
+def test_metaclasses_of_python_are_read():
+    def f(p, lr): p.data.sub_(p.grad, alpha=lr*Plain.HALF.value*Abstract.scale)
+    ps = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    for p in ps: p.grad = torch.ones(2)
+    Optimizer(ps, f, lr=0.1, engine='fused').step()
+    assert torch.allclose(ps[1], torch.tensor(0.9))
