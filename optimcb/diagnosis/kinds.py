@@ -118,7 +118,7 @@ def parameters_like(
     group:Group, # A group
     masks:frozenset # Names of what rules and routes say
 ) -> list[Tensor]:
-    "List the parameters of a group that have the type of one, and of which rules say the same."
+    "List the parameters of a group with the same dtype, device and masks as `example`."
     if example is None: return []
     states = {id(p): s for p, s in zip(group.params, group.states)}
     def key(p): return p.dtype, p.device, {k: states[id(p)].get(k) for k in masks}

@@ -109,7 +109,7 @@ def of_other_shapes(
 
 
 def _other_shape(p):
-    "A small shape of as many dimensions, none of which is as large; wide if that of `p` is long"
+    "Return a small shape of as many dimensions, all of other sizes; tall where `p` is wide"
     is_wide = p.dim() and p.shape[0] < p.shape[-1]
     for first in count(3):
         shape = range(first, first + p.dim())[::-1 if is_wide else 1]

@@ -104,7 +104,6 @@ class Addresses:
         tensors:list # Kept as long as this is
     ):
         self.tensors = tensors
-        self.library = _loaded()[0]
         self.ids, self.ptrs = _table(list(map(id, tensors))), _table([t.data_ptr() for t in tensors])
 
     def have_moved(self,
@@ -116,7 +115,7 @@ class Addresses:
         count = len(self.ids) - first if count is None else min(count, len(self.ids) - first)
         at = 8*first
         ids, ptrs = self.ids.ctypes.data + at, self.ptrs.ctypes.data + at
-        return self.library.look_at_addresses(noted.address, ids, ptrs, count) != SAME
+        return noted.library.look_at_addresses(noted.address, ids, ptrs, count) != SAME
 
 
 # The library, and how tensors lie in memory

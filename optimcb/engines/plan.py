@@ -124,7 +124,8 @@ class Plan:
             return False
         self.has_moved = self._rest_has_changed()
         if self.has_moved: return False
-        if ptrs is not None or must_take: self.grad_ptrs = self.one_pass.grad_ptrs
+        if ptrs is None and must_take: ptrs = self.one_pass.grad_ptrs
+        if ptrs is not None: self.grad_ptrs = ptrs
         self.misses, self.grad_ids, self.must_take, self._grads = 0, None, False, None
         return True
 

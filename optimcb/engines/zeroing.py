@@ -92,7 +92,7 @@ def zeroed_by_kernels(
     plan, # Plan, with the gradients of the step that was done
     programs:list # What ran, for each bucket
 ) -> list[Tensor]:
-    "List the gradients that kernels have zeroed, but not those of which they have read a copy."
+    "List the gradients that kernels have zeroed, except those whose copies they have read."
     res, first, odd = [], 0, set(plan.odd)
     for b, program in zip(plan.buckets, programs):
         places = range(first, first := first + len(b.params))
