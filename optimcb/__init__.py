@@ -35,8 +35,8 @@ Every algorithm, part and stepper can also be imported from `optimcb` by name.
 """
 from importlib import import_module as _import_module
 
-from optimcb import _renamed
-from optimcb._notebook import show_partials as _show_partials
+from optimcb._compat import renamed as _renamed
+from optimcb._compat.warn import CompositionWarning
 from optimcb.algorithm import Algorithm, algorithm
 from optimcb.algorithms import *
 from optimcb.compare import Comparison, compare
@@ -47,6 +47,7 @@ from optimcb.composition.results import once, stop
 from optimcb.composition.roles import of_directions, of_signs, part
 from optimcb.composition.rules import *
 from optimcb.composition.stepper import only, renamed, renamed_all
+from optimcb.diagnosis.partials import show_partials as _show_partials
 from optimcb.editing.wrap import wrapped
 from optimcb.factory import create_optimizer, list_optimizers
 from optimcb.optimizer import Optimizer
@@ -64,7 +65,6 @@ from optimcb.training.hessian import hutchinson, update_hessian
 from optimcb.training.in_backward import InBackward, step_in_backward
 from optimcb.training.lookahead import Lookahead, look_ahead
 from optimcb.training.sam import SAM, stats_kept
-from optimcb.warn import CompositionWarning
 
 __version__ = '0.1.0'
 __all__ = [ # common names, without `only` and `stop`, which would hide fastcore's
@@ -87,7 +87,7 @@ _PLACES = 'algorithms', 'composition', 'parts', 'plots', 'routing', 'steppers', 
 _LATE = 'bench', 'catalog', 'fastai', 'learner', 'problems' # imported on first use
 
 _names_in_learners()
-_show_partials()
+_show_partials(Optimizer)
 
 
 def __dir__(): return sorted({*__all__, *_PLACES, '__version__'})

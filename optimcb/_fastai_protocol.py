@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 from fastcore.foundation import L
 
-from optimcb import _wrappers
-from optimcb._boundary import entry
+from optimcb._compat import wrappers
+from optimcb._compat.boundary import entry
+from optimcb._compat.warn import warn
 from optimcb.diagnosis.of_optimizer import slips, warn_unread
 from optimcb.engines.frozen import grad_of, track
 from optimcb.engines.zeroing import zero
@@ -16,7 +17,6 @@ from optimcb.hypers.values import per_group
 from optimcb.hypers.views import HyperView, HyperViews
 from optimcb.state.eval_weights import averaged, put_in, take_out, warn_unaveraged
 from optimcb.state.restore import clear_state
-from optimcb.warn import warn
 
 __all__ = ['FastaiProtocol']
 
@@ -130,7 +130,7 @@ class FastaiProtocol:
         before = [(h, o, h.get(o)) for o in values for h in self.hypers]
         for o, vs in values.items(): self._set_hyper(o, vs)
         if self._choice is None: return
-        if _wrappers.asked_by_fastai(): self._choice.ignore(values, self.param_groups)
+        if wrappers.asked_by_fastai(): self._choice.ignore(values, self.param_groups)
         try: self.composition # noqa: B018 - the value may ask for other steppers
         except BaseException:
             for h, o, x in before:

@@ -4,7 +4,7 @@ from functools import partial
 
 from fastcore.foundation import L
 
-from optimcb._boundary import entry
+from optimcb._compat.boundary import entry
 from optimcb.composition.arguments import Arguments
 from optimcb.composition.choice import Choice
 from optimcb.composition.listed import Listed

@@ -9,7 +9,7 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 
-from optimcb._boundary import entry
+from optimcb._compat.boundary import entry
 from optimcb.hypers.torch_names import suggest
 from optimcb.plots import _named, plot_curves
 

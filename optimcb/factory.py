@@ -11,7 +11,7 @@ from inspect import signature
 from torch import nn
 
 from optimcb import algorithms, parts
-from optimcb._boundary import entry
+from optimcb._compat.boundary import entry
 from optimcb.algorithm import Algorithm
 from optimcb.composition.rules import Rule, norms_and_biases
 from optimcb.hypers.torch_names import from_torch, nearest

@@ -7,8 +7,9 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor
 
-from optimcb import _wrappers
-from optimcb._boundary import entry, opaque, refuse_tracing
+from optimcb._compat import wrappers
+from optimcb._compat.boundary import entry, opaque, refuse_tracing
+from optimcb._compat.warn import warn
 from optimcb._fastai_protocol import FastaiProtocol
 from optimcb.composition.errors import MissingName
 from optimcb.diagnosis.of_optimizer import ExplainedOptimizer, check_steppers
@@ -29,7 +30,6 @@ from optimcb.state.learner_names import name_params
 from optimcb.state.pickling import picklable, renewed
 from optimcb.state.restore import hooked, restore
 from optimcb.state.state_dict import pack
-from optimcb.warn import warn
 
 __all__ = ['Optimizer']
 
@@ -59,7 +59,7 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
             warn("`train_bn` has no effect in an `Optimizer`. Pass it to the `Learner`.")
         self.cbs, self.engine, self.zero_in_step = L(list(L(cbs))), engine, zero_in_step
         self.hyper_names = set()
-        self._has_part = _wrappers.made_by_zero()
+        self._has_part = wrappers.made_by_zero()
         composition = self.composition
         hypers = from_torch(hypers, self._names)
         self._given = frozenset(hypers) # the others are defaults of the steppers
@@ -87,7 +87,7 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
     @property
     def _own_step(self) -> str|None:
         "The name of a class whose `step` doesn't call ours, so that its use of `cbs` and `hypers` is unknown"
-        return _wrappers.own_step_of(type(self), STEP)
+        return wrappers.own_step_of(type(self), STEP)
 
     @property
     def engine(self) -> str:
@@ -164,7 +164,7 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, torch.optim.Op
     @entry
     def _step_supports_amp_scaling(self) -> bool:
         "Does `step` unscale gradients itself? Yes, if torch's GradScaler asks."
-        return _wrappers.asked_by_grad_scaler(self, STEP)
+        return wrappers.asked_by_grad_scaler(self, STEP)
 
     # Parameters, their groups and state
 

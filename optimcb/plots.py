@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from fastcore.foundation import L
 
-from optimcb._boundary import entry
+from optimcb._compat.boundary import entry
 from optimcb.composition.stepper import label
 from optimcb.problems import Problem, as_problem, check_complete, path
 

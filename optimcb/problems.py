@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from optimcb._boundary import entry
+from optimcb._compat.boundary import entry
 from optimcb.hypers.torch_names import suggest
 
 __all__ = ['PROBLEMS', 'Problem', 'as_problem', 'beale', 'check_complete', 'path', 'ravine', 'rosenbrock',

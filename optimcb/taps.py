@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optimcb._boundary import entry
-from optimcb._tensors import gather_numbers
+from optimcb._compat.boundary import entry
+from optimcb._compat.dtensors import gather_numbers
 from optimcb.composition.results import once
 from optimcb.composition.signatures import parameters
 from optimcb.composition.stepper import Stepper

@@ -1,5 +1,5 @@
 "Measure steps on this machine, beside other libraries: `python -m optimcb.bench`."
-from optimcb._renamed import old_names
+from optimcb._compat.renamed import old_names
 
 # Imported on first use
 __all__ = ['Bench', 'SETS', 'environment', 'find', 'floor_bytes', 'main', 'table']

@@ -31,7 +31,7 @@ def by_torch(
         tracer = next((o for o in given if hasattr(type(o), 'by_torch')), None)
         if tracer is not None: return tracer.by_torch(call, args, kwargs)
         if not any(hasattr(type(o), 'full_tensor') for o in given): return f(*args, **kwargs)
-        from optimcb._tensors import on_gathered
+        from optimcb._compat.dtensors import on_gathered
         return on_gathered(f, args, kwargs)
     call.like, call.batched, call.inferred_outputs = like or f, batched, {}
     return call

@@ -7,7 +7,7 @@ import numpy as np
 from fastcore.foundation import L
 from torch import Tensor
 
-from optimcb._renamed import current_label
+from optimcb._compat.renamed import current_label
 from optimcb.composition.pipeline import Composition
 from optimcb.hypers.torch_names import from_torch
 from optimcb.hypers.values import NOT_HYPERS, numbers

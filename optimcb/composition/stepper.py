@@ -7,8 +7,8 @@ from types import GeneratorType
 
 import torch
 
-from optimcb._boundary import entry
-from optimcb._cpython import assigned_arguments, uses_kwargs
+from optimcb._compat.boundary import entry
+from optimcb._compat.cpython import assigned_arguments, uses_kwargs
 from optimcb.composition.calls import without_explanation
 from optimcb.composition.results import ONE_STEP, once
 from optimcb.composition.signatures import (

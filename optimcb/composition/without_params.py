@@ -3,7 +3,7 @@ from functools import partial
 
 from torch import nn
 
-from optimcb._cpython import frame_above, module_of
+from optimcb._compat.cpython import frame_above, module_of
 from optimcb.composition.rules import norms_and_biases
 
 __all__ = ['Keywords', 'WithoutParams']

@@ -8,7 +8,7 @@ from numbers import Real
 
 import torch
 
-from optimcb._cpython import discarded_lines, returns_something
+from optimcb._compat.cpython import discarded_lines, returns_something
 from optimcb.composition.errors import StepperError
 from optimcb.composition.pipeline import Composition, meant_to_return
 from optimcb.composition.results import ONE_STEP
@@ -96,7 +96,7 @@ def warnings_for_parameter(
         return []
     needs_all = composition.skips_nonfinite or any(s.program.sums or s.program.calls for s in steps)
     if needs_all and _is_flat(example): raise ValueError(FLAT)
-    return graph_warnings(Dataflow(s.acts for s in steps))
+    return graph_warnings(Dataflow(s.effects for s in steps))
 
 
 def _with_decay(composition, hypers) -> dict:
@@ -108,7 +108,7 @@ def _with_decay(composition, hypers) -> dict:
 def _rehearsed(rehearsal) -> list:
     "Rehearse until a step moves the parameter along a gradient"
     steps = [rehearsal.step()]
-    def moves(step): return bool(Dataflow([step.acts]).moves())
+    def moves(step): return bool(Dataflow([step.effects]).moves())
     while not moves(steps[-1]) and rehearsal.done < MOST_STEPS: steps.append(rehearsal.step())
     return steps
 
@@ -135,7 +135,7 @@ def steps_at_all(
     composition = Composition(cbs)
     names = {k: 0.5 for s in composition.steppers for k in s.required if k not in ONE_STEP}
     rehearsal = Rehearsal(composition, {**names, **composition.defaults, 'lr': 0.5})
-    try: graph = Dataflow([rehearsal.step().acts for _ in range(MOST_STEPS)])
+    try: graph = Dataflow([rehearsal.step().effects for _ in range(MOST_STEPS)])
     except (NotRecorded, StepperError): return True
     return bool(graph.moves())
 

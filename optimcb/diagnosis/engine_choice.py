@@ -1,7 +1,7 @@
 "Say in words which engine runs which parameters, and why not a faster one."
 from collections import Counter
 
-from optimcb._tensors import local, shard_of, unsharded
+from optimcb._compat.dtensors import local, shard_of, unsharded
 from optimcb.diagnosis.kinds import Kind, counted
 from optimcb.diagnosis.source import source_of
 from optimcb.engines import c_compiler

@@ -5,7 +5,8 @@ from itertools import groupby
 
 from torch import Tensor
 
-from optimcb._boundary import entry
+from optimcb._compat.boundary import entry
+from optimcb._compat.warn import warn
 from optimcb.composition.errors import StepperError
 from optimcb.composition.pipeline import Composition
 from optimcb.diagnosis import report
@@ -22,7 +23,6 @@ from optimcb.diagnosis.suggestions import worded
 from optimcb.engines.runner import Runner
 from optimcb.tracing.ir import PER_ELEMENT, PER_PARAMETER
 from optimcb.tracing.recording import NotRecorded
-from optimcb.warn import warn
 
 __all__ = ['Explained', 'Explanation']
 
@@ -127,7 +127,7 @@ class Explanation:
     @lazy
     def graph(self) -> Dataflow:
         "The dataflow of all rehearsed steps."
-        return Dataflow(s.acts for k in self.kinds for s in k.steps)
+        return Dataflow(s.effects for k in self.kinds for s in k.steps)
 
     @lazy
     def steppers(self) -> list[dict]:

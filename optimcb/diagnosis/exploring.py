@@ -102,7 +102,7 @@ class Explored:
         samples = read_samples(step, reader, decisions, number, _shape(rehearsal))
         self.by_torch |= reader.by_torch
         self.old |= reader.old
-        self.graph.add(step.acts)
+        self.graph.add(step.effects)
         for place, sample in samples.items():
             self.samples.setdefault(place, []).append(sample)
             self._note_branches(place, sample, rehearsal)

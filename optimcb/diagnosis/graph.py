@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import cached_property
 
 from optimcb.composition.stepper import Stepper
-from optimcb.tracing.rehearsal import Act
+from optimcb.tracing.rehearsal import Effect
 
 __all__ = ['Dataflow', 'Node']
 
@@ -20,16 +20,16 @@ class Node:
         stepper:Stepper, # The stepper
         place:int # Its place in the composition
     ):
-        self.stepper, self.place, self.acts = stepper, place, []
+        self.stepper, self.place, self.effects = stepper, place, []
         # Names that it wrote, as formulas show them: a value that hides another name has a hat
         self.shown_outputs = set()
 
     def add(self,
-        act:Act # What the stepper did in a step
+        effect:Effect # What the stepper did in a step
     ):
-        "Add an act of the stepper in a step."
-        self.acts.append(act)
-        self.shown_outputs.update(act.shown.get(k, k) for k in (*act.writes, *act.numbers))
+        "Add an effect of the stepper in a step."
+        self.effects.append(effect)
+        self.shown_outputs.update(effect.shown.get(k, k) for k in (*effect.writes, *effect.numbers))
 
     def __repr__(self): return f'{type(self).__name__}({self.stepper}, {self.place})'
 
@@ -41,28 +41,28 @@ class Node:
     @property
     def given(self) -> list[str]:
         "The state, hyper-parameters and one-step values that it received, in the order of its signature."
-        return list(dict.fromkeys(k for a in self.acts for k in a.given))
+        return list(dict.fromkeys(k for a in self.effects for k in a.given))
 
     @property
     def inputs(self) -> list[str]:
         "The names that it received, after `p` and `grad` if its results depend on them."
-        tensors = [k for k in ('p', 'grad') if any(k in a.reads for a in self.acts)]
+        tensors = [k for k in ('p', 'grad') if any(k in a.reads for a in self.effects)]
         return list(dict.fromkeys([*tensors, *self.given]))
 
     @property
     def outputs(self) -> list[str]:
         "The names of tensors and numbers that it wrote."
-        return list(dict.fromkeys(k for a in self.acts for k in (*a.writes, *a.numbers)))
+        return list(dict.fromkeys(k for a in self.effects for k in (*a.writes, *a.numbers)))
 
     @property
     def reads(self) -> set[str]:
         "The names that it takes, or that its results depend on."
-        return set(self.stepper.names).union(*(a.reads for a in self.acts), *(a.given for a in self.acts))
+        return set(self.stepper.names).union(*(a.reads | set(a.given) for a in self.effects))
 
     @property
     def acts_at_all(self) -> bool:
         "Does it return or change anything?"
-        return any(a.returns or a.writes for a in self.acts)
+        return any(a.returns or a.writes for a in self.effects)
 
     @property
     def results(self) -> dict[str, bool]:
@@ -70,7 +70,7 @@ class Node:
 
         State that is one number per parameter is left out: it may be meant for the user to read."""
         res = {}
-        for a in self.acts:
+        for a in self.effects:
             res |= {k: k in a.kept for k in a.writes if k not in a.kept & a.single}
             res |= {k: False for k in a.numbers if k not in a.kept}
         return res
@@ -78,28 +78,28 @@ class Node:
     @property
     def kept_scalars(self) -> set[str]:
         "The state that it writes as one number per parameter, in a tensor."
-        return set().union(*(a.kept & a.single & a.writes.keys() for a in self.acts))
+        return set().union(*(a.kept & a.single & a.writes.keys() for a in self.effects))
 
     @property
     def keeps_weights(self) -> bool:
         "Does it write state that depends on the parameter, such as a mean of weights?"
-        return any('p' in a.reads and a.kept & a.writes.keys() for a in self.acts)
+        return any('p' in a.reads and a.kept & a.writes.keys() for a in self.effects)
 
 
 class Dataflow:
     "The dataflow graph of steppers over rehearsed steps."
     def __init__(self,
-        steps:Iterable[list[Act]]=() # What the steppers did, step by step
+        steps:Iterable[list[Effect]]=() # What the steppers did, step by step
     ):
         self.steps, self.by_place = [], {}
-        for acts in steps: self.add(acts)
+        for effects in steps: self.add(effects)
 
     def add(self,
-        acts:list[Act] # What the steppers did in a step
+        effects:list[Effect] # What the steppers did in a step
     ):
         "Add a step."
-        self.steps.append(acts)
-        for a in acts: self.by_place.setdefault(a.place, Node(a.stepper, a.place)).add(a)
+        self.steps.append(effects)
+        for a in effects: self.by_place.setdefault(a.place, Node(a.stepper, a.place)).add(a)
         self.__dict__.pop('live', None) # recompute it
 
     @property
@@ -108,14 +108,14 @@ class Dataflow:
         return [self.by_place[place] for place in sorted(self.by_place)]
 
     @property
-    def acts(self) -> list[Act]:
-        "The acts of all steppers in all steps, in order."
-        return [a for acts in self.steps for a in acts]
+    def effects(self) -> list[Effect]:
+        "The effects of all steppers in all steps, in order."
+        return [a for effects in self.steps for a in effects]
 
     @property
     def given(self) -> set[str]:
         "The names that some stepper received."
-        return set().union(*(a.given for a in self.acts))
+        return set().union(*(a.given for a in self.effects))
 
     # Results that reach the parameter
 
@@ -147,11 +147,11 @@ class Dataflow:
     # Results of gradients
 
     def moves(self,
-        acts:list[Act]|None=None # Acts to search; default: those of all steps
-    ) -> list[Act]:
-        "List the acts that move the parameter along the gradient or values derived from gradients."
+        effects:list[Effect]|None=None # Effects to search; default: those of all steps
+    ) -> list[Effect]:
+        "List the effects that move the parameter along the gradient or values derived from gradients."
         from_gradients, res = {'grad'}, []
-        for a in self.acts if acts is None else acts:
+        for a in self.effects if effects is None else effects:
             if not a.reads & from_gradients: continue
             from_gradients.update(a.writes.keys() - a.single - {'p'}) # a step size is not a direction
             if 'p' in a.writes: res.append(a)
@@ -168,9 +168,9 @@ class Dataflow:
     @property
     def state(self) -> set[str]:
         "The names of written state, as formulas show them, and the parameter and its gradient."
-        return {a.shown.get(k, k) for a in self.acts for k in a.kept} | {'p', 'grad'}
+        return {a.shown.get(k, k) for a in self.effects for k in a.kept} | {'p', 'grad'}
 
     @property
     def counters(self) -> set[str]:
         "The names of state that are plain numbers."
-        return {a.shown[k] for a in self.acts for k in a.numbers if k in a.kept}
+        return {a.shown[k] for a in self.effects for k in a.numbers if k in a.kept}

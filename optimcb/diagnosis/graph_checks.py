@@ -1,6 +1,6 @@
 "Check a dataflow graph for steppers without effect, unread results, and duplicate steps or decay."
 from optimcb import steppers
-from optimcb._cpython import branches_on_values
+from optimcb._compat.cpython import branches_on_values
 from optimcb.composition.pipeline import Composition, meant_to_return
 from optimcb.composition.results import ONE_STEP
 from optimcb.composition.stepper import Stepper, code_of
@@ -52,7 +52,7 @@ def _what_it_lacks(composition, stepper, there) -> str:
 def _returned_in_vain(graph):
     "Warn of names that a stepper returns without effect"
     instead = {'p': "Change the parameter in place: `p.data.copy_(…)`.", 'grad': "Set it: `p.grad = …`."}
-    for s, k in dict.fromkeys((a.stepper, k) for a in graph.acts for k in a.idle):
+    for s, k in dict.fromkeys((a.stepper, k) for a in graph.effects for k in a.idle):
         if k in instead:
             yield (f"stepper `{s}` returns `{k}`, which becomes state of that name and changes nothing. "
                    f"{instead[k]}")
@@ -77,10 +77,10 @@ def _made_twice(graph):
 
 def _moved_twice(graph):
     "Warn of steppers that each move the parameter along the gradient"
-    acts = graph.steps[-1]
-    undone = max((i for i, a in enumerate(acts) if a.stepper.innermost is undo_step), default=0)
-    measured = {id(a) for a in acts[:undone]} # `undo_step` undoes their effect
-    by = [a.stepper.label for a in graph.moves(acts) if id(a) not in measured]
+    effects = graph.steps[-1]
+    undone = max((i for i, a in enumerate(effects) if a.stepper.innermost is undo_step), default=0)
+    measured = {id(a) for a in effects[:undone]} # `undo_step` undoes their effect
+    by = [a.stepper.label for a in graph.moves(effects) if id(a) not in measured]
     if len(by) > 1:
         yield (f"the parameters are moved along their gradients more than once in a step, by {_listed(by)}. "
                "Keep one of them, unless that is meant.")
@@ -89,7 +89,7 @@ def _moved_twice(graph):
 def _decayed_twice(graph):
     "Warn of weight decay that more than one stepper applies"
     for wd in decay_names(o.stepper for o in graph.nodes):
-        taking = [a for a in graph.acts if wd in a.given]
+        taking = [a for a in graph.effects if wd in a.given]
         applying = [a.stepper for a in taking if a.writes.keys() & {'p', 'grad', *ONE_STEP}]
         by = list(dict.fromkeys(s.label for s in applying))
         if len(by) < 2: by = _repeated(a.stepper for a in taking if a.writes.keys() & {'p', 'grad'})
@@ -114,18 +114,18 @@ def _repeated(steppers) -> list:
 
 def _not_applied(graph):
     "Warn if nothing moves the parameter along the gradient"
-    made = [(a.stepper, k) for a in graph.acts for k in a.writes if k in ONE_STEP]
+    made = [(a.stepper, k) for a in graph.effects for k in a.writes if k in ONE_STEP]
     if made:
         stepper, name = made[-1]
         yield (f"stepper `{stepper}` makes `{name}`, but no stepper after it applies it, so nothing is "
                f"trained. Put `{_step_for(graph)}` after it.")
-    elif graph.acts and not any('p' in a.writes for a in graph.acts):
+    elif graph.effects and not any('p' in a.writes for a in graph.effects):
         yield f"no stepper changes the parameters. Put a step last, such as `{_step_for(graph)}`."
 
 
 def _step_for(graph) -> str:
     "Return the library's step that takes most of the available names"
-    there = {'lr'}.union(*(a.given for a in graph.acts), *(o.outputs for o in graph.nodes))
+    there = {'lr'}.union(*(a.given for a in graph.effects), *(o.outputs for o in graph.nodes))
     if there & ONE_STEP: return 'apply_update'
     ours = [Stepper(getattr(steppers, k)) for k in steppers.__all__ if k.endswith('_step')]
     fit = [s for s in ours if there.issuperset(s.required)]
@@ -150,7 +150,7 @@ def _unread(graph):
 def _may_act_later(node, graph) -> bool:
     "Does it branch and take a number that changes? Then it may act in a later step"
     seen = {}
-    for a in graph.acts:
+    for a in graph.effects:
         for k, v in a.numbers.items(): seen.setdefault(k, set()).add(v)
     code = code_of(node.stepper.f)
     changing = {k for k in node.stepper.names if len(seen.get(k, ())) > 1}

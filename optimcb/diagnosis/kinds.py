@@ -89,7 +89,7 @@ def _rehearsed(rehearsal, composition) -> list:
     most = MOST_STEPS if has_gate else FULL_STEPS
     while n_full < FULL_STEPS and len(steps) < most:
         steps.append(rehearsal.step())
-        n_full += len(steps[-1].acts) == len(composition.steppers)
+        n_full += len(steps[-1].effects) == len(composition.steppers)
     return steps
 
 

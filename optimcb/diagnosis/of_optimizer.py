@@ -2,7 +2,8 @@
 from collections.abc import Iterable
 from numbers import Real
 
-from optimcb._boundary import entry
+from optimcb._compat.boundary import entry
+from optimcb._compat.warn import CompositionWarning, warn
 from optimcb.composition.errors import not_so
 from optimcb.composition.results import ONE_STEP
 from optimcb.diagnosis.checks import warnings_for
@@ -12,7 +13,6 @@ from optimcb.engines.masks import masks_of
 from optimcb.engines.runner import Runner
 from optimcb.hypers.torch_names import is_of_others, is_slip, suggest
 from optimcb.hypers.values import ALWAYS_WELCOME, NOT_HYPERS
-from optimcb.warn import CompositionWarning, warn
 
 __all__ = ['ExplainedOptimizer', 'check_steppers', 'groups_of', 'slips', 'warn_late_state',
            'warn_unread']

@@ -18,7 +18,7 @@ from optimcb.diagnosis.symbolic import (
 from optimcb.tracing.ir import LEAVES, PER_PARAMETER
 from optimcb.tracing.opaque import PLACEHOLDER
 from optimcb.tracing.recording import NotRecorded
-from optimcb.tracing.rehearsal import Act, Rehearsal, Step
+from optimcb.tracing.rehearsal import Effect, Rehearsal, Step
 
 __all__ = ['SWAPPED', 'Reader', 'look', 'of_step', 'read_samples', 'value_of']
 
@@ -27,7 +27,7 @@ SWAPPED = dict(lt='gt', gt='lt', le='ge', ge='le') # the same comparisons with s
 
 
 class Reader:
-    """Reads the acts of the steppers in a step, in order.
+    """Reads the effects of the steppers in a step, in order.
 
     `old` has names with another value before the step, and whether each is one number; `by_torch` has the
     modules of functions that torch runs, by their names."""
@@ -43,22 +43,22 @@ class Reader:
         self.before, self.newest, self.kept_before = {}, {}, {}
 
     def read(self,
-        act:Act # Act of the next stepper
+        effect:Effect # Effect of the next stepper
     ) -> Outcome:
-        "Read an act of a stepper."
+        "Read an effect of a stepper."
         self.before, self.newest, self.kept_before = dict(self.now), {}, {}
-        kept = {act.shown.get(k, k) for k in act.kept} | {'p', 'grad'}
-        todo = {act.shown.get(k, k): v for k, v in act.writes.items() if v is not None}
+        kept = {effect.shown.get(k, k) for k in effect.kept} | {'p', 'grad'}
+        todo = {effect.shown.get(k, k): v for k, v in effect.writes.items() if v is not None}
         lines = []
         while todo:
             name = self._next_to_write(todo)
-            lines.append(Line(name, self.expression(todo[name]), act.stepper, name in kept))
+            lines.append(Line(name, self.expression(todo[name]), effect.stepper, name in kept))
             self._write(name, todo.pop(name))
-        numbers = [Line(act.shown[k], value_of(v), act.stepper, k in act.kept)
-                   for k, v in act.numbers.items()]
+        numbers = [Line(effect.shown[k], value_of(v), effect.stepper, k in effect.kept)
+                   for k, v in effect.numbers.items()]
         before = [Line(f'{k}_old', Sym(k, scalar)) for k, scalar in self.kept_before.items()]
         self.newest = {}
-        return Outcome((*before, *lines), tuple(numbers), Num(act.ends))
+        return Outcome((*before, *lines), tuple(numbers), Num(effect.ends))
 
     def _next_to_write(self, todo):
         "Return a name that none of the others depends on, or the first"
@@ -151,13 +151,13 @@ def read_samples(
     number:int|None=None, # Number of the step, if it is none of an experiment
     shape:tuple=() # Of the parameter
 ) -> dict[int, Sample]:
-    "Read each stepper's act in a step, by its place."
+    "Read each stepper's effect in a step, by its place."
     res, hats = {}, frozenset()
-    for act in step.acts:
-        made = decisions.made.get(act.place, ()) if decisions else ()
-        words = tuple(sorted((k, value_of(v)) for k, v in act.words.items()))
-        res[act.place] = Sample(act.there, tuple(made), reader.read(act), hats, number, shape, words)
-        hats |= {new for k, new in act.shown.items() if new != k}
+    for effect in step.effects:
+        made = decisions.made.get(effect.place, ()) if decisions else ()
+        words = tuple(sorted((k, value_of(v)) for k, v in effect.words.items()))
+        res[effect.place] = Sample(effect.there, tuple(made), reader.read(effect), hats, number, shape, words)
+        hats |= {new for k, new in effect.shown.items() if new != k}
     return res
 
 

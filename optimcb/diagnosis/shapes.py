@@ -8,7 +8,7 @@ from itertools import count, groupby
 
 import torch
 
-from optimcb._tensors import unsharded
+from optimcb._compat.dtensors import unsharded
 from optimcb.diagnosis.algebra import NUMEL, Sym, call, number
 from optimcb.diagnosis.symbolic import Decisions, Symbolic, plain, symbolic
 from optimcb.tracing.rehearsal import Rehearsal

@@ -11,7 +11,7 @@ from fractions import Fraction
 from numbers import Real
 from typing import NamedTuple
 
-from optimcb._cpython import frame_above, module_of
+from optimcb._compat.cpython import frame_above, module_of
 from optimcb.diagnosis.algebra import (
     ONE,
     ZERO,

@@ -7,7 +7,7 @@ can replace the old one.
 from collections.abc import Iterator
 from functools import partial
 
-from optimcb._boundary import entry
+from optimcb._compat.boundary import entry
 from optimcb.composition.stepper import Stepper, name_of, renamed, same_name
 from optimcb.editing.wrap import wrapped
 from optimcb.hypers.torch_names import nearest

@@ -4,8 +4,8 @@ from numbers import Real
 
 from fastcore.foundation import L
 
-from optimcb._boundary import entry
-from optimcb._wrappers import zero_refusal
+from optimcb._compat.boundary import entry
+from optimcb._compat.wrappers import zero_refusal
 from optimcb.composition.errors import MissingName
 from optimcb.composition.pipeline import Composition
 from optimcb.diagnosis.of_optimizer import check_steppers, warn_late_state

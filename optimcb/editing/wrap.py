@@ -6,7 +6,7 @@ Each part declares its place along this way; `Places` cuts a list of steppers at
 import inspect
 from functools import partial
 
-from optimcb._boundary import entry
+from optimcb._compat.boundary import entry
 from optimcb.composition.roles import DECAY, PLACES, kind_of, place_of
 from optimcb.composition.stepper import InRoute, Stepper, is_redefined, name_of, only, renamed
 from optimcb.composition.traits import traits_of

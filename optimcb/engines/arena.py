@@ -7,7 +7,7 @@ import weakref
 import torch
 from torch import Tensor
 
-from optimcb._cpython import references
+from optimcb._compat.cpython import references
 from optimcb.tracing.ir import PER_ELEMENT
 
 __all__ = ['Arena', 'hand_out', 'new_states']

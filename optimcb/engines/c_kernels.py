@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from optimcb._tensors import unsharded
+from optimcb._compat.dtensors import unsharded
 from optimcb.engines import c_compiler
 from optimcb.engines.launch import KernelLaunch
 from optimcb.tracing.ir import PER_ELEMENT, Extent

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import NamedTuple
 
-from optimcb._tensors import sharding_of
+from optimcb._compat.dtensors import sharding_of
+from optimcb._compat.warn import warn
 from optimcb.engines import c_kernels, foreach
 from optimcb.engines.c_compiler import CantBuild
 from optimcb.engines.grad_scaling import Scaling
@@ -15,7 +16,6 @@ from optimcb.tracing.program import Program, Unsupported
 from optimcb.tracing.purity import asks_type
 from optimcb.tracing.replay import Recorder
 from optimcb.tracing.rng import RngSnapshot
-from optimcb.warn import warn
 
 __all__ = ['Compilation', 'Prepared']
 

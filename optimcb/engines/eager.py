@@ -6,7 +6,7 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor
 
-from optimcb._tensors import gather, on_all
+from optimcb._compat.dtensors import gather, on_all
 from optimcb.engines.grad_scaling import NOT_SCALED, Scaling
 from optimcb.engines.sparse_complex import AsReal, NoRows, Rows, has_rows
 from optimcb.tracing.rng import RngSnapshot

@@ -1,7 +1,7 @@
 "The foreach engine: each operation of a program as one call of torch for a list of tensors."
 import torch
 
-from optimcb._tensors import unsharded
+from optimcb._compat.dtensors import unsharded
 from optimcb.engines import arena, launch
 from optimcb.tracing.ir import LEAVES, PER_ELEMENT
 from optimcb.tracing.ops import OPS, REDUCTIONS, of_nothing

@@ -6,7 +6,7 @@ step were taken, and checks the flag at the next step, when it has long been com
 import torch
 from torch import Tensor
 
-from optimcb._tensors import gather, is_dtensor
+from optimcb._compat.dtensors import gather, is_dtensor
 
 __all__ = ['NOT_SCALED', 'PendingSkip', 'SCALER_ATTRIBUTES', 'Scaling', 'scaling_of']
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optimcb._tensors import sharding_of
+from optimcb._compat.dtensors import sharding_of
 from optimcb.engines import arena
 from optimcb.engines.batches import batches, call_batch
 from optimcb.tracing.bucket import is_plain

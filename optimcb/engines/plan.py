@@ -11,7 +11,7 @@ from operator import is_
 import torch
 from torch import Tensor
 
-from optimcb._tensors import sharding_of
+from optimcb._compat.dtensors import sharding_of
 from optimcb.engines.arena import Arena
 from optimcb.engines.c_compiler import CantBuild
 from optimcb.engines.frozen import grad_of, track

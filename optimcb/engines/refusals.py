@@ -1,9 +1,9 @@
 "Parameters that kernels can't step, the reasons, and the warnings and errors."
 from collections.abc import Hashable
 
-from optimcb._tensors import sharding_of, unsharded
+from optimcb._compat.dtensors import sharding_of, unsharded
+from optimcb._compat.warn import warn
 from optimcb.tracing.purity import impurities
-from optimcb.warn import warn
 
 __all__ = ['CantRun', 'MAX_KERNELS', 'Refusals']
 

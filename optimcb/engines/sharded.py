@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from optimcb._tensors import is_dtensor, local, on_all, shard_of, unsharded
+from optimcb._compat.dtensors import is_dtensor, local, on_all, shard_of, unsharded
 from optimcb.engines.frozen import track
 from optimcb.tracing.program import Unsupported
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from optimcb._tensors import unsharded
+from optimcb._compat.dtensors import unsharded
 from optimcb.engines.c_compiler import CantBuild
 from optimcb.engines.launch import KernelLaunch
 from optimcb.engines.triton_source import ARGUMENTS, CHUNK, PRELUDE, functions, source

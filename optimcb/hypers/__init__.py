@@ -1,4 +1,4 @@
 "Hyper-parameters: values and their ranges, torch's names for them, and live views of a group."
-from optimcb._renamed import old_names
+from optimcb._compat.renamed import old_names
 
 __getattr__ = old_names('hypers')

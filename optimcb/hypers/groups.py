@@ -3,8 +3,8 @@ from collections.abc import Callable, Iterable
 
 from fastcore.foundation import L
 
-from optimcb._boundary import entry
-from optimcb._wrappers import one_cycle_is_over
+from optimcb._compat.boundary import entry
+from optimcb._compat.wrappers import one_cycle_is_over
 from optimcb.hypers.torch_names import TORCH_NAMES, from_torch, stands_for
 from optimcb.hypers.values import ALWAYS_WELCOME, check
 

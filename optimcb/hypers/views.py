@@ -4,7 +4,7 @@ from copy import deepcopy
 
 from fastcore.foundation import L
 
-from optimcb._boundary import entry
+from optimcb._compat.boundary import entry
 from optimcb.hypers.values import NOT_HYPERS, check
 
 __all__ = ['HyperView', 'HyperViews']

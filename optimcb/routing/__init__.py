@@ -1,5 +1,5 @@
 "Several algorithms in one: routes, rules that tell parameters apart, and hyper-parameters by the step."
-from optimcb._renamed import old_names
+from optimcb._compat.renamed import old_names
 from optimcb.composition import rules
 from optimcb.composition.rules import *
 from optimcb.routing import groups, schedules

@@ -1,7 +1,7 @@
 "Use rules to exempt parameters from weight decay and to make groups."
 from torch import Tensor, nn
 
-from optimcb._boundary import entry
+from optimcb._compat.boundary import entry
 from optimcb.composition.rules import Rule, as_rule, norms_and_biases
 from optimcb.optimizer import Optimizer
 

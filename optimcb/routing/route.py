@@ -4,7 +4,7 @@ from functools import partial
 
 from fastcore.foundation import L
 
-from optimcb._boundary import entry
+from optimcb._compat.boundary import entry
 from optimcb.algorithm import Algorithm, edited
 from optimcb.composition.pipeline import Composition
 from optimcb.composition.rules import as_rule

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-from optimcb._boundary import entry
+from optimcb._compat.boundary import entry
 from optimcb.composition.stepper import renamed
 from optimcb.steppers import count_steps, schedule
 

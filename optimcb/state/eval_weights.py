@@ -10,12 +10,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from optimcb._compat.warn import CompositionWarning, calling_frame, warn
 from optimcb.composition.roles import kind_of
 from optimcb.composition.stepper import Stepper, name_of
 from optimcb.editing.edit import place
 from optimcb.steppers.averages import FREE
 from optimcb.steppers.lookahead import lookahead_step
-from optimcb.warn import CompositionWarning, calling_frame, warn
 
 __all__ = ['EVALUATED', 'TRAINED', 'averaged', 'evaluated', 'forget', 'put_in', 'refuse_step', 'take_out',
            'tellers', 'warn_unaveraged']

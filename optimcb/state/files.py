@@ -16,8 +16,8 @@ import torch
 from fastcore.foundation import L
 from torch import Tensor
 
-from optimcb._boundary import entry
-from optimcb._tensors import is_dtensor
+from optimcb._compat.boundary import entry
+from optimcb._compat.dtensors import is_dtensor
 from optimcb.state.copies import copied, ours
 from optimcb.state.param_names import names_of
 

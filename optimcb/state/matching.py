@@ -2,10 +2,10 @@
 from fastcore.foundation import L
 from torch import Tensor
 
+from optimcb._compat.warn import warn
 from optimcb.state.copies import is_note, shape_of
 from optimcb.state.eval_weights import TRAINED
 from optimcb.state.param_names import listed
-from optimcb.warn import warn
 
 __all__ = ['check_groups', 'check_shapes', 'in_torchs_shape', 'usable_state']
 

@@ -1,10 +1,10 @@
 "Parameter names, by which state is shown, and loaded if the order or the groups differ."
 from torch import Tensor
 
-from optimcb._boundary import entry
+from optimcb._compat.boundary import entry
+from optimcb._compat.warn import warn
 from optimcb.hypers.values import NOT_HYPERS
 from optimcb.state.copies import kept_states, ours, shape_of
-from optimcb.warn import warn
 
 __all__ = ['by_name', 'has_names_for_indices', 'listed', 'named_state', 'names_of']
 

@@ -1,8 +1,8 @@
 "State dicts in torch's layout plus fastai's keys, always as copies."
 from torch import Tensor
 
-from optimcb._renamed import current_label
-from optimcb._tensors import is_dtensor
+from optimcb._compat.dtensors import is_dtensor
+from optimcb._compat.renamed import current_label
 from optimcb.hypers.torch_names import from_torch
 from optimcb.hypers.values import NOT_HYPERS, check
 from optimcb.state.copies import ParamStates, copied, is_note, kept_states, shape_of

@@ -2,7 +2,7 @@
 import torch
 from torch import Tensor
 
-from optimcb._boundary import entry
+from optimcb._compat.boundary import entry
 from optimcb.composition.pipeline import Composition
 from optimcb.hypers.torch_names import TORCH_NAMES
 from optimcb.state.copies import is_note, ours

@@ -7,7 +7,7 @@ A fused `*_step` does in one call what the steppers in its trait `unfused` do on
 their formulas, but doesn't call all of them: it avoids a copy of the update, and `addcdiv_` rounds like
 fastai's steps.
 """
-from optimcb._renamed import old_names
+from optimcb._compat.renamed import old_names
 from optimcb.steppers import (
     adam,
     adaptive,

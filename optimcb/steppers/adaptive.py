@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from optimcb._renamed import old_names
+from optimcb._compat.renamed import old_names
 from optimcb.composition.results import once
 from optimcb.composition.roles import DECAY, part
 from optimcb.composition.traits import stepper

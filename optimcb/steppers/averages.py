@@ -5,7 +5,7 @@ trained weights back.
 """
 import torch
 
-from optimcb._renamed import old_names
+from optimcb._compat.renamed import old_names
 from optimcb.composition.results import once
 from optimcb.composition.roles import part
 from optimcb.composition.traits import stepper, weights_by

@@ -3,7 +3,7 @@ import math
 
 import torch
 
-from optimcb._renamed import old_names
+from optimcb._compat.renamed import old_names
 from optimcb.composition.calls import by_torch
 from optimcb.composition.results import once
 from optimcb.composition.traits import stepper

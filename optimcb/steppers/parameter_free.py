@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
-from optimcb._renamed import old_names
+from optimcb._compat.renamed import old_names
 from optimcb.composition.results import once
 from optimcb.composition.traits import stepper
 from optimcb.steppers.moving_average import debias

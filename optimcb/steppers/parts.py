@@ -6,7 +6,7 @@ from numbers import Real
 
 import torch
 
-from optimcb._renamed import old_names
+from optimcb._compat.renamed import old_names
 from optimcb.composition.calls import by_torch
 from optimcb.composition.results import once, stop
 from optimcb.composition.roles import DECAY, part

@@ -1,7 +1,7 @@
 "SOAP: Adam in the eigenbasis of Shampoo."
 import torch
 
-from optimcb._renamed import old_names
+from optimcb._compat.renamed import old_names
 from optimcb.composition.calls import by_torch
 from optimcb.composition.results import once
 from optimcb.composition.traits import stepper

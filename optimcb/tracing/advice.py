@@ -7,14 +7,14 @@ from types import FrameType
 
 import torch
 
-from optimcb import _cpython
-from optimcb._cpython import ANYWHERE, caller_outside, place_of
+from optimcb._compat import cpython
+from optimcb._compat.cpython import ANYWHERE, caller_outside, place_of
 from optimcb.tracing.opaque import DO_IT
 
 __all__ = ['ELEMENTWISE', 'INSTEAD', 'instead_of_branch', 'instead_of_number']
 
 
-HERE, TORCH, CPYTHON = os.path.dirname(__file__), os.path.dirname(torch.__file__), _cpython.__file__
+HERE, TORCH, CPYTHON = os.path.dirname(__file__), os.path.dirname(torch.__file__), cpython.__file__
 LONGEST = 160 # most characters of a suggested line
 NEUTRAL = { # neutral elements
     'add_': 0., 'sub_': 0., 'mul_': 1., 'div_': 1., ast.Add: 0., ast.Sub: 0., ast.Mult: 1., ast.Div: 1.}

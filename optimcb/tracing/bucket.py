@@ -5,7 +5,7 @@ from operator import is_, itemgetter
 import torch
 from torch import Tensor
 
-from optimcb._tensors import is_dtensor, sharding_of, unsharded
+from optimcb._compat.dtensors import is_dtensor, sharding_of, unsharded
 from optimcb.tracing.ir import DTYPES, FLOATS, PER_ELEMENT, StateKind, extent_of
 
 __all__ = ['Bucket', 'Changed', 'constant', 'fit', 'is_dense', 'is_plain', 'key_of', 'misfit', 'sharing']

@@ -6,7 +6,7 @@ from types import CodeType, ModuleType
 
 from torch import Tensor
 
-from optimcb._cpython import (
+from optimcb._compat.cpython import (
     LOADS_ATTR,
     LOADS_OUTSIDE,
     NOISE,

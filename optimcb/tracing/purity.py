@@ -7,7 +7,7 @@ that uses unreadable code is called for each parameter.
 from collections.abc import Iterator
 from types import CodeType
 
-from optimcb._cpython import has_branches, instructions, is_in_place, returns_something
+from optimcb._compat.cpython import has_branches, instructions, is_in_place, returns_something
 from optimcb.composition.stepper import Stepper, strings
 from optimcb.tracing.code_reader import CodeReader, is_inert
 from optimcb.tracing.code_walk import is_written

@@ -8,8 +8,8 @@ from numbers import Number
 import torch
 from torch import Tensor
 
-from optimcb._cpython import references
-from optimcb._tensors import is_dtensor, unsharded
+from optimcb._compat.cpython import references
+from optimcb._compat.dtensors import is_dtensor, unsharded
 from optimcb.composition.calls import by_torch
 from optimcb.composition.errors import StepperError
 from optimcb.composition.pipeline import Composition

@@ -22,10 +22,10 @@ from optimcb.tracing.recording import SYMBOLIC, NotRecorded, Recording, record
 from optimcb.tracing.rng import RngSnapshot
 from optimcb.tracing.tracer import TRACERS
 
-__all__ = ['Act', 'Rehearsal', 'Step']
+__all__ = ['Effect', 'Rehearsal', 'Step']
 
 
-class Act(NamedTuple):
+class Effect(NamedTuple):
     "What a stepper did in a step. The parameter and its gradient are called `p` and `grad`."
     stepper: Stepper
     given: tuple # Names of state, hyper-parameters and one-step values that it received
@@ -46,7 +46,7 @@ class Act(NamedTuple):
 class Step(NamedTuple):
     "A rehearsed step."
     recording: Recording
-    acts: list[Act]
+    effects: list[Effect]
     hypers: dict # Hyper-parameters that the steppers received
 
     @property
@@ -86,7 +86,7 @@ class Rehearsal:
         try:
             res = record([bucket], self.composition, [hypers], self.looked, self.typed, observer=observer)
         finally: before.restore_if_moved()
-        return Step(res[0], observer.acts, hypers)
+        return Step(res[0], observer.effects, hypers)
 
     def _bucket(self, observer) -> Bucket:
         "Return a bucket of the example alone"
@@ -131,13 +131,13 @@ def _is_number(v) -> bool: return isinstance(v, Real) and not isinstance(v, bool
 
 
 class _Observer:
-    """Observer of `Composition.run` that records what each stepper does, as `acts`.
+    """Observer of `Composition.run` that records what each stepper does, as `effects`.
 
     `named` replaces the numbers that steppers take and return.
     """
     def __init__(self, rehearsal, named, began, shown):
         composition, hypers = rehearsal.composition, rehearsal.hypers
-        self.named, self.began, self.shown, self.acts = named, began, shown, []
+        self.named, self.began, self.shown, self.effects = named, began, shown, []
         self.places = {id(s): i for i, s in enumerate(composition.steppers)}
         self.there = {*hypers, *rehearsal.kinds, *rehearsal.numbers}
         self.fixed = {k for k, v in hypers.items() if not composition.is_default(k, v)}
@@ -169,13 +169,13 @@ class _Observer:
         idle = frozenset(made) & {'p', 'grad'} | kept & self.fixed
         made = {k: v for k, v in made.items() if k not in idle}
         kept -= idle
-        state = self.there.union(*(a.kept for a in self.acts))
+        state = self.there.union(*(a.kept for a in self.effects))
         shown = {k: f'{k}_hat' if k not in kept and k in state else k for k in made}
         if made: new = type(new)({**new, **self._renamed(made, shown, kept)})
         given, values = self._names_given(stepper, values), {**values, **made}
         writes, reads = self._written(p, values)
         kept |= {k for k in writes if k in state and k not in made} # also state that was written in place
-        self.acts.append(Act(
+        self.effects.append(Effect(
             stepper, given, reads & {*given, 'p', 'grad'}, writes,
             numbers={k: v for k, v in made.items() if _is_number(v) or self._is_word(v)}, kept=kept,
             single=frozenset(k for k in writes if _is_single(values.get(k))), idle=idle, shown=shown,

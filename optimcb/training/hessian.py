@@ -4,7 +4,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from optimcb._boundary import entry
+from optimcb._compat.boundary import entry
 from optimcb.composition.errors import not_so
 from optimcb.engines.frozen import grad_of
 from optimcb.steppers.moving_average import exp_avg

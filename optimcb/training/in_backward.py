@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.autograd import Variable
 
-from optimcb._boundary import entry
+from optimcb._compat.boundary import entry
+from optimcb._compat.warn import warn
 from optimcb.engines.compilation import Compilation
 from optimcb.engines.runner import Runner
 from optimcb.optimizer import Optimizer
 from optimcb.state.eval_weights import refuse_step
 from optimcb.training.given import check_runs_steppers
 from optimcb.training.targets import Target, Waiting
-from optimcb.warn import warn
 
 __all__ = ['InBackward', 'step_in_backward']
 

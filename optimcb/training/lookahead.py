@@ -4,7 +4,7 @@ from numbers import Integral
 
 from fastcore.foundation import L
 
-from optimcb._boundary import entry
+from optimcb._compat.boundary import entry
 from optimcb.composition.pipeline import Composition
 from optimcb.editing.edit import with_parts
 from optimcb.editing.wrap import wrapped

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from optimcb._boundary import entry
+from optimcb._compat.boundary import entry
 from optimcb.hypers.values import NOT_NEGATIVE, check
 from optimcb.optimizer import Optimizer
 from optimcb.state.eval_weights import refuse_step

@@ -11,13 +11,13 @@ from optimcb.tracing.rehearsal import Rehearsal
 def graph_of(cbs, steps=2):
     composition = Composition(cbs)
     rehearsal = Rehearsal(composition, {**composition.defaults, 'lr': 0.1, 'mom': 0.9, 'sqr_mom': 0.99, 'wd': 0.01})
-    return Dataflow(rehearsal.step().acts for _ in range(steps))
+    return Dataflow(rehearsal.step().effects for _ in range(steps))
 
 
 def test_a_node_has_its_inputs_and_outputs_once():
     decay, grad_avg, *_ = graph_of(oc.Adam.cbs).nodes
     assert (decay.inputs, decay.outputs) == (['p', 'lr', 'wd'], ['p'])
-    assert (grad_avg.inputs, grad_avg.outputs, len(grad_avg.acts)) == (['grad', 'mom', 'grad_avg'], ['grad_avg'], 2)
+    assert (grad_avg.inputs, grad_avg.outputs, len(grad_avg.effects)) == (['grad', 'mom', 'grad_avg'], ['grad_avg'], 2)
 
 
 def test_what_lasts_is_read_before_and_after():

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 import optimcb as oc
 from optimcb import Adam, CompositionWarning, Optimizer, average_grad, momentum_step, sgd_step, tap
-from optimcb._boundary import entry
-from optimcb._notebook import show_partials
+from optimcb._compat.boundary import entry
 from optimcb.composition.errors import WrongReturn
+from optimcb.diagnosis.partials import show_partials
 
 ENGINES = 'auto', 'eager', 'foreach', 'fused'
 
@@ -365,7 +365,7 @@ def test_an_error_in_a_stepper_is_shown_where_it_is():
     opt = Optimizer(ps := params(), bad, lr=0.1, engine='eager')
     set_grads(ps)
     with pytest.raises(ZeroDivisionError, match='mine') as e: opt.step()
-    assert frames(e.value) == ['test_messages.py', 'optimizer.py', '_boundary.py', 'test_messages.py']
+    assert frames(e.value) == ['test_messages.py', 'optimizer.py', 'boundary.py', 'test_messages.py']
     assert traceback.extract_tb(e.value.__traceback__)[-1].name == 'bad'
 
 
@@ -401,7 +401,7 @@ SHOWN = {'partial(Optimizer, cbs=[average, partial(step, lr=.1)])': 'partial(Opt
 
 @pytest.mark.parametrize('code', SHOWN)
 def test_a_partial_is_shown_by_the_names_of_its_steppers(shell, code):
-    show_partials()
+    show_partials(oc.Optimizer)
     error, shown, _ = run(shell, code)
     assert error is None and SHOWN[code] in shown
 
@@ -432,7 +432,7 @@ def test_the_whole_traceback_can_be_had(monkeypatch):
     assert 'values.py' in frames(e.value)
     monkeypatch.delenv('OPTIMCB_FULL_TRACEBACK')
     with pytest.raises(ValueError) as e: Adam(params(), lr=-1)
-    assert frames(e.value) == ['test_messages.py', '_boundary.py']
+    assert frames(e.value) == ['test_messages.py', 'boundary.py']
 
 
 def test_the_context_of_an_error_of_the_users_stays():

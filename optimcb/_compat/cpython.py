@@ -1,6 +1,6 @@
 """Code that depends on CPython: reference counts, frames, and names of bytecode instructions.
 
-`tests/composition/test_cpython.py` tests all of it on each supported Python.
+`tests/compat/test_cpython.py` tests all of it on each supported Python.
 """
 import dis
 import inspect

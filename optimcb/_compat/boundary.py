@@ -15,13 +15,13 @@ import fastcore
 import numpy
 import torch
 
-from optimcb._cpython import ends_by_raise, frames_above, module_of
+from optimcb._compat.cpython import ends_by_raise, frames_above, module_of
 
 __all__ = ['entry', 'opaque', 'refuse_tracing']
 
 
 DYNAMO = 'torch._dynamo' # takes a second to import; compiled code has already imported it
-OURS = os.path.dirname(__file__) + os.sep
+OURS = os.path.dirname(os.path.dirname(__file__)) + os.sep
 PACKAGES = [os.path.dirname(o.__file__) + os.sep for o in (fastcore, numpy, torch)]
 BELOW = *PACKAGES, contextlib.__file__ # files that the library calls
 EVAL_FRAME = os.path.join(os.path.dirname(torch.__file__), '_dynamo', 'eval_frame.py') # in `_untraced`

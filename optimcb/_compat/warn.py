@@ -5,11 +5,11 @@ from types import FrameType
 
 import torch
 
-from optimcb._cpython import caller_outside, frames_above, module_of, stacklevel_outside
+from optimcb._compat.cpython import caller_outside, frames_above, module_of, stacklevel_outside
 
 __all__ = ['CompositionWarning', 'calling_frame', 'warn']
 
-INSIDE = os.path.dirname(__file__), os.path.dirname(torch.__file__)
+INSIDE = os.path.dirname(os.path.dirname(__file__)), os.path.dirname(torch.__file__)
 # packages that call the library on behalf of users
 BETWEEN = frozenset({'fastai', 'fastcore', 'collections', 'contextlib'})
 

@@ -8,8 +8,8 @@ from types import CodeType
 import torch
 from torch.optim.lr_scheduler import OneCycleLR
 
-from optimcb._cpython import frames_above, module_of
-from optimcb.warn import calling_frame
+from optimcb._compat.cpython import frames_above, module_of
+from optimcb._compat.warn import calling_frame
 
 __all__ = ['asked_by_fastai', 'asked_by_grad_scaler', 'made_by_zero', 'one_cycle_is_over', 'own_step_of',
            'zero_refusal']

@@ -12,7 +12,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-from optimcb._cpython import stacklevel_outside
+from optimcb._compat.cpython import stacklevel_outside
 
 __all__ = ['LABELS', 'MOVED', 'RENAMED', 'current_label', 'install', 'old_names']
 
@@ -21,7 +21,7 @@ MOVED = {  # by the old name under `optimcb`, the modules that have its contents
     'backward': ['training.in_backward'],
     'bench': ['bench.measure', 'bench.contenders', 'bench.sets', 'bench.timing', 'bench.report',
               'bench.__main__'],
-    'boundary': ['_boundary'],
+    'boundary': ['_compat.boundary'],
     'branches': ['diagnosis.operations', 'diagnosis.outcomes', 'diagnosis.reading', 'diagnosis.exploring',
                  'diagnosis.hats', 'diagnosis.starting', 'diagnosis.merging'],
     'checkpoint': ['state.state_dict', 'state.param_names', 'state.copies'],
@@ -50,7 +50,7 @@ MOVED = {  # by the old name under `optimcb`, the modules that have its contents
     'engine.record': ['tracing.recording'],
     'engine.runner': ['engines.runner', 'engines.compilation', 'engines.refusals'],
     'engine.scaling': ['engines.grad_scaling'],
-    'engine.shards': ['_tensors', 'engines.sharded'],
+    'engine.shards': ['_compat.dtensors', 'engines.sharded'],
     'engine.spelling': ['tracing.torch_api', 'tracing.reductions', 'tracing.install'],
     'engine.trace': ['tracing.tracer', 'tracing.trace'],
     'engine.triton_ops': ['engines.triton_math'],
@@ -75,17 +75,18 @@ MOVED = {  # by the old name under `optimcb`, the modules that have its contents
                           'steppers.kronecker'],
     'steppers.tools': ['steppers.schedules'],
     'symbolic': ['diagnosis.symbolic'],
+    'warn': ['_compat.warn'],
     'wrapping': ['editing.wrap', 'composition.roles'],
 }
 
 RENAMED = { # by module and old public name, under `optimcb`, the module and name of today
     'engines.grad_scaling.Doubt': 'engines.grad_scaling.PendingSkip',
-    '_tensors.Spread': '_tensors.Sharding',
+    '_compat.dtensors.Spread': '_compat.dtensors.Sharding',
     'engines.sharded.agreed': 'engines.sharded.agree',
-    '_tensors.spread_of': '_tensors.sharding_of',
-    '_tensors.on_wholes': '_tensors.on_gathered',
-    '_tensors.whole': '_tensors.unsharded',
-    '_tensors.whole_of': '_tensors.gather',
+    '_compat.dtensors.spread_of': '_compat.dtensors.sharding_of',
+    '_compat.dtensors.on_wholes': '_compat.dtensors.on_gathered',
+    '_compat.dtensors.whole': '_compat.dtensors.unsharded',
+    '_compat.dtensors.whole_of': '_compat.dtensors.gather',
     'hypers.values.spread': 'hypers.values.per_group',
     'tracing.bucket.Alike': 'tracing.bucket.Bucket',
     # of `steppers`, whichever of its modules had the name
@@ -177,7 +178,7 @@ def install():
 
 # Warnings
 
-OURS = os.path.dirname(__file__) + os.sep
+OURS = os.path.dirname(os.path.dirname(__file__)) + os.sep
 WARNED = set() # old names that were asked for
 
 

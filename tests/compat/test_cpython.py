@@ -10,7 +10,7 @@ import torch
 
 import optimcb as oc
 from optimcb import CompositionWarning, Optimizer, once
-from optimcb._cpython import (
+from optimcb._compat.cpython import (
     branches_on_values,
     caller_outside,
     catches_errors,

@@ -1,29 +1,30 @@
-"What IPython shows of a `partial` of an `Optimizer`: Python's own text has the addresses of steppers."
+"What IPython shows of a `partial` that makes an optimizer: Python's own text has the addresses of steppers."
 import sys
 from functools import partial
 
 from optimcb.composition.stepper import label
-from optimcb.optimizer import Optimizer
 
 __all__ = ['show_partials']
 
 
-def show_partials() -> None:
-    "Let a running IPython show steppers in a `partial` by their names. Without one, do nothing."
+def show_partials(
+    of:type # Class of optimizers, whose partials are shown
+) -> None:
+    "Let a running IPython show steppers in a `partial` of the class by their names. Without one, do nothing."
     ipython = sys.modules.get('IPython')
     shell = ipython.get_ipython() if hasattr(ipython, 'get_ipython') else None
     if shell is None: return
     formatters = shell.display_formatter.formatters
-    if 'text/plain' in formatters: formatters['text/plain'].for_type(partial, _pretty)
+    if 'text/plain' in formatters: formatters['text/plain'].for_type(partial, partial(_pretty, of))
 
 
-def _pretty(o, printer, cycle): printer.text(_shown(o))
+def _pretty(of, o, printer, cycle): printer.text(_shown(of, o))
 
 
-def _shown(o) -> str:
-    "The text of a `partial`, by the labels of its steppers if it makes an `Optimizer`"
+def _shown(of, o) -> str:
+    "The text of a `partial`, by the labels of its steppers if it makes an optimizer."
     try:
-        if not issubclass(o.func, Optimizer): return repr(o)
+        if not issubclass(o.func, of): return repr(o)
         keywords = [f"{k}={_steppers(v) if k == 'cbs' else repr(v)}" for k, v in o.keywords.items()]
         return f"partial({', '.join([o.func.__name__, *map(repr, o.args), *keywords])})"
     except Exception: return repr(o) # of something that is no class, or has no steppers

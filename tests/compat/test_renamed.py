@@ -10,8 +10,9 @@ import pytest
 from helpers import params, set_grads
 
 import optimcb as oc
-from optimcb import _renamed, steppers
-from optimcb._renamed import LABELS, MOVED, RENAMED, old_names
+from optimcb import steppers
+from optimcb._compat import renamed
+from optimcb._compat.renamed import LABELS, MOVED, RENAMED, old_names
 
 PUBLIC = { # by old module, the names in it that people import, and that are in pickles
     'averages': 'averaged',
@@ -48,6 +49,7 @@ PUBLIC = { # by old module, the names in it that people import, and that are in 
         'relative_lr scale_lr lr_in_update factored_sqr_grad factored_update cover_sqr_grad '
         'keep_cover'),
     'steppers.tools': 'route_lr count_steps schedule',
+    'warn': 'CompositionWarning calling_frame warn',
     'wrapping': 'PLACES kind_of of_directions of_signs part place_of wrapped',
 }
 
@@ -97,7 +99,7 @@ def test_an_old_module_gives_what_it_gave(old, quiet):
 @pytest.fixture
 def with_old_name(monkeypatch):
     monkeypatch.setitem(RENAMED, 'taps.spy', 'taps.tap')
-    monkeypatch.setattr(_renamed, 'WARNED', set())
+    monkeypatch.setattr(renamed, 'WARNED', set())
     monkeypatch.setattr(oc.taps, '__getattr__', old_names('taps'), raising=False)
 
 
@@ -122,7 +124,7 @@ STEPPERS = {old: new for old, new in LABELS.items() if old != new}
 @pytest.mark.parametrize('module', [steppers, oc], ids=lambda m: m.__name__)
 def test_old_names_of_steppers_lead_to_the_new_ones(module, old, monkeypatch):
     "The warning is at the line that asks"
-    monkeypatch.setattr(_renamed, 'WARNED', set())
+    monkeypatch.setattr(renamed, 'WARNED', set())
     now = RENAMED[f'steppers.{old}']
     with pytest.warns(DeprecationWarning) as said: found = getattr(module, old)
     assert [str(w.message) for w in said] == [f'`optimcb.steppers.{old}` is now `optimcb.{now}`.']
