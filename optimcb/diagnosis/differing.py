@@ -1,6 +1,7 @@
 "Put together two outcomes of a stepper that differ, or say what they have in common."
-from optimcb.diagnosis.algebra import Call, Num, Sym, apart, call, is_negative, mul, neg, symbols
+from optimcb.diagnosis.algebra import factor_out, mul, neg
 from optimcb.diagnosis.choices import choice, negated
+from optimcb.diagnosis.expressions import Call, Num, Sym, call, is_negative, symbols
 from optimcb.diagnosis.outcomes import Line, Outcome, flat_lines
 from optimcb.diagnosis.reading import SWAPPED
 from optimcb.diagnosis.rewriting import common, unknown
@@ -50,7 +51,7 @@ def in_common(
     "Merge two outcomes with the same lines, with `f(…)` for numbers that differ."
     def differ(x, y):
         if not (x.scalar and y.scalar): return unknown(x, y, also=also)
-        shared, x, y = apart(x, y)
+        shared, x, y = factor_out(x, y)
         is_taken_off = is_negative(x) or is_negative(y) # what is unknown is the step, not what it is added to
         return mul(shared, neg(unknown(x, y, also=also)) if is_taken_off else unknown(x, y, also=also))
     def lines(xs, ys): return tuple(x._replace(e=common(x.e, y.e, differ)) for x, y in zip(xs, ys))

@@ -8,7 +8,7 @@ formulas.
 from copy import copy
 
 from optimcb.composition.errors import MissingName
-from optimcb.diagnosis.algebra import Sym, call, dims, functions, number, symbols
+from optimcb.diagnosis.expressions import Sym, call, dims, functions, number, symbols
 from optimcb.diagnosis.graph import Dataflow
 from optimcb.diagnosis.outcomes import Sample
 from optimcb.diagnosis.reading import Reader, look, read_samples

@@ -6,8 +6,8 @@ with all of its branches. Values that can't be traced, such as a number converte
 """
 import torch
 
-from optimcb.diagnosis.algebra import ZERO, Sym, call, calls, symbols
 from optimcb.diagnosis.exploring import Explored
+from optimcb.diagnosis.expressions import ZERO, Sym, call, calls, symbols
 from optimcb.diagnosis.latex import latex, latex_name
 from optimcb.diagnosis.merging import behaviour_of
 from optimcb.diagnosis.outcomes import Behaviour, Line, flat_lines

@@ -1,5 +1,5 @@
 "Put hats on one-step values that hide another name, in all branches and lines that follow one with a hat."
-from optimcb.diagnosis.algebra import Sym
+from optimcb.diagnosis.expressions import Sym
 from optimcb.diagnosis.outcomes import Line, Sample
 from optimcb.diagnosis.rewriting import substituted
 

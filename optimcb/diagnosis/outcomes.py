@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from optimcb.composition.stepper import Stepper
-from optimcb.diagnosis.algebra import Add, Call, Mul, Sym
+from optimcb.diagnosis.expressions import Add, Call, Mul, Sym
 from optimcb.diagnosis.rewriting import substituted
 
 __all__ = ['NOWHERE', 'UNSEEN', 'Behaviour', 'Block', 'Line', 'Outcome', 'Sample', 'Tree', 'flat_lines',

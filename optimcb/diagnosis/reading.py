@@ -1,8 +1,8 @@
 "Translate a rehearsed step to lines of a formula, for each stepper."
 from contextlib import nullcontext
 
-from optimcb.diagnosis.algebra import Num, Sym, call
 from optimcb.diagnosis.choices import condition
+from optimcb.diagnosis.expressions import Num, Sym, call
 from optimcb.diagnosis.operations import applied, cast
 from optimcb.diagnosis.outcomes import Behaviour, Line, Outcome, Sample
 from optimcb.diagnosis.shapes import named_shape

@@ -2,7 +2,8 @@
 import math
 from fractions import Fraction
 
-from optimcb.diagnosis.algebra import HALF, ONE, Add, Call, Num, Sym, call, divides, neg, product, scaled
+from optimcb.diagnosis.algebra import neg, scaled
+from optimcb.diagnosis.expressions import HALF, ONE, Add, Call, Num, Sym, call, divides, product
 
 __all__ = ['ATOM', 'CASE', 'POWER', 'PRODUCT', 'SUM', 'TRUTH', 'PythonStyle', 'text', 'without_dust', 'write']
 

@@ -1,7 +1,9 @@
 "Rewrite expressions: substitute parts, or find the common form of two."
 from collections.abc import Callable
 
-from optimcb.diagnosis.algebra import (
+from optimcb.diagnosis.algebra import add, mul, neg, power, scaled
+from optimcb.diagnosis.choices import OPPOSITE, choice, condition
+from optimcb.diagnosis.expressions import (
     NUMEL,
     ONE,
     ZERO,
@@ -10,19 +12,13 @@ from optimcb.diagnosis.algebra import (
     Mul,
     Num,
     Sym,
-    add,
     call,
     dims,
     is_negative,
-    mul,
-    neg,
-    power,
     product,
-    scaled,
     symbols,
     terms_of,
 )
-from optimcb.diagnosis.choices import OPPOSITE, choice, condition
 
 __all__ = ['common', 'substituted', 'unknown']
 

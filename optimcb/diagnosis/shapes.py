@@ -9,7 +9,7 @@ from itertools import count, groupby
 import torch
 
 from optimcb._compat.dtensors import unsharded
-from optimcb.diagnosis.algebra import NUMEL, Sym, call, number
+from optimcb.diagnosis.expressions import NUMEL, Sym, call, number
 from optimcb.diagnosis.symbolic import Decisions, Symbolic, plain, symbolic
 from optimcb.tracing.rehearsal import Rehearsal
 

@@ -1,7 +1,8 @@
 "Find initial values of state with which the first step follows the formula of later steps."
 from itertools import product
 
-from optimcb.diagnosis.algebra import ONE, ZERO, Num, Sym, sub, symbols
+from optimcb.diagnosis.algebra import sub
+from optimcb.diagnosis.expressions import ONE, ZERO, Num, Sym, symbols
 from optimcb.diagnosis.outcomes import NOWHERE, UNSEEN, Line, Outcome, Tree
 from optimcb.diagnosis.rewriting import substituted
 

@@ -12,21 +12,8 @@ from numbers import Real
 from typing import NamedTuple
 
 from optimcb._compat.cpython import frame_above, module_of
-from optimcb.diagnosis.algebra import (
-    ONE,
-    ZERO,
-    add,
-    call,
-    dims,
-    div,
-    is_size,
-    mul,
-    neg,
-    number,
-    power,
-    sub,
-    symbols,
-)
+from optimcb.diagnosis.algebra import add, div, mul, neg, power, sub
+from optimcb.diagnosis.expressions import ONE, ZERO, call, dims, is_size, number, symbols
 from optimcb.tracing import reductions, torch_api
 from optimcb.tracing.numbers import MATH_LOCK
 from optimcb.tracing.recording import NotRecorded

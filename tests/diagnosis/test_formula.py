@@ -20,7 +20,8 @@ from test_wrapping import PARTS
 
 import optimcb as oc
 from optimcb import SGD, Adam, Optimizer, once, sgd_step, step_stat
-from optimcb.diagnosis.algebra import ONE, Sym, add, call, div, mul, neg, number, power, sub
+from optimcb.diagnosis.algebra import add, div, mul, neg, power, sub
+from optimcb.diagnosis.expressions import ONE, Sym, call, number
 from optimcb.diagnosis.formula import Formula, formulas
 from optimcb.diagnosis.latex import latex
 from optimcb.diagnosis.reading import look

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from on_engines import SPECIAL, TRACED, stepped, ulps
 
 from optimcb import Optimizer
-from optimcb.diagnosis import algebra
+from optimcb.diagnosis import expressions
 from optimcb.diagnosis.operations import applied
 from optimcb.engines import triton_source
 from optimcb.tracing import program
@@ -190,7 +190,7 @@ def prod(monkeypatch):
     monkeypatch.setitem(FUNCTIONS, 'prod', of_row('prod'))
     monkeypatch.setattr(Tracer, 'prod', FUNCTIONS['prod'], raising=False)
     for module in (program, triton_source): monkeypatch.setattr(module, 'KNOWN', program.KNOWN | {'prod'})
-    monkeypatch.setattr(algebra, 'OVER_ALL', algebra.OVER_ALL | {'prod'})
+    monkeypatch.setattr(expressions, 'OVER_ALL', expressions.OVER_ALL | {'prod'})
 
 
 @engines
@@ -208,5 +208,5 @@ def test_a_row_is_all_that_a_reduction_is_written_with(prod):
     def scale(p): p.data.mul_(p.grad.prod())
     opt = Optimizer([torch.nn.Parameter(torch.rand(5))], [scale], lr=0.1)
     assert 'prod(grad)' in str(opt.formula) and 'reduction(*:x' in opt.kernel('cpu') and 'tl.reduce(x' in opt.kernel('cuda')
-    two = algebra.number(2)
-    assert applied('prod', [two]) == applied('pow', [two, algebra.call('numel')]) and of_nothing('prod', torch.int64) == 1
+    two = expressions.number(2)
+    assert applied('prod', [two]) == applied('pow', [two, expressions.call('numel')]) and of_nothing('prod', torch.int64) == 1
