@@ -10,9 +10,10 @@ import torch
 
 from optimcb._compat.cpython import discarded_lines, returns_something
 from optimcb.composition.errors import StepperError
+from optimcb.composition.identity import is_redefined
 from optimcb.composition.pipeline import Composition, meant_to_return
 from optimcb.composition.results import ONE_STEP
-from optimcb.composition.stepper import code_of, is_redefined, name_of
+from optimcb.composition.stepper import code_of, name_of
 from optimcb.diagnosis.graph import Dataflow
 from optimcb.diagnosis.graph_checks import IfEverywhere, decay_names, graph_warnings
 from optimcb.diagnosis.groups import Group, can_step, placement

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from functools import partial
 
 from optimcb._compat.boundary import entry
-from optimcb.composition.stepper import Stepper, name_of, renamed, same_name
+from optimcb.composition.identity import same_name
+from optimcb.composition.stepper import Stepper, name_of, renamed
 from optimcb.editing.wrap import wrapped
 from optimcb.hypers.torch_names import nearest
 

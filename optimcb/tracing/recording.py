@@ -19,7 +19,8 @@ from optimcb.tracing.ir import OPAQUE, PER_ELEMENT, PER_PARAMETER, Output
 from optimcb.tracing.opaque import OpaqueTensor
 from optimcb.tracing.purity import value_impurity
 from optimcb.tracing.trace import NOT_FROM_P, Trace, Untraceable
-from optimcb.tracing.tracer import TRACERS, Tracer, TypedParamTracer, as_tracer
+from optimcb.tracing.tracer import TRACERS, Tracer, as_tracer
+from optimcb.tracing.typed_tracers import TypedParamTracer
 
 __all__ = ['SYMBOLIC', 'NotRecorded', 'Recording', 'record']
 

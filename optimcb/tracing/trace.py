@@ -21,7 +21,8 @@ from optimcb.tracing.opaque import (
     listed,
 )
 from optimcb.tracing.ops import OPS
-from optimcb.tracing.tracer import TRACERS, Tracer, TypedTracer
+from optimcb.tracing.tracer import TRACERS, Tracer
+from optimcb.tracing.typed_tracers import TypedTracer
 
 __all__ = ['Trace', 'Untraceable']
 
