@@ -43,8 +43,8 @@ def of_shape(
     "Let formulas call `f` by its name, where they can't say a tuple that it makes for a function of tensors."
     @wraps(f)
     def call(x, *args):
-        if not hasattr(x.shape, 'worked_out'): return f(x, *args)
-        return x.shape.worked_out(f, args)
+        if not hasattr(x.shape, 'computed'): return f(x, *args)
+        return x.shape.computed(f, args)
     return call
 
 

@@ -24,14 +24,14 @@ __all__ = ['Branches', 'by_answer', 'grouped', 'question']
 
 MOST_LEAVES = 64 # limit of a stepper's branches in one tree
 MOST_CASES = 12 # limit of the choices among them that are shown
-OF_SHAPE = 'it depends on the shape of `p`, in a way that can\'t be followed'
+BY_SHAPE = 'it depends on the shape of `p`, in a way that can\'t be followed'
 LEAKS = 'it takes numbers out of their names, by `float`, `int`, an index or a loop, say'
 
 
 class Branches:
     """The branches of one stepper.
 
-    `assumed` collects conditions under which they are all there is; `unsaid` is the reason for an `f(…)`."""
+    `assumed` collects conditions under which they are complete; `why_unknown` is the reason for an `f(…)`."""
     def __init__(self,
         explored:Explored, # Steps, and the branches of their steppers
         place:int, # The stepper's place
@@ -42,18 +42,18 @@ class Branches:
         self.explored, self.place, self.samples, self.joiner = explored, place, samples, joiner
         # State may be a number before the first step, and a tensor after it
         self.as_tensors = {Sym(k): Sym(k, False) for k in tensors}
-        self.assumed, self.unsaid = [], None
+        self.assumed, self.why_unknown = [], None
 
     def readable_tree(self,
         samples:list[Sample] # Some of the samples, which had the same state
     ) -> Tree|Outcome:
         "Build the tree of samples; one outcome with `f(…)` if it would have too many cases to be read."
         by_ndim = grouped(samples, lambda s: len(s.shape))
-        before = self.unsaid
+        before = self.why_unknown
         tree = self._tree(samples)
-        may_be_of_dims = len(by_ndim) > 1 and self.unsaid != before
+        may_be_of_dims = len(by_ndim) > 1 and self.why_unknown != before
         if may_be_of_dims: # then each number of dimensions may have a tree without `f(…)`
-            self.unsaid = before
+            self.why_unknown = before
             trees = {n: self._tree([_of_known_ndim(s) for s in same]) for n, same in by_ndim.items()}
             tree = self._tree_of_dims(trees)
         cases = n_cases(self.merged(tree))
@@ -119,7 +119,7 @@ class Branches:
         res, *others = dict.fromkeys(s.outcome.changed(self.as_tensors) for s in samples)
         if not others: return res
         of_shape, of_step = self._differ(samples)
-        self._note(OF_SHAPE if of_shape and why == LEAKS else why)
+        self._note(BY_SHAPE if of_shape and why == LEAKS else why)
         counters = self.explored.graph.counters & {*self.explored.steppers[self.place].names}
         also = [SHAPE]*of_shape + [Sym(k) for k in sorted(counters)]*of_step
         for other in others:
@@ -134,7 +134,7 @@ class Branches:
         outcomes = [{s.outcome.changed(self.as_tensors) for s in same} for same in by_shape.values()]
         return any(o != outcomes[0] for o in outcomes), any(len(o) > 1 for o in outcomes)
 
-    def _note(self, why): self.unsaid = self.unsaid or why
+    def _note(self, why): self.why_unknown = self.why_unknown or why
 
 
 def question(

@@ -78,7 +78,7 @@ def choice(
     a, # Value if it holds
     b # Value if not
 ):
-    "Build the choice of `a` or `b`, with common parts outside; it may become `min` or `max`."
+    "Build the choice of `a` or `b`, with common factors outside; it may become `min` or `max`."
     if isinstance(c, Num): return a if c.value else b
     if a == b: return a
     if c.name in ('gt', 'ge'): return choice(call('lt' if c.name == 'gt' else 'le', *c.args[::-1]), a, b)

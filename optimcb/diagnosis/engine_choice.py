@@ -70,7 +70,7 @@ def _engine_for(kind, wanted) -> tuple[str, str|None]:
         if device == 'cpu': c_compiler.compiler()
         source_of(kind.program, device)
     except (c_compiler.CantBuild, Unsupported) as e: return 'eager' if device == 'cpu' else 'foreach', str(e)
-    except ImportError as e: return 'foreach', f'there is no Triton ({e})'
+    except ImportError as e: return 'foreach', f"Triton can't be imported ({e})"
     return f"fused, in {'C' if device == 'cpu' else 'Triton'}", None
 
 

@@ -62,8 +62,8 @@ class Explained:
         self._refuse_own_step('formula')
         group = self._groups[0]
         example = first_parameter(group)
-        alike = parameters_like(example, group, self.composition.masks)
-        return formulas(rehearsal_of(self.composition, group, example), alike)[0]
+        params = parameters_like(example, group, self.composition.masks)
+        return formulas(rehearsal_of(self.composition, group, example), params)[0]
 
     @entry
     @worded()

@@ -68,9 +68,9 @@ class _Merger:
         no_word = {k for o in found.values() for k in o.no_word}
         starts = self._values_in_signatures() | starts | dict.fromkeys(sorted(asked | no_word))
         assumed = dict.fromkeys([*e.assumed, *(c for o in found.values() for c in o.assumed)])
-        unsaid = {place: o.branches.unsaid for place, o in found.items() if o.branches.unsaid}
+        why_unknown = {place: o.branches.why_unknown for place, o in found.items() if o.branches.why_unknown}
         outcomes = {place: o.outcome for place, o in found.items()}
-        return Behaviour(outcomes, e.old, e.by_torch, starts, self._of_one_dimension(assumed), unsaid,
+        return Behaviour(outcomes, e.old, e.by_torch, starts, self._of_one_dimension(assumed), why_unknown,
                          e.steppers, self.samples, e.n_steps)
 
     def _merge_each(self, asked) -> dict:

@@ -112,12 +112,12 @@ def _run(command):
         p = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                              stderr=subprocess.STDOUT, start_new_session=True)
     except OSError as e: raise CantBuild(f"the compiler {command[0]} can't be run ({e}). {ADVICE}") from None
-    try: said = p.communicate(timeout=PATIENCE)[0].decode(errors='replace')
+    try: output = p.communicate(timeout=PATIENCE)[0].decode(errors='replace')
     except subprocess.TimeoutExpired:
         os.killpg(p.pid, signal.SIGKILL)
         p.communicate()
         raise CantBuild(f"the compiler {command[0]} took longer than {PATIENCE} s. {ADVICE}") from None
-    if p.returncode: raise CantBuild(f"the compiler {command[0]} failed: {said.strip()[-500:]}. {ADVICE}")
+    if p.returncode: raise CantBuild(f"the compiler {command[0]} failed: {output.strip()[-500:]}. {ADVICE}")
 
 
 ADVICE = "Install gcc or clang, or name a C compiler in the environment variable CC."

@@ -38,8 +38,8 @@ class Launch(launch.Launch):
         self.made = [arena.new_states(a, program.fresh, r.trace.slots)
                      for (a, program), r in zip(self.members, recordings)]
         self.known = []
-        for (a, program), part, r, made in zip(self.members, self.parts, recordings, self.made):
-            lists = {'.p': a.params, '.grad': plan.grads[part], **a.tensors, **made}
+        for (a, program), places, r, made in zip(self.members, self.slices, recordings, self.made):
+            lists = {'.p': a.params, '.grad': plan.grads[places], **a.tensors, **made}
             self.known.append((lists, [r.trace.slots[k] for k in program.slots], r.trace.externals, {}))
 
     def phase(self, i) -> dict:

@@ -104,8 +104,8 @@ class Rows:
         tensors = {k: v for k, v in self.state.items() if isinstance(v, Tensor)}
         odd = [k for k, v in tensors.items() if v.dim() and v.shape not in (self.p.shape, self.all.shape)]
         if odd: raise NoRows(NO_ROWS.format(odd[0], ', '.join(composition.labels)))
-        alike = {k: v for k, v in tensors.items() if v.shape == self.p.shape}
-        rows = {k: v for k, v in alike.items() if k in self.rows or k not in self.all_state}
+        same = {k: v for k, v in tensors.items() if v.shape == self.p.shape}
+        rows = {k: v for k, v in same.items() if k in self.rows or k not in self.all_state}
         starts = self._starts(composition, hypers) if rows.keys() - self.rows else {}
         for k, v in self.state.items():
             if k not in rows: self.all_state[k] = v

@@ -165,7 +165,7 @@ def suggest(
 def nearest(
     name:str, # An unknown name
     known:Iterable, # Known names
-    alike:float=0.6 # Least similarity, 0 to 1
+    similarity:float=0.6 # Least similarity, 0 to 1
 ) -> str|None:
     "Return the known name most similar to `name`, or None if none is similar enough."
-    return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=alike)), None)
+    return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=similarity)), None)

@@ -45,15 +45,15 @@ class Program:
 
     `slots` are the used numbers of the trace, `fresh` the states that the step creates, `new` the names of
     all states that didn't exist before, and `handed` the operands of the opaque states that it replaces. With
-    `is_spread`, sums over a tensor involve other processes, so a phase ends at each. If it `zeroes`, it
+    `is_sharded`, sums over a tensor involve other processes, so a phase ends at each. If it `zeroes`, it
     leaves zeros in the gradient.
     """
     def __init__(self,
         entries, # The trace's nodes
         outputs, # An `Output` for each tensor that changed
-        is_spread:bool=False # Are some parameters sharded over processes?
+        is_sharded:bool=False # Are some parameters sharded over processes?
     ):
-        self.is_spread, self.zeroes, self.zeroing = is_spread, False, {}
+        self.is_sharded, self.zeroes, self.zeroing = is_sharded, False, {}
         self.new = frozenset(o.name for o in outputs if o.is_new)
         nodes, started = self._with_fresh_states([Node.of(e) for e in entries], outputs)
         stores, handed = [], {}
@@ -101,7 +101,7 @@ class Program:
 
     def _with_zeros(self, dtype):
         res = object.__new__(Program)
-        res.is_spread, res.zeroes, res.zeroing = self.is_spread, True, {}
+        res.is_sharded, res.zeroes, res.zeroing = self.is_sharded, True, {}
         res.new, res.fresh, res.handed, res.slots = self.new, self.fresh, self.handed, self.slots
         res.nodes = [*self.nodes, Node('zero', dtype, PER_PARAMETER, ())]
         res.stores = [*self.stores, Store('.grad', len(self.nodes), dtype, PER_ELEMENT)]
@@ -208,7 +208,7 @@ class Program:
         for level in range(self.last + 1):
             res[-1].append(level)
             waits = self.at(level, self.totals) or self.at(level, self.calls)
-            if waits or self.is_spread and self.at(level, self.sums): res.append([])
+            if waits or self.is_sharded and self.at(level, self.sums): res.append([])
         return res
 
     @cached_property

@@ -31,7 +31,7 @@ def _is_operand(o): return type(o) in TRACERS or isinstance(o, OPERANDS)
 
 
 class Tracer:
-    """A stand-in for a tensor. Unsupported operations raise `Untraceable`.
+    """A tensor of symbols, which records operations. Unsupported ones raise `Untraceable`.
 
     A `buffer` is memory of a parameter or a state: values that are written to 16-bit memory and read again
     are rounded, while other 16-bit values are computed in float32. `exact` is the operand before that

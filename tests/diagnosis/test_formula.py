@@ -311,7 +311,7 @@ def test_state_may_be_of_some_shapes_only(cbs):
 @pytest.mark.parametrize('scale', [lambda p: 1/len(p), lambda p: float(p.shape[0]), lambda p: 1/p.stride()[0], lambda p: math.gamma(p.shape[-1]/9)], ids=range(4))
 def test_what_is_taken_out_of_the_shape_is_said_to_depend_on_it(scale):
     for f in (oc.algorithm('Mine', [by_shape(scale)]).formula, Optimizer(params([(4, 10), (4, 20)]), by_shape(scale), lr=0.1).formula):
-        assert 'f(p.shape' in f.text and "can't be said: it depends on the shape" in f.text and 'shape' in f.latex
+        assert 'f(p.shape' in f.text and "can't be written as a formula: it depends on the shape" in f.text and 'shape' in f.latex
 
 
 def test_a_formula_says_for_which_dimensions_it_holds():
@@ -357,7 +357,7 @@ def test_formulas_of_drawn_numbers_of_the_shape_hold(source):
     follow_shapes(partial(Optimizer, cbs=[names['drawn']], check=False), steps=2, close=1e-9)
 
 
-# What can't be said has the sign that it has
+# An unknown number keeps its sign
 
 def rounded(step): return round(step/3)
 def rest(step): return divmod(step, 3)[1]
@@ -557,7 +557,7 @@ def test_what_cant_be_read_off_is_said_to_be_so(scale, text):
     "With whose it is, and why"
     f = Optimizer(params(), scaled_by(scale), lr=0.1).formula
     line, note = f.text.splitlines()[1:]
-    assert line.startswith('p = p ') and text in line and note.startswith(f'# {text} is what') and 'stepper `scaled` works out, which can\'t be said' in note
+    assert line.startswith('p = p ') and text in line and note.startswith(f'# {text} is computed by') and 'stepper `scaled` and can\'t be written as a formula' in note
     assert 'scaled' in f.latex
 
 
@@ -578,7 +578,7 @@ def test_more_branches_than_are_looked_at_are_said_to_be_there():
         while step >= 2*k: k += 1
         p.data.sub_(p.grad, alpha=lr/k)
     f = Optimizer(params(), [step_stat, stairs], lr=0.1).formula
-    assert re.search(r'f\((lr, )?step\)', f.text) and '`stairs` works out, which can\'t be said: it has' in f.text
+    assert re.search(r'f\((lr, )?step\)', f.text) and '`stairs` and can\'t be written as a formula: it has' in f.text
 
 
 def test_a_learning_rate_on_a_device_has_its_name():

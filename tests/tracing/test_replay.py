@@ -27,7 +27,7 @@ from optimcb.steppers.parts import clip_norm
 from optimcb.tracing import recording
 from optimcb.tracing.bucket import Bucket
 from optimcb.tracing.ir import PER_ELEMENT, StateKind
-from optimcb.tracing.numbers import NotFollowed, Num, Script, math_followed
+from optimcb.tracing.numbers import FollowedNumber, NotFollowed, Script, math_followed
 from optimcb.tracing.outside import outside_of
 from optimcb.tracing.recording import record
 from optimcb.tracing.replay import Recorder, Replayed
@@ -624,5 +624,5 @@ def test_the_code_of_steppers_is_read():
     def sum_of(xs): return xs[0] + xs[1]
     for f in (ok, nested, partial(ok, lr=1.), oc.apply_update): assert outside_of(Composition([f])) is not None
     assert outside_of(Composition([in_a_list])) is None
-    with pytest.raises(NotFollowed): hash(Num(Script(), 'x', 1.))
+    with pytest.raises(NotFollowed): hash(FollowedNumber(Script(), 'x', 1.))
     assert Stepper(ok).names == ('lr',) and recording.NUMBERS
