@@ -130,17 +130,20 @@ def _of_part(name, f):
     def lack(what, todo): return Lack('part', name, what, todo)
     tested = {innermost(o) for fs in PARTS.values() for o in (fs if isinstance(fs, list) else [fs])}
     own = f() if name == 'look_ahead' else [f]
-    if name not in parts.__all__: yield lack('its place among the parts', 'import it in optimcb/parts.py, and put it in `__all__` there')
+    if name not in parts.__all__:
+        yield lack('its place among the parts', 'import it in optimcb/parts.py, and put it in `__all__` there')
     if name not in TESTED_ELSEWHERE and not {innermost(o) for o in own} & tested:
         yield lack('a test with every rule', 'add a row to `PARTS` of tests/editing/test_wrapping.py')
     lines = _lines_of(PARTS_TABLE)
-    if not any(line in lines for line in (f'`{name}`', f'`{name}()`', f'`{name}(…)`')): yield lack("its line in the README's table", COMMAND)
+    if not any(line in lines for line in (f'`{name}`', f'`{name}()`', f'`{name}(…)`')):
+        yield lack("its line in the README's table", COMMAND)
 
 
 def _of_operations():
     from test_operations import FUNCTIONS, OPS, untried
     for name in untried():
-        yield Lack('operation', name, 'an expression', 'add it to `EXPRESSIONS`, `ONE` or `TWO` of tests/tracing/test_operations.py')
+        yield Lack('operation', name, 'an expression',
+                   'add it to `EXPRESSIONS`, `ONE` or `TWO` of tests/tracing/test_operations.py')
     inner = {'add_alpha', 'sub_alpha', 'cast', 'cube', 'cube_root'} # what others become
     for name in OPS.keys() - FUNCTIONS.keys() - inner:
         yield Lack('operation', name, "torch's name for it", 'add it to optimcb/tracing/torch_api.py')
@@ -148,7 +151,8 @@ def _of_operations():
 
 def _documented(kind, name, o):
     if not o.__doc__: yield Lack(kind, name, 'a docstring', 'say in one sentence what it does')
-    elif not has_source(o): yield Lack(kind, name, 'a source', 'name paper, year and equation in its docstring, or say "No source."')
+    elif not has_source(o):
+        yield Lack(kind, name, 'a source', 'name paper, year and equation in its docstring, or say "No source."')
     missing = ', '.join(f'`{k}`' for k in undocumented(o))
     if missing: yield Lack(kind, name, f'comments for {missing}', 'write one beside each parameter')
 
@@ -201,7 +205,8 @@ def table_of_rules(
     known = {} if again else {k: f'{v:.0e}' for k, v in said().items()}
     rows = [(row, row['algorithm'].strip('`')) for row in catalog()]
     equal = {name: ', '.join(dict.fromkeys(reference(r[2]) for r in rows_of(name))) for _, name in rows}
-    return Catalog({**row, 'equals': equal[name], 'to': known.get(name) or reached(name)} for row, name in rows if rows_of(name))
+    return Catalog({**row, 'equals': equal[name], 'to': known.get(name) or reached(name)}
+                   for row, name in rows if rows_of(name))
 
 
 def write_readme(
@@ -239,9 +244,11 @@ def _cell(name) -> dict:
     "A cell that has run, and is clean"
     from nbdev.showdoc import show_doc
     shown = show_doc(getattr(oc, name))
-    data = {k: text.splitlines(keepends=True) for k, text in (('text/markdown', shown._repr_markdown_()), ('text/plain', repr(shown)))}
+    data = {k: text.splitlines(keepends=True)
+            for k, text in (('text/markdown', shown._repr_markdown_()), ('text/plain', repr(shown)))}
     output = dict(data=data, execution_count=None, metadata={}, output_type='execute_result')
-    return dict(cell_type='code', execution_count=None, id=f'doc-{name}', metadata={}, outputs=[output], source=[f'show_doc({name})'])
+    return dict(cell_type='code', execution_count=None, id=f'doc-{name}', metadata={}, outputs=[output],
+                source=[f'show_doc({name})'])
 
 
 def main(
@@ -250,7 +257,8 @@ def main(
     "Print what is lacking, and with `--write` do what can be done. Returns 1 if something is left to do."
     p = argparse.ArgumentParser('python -m tests.checklist', description=__doc__.partition('\n')[0])
     p.add_argument('--write', action='store_true', help="write the README's tables and cells of nbs/api.ipynb")
-    p.add_argument('--again', action='store_true', help='with --write: measure again how near algorithms come to their references')
+    p.add_argument('--again', action='store_true',
+                   help='with --write: measure again how near algorithms come to their references')
     a = p.parse_args(argv)
     if a.write:
         if write_readme(a.again): print('wrote README.md')

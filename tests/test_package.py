@@ -170,7 +170,8 @@ def test_dir_is_what_one_types_and_where_the_rest_is():
     assert set(optimcb.__all__) <= set(dir(optimcb)) and len(dir(optimcb)) < 140
     modules = {k for k in dir(optimcb) if isinstance(getattr(optimcb, k), types.ModuleType)}
     assert modules == {'algorithms', 'composition', 'parts', 'plots', 'routing', 'steppers', 'taps'}
-    for k in ('algorithms', 'parts', 'steppers'): assert set(dir(getattr(optimcb, k))) == set(getattr(optimcb, k).__all__), k
+    for k in ('algorithms', 'parts', 'steppers'):
+        assert set(dir(getattr(optimcb, k))) == set(getattr(optimcb, k).__all__), k
     with pytest.raises(AttributeError, match="module 'optimcb' has no attribute 'nobody'"): optimcb.nobody # noqa: B018
     with pytest.raises(ImportError): exec('from optimcb import nobody', {})
 
@@ -182,7 +183,8 @@ def test_help_is_a_map_of_a_screen():
     assert places >= {k for k in dir(optimcb) if isinstance(getattr(optimcb, k), types.ModuleType)}
     code = [line for line in lines if line.startswith('    ') and '(' in line]
     spoken = {k for line in code for k in re.findall(r"(?<![.\w'*])([A-Za-z]\w+)(?=\()", line)} - {'Learner'}
-    assert {'Adam', 'algorithm', 'create_optimizer', 'route', 'SAM'} <= spoken and all(hasattr(optimcb, k) for k in spoken)
+    assert {'Adam', 'algorithm', 'create_optimizer', 'route', 'SAM'} <= spoken and all(hasattr(optimcb, k)
+                                                                                       for k in spoken)
 
 
 def test_places_that_are_imported_when_they_are_used():
@@ -225,5 +227,6 @@ def test_a_learner_is_trained_with_one_line(tmp_path):
             assert isinstance(learn.opt, optimcb.Optimizer) and learn.opt_stats['grad_norm'].shape == (4, 4)
             assert learn.opt_stats.param_names == ['0.weight', '0.bias', '1.weight', '1.bias']
     '''
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', dedent(code)], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', dedent(code)], capture_output=True,
+                          text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -24,7 +24,9 @@ def test_every_python_block_runs(capsys, tmp_path, monkeypatch):
     assert len(found) == 15
     for block in found: exec(compile(block, 'README.md', 'exec'), names)
     out = capsys.readouterr().out
-    for line in re.findall(r'#  ?(\w+ has no .*?|stepper .*?|`clip_value` .*?)(?: …|$)', '\n'.join(found), re.MULTILINE): assert line in out
+    for line in re.findall(r'#  ?(\w+ has no .*?|stepper .*?|`clip_value` .*?)(?: …|$)', '\n'.join(found),
+                           re.MULTILINE):
+        assert line in out
 
 
 @pytest.mark.filterwarnings('ignore')
@@ -44,7 +46,8 @@ def test_the_table_is_that_of_the_code():
     assert RULES_TABLE.search(README)[2] == table_of_rules().markdown, COMMAND
 
 
-def test_the_table_of_parts_is_that_of_the_code(): assert PARTS_TABLE.search(README)[2] == table_of_parts().markdown, COMMAND
+def test_the_table_of_parts_is_that_of_the_code():
+    assert PARTS_TABLE.search(README)[2] == table_of_parts().markdown, COMMAND
 
 
 def test_the_two_commands_are_what_ci_runs_and_the_example_is_there():

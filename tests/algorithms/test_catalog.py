@@ -32,7 +32,8 @@ def test_state_is_counted(rules, name, state): assert float(rules[name]['state']
 
 def test_every_part_is_there_in_the_order_of_a_step(parted):
     placed = {k for k, f in vars(oc).items() if not isinstance(f, type) and callable(f) and place_of(f) in {*PLACES} - {'apply'}}
-    assert parted.keys() == placed - {Stepper(f).innermost.__name__ for fs, _ in LISTS.values() for f in fs} | LISTS.keys()
+    assert parted.keys() == placed - {Stepper(f).innermost.__name__ for fs, _ in LISTS.values()
+                                      for f in fs} | LISTS.keys()
     ranks = [list(PLACES).index(row['place'].split(', ')[0]) for row in parted.values()]
     assert ranks == sorted(ranks)
 

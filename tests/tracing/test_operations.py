@@ -158,7 +158,9 @@ def test_rows_register_themselves():
 @engines
 def test_aliases(engine):
     p, g = values(torch.float32, False)
-    def step(p): return {'out': torch.special.xlogy(p.grad, p.data) + p.grad.xlogy(p.data), 'same': p.data.clone().xlogy_(p.grad)}
+    def step(p):
+        return {'out': torch.special.xlogy(p.grad, p.data) + p.grad.xlogy(p.data),
+                'same': p.data.clone().xlogy_(p.grad)}
     _, _, (state,) = stepped(engine, [p.abs()], [[g]], [step])
     assert torch.allclose(state['out'], 2*torch.xlogy(g, p.abs())) and torch.equal(state['same'].isnan(), g < 0)
 
@@ -180,7 +182,8 @@ def test_formulas_of_reductions(r):
     assert r.run(torch.full((7,), 0.3, dtype=torch.float64)).item() == pytest.approx(written)
 
 
-PROD = Reduction('prod', 1, torch.prod, '{0} * {1}', '*', '{0} * {1}', 'tl.reduce({0}, 0, times)', 'PRODUCT', '{0}**numel()')
+PROD = Reduction('prod', 1, torch.prod, '{0} * {1}', '*', '{0} * {1}', 'tl.reduce({0}, 0, times)', 'PRODUCT',
+                 '{0}**numel()')
 
 
 @pytest.fixture
@@ -200,7 +203,8 @@ def test_a_row_is_all_that_a_reduction_needs(prod, engine):
     grads = [2**(3*p - 1.5).round() for p in ps] # products of these are exact
     for g in grads: g.view(-1)[60:] = 1
     _, _, states = stepped(engine, ps, [grads], [step])
-    for s, p, g in zip(states, ps, grads): assert torch.equal(s['out'], g.prod()) and torch.equal(s['scaled'], p / g.prod())
+    for s, p, g in zip(states, ps, grads):
+        assert torch.equal(s['out'], g.prod()) and torch.equal(s['scaled'], p / g.prod())
     assert len({g.prod().item() for g in grads}) > 2
 
 
