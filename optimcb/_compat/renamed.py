@@ -173,7 +173,7 @@ class _Finder(MetaPathFinder, Loader):
 
 
 def install():
-    "Let imports find old module names, after everything that is really there."
+    "Let imports find old module names; existing modules come first."
     if not any(isinstance(o, _Finder) for o in sys.meta_path): sys.meta_path.append(_Finder())
 
 
@@ -184,7 +184,7 @@ WARNED = set() # old names that were asked for
 
 
 def _warn(old, *now):
-    "Say once what an old name is now, where the user's code asks for it."
+    "Warn once of an old name, at the line of the user that uses it."
     if old in WARNED: return
     WARNED.add(old)
     names = ', '.join(f'`optimcb.{o}`' for o in now)

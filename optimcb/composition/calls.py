@@ -38,9 +38,9 @@ def by_torch(
 
 
 def of_shape(
-    f:Callable # Returns a tuple, given a tensor, of which it looks at the shape only, and numbers
+    f:Callable # Takes a tensor, of which it uses only the shape, and numbers; returns a tuple
 ) -> Callable:
-    "Let formulas call `f` by its name, where they can't say a tuple that it makes for a function of tensors."
+    "Declare that `f` depends on a shape only: formulas call it by name, as they can't express its result."
     @wraps(f)
     def call(x, *args):
         if not hasattr(x.shape, 'computed'): return f(x, *args)

@@ -206,7 +206,7 @@ class Stepper:
         values:dict, # State and hyper-parameters of a parameter
         f:Callable # Takes a parameter, and some of the names that the innermost function takes
     ) -> dict:
-        "What the innermost function is given for the names that `f` takes: by a partial, or from `values`."
+        "Return the values that the innermost function gets for the names of `f`: from partials or `values`."
         names = [p.name for p in parameters(f)[0]]
         fixed = {k: v for k, v in keywords_fixed(self.f).items() if k in names}
         return fixed | {k: values[self.new_name(k)] for k in names if self.new_name(k) in values}

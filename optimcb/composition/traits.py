@@ -1,4 +1,4 @@
-"What a stepper declares besides its signature: one record, set by one decorator."
+"Traits: what a stepper declares besides its signature, in one record, set by one decorator."
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 

@@ -32,7 +32,7 @@ __all__ = ['NO', 'OPPOSITE', 'YES', 'both', 'choice', 'condition', 'either', 'ne
 OPPOSITE = dict(eq='ne', ne='eq', lt='ge', ge='lt', gt='le', le='gt', is_none='is_there', is_there='is_none')
 OPPOSITE |= {'and': 'or', 'or': 'and'}
 TRUE, FALSE = Num(True), Num(False)
-YES, NO = Sym('True'), Sym('False') # what a function is handed
+YES, NO = Sym('True'), Sym('False') # arguments of functions
 
 
 def condition(

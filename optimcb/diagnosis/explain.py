@@ -224,7 +224,7 @@ class Explanation:
 
     @lazy
     def notes(self) -> list[str]:
-        "What steppers tell about what they do to these parameters on this machine, a line each."
+        "The steppers' notes on these parameters and this machine, one line each."
         found = (f'{s.label}: {note}' for k in self.kinds for s, note in k.notes())
         return list(dict.fromkeys(found))
 

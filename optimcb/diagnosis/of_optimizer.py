@@ -72,7 +72,7 @@ def _options(opt) -> frozenset:
 
 def slips(
     opt, # Optimizer
-    group:dict, # What is put into one of its groups
+    group:dict, # New entries of a group
     is_new:bool # Is it a new group? In others, names of other steppers may be notes of the user
 ) -> list[str]:
     "List the names that are meant as hyper-parameters, but that no stepper reads."

@@ -27,7 +27,8 @@ class Launch(launch.Launch):
             order += [k for k, n in enumerate(p.nodes) if p.levels[k] in levels and n.op != 'call']
             order += calls
         self.last_use = {a: k for k in order for a in self.read[k] if a >= 0}
-        for a in (*(s.value for s in p.stores), *p.handed.values(), *(p.nodes[i].args[0] for i in p.totals)):
+        stored = *(s.value for s in p.stores), *p.replaced.values()
+        for a in (*stored, *(p.nodes[i].args[0] for i in p.totals)):
             self.last_use.pop(a, None) # needed until the end
 
     def start(self,

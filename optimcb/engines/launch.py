@@ -98,12 +98,12 @@ class Launch:
     def finish(self):
         "Put new state into the parameters' state."
         for (a, _), made in zip(self.members, self.made): arena.hand_out(a, made)
-        if self.program.handed: self._hand_over()
+        if self.program.replaced: self._store_opaque()
 
-    def _hand_over(self):
+    def _store_opaque(self):
         "Store opaque state, which functions returned"
         for j, (a, _) in enumerate(self.members):
-            new = {name: self._lists(j, o) for name, o in self.program.handed.items()}
+            new = {name: self._lists(j, o) for name, o in self.program.replaced.items()}
             for t, s in enumerate(a.states):
                 for name, tensors in new.items():
                     s[name] = None

@@ -61,7 +61,7 @@ class Runner:
         target, # The optimizer, or one of its parameters, with `param_groups`, `state` and `tracked`
         composition, # The optimizer's composition
         hypers:list[dict], # Hyper-parameters of each of the target's groups
-        scaling:Scaling=NOT_SCALED # What the gradients were multiplied by, and whether to skip the step
+        scaling:Scaling=NOT_SCALED # Scale and skip flag of a GradScaler
     ) -> set:
         """Step all parameters that have a gradient and aren't frozen. Return the names of new state.
 

@@ -13,8 +13,8 @@ from optimcb.tracing.rng import RngSnapshot
 __all__ = ['AsReal', 'NoRows', 'Rows', 'has_rows']
 
 
-NO_ROWS = ("a gradient is sparse, but state `{}` is of another shape than the parameter, so that it can't "
-           "be told what of it belongs to the gradient's rows. "
+NO_ROWS = ("a gradient is sparse, but state `{}` has another shape than the parameter, so it is unknown "
+           "which part of it belongs to the gradient's rows. "
            "Pass dense gradients, `torch.nn.Embedding(…, sparse=False)`, or give this parameter to "
            "elementwise steppers. These are {}.")
 

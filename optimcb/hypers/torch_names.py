@@ -138,7 +138,7 @@ def is_slip(
 ) -> bool:
     """Is it nearly a known name, without being made up of it?
 
-    Others are somebody's notes: `name`, `initial_lr`, `max_momentum`."""
+    Others are users' notes: `name`, `initial_lr`, `max_momentum`."""
     if name in NOT_HYPERS or name in TORCH_FLAGS or not isinstance(name, str): return False
     known = set(known)
     words = {*known, *(k for k, ours in {**TORCH_NAMES, **LONG_NAMES}.items() if known.issuperset(ours))}

@@ -42,5 +42,5 @@ def product_dtype(
     if exact: return torch.promote_types(dtype, torch.float32), "`exact=True` asks for it"
     if bfloat16: return torch.bfloat16, "`bfloat16=True` asks for it"
     slow = why_slow_in_bfloat16(device)
-    if slow: return torch.float32, f"{slow}. `bfloat16=True` uses it all the same"
+    if slow: return torch.float32, f"{slow}. `bfloat16=True` uses it anyway"
     return torch.bfloat16, f"which is enough for it, and no slower than float32 on '{device}'"

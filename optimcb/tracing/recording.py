@@ -167,15 +167,15 @@ class NotRecorded(Exception):
 
 
 def record(
-    buckets:list[Bucket], # What to record the step for
+    buckets:list[Bucket], # Parameters
     composition:Composition, # The steppers
     hypers:list[dict], # Hyper-parameters of each group
     looked:set, # Takes names of attributes of parameters that the steppers read
     typed:bool=False, # Should tracers say that they are tensors?
-    scaling=None, # What the gradients were multiplied by, and whether to skip the step; None: neither
+    scaling=None, # Scale and skip flag of a GradScaler; None: neither
     done:dict|None=None, # This step's recordings so far, by their inputs; collects new ones
     failures:list|None=None, # Takes each `NotRecorded`, which is raised otherwise
-    observer=None # What `Composition.run` tells which stepper it enters; default: the trace
+    observer=None # Observer of `Composition.run`; default: the trace
 ) -> list[Recording]:
     """Record a step for each bucket; those for which nothing differs share a recording.
 
@@ -203,7 +203,7 @@ def record(
 
 
 def _matters(bucket, hypers) -> tuple:
-    "What a recording depends on: buckets for which it is the same share one"
+    "Return the inputs of a recording; buckets with the same inputs share one"
     # `bucket.numbers` rather than those in the key, which are of the time when the bucket was made
     values = *hypers.values(), *bucket.numbers.values()
     return bucket.kind, *hypers, None, *bucket.numbers, *map(type, values), *map(_compared, values)

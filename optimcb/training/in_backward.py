@@ -148,7 +148,7 @@ class InBackward:
         "Step a parameter by its gradient, and drop that; or let both wait"
         if p.grad is None: return # another hook has taken it
         with self.lock, torch.no_grad():
-            if self._hooked_param(p) is None: return # `opt` has it no more
+            if self._hooked_param(p) is None: return # no longer in `opt`
             self._note(p)
             _refuse_sums(self.opt.composition)
             refuse_step(self.opt)
@@ -178,7 +178,7 @@ class InBackward:
         target = self._target([self.hooked[p] for p in params])
         self.opt.step_target(target, self._runner_of(target))
         for p in params: p.grad = None
-        self.opt._opt_called = True # what schedulers ask for
+        self.opt._opt_called = True # schedulers check this
 
     def _hooked_param(self, p):
         found = self.hooked.get(p)
