@@ -1,8 +1,6 @@
 "The README and the pages keep their word: their code runs, their links lead somewhere, and the commands are those that CI runs."
 import pytest
-from checklist import COMMAND, PARTS_TABLE, RULES_TABLE, table_of_parts, table_of_rules
 from pages import ROOT, blocks, links, scripts
-from zoo import ALGORITHMS, said
 
 README = ROOT/'README.md'
 PAGES = [README, *sorted((ROOT/'docs'/'from_readme').glob('*.md'))]
@@ -31,14 +29,3 @@ def test_the_two_commands_are_what_ci_runs_and_the_example_is_there():
     assert (ROOT/main.split()[-1]).is_file() and main.startswith('python3 -m venv .venv && .venv/bin/pip install -e ')
     assert test.endswith('.venv/bin/python -m pytest')
     if (ci := ROOT/'.ci'/'run').is_file(): assert 'README.md' in ci.read_text()
-
-
-def test_the_table_is_that_of_the_code():
-    "Tests of the rows themselves compare the tolerances"
-    new = ALGORITHMS.keys() - said().keys()
-    assert not new, f'the README has no line for {", ".join(sorted(new))}: {COMMAND}'
-    assert RULES_TABLE.search(README.read_text())[2] == table_of_rules().markdown, COMMAND
-
-
-def test_the_table_of_parts_is_that_of_the_code():
-    assert PARTS_TABLE.search(README.read_text())[2] == table_of_parts().markdown, COMMAND
