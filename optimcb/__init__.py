@@ -15,6 +15,7 @@ See what it does
     opt.explain(), opt.formula, opt.kernel()      data flow, mathematics, generated code
     OptStats, tap, Record                         numbers for each parameter while it trains
     compare, plot_paths, plot_sched               tables and plots
+    optimcb.doctor()                              versions, compiler, GPU, engines: for a bug report
 Keep its state
     save_state, load_state, named_state           files; the state by parameter name
     to_torch                                      the state for an optimizer of `torch.optim`
@@ -90,10 +91,11 @@ _names_in_learners()
 _show_partials(Optimizer)
 
 
-def __dir__(): return sorted({*__all__, *_PLACES, '__version__'})
+def __dir__(): return sorted({*__all__, *_PLACES, '__version__', 'doctor'})
 
 
 def __getattr__(name):
+    if name == 'doctor': return _import_module('optimcb.environment').doctor
     if name in _LATE or name in _renamed.MOVED: return _import_module(f'{__name__}.{name}')
     if name in _renamed.LABELS: return getattr(steppers, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
