@@ -35,12 +35,14 @@ Browse the rest, where each name has a docstring
 Every algorithm, part and stepper can also be imported from `optimcb` by name.
 """
 from importlib import import_module as _import_module
+from inspect import isfunction as _isfunction
 
 from optimcb._compat import renamed as _renamed
 from optimcb._compat.warn import CompositionWarning
 from optimcb.algorithm import Algorithm, algorithm
 from optimcb.algorithms import *
 from optimcb.compare import Comparison, compare
+from optimcb.composition import documentation as _documentation
 from optimcb.composition.calls import by_torch
 from optimcb.composition.errors import MissingName
 from optimcb.composition.pipeline import Composition
@@ -89,6 +91,8 @@ _LATE = 'bench', 'catalog', 'fastai', 'learner', 'problems' # imported on first 
 
 _names_in_learners()
 _show_partials(Optimizer)
+_documentation.explain_arguments(f for f in [*globals().values()] if _isfunction(f))
+_documentation.explain_hypers([look_ahead, schedule_free])
 
 
 def __dir__(): return sorted({*__all__, *_PLACES, '__version__', 'doctor'})
