@@ -69,7 +69,7 @@ from optimcb.training.in_backward import InBackward, step_in_backward
 from optimcb.training.lookahead import Lookahead, look_ahead
 from optimcb.training.sam import SAM, stats_kept
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 __all__ = [ # common names, without `only` and `stop`, which would hide fastcore's
     *algorithms.__all__, *parts.__all__,
     'Optimizer', 'Lookahead', 'SAM', 'algorithm', 'create_optimizer', 'list_optimizers',

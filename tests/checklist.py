@@ -1,7 +1,7 @@
 """What a new rule, part or operation still lacks: `python -m tests.checklist`, from the root of a clone.
 
 Prints a line for each lack, with the file where it belongs. `--write` makes what can be made of the code: the tables of
-`docs/tables.md`, and cells of `nbs/api.ipynb`, which are run; nothing else in them changes. The tests ask the same questions.
+`docs/tables.md`, the stubs for editors, and cells of `nbs/api.ipynb`, which are run; nothing else in them changes. The tests ask the same questions.
 """
 import argparse
 import inspect
@@ -20,6 +20,7 @@ ROOT = HERE.parent
 sys.path[:0] = [str(o) for o in (HERE, HERE/'editing', HERE/'engines', HERE/'tracing', ROOT) if str(o) not in sys.path] # as in conftest
 
 from fastcore.docments import docments  # noqa: E402
+from stubs import write_stubs  # noqa: E402
 from zoo import CASES, LRS, ROWS, TABLES, algorithm_of, apart, reference, said  # noqa: E402
 
 import optimcb as oc  # noqa: E402
@@ -258,11 +259,12 @@ def main(
 ) -> int:
     "Print what is lacking, and with `--write` do what can be done. Returns 1 if something is left to do."
     p = argparse.ArgumentParser('python -m tests.checklist', description=__doc__.partition('\n')[0])
-    p.add_argument('--write', action='store_true', help='write the tables of docs/tables.md and cells of nbs/api.ipynb')
+    p.add_argument('--write', action='store_true', help='write the tables of docs/tables.md, the stubs for editors, and cells of nbs/api.ipynb')
     p.add_argument('--again', action='store_true', help='with --write: measure again how near algorithms come to their references')
     a = p.parse_args(argv)
     if a.write:
         if write_tables(a.again): print('wrote docs/tables.md')
+        for path in write_stubs(): print(f'wrote {path.relative_to(ROOT)}')
         for name in write_api(): print(f'wrote the cell of `{name}` in nbs/api.ipynb')
     found = list(lacks())
     for o in found: print(o)

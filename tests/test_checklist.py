@@ -89,7 +89,7 @@ LRS['HalfSGD'] = 0.1
 ''')
     tables, api = ((tree/o).read_text() for o in ('docs/tables.md', 'nbs/api.ipynb'))
     found = run(tree, '--write')
-    assert said('wrote docs/tables.md') and said('wrote the cell of `HalfSGD`') and said('wrote the cell of `quarter_update`')
+    assert said('wrote docs/tables.md') and said('wrote optimcb/__init__.pyi') and said('wrote optimcb/algorithms/__init__.pyi') and said('wrote the cell of `HalfSGD`') and said('wrote the cell of `quarter_update`')
     assert not said('rule `HalfSGD` lacks', 'docs/tables.md') and not said('api.ipynb:') and not said('reference') and said('`HalfSGD`', 'source')
     def changed(before, file): return [o for o in difflib.ndiff(before.splitlines(), (tree/file).read_text().splitlines()) if o[0] in '+-']
     rows = changed(tables, 'docs/tables.md')
