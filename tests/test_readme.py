@@ -29,3 +29,12 @@ def test_the_two_commands_are_what_ci_runs_and_the_example_is_there():
     assert (ROOT/main.split()[-1]).is_file() and main.startswith('python3 -m venv .venv && .venv/bin/pip install -e ')
     assert test.endswith('.venv/bin/python -m pytest')
     if (ci := ROOT/'.ci'/'run').is_file(): assert 'README.md' in ci.read_text()
+
+
+def test_pictures_are_small():
+    "`python docs/img/draw.py` draws them"
+    pictures = {file: (ROOT/file).stat().st_size for file in links(README) if file.startswith('docs/img/')}
+    assert len(pictures) == 2 and max(pictures.values()) <= 300_000
+
+
+def test_the_readme_is_read_in_two_minutes(): assert len(README.read_text().splitlines()) <= 140

@@ -16,34 +16,22 @@ import torch
 from matplotlib.mathtext import math_to_image
 from PIL import Image, ImageChops
 
-from optimcb import SGD, Adam, Adan, Lion, NAdam, algorithm, animate_paths
+from optimcb import SGD, Adam, Adan, Lion, NAdam, animate_paths
 
 HERE = Path(__file__).parent
 WIDTH, HEIGHT, MARGIN = 860, 1600, 16 # of the panel in pixels, before it is cropped
 PAGE = '<html><body style="font: 15px sans-serif; margin: {}px; background: white">{}</body></html>'
-LARGEST = 300_000 # bytes of a picture
+EXAMPLE = re.search(r'```python\n(.*?)```', (HERE.parent.parent/'README.md').read_text(), re.DOTALL)[1]
 ALIGNED = re.compile(r'\$\$\s*\\begin{aligned}(.*?)\\end{aligned}\s*\$\$', re.DOTALL)
 INLINE = re.compile(r'\\\((.*?)\\\)')
 
 
-def average_grad(p, mom=0.9, grad_avg=None):
-    "Average the gradients."
-    if grad_avg is None: grad_avg = torch.zeros_like(p.grad)
-    return {'grad_avg': mom*grad_avg + (1-mom)*p.grad}
-
-
-def momentum_step(p, lr, grad_avg):
-    "Step along the average."
-    p.data.add_(grad_avg, alpha=-lr)
-
-
-Momentum = algorithm('Momentum', [average_grad, momentum_step])
-
-
 def panel():
     "Photograph what a notebook shows of the README's optimizer, after a step."
+    example = {}
+    exec(EXAMPLE, example)
     model = torch.nn.Sequential(torch.nn.Linear(10, 20), torch.nn.Linear(20, 1))
-    opt = Momentum(model.parameters(), lr=0.1, mom=0.95)
+    opt = example['Momentum'](model.parameters(), lr=0.1, mom=0.95)
     model(torch.randn(64, 10)).pow(2).mean().backward()
     opt.step()
     with TemporaryDirectory() as folder:
@@ -92,7 +80,3 @@ def paths():
 if __name__ == '__main__':
     panel()
     paths()
-    for file in ('panel.png', 'paths.gif'):
-        size = (HERE/file).stat().st_size
-        print(f'{file}: {size/1000:.0f} kB')
-        assert size <= LARGEST, f'{file} is larger than {LARGEST} bytes'
