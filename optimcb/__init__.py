@@ -91,7 +91,7 @@ _LATE = 'bench', 'catalog', 'fastai', 'learner', 'problems' # imported on first 
 
 _names_in_learners()
 _show_partials(Optimizer)
-_documentation.explain_arguments(f for f in [*globals().values()] if _isfunction(f))
+_documentation.explain_arguments(f for k, f in [*globals().items()] if _isfunction(f) and k[0] != '_')
 _documentation.explain_hypers([look_ahead, schedule_free])
 
 

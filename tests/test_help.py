@@ -1,4 +1,5 @@
 "Help explains each argument: `?` in IPython, `help`, and `print`, for every algorithm and every part."
+import importlib
 import inspect
 import pydoc
 import re
@@ -120,3 +121,8 @@ def test_an_edited_algorithm_prints_what_it_has_become():
 def test_help_of_the_package_begins_with_its_map():
     shown = pydoc.plain(pydoc.render_doc(oc))
     assert 'Make an optimizer' in shown[:1000] and shown.index('optimcb.doctor()') < 4000
+
+
+def test_functions_of_others_are_left_alone():
+    "What the package imports under names with an underscore isn't its own"
+    assert not hasattr(inspect.isfunction, 'getdoc') and not hasattr(importlib.import_module, 'getdoc')
