@@ -1,7 +1,7 @@
 """Tables of parameters from docments, the comments beside parameters, for mkdocstrings.
 
-griffe reads the source without running it, and doesn't look at comments. This extension asks fastcore for them, and
-adds them to the docstring as a section `Args`. What a stepper takes as state is in the table, too."""
+griffe reads the source without running it, and doesn't look at comments. This extension asks fastcore for
+them, and adds them to the docstring as a section `Args`."""
 import importlib
 import inspect
 import sys
@@ -39,9 +39,10 @@ class Docments(griffe.Extension):
         if not found: return
         starred = {p.name: f'{_stars(p)}{p.name}' for p in func.parameters}
         args = [f'{starred.get(k, k)}: {said}' for k, said in found.items()]
-        doc = func.docstring.value.rstrip() if func.docstring else ''
-        text = f"{doc}\n\nArgs:\n{textwrap.indent(chr(10).join(args), '    ')}"
-        func.docstring = griffe.Docstring(text.strip(), parent=func, parser='google')
+        doc = func.docstring.value.rstrip() + '\n' if func.docstring else ''
+        section = textwrap.indent('\n'.join(args), '    ')
+        text = f'{doc}\nArgs:\n{section}' # never starts with `Args`, or it would lose its indents
+        func.docstring = griffe.Docstring(text, parent=func, parser='google')
 
     def on_attribute(self, *, attr, loader, **kwargs):
         "Let the comment of an attribute be its docstring."

@@ -1,7 +1,7 @@
 """Formulas as MathML, which browsers draw themselves: no script, no font and no network at reading time.
 
-`math-core` translates LaTeX when the site is built. Raises for LaTeX that it doesn't know, so a formula that can't be
-read breaks the build."""
+`math-core` translates LaTeX when the site is built. It raises for LaTeX that it doesn't know, so a formula
+that can't be read breaks the build."""
 import html
 import re
 from functools import cache

@@ -14,8 +14,9 @@ FOLDER = Path(__file__).parents[2]/'nbs'
 NOT_HERE = {'api'} # the site has pages of the API
 LINK = re.compile(r'\]\((\w+)\.ipynb(#[^)]*)?\)')
 STYLESHEET = re.compile(r'<link rel="stylesheet"[^>]*>') # of an icon font, from a network
-ICONS = {'minus': '−', 'fast-backward': '⏮', 'step-backward': '⏴', 'play fa-flip-horizontal': '◀', 'pause': '⏸',
-         'play': '▶', 'step-forward': '⏵', 'fast-forward': '⏭', 'plus': '+'} # of an animation's buttons
+ICONS = { # of an animation's buttons
+    'minus': '−', 'fast-backward': '⏮', 'step-backward': '⏴', 'play fa-flip-horizontal': '◀', 'pause': '⏸',
+    'play': '▶', 'step-forward': '⏵', 'fast-forward': '⏭', 'plus': '+'}
 
 
 def notebooks() -> list[Path]:
@@ -51,7 +52,7 @@ def page(
             for j, output in enumerate(cell['outputs']):
                 name = f'{path.stem}_{i}_{j}'
                 out += _shown(output, name, pictures)
-    about = f'[Open the notebook](../{path.stem}.ipynb){{ .notebook download="{path.name}" }}'
+    about = f'[Open the notebook]({path.name}){{ .notebook download="{path.name}" }}'
     out.insert(1, about)
     return '\n\n'.join(out) + '\n', pictures
 
@@ -68,18 +69,20 @@ def _fenced(text, language) -> str:
 
 def _shown(output, name, pictures) -> Iterator[str]:
     "Yield the Markdown of one output, and put its picture into `pictures`"
-    if output['output_type'] == 'stream':
-        yield '<div class="output" markdown>\n\n' + _fenced(''.join(output['text']), 'text') + '\n\n</div>'
-        return
     data = {k: ''.join(v) for k, v in output.get('data', {}).items()}
-    if 'image/png' in data:
+    if output['output_type'] == 'stream': yield _box(_fenced(''.join(output['text']), 'text'))
+    elif 'image/png' in data:
         pictures[f'{name}.png'] = base64.b64decode(data['image/png'])
         yield f'![{_plain(data)}]({name}.png){{ .figure }}'
     elif 'text/html' in data: yield f'<div class="output rich">\n{_html(data["text/html"])}\n</div>'
-    elif 'text/latex' in data: yield f"<div class=\"output\" markdown>\n\n$$\n{data['text/latex'].strip().strip('$').strip()}\n$$\n\n</div>"
-    elif 'text/markdown' in data: yield '<div class="output" markdown>\n\n' + data['text/markdown'] + '\n\n</div>'
-    elif 'text/plain' in data:
-        yield '<div class="output" markdown>\n\n' + _fenced(data['text/plain'], 'text') + '\n\n</div>'
+    elif 'text/latex' in data:
+        latex = data['text/latex'].strip().strip('$').strip()
+        yield _box(f'$$\n{latex}\n$$')
+    elif 'text/markdown' in data: yield _box(data['text/markdown'])
+    elif 'text/plain' in data: yield _box(_fenced(data['text/plain'], 'text'))
+
+
+def _box(markdown) -> str: return f'<div class="output" markdown>\n\n{markdown}\n\n</div>'
 
 
 def _plain(data) -> str:

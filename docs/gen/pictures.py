@@ -1,4 +1,4 @@
-"""Pictures of the gallery: the path of an algorithm on a function of two variables, in colours for light and dark pages."""
+"Pictures of the gallery: paths on functions of two variables, in colours for light and dark pages."
 import io
 from functools import cache, partial
 
@@ -14,17 +14,19 @@ matplotlib.use('agg')
 import matplotlib.pyplot as plt  # noqa: E402
 
 STEPS = 100
-INK, PATHS = '#808080', ['#e8590c', '#1c7ed6']
-STYLE = {'text.color': INK, 'axes.labelcolor': INK, 'axes.edgecolor': INK, 'xtick.color': INK, 'ytick.color': INK,
-         'axes.facecolor': 'none', 'figure.facecolor': 'none', 'font.size': 8, 'axes.prop_cycle': plt.cycler(color=PATHS)}
+INK, PATH = '#808080', '#e8590c'
+STYLE = {'text.color': INK, 'axes.labelcolor': INK, 'axes.edgecolor': INK, 'xtick.color': INK,
+         'ytick.color': INK, 'axes.facecolor': 'none', 'figure.facecolor': 'none', 'font.size': 8,
+         'axes.prop_cycle': plt.cycler(color=[PATH])}
 LRS = [3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.] # of which an algorithm has the one that ends lowest
 
 # Parts are shown with gradient descent with momentum, and options that let them act within a few steps
 RULE, PARTS_LR, PARTS_STEPS = partial(oc.SGD, mom=0.9), 0.05, 60
 RULES = {'schedule_free': partial(oc.SGD)} # which has momentum itself
-OPTIONS = {'l2_reg': dict(wd=0.1), 'weight_decay': dict(wd=0.1), 'full_decay': dict(wd=0.01), 'decay_update': dict(wd=0.1),
-           'decay_toward': dict(wd=0.1), 'ema_weights': dict(ema_mom=0.9), 'add_noise': dict(noise=1.),
-           'rms_lr': dict(lr=0.03), 'trust_ratio': dict(max_trust=10)}
+OPTIONS = {
+    'l2_reg': dict(wd=0.1), 'weight_decay': dict(wd=0.1), 'full_decay': dict(wd=0.01),
+    'decay_update': dict(wd=0.1), 'decay_toward': dict(wd=0.1), 'ema_weights': dict(ema_mom=0.9),
+    'add_noise': dict(noise=1.), 'rms_lr': dict(lr=0.03), 'grokfast': dict(grok_mom=0.9, lr=0.02)}
 
 
 def of_algorithm(
@@ -32,15 +34,16 @@ def of_algorithm(
 ) -> tuple[bytes, str]:
     "Draw the path of an algorithm on Rosenbrock's function. Returns a PNG and what it shows."
     problem = PROBLEMS['rosenbrock']
-    lr = min([1.] if 'd0' in algo.hypers else LRS, key=lambda lr: _end(algo, lr))
+    lr = min([1.] if 'd0' in algo.hypers else LRS, key=lambda lr: (_leaves(algo, lr), _end(algo, lr)))
     with plt.rc_context(STYLE):
         fig, ax = _axes()
         oc.plot_paths({algo.__name__: _with(algo, lr)}, problem, STEPS, ax=ax)
         ax.get_legend().remove()
         ax.set_title('')
     start, end = (problem.f(*torch.tensor(o)).item() for o in (problem.start, _path(algo, lr)[-1]))
-    said = f"{STEPS} steps of `{algo.__name__}` on Rosenbrock's function, with `lr={lr:g}`, from {start:.3g} to {end:.2g}."
-    return _png(fig), said
+    return _png(fig), (f"{STEPS} steps of `{algo.__name__}` on Rosenbrock's function, from {start:.3g} to "
+                       f"{end:.2g}, with `lr={lr:g}`: of {len(LRS)} learning rates the one that ends lowest "
+                       "without leaving the picture.")
 
 
 def of_part(
@@ -53,21 +56,22 @@ def of_part(
     with_part = partial(rule.func.wrap(cbs), engine='eager', **rule.keywords, **given)
     averages = any(traits_of(f).eval_weights for f in cbs)
     torch.manual_seed(0)
-    ours = _averages(with_part, problem) if averages else path(with_part, problem, PARTS_STEPS)
+    points = _averages(with_part, problem) if averages else path(with_part, problem, PARTS_STEPS)
     plain = path(rule, problem, PARTS_STEPS, lr=PARTS_LR)
-    if np.allclose(ours, plain): return None
+    if np.allclose(points, plain): return None
     with plt.rc_context(STYLE):
         fig, ax = _axes()
-        label = f"the averages of {name}" if averages else f'with {name}'
         oc.plot_paths({f'without {name}': partial(rule, lr=PARTS_LR)}, problem, PARTS_STEPS, ax=ax)
         line = ax.lines[0]
         line.set(color=INK, alpha=0.8, lw=1, label=f'without {name}')
-        ax.plot(*ours.T, 'o-', color=PATHS[0], lw=1.5, ms=6, markevery=[len(ours)-1], label=label)
-        ax.legend(handles=[line, ax.lines[-1]], loc='upper center', bbox_to_anchor=(0.5, -0.12), ncol=2, frameon=False)
+        label = f'the averages of {name}' if averages else f'with {name}'
+        ours, = ax.plot(*points.T, 'o-', color=PATH, lw=1.5, ms=6, markevery=[len(points)-1], label=label)
+        below = dict(loc='upper center', bbox_to_anchor=(0.5, -0.12), ncol=2, frameon=False)
+        ax.legend(handles=[line, ours], **below)
         ax.set(title='', xlabel='', ylabel='')
     momentum = 'momentum 0.9' if rule.keywords else 'no momentum'
-    options = ''.join(f', `{k}={v:g}`' for k, v in given.items() if k != 'lr')
-    return _png(fig), f"{PARTS_STEPS} steps of `SGD` with {momentum}, `lr={given['lr']:g}`{options}, in a long valley."
+    options = ', '.join(f'`{k}={v:g}`' for k, v in given.items())
+    return _png(fig), f'{PARTS_STEPS} steps of `SGD` with {momentum}, {options}, in a long valley.'
 
 
 def _averages(opt_func, problem) -> np.ndarray:
@@ -93,6 +97,13 @@ def _path(algo, lr) -> np.ndarray: return path(_with(algo, lr), 'rosenbrock', ST
 def _end(algo, lr) -> float:
     "Return the value at the end of a path"
     return PROBLEMS['rosenbrock'].f(*torch.tensor(_path(algo, lr)[-1])).nan_to_num(torch.inf).item()
+
+
+def _leaves(algo, lr) -> bool:
+    "Does a path leave the picture?"
+    problem, points = PROBLEMS['rosenbrock'], _path(algo, lr)
+    low, high = zip(problem.xlim, problem.ylim)
+    return not ((low <= points) & (points <= high)).all()
 
 
 def _axes():
