@@ -10,6 +10,7 @@ from math_core import LatexToMathML
 
 INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
 BLOCK = re.compile(r'<div class="arithmatex">\\\[(.*?)\\\]</div>', re.DOTALL)
+EDGE = re.compile(r'<mtext> | </mtext>') # spaces that MathML would drop
 IN_HTML = re.compile(r'\$\$(.*?)\$\$|\\\((.*?)\\\)', re.DOTALL)
 
 
@@ -23,6 +24,7 @@ def mathml(
 ) -> str:
     "Return a formula as MathML. Raises `LatexError`."
     found = _converter().convert_with_local_state(latex.strip(), displaystyle=block)
+    found = EDGE.sub(lambda m: m[0].replace(' ', '&#160;'), found)
     if not block: return found
     found = ' '.join(found.split()) # a blank line would end the HTML in Markdown
     return f'<div class="formula" tabindex="0">{found}</div>'

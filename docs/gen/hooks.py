@@ -19,13 +19,16 @@ FROM_NETWORK = re.compile(r'''<(?:script|img|iframe|source)\b[^>]*\bsrc=["']?htt
                           r'''|<link\b(?![^>]*rel="(?:canonical|alternate)")[^>]*\bhref=["']?https?://''')
 
 
+LATER = '---\nsearch:\n  boost: 0.5\n---\n\n' # guides come first in a search
+
+
 @cache
 def generated() -> dict[str, str|bytes]:
     "Return all files that are made when the site is built, by path."
-    res = {**dict(gallery.pages()), **dict(api.pages())}
+    res = {**dict(gallery.pages()), **{k: LATER + text for k, text in api.pages()}}
     for path in notebooks.notebooks():
         text, pictures = notebooks.page(path)
-        res[f'notebooks/{path.stem}.md'] = text
+        res[f'notebooks/{path.stem}.md'] = LATER + text
         res[f'notebooks/{path.name}'] = path.read_bytes()
         res |= {f'notebooks/{k}': v for k, v in pictures.items()}
     return res
