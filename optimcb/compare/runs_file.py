@@ -8,7 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ['RunsFile']
+__all__ = ['OtherRuns', 'RunsFile']
+
+
+class OtherRuns(ValueError):
+    "Raised for a file that holds runs of other arguments, or something else than runs."
 
 
 class RunsFile:
@@ -21,7 +25,7 @@ class RunsFile:
     ):
         """Read the file if it exists.
 
-        Raises `ValueError` if it holds something else, or runs of other settings, and
+        Raises `OtherRuns` if it holds something else, or runs of other settings, and
         `FileNotFoundError` if there is no folder for it."""
         self.path, self.settings = Path(path), _as_json(settings)
         if not self.path.parent.is_dir():
@@ -33,15 +37,15 @@ class RunsFile:
             content = json.loads(self.path.read_text())
             there, runs = content['settings'], [_to_run(o) for o in content['runs']]
         except (ValueError, TypeError, KeyError) as e:
-            raise ValueError(f"'{self.path}' holds no runs of `compare` ({type(e).__name__}: {e}). "
-                             "Pass another file.") from None
+            raise OtherRuns(f"'{self.path}' holds no runs of `compare` ({type(e).__name__}: {e}). "
+                            "Pass another file.") from None
         _check_same(self.path, 'the runs', there, self.settings)
         return runs
 
     def find(self, opt, seed, how) -> dict|None:
         """Return the finished run of optimizer `opt` with `seed`, if it is there.
 
-        Raises `ValueError` if it was trained in another way than `how`."""
+        Raises `OtherRuns` if it was trained in another way than `how`."""
         for run in self.runs:
             if (run['opt'], run['seed']) != (opt, seed): continue
             _check_same(self.path, f"the run of {opt!r} with seed {seed}", run['how'], _as_json(how))
@@ -63,8 +67,8 @@ def _check_same(path, what, there, here):
     different = [k for k in {**there, **here} if there.get(k) != here.get(k)]
     if not different: return
     k = different[0]
-    raise ValueError(f"{what} in '{path}' had another `{k}`: {there.get(k)!r:.80}, not {here.get(k)!r:.80}. "
-                     "Pass another file, or the same arguments.")
+    raise OtherRuns(f"{what} in '{path}' had another `{k}`: {there.get(k)!r:.80}, not {here.get(k)!r:.80}. "
+                    "Pass another file, or the same arguments.")
 
 
 def _as_json(o):
