@@ -138,7 +138,7 @@ class Compilation:
         res = []
         for (_, device, _), found in together.items():
             indices, members, firsts = map(list, zip(*found))
-            res.append((self.lowering(device).Launch(members, firsts), indices))
+            res.append((self.lowering(device).Launch(members, firsts, plan), indices))
         return res
 
     def lowering(self, device):

@@ -17,9 +17,10 @@ class Launch(launch.Launch):
     "Parameters whose programs have the same key, and a step of them."
     def __init__(self,
         members:list, # `(bucket, program)`: programs with the same key
-        at:list # Of each of them, the index of its first parameter in the plan
+        at:list, # Of each of them, the index of its first parameter in the plan
+        plan # Plan, which knows where parameters and state lie
     ):
-        super().__init__(members, at)
+        super().__init__(members, at, plan)
         p = self.program
         self.read = [n.operands if n.op not in LEAVES else () for n in p.nodes]
         order = [] # in order of computation

@@ -23,19 +23,19 @@ class Launch:
     "A step of parameters whose programs have the same key."
     def __init__(self,
         members:list, # `(bucket, program)`: programs with the same key
-        at:list # Of each of them, the index of its first parameter in the plan
+        at:list, # Of each of them, the index of its first parameter in the plan
+        plan # Plan, which knows where parameters and state lie
     ):
         self.members, self.program = members, members[0][1]
         self.parts = [slice(i, i + len(a.params)) for i, (a, _) in zip(at, members)]
+        self.places = np.concatenate([plan.order[part] for part in self.parts])
         self.sharding = sharding_of(members[0][0].example)
-        places = [k for a, _ in members for k in a.places]
-        # in which all processes have the parameters, however they tell them apart
-        self.order = sorted(range(len(places)), key=places.__getitem__)
 
     def _gather(self, table, ops):
         """Let `table`, which has a row for each tensor and a column for each reduction, have what they
         came to in all processes"""
-        order = torch.tensor(self.order, device=table.device)
+        # in the order in which all processes have the parameters, however they tell them apart
+        order = torch.from_numpy(np.argsort(self.places)).to(table.device)
         part = table[order]
         self.sharding.reduce(part, [REDUCTIONS[op].across for op in ops])
         table[order] = part
@@ -112,7 +112,7 @@ class Launch:
             expected = {k.name: (k.dtype, k.extent.shape) for k in a.kinds}
             same = all((s[name].dtype, s[name].shape) == expected.get(name) for s in a.states for name in new)
             # else the plan finds that it doesn't hold any more
-            if same: a.tensors.update({name: [s[name] for s in a.states] for name in new})
+            for name in new if same else (): a.note_tensors(name, [s[name] for s in a.states])
 
 
 class KernelLaunch(Launch):
@@ -121,16 +121,19 @@ class KernelLaunch(Launch):
     subclass makes them, then calls `_place_all`."""
     def __init__(self,
         members:list, # `(bucket, program)`: programs with the same key
-        at:list # Of each of them, the index of its first parameter in the plan
+        at:list, # Of each of them, the index of its first parameter in the plan
+        plan # Plan, which knows where parameters and state lie
     ):
-        super().__init__(members, at)
+        super().__init__(members, at, plan)
         self.columns = {name: j for j, name in enumerate(self.program.columns)}
-        self.rows = np.cumsum([0, *(len(a.params) for a, _ in members)])
+        counts = [len(a.params) for a, _ in members]
+        self.rows, self.member = np.cumsum([0, *counts]), np.repeat(np.arange(len(members)), counts)
         self.grads = None # the addresses of gradients that are in the table
 
-    def _place_all(self):
+    def _place_all(self, plan):
         "Note the addresses of parameters and of state that is there"
-        for i, (a, _) in enumerate(self.members): self._place(i, {'.p': a.params, **a.tensors})
+        for name, addresses in plan.addresses.items():
+            if name in self.columns: self.memory[:, self.columns[name]] = addresses[self.places]
 
     def _place(self, i, lists):
         "Note the addresses of member `i`'s tensors, by column"

@@ -17,14 +17,15 @@ extern int PyObject_RichCompareBool(PyObject *, PyObject *, int);
 extern void Py_DecRef(PyObject *);
 extern void PyErr_Clear(void);
 
-enum { SAME, MOVED, CHANGED };
+enum { SAME, MOVED, OTHERS, CHANGED }; /* the worst is the result */
+enum { UNKNOWN, LEFT, STEPPED };
 enum { IS_EQUAL = 2 }; /* Py_EQ */
 
 typedef struct { /* a parameter, in the order of the groups */
     PyObject *param, *type, *state, *requires_grad;
     PyObject *grad; /* of the last step, to be compared only; 0: it has none */
     void *ptr, *grad_ptr;
-    ssize stepped; /* 0: it is left to the eager engine, which looks at the rest itself */
+    ssize role; /* who steps it: of what is left to the eager engine, that looks at the rest itself */
     ssize dtype, grad_dtype, dim, shape, entries, numbers; /* the latter three: where they begin */
 } Row;
 
@@ -113,10 +114,13 @@ static int look_at_param(const Noted *w, Row *row, PyObject *p) {
     if (p != row->param || !is_type(p, row->type) || !has(p, w->requires_grad, row->requires_grad)) return CHANGED;
     PyObject *g = PyObject_GetAttr(p, w->grad);
     if (!g) return CHANGED;
-    int result = SAME;
-    if ((g == w->none) != (row->grad == 0)) result = CHANGED;
-    else if (row->stepped) {
-        result = look_at_gradient(w, row, g);
+    int is_there = g != w->none, differs = is_there != (row->grad != 0), result = differs ? OTHERS : SAME;
+    if (row->role == UNKNOWN) result = differs ? CHANGED : SAME;
+    else if (!is_there) row->grad = 0;
+    else if (row->role == LEFT) row->grad = g;
+    else {
+        int moved = look_at_gradient(w, row, g);
+        if (moved > result) result = moved;
         if (result != CHANGED && (!is_laid_out(w, row, p, row->dtype) || w->data_ptr(tensor_in(w, p), &ptr) ||
                                   ptr != row->ptr || !is_state_same(w, row))) result = CHANGED;
     }

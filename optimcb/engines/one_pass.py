@@ -15,15 +15,16 @@ from torch import Tensor
 from optimcb.engines import c_compiler
 from optimcb.tracing.bucket import Changed
 
-__all__ = ['Addresses', 'OnePass']
+__all__ = ['OTHERS', 'SAME', 'OnePass']
 
 
 SOURCE = (Path(__file__).parent/'one_pass.c').read_text()
-SAME, MOVED, CHANGED = range(3)
+# what a look finds: gradients elsewhere in memory, gradients of other parameters, or anything else
+SAME, MOVED, OTHERS, CHANGED = range(4)
 # columns of a row, one for each parameter
-COLUMNS = ('param', 'type', 'state', 'requires_grad', 'grad', 'ptr', 'grad_ptr', 'stepped', 'dtype',
+COLUMNS = ('param', 'type', 'state', 'requires_grad', 'grad', 'ptr', 'grad_ptr', 'role', 'dtype',
            'grad_dtype', 'dim', 'shape', 'entries', 'numbers')
-GRAD_PTR = COLUMNS.index('grad_ptr')
+GRAD, GRAD_PTR, NUMBERS = map(COLUMNS.index, ('grad', 'grad_ptr', 'numbers'))
 LIBTORCH = ('data_ptr', 'dim', 'sizes', 'strides', 'dtype')
 NAMES = ('grad', 'requires_grad', 'layout', 'is_neg')
 VALUES = (False, None, Tensor, torch.strided)
@@ -35,50 +36,76 @@ class OnePass:
         plan # Plan, which holds on to all objects that are noted
     ):
         self.library, offset, functions = _loaded()
-        self.buckets, self.in_order, self.order = plan.buckets, plan.in_order, np.array(plan.order, np.int64)
-        self.shapes, self.entries, self.count = [], [], 0 # the latter is that of numbers so far
-        rows = {k: self._of_param(p) for k, p in enumerate(plan.params)}
-        for bucket in plan.buckets:
-            for k, p, state in zip(bucket.places, bucket.params, bucket.states):
-                rows[k].update(self._of_stepped(p, bucket, state))
-            self.count += len(bucket.numbers)
-        self.rows = _table([[row.get(c, 0) for c in COLUMNS] for row in rows.values()])
-        self.numbers = _table([0]*self.count)
+        self.shapes, self.entries = [], []
+        rows = [self._of_param(p, role) for p, role in zip(plan.params, plan.roles.tolist())]
+        for k in plan.places.tolist():
+            rows[k].update(self._of_stepped(plan.params[k], plan.known[plan.bucket_of[k]], plan.states[k]))
+        self.rows = _table([[row.get(c, 0) for c in COLUMNS] for row in rows])
+        self.numbers = _table([0]*len(self.entries)) # of all buckets that there may be
+        self.note_buckets(plan)
         self.tables = [self.rows, _table(list(map(id, plan.values))), _table(self.shapes),
                        _table(self.entries), self.numbers]
         self.noted = _table([len(rows), len(plan.values), offset, *(t.ctypes.data for t in self.tables),
                              *map(id, NAMES + VALUES), *functions])
         self.address = self.noted.ctypes.data
 
-    def _of_param(self, p) -> dict:
+    def _of_param(self, p, role) -> dict:
         "What is noted of any parameter"
         grad = 0 if p.grad is None else id(p.grad)
-        return dict(param=id(p), type=id(type(p)), requires_grad=id(p.requires_grad), grad=grad)
+        return dict(param=id(p), type=id(type(p)), requires_grad=id(p.requires_grad), grad=grad, role=role)
 
     def _of_stepped(self, p, bucket, state) -> dict:
         "What is noted besides of one that kernels step"
-        first = dict(shape=len(self.shapes), entries=len(self.entries), numbers=self.count)
+        first = dict(shape=len(self.shapes), entries=len(self.entries))
         number = {name: ~k for k, name in enumerate(bucket.numbers)}
         self.shapes += (*p.shape, *p.stride())
         self.entries += len(state), *(number[name] if name in number else id(v) for name, v in state.items())
-        return dict(state=id(state), ptr=p.data_ptr(), grad_ptr=p.grad.data_ptr(), stepped=1, dim=p.dim(),
-                    dtype=_dtype_code(p.dtype), grad_dtype=_dtype_code(p.grad.dtype), **first)
+        grad_ptr = 0 if p.grad is None else p.grad.data_ptr()
+        return dict(state=id(state), ptr=p.data_ptr(), grad_ptr=grad_ptr, dim=p.dim(), **first,
+                    dtype=_dtype_code(p.dtype), grad_dtype=_dtype_code(bucket.grad_dtype))
+
+    def note_buckets(self,
+        plan # Plan that has put parameters into other buckets
+    ):
+        "Note for each parameter which numbers it is to have."
+        starts = np.cumsum([0, *(len(b.numbers) for b in plan.known)])
+        self.rows[plan.places, NUMBERS] = starts[plan.bucket_of[plan.places]]
 
     def look(self,
         groups, # Parameter groups
-        states:dict # The state of all parameters
-    ) -> np.ndarray|None:
-        """Return the addresses of the gradients if one has moved since the last look, or else None.
+        states:dict, # The state of all parameters
+        buckets:list # Those of all parameters that kernels can step, with the numbers that they are to have
+    ) -> int:
+        """Note where the gradients are. Return what has changed: `SAME` for nothing, `MOVED` if a gradient
+        lies elsewhere, `OTHERS` if other parameters have one.
 
         Raises `Changed` if anything else isn't what it was."""
         params = [g['params'] for g in groups]
         if not all(isinstance(ps, list) for ps in params): raise Changed
-        numbers = [id(v) for b in self.buckets for v in b.numbers.values()]
-        if len(numbers) != len(self.numbers): raise Changed
-        self.numbers[:] = numbers
+        numbers = [id(v) for b in buckets for v in b.numbers.values()]
+        self.numbers[:len(numbers)] = numbers
         found = self.library.look(self.address, params, states)
         if found == CHANGED: raise Changed
-        return self.grad_ptrs if found == MOVED else None
+        return found
+
+    @property
+    def present(self) -> np.ndarray:
+        "Has each parameter a gradient?"
+        return self.rows[:, GRAD] != 0
+
+    def grad_ptrs(self,
+        places:np.ndarray # Of parameters
+    ) -> np.ndarray:
+        "The addresses of their gradients."
+        return self.rows[places, GRAD_PTR]
+
+    def have_moved(self,
+        ids:np.ndarray, # Of tensors
+        ptrs:np.ndarray # Their addresses
+    ) -> bool:
+        "Does one of them lie elsewhere now?"
+        at = self.address, ids.ctypes.data, ptrs.ctypes.data, len(ids)
+        return self.library.look_at_addresses(*at) != SAME
 
     def put(self,
         states:list, # States of parameters
@@ -88,34 +115,8 @@ class OnePass:
         "Put one value into many states."
         self.library.put(states, name, value)
 
-    @property
-    def grad_ptrs(self) -> np.ndarray:
-        "The addresses of the gradients, in the order of the buckets."
-        ptrs = self.rows[:, GRAD_PTR]
-        return ptrs.copy() if self.in_order else ptrs[self.order]
-
 
 def _table(numbers) -> np.ndarray: return np.array(numbers, np.int64)
-
-
-class Addresses:
-    "Tensors that must stay where they are in memory."
-    def __init__(self,
-        tensors:list # Kept as long as this is
-    ):
-        self.tensors = tensors
-        self.ids, self.ptrs = _table(list(map(id, tensors))), _table([t.data_ptr() for t in tensors])
-
-    def have_moved(self,
-        noted:OnePass, # Knows how tensors lie in memory
-        first:int=0, # First tensor to look at
-        count:int|None=None # Number of tensors; default: all
-    ) -> bool:
-        "Does one of them lie elsewhere now?"
-        count = len(self.ids) - first if count is None else min(count, len(self.ids) - first)
-        at = 8*first
-        ids, ptrs = self.ids.ctypes.data + at, self.ptrs.ctypes.data + at
-        return noted.library.look_at_addresses(noted.address, ids, ptrs, count) != SAME
 
 
 # The library, and how tensors lie in memory

@@ -102,7 +102,6 @@ class Runner:
             except Changed: self.plan = None
         if plan.zeroes: self.zeroed = zeroed_by_kernels(plan, prepared.programs)
         plan.release()
-        if any(program.new for program in prepared.programs): self.plan = None # it doesn't have the new state
         return made, self.shards.close(plan.flat)
 
     def _current_plan(self, target, composition, fill_masks) -> Plan:
@@ -149,6 +148,7 @@ class Runner:
         for bucket, recording, program in zip(plan.buckets, prepared.recordings, prepared.programs):
             new = {*program.new, *recording.numbers} - bucket.numbers.keys()
             made |= new
+            if new or program.new: self.plan = None # it doesn't have the new state
             if self.pending:
                 states = [*bucket.states, *self.shards.of_optimizer(bucket.params)]
                 self.pending.note(states, new, dict(bucket.numbers))

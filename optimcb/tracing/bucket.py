@@ -1,4 +1,5 @@
 "Parameters that one recording holds for: a bucket, and what keeps a parameter out of every bucket."
+from copy import copy
 from numbers import Number
 from operator import is_, itemgetter
 
@@ -20,10 +21,11 @@ class Changed(Exception):
 
 
 class Bucket:
-    """Parameters that one recording holds for.
+    """Parameters that one recording holds for: those of one key, with the same numbers among their state.
 
     `kinds` are the `StateKind`s of tensors among their state, `numbers` the rest of it. `kind` is what they
-    have in common besides numbers and group; `forms` belongs to what replays recordings.
+    have in common besides numbers and group; `forms` belongs to what replays recordings. `params`, with
+    `states` and `tensors` of these by name, are those that the present step steps.
     """
     def __init__(self,
         key:tuple, # What they have in common, as `key_of` gives it
@@ -33,27 +35,43 @@ class Bucket:
         self.key, self.group, self.example = key, group, example
         self.kinds, self.numbers, self.grad_dtype = key[1], dict(key[2]), key[5]
         self.kind, self.forms = (key[1], *key[3:], is_dtensor(unsharded(example))), None
-        self.params, self.states, self.places = [], [], []
+        self.params, self.states, self.places, self.tensors = [], [], [], {}
 
     def add(self,
         place:int, # Index among all parameters
         p:Tensor, # A parameter
         state:dict # Its state
     ):
-        "Take in a parameter."
+        "Take in a parameter of the present step."
         self.places.append(place)
         self.params.append(p)
         self.states.append(state)
 
-    def note(self):
-        "Note the tensors that must stay where they are."
-        self.tensors = {k.name: [s[k.name] for s in self.states] for k in self.kinds}
-        self.size = len(self.kinds) + len(self.numbers)
+    def split_off(self) -> 'Bucket':
+        "Return a bucket of the same key without parameters, whose numbers go on by themselves."
+        res = copy(self)
+        res.numbers = dict(self.numbers)
+        res.params, res.states, res.places, res.tensors = [], [], [], {}
+        return res
+
+    def note_tensors(self,
+        name:str, # Name of state
+        tensors:list # Of each of the present parameters, what it is from now on
+    ):
+        "Note that a step has replaced tensors."
+        self.tensors[name] = tensors
+        for k, t in zip(self.places, tensors): self.noted[name][k] = t
+
+    def identity(self) -> tuple:
+        "What is equal for buckets that can be one: numbers of other types are other numbers."
+        values = self.numbers.values()
+        return id(self.kind), self.group, *self.numbers, *map(type, values), *values
 
     def check(self):
         "Raise `Changed` if somebody has changed the state."
         states = self.states
-        if list(map(len, states)).count(self.size) != len(states): raise Changed
+        size = len(self.kinds) + len(self.numbers)
+        if list(map(len, states)).count(size) != len(states): raise Changed
         try:
             for name, tensors in self.tensors.items():
                 if not all(map(is_, map(itemgetter(name), states), tensors)): raise Changed
