@@ -36,12 +36,12 @@ class Launch(launch.Launch):
         plan # Where the gradients are
     ):
         "Set this step's gradients and numbers."
-        self.made = [arena.new_states(a, program.fresh, r.trace.slots)
+        self.made = [arena.new_states(a, program.fresh, r.slots)
                      for (a, program), r in zip(self.members, recordings)]
         self.known = []
         for (a, program), part, r, made in zip(self.members, self.parts, recordings, self.made):
             lists = {'.p': a.params, '.grad': plan.grads[part], **a.tensors, **made}
-            self.known.append((lists, [r.trace.slots[k] for k in program.slots], r.trace.externals, {}))
+            self.known.append((lists, [r.slots[k] for k in program.slots], r.externals, {}))
 
     def phase(self, i) -> dict:
         "Run a phase; return the sums of the values that it yields, by round."

@@ -27,8 +27,9 @@ class Launch:
         plan # Plan, which knows where parameters and state lie
     ):
         self.members, self.program = members, members[0][1]
-        self.parts = [slice(i, i + len(a.params)) for i, (a, _) in zip(at, members)]
-        self.places = np.concatenate([plan.order[part] for part in self.parts])
+        self.parts = [slice(i, i + len(a)) for i, (a, _) in zip(at, members)]
+        self.indices = np.concatenate([np.arange(part.start, part.stop) for part in self.parts]) # in the plan
+        self.places = plan.order[self.indices]
         self.sharding = sharding_of(members[0][0].example)
 
     def _gather(self, table, ops):
@@ -97,7 +98,8 @@ class Launch:
 
     def finish(self):
         "Hand out the state that was made."
-        for (a, _), made in zip(self.members, self.made): arena.hand_out(a, made)
+        for (a, _), made in zip(self.members, self.made):
+            if made: arena.hand_out(a, made)
         if self.program.handed: self._hand_over()
 
     def _hand_over(self):
@@ -126,7 +128,7 @@ class KernelLaunch(Launch):
     ):
         super().__init__(members, at, plan)
         self.columns = {name: j for j, name in enumerate(self.program.columns)}
-        counts = [len(a.params) for a, _ in members]
+        counts = [len(a) for a, _ in members]
         self.rows, self.member = np.cumsum([0, *counts]), np.repeat(np.arange(len(members)), counts)
         self.grads = None # the addresses of gradients that are in the table
 
@@ -137,24 +139,26 @@ class KernelLaunch(Launch):
 
     def _place(self, i, lists):
         "Note the addresses of member `i`'s tensors, by column"
-        for name, tensors in lists.items(): self._note(i, name, [t.data_ptr() for t in tensors])
-
-    def _note(self, i, name, ptrs):
-        if name in self.columns: self.memory[self.rows[i]:self.rows[i+1], self.columns[name]] = ptrs
+        for name, tensors in lists.items():
+            if name not in self.columns: continue
+            rows = slice(self.rows[i], self.rows[i+1])
+            self.memory[rows, self.columns[name]] = [t.data_ptr() for t in tensors]
 
     def _fill(self, recordings, plan):
         "Set this step's gradients and numbers"
-        self.made, self.held = [], {}
-        for i, ((a, program), r) in enumerate(zip(self.members, recordings)):
-            slots = r.trace.slots
-            self.numbers[i] = [slots[k] for k in program.slots]
-            if plan.grad_ptrs is not self.grads: self._note(i, '.grad', plan.grad_ptrs[self.parts[i]])
-            self.made.append(arena.new_states(a, program.fresh, slots))
-            if program.fresh: self._place(i, self.made[i])
-            if r.trace.externals:
-                self.held[i] = [_moved(o.detach(), a.example.device) for o in r.trace.externals]
-                self._place(i, {k: [o]*len(a.params) for k, o in enumerate(self.held[i])})
+        self.numbers[:] = [[r.slots[k] for k in program.slots]
+                           for (_, program), r in zip(self.members, recordings)]
+        if plan.grad_ptrs is not self.grads and '.grad' in self.columns:
+            self.memory[:, self.columns['.grad']] = plan.grad_ptrs[self.indices]
         self.grads = plan.grad_ptrs
+        self.made, self.held = [{} for _ in self.members], {}
+        for i, ((a, program), r) in enumerate(zip(self.members, recordings)):
+            if program.fresh:
+                self.made[i] = arena.new_states(a, program.fresh, r.slots)
+                self._place(i, self.made[i])
+            if r.externals:
+                self.held[i] = [_moved(o.detach(), a.example.device) for o in r.externals]
+                self._place(i, {k: [o]*len(a) for k, o in enumerate(self.held[i])})
         if self.program.calls: self._prepare(recordings, plan)
 
     # Functions by torch
@@ -163,7 +167,7 @@ class KernelLaunch(Launch):
         "Note the tensors and numbers that functions by torch may be called with"
         self.loads = [{'.p': a.params, '.grad': plan.grads[part], **a.tensors, **made}
                       for (a, _), part, made in zip(self.members, self.parts, self.made)]
-        self.slots = [[r.trace.slots[k] for k in program.slots]
+        self.slots = [[r.slots[k] for k in program.slots]
                       for (_, program), r in zip(self.members, recordings)]
         self.between = [{} for _ in self.members] # by node: what is stored for them, and what they return
         self._make_room(0)

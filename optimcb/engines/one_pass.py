@@ -22,12 +22,15 @@ SOURCE = (Path(__file__).parent/'one_pass.c').read_text()
 # what a look finds: gradients elsewhere in memory, gradients of other parameters, or anything else
 SAME, MOVED, OTHERS, CHANGED = range(4)
 # columns of a row, one for each parameter
-COLUMNS = ('param', 'type', 'state', 'requires_grad', 'grad', 'ptr', 'grad_ptr', 'role', 'dtype',
-           'grad_dtype', 'dim', 'shape', 'entries', 'numbers')
-GRAD, GRAD_PTR, NUMBERS = map(COLUMNS.index, ('grad', 'grad_ptr', 'numbers'))
-LIBTORCH = ('data_ptr', 'dim', 'sizes', 'strides', 'dtype')
-NAMES = ('grad', 'requires_grad', 'layout', 'is_neg')
-VALUES = (False, None, Tensor, torch.strided)
+COLUMNS = ('param', 'type', 'state', 'requires_grad', 'has_grad', 'ptr', 'grad_ptr', 'role', 'keys', 'dtype',
+           'grad_keys', 'grad_dtype', 'dim', 'shape', 'entries', 'numbers')
+HAS_GRAD, GRAD_PTR, NUMBERS = map(COLUMNS.index, ('has_grad', 'grad_ptr', 'numbers'))
+# what a look calls, by library
+LIBTORCH = {
+    'libc10.so': ['_ZNK3c1010TensorImpl4gradEv', '_ZNK3c1010TensorImpl13requires_gradEv'],
+    'libtorch_cpu.so': ['_ZN5torch8autograd4impl12bump_versionERKN2at6TensorE',
+                        *(f'aoti_torch_get_{name}' for name in ('data_ptr', 'dim', 'sizes', 'strides', 'dtype'))],
+}
 
 
 class OnePass:
@@ -35,7 +38,8 @@ class OnePass:
     def __init__(self,
         plan # Plan, which holds on to all objects that are noted
     ):
-        self.library, offset, functions = _loaded()
+        self.library, self.torch = _loaded()
+        if not all(map(_is_usual, plan.params)): raise c_compiler.CantBuild("a class has a `grad` of its own.")
         self.shapes, self.entries = [], []
         rows = [self._of_param(p, role) for p, role in zip(plan.params, plan.roles.tolist())]
         for k in plan.places.tolist():
@@ -45,14 +49,14 @@ class OnePass:
         self.note_buckets(plan)
         self.tables = [self.rows, _table(list(map(id, plan.values))), _table(self.shapes),
                        _table(self.entries), self.numbers]
-        self.noted = _table([len(rows), len(plan.values), offset, *(t.ctypes.data for t in self.tables),
-                             *map(id, NAMES + VALUES), *functions])
+        self.noted = _table([len(rows), len(plan.values), self.torch.offset, self.torch.keys_at,
+                             *(t.ctypes.data for t in self.tables), self.torch.undefined, *self.torch.functions])
         self.address = self.noted.ctypes.data
 
     def _of_param(self, p, role) -> dict:
         "What is noted of any parameter"
-        grad = 0 if p.grad is None else id(p.grad)
-        return dict(param=id(p), type=id(type(p)), requires_grad=id(p.requires_grad), grad=grad, role=role)
+        has_grad = p.grad is not None
+        return dict(param=id(p), type=id(type(p)), requires_grad=p.requires_grad, has_grad=has_grad, role=role)
 
     def _of_stepped(self, p, bucket, state) -> dict:
         "What is noted besides of one that kernels step"
@@ -60,9 +64,12 @@ class OnePass:
         number = {name: ~k for k, name in enumerate(bucket.numbers)}
         self.shapes += (*p.shape, *p.stride())
         self.entries += len(state), *(number[name] if name in number else id(v) for name, v in state.items())
-        grad_ptr = 0 if p.grad is None else p.grad.data_ptr()
-        return dict(state=id(state), ptr=p.data_ptr(), grad_ptr=grad_ptr, dim=p.dim(), **first,
-                    dtype=_dtype_code(p.dtype), grad_dtype=_dtype_code(bucket.grad_dtype))
+        g = p.grad
+        if g is None: g = _example(bucket.grad_dtype, p.device)
+        keys, dtype = self.torch.kind_of(p)
+        grad_keys, grad_dtype = self.torch.kind_of(g)
+        return dict(state=id(state), ptr=p.data_ptr(), grad_ptr=g.data_ptr(), dim=p.dim(), keys=keys, dtype=dtype,
+                    grad_keys=grad_keys, grad_dtype=grad_dtype, **first)
 
     def note_buckets(self,
         plan # Plan that has put parameters into other buckets
@@ -91,7 +98,7 @@ class OnePass:
     @property
     def present(self) -> np.ndarray:
         "Has each parameter a gradient?"
-        return self.rows[:, GRAD] != 0
+        return self.rows[:, HAS_GRAD] != 0
 
     def grad_ptrs(self,
         places:np.ndarray # Of parameters
@@ -107,6 +114,12 @@ class OnePass:
         at = self.address, ids.ctypes.data, ptrs.ctypes.data, len(ids)
         return self.library.look_at_addresses(*at) != SAME
 
+    def bump_versions(self,
+        places:np.ndarray # Of parameters
+    ) -> None:
+        "Note that they were written into: autograd asks for their versions."
+        self.library.bump_versions(self.address, places.ctypes.data, len(places))
+
     def put(self,
         states:list, # States of parameters
         name:str, # A name
@@ -121,9 +134,57 @@ def _table(numbers) -> np.ndarray: return np.array(numbers, np.int64)
 
 # The library, and how tensors lie in memory
 
-def _loaded() -> tuple[ctypes.PyDLL, int, tuple]:
-    """The functions in C, the offset of a tensor in its Python object, and the addresses of libtorch's
-    functions. Raises `CantBuild`."""
+class InMemory:
+    """How tensors lie in memory, and libtorch's functions that look at them. Raises `CantBuild`.
+
+    `offset` is where in a tensor's Python object its tensor is, in bytes, and `keys_at` where in libtorch's
+    object its dispatch keys are, in words."""
+    def __init__(self):
+        found = _of_libtorch()
+        self.functions = [ctypes.cast(f, ctypes.c_void_p).value for f in found]
+        self.grad, self.requires_grad, *_, self.dtype = found
+        self.grad.restype, self.requires_grad.restype = ctypes.POINTER(ctypes.c_void_p), ctypes.c_bool
+        leaf, other = torch.nn.Parameter(torch.ones(2, 3)), torch.nn.Parameter(torch.ones(2))
+        leaf.grad = torch.ones(2, 3)
+        some = [leaf, leaf.grad, other, torch.zeros(()), torch._neg_view(torch.ones(2)), torch.eye(2).to_sparse()]
+        self.offset = _only({_place(id(t), type(t).__basicsize__//8, t._cdata) for t in some})*8
+        keys = [torch._C._dispatch_keys(t).raw_repr() for t in some]
+        self.keys_at = _only({_place(t._cdata, WORDS, k) for t, k in zip(some, keys)})
+        self.undefined = _only({self._grad_of(t) for t in some[1:]})
+        if self._grad_of(leaf) != leaf.grad._cdata: raise c_compiler.CantBuild(OTHERWISE)
+        if any(self.requires_grad(ctypes.c_void_p(t._cdata)) != t.requires_grad for t in some):
+            raise c_compiler.CantBuild(OTHERWISE)
+
+    def _grad_of(self, t) -> int: return self.grad(ctypes.c_void_p(t._cdata))[0]
+
+    def kind_of(self,
+        t:Tensor # A tensor
+    ) -> tuple[int, int]:
+        "Its dispatch keys, and libtorch's number for its type."
+        code = ctypes.c_int()
+        self.dtype(ctypes.c_void_p(id(t) + self.offset), ctypes.byref(code))
+        return ctypes.c_int64.from_address(t._cdata + 8*self.keys_at).value, code.value
+
+
+WORDS = 24 # of libtorch's object of a tensor, at most
+OTHERWISE = "tensors lie otherwise in memory than is known."
+
+
+def _only(found):
+    "The one thing in a set"
+    res = found.pop()
+    if found or res is None: raise c_compiler.CantBuild(OTHERWISE)
+    return res
+
+
+def _place(address, count, word) -> int|None:
+    "Which of the first words at an address is this one?"
+    words = (ctypes.c_uint64.from_address(address + 8*i).value for i in range(count))
+    return next((i for i, o in enumerate(words) if o == word), None)
+
+
+def _loaded() -> tuple[ctypes.PyDLL, InMemory]:
+    "The functions in C, and how tensors lie in memory. Raises `CantBuild`."
     return _checked(c_compiler.library(SOURCE)._name)
 
 
@@ -134,39 +195,24 @@ def _checked(path):
     obj, pointer, size = ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t
     library.look.argtypes = [pointer, obj, obj]
     library.look_at_addresses.argtypes = [pointer, pointer, pointer, size]
+    library.bump_versions.argtypes = [pointer, pointer, size]
     library.put.argtypes = [obj, obj, obj]
-    torch_functions = tuple(ctypes.cast(f, pointer).value for f in _of_libtorch())
-    return library, _offset(), torch_functions
+    return library, InMemory()
 
 
-@cache
 def _of_libtorch() -> list:
     try:
-        libtorch = ctypes.CDLL(str(Path(torch.__file__).parent/'lib'/'libtorch_cpu.so'))
-        return [getattr(libtorch, f'aoti_torch_get_{name}') for name in LIBTORCH]
+        folder = Path(torch.__file__).parent/'lib'
+        return [getattr(ctypes.CDLL(str(folder/name)), f) for name, fs in LIBTORCH.items() for f in fs]
     except (OSError, AttributeError) as e:
-        raise c_compiler.CantBuild(f"libtorch lacks its interface for C ({e}).") from None
+        raise c_compiler.CantBuild(f"libtorch lacks what a look calls ({e}).") from None
+
+
+def _is_usual(p) -> bool:
+    "Is what a look finds in libtorch what Python says of this parameter?"
+    cls = type(p)
+    return cls.grad is Tensor.grad and cls.requires_grad is Tensor.requires_grad and not p.is_inference()
 
 
 @cache
-def _offset() -> int:
-    "Where in a tensor's Python object its tensor lies; the same for all kinds of tensors"
-    found = {_found_in(t) for t in (torch.ones(2), torch.nn.Parameter(torch.ones(2, 3)), torch.zeros(()))}
-    offset = found.pop()
-    if found or offset is None: raise c_compiler.CantBuild("tensors lie otherwise in memory than is known.")
-    return offset
-
-
-def _found_in(t) -> int|None:
-    size = type(t).__basicsize__
-    words = np.ctypeslib.as_array((ctypes.c_int64*(size//8)).from_address(id(t)))
-    found = np.flatnonzero(words == t._cdata)
-    return 8*int(found[0]) if len(found) == 1 else None
-
-
-@cache
-def _dtype_code(dtype) -> int:
-    t, code = torch.empty(0, dtype=dtype), ctypes.c_int()
-    get = _of_libtorch()[LIBTORCH.index('dtype')]
-    get(ctypes.c_void_p(id(t) + _offset()), ctypes.byref(code))
-    return code.value
+def _example(dtype, device) -> Tensor: return torch.empty(0, dtype=dtype, device=device)

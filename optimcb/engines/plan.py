@@ -15,13 +15,12 @@ from optimcb._compat.dtensors import sharding_of, unsharded
 from optimcb.engines.addresses import StateMemory
 from optimcb.engines.c_compiler import CantBuild
 from optimcb.engines.frozen import is_frozen, track
-from optimcb.engines.one_pass import OTHERS, SAME, OnePass
-from optimcb.tracing.bucket import Bucket, Changed, fit, is_plain, key_of, sharing
+from optimcb.engines.one_pass import SAME, OnePass
+from optimcb.tracing.bucket import Bucket, Changed, Noted, fit, is_plain, key_of, sharing
 
 __all__ = ['LEFT', 'STEPPED', 'UNKNOWN', 'Plan']
 
 
-data_ptr, is_neg = Tensor.data_ptr, Tensor.is_neg
 dtype_of, requires_grad = Tensor.dtype.__get__, Tensor.requires_grad.__get__
 
 # What becomes of a parameter: a gradient that comes or goes makes another plan; the eager engine steps it if
@@ -35,7 +34,7 @@ class Plan:
     """The parameters of an optimizer, as its steps need them.
 
     What is known of each parameter is kept by its place among `params`: its `roles`, `states`, `sizes`,
-    and by name the `tensors` of its state and the `addresses` of those, with its own as '.p'.
+    in `noted` the tensors of its state, and by name the `addresses` of these, with its own as '.p'.
     `known` are the buckets of all parameters that kernels can step, and `bucket_of` has the indices of
     theirs.
 
@@ -112,13 +111,14 @@ class Plan:
         self.stepped = [self.params[k] for k in self.places.tolist()]
         self.layouts = list(map(_layout, self.stepped))
         self.values = list(self.all_states.values())
-        self.tensors, lying = {}, {'.p': []}
+        tensors, lying = {}, {'.p': []}
         for k in self.places.tolist():
             lying['.p'].append((k, self.params[k]))
             for name, _, extent in self.known[self.bucket_of[k]].kinds:
                 t = self.states[k][name]
-                self.tensors.setdefault(name, [None]*n)[k] = t
+                tensors.setdefault(name, [None]*n)[k] = t
                 if not extent.is_opaque: lying.setdefault(name, []).append((k, t))
+        self.noted = Noted(self.params, self.states, tensors)
         ptrs = {name: [t.data_ptr() for _, t in of] for name, of in lying.items()}
         self.addresses = {name: _table(n, of, ptrs[name]) for name, of in lying.items()}
         names = [name for name in lying if name != '.p']
@@ -143,24 +143,18 @@ class Plan:
         for i in np.flatnonzero(np.diff(codes >> 1) == 0): known[i] = known[i].split_off()
         by_bucket, end = self.places[np.argsort(bucket_of, kind='stable')].tolist(), 0
         for b, is_present, n in zip(known, are_present, np.bincount(bucket_of).tolist()):
-            self._fill(b, by_bucket[end:end+n] if is_present else [])
+            b.choose(by_bucket[end:end+n] if is_present else [], self.noted)
             end += n
         self.known, self.bucket_of[self.places] = known, bucket_of
         self.buckets = [known[i] for i in np.argsort(firsts) if are_present[i]]
         self.order = np.array([k for b in self.buckets for k in b.places], np.int64)
-        self.flat = [p for b in self.buckets for p in b.params]
+        self.flat = [self.params[k] for b in self.buckets for k in b.places]
         self.eager = [o for k, o in self.left.items() if present[k]]
         self.may_fit = [self.left[k] for k in self.maybe if present[k]]
         self.launches, self._grads, self.grad_ptrs, self.odd = {}, None, None, []
         self.must_take, self.apart = True, (None, False)
         if self.one_pass: self.one_pass.note_buckets(self)
         self.present = present
-
-    def _fill(self, bucket, places):
-        "Let these be the parameters of a bucket in the present step"
-        bucket.places, bucket.noted = places, self.tensors
-        bucket.params, bucket.states = [self.params[k] for k in places], [self.states[k] for k in places]
-        bucket.tensors = {name: [self.tensors[name][k] for k in places] for name, *_ in bucket.kinds}
 
     # One look
 
@@ -195,6 +189,11 @@ class Plan:
         if self.one_pass: self.one_pass.put(states, name, value)
         else:
             for s in states: s[name] = value
+
+    def bump_versions(self, stepped):
+        "Tell autograd that the optimizer's parameters which were `stepped` have changed"
+        if self.one_pass: self.one_pass.bump_versions(self.order)
+        else: torch.autograd.graph.increment_version(stepped)
 
     def _rest_has_changed(self) -> bool:
         "Has what a look at the parameters doesn't see changed?"
@@ -254,16 +253,16 @@ class Plan:
     def _take(self, grads):
         "Note this step's gradients and their addresses. Raises `Changed` if one is of another kind"
         grads = [grads[k] for k in self.order]
-        if not all(type(g) is Tensor and g.layout is torch.strided or is_plain(g) for g in grads): raise Changed
-        if any(map(is_neg, grads)): raise Changed
-        if list(map(dtype_of, grads)) != [b.grad_dtype for b in self.buckets for _ in b.params]: raise Changed
+        if not all(map(is_plain, grads)): raise Changed
+        if list(map(dtype_of, grads)) != [b.grad_dtype for b in self.buckets for _ in b.places]:
+            raise Changed
         if any(g.shape != p.shape for g, p in zip(grads, self.flat)): raise Changed
         self.odd = [i for i, (g, p) in enumerate(zip(grads, self.flat)) if g.stride() != p.stride()]
         for i in self.odd: # as its parameter lies in memory
             p = self.flat[i]
             copy = torch.empty_strided(p.shape, p.stride(), dtype=grads[i].dtype, device=p.device)
             grads[i] = copy.copy_(grads[i])
-        ptrs = np.array(list(map(data_ptr, grads)), np.int64)
+        ptrs = np.array(list(map(Tensor.data_ptr, grads)), np.int64)
         self._grads, self.must_take = grads, True
         # else it stays the same array, which tells that nothing moved
         if self.odd or not np.array_equal(ptrs, self.grad_ptrs): self.grad_ptrs = ptrs
@@ -295,4 +294,4 @@ def _table(n, of, numbers) -> np.ndarray:
     return res
 
 
-def _layout(p) -> tuple: return p.data_ptr(), p.shape, p.stride()
+def _layout(p) -> tuple: return p.data_ptr(), p.shape, p.stride(), p.is_neg()

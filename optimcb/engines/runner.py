@@ -78,14 +78,12 @@ class Runner:
         if fill and (self.plan is None or self.plan.shardings): fill() # else the plan has seen the masks
         if self.engine == 'eager':
             return self._step_eagerly(composition, self._eager_work(target, hypers), hypers, scaling)
-        made, stepped = self._step_by_kernels(target, composition, hypers, scaling, fill)
-        torch.autograd.graph.increment_version(stepped)
-        return made
+        return self._step_by_kernels(target, composition, hypers, scaling, fill)
 
     # Kernels
 
-    def _step_by_kernels(self, target, composition, hypers, scaling, fill_masks) -> tuple[set, list]:
-        "Step all parameters. Return the names of new state, and the parameters that kernels have stepped"
+    def _step_by_kernels(self, target, composition, hypers, scaling, fill_masks) -> set:
+        "Step all parameters. Return the names of new state"
         self.settle()
         if self.compilation is None or composition is not self.compilation.composition:
             self.plan = None
@@ -102,7 +100,8 @@ class Runner:
             except Changed: self.plan = None
         if plan.zeroes: self.zeroed = zeroed_by_kernels(plan, prepared.programs)
         plan.release()
-        return made, self.shards.close(plan.flat)
+        plan.bump_versions(self.shards.close(plan.flat))
+        return made
 
     def _current_plan(self, target, composition, fill_masks) -> Plan:
         "Return the current plan, rebuilt if it is no longer valid"

@@ -28,7 +28,6 @@ class Replayed:
     "What engines take of a recording, worked out without running a stepper."
     __slots__ = ('key', 'slots', 'numbers', 'programs', 'count')
     externals = ()
-    trace = property(lambda self: self)
 
     def __init__(self,
         variant, # Whose structure it has

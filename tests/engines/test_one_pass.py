@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.testing._internal.two_tensor import TwoTensor
 
 import optimcb as oc
 from optimcb.engines import addresses, c_compiler, one_pass, plan
@@ -86,7 +87,8 @@ CHANGES = {
     'sparse gradient': lambda o, p: setattr(p, 'grad', torch.eye(3, 4).to_sparse()),
     'negative gradient': lambda o, p: setattr(p, 'grad', torch._neg_view(torch.ones(3, 4))),
     'strides of the gradient': lambda o, p: setattr(p, 'grad', torch.ones(4, 3).t()),
-    'class of the gradient': lambda o, p: setattr(p, 'grad', nn.Parameter(torch.ones(3, 4))),
+    'class of the gradient': lambda o, p: setattr(p, 'grad', TwoTensor(torch.ones(3, 4), torch.ones(3, 4))),
+    'a negative parameter': lambda o, p: setattr(p, 'data', torch._neg_view(p.data)),
     'another parameter': lambda o, p: o.param_groups[0]['params'].__setitem__(0, nn.Parameter(torch.ones(3, 4))),
     'one parameter less': lambda o, p: o.param_groups[0]['params'].pop(),
     'one parameter more': lambda o, p: o.param_groups[1]['params'].append(nn.Parameter(torch.ones(2))),
@@ -178,13 +180,13 @@ def test_memory_of_many_steps(opt):
 
 @pytest.mark.parametrize('lacks', ['offset', 'libtorch', 'lock'])
 def test_what_is_missing_is_said(lacks, monkeypatch):
-    one_pass._checked.cache_clear(), one_pass._offset.cache_clear(), one_pass._of_libtorch.cache_clear()
-    if lacks == 'offset': monkeypatch.setattr(one_pass, '_found_in', lambda t: None)
-    if lacks == 'libtorch': monkeypatch.setattr(one_pass, 'LIBTORCH', ('no_such',))
+    one_pass._checked.cache_clear()
+    if lacks == 'offset': monkeypatch.setattr(one_pass, '_place', lambda *args: None)
+    if lacks == 'libtorch': monkeypatch.setattr(one_pass, 'LIBTORCH', {'libc10.so': ['no_such']})
     if lacks == 'lock': monkeypatch.setattr(one_pass.sysconfig, 'get_config_var', lambda name: 1)
     p = nn.Parameter(torch.ones(3))
     p.grad = torch.ones(3)
     opt = oc.AdamW([p], lr=0.1)
     for _ in range(4): opt.step()
     assert opt._running.plan.one_pass is None and opt.state[p]['step'] == 4
-    one_pass._checked.cache_clear(), one_pass._offset.cache_clear(), one_pass._of_libtorch.cache_clear()
+    one_pass._checked.cache_clear()
