@@ -25,16 +25,17 @@ class Addresses:
     ):
         self.tensors = tensors
         self.ids, self.ptrs = np.array(list(map(id, tensors)), np.int64), np.array(ptrs, np.int64)
+        self.at = self.ids.ctypes.data, self.ptrs.ctypes.data # for C
 
     def have_moved(self,
         look=None, # `OnePass`, which asks it in C; None: Python does
         first:int=0, # First tensor to look at
-        count:int|None=None # Number of tensors; default: all
+        most:int|None=None # Number of tensors to look at, if there are so many; default: all
     ) -> bool:
         "Does one of them lie elsewhere now?"
-        some = slice(first, None if count is None else first + count)
-        if look: return look.have_moved(self.ids[some], self.ptrs[some])
-        return list(map(Tensor.data_ptr, self.tensors[some])) != self.ptrs[some].tolist()
+        end = len(self.tensors) if most is None else min(len(self.tensors), first + most)
+        if look: return look.have_moved(*(at + 8*first for at in self.at), end - first)
+        return list(map(Tensor.data_ptr, self.tensors[first:end])) != self.ptrs[first:end].tolist()
 
 
 class StateMemory:

@@ -145,9 +145,9 @@ void bump_versions(const Noted *w, const ssize *places, ssize count) {
     for (ssize i = 0; i < count; i++) w->bump_version(tensor_in(w, w->rows[places[i]].param));
 }
 
-/* Let all of a list of dicts have `value` under `name`. */
-int put(PyObject *dicts, PyObject *name, PyObject *value) {
-    for (ssize i = 0, n = PyList_Size(dicts); i < n; i++)
-        if (PyDict_SetItem(PyList_GetItem(dicts, i), name, value)) return -1; /* Python raises what it set */
+/* Let the states of the parameters at `places` have `value` under `name`. */
+int put(const Noted *w, const ssize *places, ssize count, PyObject *name, PyObject *value) {
+    for (ssize i = 0; i < count; i++)
+        if (PyDict_SetItem(w->rows[places[i]].state, name, value)) return -1; /* Python raises what it set */
     return 0;
 }

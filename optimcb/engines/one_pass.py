@@ -22,14 +22,14 @@ SOURCE = (Path(__file__).parent/'one_pass.c').read_text()
 # what a look finds: gradients elsewhere in memory, gradients of other parameters, or anything else
 SAME, MOVED, OTHERS, CHANGED = range(4)
 # columns of a row, one for each parameter
-COLUMNS = ('param', 'type', 'state', 'requires_grad', 'has_grad', 'ptr', 'grad_ptr', 'role', 'keys', 'dtype',
-           'grad_keys', 'grad_dtype', 'dim', 'shape', 'entries', 'numbers')
+COLUMNS = ('param', 'type', 'state', 'requires_grad', 'has_grad', 'ptr', 'grad_ptr', 'role', 'keys',
+           'dtype', 'grad_keys', 'grad_dtype', 'dim', 'shape', 'entries', 'numbers')
 HAS_GRAD, GRAD_PTR, NUMBERS = map(COLUMNS.index, ('has_grad', 'grad_ptr', 'numbers'))
 # what a look calls, by library
 LIBTORCH = {
     'libc10.so': ['_ZNK3c1010TensorImpl4gradEv', '_ZNK3c1010TensorImpl13requires_gradEv'],
     'libtorch_cpu.so': ['_ZN5torch8autograd4impl12bump_versionERKN2at6TensorE',
-                        *(f'aoti_torch_get_{name}' for name in ('data_ptr', 'dim', 'sizes', 'strides', 'dtype'))],
+                        *(f'aoti_torch_get_{name}' for name in 'data_ptr dim sizes strides dtype'.split())],
 }
 
 
@@ -39,7 +39,7 @@ class OnePass:
         plan # Plan, which holds on to all objects that are noted
     ):
         self.library, self.torch = _loaded()
-        if not all(map(_is_usual, plan.params)): raise c_compiler.CantBuild("a class has a `grad` of its own.")
+        if not all(map(_is_usual, plan.params)): raise c_compiler.CantBuild("a class has its own `grad`.")
         self.shapes, self.entries = [], []
         rows = [self._of_param(p, role) for p, role in zip(plan.params, plan.roles.tolist())]
         for k in plan.places.tolist():
@@ -49,14 +49,16 @@ class OnePass:
         self.note_buckets(plan)
         self.tables = [self.rows, _table(list(map(id, plan.values))), _table(self.shapes),
                        _table(self.entries), self.numbers]
-        self.noted = _table([len(rows), len(plan.values), self.torch.offset, self.torch.keys_at,
-                             *(t.ctypes.data for t in self.tables), self.torch.undefined, *self.torch.functions])
+        tables, in_torch = [t.ctypes.data for t in self.tables], self.torch
+        self.noted = _table([len(rows), len(plan.values), in_torch.offset, in_torch.keys_at, *tables,
+                             in_torch.undefined, *in_torch.functions])
         self.address = self.noted.ctypes.data
 
     def _of_param(self, p, role) -> dict:
         "What is noted of any parameter"
         has_grad = p.grad is not None
-        return dict(param=id(p), type=id(type(p)), requires_grad=p.requires_grad, has_grad=has_grad, role=role)
+        return dict(param=id(p), type=id(type(p)), requires_grad=p.requires_grad, has_grad=has_grad,
+                    role=role)
 
     def _of_stepped(self, p, bucket, state) -> dict:
         "What is noted besides of one that kernels step"
@@ -64,19 +66,18 @@ class OnePass:
         number = {name: ~k for k, name in enumerate(bucket.numbers)}
         self.shapes += (*p.shape, *p.stride())
         self.entries += len(state), *(number[name] if name in number else id(v) for name, v in state.items())
-        g = p.grad
-        if g is None: g = _example(bucket.grad_dtype, p.device)
-        keys, dtype = self.torch.kind_of(p)
-        grad_keys, grad_dtype = self.torch.kind_of(g)
-        return dict(state=id(state), ptr=p.data_ptr(), grad_ptr=g.data_ptr(), dim=p.dim(), keys=keys, dtype=dtype,
-                    grad_keys=grad_keys, grad_dtype=grad_dtype, **first)
+        g = _example(bucket.grad_dtype, p.device) if p.grad is None else p.grad
+        (keys, dtype), (grad_keys, grad_dtype) = map(self.torch.kind_of, (p, g))
+        return dict(state=id(state), ptr=p.data_ptr(), grad_ptr=g.data_ptr(), dim=p.dim(), keys=keys,
+                    dtype=dtype, grad_keys=grad_keys, grad_dtype=grad_dtype, **first)
 
     def note_buckets(self,
         plan # Plan that has put parameters into other buckets
     ):
-        "Note for each parameter which numbers it is to have."
+        "Note for each parameter which numbers it is to have, and which ones the present step steps."
         starts = np.cumsum([0, *(len(b.numbers) for b in plan.known)])
         self.rows[plan.places, NUMBERS] = starts[plan.bucket_of[plan.places]]
+        self.order, self.order_at = plan.order, plan.order.ctypes.data
 
     def look(self,
         groups, # Parameter groups
@@ -100,33 +101,33 @@ class OnePass:
         "Has each parameter a gradient?"
         return self.rows[:, HAS_GRAD] != 0
 
-    def grad_ptrs(self,
-        places:np.ndarray # Of parameters
-    ) -> np.ndarray:
-        "The addresses of their gradients."
-        return self.rows[places, GRAD_PTR]
+    @property
+    def grad_ptrs(self) -> np.ndarray:
+        "The addresses of the gradients, in the order of the buckets."
+        return self.rows[:, GRAD_PTR].take(self.order)
 
     def have_moved(self,
-        ids:np.ndarray, # Of tensors
-        ptrs:np.ndarray # Their addresses
+        ids:int, # Address of the ids of tensors
+        ptrs:int, # Address of their addresses
+        count:int # Number of tensors
     ) -> bool:
         "Does one of them lie elsewhere now?"
-        at = self.address, ids.ctypes.data, ptrs.ctypes.data, len(ids)
-        return self.library.look_at_addresses(*at) != SAME
+        return self.library.look_at_addresses(self.address, ids, ptrs, count) != SAME
 
-    def bump_versions(self,
-        places:np.ndarray # Of parameters
-    ) -> None:
-        "Note that they were written into: autograd asks for their versions."
-        self.library.bump_versions(self.address, places.ctypes.data, len(places))
+    # After a step
 
     def put(self,
-        states:list, # States of parameters
-        name:str, # A name
+        first:int, # Index of the first parameter, in the order of the buckets
+        count:int, # Number of parameters
+        name:str, # Name of state
         value # What they have under it from now on
     ) -> None:
-        "Put one value into many states."
-        self.library.put(states, name, value)
+        "Put one value into the state of parameters."
+        self.library.put(self.address, self.order_at + 8*first, count, name, value)
+
+    def bump_versions(self) -> None:
+        "Note that the parameters of the present step were written into: autograd asks for their versions."
+        self.library.bump_versions(self.address, self.order_at, len(self.order))
 
 
 def _table(numbers) -> np.ndarray: return np.array(numbers, np.int64)
@@ -146,7 +147,8 @@ class InMemory:
         self.grad.restype, self.requires_grad.restype = ctypes.POINTER(ctypes.c_void_p), ctypes.c_bool
         leaf, other = torch.nn.Parameter(torch.ones(2, 3)), torch.nn.Parameter(torch.ones(2))
         leaf.grad = torch.ones(2, 3)
-        some = [leaf, leaf.grad, other, torch.zeros(()), torch._neg_view(torch.ones(2)), torch.eye(2).to_sparse()]
+        odd = torch._neg_view(torch.ones(2)), torch.eye(2).to_sparse()
+        some = [leaf, leaf.grad, other, torch.zeros(()), *odd]
         self.offset = _only({_place(id(t), type(t).__basicsize__//8, t._cdata) for t in some})*8
         keys = [torch._C._dispatch_keys(t).raw_repr() for t in some]
         self.keys_at = _only({_place(t._cdata, WORDS, k) for t, k in zip(some, keys)})
@@ -196,7 +198,7 @@ def _checked(path):
     library.look.argtypes = [pointer, obj, obj]
     library.look_at_addresses.argtypes = [pointer, pointer, pointer, size]
     library.bump_versions.argtypes = [pointer, pointer, size]
-    library.put.argtypes = [obj, obj, obj]
+    library.put.argtypes = [pointer, pointer, size, obj, obj]
     return library, InMemory()
 
 

@@ -101,7 +101,7 @@ class Plan:
                     bucket.kind = kinds.setdefault(bucket.kind, bucket.kind)
                 self.roles[k], self.states[k], self.bucket_of[k] = STEPPED, state, indices[key]
             elif grad is not None:
-                self.roles[k], self.left[k] = LEFT, (p, state, i)
+                self.roles[k], self.left[k] = UNKNOWN if k in shared else LEFT, (p, state, i)
                 if not can and k not in shared and isinstance(p, Tensor): self.maybe.add(k)
 
     def _note_tensors(self):
@@ -176,7 +176,7 @@ class Plan:
             if not np.array_equal(present, self.present): self._choose(present)
         self.has_moved = self._rest_has_changed()
         if self.has_moved: return False
-        if found != SAME or must_take: self.grad_ptrs = self.one_pass.grad_ptrs(self.order)
+        if found != SAME or must_take: self.grad_ptrs = self.one_pass.grad_ptrs
         self.misses, self.must_take, self._grads = 0, False, None
         return True
 
@@ -184,15 +184,22 @@ class Plan:
         "Is it a plan of this composition and the optimizer's dict of states, and wholly noted?"
         return composition is self.composition and opt.state is self.all_states and self.present is not None
 
-    def put(self, states, name, value):
-        "Put one value into many states."
-        if self.one_pass: self.one_pass.put(states, name, value)
+    def put(self,
+        bucket:Bucket, # One of `buckets`
+        first:int, # Index of its first parameter in `flat`
+        name:str, # Name of state
+        value # What all of its parameters have under it from now on
+    ):
+        "Put one value into the states of a bucket."
+        if self.one_pass: self.one_pass.put(first, len(bucket), name, value)
         else:
-            for s in states: s[name] = value
+            for s in bucket.states: s[name] = value
 
-    def bump_versions(self, stepped):
-        "Tell autograd that the optimizer's parameters which were `stepped` have changed"
-        if self.one_pass: self.one_pass.bump_versions(self.order)
+    def bump_versions(self,
+        stepped:list # What the optimizer has in the place of `flat`
+    ):
+        "Tell autograd that parameters were written into."
+        if self.one_pass: self.one_pass.bump_versions()
         else: torch.autograd.graph.increment_version(stepped)
 
     def _rest_has_changed(self) -> bool:

@@ -143,7 +143,7 @@ class Runner:
 
     def _count(self, plan, prepared:Prepared) -> set:
         "Put the numbers that a step has made into the states. Return the names of new state"
-        made = set()
+        made, first = set(), 0
         for bucket, recording, program in zip(plan.buckets, prepared.recordings, prepared.programs):
             new = {*program.new, *recording.numbers} - bucket.numbers.keys()
             made |= new
@@ -153,7 +153,8 @@ class Runner:
                 self.pending.note(states, new, dict(bucket.numbers))
             for name, v in recording.numbers.items():
                 bucket.numbers[name] = v
-                plan.put(bucket.states, name, v)
+                plan.put(bucket, first, name, v)
+            first += len(bucket)
         return made
 
     def settle(self):
