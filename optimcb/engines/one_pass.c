@@ -25,8 +25,8 @@ typedef struct { ssize keys, dtype; } Kind; /* of a tensor */
 
 typedef struct { /* a parameter, in the order of the groups */
     PyObject *param, *type, *state;
-    ssize requires_grad, has_grad; /* the latter in the last step */
-    void *ptr, *grad_ptr;
+    ssize requires_grad;
+    void *ptr;
     ssize role; /* who steps it: of what is left to the eager engine, that looks at the rest itself */
     Kind kind, grad_kind;
     ssize dim, shape, entries, numbers; /* the latter three: where they begin */
@@ -34,11 +34,13 @@ typedef struct { /* a parameter, in the order of the groups */
 
 typedef struct {
     ssize count, state_count, offset, keys_at;
-    Row *rows;
+    const Row *rows;
     PyObject *const *states; /* the dicts of all states, in order */
     const ssize *shapes; /* of each parameter its sizes, then its strides */
     PyObject *const *entries; /* of each state its length, then its values in order; ~k for number k */
     PyObject *const *numbers; /* of each bucket */
+    ssize *has_grad; /* has each parameter a gradient, as of the last look? */
+    void **grad_ptrs; /* and where did it lie, when it last had one? */
     const void *undefined; /* what a tensor without a gradient has in its place */
     Tensor (*grad)(const void *);
     _Bool (*requires_grad)(const void *);
@@ -87,31 +89,58 @@ static int is_state_same(const Noted *w, const Row *row) {
     return 1;
 }
 
-static int look_at_gradient(const Noted *w, Row *row, Tensor g) {
+static int look_at_gradient(const Noted *w, const Row *row, Tensor g, void **noted) {
     void *ptr;
     if (!is_as_noted(w, row, g, &row->grad_kind) || w->data_ptr(g, &ptr)) return CHANGED;
-    int result = ptr == row->grad_ptr ? SAME : MOVED;
-    row->grad_ptr = ptr;
+    int result = ptr == *noted ? SAME : MOVED;
+    *noted = ptr;
     return result;
 }
 
-static int look_at_param(const Noted *w, Row *row, PyObject *p) {
+static int look_at_param(const Noted *w, ssize i, PyObject *p) {
+    const Row *row = w->rows + i;
     void *ptr;
     if (p != row->param || !is_type(p, row->type)) return CHANGED;
     Tensor t = tensor_in(w, p), g = w->grad(*t);
     if (w->requires_grad(*t) != row->requires_grad) return CHANGED;
-    int has_grad = *g != w->undefined, result = has_grad == row->has_grad ? SAME : OTHERS;
+    int has_grad = *g != w->undefined, result = has_grad == w->has_grad[i] ? SAME : OTHERS;
     if (row->role == UNKNOWN) return result == SAME ? SAME : CHANGED;
-    row->has_grad = has_grad;
+    w->has_grad[i] = has_grad;
     if (row->role == LEFT || !has_grad) return result;
-    int moved = look_at_gradient(w, row, g);
+    int moved = look_at_gradient(w, row, g, w->grad_ptrs + i);
     if (moved == CHANGED || !is_as_noted(w, row, t, &row->kind) || w->data_ptr(t, &ptr) || ptr != row->ptr ||
         !is_state_same(w, row)) return CHANGED;
     return moved > result ? moved : result;
 }
 
+enum { AHEAD = 4 };
+
+static void *word(const void *o, int i) { return ((void *const *)o)[i]; }
+
+static void fetch_lines(const void *o, int count) {
+    for (int i = 0; i < count; i++) __builtin_prefetch((const char *)o + 64*i);
+}
+
+/* Most of a look is waiting for memory: let that of later parameters be on its way, from object to object.
+   What is fetched is never used, so nothing depends on how Python and libtorch lay it out. */
+static void fetch(const Noted *w, ssize i) {
+    if (i + 4*AHEAD >= w->count) return;
+    const Row *row = w->rows + i + 4*AHEAD;
+    fetch_lines(row->param, 1);
+    if (row->state) fetch_lines(row->state, 1);
+    row -= AHEAD;
+    fetch_lines(*tensor_in(w, row->param), 4);
+    if (row->state) fetch_lines(word(row->state, 4), 2); /* its names and values */
+    row -= AHEAD;
+    const void *impl = *tensor_in(w, row->param); /* its storage, gradient and version */
+    for (int j = 2; j < 6; j++) fetch_lines(word(impl, j), 1);
+    row -= AHEAD;
+    const void *g = *w->grad(*tensor_in(w, row->param));
+    fetch_lines(g, 4);
+}
+
 /* `params` is a list of the groups' lists, `states` the dict of all states. */
-int look(Noted *w, PyObject *params, PyObject *states) {
+int look(const Noted *w, PyObject *params, PyObject *states) {
     int result = SAME;
     ssize seen = 0, at = 0;
     PyObject *key, *state;
@@ -123,7 +152,8 @@ int look(Noted *w, PyObject *params, PyObject *states) {
         PyObject *group = PyList_GetItem(params, i);
         for (ssize j = 0, m = PyList_Size(group); j < m && result != CHANGED; j++, seen++) {
             PyObject *p = PyList_GetItem(group, j);
-            int found = p && seen < w->count ? look_at_param(w, w->rows + seen, p) : CHANGED;
+            fetch(w, seen);
+            int found = p && seen < w->count ? look_at_param(w, seen, p) : CHANGED;
             if (found > result) result = found;
         }
     }

@@ -22,9 +22,9 @@ SOURCE = (Path(__file__).parent/'one_pass.c').read_text()
 # what a look finds: gradients elsewhere in memory, gradients of other parameters, or anything else
 SAME, MOVED, OTHERS, CHANGED = range(4)
 # columns of a row, one for each parameter
-COLUMNS = ('param', 'type', 'state', 'requires_grad', 'has_grad', 'ptr', 'grad_ptr', 'role', 'keys',
-           'dtype', 'grad_keys', 'grad_dtype', 'dim', 'shape', 'entries', 'numbers')
-HAS_GRAD, GRAD_PTR, NUMBERS = map(COLUMNS.index, ('has_grad', 'grad_ptr', 'numbers'))
+COLUMNS = ('param', 'type', 'state', 'requires_grad', 'ptr', 'role', 'keys', 'dtype', 'grad_keys',
+           'grad_dtype', 'dim', 'shape', 'entries', 'numbers')
+NUMBERS = COLUMNS.index('numbers')
 # what a look calls, by library
 LIBTORCH = {
     'libc10.so': ['_ZNK3c1010TensorImpl4gradEv', '_ZNK3c1010TensorImpl13requires_gradEv'],
@@ -47,8 +47,10 @@ class OnePass:
         self.rows = _table([[row.get(c, 0) for c in COLUMNS] for row in rows])
         self.numbers = _table([0]*len(self.entries)) # of all buckets that there may be
         self.note_buckets(plan)
+        self.has_grad, self.grad_ptrs = _table(plan.present), _table([0]*len(rows))
+        self.grad_ptrs[plan.order] = plan.grad_ptrs
         self.tables = [self.rows, _table(list(map(id, plan.values))), _table(self.shapes),
-                       _table(self.entries), self.numbers]
+                       _table(self.entries), self.numbers, self.has_grad, self.grad_ptrs]
         tables, in_torch = [t.ctypes.data for t in self.tables], self.torch
         self.noted = _table([len(rows), len(plan.values), in_torch.offset, in_torch.keys_at, *tables,
                              in_torch.undefined, *in_torch.functions])
@@ -56,9 +58,7 @@ class OnePass:
 
     def _of_param(self, p, role) -> dict:
         "What is noted of any parameter"
-        has_grad = p.grad is not None
-        return dict(param=id(p), type=id(type(p)), requires_grad=p.requires_grad, has_grad=has_grad,
-                    role=role)
+        return dict(param=id(p), type=id(type(p)), requires_grad=p.requires_grad, role=role)
 
     def _of_stepped(self, p, bucket, state) -> dict:
         "What is noted besides of one that kernels step"
@@ -68,8 +68,8 @@ class OnePass:
         self.entries += len(state), *(number[name] if name in number else id(v) for name, v in state.items())
         g = _example(bucket.grad_dtype, p.device) if p.grad is None else p.grad
         (keys, dtype), (grad_keys, grad_dtype) = map(self.torch.kind_of, (p, g))
-        return dict(state=id(state), ptr=p.data_ptr(), grad_ptr=g.data_ptr(), dim=p.dim(), keys=keys,
-                    dtype=dtype, grad_keys=grad_keys, grad_dtype=grad_dtype, **first)
+        return dict(state=id(state), ptr=p.data_ptr(), dim=p.dim(), keys=keys, dtype=dtype,
+                    grad_keys=grad_keys, grad_dtype=grad_dtype, **first)
 
     def note_buckets(self,
         plan # Plan that has put parameters into other buckets
@@ -99,12 +99,12 @@ class OnePass:
     @property
     def present(self) -> np.ndarray:
         "Has each parameter a gradient?"
-        return self.rows[:, HAS_GRAD] != 0
+        return self.has_grad != 0
 
     @property
-    def grad_ptrs(self) -> np.ndarray:
+    def ordered_grad_ptrs(self) -> np.ndarray:
         "The addresses of the gradients, in the order of the buckets."
-        return self.rows[:, GRAD_PTR].take(self.order)
+        return self.grad_ptrs.take(self.order)
 
     def have_moved(self,
         ids:int, # Address of the ids of tensors

@@ -15,7 +15,7 @@ from optimcb._compat.dtensors import sharding_of, unsharded
 from optimcb.engines.addresses import StateMemory
 from optimcb.engines.c_compiler import CantBuild
 from optimcb.engines.frozen import is_frozen, track
-from optimcb.engines.one_pass import SAME, OnePass
+from optimcb.engines.one_pass import OTHERS, SAME, OnePass
 from optimcb.tracing.bucket import Bucket, Changed, Noted, fit, is_plain, key_of, sharing
 
 __all__ = ['LEFT', 'STEPPED', 'UNKNOWN', 'Plan']
@@ -171,12 +171,10 @@ class Plan:
         except Changed:
             self.one_pass, self.misses = None, self.misses + 1
             return False
-        if found != SAME or must_take:
-            present = self.one_pass.present
-            if not np.array_equal(present, self.present): self._choose(present)
+        if found == OTHERS or must_take: self._choose_again(self.one_pass.present)
         self.has_moved = self._rest_has_changed()
         if self.has_moved: return False
-        if found != SAME or must_take: self.grad_ptrs = self.one_pass.grad_ptrs
+        if found != SAME or must_take: self.grad_ptrs = self.one_pass.ordered_grad_ptrs
         self.misses, self.must_take, self._grads = 0, False, None
         return True
 
