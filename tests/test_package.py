@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import types
+from configparser import ConfigParser
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,6 +39,23 @@ def test_importing_needs_torch_and_fastcore_only():
     code = 'import sys, optimcb; assert not {"fastai", "matplotlib", "pandas", "IPython", "sklearn"} & set(sys.modules); print(optimcb.__version__)'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip() == optimcb.__version__ and not done.stderr
+
+
+def test_every_file_of_the_package_is_installed():
+    "What is no module, as C and types, is named in setup.cfg"
+    setup = ConfigParser()
+    setup.read(ROOT/'setup.cfg')
+    named = {f for package, patterns in setup['options.package_data'].items() for o in patterns.split(', ')
+             for f in (ROOT/package.replace('.', '/')).glob(o)}
+    files = {f for f in (ROOT/'optimcb').rglob('*') if f.is_file() and f.suffix not in ('.py', '.pyc')}
+    assert files == named and {'py.typed', 'kernel.h', '__init__.pyi'} <= {f.name for f in files}
+
+
+def test_the_version_stands_in_one_place():
+    "setup.cfg reads it from the package, and the newest entry of the changelog is that of it"
+    assert 'version = attr: optimcb.__version__' in (ROOT/'setup.cfg').read_text()
+    newest = re.search(r'^## (\S+)', (ROOT/'CHANGELOG.md').read_text(), re.MULTILINE)[1]
+    assert newest == optimcb.__version__
 
 
 def test_importing_reads_no_steppers():

@@ -22,6 +22,7 @@ ZOO = [(name, ours, theirs, *(tol or [TOL[torch.float64]])) for o in THEMES for 
 ROWS = [(*row, TOL[torch.float64]) for row in CASES] + ZOO
 LRS = {name: lr for o in THEMES for name, lr in o.LRS.items()} # by algorithm
 OPTIONS = {name: options for o in THEMES for name, options in getattr(o, 'OPTIONS', {}).items()} # beside the learning rate, if there must be some
+TABLES = Path(__file__).parent.parent/'docs'/'tables.md' # the page with what the code and the tests say of algorithms and parts
 ALGORITHMS = {o.__name__: o for o in vars(oc).values() if isinstance(o, oc.Algorithm)}
 
 
@@ -44,10 +45,9 @@ def reference(theirs) -> str:
 
 @cache
 def said() -> dict[str, float]:
-    "How near to their references the README says that algorithms are"
-    lines = (Path(__file__).parent.parent/'README.md').read_text().splitlines()
-    return {line.split('`')[1]: float(line.rsplit('|', 2)[1])
-            for line in lines if re.search(r'^\| `.*\| 1e-\d+ \|$', line)}
+    "How near to their references docs/tables.md says that algorithms are"
+    lines = TABLES.read_text().splitlines()
+    return {line.split('`')[1]: float(line.rsplit('|', 2)[1]) for line in lines if re.search(r'^\| `.*\| 1e-\d+ \|$', line)}
 
 
 def lines_of(f) -> int:

@@ -2,10 +2,17 @@
 import inspect
 from collections.abc import Callable
 from functools import partial, wraps
+from typing import overload
+
+from optimcb._compat.boundary import F
 
 __all__ = ['by_torch', 'explains_calls', 'of_shape', 'without_explanation']
 
 
+@overload
+def by_torch(f: F, *, like: Callable|None=None, batched: bool|Callable=False) -> F: ...
+@overload
+def by_torch(f: None=None, *, like: Callable|None=None, batched: bool|Callable=False) -> Callable[[F], F]: ...
 def by_torch(
     f:Callable|None=None, # A function of tensors and numbers that returns one new tensor, or a tuple of them
     *,
