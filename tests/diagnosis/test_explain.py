@@ -86,7 +86,7 @@ def test_the_engine_is_named_and_why_it_is_not_a_faster_one():
     def asks(p, lr): p.data.sub_(p.grad, alpha=lr*p.grad.abs().max().item())
     opt = Optimizer(ps := params(), asks, lr=0.1)
     said = engine(opt)
-    assert said.startswith('eager: 4 parameters, for stepper `asks` at test_display.py:') and 'it makes a number of a tensor' in said
+    assert said.startswith('eager: 4 parameters, for stepper `asks` at test_explain.py:') and 'it makes a number of a tensor' in said
     with pytest.warns(UserWarning, match='it makes a number of a tensor'): stepped(opt, ps)
     assert engine(opt) == said
     odd = Adam([torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3, dtype=torch.complex64)),
