@@ -23,18 +23,19 @@ class Launch:
     "A step of parameters whose programs have the same key."
     def __init__(self,
         members:list, # `(bucket, program)`: programs with the same key
-        at:list # For each member, the index of its first parameter in the plan
+        at:list, # For each member, the index of its first parameter in the plan
+        plan # Plan, which knows where parameters and state lie
     ):
         self.members, self.program = members, members[0][1]
-        self.slices = [slice(i, i + len(a.params)) for i, (a, _) in zip(at, members)]
+        self.slices = [slice(i, i + len(a)) for i, (a, _) in zip(at, members)]
+        self.indices = np.concatenate([np.arange(o.start, o.stop) for o in self.slices]) # in the plan
+        self.places = plan.order[self.indices]
         self.sharding = sharding_of(members[0][0].example)
-        places = [k for a, _ in members for k in a.places]
-        # the order of parameters in the optimizer, which is the same in all processes
-        self.order = sorted(range(len(places)), key=places.__getitem__)
 
     def _gather(self, table, ops):
         "Reduce `table`, a row for each tensor and a column for each reduction, over all processes"
-        order = torch.tensor(self.order, device=table.device)
+        # in the order of parameters in the optimizer, which is the same in all processes
+        order = torch.from_numpy(np.argsort(self.places)).to(table.device)
         in_order = table[order]
         self.sharding.reduce(in_order, [REDUCTIONS[op].across for op in ops])
         table[order] = in_order
@@ -97,7 +98,8 @@ class Launch:
 
     def finish(self):
         "Put new state into the parameters' state."
-        for (a, _), made in zip(self.members, self.made): arena.hand_out(a, made)
+        for (a, _), made in zip(self.members, self.made):
+            if made: arena.hand_out(a, made)
         if self.program.replaced: self._store_opaque()
 
     def _store_opaque(self):
@@ -112,7 +114,7 @@ class Launch:
             expected = {k.name: (k.dtype, k.extent.shape) for k in a.kinds}
             same = all((s[name].dtype, s[name].shape) == expected.get(name) for s in a.states for name in new)
             # if they differ, the plan finds a change in the next step
-            if same: a.tensors.update({name: [s[name] for s in a.states] for name in new})
+            for name in new if same else (): a.note_tensors(name, [s[name] for s in a.states])
 
 
 class KernelLaunch(Launch):
@@ -123,37 +125,42 @@ class KernelLaunch(Launch):
     calls `_place_all`."""
     def __init__(self,
         members:list, # `(bucket, program)`: programs with the same key
-        at:list # For each member, the index of its first parameter in the plan
+        at:list, # For each member, the index of its first parameter in the plan
+        plan # Plan, which knows where parameters and state lie
     ):
-        super().__init__(members, at)
+        super().__init__(members, at, plan)
         self.columns = {name: j for j, name in enumerate(self.program.columns)}
-        self.rows = np.cumsum([0, *(len(a.params) for a, _ in members)])
+        counts = [len(a) for a, _ in members]
+        self.rows, self.member = np.cumsum([0, *counts]), np.repeat(np.arange(len(members)), counts)
         self.grads = None # the gradients' addresses in the table
 
-    def _place_all(self):
+    def _place_all(self, plan):
         "Note the addresses of parameters and existing state"
-        for i, (a, _) in enumerate(self.members): self._place(i, {'.p': a.params, **a.tensors})
+        for name, addresses in plan.addresses.items():
+            if name in self.columns: self.memory[:, self.columns[name]] = addresses[self.places]
 
     def _place(self, i, lists):
         "Note the addresses of member `i`'s tensors, by column"
-        for name, tensors in lists.items(): self._note(i, name, [t.data_ptr() for t in tensors])
-
-    def _note(self, i, name, ptrs):
-        if name in self.columns: self.memory[self.rows[i]:self.rows[i+1], self.columns[name]] = ptrs
+        for name, tensors in lists.items():
+            if name not in self.columns: continue
+            rows = slice(self.rows[i], self.rows[i+1])
+            self.memory[rows, self.columns[name]] = [t.data_ptr() for t in tensors]
 
     def _fill(self, recordings, plan):
         "Set this step's gradients and numbers"
-        self.made, self.held = [], {}
-        for i, ((a, program), r) in enumerate(zip(self.members, recordings)):
-            slots = r.trace.slots
-            self.numbers[i] = [slots[k] for k in program.slots]
-            if plan.grad_ptrs is not self.grads: self._note(i, '.grad', plan.grad_ptrs[self.slices[i]])
-            self.made.append(arena.new_states(a, program.fresh, slots))
-            if program.fresh: self._place(i, self.made[i])
-            if r.trace.externals:
-                self.held[i] = [_moved(o.detach(), a.example.device) for o in r.trace.externals]
-                self._place(i, {k: [o]*len(a.params) for k, o in enumerate(self.held[i])})
+        self.numbers[:] = [[r.slots[k] for k in program.slots]
+                           for (_, program), r in zip(self.members, recordings)]
+        if plan.grad_ptrs is not self.grads and '.grad' in self.columns:
+            self.memory[:, self.columns['.grad']] = plan.grad_ptrs[self.indices]
         self.grads = plan.grad_ptrs
+        self.made, self.held = [{} for _ in self.members], {}
+        for i, ((a, program), r) in enumerate(zip(self.members, recordings)):
+            if program.fresh:
+                self.made[i] = arena.new_states(a, program.fresh, r.slots)
+                self._place(i, self.made[i])
+            if r.externals:
+                self.held[i] = [_moved(o.detach(), a.example.device) for o in r.externals]
+                self._place(i, {k: [o]*len(a) for k, o in enumerate(self.held[i])})
         if self.program.calls: self._prepare(recordings, plan)
 
     # Functions by torch
@@ -162,7 +169,7 @@ class KernelLaunch(Launch):
         "Note the possible arguments of functions by torch"
         self.loads = [{'.p': a.params, '.grad': plan.grads[places], **a.tensors, **made}
                       for (a, _), places, made in zip(self.members, self.slices, self.made)]
-        self.slots = [[r.trace.slots[k] for k in program.slots]
+        self.slots = [[r.slots[k] for k in program.slots]
                       for (_, program), r in zip(self.members, recordings)]
         self.between = [{} for _ in self.members] # by node: their arguments and results
         self._make_room(0)

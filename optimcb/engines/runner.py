@@ -78,14 +78,12 @@ class Runner:
         if fill and (self.plan is None or self.plan.shardings): fill() # else the plan has seen the masks
         if self.engine == 'eager':
             return self._step_eagerly(composition, self._eager_work(target, hypers), hypers, scaling)
-        made, stepped = self._step_by_kernels(target, composition, hypers, scaling, fill)
-        torch.autograd.graph.increment_version(stepped)
-        return made
+        return self._step_by_kernels(target, composition, hypers, scaling, fill)
 
     # Kernels
 
-    def _step_by_kernels(self, target, composition, hypers, scaling, fill_masks) -> tuple[set, list]:
-        "Step all parameters. Return the names of new state, and the parameters that kernels have stepped"
+    def _step_by_kernels(self, target, composition, hypers, scaling, fill_masks) -> set:
+        "Step all parameters. Return the names of new state"
         self.settle()
         if self.compilation is None or composition is not self.compilation.composition:
             self.plan = None
@@ -102,8 +100,8 @@ class Runner:
             except Changed: self.plan = None
         if plan.zeroes: self.zeroed = zeroed_by_kernels(plan, prepared.programs)
         plan.release()
-        if any(program.new for program in prepared.programs): self.plan = None # it doesn't have the new state
-        return made, self.shards.close(plan.flat)
+        plan.bump_versions(self.shards.close(plan.flat))
+        return made
 
     def _current_plan(self, target, composition, fill_masks) -> Plan:
         "Return the current plan, rebuilt if it is no longer valid"
@@ -144,17 +142,19 @@ class Runner:
             raise
 
     def _count(self, plan, prepared:Prepared) -> set:
-        "Store the numbers that a step computed in the states. Return the names of new state"
-        made = set()
+        "Put the numbers that a step has made into the states. Return the names of new state"
+        made, first = set(), 0
         for bucket, recording, program in zip(plan.buckets, prepared.recordings, prepared.programs):
             new = {*program.new, *recording.numbers} - bucket.numbers.keys()
             made |= new
+            if new or program.new: self.plan = None # it doesn't have the new state
             if self.pending:
                 states = [*bucket.states, *self.shards.of_optimizer(bucket.params)]
                 self.pending.note(states, new, dict(bucket.numbers))
             for name, v in recording.numbers.items():
                 bucket.numbers[name] = v
-                plan.put(bucket.states, name, v)
+                plan.put(bucket, first, name, v)
+            first += len(bucket)
         return made
 
     def settle(self):
