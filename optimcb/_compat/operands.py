@@ -5,7 +5,7 @@
 import dis
 from types import CodeType
 
-from optimcb._compat.bytecode import NOISE, instructions
+from optimcb._compat.bytecode import NOISE, instructions, is_constant
 
 __all__ = ['Operands', 'is_call']
 
@@ -35,7 +35,7 @@ class Operands:
     ) -> list[list[dis.Instruction]]:
         """The instructions that make each operand, the last operand first; the last of them pushes it.
 
-        An instruction that pushes two stands for both. What lies before a branch is missing."""
+        An instruction that pushes more than one is in each of them. What lies before a branch is missing."""
         at, found = self.places[i.offset] - 1, []
         while at >= 0 and self.every[at].opname in BEFORE_CALLS: at -= 1
         while at >= 0 and len(found) < count:
@@ -44,7 +44,7 @@ class Operands:
                 if _jumps(self.every[at]): return [*found, self.every[min(at+1, end):end+1]]
                 missing -= _effect(self.every[at])
                 at -= 1
-            found += [self.every[at+1:end+1]]*(1 - missing)
+            if missing <= 0: found += [self.every[at+1:end+1], *[[self.every[at+1]]]*-missing]
             while at >= 0 and self.every[at].opname in NOISE: at -= 1
         return found
 
@@ -86,6 +86,15 @@ class Operands:
         while self.every[at].opname in BEFORE_CALLS - {'KW_NAMES'}: at -= 1
         is_named = self.every[at].opname == 'KW_NAMES'
         return f, args, self.code.co_consts[self.every[at].arg] if is_named else ()
+
+
+    def leaves_with(self,
+        i:dis.Instruction # A call among the instructions
+    ) -> bool:
+        "Is it the end of a `with` block, which calls `__exit__` with None three times?"
+        f, args, _ = self.call(i)
+        is_before_311 = bool(args) and args[-1] is not None and args[-1].opname == 'DUP_TOP'
+        return is_before_311 or f is not None and is_constant(f)
 
 
 def _jumps(i) -> bool: return i.opcode in dis.hasjrel or i.opcode in dis.hasjabs

@@ -10,7 +10,6 @@ from optimcb._compat.bytecode import (
     discarded,
     exits,
     is_arithmetic,
-    is_constant,
     is_in_place,
     loaded_names,
 )
@@ -48,7 +47,7 @@ def may_lose(
     if code is None: return []
     operands = Operands(code)
     last = [d for d in discarded(code) if d.exit is not None and not d.is_shared]
-    found = [d for d in last if is_in_place(d.made) or is_call(d.made) and not _leaves_with(operands, d.made)]
+    found = [d for d in last if is_in_place(d.made) or is_call(d.made) and not operands.leaves_with(d.made)]
     handlers = {d.exit for d in last if d.made.opname in ('POP_EXCEPT', 'POP_TOP')} # `with` has one, too
     return found if exits(code) <= {d.exit for d in found} | handlers else []
 
@@ -90,11 +89,6 @@ def what_it_lacks(
     name = s.new_name(argument) if argument else meant_to_return(composition, s, there)
     if name: return f"Did you forget `return {{'{name}': …}}`?"
     return "Did you forget to change `p.data` in place, or to return a dict?"
-
-
-def _leaves_with(operands, call) -> bool:
-    f, _, _ = operands.call(call)
-    return f is not None and is_constant(f) # it is called with None three times
 
 
 def _is_value(operands, made) -> bool:

@@ -11,6 +11,7 @@ from optimcb._compat.dtensors import gather, on_all
 from optimcb.composition.errors import StepperError
 from optimcb.engines.grad_scaling import NOT_SCALED, Scaling
 from optimcb.engines.sparse_complex import AsReal, NoRows, Rows, has_rows
+from optimcb.hypers.values import check_tensors
 from optimcb.tracing.rng import RngSnapshot
 
 __all__ = ['step', 'try_step']
@@ -26,6 +27,7 @@ def step(
     Steppers see a complex parameter and its state as real with a last dimension of 2, as in torch. Of a
     parameter with a sparse gradient, they see the gradient's rows; or all of it, with a dense gradient, if a
     stepper needs that or some state has no rows."""
+    for hypers in {id(o): o for _, _, o in work}.values(): check_tensors(hypers)
     if composition.sums_over_all: return _step_together(composition, work, scaling)
     for p, state, hypers in work:
         if p.grad.layout is not torch.sparse_coo: _step_alone(p, state, hypers, composition, scaling)
