@@ -26,11 +26,12 @@ LOADS_ATTR = frozenset({'LOAD_ATTR', 'LOAD_METHOD', 'LOAD_SUPER_ATTR'})
 LOADS_CONSTANT = ('LOAD_CONST', 'LOAD_SMALL_INT', 'LOAD_COMMON_CONSTANT')
 
 
+@lru_cache(64) # a stepper's code is asked many questions when an optimizer is made
 def instructions(
     code:CodeType # Code of a function
-) -> list[dis.Instruction]:
-    "List the instructions of a function."
-    return list(dis.get_instructions(code))
+) -> tuple[dis.Instruction, ...]:
+    "Return the instructions of a function."
+    return tuple(dis.get_instructions(code))
 
 
 def is_constant(
@@ -94,7 +95,7 @@ def has_branches(
     code:CodeType # Code of a function
 ) -> bool:
     "Does it have branches?"
-    return any('JUMP' in i.opname and 'IF' in i.opname for i in dis.get_instructions(code))
+    return any('JUMP' in i.opname and 'IF' in i.opname for i in instructions(code))
 
 
 def branches_on_values(
@@ -114,7 +115,7 @@ def catches_errors(
     code:CodeType # Code of a function
 ) -> bool:
     "Does it catch errors, or does it have a `with`, which may?"
-    return any(i.opname == 'POP_EXCEPT' for i in dis.get_instructions(code))
+    return any(i.opname == 'POP_EXCEPT' for i in instructions(code))
 
 
 def returns_something(
@@ -122,7 +123,7 @@ def returns_something(
 ) -> bool:
     "Does some branch return anything but None?"
     last = None
-    for i in dis.get_instructions(code):
+    for i in instructions(code):
         returned = i if i.opname == 'RETURN_CONST' else last if i.opname == 'RETURN_VALUE' else None
         if returned is not None:
             is_none = returned.opname in ('LOAD_CONST', 'RETURN_CONST') and returned.argval is None
@@ -187,7 +188,7 @@ def assigned_arguments(
 ) -> Iterator[str]:
     "Return the arguments that the function assigns to."
     args = code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]
-    for i in dis.get_instructions(code):
+    for i in instructions(code):
         if i.opname.startswith('STORE_FAST'): yield from (k for k in stored_names(i) if k in args)
 
 
@@ -198,4 +199,4 @@ def uses_kwargs(
     "Does it use its `**kwargs`?"
     before = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & inspect.CO_VARARGS)
     name = code.co_varnames[before]
-    return any('LOAD' in i.opname and name in _names(i) for i in dis.get_instructions(code))
+    return any('LOAD' in i.opname and name in _names(i) for i in instructions(code))

@@ -3,6 +3,7 @@
 `tests/compat/test_cpython.py` tests all of it on each supported Python.
 """
 import dis
+from functools import cached_property
 from types import CodeType
 
 from optimcb._compat.bytecode import NOISE, instructions, is_constant
@@ -27,12 +28,22 @@ class Operands:
     ):
         self.code, self.every = code, instructions(code)
         self.places = {i.offset: n for n, i in enumerate(self.every)}
-        self.jumps = [i for i in self.every if _jumps(i)]
+
+    @cached_property
+    def jumps(self) -> list[dis.Instruction]:
+        "The instructions that may jump."
+        return [i for i in self.every if i.opcode in dis.hasjrel or i.opcode in dis.hasjabs]
+
+    @cached_property
+    def effects(self) -> list[int|None]:
+        "By how much each instruction changes the height of the stack; None if it may jump."
+        jumps = {i.offset for i in self.jumps}
+        return [None if i.offset in jumps else _effect(i) for i in self.every]
 
     def spans(self,
         i:dis.Instruction, # One of the instructions
         count:int # How many operands it takes
-    ) -> list[list[dis.Instruction]]:
+    ) -> list[tuple[dis.Instruction, ...]]:
         """The instructions that make each operand, the last operand first; the last of them pushes it.
 
         An instruction that pushes more than one is in each of them. What lies before a branch is missing."""
@@ -41,10 +52,11 @@ class Operands:
         while at >= 0 and len(found) < count:
             end, missing = at, 1
             while at >= 0 and missing > 0:
-                if _jumps(self.every[at]): return [*found, self.every[min(at+1, end):end+1]]
-                missing -= _effect(self.every[at])
+                effect = self.effects[at]
+                if effect is None: return [*found, self.every[min(at+1, end):end+1]]
+                missing -= effect
                 at -= 1
-            if missing <= 0: found += [self.every[at+1:end+1], *[[self.every[at+1]]]*-missing]
+            if missing <= 0: found += [self.every[at+1:end+1], *[(self.every[at+1],)]*-missing]
             while at >= 0 and self.every[at].opname in NOISE: at -= 1
         return found
 
@@ -95,9 +107,6 @@ class Operands:
         f, args, _ = self.call(i)
         is_before_311 = bool(args) and args[-1] is not None and args[-1].opname == 'DUP_TOP'
         return is_before_311 or f is not None and is_constant(f)
-
-
-def _jumps(i) -> bool: return i.opcode in dis.hasjrel or i.opcode in dis.hasjabs
 
 
 def _effect(i) -> int:

@@ -64,6 +64,9 @@ class CodeWalk:
     ):
         self.reader, self.code, self.outside, self.known = reader, code, outside, dict(known)
         self.operands, self.means, self.imported = Operands(code), {}, None
+        # where outside objects are loaded that have parts, or that can be changed themselves
+        self.parts, self.wholes = set(), set()
+        self.asks_calls = False # does it matter with what something is called?
         self.by_known_name = set() # where `getattr` and the like are called with a name that is a constant
         is_stepper = code is reader.stepper # its arguments all belong to one parameter
         arguments = code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]
@@ -87,7 +90,7 @@ class CodeWalk:
             self._change(i, last, before)
             self._special(i, last)
             if i.opname == 'IS_OP': self._identity(i)
-            if is_call(i): self._call(i)
+            if self.asks_calls and is_call(i): self._call(i)
         self._constants()
         if self.reader.hands_out != hands_out: self.walk() # results of calls are met otherwise
 
@@ -103,8 +106,16 @@ class CodeWalk:
         if is_written(k) and self._is_outside(i, self.aliases): reader.writes = True
         if o is UNKNOWN: reader.named(k)
         else: o = reader.attribute(o, name, k)
-        if o is not UNKNOWN: self.means[i.offset] = o
+        self._note(i, o)
         return o
+
+    def _note(self, i, o):
+        "Note the object that an instruction loads, if known"
+        if o is UNKNOWN: return
+        self.means[i.offset] = o
+        if has_parts(o): self.parts.add(i.offset)
+        if can_change(o): self.wholes.add(i.offset)
+        self.asks_calls |= o is hash or id(o) in BY_NAME or _is_numpys(o)
 
     def _loaded(self, i) -> tuple:
         "Return the object that an instruction loads, if known, and its name"
@@ -114,12 +125,13 @@ class CodeWalk:
             self.reader.loaded.append((self.outside, name, self.outside.get(name, UNKNOWN)))
         if i.opname == 'IMPORT_NAME':
             self.reader.imports.append(name)
-            self.imported = self.means[i.offset] = _imported(name)
-        if i.opname == 'IMPORT_FROM': self.means[i.offset] = vars(self.imported).get(name, self.imported)
+            self.imported = _imported(name)
+            self._note(i, self.imported)
+        if i.opname == 'IMPORT_FROM': self._note(i, vars(self.imported).get(name, self.imported))
         for n in loaded_names(i):
             if o is not UNKNOWN: self.reader.used(o, name)
             o, name = self.known.get(n, UNKNOWN), n
-        if o is not UNKNOWN: self.means[i.offset] = o
+        self._note(i, o)
         return o, name
 
     def _identity(self, i):
@@ -167,15 +179,15 @@ class CodeWalk:
         """May an operand, counted from the last, be (a part of) something outside that can be changed?
 
         Local names among `names` are."""
+        if not (names or self.parts or self.wholes or self.reader.hands_out): return False
         pushers = [*self.operands.of(i, operand)[operand-1:], *self.operands.branches(i)]
         todo, met = [(o, True) for o in pushers], set()
         while todo:
             o, is_whole = todo.pop()
             if o.offset in met: continue
             met.add(o.offset)
-            known = self.means.get(o.offset, UNKNOWN)
-            if names.intersection(loaded_names(o)) or has_parts(known): return True
-            if is_whole and can_change(known): return True
+            if names.intersection(loaded_names(o)) or o.offset in self.parts: return True
+            if is_whole and o.offset in self.wholes: return True
             if is_call(o) and self.reader.hands_out: return True
             todo += [(before, is_whole and o.opname in MOVES) for before in self._came_from(o)]
         return False
@@ -250,11 +262,15 @@ def _imported(name) -> ModuleType:
     return sys.modules[name]
 
 
+def _is_numpys(f) -> bool:
+    if is_a(f, np.ufunc): return True
+    return is_a(f, (FunctionType, BuiltinFunctionType, type(np.sum))) and top_module(f.__module__) == 'numpy'
+
+
 def _out_place(f) -> float:
     "Place of the argument that a function of arrays writes its result to"
     if is_a(f, np.ufunc): return f.nin
-    is_function = is_a(f, (FunctionType, BuiltinFunctionType, type(np.sum)))
-    if not is_function or top_module(f.__module__) != 'numpy': return math.inf
+    if not _is_numpys(f): return math.inf
     try: return list(inspect.signature(f).parameters).index('out')
     except (TypeError, ValueError): return math.inf # it has none, or can't be asked
 

@@ -5,7 +5,6 @@ import sys
 import typing
 from collections import OrderedDict, deque, namedtuple
 from decimal import Decimal
-from fractions import Fraction
 from functools import partial
 from operator import attrgetter, methodcaller
 from types import (
@@ -70,7 +69,7 @@ CHANGE_BY = frozenset({'setitem', 'delitem', 'iadd', 'ior', 'iconcat', 'heappush
     'fill_diagonal', 'at'})
 # Methods and functions by which the memory or the gradient of a tensor is written without a written name
 SHARES = frozenset({'numpy', 'asarray', 'untyped_storage', 'storage', 'backward'})
-INERT = (type(None), type(NotImplemented), int, float, complex, Fraction, Decimal, str, bytes, type(...),
+INERT = (type(None), type(NotImplemented), int, float, complex, Decimal, str, bytes, type(...),
     slice, range, CodeType, re.Pattern, np.generic, np.dtype, Tensor, torch.dtype, torch.device, torch.layout,
     torch.memory_format, torch.finfo, torch.iinfo, torch.Size, type(sys.float_info),
     type(namedtuple('Pair', 'a').a))
