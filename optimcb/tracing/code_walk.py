@@ -151,6 +151,8 @@ class CodeWalk:
             if last.opname == 'IMPORT_FROM': self.known[n] = before
             for names in (self.aliases, self.outside_names):
                 if self._is_outside(i, names, operand): names.add(n)
+                elif not self.operands.jumps and n not in self.code.co_cellvars:
+                    names.discard(n) # it is something else from here on
 
     def _change(self, i, last, before):
         "Note what an instruction changes. `last` is the previous instruction, `before` its object"
