@@ -134,7 +134,7 @@ class KernelLaunch(Launch):
 
     def _place_all(self, plan):
         "Note the addresses of parameters and of state that is there"
-        for name, addresses in plan.addresses.items():
+        for name, addresses in plan.memory.addresses.items():
             if name in self.columns: self.memory[:, self.columns[name]] = addresses[self.places]
 
     def _place(self, i, lists):

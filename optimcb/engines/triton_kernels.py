@@ -59,7 +59,7 @@ class Launch(KernelLaunch):
         self.numbers = self.host[:numbers].view(np.float64).reshape(len(members), -1)
         self.memory = self.host[numbers:].reshape(self.rows[-1], -1)
         self._place_all(plan)
-        sizes = plan.sizes[self.places], plan.unsharded_sizes[self.places]
+        sizes = plan.memory.sizes[self.places], plan.memory.unsharded_sizes[self.places]
         tables = _tables(self.member, *sizes, len(columns), len(self.program.slots))
         tables = dict(zip(('chunks', 'tensors'), tables))
         self.count = {k: len(t) for k, t in tables.items()}

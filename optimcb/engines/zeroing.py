@@ -31,9 +31,10 @@ def zero(
         if g.grad_fn is None: g.requires_grad_(False)
         else: g.detach_()
     if not _are_plain(grads):
-        for g in grads:
-            if not _are_plain([g]): g.zero_()
-        grads = [g for g in grads if _are_plain([g])]
+        plain = [_are_plain([g]) for g in grads]
+        for g, is_plain in zip(grads, plain):
+            if not is_plain: g.zero_()
+        grads = [g for g, is_plain in zip(grads, plain) if is_plain]
     for alike in _alike(grads): torch._foreach_zero_(alike)
 
 
