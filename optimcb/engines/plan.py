@@ -1,10 +1,11 @@
-"""Plans: which parameters kernels can step, in buckets, and checks that they still are what they were.
+"""Plans: group an optimizer's parameters into buckets, choose those that have a gradient in each step, and
+check that nothing else has changed.
 
-Parameters are in one bucket if one recording holds for all of them: those of one group, type and device,
+Parameters share a bucket if one recording is valid for all of them: those of one group, dtype and device,
 with the same kinds of state and the same numbers in it. Whatever a kernel must not touch is left to the
-eager engine. A plan also knows the parameters that have no gradient now: if others have one in the next
-step, it only chooses among them. What must be checked in each step is checked in one look in C where there
-is one, else in a few passes over lists."""
+eager engine. A plan also knows parameters that have no gradient now: if other ones have a gradient in the
+next step, it only chooses anew. The checks of each step are one pass in C (`one_pass`), or else a few passes
+over lists."""
 from operator import is_
 
 import numpy as np

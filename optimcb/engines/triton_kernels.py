@@ -48,8 +48,8 @@ class Launch(KernelLaunch):
     Everything that is the same in each step is created once. Raises `Unsupported` and `CantBuild`."""
     def __init__(self,
         members:list, # `(bucket, program)`: programs with the same key
-        at:list, # Of each of them, the index of its first parameter in the plan
-        plan # Plan, which knows where parameters and state lie
+        at:list, # For each member, the index of its first parameter in the plan
+        plan # Plan, which knows the addresses of parameters and state
     ):
         super().__init__(members, at, plan)
         self.device = members[0][0].example.device
