@@ -113,7 +113,7 @@ static int look_at_param(const Noted *w, ssize i, PyObject *p) {
     return moved > result ? moved : result;
 }
 
-enum { AHEAD = 4 };
+enum { AHEAD = 2 }; /* parameters: as many again from one object to the next */
 
 static void *word(const void *o, int i) { return ((void *const *)o)[i]; }
 
