@@ -27,7 +27,7 @@ class Launch:
         plan # Plan, which knows the addresses of parameters and state
     ):
         self.members, self.program = members, members[0][1]
-        self.slices = [slice(i, i + len(a)) for i, (a, _) in zip(at, members)]
+        self.slices = [slice(i, i + len(a.places)) for i, (a, _) in zip(at, members)]
         # of each parameter, its index in the plan's lists, and its place among all of the optimizer's
         self.indices = np.concatenate([np.arange(o.start, o.stop) for o in self.slices])
         self.places = plan.order[self.indices]
@@ -131,7 +131,7 @@ class KernelLaunch(Launch):
     ):
         super().__init__(members, at, plan)
         self.columns = {name: j for j, name in enumerate(self.program.columns)}
-        counts = [len(a) for a, _ in members]
+        counts = [len(a.places) for a, _ in members]
         self.rows, self.member = np.cumsum([0, *counts]), np.repeat(np.arange(len(members)), counts)
         self.grads = None # the gradients' addresses in the table
 
@@ -161,7 +161,7 @@ class KernelLaunch(Launch):
                 self._place(i, self.made[i])
             if r.externals:
                 self.held[i] = [_moved(o.detach(), a.example.device) for o in r.externals]
-                self._place(i, {k: [o]*len(a) for k, o in enumerate(self.held[i])})
+                self._place(i, {k: [o]*len(a.places) for k, o in enumerate(self.held[i])})
         if self.program.calls: self._prepare(recordings, plan)
 
     # Functions by torch

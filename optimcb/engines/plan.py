@@ -135,7 +135,8 @@ class Plan:
         for i in np.flatnonzero(np.diff(codes >> 1) == 0): known[i] = known[i].split_off()
         by_bucket, end = self.places[np.argsort(bucket_of, kind='stable')].tolist(), 0
         for b, is_present, n in zip(known, are_present, np.bincount(bucket_of).tolist()):
-            b.choose(by_bucket[end:end+n] if is_present else [], self.noted)
+            if is_present: b.choose(by_bucket[end:end+n], self.noted)
+            elif b.places: b.choose([], self.noted)
             end += n
         self.known, self.bucket_of[self.places] = known, bucket_of
         self.buckets = [known[i] for i in np.argsort(firsts) if are_present[i]]
@@ -175,15 +176,12 @@ class Plan:
         return composition is self.composition and opt.state is self.all_states and self.present is not None
 
     def put(self,
-        bucket:Bucket, # One of `buckets`
-        first:int, # Index of its first parameter in `flat`
-        name:str, # Name of state
-        value # What all of its parameters have under it from now on
+        numbers:list # For each bucket, a part of its parameters' state, by name
     ):
-        "Put one value into the states of a bucket."
-        if self.one_pass: self.one_pass.put(first, len(bucket), name, value)
-        else:
-            for s in bucket.states: s[name] = value
+        "Put numbers that a step has made into the states."
+        if self.one_pass: return self.one_pass.put(numbers)
+        for b, new in zip(self.buckets, numbers):
+            for s in b.states if new else (): s.update(new)
 
     def bump_versions(self,
         stepped:list # What the optimizer has in the place of `flat`

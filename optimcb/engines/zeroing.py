@@ -94,7 +94,7 @@ def zeroed_by_kernels(
     "List the gradients that kernels have zeroed. Where they read a copy, they zeroed only that."
     res, first, odd = [], 0, set(plan.odd)
     for b, program in zip(plan.buckets, programs):
-        places = range(first, first := first + len(b))
+        places = range(first, first := first + len(b.places))
         if program.zeroes: res += [plan.grads[i] for i in places if i not in odd]
     return res
 
