@@ -35,7 +35,7 @@ WITH_INTEGERS = frozenset({'abs', 'sign', 'maximum', 'minimum', 'clamp_min', 'cl
 
 
 def source(
-    program:Program # What one step does
+    program:Program # Program of a step
 ) -> str:
     "The program in C. Raises `Unsupported`."
     writer = Writer(program)
@@ -63,12 +63,12 @@ class Used(NamedTuple):
 class Writer:
     "Write a program in C, a function for each level of what depends on sums"
     def __init__(self,
-        program:Program # What one step does
+        program:Program # Program of a step
     ):
         self.p, self.column = program, {c: i for i, c in enumerate(program.columns)}
 
     def operand(self, a, dtype) -> str:
-        "What stands for operand `a`, in the type that `dtype` is computed in"
+        "Write operand `a`, in the dtype in which `dtype` is computed"
         ctype = TYPES[dtype][0]
         if a < 0: return f'({ctype})S[{~a}]'
         return f'v{a}' if TYPES[self.p.nodes[a].result_dtype][0] == ctype else f'({ctype})v{a}'
@@ -210,7 +210,7 @@ class Writer:
 
 
 class Launch(KernelLaunch):
-    """One kernel for parameters whose programs have the same key: what it is handed, and a step of it.
+    """Launch of one kernel for parameters whose programs have the same key, with its arguments.
 
     What doesn't change from step to step is made once. Raises `Unsupported` and `CantBuild`."""
     def __init__(self,

@@ -27,7 +27,8 @@ class Launch(launch.Launch):
             order += [k for k, n in enumerate(p.nodes) if p.levels[k] in levels and n.op != 'call']
             order += calls
         self.last_use = {a: k for k in order for a in self.read[k] if a >= 0}
-        for a in (*(s.value for s in p.stores), *p.handed.values(), *(p.nodes[i].args[0] for i in p.totals)):
+        stored = *(s.value for s in p.stores), *p.replaced.values()
+        for a in (*stored, *(p.nodes[i].args[0] for i in p.totals)):
             self.last_use.pop(a, None) # needed until the end
 
     def start(self,
@@ -38,8 +39,8 @@ class Launch(launch.Launch):
         self.made = [arena.new_states(a, program.fresh, r.trace.slots)
                      for (a, program), r in zip(self.members, recordings)]
         self.known = []
-        for (a, program), part, r, made in zip(self.members, self.parts, recordings, self.made):
-            lists = {'.p': a.params, '.grad': plan.grads[part], **a.tensors, **made}
+        for (a, program), places, r, made in zip(self.members, self.slices, recordings, self.made):
+            lists = {'.p': a.params, '.grad': plan.grads[places], **a.tensors, **made}
             self.known.append((lists, [r.trace.slots[k] for k in program.slots], r.trace.externals, {}))
 
     def phase(self, i) -> dict:

@@ -1,8 +1,7 @@
-"""One look at all parameters of a step, in C: is everything as a plan noted it, and where are the gradients?
+"""Check in one pass, in C, that everything is as a plan noted it, and find the gradients' addresses.
 
-Python's passes over lists ask the same, in three to seven times the time. They decide: where the look finds
-that something has changed, or where there is no compiler or another layout of tensors in memory than is
-known, they are used."""
+Python's passes over lists in `plan` check the same in three to seven times the time. They are used if the
+pass in C finds a change, if there is no compiler, or if the layout of tensors in memory isn't known."""
 import ctypes
 import sysconfig
 from functools import cache
@@ -51,12 +50,12 @@ class OnePass:
         self.address = self.noted.ctypes.data
 
     def _of_param(self, p) -> dict:
-        "What is noted of any parameter"
+        "Return the columns that any parameter has"
         grad = 0 if p.grad is None else id(p.grad)
         return dict(param=id(p), type=id(type(p)), requires_grad=id(p.requires_grad), grad=grad)
 
     def _of_stepped(self, p, bucket, state) -> dict:
-        "What is noted besides of one that kernels step"
+        "Return the other columns of a parameter that kernels step"
         first = dict(shape=len(self.shapes), entries=len(self.entries), numbers=self.count)
         number = {name: ~k for k, name in enumerate(bucket.numbers)}
         self.shapes += (*p.shape, *p.stride())
@@ -149,10 +148,10 @@ def _of_libtorch() -> list:
 
 @cache
 def _offset() -> int:
-    "Where in a tensor's Python object its tensor lies; the same for all kinds of tensors"
+    "Return the offset of the C++ tensor in its Python object, which must be the same for all classes"
     found = {_found_in(t) for t in (torch.ones(2), torch.nn.Parameter(torch.ones(2, 3)), torch.zeros(()))}
     offset = found.pop()
-    if found or offset is None: raise c_compiler.CantBuild("tensors lie otherwise in memory than is known.")
+    if found or offset is None: raise c_compiler.CantBuild("the layout of tensors in memory is not known.")
     return offset
 
 

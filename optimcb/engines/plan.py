@@ -1,9 +1,8 @@
-"""Plans: the parameters of an optimizer in buckets, and checks that they still are what they were.
+"""Plans: group an optimizer's parameters into buckets, and check that nothing has changed.
 
-Parameters are in one bucket if one recording holds for all of them: those of one group, type and device,
+Parameters share a bucket if one recording is valid for all of them: those of one group, dtype and device,
 with the same kinds of state and the same numbers in it. Whatever a kernel must not touch is left to the
-eager engine. What must be checked in each step is checked in one look in C where there is one, else in a
-few passes over lists."""
+eager engine. The checks of each step are one pass in C (`one_pass`), or else a few passes over lists."""
 from bisect import bisect
 from itertools import cycle, repeat
 from operator import is_

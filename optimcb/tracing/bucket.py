@@ -26,7 +26,7 @@ class Bucket:
     have in common besides numbers and group; `forms` belongs to what replays recordings.
     """
     def __init__(self,
-        key:tuple, # What they have in common, as `key_of` gives it
+        key:tuple, # Their common properties, from `key_of`
         group:int, # Index of their group
         example:Tensor # One of them
     ):
@@ -51,7 +51,7 @@ class Bucket:
         self.size = len(self.kinds) + len(self.numbers)
 
     def check(self):
-        "Raise `Changed` if somebody has changed the state."
+        "Raise `Changed` if the state was changed from outside."
         states = self.states
         if list(map(len, states)).count(self.size) != len(states): raise Changed
         try:
@@ -90,7 +90,7 @@ def constant(
 def is_plain(
     t # A tensor
 ) -> bool:
-    "Is this a tensor of numbers in memory, whose address may be handed to a kernel?"
+    "Is this a plain tensor in memory, whose address may be passed to a kernel?"
     kind = type(t)
     if kind not in PLAIN_TYPES and kind.__torch_dispatch__ is not Tensor.__torch_dispatch__: return False
     if t.layout is not torch.strided or t.is_neg() or t.is_conj() or t.is_meta: return False
@@ -133,11 +133,11 @@ def misfit(
     g:Tensor|None=None # Its gradient, if it has one
 ) -> str|None:
     "Why no kernel can have this parameter, or None."
-    if not isinstance(p, Tensor): return "it is no tensor"
+    if not isinstance(p, Tensor): return "it isn't a tensor"
     for what, t in (('it', p), ('its gradient', g)):
         if t is None: continue
         if t.dtype not in FLOATS: return f"{what} is of {t.dtype}"
-        if not is_plain(t): return f"{what} is no plain tensor in memory"
+        if not is_plain(t): return f"{what} isn't a plain tensor in memory"
     if not is_dense(p): return "it has gaps in its memory, or elements that share it"
     if p.numel() == 0 and not sharding_of(p):
         return "it is empty" # an empty shard takes part in sums like the others
@@ -161,5 +161,5 @@ def key_of(
     grad_dtype:torch.dtype, # The type of its gradient
     runner # Knows which attributes the steppers read
 ) -> tuple:
-    "What a bucket's parameters have in common: group, state, types, device, attributes that steppers read."
+    "Return a bucket's common properties: group, state, dtypes, device, attributes that steppers read."
     return group, *fit, p.dtype, p.dim() == 0, grad_dtype, p.device, runner.look(p)

@@ -77,7 +77,7 @@ class Rehearsal:
     def look(self,
         named:Callable|None=None, # Replaces a number, given its name, the number, and whether it is kept
         began:Callable|None=None, # Takes each stepper's place as it begins; each name is its own operand then
-        shown:dict|None=None # What to tell steppers of the parameter, by attribute; default: what it has
+        shown:dict|None=None # Values of attributes that steppers see instead of the parameter's
     ) -> Step:
         "Rehearse the next step without taking it. Raises `MissingName` or `NotRecorded`."
         for reason in self.refusals: raise NotRecorded([], reason)

@@ -1,16 +1,18 @@
 "The site keeps its word: all code on its pages runs, and messages are as they are shown."
+import re
 import socket
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from fenced import FRAMEWORK, blocks, languages, pages, run_apart, run_together
+from pages import ROOT, blocks, scripts
 
-ROOT = Path(__file__).parents[2]
-PAGES = [p for p in pages(ROOT/'docs') if p.parent.name != 'from_readme' and p.name != 'tables.md'] # those of the site
+DOCS = ROOT/'docs'
+PAGES = [p for p in sorted(DOCS.rglob('*.md')) if p.parent.name != 'from_readme'] # those have a test with the README
+SCRIPTS = [o for page in PAGES for o in scripts(page)]
 SHARDS = hasattr(torch.cpu.Stream, 'record_event')
-each = pytest.mark.parametrize('page', PAGES, ids=[str(p.relative_to(ROOT/'docs').with_suffix('')) for p in PAGES])
+
+every_page = pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(DOCS).with_suffix('')))
 
 
 @pytest.fixture
@@ -21,36 +23,32 @@ def process(tmp_path, monkeypatch):
     with socket.socket() as s:
         s.bind(('localhost', 0))
         port = s.getsockname()[1]
-    for k, v in dict(RANK=0, WORLD_SIZE=1, LOCAL_RANK=0, MASTER_ADDR='localhost', MASTER_PORT=port).items(): monkeypatch.setenv(k, str(v))
+    known = dict(RANK=0, WORLD_SIZE=1, LOCAL_RANK=0, MASTER_ADDR='localhost', MASTER_PORT=port)
+    for k, v in known.items(): monkeypatch.setenv(k, str(v))
     yield
     if torch.distributed.is_initialized(): torch.distributed.destroy_process_group()
     if 'matplotlib.pyplot' in sys.modules: sys.modules['matplotlib.pyplot'].close('all')
 
 
-@each
 @pytest.mark.filterwarnings('ignore')
-def test_code_runs(page, process, capsys):
-    "The blocks of a page continue each other; those of other frameworks stand alone"
-    found = blocks(page.read_text(), 'python')
-    if 'fastai' in ''.join(found): pytest.importorskip('fastai')
-    if 'matplotlib' in ''.join(found): pytest.importorskip('matplotlib')
-    if 'fully_shard' in ''.join(found) and not SHARDS: pytest.skip("torch 2.6 can't shard parameters on a CPU")
-    run_together([b for b in found if not FRAMEWORK.search(b)], page.name, lambda: capsys.readouterr().out)
+@pytest.mark.parametrize('script', SCRIPTS, ids=lambda o: f'{o.page.relative_to(DOCS).with_suffix("")}-{o.modules[0]}')
+def test_every_block_runs_and_errors_say_what_the_page_says(script, process, capsys):
+    for module in script.modules: pytest.importorskip(module)
+    if 'fully_shard' in script.code and not SHARDS: pytest.skip("torch 2.6 can't shard parameters on a CPU")
+    script.run()
+    out = capsys.readouterr().out
+    for message in script.messages: assert message in out
 
 
-@each
-@pytest.mark.filterwarnings('ignore')
-def test_code_of_other_frameworks_runs(page, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    run_apart([b for b in blocks(page.read_text(), 'python') if FRAMEWORK.search(b)], page.name)
+@every_page
+def test_all_code_is_in_a_language_that_is_checked(page): assert set(re.findall(r'^ *```(\w+)', page.read_text(), re.MULTILINE)) <= {'python', 'sh', 'text'}
 
 
-@each
-def test_blocks_are_of_languages_that_are_checked_or_no_code(page): assert languages(page.read_text()) <= {'python', 'sh', 'text'}
+@every_page
+def test_code_fits_a_page(page):
+    for line in ''.join(blocks(page)).splitlines(): assert len(line) <= 100, line
 
 
-@each
+@every_page
 def test_scripts_that_commands_name_are_there(page):
-    for line in '\n'.join(blocks(page.read_text(), 'sh')).splitlines():
-        for word in line.split():
-            if word.startswith('examples/'): assert (ROOT/word).is_file()
+    for file in re.findall(r'examples/\S+', ''.join(blocks(page, 'sh'))): assert (ROOT/file).is_file()
