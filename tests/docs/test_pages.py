@@ -16,25 +16,30 @@ every_page = pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.re
 
 
 @pytest.fixture
-def process(tmp_path, monkeypatch):
-    "A folder to write into, and a process as `torchrun` starts it"
+def clean(tmp_path, monkeypatch):
+    "A folder to write into; no figures and no processes are left"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('MPLBACKEND', 'agg')
+    yield monkeypatch
+    if torch.distributed.is_initialized(): torch.distributed.destroy_process_group()
+    if 'matplotlib.pyplot' in sys.modules: sys.modules['matplotlib.pyplot'].close('all')
+
+
+def as_by_torchrun(monkeypatch):
+    "Let this process be the only one of a `torchrun`"
     with socket.socket() as s:
         s.bind(('localhost', 0))
         port = s.getsockname()[1]
     known = dict(RANK=0, WORLD_SIZE=1, LOCAL_RANK=0, MASTER_ADDR='localhost', MASTER_PORT=port)
     for k, v in known.items(): monkeypatch.setenv(k, str(v))
-    yield
-    if torch.distributed.is_initialized(): torch.distributed.destroy_process_group()
-    if 'matplotlib.pyplot' in sys.modules: sys.modules['matplotlib.pyplot'].close('all')
 
 
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('script', SCRIPTS, ids=lambda o: f'{o.page.relative_to(DOCS).with_suffix("")}-{o.modules[0]}')
-def test_every_block_runs_and_errors_say_what_the_page_says(script, process, capsys):
+def test_every_block_runs_and_errors_say_what_the_page_says(script, clean, capsys):
     for module in script.modules: pytest.importorskip(module)
     if 'fully_shard' in script.code and not SHARDS: pytest.skip("torch 2.6 can't shard parameters on a CPU")
+    if 'torch.distributed' in script.code: as_by_torchrun(clean)
     script.run()
     out = capsys.readouterr().out
     for message in script.messages: assert message in out
