@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optimcb._compat.dtensors import sharding_of
+from optimcb._compat.dtensors import columns_of, put_columns, sharding_of
 from optimcb.engines import arena
 from optimcb.engines.batches import batches, call_batch
 from optimcb.tracing.bucket import is_plain
@@ -31,14 +31,15 @@ class Launch:
         places = [k for a, _ in members for k in a.places]
         # in which all processes have the parameters, however they tell them apart
         self.order = sorted(range(len(places)), key=places.__getitem__)
+        self.order_there = None # the same on the device, from the first use on
 
     def _gather(self, table, ops):
         """Let `table`, which has a row for each tensor and a column for each reduction, have what they
-        came to in all processes"""
-        order = torch.tensor(self.order, device=table.device)
-        part = table[order]
+        came to in all processes. Doesn't wait for a GPU"""
+        if self.order_there is None: self.order_there = _moved(torch.tensor(self.order), table.device)
+        part = table.index_select(0, self.order_there)
         self.sharding.reduce(part, [REDUCTIONS[op].across for op in ops])
-        table[order] = part
+        table.index_copy_(0, self.order_there, part)
 
     def call(self, i):
         """Call the functions that phase `i` ends with: once for parameters of the same shapes, if a function
@@ -139,19 +140,20 @@ class KernelLaunch(Launch):
     def _note(self, i, name, ptrs):
         if name in self.columns: self.memory[self.rows[i]:self.rows[i+1], self.columns[name]] = ptrs
 
-    def _fill(self, recordings, plan):
-        "Set this step's gradients and numbers"
+    def _fill(self, recordings, plan, grads=None):
+        "Set this step's numbers, and the addresses of its gradients; default: the plan's"
         self.made, self.held = [], {}
+        grads = plan.grad_ptrs if grads is None else grads
         for i, ((a, program), r) in enumerate(zip(self.members, recordings)):
             slots = r.trace.slots
             self.numbers[i] = [slots[k] for k in program.slots]
-            if plan.grad_ptrs is not self.grads: self._note(i, '.grad', plan.grad_ptrs[self.parts[i]])
+            if grads is not self.grads: self._note(i, '.grad', grads[self.parts[i]])
             self.made.append(arena.new_states(a, program.fresh, slots))
             if program.fresh: self._place(i, self.made[i])
             if r.trace.externals:
                 self.held[i] = [_moved(o.detach(), a.example.device) for o in r.trace.externals]
                 self._place(i, {k: [o]*len(a.params) for k, o in enumerate(self.held[i])})
-        self.grads = plan.grad_ptrs
+        self.grads = grads
         if self.program.calls: self._prepare(recordings, plan)
 
     # Functions by torch
@@ -203,9 +205,9 @@ class KernelLaunch(Launch):
         p = self.program
         sums = [j for j, k in enumerate(p.sums) if p.levels[k] - 1 in p.phases[i]]
         if not sums: return
-        part = table[:, sums]
+        part = columns_of(table, sums)
         self._gather(part, [p.nodes[p.sums[j]].op for j in sums])
-        table[:, sums] = part
+        put_columns(table, sums, part)
 
     def _yielded(self, i) -> dict:
         "Return the values that phase `i` yielded, summed over the parameters, by round"

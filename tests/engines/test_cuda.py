@@ -21,9 +21,9 @@ from optimcb.tracing.ir import PER_ELEMENT
 from optimcb.tracing.ops import OPS
 
 triton = pytest.importorskip('triton', reason="Triton isn't installed")
+import without_gpu  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource, make_backend  # noqa: E402
-from triton.runtime import interpreter  # noqa: E402
 from triton.runtime.jit import create_function_from_signature  # noqa: E402
 
 from optimcb.engines import triton_kernels, triton_math  # noqa: E402
@@ -36,11 +36,10 @@ HERE, TARGET, CUOBJDUMP = Path(__file__).parents[1], GPUTarget('cuda', 90, 32), 
 def gpu(test): return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")(test))
 
 
-@pytest.mark.skipif(not hasattr(interpreter._interpreter, 'fma_fp32'), reason="this Triton's interpreter rounds a fused multiply-add twice")
 @pytest.mark.slow
 def test_numbers_by_the_interpreter():
     "In a process of its own, since Triton asks for its interpreter when it is imported"
-    env = {**os.environ, 'TRITON_INTERPRET': '1', 'PYTHONPATH': os.pathsep.join([str(HERE), os.environ.get('PYTHONPATH', '')]), 'OPTIMCB_CASES': '6'}
+    env = {**os.environ, 'TRITON_INTERPRET': '1', 'PYTHONPATH': os.pathsep.join([str(HERE), str(HERE/'engines'), os.environ.get('PYTHONPATH', '')]), 'OPTIMCB_CASES': '6'}
     command = [sys.executable, '-m', 'pytest', '-n0', '-q', '-p', 'interpreted', 'interpreted.py', 'engines/test_engines.py', 'tracing/test_operations.py', 'engines/test_by_torch.py', '-k', NOT]
     res = subprocess.run(command, cwd=HERE, env=env, capture_output=True, text=True)
     assert res.returncode == 0, res.stdout[-4000:]
@@ -68,17 +67,15 @@ def programs(monkeypatch):
     return seen
 
 
-NEW_SOURCE = 'constexprs' in inspect.signature(ASTSource).parameters # Triton 3.2, of torch 2.6, has other words
-NONE, CONSTANTS = ('constexpr', 'constexprs') if NEW_SOURCE else ('*i8', 'constants')
+CONSTANTS = 'constexprs' if 'constexprs' in inspect.signature(ASTSource).parameters else 'constants' # in Triton 3.2, of torch 2.6
+SIGNATURE = {a: '*i64' if a in triton_kernels.ARGUMENTS[:3] else '*fp64' for a in triton_kernels.ARGUMENTS}
 
 
 def compiled(program):
     "Each kernel's name, text for a GPU, and what it takes of it"
     found = triton_kernels.functions(triton_kernels.source(program))
-    absent = [a for a, wanted in zip(triton_kernels.ARGUMENTS[3:], (program.sums, program.sums, program.totals, program.totals)) if not wanted]
-    signature = {a: '*i64' if a in triton_kernels.ARGUMENTS[:3] else NONE if a in absent else '*fp64' for a in triton_kernels.ARGUMENTS}
     for name in (name for phase in program.passes for name, _ in phase):
-        kernel = ASTSource(fn=found[name], signature=signature, **{CONSTANTS: dict.fromkeys(absent)})
+        kernel = ASTSource(fn=found[name], signature=SIGNATURE, **{CONSTANTS: {}})
         asm = triton.compile(kernel, target=TARGET, options=triton_kernels.OPTIONS).asm
         yield name, asm['ptx'], asm['cubin']
 
@@ -189,7 +186,7 @@ def test_nothing_but_types_tells_kernels_apart(programs):
     kernel = triton_kernels.functions(sources.pop())['chunk0']
     bind = create_function_from_signature(kernel.signature, kernel.params, make_backend(TARGET))
     memory = torch.zeros(100, dtype=torch.int64)
-    keys = {str(bind(*[memory[i:]]*3, *[None]*4, **triton_kernels.OPTIONS)[1]) for i in range(3)}
+    keys = {str(bind(*[memory[i:]]*3, *[memory[i:].double()]*4, **triton_kernels.OPTIONS)[1]) for i in range(3)}
     assert len(keys) == 1, keys
 
 
@@ -197,6 +194,7 @@ def test_a_compiler_that_fails_is_no_crash(programs, monkeypatch):
     "The eager engine takes over, before anything has changed"
     first_step(oc.Adam)
     def broken(text): raise RuntimeError("no compiler")
+    without_gpu.install(monkeypatch.setattr)
     monkeypatch.setattr(triton_kernels, 'functions', broken)
     monkeypatch.setattr(Compilation, 'lowering', lambda self, device: triton_kernels)
     ps = params()
