@@ -16,6 +16,7 @@ import without_gpu
 from cases import CASES
 from helpers import params, set_grads
 from on_engines import stepped, ulps
+from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 import optimcb as oc
@@ -75,7 +76,7 @@ Compilation.lowering = lambda self, device: foreach if self.engine == 'foreach' 
 
 without_gpu.install()
 Launch._compiled = lambda self, function: function
-Launch._run = lambda self, kernel, count: kernel[(count,)](*self.arguments, **triton_kernels.OPTIONS)
+Launch._run = lambda self, kernel, count, arguments: kernel[(count,)](*arguments.tensors, **triton_kernels.OPTIONS)
 
 
 # Tests
@@ -146,6 +147,24 @@ def test_numbers_of_each_tensor():
     ps, gs = some(2500, 8, 1), [some(2500, 8, 1, seed=i) for i in range(3)]
     (_, want, ws), (_, got, s) = (stepped(e, ps, gs, [numbers], steps=3, lr=0.1) for e in ('eager', 'fused'))
     for a, b, t, u in zip(got, want, s, ws): assert ulps(a, b) == 0 and all(ulps(t[k], u[k]) == 0 for k in ('level', 'last', 'count'))
+@pytest.mark.parametrize('make', [oc.Lamb, oc.Adafactor, oc.Prodigy], ids=lambda o: o.__name__)
+def test_sums_of_many_chunks_are_joined_in_two_stages(make, monkeypatch):
+    "The same bits each time; to a few units in the last place as eager adds"
+    def steps(engine):
+        ps = params([(9000,), (1, 2), (5000,), ()])
+        opt = make(ps, lr=0.01, engine=engine)
+        for i in range(3):
+            set_grads(ps, i)
+            opt.step()
+        return ps, opt
+    monkeypatch.setattr(triton_kernels, 'JOIN', 2)
+    (ps, opt), (qs, _), (want, _) = steps('fused'), steps('fused'), steps('eager')
+    launches = [launch for found in opt._running.plan.launches.values() for launch, _ in found]
+    assert any(len(o.joins) == 2 for o in launches)
+    for p, q, r in zip(ps, qs, want):
+        assert ulps(p, q) == 0
+        torch.testing.assert_close(p, r, rtol=1e-5, atol=1e-6)
+
 def test_tensors_that_lie_anywhere():
     "At odd addresses, elements are loaded one by one; each tensor is told apart"
     flat, grad, res = *some(5000), *some(5000, seed=1), []
@@ -229,14 +248,29 @@ def test_gradients_of_a_step_that_the_device_may_skip_stay(monkeypatch):
     assert not any(p.grad.any() for p in ps)
 
 
+class OpsOfTorch(TorchDispatchMode):
+    "Takes down what torch computes of tensors that steppers get as hyper-parameters, as of `-lr`"
+    def __init__(self):
+        super().__init__()
+        self.done = []
+    def __torch_dispatch__(self, f, types, args=(), kwargs=None):
+        out = f(*args, **kwargs or {})
+        if f.__name__.split('.')[0] in ('neg', 'mul', 'div', 'add', 'sub', 'rsub', 'pow', 'sqrt', 'reciprocal'): self.done.append((out, f, args))
+        return out
+
+
 class Graph:
     "What `torch.cuda.CUDAGraph` does: takes kernels down, instead of running them, and runs them later with what then lies in memory"
-    def __init__(self, monkeypatch): self.m, self.kernels = monkeypatch, []
+    def __init__(self, monkeypatch): self.m, self.kernels, self.ops = monkeypatch, [], OpsOfTorch()
     def __enter__(self):
+        self.ops.__enter__()
         for o in (runner, captures): self.m.setattr(o, 'is_capturing', lambda: True)
-        self.m.setattr(Launch, '_run', lambda launch, kernel, count: self.kernels.append((kernel, count, list(launch.arguments))))
-    def __exit__(self, *args): self.m.undo()
+        self.m.setattr(Launch, '_run', lambda launch, kernel, count, arguments: self.kernels.append((kernel, count, list(arguments.tensors))))
+    def __exit__(self, *args):
+        self.m.undo()
+        self.ops.__exit__(*args)
     def replay(self):
+        for out, f, args in self.ops.done: out.copy_(f(*args))
         for kernel, count, arguments in self.kernels: kernel[(count,)](*arguments, **triton_kernels.OPTIONS)
 
 
@@ -362,7 +396,7 @@ def test_a_capturable_step_is_replayed_with_no_call_of_ours(make, monkeypatch):
     assert all(ulps(a, b) == 0 for a, b in zip(*res))
 
 def test_what_branches_on_the_step_is_not_capturable(monkeypatch):
-    with pytest.raises(RuntimeError, match="`radam_step` .* branches on a tensor's value"): ready(oc.RAdam, capturable=True)[1].step()
+    with pytest.raises(RuntimeError, match="`radam_step` .* branches on a tensor's value"): ready(oc.RAdam, capturable=True, engine='fused')
     ps = params(SIZES)
     opt = oc.RAdam(ps, lr=0.01, capturable=True, engine='auto')
     set_grads(ps, 0)

@@ -2,6 +2,7 @@
 buffers that they are sent from. Nothing here waits for the GPU."""
 import time
 from collections import deque
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +55,10 @@ class Buffers:
         return Buffer(pinned, pinned.numpy(), torch.cuda.Event())
 
 
+@cache
+def _other_stream(device) -> torch.cuda.Stream: return torch.cuda.Stream(device)
+
+
 class CapturedTable:
     """The table of a step that a CUDA graph captures.
 
@@ -63,7 +68,7 @@ class CapturedTable:
         size:int, # Numbers in a table
         device:torch.device # Of the graph
     ):
-        self.stream = torch.cuda.Stream(device)
+        self.stream = _other_stream(device)
         self.buffer = torch.ones(size + 1, dtype=torch.int64, pin_memory=True) # the last is a mark
         self.mark = torch.zeros(1, dtype=torch.int64, pin_memory=True)
         with torch.cuda.stream(self.stream):

@@ -5,7 +5,7 @@ hyper-parameter. `table` is sent in each step: for each member of a launch, a ro
 program's arguments, and for each tensor, a row of addresses, one per column. Two tables stay on the device.
 `chunks` has a row for each chunk of elements: its tensor, start and size, and the positions of its tensor's
 addresses and numbers in `table`. `tensors` has a row for each tensor: these positions, its size, its first
-chunk, and the one after its last."""
+chunk, and the one after its last. Where a tensor has many chunks, their sums are joined in groups first."""
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from optimcb.engines.c_compiler import CantBuild
 from optimcb.engines.cuda_memory import Buffers, CapturedTable, uploaded
 from optimcb.engines.launch import KernelLaunch
 from optimcb.engines.refusals import CantRun
-from optimcb.engines.triton_source import ARGUMENTS, CHUNK, PRELUDE, functions, source
+from optimcb.engines.triton_source import ARGUMENTS, JOIN, PRELUDE, chunk_of, functions, source
 
 __all__ = ['ARGUMENTS', 'OPTIONS', 'PRELUDE', 'Launch', 'functions', 'source']
 
@@ -25,22 +25,37 @@ __all__ = ['ARGUMENTS', 'OPTIONS', 'PRELUDE', 'Launch', 'functions', 'source']
 OPTIONS = {'num_warps': 4, 'enable_fp_fusion': False}
 TABLE = ARGUMENTS.index('table')
 COUNT = 2 # field of a row of `chunks`: the number of elements
+FIRST, LAST = 3, 4 # fields of a row of `tensors`
 KEPT = [] # memory that CUDA graphs may still read
 
 
-def _tables(parts, columns, slots) -> tuple[np.ndarray, np.ndarray]:
-    """Build `chunks` and `tensors`.
+def _tables(parts, columns, slots, chunk) -> tuple[np.ndarray, np.ndarray]:
+    """Build `chunks` of `chunk` elements, and `tensors`.
 
     `parts` lists, for each member, pairs of a parameter's size in this process and in all processes"""
     member = np.repeat(np.arange(len(parts)), list(map(len, parts)))
     sizes, unsharded_sizes = np.concatenate(parts).T
-    each, ends = np.arange(len(sizes)), np.cumsum(-(-sizes//CHUNK))
+    each, ends = np.arange(len(sizes)), np.cumsum(-(-sizes//chunk))
     rows = len(parts)*slots + each*columns
     tensors = np.stack([rows, member*slots, unsharded_sizes, np.append(0, ends[:-1]), ends], 1)
     of = np.repeat(each, np.diff(ends, prepend=0))
-    start = (np.arange(ends[-1]) - tensors[of, 3])*CHUNK
-    counts = np.minimum(CHUNK, sizes[of] - start)
+    start = (np.arange(ends[-1]) - tensors[of, FIRST])*chunk
+    counts = np.minimum(chunk, sizes[of] - start)
     return np.stack([of, start, counts, tensors[of, 0], tensors[of, 1]], 1), tensors
+
+
+def _groups(tensors) -> tuple[np.ndarray, np.ndarray]:
+    """Build tables like `tensors` for joins in two stages: first and last chunk of each group, first and last
+    group of each tensor"""
+    first, last = tensors[:, FIRST], tensors[:, LAST]
+    counts = np.maximum(1, -(-(last - first)//JOIN))
+    ends = np.cumsum(counts)
+    of = np.repeat(np.arange(len(tensors)), counts)
+    groups, of_groups = np.zeros((ends[-1], tensors.shape[1]), np.int64), np.zeros_like(tensors)
+    groups[:, FIRST] = first[of] + (np.arange(ends[-1]) - (ends - counts)[of])*JOIN
+    groups[:, LAST] = np.minimum(groups[:, FIRST] + JOIN, last[of])
+    of_groups[:, FIRST], of_groups[:, LAST] = ends - counts, ends
+    return groups, of_groups
 
 
 class Kernel(NamedTuple):
@@ -49,6 +64,14 @@ class Kernel(NamedTuple):
     run: Any # Launches it
     function: Any # Its handle
     metadata: Any # For `run`
+
+
+class Arguments:
+    "Arguments of kernels: tensors, and their addresses."
+    def __init__(self,
+        *tensors:torch.Tensor # In the order of `ARGUMENTS`
+    ):
+        self.tensors, self.pointers = list(tensors), [t.data_ptr() for t in tensors]
 
 
 class Launch(KernelLaunch):
@@ -69,7 +92,7 @@ class Launch(KernelLaunch):
         self.memory = self.host[numbers:].reshape(self.rows[-1], -1)
         self._place_all()
         sizes = [[(p.numel(), unsharded(p).numel()) for p in a.params] for a, _ in members]
-        tables = _tables(sizes, len(columns), len(self.program.slots))
+        tables = _tables(sizes, len(columns), len(self.program.slots), chunk_of(self.program))
         self.count = dict(zip(('chunks', 'tensors'), map(len, tables)))
         with self._here():
             self._allocate(tables)
@@ -84,9 +107,16 @@ class Launch(KernelLaunch):
         self.yields, self.totals = room(self.count['tensors'], totals), room(1, totals)
         self.table = torch.empty(len(self.host), dtype=torch.int64, device=self.device)
         self.buffers = Buffers(len(self.host))
-        on_device = [uploaded(t, self.device) for t in tables]
-        self.arguments = [*on_device, self.table, partial, self.sums, self.yields, self.totals]
-        self.pointers = [t.data_ptr() for t in self.arguments]
+        chunks, tensors = (uploaded(t, self.device) for t in tables)
+        rest = self.yields, self.totals
+        self.arguments = Arguments(chunks, tensors, self.table, partial, self.sums, *rest)
+        self.joins = [(self.count['tensors'], self.arguments)]
+        groups, of_groups = _groups(tables[1])
+        if sums and len(groups) > len(of_groups):
+            found, of_found = (uploaded(t, self.device) for t in (groups, of_groups))
+            middle = room(len(groups), sums)
+            self.joins = [(len(groups), Arguments(chunks, found, self.table, partial, middle, *rest)),
+                          (len(of_groups), Arguments(chunks, of_found, self.table, middle, self.sums, *rest))]
         self.stream = self._current_stream()
         self.streams = {self.stream} # that the memory is used on
 
@@ -95,21 +125,26 @@ class Launch(KernelLaunch):
         try:
             known = functions(text)
             passes = self.program.passes
-            self.kernels = [[(self._compiled(known[name]), self.count[over]) for name, over in o]
-                            for o in passes]
+            self.kernels = [[o for step in steps for o in self._launches(known, *step)] for steps in passes]
         except Exception as e:
             raise CantBuild(f"Triton can't build a kernel ({type(e).__name__}: {e}).") from None
 
+    def _launches(self, known, name, over) -> list:
+        "What is launched for a function: a kernel, its grid and its arguments; joins may have two stages"
+        kernel = self._compiled(known[name])
+        if name.startswith('join'): return [(kernel, *o) for o in self.joins]
+        return [(kernel, self.count[over], self.arguments)]
+
     def _compiled(self, function):
         "Compile a kernel, and load it"
-        compiled = function.warmup(*self.arguments, grid=(1,), **OPTIONS)
+        compiled = function.warmup(*self.arguments.tensors, grid=(1,), **OPTIONS)
         run = compiled.run # loads it
         return Kernel(compiled, run, compiled.function, compiled.packed_metadata)
 
-    def _run(self, kernel, count):
+    def _run(self, kernel, count, arguments):
         "Launch a kernel as Triton does in the end, without what it looks up in each launch before"
         no_hooks = None, None, None
-        kernel.run(count, 1, 1, self.stream, kernel.function, kernel.metadata, *no_hooks, *self.pointers)
+        kernel.run(count, 1, 1, self.stream, kernel.function, kernel.metadata, *no_hooks, *arguments.pointers)
 
     def _here(self):
         "Switch to the device, if it isn't the current one"
@@ -120,7 +155,7 @@ class Launch(KernelLaunch):
 
     def _use(self, table):
         "Let the next kernels read a table"
-        self.arguments[TABLE], self.pointers[TABLE] = table, table.data_ptr()
+        self.arguments.tensors[TABLE], self.arguments.pointers[TABLE] = table, table.data_ptr()
 
     def start(self,
         recordings:list, # Of each member
@@ -139,7 +174,9 @@ class Launch(KernelLaunch):
         self.stream = self._current_stream()
         if self.stream in self.streams: return
         self.streams.add(self.stream)
-        for t in self.arguments: t.record_stream(torch.cuda.current_stream())
+        stream = torch.cuda.current_stream()
+        for _, arguments in ((0, self.arguments), *self.joins):
+            for t in arguments.tensors: t.record_stream(stream)
 
     def call(self, i):
         "Call the functions at the end of phase `i`, and send the addresses of their results."
@@ -150,8 +187,8 @@ class Launch(KernelLaunch):
     def phase(self, i) -> dict[int, torch.Tensor]:
         "Launch a phase; return the sums of the values that it yields, by round, on the device."
         with self._here():
-            for kernel, count in self.kernels[i]:
-                if count: self._run(kernel, count)
+            for kernel, count, arguments in self.kernels[i]:
+                if count: self._run(kernel, count, arguments)
             if self.sharding: self._gather_sums(i, self.sums)
             return self._yielded(i)
 
@@ -202,7 +239,7 @@ class Launch(KernelLaunch):
         one number. The launch can't be used any more, and its memory is kept."""
         with self._here():
             nowhere = torch.zeros(1, dtype=torch.int64, device=self.device)
-            self.arguments[0][:, COUNT].zero_()
+            self.arguments.tensors[0][:, COUNT].zero_()
             table.table[self.numbers.size:] = nowhere.data_ptr()
-            KEPT.append((self.arguments, table, nowhere))
+            KEPT.append((self.arguments, self.joins, table, nowhere))
             torch.cuda.synchronize(self.device) # then no replay under way uses what is freed next

@@ -361,6 +361,66 @@ def test_a_cuda_graph_with_other_learning_rates(make):
     for p, q in zip(*res): torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
 
 
+def with_graph(opt):
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph): opt.step()
+    return graph
+
+
+@gpu
+def test_two_graphs_that_are_replayed_with_and_without_new_numbers():
+    "A replay without has those of the capture"
+    (ps, opt), (qs, other) = stepping(oc.AdamW, n=3), stepping(oc.AdamW, n=3)
+    for p, q in zip(ps, qs):
+        q.data.copy_(p.data)
+        q.grad.copy_(p.grad)
+    other.load_state_dict(opt.state_dict())
+    other.step()
+    first = with_graph(opt)
+    first.replay()
+    for p, q in zip(ps, qs): torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
+    for o in (opt, other): o.set_hyper('lr', 0.1)
+    opt.step()
+    other.step()
+    second = with_graph(opt)
+    for p in ps: p.data.zero_()
+    opt.set_hyper('lr', 0.)
+    for graph in (first, second):
+        opt.before_replay()
+        graph.replay()
+    assert not any(p.any() for p in ps)
+
+
+@gpu
+@pytest.mark.parametrize('free', [lambda opt: opt.load_state_dict(opt.state_dict()), lambda opt: opt.clear_state(), lambda opt: setattr(opt, 'engine', 'fused')],
+                         ids=['load_state_dict', 'clear_state', 'engine'])
+def test_a_replay_after_state_has_gone_changes_nothing(free):
+    ps, opt = stepping(oc.Lamb, n=3)
+    opt.step()
+    graph = with_graph(opt)
+    with pytest.warns(UserWarning, match='a replay of it changes no parameter'): free(opt)
+    before = [p.detach().clone() for p in ps]
+    junk = [torch.full((3000,), float('nan'), device='cuda') for _ in range(100)] # where state was
+    graph.replay()
+    assert all(map(torch.equal, ps, before)) and all(x.isnan().all() for x in junk)
+
+
+@gpu
+@pytest.mark.parametrize('make', [oc.SGD, oc.AdamW, oc.Lamb], ids=lambda o: o.__name__)
+def test_a_capturable_step_is_replayed_with_no_call(make):
+    res = []
+    for is_captured in (False, True):
+        torch.manual_seed(0)
+        ps, opt = stepping(lambda ps, lr: make(ps, lr=torch.tensor(lr), capturable=True), n=3)
+        for _ in range(2): opt.step()
+        run = with_graph(opt).replay if is_captured else opt.step
+        for i in range(5):
+            opt.param_groups[0]['lr'].fill_(0.01/(i + 1))
+            run()
+        res.append([p.detach().clone() for p in ps])
+    for p, q in zip(*res): torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
+
+
 @gpu
 def test_a_scaler_on_the_gpu():
     "As torch's fused AdamW, steps that are skipped included; nothing waits but for a step that is done"

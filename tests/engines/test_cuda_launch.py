@@ -68,10 +68,10 @@ def test_a_launch_is_what_triton_would_hand_on(fake):
     "By its own way, with all that it looks up; arguments are addresses instead of tensors"
     _, opt, launch = ready(oc.Lamb)
     known = triton_kernels.functions(triton_kernels.source(launch.program))
-    for (kernel, count), name in zip(launch.kernels[0], ('chunk0', 'join0', 'chunk1')):
+    for (kernel, count, arguments), name in zip(launch.kernels[0], ('chunk0', 'join0', 'chunk1')):
         fake.launched.clear()
-        launch._run(kernel, count)
-        known[name][(count,)](*launch.arguments, **triton_kernels.OPTIONS)
+        launch._run(kernel, count, arguments)
+        known[name][(count,)](*arguments.tensors, **triton_kernels.OPTIONS)
         (_, ours), (_, tritons) = fake.launched
         assert list(map(str, ours[:6])) == list(map(str, tritons[:6])) # after it: what is told to profilers
         assert list(ours[9:]) == [t.data_ptr() for t in tritons[9:]] and len(ours) == 9 + len(triton_kernels.ARGUMENTS)
@@ -83,10 +83,30 @@ def test_kernels_are_loaded_once(fake):
 
 def test_arguments_are_the_same_in_each_step(fake):
     _, opt, launch = ready(oc.AdamW)
-    before = list(launch.pointers)
+    before = list(launch.arguments.pointers)
     fake.launched.clear()
     for _ in range(3): opt.step()
-    assert len({args[9:] for _, args in fake.launched}) == 1 and launch.pointers == before
+    assert len({args[9:] for _, args in fake.launched}) == 1 and launch.arguments.pointers == before
+
+def test_large_tensors_have_joins_in_two_stages(fake, monkeypatch):
+    "Of which the second adds what the first has found"
+    monkeypatch.setattr(triton_kernels, 'JOIN', 2)
+    _, opt, launch = ready(oc.Lamb)
+    fake.launched.clear()
+    opt.step()
+    assert [(name, args[0]) for name, args in fake.launched] == [('chunk0', 5), ('join0', 4), ('join0', 3), ('chunk1', 5)]
+    (_, first), (_, second) = fake.launched[1:3]
+    assert first[9 + 4] == second[9 + 3] != second[9 + 4] == launch.sums.data_ptr()
+
+@pytest.mark.parametrize('make, dtype, elements', [(oc.AdamW, torch.float32, 1024), (oc.SGD, torch.float32, 1024), (oc.SGD, torch.bfloat16, 2048),
+                                                   (oc.AdamW, torch.bfloat16, 1024), (oc.AdamW, torch.float64, 1024)], ids=str)
+def test_chunks_have_more_elements_where_these_are_small(make, dtype, elements, fake):
+    ps = params([(5000,)], dtype)
+    opt = make(ps, lr=0.01, engine='fused')
+    set_grads(ps)
+    for _ in range(3): opt.step()
+    (launch, _), = next(iter(opt._running.plan.launches.values()))
+    assert launch.count['chunks'] == -(-5000//elements)
 
 def test_parameters_without_elements_launch_nothing(fake):
     p = torch.nn.Parameter(torch.ones(0))
