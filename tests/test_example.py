@@ -23,12 +23,14 @@ def run(capsys, *args):
     return capsys.readouterr().out
 
 
-def rows(out): return [line.split() for line in out[out.index('optimizer  '):].splitlines()[1:] if line.strip() and 'drawn' not in line]
+def rows(out):
+    return [line.split() for line in out[out.index('optimizer  '):].splitlines()[1:] if line.strip() and 'drawn' not in line]
 
 
 def test_digits(capsys, tmp_path):
     out = run(capsys, *SMALL, '--opts', 'sgd', 'ranger', '--plot', tmp_path/'losses.png')
-    assert [r[0] for r in rows(out)] == ['sgd', 'ranger'] and all(len(r) == 6 and 0 <= float(r[4][:-1]) <= 100 for r in rows(out))
+    assert [r[0] for r in rows(out)] == ['sgd', 'ranger'] and all(len(r) == 6 and 0 <= float(r[4][:-1]) <= 100
+                                                                  for r in rows(out))
     assert (tmp_path/'losses.png').read_bytes().startswith(b'\x89PNG')
     again = run(capsys, *SMALL, '--opts', 'ranger', '--plot', tmp_path/'losses.png')
     assert rows(again)[0][1:5] == rows(out)[1][1:5] # the seed fixes weights, batches and augmentation, whoever trained before
@@ -38,7 +40,8 @@ def test_digits(capsys, tmp_path):
 def test_a_folder_and_a_found_learning_rate(capsys, tmp_path):
     data = imagenette.digits_folder(tmp_path/'data')
     assert sum(1 for _ in data.rglob('*.png')) == 1797
-    out = run(capsys, *SMALL, '--data', data, '--opts', 'momentum', '--lr', 'find', '--bs', '16', '--plot', tmp_path/'losses.png')
+    out = run(capsys, *SMALL, '--data', data, '--opts', 'momentum', '--lr', 'find', '--bs', '16', '--plot',
+              tmp_path/'losses.png')
     assert 1e-7 < float(rows(out)[0][1]) < 10
 
 
@@ -87,4 +90,5 @@ def test_no_network_is_one_line(monkeypatch):
     import fastai.data.external
     def untar_data(*args, **kwargs): raise URLError('Name or service not known')
     monkeypatch.setattr(fastai.data.external, 'untar_data', untar_data)
-    with pytest.raises(SystemExit, match="imagenette.py: Imagenette can't be downloaded .*Is there a network"): imagenette.main(['--data', 'imagenette'])
+    with pytest.raises(SystemExit, match="imagenette.py: Imagenette can't be downloaded .*Is there a network"):
+        imagenette.main(['--data', 'imagenette'])

@@ -23,8 +23,13 @@ class Captured(NamedTuple):
 
 
 class Captures:
-    "All steps of a plan that CUDA graphs have captured."
-    def __init__(self): self.plan, self.steps = None, []
+    """All steps of a plan that CUDA graphs have captured.
+
+    `known` are the launches that the plan knew then; a plan of other parameters has others."""
+    def __init__(self): self.plan, self.known, self.steps = None, None, []
+
+    def _are_of(self, plan) -> bool:
+        return plan is not None and plan is self.plan and plan.launches is self.known
 
     def check(self,
         plan, # Plan of the step that is being captured
@@ -55,7 +60,7 @@ class Captures:
         tables:list # Of each launch
     ):
         "Note a step that was captured."
-        self.plan = plan
+        self.plan, self.known = plan, plan.launches
         self.steps.append(Captured(launches, tables, plan.grad_ptrs))
 
     def renew(self,
@@ -64,7 +69,7 @@ class Captures:
         hypers:list[dict] # Hyper-parameters of each group
     ):
         "Send all captured steps the numbers of the next one. Returns what it runs. Raises `CantRun`."
-        if not self.steps or plan is not self.plan or plan.refrozen():
+        if not self.steps or not self._are_of(plan) or plan.refrozen():
             raise CantRun("no step was captured in a CUDA graph, or parameters or state have changed since. "
                           "Capture `opt.step()` after some steps.")
         try: prepared = compilation.prepare(plan, hypers, NOT_SCALED)
@@ -78,13 +83,19 @@ class Captures:
                 launch.renew([prepared.recordings[i] for i in indices], plan, step.grads, table)
         return prepared
 
+    def keep_for(self,
+        plan # The plan of the next step
+    ):
+        "Drop what was captured if it is of another plan."
+        if self.steps and not self._are_of(plan): self.drop()
+
     def drop(self):
         "Disarm what was captured, as its plan is dropped, and warn."
         if not self.steps: return
         if is_capturing():
             raise CantRun("a CUDA graph can't have this step, since parameters or state have changed: "
                           "take some steps before.")
-        steps, self.plan, self.steps = self.steps, None, []
+        steps, self.plan, self.known, self.steps = self.steps, None, None, []
         for step in steps:
             for (launch, _), table in zip(step.launches, step.tables): launch.disarm(table)
         warn("a CUDA graph has captured a step of this optimizer, whose parameters, state or engine have "

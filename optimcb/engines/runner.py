@@ -1,9 +1,8 @@
-"""The owner of a step: it runs kernels where they can be had, the eager engine for the rest, and undoes what
-fails.
+"""The owner of a step: run kernels where possible and the eager engine for the rest, and undo failures.
 
 A step goes through these files: `plan` groups the parameters into buckets, `compilation` finds the
-launches that step them, and `launch` runs those, in phases. Only the last phase stores anything. What
-can't run as a kernel is stepped before it."""
+launches that step them, and `launch` runs those, in phases. Only the last phase stores anything. Parameters
+without a kernel are stepped before it."""
 from functools import partial
 
 import torch
@@ -42,7 +41,8 @@ class Runner:
         self.plan = self.pending = None
         self.captures = Captures()
         self.shards = Shards()
-        self.tried_for, self.tried = None, set() # a composition, and what the eager engine has stepped by it
+        # what the eager engine has stepped: a composition; parameters, layouts and names of hyper-parameters
+        self.tried_for, self.tried = None, set()
 
     composition = property(lambda self: self.compilation and self.compilation.composition,
                            doc="The composition that was stepped last; "
@@ -69,14 +69,14 @@ class Runner:
         target, # The optimizer, or one of its parameters, with `param_groups`, `state` and `tracked`
         composition, # The optimizer's composition
         hypers:list[dict], # Hyper-parameters of each of the target's groups
-        scaling:Scaling=NOT_SCALED # What the gradients were multiplied by, and whether to skip the step
+        scaling:Scaling=NOT_SCALED # Scale and skip flag of a GradScaler
     ) -> set:
         """Step all parameters that have a gradient and aren't frozen. Return the names of new state.
 
-        Nothing is stored before it is known that all of the step can be done: kernels store in their last
-        phase, after the eager engine has stepped what is left to it, and what that meets for the first
-        time is tried. Raises `MissingName`, `CantRun` if an engine that was asked for by name can't run
-        it, and what a stepper raises."""
+        Nothing is stored until the whole step is known to succeed: kernels store in their last phase, after
+        the eager engine has stepped the rest; anything new to the eager engine is stepped with rollback.
+        Raises `MissingName`, `CantRun` if an engine that was requested by name can't run it, and the
+        errors of steppers."""
         if composition.skips_nonfinite:
             grads = [grad_of(p, target.tracked) for p in _params(target)]
             scaling = scaling.or_nonfinite([g for g in grads if g is not None])
@@ -86,14 +86,12 @@ class Runner:
         if fill and (self.plan is None or self.plan.shardings): fill() # else the plan has seen the masks
         if self.engine == 'eager':
             return self._step_eagerly(composition, self._eager_work(target, hypers), hypers, scaling)
-        made, stepped = self._step_by_kernels(target, composition, hypers, scaling, fill)
-        torch.autograd.graph.increment_version(stepped)
-        return made
+        return self._step_by_kernels(target, composition, hypers, scaling, fill)
 
     # Kernels
 
-    def _step_by_kernels(self, target, composition, hypers, scaling, fill_masks) -> tuple[set, list]:
-        "Step all parameters. Return the names of new state, and the parameters that kernels have stepped"
+    def _step_by_kernels(self, target, composition, hypers, scaling, fill_masks) -> set:
+        "Step all parameters. Return the names of new state"
         self.settle()
         if self.compilation is None or composition is not self.compilation.composition:
             self.plan = None
@@ -101,6 +99,7 @@ class Runner:
         while True:
             try:
                 plan = self._current_plan(target, composition, fill_masks)
+                self.captures.keep_for(plan)
                 plan.zeroes = self.zeroes and may_store_zeros(plan, scaling)
                 known = len(plan.launches)
                 prepared = self.compilation.prepare(plan, hypers, scaling)
@@ -110,8 +109,8 @@ class Runner:
             except Changed: self.plan = None
         if plan.zeroes: self.zeroed = zeroed_by_kernels(plan, prepared.programs)
         plan.release()
-        if any(program.new for program in prepared.programs): self.plan = None # it doesn't have the new state
-        return made, self.shards.close(plan.flat)
+        plan.bump_versions(self.shards.close(plan.flat))
+        return made
 
     def _current_plan(self, target, composition, fill_masks) -> Plan:
         "Return the current plan, rebuilt if it is no longer valid"
@@ -123,7 +122,6 @@ class Runner:
                 return self.plan
             except Changed: pass
         if fill_masks: fill_masks()
-        self.captures.drop()
         self.plan = Plan(seen, composition, self.compilation.refusals)
         return self.plan
 
@@ -143,28 +141,30 @@ class Runner:
                 made |= self._step_eagerly(composition, self._leftovers(plan, hypers), hypers, scaling)
             store(launches)
             self.pending = pending
-            if capturing: self.captures.add(plan, prepared.launches, tables) # it is not done yet
+            if capturing: self.captures.add(plan, prepared.launches, tables) # it isn't executed yet
             else: made |= self._count(plan, prepared)
             return made
         except OutputMismatch as e: # before anything has changed
             self.compilation.refusals.add(f"{e}")
             raise Changed from None
         except BaseException:
-            self.plan = None # it was broken off on the way: only the state itself tells how far it came
+            self.plan = None # the step was interrupted: only the state shows how far it got
             raise
 
     def _count(self, plan, prepared:Prepared) -> set:
         "Put the numbers that a step has made into the states. Return the names of new state"
-        made = set()
+        made, first = set(), 0
         for bucket, recording, program in zip(plan.buckets, prepared.recordings, prepared.programs):
             new = {*program.new, *recording.numbers} - bucket.numbers.keys()
             made |= new
+            if new or program.new: self.plan = None # it doesn't have the new state
             if self.pending:
                 states = [*bucket.states, *self.shards.of_optimizer(bucket.params)]
                 self.pending.note(states, new, dict(bucket.numbers))
             for name, v in recording.numbers.items():
                 bucket.numbers[name] = v
-                plan.put(bucket.states, name, v)
+                plan.put(bucket, first, name, v)
+            first += len(bucket)
         return made
 
     def settle(self):
@@ -186,10 +186,10 @@ class Runner:
         return [(*self.shards.original(p, state), hypers[i]) for p, state, i in plan.eager]
 
     def _step_eagerly(self, composition, work, hypers, scaling) -> set:
-        """Step parameters by the eager engine. Return the names of new state, as far as it was tried.
+        """Step parameters with the eager engine. Return the names of new state, of steps with rollback only.
 
-        A parameter, a layout of a gradient or names of hyper-parameters that are new to it are tried: if
-        that fails, nothing has changed."""
+        A parameter, gradient layout or set of hyper-parameters that is new to it is stepped with rollback:
+        if that fails, nothing has changed."""
         if not work or scaling.skips(): return set()
         if self.tried_for is not composition: self.tried_for, self.tried = composition, set()
         new = {(id(p), p.grad.layout) for p, *_ in work}.union(map(frozenset, hypers)) - self.tried
@@ -206,7 +206,7 @@ class Runner:
     def renew(self,
         hypers:list[dict] # Hyper-parameters of each group
     ):
-        "Make the step that a CUDA graph has captured the next one. Raises `CantRun`."
+        "Update a captured step's numbers for its next replay. Raises `CantRun`."
         self.settle()
         prepared = self.captures.renew(self.plan, self.compilation, hypers)
         self._count(self.plan, prepared)

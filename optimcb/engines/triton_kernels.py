@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from optimcb._compat.dtensors import unsharded
 from optimcb.engines.c_compiler import CantBuild
 from optimcb.engines.cuda_memory import Buffers, CapturedTable, uploaded
 from optimcb.engines.launch import KernelLaunch
@@ -29,14 +28,11 @@ FIRST, LAST = 3, 4 # fields of a row of `tensors`
 KEPT = [] # memory that CUDA graphs may still read
 
 
-def _tables(parts, columns, slots, chunk) -> tuple[np.ndarray, np.ndarray]:
-    """Build `chunks` of `chunk` elements, and `tensors`.
-
-    `parts` lists, for each member, pairs of a parameter's size in this process and in all processes"""
-    member = np.repeat(np.arange(len(parts)), list(map(len, parts)))
-    sizes, unsharded_sizes = np.concatenate(parts).T
+def _tables(member, sizes, unsharded_sizes, columns, slots, chunk) -> tuple[np.ndarray, np.ndarray]:
+    """Build `chunks` of `chunk` elements, and `tensors`, from each parameter's member, and its sizes in this
+    process and in all"""
     each, ends = np.arange(len(sizes)), np.cumsum(-(-sizes//chunk))
-    rows = len(parts)*slots + each*columns
+    rows = (member[-1] + 1)*slots + each*columns
     tensors = np.stack([rows, member*slots, unsharded_sizes, np.append(0, ends[:-1]), ends], 1)
     of = np.repeat(each, np.diff(ends, prepend=0))
     start = (np.arange(ends[-1]) - tensors[of, FIRST])*chunk
@@ -81,18 +77,20 @@ class Launch(KernelLaunch):
     addresses. Raises `Unsupported` and `CantBuild`."""
     def __init__(self,
         members:list, # `(bucket, program)`: programs with the same key
-        at:list # Of each of them, the index of its first parameter in the plan
+        at:list, # Of each of them, the index of its first parameter in the plan
+        plan # Plan, which knows where parameters and state lie
     ):
-        super().__init__(members, at)
+        super().__init__(members, at, plan)
         self.device = members[0][0].example.device
         text = source(self.program)
         columns, numbers = self.columns, len(members)*len(self.program.slots)
         self.host = np.zeros(numbers + self.rows[-1]*len(columns), np.int64)
         self.numbers = self.host[:numbers].view(np.float64).reshape(len(members), -1)
         self.memory = self.host[numbers:].reshape(self.rows[-1], -1)
-        self._place_all()
-        sizes = [[(p.numel(), unsharded(p).numel()) for p in a.params] for a, _ in members]
-        tables = _tables(sizes, len(columns), len(self.program.slots), chunk_of(self.program))
+        self._place_all(plan)
+        sizes = plan.sizes[self.places], plan.unsharded_sizes[self.places]
+        chunk = chunk_of(self.program)
+        tables = _tables(self.member, *sizes, len(columns), len(self.program.slots), chunk)
         self.count = dict(zip(('chunks', 'tensors'), map(len, tables)))
         with self._here():
             self._allocate(tables)

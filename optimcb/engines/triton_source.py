@@ -51,7 +51,7 @@ def chunk_of(
 
 
 def source(
-    program:Program # What one step does
+    program:Program # Program of a step
 ) -> str:
     "Write a program in Triton. Raises `Unsupported`."
     writer = _Writer(program)

@@ -39,8 +39,10 @@ def gpu(test): return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_avail
 @pytest.mark.slow
 def test_numbers_by_the_interpreter():
     "In a process of its own, since Triton asks for its interpreter when it is imported"
-    env = {**os.environ, 'TRITON_INTERPRET': '1', 'PYTHONPATH': os.pathsep.join([str(HERE), str(HERE/'engines'), os.environ.get('PYTHONPATH', '')]), 'OPTIMCB_CASES': '6'}
-    command = [sys.executable, '-m', 'pytest', '-n0', '-q', '-p', 'interpreted', 'interpreted.py', 'engines/test_engines.py', 'tracing/test_operations.py', 'engines/test_by_torch.py', '-k', NOT]
+    folders = str(HERE), str(HERE/'engines'), os.environ.get('PYTHONPATH', '')
+    env = {**os.environ, 'TRITON_INTERPRET': '1', 'PYTHONPATH': os.pathsep.join(folders), 'OPTIMCB_CASES': '6'}
+    command = [sys.executable, '-m', 'pytest', '-n0', '-q', '-p', 'interpreted', 'interpreted.py',
+               'engines/test_engines.py', 'tracing/test_operations.py', 'engines/test_by_torch.py', '-k', NOT]
     res = subprocess.run(command, cwd=HERE, env=env, capture_output=True, text=True)
     assert res.returncode == 0, res.stdout[-4000:]
 
@@ -144,7 +146,8 @@ def test_every_function_compiles(dtype, programs):
     "And what NVIDIA computes is computed in float64: in float32 its functions flush denormals"
     def all_of_them(p):
         x = p.data
-        for o in (o for o in OPS if '{1}' not in OPS[o].text and o not in ('cast', 'cube', 'cube_root')): x = getattr(torch, o)(x).to(p.dtype)
+        for o in (o for o in OPS if '{1}' not in OPS[o].text and o not in ('cast', 'cube', 'cube_root')):
+            x = getattr(torch, o)(x).to(p.dtype)
         x = torch.copysign(torch.hypot(x**(1/3), torch.atan2(x, p.grad))**x, p.grad).lerp(p.grad, x)
         return {'out': F.softplus(x), 'most': torch.fmin(torch.maximum(x, p.grad), p.grad)}
     first_step(lambda ps, lr: Optimizer(ps, [all_of_them]), dtype)
@@ -155,7 +158,8 @@ def test_every_function_compiles(dtype, programs):
 
 
 def odd(p, lr, prev=None, seen=None, count=None, total=False):
-    if prev is None: prev, seen, count = torch.zeros_like(p, dtype=torch.float32), torch.zeros_like(p, dtype=torch.bool), torch.zeros((), dtype=torch.int64)
+    if prev is None:
+        prev, seen, count = torch.zeros_like(p, dtype=torch.float32), torch.zeros_like(p, dtype=torch.bool), torch.zeros((), dtype=torch.int64)
     norm = yield p.grad.pow(2).sum()
     p.data.add_((p.grad*prev/norm.sqrt()).to(p.dtype), alpha=-lr)
     return {'prev': p.grad.float(), 'seen': seen | (p.data > 0), 'count': count + 1}
@@ -166,7 +170,8 @@ def test_threads_wait_before_they_overwrite_what_others_load(programs):
     first_step(lambda ps, lr: Optimizer(ps, [odd], lr=lr), torch.bfloat16, steps=2)
     kernels = {name: ptx for name, ptx, _ in compiled(next(p for p in programs[::-1] if not all(s.extent is PER_ELEMENT for s in p.stores)))}
     assert list(kernels) == ['chunk0', 'join0', 'tensor1', 'chunk2', 'tensor2']
-    for part in kernels['chunk2'].split('bra.uni')[:2]: assert re.search(r'ld\.global.*bar\.sync.*st\.global', part, re.DOTALL)
+    for part in kernels['chunk2'].split('bra.uni')[:2]:
+        assert re.search(r'ld\.global.*bar\.sync.*st\.global', part, re.DOTALL)
     programs.clear()
     first_step(oc.Adam)
     assert 'debug_barrier' not in triton_kernels.source(programs[0])
@@ -208,7 +213,8 @@ def on_gpu(make, steps=5, device='cuda', dtype=torch.float32, each=lambda opt, i
     "Parameters on the eager engine of the CPU, and on a GPU"
     res = []
     for d, engine in (('cpu', 'eager'), (device, 'fused')):
-        ps = [torch.nn.Parameter(p.detach().to(d)) for p in params([(3, 4), (5,), (2, 3, 2, 2), (), (5000,), (1023,)], dtype)]
+        ps = [torch.nn.Parameter(p.detach().to(d))
+              for p in params([(3, 4), (5,), (2, 3, 2, 2), (), (5000,), (1023,)], dtype)]
         opt = make([{'params': ps[:2]}, {'params': ps[2:], 'lr': 0.003}], lr=0.01)
         opt.engine = engine
         for i in range(steps):

@@ -1,4 +1,4 @@
-"Compare optimizers on the same Learner and seeds: a table, and curves with their spread."
+"Train with each optimizer on each seed."
 import gc
 import inspect
 import random
@@ -10,67 +10,12 @@ import numpy as np
 import torch
 
 from optimcb._compat.boundary import entry
+from optimcb.compare.comparison import Comparison
+from optimcb.compare.runs_file import RunsFile
 from optimcb.hypers.torch_names import suggest
-from optimcb.plots import _named, plot_curves
+from optimcb.plots import _name, _named
 
-__all__ = ['Comparison', 'compare']
-
-
-class Comparison:
-    """The results of `compare`, displayed as a table.
-
-    - `runs`: a row for each run and epoch, with `opt`, `seed`, `epoch`, `train_loss` (smoothed, as in
-      fastai), `valid_loss`, metrics and `seconds`.
-    - `losses`: for each optimizer, the training loss of each batch, an array of shape (seeds, steps), with
-      NaN after the end of a run that stopped early.
-    - `table`: a row for each optimizer: mean and standard deviation (`…_sd`) over seeds of the last epoch's
-      figures; the number of runs that `diverged`, by a loss that isn't finite, and are left out of the means;
-      the median `seconds` of an epoch; and the final `state_bytes` per parameter element.
-    """
-    def __init__(self,
-        done:list # A dict for each run: `opt`, `seed`, `rows`, `losses`, `diverged`, `state_bytes`
-    ):
-        import pandas as pd
-        whole = pd.DataFrame(done)
-        rows = []
-        for o in done:
-            rows += [dict(opt=o['opt'], seed=o['seed'], epoch=i, **row) for i, row in enumerate(o['rows'])]
-        self.runs = pd.DataFrame(rows, columns=None if rows else ['opt', 'seed', 'epoch', 'seconds'])
-        self.figures = [k for k in self.runs if k not in ('opt', 'seed', 'epoch')]
-        finite = whole[~whole.diverged][['opt', 'seed']]
-        last = self.runs.groupby(['opt', 'seed']).tail(1).merge(finite).groupby('opt')
-        table = {}
-        for k in self.figures:
-            if k != 'seconds': table |= {k: last[k].mean(), f'{k}_sd': last[k].std()}
-        by_opt = whole.groupby('opt', sort=False)
-        table['seconds'] = self.runs.groupby('opt').seconds.median()
-        table['diverged'] = by_opt.diverged.sum()
-        table['state_bytes'] = by_opt.state_bytes.mean()
-        self.losses = {n: pd.DataFrame(list(o)).to_numpy() for n, o in by_opt.losses}
-        self.table = pd.DataFrame(table, list(self.losses))
-
-    def plot(self,
-        what:str='loss', # `'loss'` for the training loss of each batch, or a column of `runs`
-        ax=None, # matplotlib axes; default: new ones
-        **kwargs # Further arguments of `plots.plot_curves`: `smooth`, `log`, …
-    ):
-        "Plot a curve for each optimizer with its spread over seeds. Returns the axes."
-        if what == 'loss': return plot_curves(self.losses, ax, **{'ylabel': 'training loss', **kwargs})
-        if what not in self.figures:
-            raise ValueError(f"there is no `{what}` to plot. There are loss, {', '.join(self.figures)}.")
-        by_opt = self.runs.groupby('opt', sort=False)
-        curves = {n: g.pivot(index='seed', columns='epoch', values=what).to_numpy() for n, g in by_opt}
-        return plot_curves(curves, ax, **{'xlabel': 'epoch', 'ylabel': what, **kwargs})
-
-    def _shown(self):
-        shown, no_sd = {}, [np.nan]*len(self.table)
-        for k in self.figures:
-            pairs = zip(self.table[k], self.table.get(f'{k}_sd', no_sd))
-            shown[k] = [f'{m:#.4g} ± {s:.1g}'.removesuffix(' ± nan') for m, s in pairs]
-        return self.table.assign(**shown)[[*shown, 'diverged', 'state_bytes']]
-
-    def __repr__(self): return self._shown().to_string()
-    def _repr_html_(self): return self._shown().to_html()
+__all__ = ['compare']
 
 
 @entry
@@ -80,19 +25,22 @@ def compare(
     n_epoch:int=1, # Number of epochs of each run
     seeds:int|list=3, # Number of seeds, counted from 0, or a list of seeds
     fit:str|Callable='fit_one_cycle', # A Learner's method, or a function `fit(learn, n_epoch, **fit_kwargs)`
-    progress:bool=False, # Show one progress bar for all runs?
+    progress:bool=False, # Show one progress bar for all runs, with the time left?
+    figures:Callable=None, # Takes the trained Learner; returns a dict of further numbers for the table
+    file:str=None, # JSON file to keep finished runs in. Runs that are already in it aren't trained again
+    settings:dict=None, # What else all runs in `file` must have in common, as options of `make_learner`
     **fit_kwargs # Further arguments of `fit`, for all optimizers
 ) -> Comparison:
     """Train with each optimizer on each seed, which determines weights, batches and augmentation.
 
     These are the same for all optimizers, unless an optimizer draws random numbers itself. The global random
-    state is restored afterwards. Runs that diverge are counted. If a run raises, so does `compare`: the
-    exception names the run, and holds the finished runs in its attribute `comparison`. Raises `ValueError` or
-    `TypeError` for invalid arguments, before training.
+    state is restored afterwards. Runs that diverge are counted. If a run raises or is interrupted, so is
+    `compare`: the exception names the run, and holds the finished runs in its attribute `comparison`. They
+    are in `file`, too, and the same call goes on from there. Raises `ValueError` or `TypeError` for invalid
+    arguments, or if `file` holds runs of other arguments, before training.
     """
     try:
         from fastai.callback.schedule import no_random  # and the ways to fit
-        from fastprogress.fastprogress import progress_bar
     except ImportError as e:
         raise ImportError(f"compare trains fastai's Learners, but {e}. "
                           "Install it: pip install 'optimcb[fastai]'.") from None
@@ -101,20 +49,61 @@ def compare(
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError("`seeds` must be how many, 1 or more, or a list of ones that differ, "
                          f"but are {seeds}.")
-    done, weights, runs = [], {}, [(seed, name, *opts[name]) for seed in seeds for name in opts]
-    for seed, name, f, own in progress_bar(runs, leave=False) if progress else runs:
+    shared = {'n_epoch': n_epoch, 'fit': getattr(fit, '__name__', fit), **(settings or {})}
+    kept = None if file is None else RunsFile(file, shared)
+    done, todo = [], []
+    for seed in seeds:
+        for name, (f, own) in opts.items():
+            run = {'opt': name, 'seed': seed, 'how': {'opt_func': _name(f), **fit_kwargs, **own}}
+            found = kept.find(**run) if kept else None
+            if found: done.append(found)
+            else: todo.append(run)
+    weights, bar = {}, _Bar(len(todo)) if progress and todo else None
+    for i, run in enumerate(todo):
+        f, own = opts[run['opt']]
         try:
-            with no_random(seed):
-                found = _run(make_learner, f, seed, fit, n_epoch, {**fit_kwargs, **own}, weights)
-                done.append({'opt': name, 'seed': seed, **found})
+            with no_random(run['seed']):
+                if bar: bar.start(i, f"{run['opt']}, seed {run['seed']}")
+                found = _run(make_learner, f, run['seed'], fit, n_epoch, {**fit_kwargs, **own},
+                             weights, figures, bar)
+            done.append({**run, **found})
+            if kept: kept.add(done[-1])
         except BaseException as e:
-            note = f"This was optimizer {name!r} with seed {seed}; {len(done)} of {len(runs)} runs were done."
+            n_runs = len(seeds)*len(opts)
+            note = f"This was optimizer {run['opt']!r} with seed {run['seed']}; " \
+                   f"{len(done)} of {n_runs} runs were done."
             if hasattr(e, 'add_note'): e.add_note(note)
             else: e.args = (*e.args, note) # before Python 3.11
-            e.comparison = Comparison(done) if done else None
+            e.comparison = Comparison(_in_order(done, seeds, opts)) if done else None
             raise
         if torch.cuda.is_available(): gc.collect() # a Learner is a cycle that holds its model's memory
-    return Comparison(done)
+    if bar: bar.end()
+    return Comparison(_in_order(done, seeds, opts))
+
+
+def _in_order(done, seeds, opts):
+    "Return runs in the order in which they are trained, wherever they are from"
+    return sorted(done, key=lambda run: (seeds.index(run['seed']), list(opts).index(run['opt'])))
+
+
+class _Bar:
+    "A progress bar for all runs, in hundredths of a run"
+    def __init__(self, n_runs):
+        from fastprogress.fastprogress import progress_bar
+        self.bar = progress_bar(range(100*n_runs), leave=False)
+
+    def start(self, i, comment):
+        "Begin with run `i`."
+        self.i, self.bar.comment = i, comment
+        self.show(0.)
+
+    def show(self, share):
+        "Show how much of the present run is done."
+        self.bar.update(int(100*(self.i + min(share, 1))))
+
+    def end(self):
+        "Show that all runs are done."
+        self.bar.update(self.bar.total)
 
 
 def _check_takes_one(make_learner):
@@ -132,7 +121,7 @@ def _check_takes_one(make_learner):
                         f"{example}. But `{name}{signature}` can't be: {e}.") from None
 
 
-def _run(make_learner, f, seed, fit, n_epoch, kwargs, weights) -> dict:
+def _run(make_learner, f, seed, fit, n_epoch, kwargs, weights, figures, bar) -> dict:
     "Train once; `weights` maps each seed to the sums of its initial weights"
     from fastai.basics import Learner, set_seed
     learn = make_learner(f)
@@ -151,13 +140,16 @@ def _run(make_learner, f, seed, fit, n_epoch, kwargs, weights) -> dict:
     getattr(learn.dls, 'n_inp', None) # fastai's loaders draw a random item at the first access
     set_seed(seed, reproducible=True)
     for dl in getattr(learn.dls, 'loaders', ()): _seed_loader(dl, seed)
-    record = _record()
-    with learn.no_bar(), learn.no_logging(), learn.added_cbs(record): train(learn, n_epoch, **kwargs)
+    record = _record(bar and _shower(bar, learn, n_epoch))
+    with learn.no_bar(), learn.no_logging():
+        with learn.added_cbs(record): train(learn, n_epoch, **kwargs)
+        further = figures(learn) if figures else {}
     if not record.steps:
         raise ValueError("there was no batch to train on. "
                          "Is the training set smaller than a batch, or doesn't `fit` train?")
     losses = torch.stack(record.steps).double().cpu().numpy()
     last = [v for row in record.rows[-1:] for k, v in row.items() if k.endswith('loss')]
+    for row in record.rows[-1:]: row |= further
     diverged = not np.isfinite([*losses, *last]).all()
     return dict(rows=record.rows, losses=losses, diverged=diverged, state_bytes=_state_bytes(learn.opt))
 
@@ -180,7 +172,13 @@ def _check_takes(train, learn, n_epoch, kwargs):
         raise TypeError(f"`{name}` has no `{k}`.{meant} {has}") from None
 
 
-def _record():
+def _shower(bar, learn, n_epoch) -> Callable:
+    "Return a function that shows how much of a run is done after some steps"
+    in_all = max(1, n_epoch*len(learn.dls.train))
+    return lambda steps: bar.show(steps/in_all)
+
+
+def _record(show=None):
     "Return a callback that records each batch's loss and each epoch's figures, except during `lr_find`"
     from fastai.callback.core import Callback
     class Record(Callback):
@@ -188,7 +186,9 @@ def _record():
         def __init__(self): self.steps, self.rows = [], []
         def before_fit(self): self.run = not hasattr(self.learn, 'lr_finder')
         def before_epoch(self): self.start = time.perf_counter()
-        def before_backward(self): self.steps.append(self.learn.loss.detach())
+        def before_backward(self):
+            self.steps.append(self.learn.loss.detach())
+            if show: show(len(self.steps))
         def after_epoch(self):
             row = dict(zip(self.learn.recorder.metric_names[1:], self.learn.recorder.values[-1]))
             numbers = {k: v for k, v in row.items() if isinstance(v, Real)}
