@@ -58,7 +58,7 @@ def halves(path):
 def trained_body(dls, a):
     "The body of a network that was trained from scratch, with AdamW"
     from fastai.callback.schedule import no_random
-    print(f'{a.before} epochs on the classes {", ".join(map(str, dls.vocab))}', flush=True)
+    print(f'{common.counted(a.before, "epoch")} on the classes {", ".join(dls.vocab)}', flush=True)
     with no_random(a.seed):
         learn = pictures.learner(dls, a, common.OPTS['adamw'])
         with learn.no_logging(): learn.fit_one_cycle(a.before, ADAM_LR)
