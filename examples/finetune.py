@@ -84,7 +84,7 @@ def main(argv=None):
         opts = common.choices(a, LRS, ADAM_LR, make_learner)
         stages = {'frozen': a.epochs, 'spread': a.spread}
         opts = {k: (f, {**kwargs, **stages}) for k, (f, kwargs) in opts.items()}
-        a.epochs += a.unfrozen
+        a.epochs += a.unfrozen # of a run in all
         if a.wd == 'find': opts = common.find_wds(a, make_learner, opts, fit, WDS, 'accuracy')
         c = common.run(a, make_learner, opts, fit, figures=pictures.tta_accuracy if a.tta else None)
     common.show(a, c, opts, FIGURES, 'accuracy')
