@@ -15,6 +15,7 @@ See what it does
     opt.explain(), opt.formula, opt.kernel()      data flow, mathematics, generated code
     OptStats, tap, Record                         numbers for each parameter while it trains
     compare, plot_paths, plot_sched               tables and plots
+    optimcb.doctor()                              versions, compiler, GPU, engines: for a bug report
 Keep its state
     save_state, load_state, named_state           files; the state by parameter name
     to_torch                                      the state for an optimizer of `torch.optim`
@@ -34,12 +35,14 @@ Browse the rest, where each name has a docstring
 Every algorithm, part and stepper can also be imported from `optimcb` by name.
 """
 from importlib import import_module as _import_module
+from inspect import isfunction as _isfunction
 
 from optimcb._compat import renamed as _renamed
 from optimcb._compat.warn import CompositionWarning
 from optimcb.algorithm import Algorithm, algorithm
 from optimcb.algorithms import *
 from optimcb.compare import Comparison, compare
+from optimcb.composition import documentation as _documentation
 from optimcb.composition.calls import by_torch
 from optimcb.composition.errors import MissingName
 from optimcb.composition.pipeline import Composition
@@ -66,7 +69,7 @@ from optimcb.training.in_backward import InBackward, step_in_backward
 from optimcb.training.lookahead import Lookahead, look_ahead
 from optimcb.training.sam import SAM, stats_kept
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 __all__ = [ # common names, without `only` and `stop`, which would hide fastcore's
     *algorithms.__all__, *parts.__all__,
     'Optimizer', 'Lookahead', 'SAM', 'algorithm', 'create_optimizer', 'list_optimizers',
@@ -88,12 +91,15 @@ _LATE = 'bench', 'catalog', 'fastai', 'learner', 'problems' # imported on first 
 
 _names_in_learners()
 _show_partials(Optimizer)
+_documentation.explain_arguments(f for k, f in [*globals().items()] if _isfunction(f) and k[0] != '_')
+_documentation.explain_hypers([look_ahead, schedule_free])
 
 
-def __dir__(): return sorted({*__all__, *_PLACES, '__version__'})
+def __dir__(): return sorted({*__all__, *_PLACES, '__version__', 'doctor'})
 
 
 def __getattr__(name):
+    if name == 'doctor': return _import_module('optimcb.environment').doctor
     if name in _LATE or name in _renamed.MOVED: return _import_module(f'{__name__}.{name}')
     if name in _renamed.LABELS: return getattr(steppers, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

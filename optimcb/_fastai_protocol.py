@@ -46,7 +46,7 @@ class FastaiProtocol:
     ):
         """Zero the gradients in place, or drop them.
 
-        Those that a step with `zero_in_step` has zeroed, and nobody has changed since, are left alone."""
+        Those that a step with `zero_in_step` has zeroed, and that are unchanged since, are skipped."""
         zeroed, params = self.__dict__.pop('_zeroed', None), [p for ps in self.param_lists for p in ps]
         grads = [g for p in params if (g := getattr(p, 'grad', None)) is not None]
         if not set_to_none: zero(zeroed.others(grads) if zeroed else grads)

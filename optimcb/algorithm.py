@@ -7,6 +7,7 @@ from fastcore.foundation import L
 from optimcb._compat.boundary import entry
 from optimcb.composition.arguments import Arguments
 from optimcb.composition.choice import Choice
+from optimcb.composition.documentation import comments_of, comments_of_steppers, explained, recipe
 from optimcb.composition.listed import Listed
 from optimcb.composition.pipeline import Composition
 from optimcb.composition.without_params import Keywords, WithoutParams
@@ -203,6 +204,17 @@ class Algorithm(partial, Arguments, Composable, Explained):
         if self.base: return _again, (self.base, self.edits, self.__name__)
         return self.__name__ if inspect.isfunction(self.recipe) else (Algorithm, (self.recipe,))
 
+    def __get__(self, instance, owner=None) -> 'Algorithm':
+        "In a class, stay an algorithm. For `help`, this makes it a routine, whose signature is shown whole."
+        return self
+
+    def getdoc(self) -> str:
+        "Return the docstring with all arguments; IPython calls it for `?`."
+        comments = comments_of_steppers(self.composition)
+        comments |= comments_of(self.recipe) | comments_of(_for_all)
+        return explained(inspect.cleandoc(self.__doc__), self.signature.parameters.values(), comments)
+
+    def __str__(self): return recipe(self._title, self.composition, self.hypers)
     def __repr__(self): return f"{self.__name__}{self.signature}: {', '.join(Composition(self.cbs).labels)}"
 
 

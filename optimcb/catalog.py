@@ -44,7 +44,7 @@ def catalog() -> Catalog:
 def _algorithm(algo) -> dict:
     return {'algorithm': f'`{algo.__name__}`',
             'steppers, with the default options': ' → '.join(f'`{s}`' for s in algo.composition.labels),
-            **_costs(algo), 'what, and where from': _said(algo)}
+            **_costs(algo), 'what, and where from': _description(algo)}
 
 
 def parts() -> Catalog:
@@ -63,15 +63,15 @@ def _is_part(f) -> bool:
 
 
 def _rank(f) -> int: return list(PLACES).index(place_of(f))
-def _said(f) -> str: return ' '.join(inspect.getdoc(f).partition('\n\nRaises')[0].split()).rstrip('.')
+def _description(f) -> str: return ' '.join(inspect.getdoc(f).partition('\n\nRaises')[0].split()).rstrip('.')
 
 
 def _part(name, fs, f) -> dict:
-    wrapped = optimcb.SGD.wrap(*fs)
+    wrapped = optimcb.SGD.wrap(fs)
     own = dict.fromkeys(k for o in map(Stepper, fs) for k in o.names if k in wrapped.hypers)
     return {'part': f'`{name}`', 'place': ', '.join(dict.fromkeys(place_of(o) for o in fs)),
             'numbers': ', '.join(f'`{k}={wrapped.hypers[k]:g}`' for k in own),
-            **_costs(wrapped), 'what, and where from': _said(f)}
+            **_costs(wrapped), 'what, and where from': _description(f)}
 
 
 def _costs(algo) -> dict:

@@ -90,10 +90,10 @@ def path(
 
 
 def check_complete(
-    name:str, # What the optimizer is called
+    name:str, # Name of the optimizer
     opt_func:Callable # Makes an optimizer
 ):
-    "Raise `TypeError` if an `opt_func` makes no optimizer without being told a learning rate."
+    "Raise `TypeError` if an `opt_func` needs a learning rate to make an optimizer."
     p = torch.zeros(2, dtype=torch.float64, requires_grad=True)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # its path says it again

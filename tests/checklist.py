@@ -1,7 +1,7 @@
 """What a new rule, part or operation still lacks: `python -m tests.checklist`, from the root of a clone.
 
-Prints a line for each lack, with the file where it belongs. `--write` makes what can be made of the code: the README's
-two tables, and cells of `nbs/api.ipynb`, which are run; nothing else in them changes. The tests ask the same questions.
+Prints a line for each lack, with the file where it belongs. `--write` makes what can be made of the code: the tables of
+`docs/tables.md`, the stubs for editors, and cells of `nbs/api.ipynb`, which are run; nothing else in them changes. The tests ask the same questions.
 """
 import argparse
 import inspect
@@ -20,18 +20,19 @@ ROOT = HERE.parent
 sys.path[:0] = [str(o) for o in (HERE, HERE/'editing', HERE/'engines', HERE/'tracing', ROOT) if str(o) not in sys.path] # as in conftest
 
 from fastcore.docments import docments  # noqa: E402
-from zoo import CASES, LRS, ROWS, algorithm_of, apart, reference, said  # noqa: E402
+from stubs import write_stubs  # noqa: E402
+from zoo import CASES, LRS, ROWS, TABLES, algorithm_of, apart, reference, said  # noqa: E402
 
 import optimcb as oc  # noqa: E402
 from optimcb import algorithms, parts, steppers  # noqa: E402
 from optimcb.catalog import Catalog, catalog  # noqa: E402
-from optimcb.catalog import parts as table_of_parts  # noqa: E402
+from optimcb.catalog import parts as catalog_of_parts  # noqa: E402
 from optimcb.composition.roles import PLACES  # noqa: E402
 from optimcb.composition.stepper import Stepper, innermost  # noqa: E402
 from optimcb.composition.traits import traits_of  # noqa: E402
 
 COMMAND = 'run `python -m tests.checklist --write`'
-README, API = ROOT/'README.md', ROOT/'nbs'/'api.ipynb'
+API = ROOT/'nbs'/'api.ipynb'
 RULES_TABLE = re.compile(r'(<!-- table: .*? -->\n)(.*?)(<!-- end of table -->)', re.DOTALL)
 PARTS_TABLE = re.compile(r'(<!-- parts: .*? -->\n)(.*?)(<!-- end of parts -->)', re.DOTALL)
 YEAR = re.compile(r'\b(18|19|20)\d\d\b')
@@ -112,7 +113,7 @@ def _of_rule(name, algo):
     if not rows_of(name): yield lack('a reference', f'add a row to `CASES` of tests/zoo_{file}.py')
     elif name not in LRS and not any(algorithm_of(r[1]) is algo for r in CASES):
         yield lack('a learning rate for the digits', f'add it to `LRS` of tests/zoo_{file}.py')
-    if f'`{name}`' not in _lines_of(RULES_TABLE): yield lack("its line in the README's table", COMMAND)
+    if f'`{name}`' not in _lines_of(RULES_TABLE): yield lack('its line in docs/tables.md', COMMAND)
     if name not in shown_in_api(): yield lack('its cell in nbs/api.ipynb', COMMAND)
 
 
@@ -130,17 +131,19 @@ def _of_part(name, f):
     def lack(what, todo): return Lack('part', name, what, todo)
     tested = {innermost(o) for fs in PARTS.values() for o in (fs if isinstance(fs, list) else [fs])}
     own = f() if name == 'look_ahead' else [f]
-    if name not in parts.__all__: yield lack('its place among the parts', 'import it in optimcb/parts.py, and put it in `__all__` there')
+    if name not in parts.__all__:
+        yield lack('its place among the parts', 'import it in optimcb/parts.py, and put it in `__all__` there')
     if name not in TESTED_ELSEWHERE and not {innermost(o) for o in own} & tested:
         yield lack('a test with every rule', 'add a row to `PARTS` of tests/editing/test_wrapping.py')
     lines = _lines_of(PARTS_TABLE)
-    if not any(line in lines for line in (f'`{name}`', f'`{name}()`', f'`{name}(…)`')): yield lack("its line in the README's table", COMMAND)
+    if not any(line in lines for line in (f'`{name}`', f'`{name}()`', f'`{name}(…)`')): yield lack('its line in docs/tables.md', COMMAND)
 
 
 def _of_operations():
     from test_operations import FUNCTIONS, OPS, untried
     for name in untried():
-        yield Lack('operation', name, 'an expression', 'add it to `EXPRESSIONS`, `ONE` or `TWO` of tests/tracing/test_operations.py')
+        yield Lack('operation', name, 'an expression',
+                   'add it to `EXPRESSIONS`, `ONE` or `TWO` of tests/tracing/test_operations.py')
     inner = {'add_alpha', 'sub_alpha', 'cast', 'cube', 'cube_root'} # what others become
     for name in OPS.keys() - FUNCTIONS.keys() - inner:
         yield Lack('operation', name, "torch's name for it", 'add it to optimcb/tracing/torch_api.py')
@@ -148,7 +151,8 @@ def _of_operations():
 
 def _documented(kind, name, o):
     if not o.__doc__: yield Lack(kind, name, 'a docstring', 'say in one sentence what it does')
-    elif not has_source(o): yield Lack(kind, name, 'a source', 'name paper, year and equation in its docstring, or say "No source."')
+    elif not has_source(o):
+        yield Lack(kind, name, 'a source', 'name paper, year and equation in its docstring, or say "No source."')
     missing = ', '.join(f'`{k}`' for k in undocumented(o))
     if missing: yield Lack(kind, name, f'comments for {missing}', 'write one beside each parameter')
 
@@ -180,8 +184,8 @@ def _file_of(f) -> str: return str(Path(inspect.getsourcefile(innermost(f))).res
 
 
 def _lines_of(table) -> set[str]:
-    "What the first column of a table in the README has"
-    return {line.split(' | ')[0].removeprefix('| ') for line in table.search(README.read_text())[2].splitlines()}
+    "What the first column of a table in docs/tables.md has"
+    return {line.split(' | ')[0].removeprefix('| ') for line in table.search(TABLES.read_text())[2].splitlines()}
 
 
 # What can be written
@@ -195,23 +199,32 @@ def reached(
 
 
 def table_of_rules(
-    again:bool=False # Measure how near each comes to its reference, also where the README says so already?
+    again:bool=False # Measure how near each comes to its reference, also where the table says so already?
 ) -> Catalog:
-    "The catalog, with what each algorithm equals in the tests, and how nearly."
+    "Each algorithm's costs, what it equals in the tests, and how nearly."
     known = {} if again else {k: f'{v:.0e}' for k, v in said().items()}
     rows = [(row, row['algorithm'].strip('`')) for row in catalog()]
     equal = {name: ', '.join(dict.fromkeys(reference(r[2]) for r in rows_of(name))) for _, name in rows}
-    return Catalog({**row, 'equals': equal[name], 'to': known.get(name) or reached(name)} for row, name in rows if rows_of(name))
+    return Catalog({**_columns(row, 'algorithm', 'state', 'runs as'), 'equals': equal[name], 'to': known.get(name) or reached(name)}
+                   for row, name in rows if rows_of(name))
 
 
-def write_readme(
+def table_of_parts() -> Catalog:
+    "Each part's place, hyper-parameters and costs."
+    return Catalog(_columns(row, 'part', 'place', 'numbers', 'state', 'runs as') for row in catalog_of_parts())
+
+
+def _columns(row, *names) -> dict: return {k: row[k] for k in names}
+
+
+def write_tables(
     again:bool=False # Measure again?
 ) -> bool:
-    "Write the README's tables. Returns whether that changed them."
-    before = README.read_text()
+    "Write the tables of docs/tables.md. Returns whether that changed them."
+    before = TABLES.read_text()
     after = RULES_TABLE.sub(lambda m: m[1] + table_of_rules(again).markdown + m[3], before)
     after = PARTS_TABLE.sub(lambda m: m[1] + table_of_parts().markdown + m[3], after)
-    README.write_text(after)
+    TABLES.write_text(after)
     said.cache_clear()
     return after != before
 
@@ -239,9 +252,11 @@ def _cell(name) -> dict:
     "A cell that has run, and is clean"
     from nbdev.showdoc import show_doc
     shown = show_doc(getattr(oc, name))
-    data = {k: text.splitlines(keepends=True) for k, text in (('text/markdown', shown._repr_markdown_()), ('text/plain', repr(shown)))}
+    data = {k: text.splitlines(keepends=True)
+            for k, text in (('text/markdown', shown._repr_markdown_()), ('text/plain', repr(shown)))}
     output = dict(data=data, execution_count=None, metadata={}, output_type='execute_result')
-    return dict(cell_type='code', execution_count=None, id=f'doc-{name}', metadata={}, outputs=[output], source=[f'show_doc({name})'])
+    return dict(cell_type='code', execution_count=None, id=f'doc-{name}', metadata={}, outputs=[output],
+                source=[f'show_doc({name})'])
 
 
 def main(
@@ -249,11 +264,12 @@ def main(
 ) -> int:
     "Print what is lacking, and with `--write` do what can be done. Returns 1 if something is left to do."
     p = argparse.ArgumentParser('python -m tests.checklist', description=__doc__.partition('\n')[0])
-    p.add_argument('--write', action='store_true', help="write the README's tables and cells of nbs/api.ipynb")
+    p.add_argument('--write', action='store_true', help='write the tables of docs/tables.md, the stubs for editors, and cells of nbs/api.ipynb')
     p.add_argument('--again', action='store_true', help='with --write: measure again how near algorithms come to their references')
     a = p.parse_args(argv)
     if a.write:
-        if write_readme(a.again): print('wrote README.md')
+        if write_tables(a.again): print('wrote docs/tables.md')
+        for path in write_stubs(): print(f'wrote {path.relative_to(ROOT)}')
         for name in write_api(): print(f'wrote the cell of `{name}` in nbs/api.ipynb')
     found = list(lacks())
     for o in found: print(o)

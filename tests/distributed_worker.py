@@ -84,7 +84,8 @@ class Net(nn.Module):
 
 def batch(i):
     g = torch.Generator().manual_seed(100 + i)
-    return torch.randn(BATCH, 2, 4, 4, generator=g, dtype=torch.float64), torch.randn(BATCH, 1, generator=g, dtype=torch.float64)
+    return torch.randn(BATCH, 2, 4, 4, generator=g, dtype=torch.float64), torch.randn(BATCH, 1, generator=g,
+                                                                                      dtype=torch.float64)
 
 
 def mine(x): return x.chunk(dist.get_world_size())[dist.get_rank()]
@@ -135,12 +136,14 @@ class Heads(nn.Module):
         self.body, self.heads = nn.Linear(32, 5).double(), nn.ModuleList(nn.Linear(5, 1) for _ in range(3)).double()
         self.step = 0
 
-    def on(self, x, rank): return self.heads[2 if self.step > 2 and rank else (self.step + (rank > 0)) % 2](self.body(x.flatten(1)).tanh())
+    def on(self, x, rank):
+        return self.heads[2 if self.step > 2 and rank else (self.step + (rank > 0)) % 2](self.body(x.flatten(1)).tanh())
     def forward(self, x): return self.on(x, dist.get_rank())
 
 
 class AllHeads(Heads):
-    def forward(self, x): return torch.cat([self.on(part, rank) for rank, part in enumerate(x.chunk(dist.get_world_size()))])
+    def forward(self, x):
+        return torch.cat([self.on(part, rank) for rank, part in enumerate(x.chunk(dist.get_world_size()))])
 
 
 @check
@@ -148,7 +151,8 @@ def ddp(engine):
     "With the gradients in memory of their own, or in buckets, where parameters may lie in memory otherwise"
     for name, make in MAKERS.items():
         expected = alone(make)
-        for options in ({}, {'gradient_as_bucket_view': True}, {'static_graph': True})[:3 if dist.get_world_size() == 2 else 1]:
+        for options in ({}, {'gradient_as_bucket_view': True},
+                        {'static_graph': True})[:3 if dist.get_world_size() == 2 else 1]:
             model = DDP(Net(), **options)
             train(model, make(model.parameters(), lr=0.01, engine=engine), batch=my_batch)
             close(f'ddp, {engine}, {name}, {options}', model, expected)
@@ -187,7 +191,8 @@ def unused(engine):
                     opt.zero_grad(set_to_none=True)
                     mse(model, *part(core.step)).backward()
                     opt.step()
-                    assert core.step > 2 or torch.equal(core.heads[2].weight, start) and not opt.state[core.heads[2].weight]
+                    assert core.step > 2 or torch.equal(core.heads[2].weight,
+                                                        start) and not opt.state[core.heads[2].weight]
             close(f'unused, {engine}, {name}, {options}', many, one)
 
 
@@ -261,7 +266,8 @@ def looks_at_vectors(p):
 @check
 def beside(engine):
     "What is left to the eager engine goes on beside what kernels step, and their counts go on"
-    def make(params, lr, engine): return Optimizer(params, [looks_at_vectors, *Adam.cbs], engine=engine, **{**Adam.hypers, 'lr': lr})
+    def make(params, lr, engine):
+        return Optimizer(params, [looks_at_vectors, *Adam.cbs], engine=engine, **{**Adam.hypers, 'lr': lr})
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         model = sharded()
@@ -273,7 +279,8 @@ def beside(engine):
 @check
 def mixed(engine):
     "Computed in bfloat16, kept in float32: what torch's own AdamW makes of it"
-    options = dict(mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32))
+    options = dict(mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32,
+                                                  output_dtype=torch.float32))
     def part(i): return (t.float() for t in my_batch(i))
     models = []
     for make in (partial(AdamW, engine=engine), torch.optim.AdamW):
@@ -290,7 +297,8 @@ def clipped(engine):
     "`clip_grad_norm_` before a step: of DTensors it is over all of them"
     one, model = Net(), sharded()
     for m, part, engine_ in ((one, batch, 'eager'), (model, my_batch, engine)):
-        train(m, Lamb(m.parameters(), lr=0.01, engine=engine_), batch=part, before_step=lambda m=m: clip_grad_norm_(m.parameters(), 0.05))
+        train(m, Lamb(m.parameters(), lr=0.01, engine=engine_), batch=part,
+              before_step=lambda m=m: clip_grad_norm_(m.parameters(), 0.05))
     close(f'clipped, {engine}', model, one)
 
 
@@ -391,7 +399,8 @@ def failed(engine):
     def half(p): p.data.mul_(0.5)
     def lost(p, lr, nowhere): p.data.add_(nowhere)
     model = sharded()
-    opt = Optimizer(model.parameters(), [half, *Adam.cbs, lost], check=False, **{**Adam.hypers, 'lr': 0.1}, engine=engine)
+    opt = Optimizer(model.parameters(), [half, *Adam.cbs, lost], check=False, **{**Adam.hypers, 'lr': 0.1},
+                    engine=engine)
     mse(model, *my_batch(0)).backward()
     try: opt.step()
     except MissingName: pass
@@ -425,7 +434,8 @@ def resumed(engine):
         return model, make(model.parameters(), lr=0.5, engine=engine)
     for name, make in MAKERS.items():
         model, one = sharded(), Net()
-        opt, opt_alone = make(model.parameters(), lr=0.01, engine=engine), make(one.parameters(), lr=0.01, engine='eager')
+        opt, opt_alone = make(model.parameters(), lr=0.01, engine=engine), make(one.parameters(), lr=0.01,
+                                                                                engine='eager')
         train(model, opt, range(3), my_batch)
         train(one, opt_alone, range(3))
         weights, saved, saved_alone = model.state_dict(), opt.state_dict(), opt_alone.state_dict()
@@ -445,7 +455,8 @@ def resumed(engine):
         set_optimizer_state_dict(*ways['whole'], full, options=StateDictOptions(full_state_dict=True))
         expected = train(one, opt_alone, range(3, 6))
         for way, (m, o) in ways.items():
-            assert all(isinstance(v, DTensor) for s in o.state.values() for k, v in s.items() if k != 'step'), (way, o.state)
+            assert all(isinstance(v, DTensor) for s in o.state.values()
+                       for k, v in s.items() if k != 'step'), (way, o.state)
             close(f'resumed, {engine}, {name}, {way}', train(m, o, range(3, 6), my_batch), expected)
         if name == 'adam':
             with refused(ValueError, 'full_state_dict'): opt_alone.load_state_dict(saved)
@@ -470,14 +481,17 @@ class Single(nn.Linear):
     def forward(self, x): return super().forward(x.flatten(1))
 
 
-def groups(model): return [{'params': [*model.conv.parameters(), *model.head.parameters()], 'lr': 0.1}, {'params': list(model.hidden.parameters()), 'wd': 0.1}]
+def groups(model):
+    return [{'params': [*model.conv.parameters(), *model.head.parameters()], 'lr': 0.1},
+            {'params': list(model.hidden.parameters()), 'wd': 0.1}]
 
 
 @check
 def zero(engine):
     in_parts = partial(Optimizer, cbs=Adam.cbs, **Adam.hypers)
     def ahead(params, lr, engine): return Lookahead(SGD(params, lr, engine=engine), k=2)
-    for name, make in {'adam': Adam, 'momentum': Momentum, 'lamb': Lamb, 'partial': in_parts, 'cbs': partial(Optimizer, cbs=SGD.cbs), 'ahead': ahead}.items():
+    for name, make in {'adam': Adam, 'momentum': Momentum, 'lamb': Lamb, 'partial': in_parts,
+                       'cbs': partial(Optimizer, cbs=SGD.cbs), 'ahead': ahead}.items():
         for options in ({}, {'parameters_as_bucket_view': True}):
             if name == 'cbs': made, options = Optimizer, {'cbs': SGD.cbs, **options} # noqa: PLW2901
             else: made = make
@@ -492,11 +506,13 @@ def zero(engine):
     close(f'zero, {engine}, nothing for some', train(model, opt, batch=my_batch), alone(Adam, Single))
     assert str(opt.optim.explain()) and len(opt.optim.all_params()) == (dist.get_rank() == 0)
     model = DDP(Net())
-    with refused(ValueError, '`clip_norm` yields what is to be summed'): ZeroRedundancyOptimizer(model.parameters(), Clipped, lr=0.01)
+    with refused(ValueError, '`clip_norm` yields what is to be summed'):
+        ZeroRedundancyOptimizer(model.parameters(), Clipped, lr=0.01)
     opt = ZeroRedundancyOptimizer(model.parameters(), Adam, lr=0.01)
     with refused(ValueError, '`clip_norm` yields what is to be summed'): opt.optim.insert(clip_norm, before=0)
     assert opt.optim.composition.labels == Adam.composition.labels
-    with refused(ValueError, 'functional optimizer equivalent for Adam'): ZeroRedundancyOptimizer(model.parameters(), Adam, lr=0.01, overlap_with_ddp=True)
+    with refused(ValueError, 'functional optimizer equivalent for Adam'):
+        ZeroRedundancyOptimizer(model.parameters(), Adam, lr=0.01, overlap_with_ddp=True)
     with refused(ValueError, 'used up'): Adam(iter([]), 0.1)
 
 
@@ -543,7 +559,8 @@ def main():
     torch.set_num_threads(1)
     stay_on_engine()
     warnings.simplefilter('error', UserWarning) # nothing of it is doubtful
-    for said in ('.*lr_scheduler.step.*', '.*barrier.*', '.*implicitly creating a replicated DTensor.*'): warnings.filterwarnings('ignore', said)
+    for said in ('.*lr_scheduler.step.*', '.*barrier.*', '.*implicitly creating a replicated DTensor.*'):
+        warnings.filterwarnings('ignore', said)
     dist.init_process_group('gloo', timeout=datetime.timedelta(seconds=60))
     for name in args.checks:
         for engine in args.engines: CHECKS[name](engine)

@@ -55,7 +55,8 @@ class Formula:
         "What the parameter is after a step"
         hypers = {**self.hypers, **(hypers or {})}
         start = {k: 0 for k in self.code.co_names if k not in self.functions}
-        names = {**start, **self.state, **hypers, **self.functions, 'p': p.clone(), 'grad': grad.clone(), 'numel': p.numel}
+        names = {**start, **self.state, **hypers, **self.functions, 'p': p.clone(), 'grad': grad.clone(),
+                 'numel': p.numel}
         for c in self.conditions: assert eval(c, names), f'it holds while {c}'
         exec(self.code, names)
         self.state = {k: v for k, v in names.items() if k not in (*hypers, *self.functions, 'p', 'grad', 'numel', '__builtins__')}

@@ -4,7 +4,8 @@ import torch
 
 SHAPES = [(3, 4), (5,), (2, 3, 2, 2), ()]
 
-shards_on_cpu = pytest.mark.skipif(not hasattr(torch.cpu.Stream, 'record_event'), reason="torch 2.6 can't shard parameters on a CPU")
+shards_on_cpu = pytest.mark.skipif(not hasattr(torch.cpu.Stream, 'record_event'),
+                                   reason="torch 2.6 can't shard parameters on a CPU")
 
 
 def params(shapes=SHAPES, dtype=torch.float32, seed=0):
@@ -36,4 +37,5 @@ def trajectory(make, dtype, steps=50, lr=0.01, skip=lambda step: (), ps=None):
 
 def difference(a, b):
     "Largest difference of two lists of tensors, relative to the size of each tensor"
-    return max(((x.double() - y.double()).abs().max() / y.double().abs().max().clamp(min=1e-30)).item() for x, y in zip(a, b))
+    return max(((x.double() - y.double()).abs().max() / y.double().abs().max().clamp(min=1e-30)).item()
+               for x, y in zip(a, b))

@@ -26,7 +26,8 @@ def nvidia(f):
     "NVIDIA's function, which is torch's"
     def g(*xs):
         xs = tl.broadcast(*xs) if len(xs) > 1 else xs
-        return tl.tensor(TensorHandle(f(*(torch.from_numpy(x.handle.data.copy()) for x in xs)).numpy(), xs[0].handle.dtype), xs[0].type)
+        return tl.tensor(TensorHandle(f(*(torch.from_numpy(x.handle.data.copy()) for x in xs)).numpy(),
+                                      xs[0].handle.dtype), xs[0].type)
     return g
 
 
@@ -38,7 +39,8 @@ def cast(self, src, dst_type, plain=InterpreterBuilder.cast_impl):
     return plain(self, src, dst_type)
 
 
-torchs = {o: getattr(torch, {'rint': 'round'}.get(o, o)) for o in re.findall(r'libdevice\.(\w+)', inspect.getsource(triton_math))}
+torchs = {o: getattr(torch, {'rint': 'round'}.get(o, o))
+          for o in re.findall(r'libdevice\.(\w+)', inspect.getsource(triton_math))}
 triton_math.libdevice = SimpleNamespace(**{o: nvidia(f) for o, f in torchs.items()})
 InterpreterBuilder.cast_impl = cast
 Compilation.lowering = lambda self, device: foreach if self.engine == 'foreach' else triton_kernels
@@ -71,7 +73,8 @@ def test_algorithms(name, make):
         torch.testing.assert_close(p, q, rtol=2e-6, atol=2e-6*q.abs().max().item())
         assert s.keys() == t.keys()
         for k, v in t.items():
-            if isinstance(v, torch.Tensor): torch.testing.assert_close(s[k], v, rtol=2e-5, atol=2e-5*v.abs().max().item())
+            if isinstance(v, torch.Tensor):
+                torch.testing.assert_close(s[k], v, rtol=2e-5, atol=2e-5*v.abs().max().item())
             else: assert s[k] == v
 
 
@@ -101,7 +104,8 @@ def test_totals_over_launches_for_several_types():
 
 def numbers(p, lr, level=None, last=None, count=None):
     "Keeps numbers of each tensor, which all of its elements read; overwrites what it has read with something else"
-    if level is None: level, last, count = torch.ones_like(p.grad.sum()), p.grad.clone(), torch.zeros((), dtype=torch.int64)
+    if level is None:
+        level, last, count = torch.ones_like(p.grad.sum()), p.grad.clone(), torch.zeros((), dtype=torch.int64)
     p.data.add_(last*level/(count + 1), alpha=-lr)
     last.copy_(p.grad)
     return {'level': level*0.5 + p.grad.amax(), 'last': last, 'count': count + 1}
@@ -111,7 +115,8 @@ def test_numbers_of_each_tensor():
     "To the bit: nothing is added up"
     ps, gs = some(2500, 8, 1), [some(2500, 8, 1, seed=i) for i in range(3)]
     (_, want, ws), (_, got, s) = (stepped(e, ps, gs, [numbers], steps=3, lr=0.1) for e in ('eager', 'fused'))
-    for a, b, t, u in zip(got, want, s, ws): assert ulps(a, b) == 0 and all(ulps(t[k], u[k]) == 0 for k in ('level', 'last', 'count'))
+    for a, b, t, u in zip(got, want, s, ws):
+        assert ulps(a, b) == 0 and all(ulps(t[k], u[k]) == 0 for k in ('level', 'last', 'count'))
 def test_tensors_that_lie_anywhere():
     "At odd addresses, elements are loaded one by one; each tensor is told apart"
     flat, grad, res = *some(5000), *some(5000, seed=1), []
@@ -135,7 +140,8 @@ def test_sixteen_bits_beside_others(dtype):
         p.data.sub_((avg*lr).to(p.dtype) if p.dtype == torch.float64 else avg*lr)
         return {'avg': avg, 'seen': avg.abs() > 0.1}
     (_, want, ws), (_, got, s) = (stepped(e, ps, [gs], [mixed], lr=0.1) for e in ('eager', 'fused'))
-    for a, b, t, u in zip(got, want, s, ws): assert ulps(a, b) <= 1 and ulps(t['avg'], u['avg']) <= 1 and torch.equal(t['seen'], u['seen'])
+    for a, b, t, u in zip(got, want, s, ws):
+        assert ulps(a, b) <= 1 and ulps(t['avg'], u['avg']) <= 1 and torch.equal(t['seen'], u['seen'])
 
 
 def test_real_tensors_of_one_number():
@@ -159,7 +165,8 @@ def test_a_step_that_the_device_skips(monkeypatch):
             opt.grad_scale, opt.found_inf = torch.tensor(1024.), torch.tensor(float(i in (0, 2)))
             if i in (0, 2): ps[1].grad[5] = float('nan')
             opt.step()
-        res.append([*(p.detach() for p in ps), *(v for s in opt.state_dict()['state'].values() for k, v in s.items() if k != 'step')])
+        res.append([*(p.detach() for p in ps),
+                    *(v for s in opt.state_dict()['state'].values() for k, v in s.items() if k != 'step')])
         assert {s['step'] for s in opt.state.values()} == {2}
     assert all(ulps(a, b) == 0 for a, b in zip(*res))
 
@@ -232,7 +239,8 @@ def test_a_captured_step_is_replayed_with_other_numbers(make, monkeypatch):
             else: opt.step()
         opt.set_hyper('wd', 0.3)
         opt.step() # an ordinary one
-        res.append([*(p.detach() for p in ps), *(torch.as_tensor(v) for s in opt.state_dict()['state'].values() for v in s.values())])
+        res.append([*(p.detach() for p in ps),
+                    *(torch.as_tensor(v) for s in opt.state_dict()['state'].values() for v in s.values())])
     assert all(ulps(a, b) == 0 for a, b in zip(*res))
 
 

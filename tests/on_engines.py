@@ -16,7 +16,8 @@ def ulps(a, b):
     assert a.dtype == b.dtype and a.shape == b.shape, (a.dtype, b.dtype, a.shape, b.shape)
     if not a.dtype.is_floating_point: return 0 if torch.equal(a, b) else float('inf')
     if not torch.equal(a.isnan(), b.isnan()): return float('inf')
-    bits = {torch.float64: torch.int64, torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}[a.dtype]
+    bits = {torch.float64: torch.int64, torch.float32: torch.int32, torch.float16: torch.int16,
+            torch.bfloat16: torch.int16}[a.dtype]
     a, b = (x.contiguous().nan_to_num(0., float('inf'), float('-inf')).view(bits).to(torch.int64) for x in (a, b))
     size = torch.iinfo(bits).max
     apart = torch.where((a < 0) == (b < 0), (a - b).abs(), (a & size) + (b & size)) # in order of magnitude, on either side of zero

@@ -29,7 +29,8 @@ TOL = {torch.float64: 1e-12, torch.float32: 1e-6}
 def made(dtype, name, engine, shard=True, lr=0.01):
     "A model with parameters that don't divide by the number of processes, and its optimizer"
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(7, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3), torch.nn.LayerNorm(3)).to(dtype)
+    model = torch.nn.Sequential(torch.nn.Linear(7, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3),
+                                torch.nn.LayerNorm(3)).to(dtype)
     if shard: fully_shard(model, mesh=init_device_mesh('cpu', (dist.get_world_size(),)))
     return model, ALGORITHMS[name](model.named_parameters(), lr=lr, engine=engine)
 
@@ -78,11 +79,13 @@ def go_on(folder, engine):
         for (k, p), q in zip(model.named_parameters(), plain.parameters()):
             pairs = {'p': (p, q), **{n: (opt.state[p][n], v) for n, v in reference.state[q].items()}}
             for n, (a, b) in pairs.items():
-                if isinstance(b, torch.Tensor): assert (whole(a) - b).abs().max() <= TOL[dtype] * b.abs().max().clamp(min=1), (name, dtype, k, n)
+                if isinstance(b, torch.Tensor):
+                    assert (whole(a) - b).abs().max() <= TOL[dtype] * b.abs().max().clamp(min=1), (name, dtype, k, n)
                 else: assert type(a) is type(b) and a == b, (name, dtype, k, n, a, b)
         opt.load_state_dict(reference.state_dict())
         for p, q in zip(model.parameters(), plain.parameters()):
-            for n, v in reference.state[q].items(): assert not isinstance(v, torch.Tensor) or torch.equal(opt.state[p][n].full_tensor(), v)
+            for n, v in reference.state[q].items():
+                assert not isinstance(v, torch.Tensor) or torch.equal(opt.state[p][n].full_tensor(), v)
         train(model, opt, [9])
 
 

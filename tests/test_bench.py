@@ -48,7 +48,8 @@ def names(result): return [r['name'] for r in result['rows']]
 
 def test_sets_of_parameters():
     size = {k: (len(o), sum(map(prod, o))) for k, o in bench.SETS.items()}
-    assert size == dict(resnet34=(110, 21_289_802), transformer=(148, 24_833_280), small=(2000, 574_648), large=(1, 50_000_000), matrices=(48, 21_233_664), tiny=(110, 3300))
+    assert size == dict(resnet34=(110, 21_289_802), transformer=(148, 24_833_280), small=(2000, 574_648),
+                        large=(1, 50_000_000), matrices=(48, 21_233_664), tiny=(110, 3300))
 
 
 def test_resnet34_is_torchvisions():
@@ -116,7 +117,8 @@ def test_what_fails_is_a_line(monkeypatch):
 
 def test_ones_own(tiny):
     result = quick('own_opts:Mine', like='SGD').step(TINY)
-    assert names(result) == ['Mine', 'torch SGD fused', 'torch SGD foreach', 'torch SGD loop', 'floor'] and result['floor_bytes'] == 12*25
+    assert names(result) == ['Mine', 'torch SGD fused', 'torch SGD foreach', 'torch SGD loop',
+                             'floor'] and result['floor_bytes'] == 12*25
     assert names(quick('own_opts:theirs', against=[]).step(TINY)) == ['theirs', 'floor']
 
 
@@ -151,7 +153,8 @@ def test_python_overhead():
 
 def test_groups():
     result = quick(against=['torch']).groups(counts=(1, 3), tensors=7)
-    assert all(r.keys() == {'name', 'in 1', 'in 3'} and r['in 3'] > 0 for r in result['rows']) and 'in 3 µs' in table(result)
+    assert all(r.keys() == {'name', 'in 1', 'in 3'} and r['in 3'] > 0
+               for r in result['rows']) and 'in 3 µs' in table(result)
     c = Contender('AdamW', find('AdamW'))
     c.start([(2,)]*7, groups=3)
     assert [len(g['params']) for g in c.opt.param_groups] == [3, 2, 2]
@@ -193,12 +196,14 @@ def test_new_gradients_are_other_tensors():
 def test_a_training_step():
     pytest.importorskip('fastai')
     result = quick(against=['torch', 'fastai'], repeats=1, warmup=0).train(arch='squeezenet1_0', size=32, bs=2)
-    assert names(result) == ['optimcb AdamW', 'optimcb AdamW, zero_in_step', 'torch AdamW fused', 'fastai Adam'] and not any(r.get('error') for r in result['rows'])
+    assert names(result) == ['optimcb AdamW', 'optimcb AdamW, zero_in_step', 'torch AdamW fused',
+                             'fastai Adam'] and not any(r.get('error') for r in result['rows'])
     assert all(0 < r['share'] < r['median'] for r in result['rows']) and 'optimizer ms' in table(result)
 
 
 def test_tables():
-    rows = [dict(name='a', median=0.001, over_floor=2., min=1., first=None), dict(name='longer', error='ValueError: no'), dict(name='b', median=0.1)]
+    rows = [dict(name='a', median=0.001, over_floor=2., min=1., first=None),
+            dict(name='longer', error='ValueError: no'), dict(name='b', median=0.1)]
     assert table(dict(rows=rows)) == '''\
         median ms  × floor
 a           1.000     2.00

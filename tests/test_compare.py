@@ -31,14 +31,16 @@ SGD, Adam = partial(oc.SGD, engine='eager'), partial(oc.Adam, engine='eager')
 
 class Noise(Transform):
     "Augmentation that draws from all three generators"
-    def encodes(self, x:torch.Tensor): return x + 0.1*torch.randn_like(x) + 0.1*random.random() + 0.1*np.random.rand() if x.is_floating_point() else x
+    def encodes(self, x:torch.Tensor):
+        return x + 0.1*torch.randn_like(x) + 0.1*random.random() + 0.1*np.random.rand() if x.is_floating_point() else x
 
 
 def data(n=64, bs=16, num_workers=0, cls=TfmdDL, **kwargs):
     g = torch.Generator().manual_seed(42)
     x = torch.randn(n+32, 3, generator=g)
     items = list(zip(x, x@torch.tensor([[1.], [2.], [3.]]) + 0.1*torch.randn(n+32, 1, generator=g)))
-    return DataLoaders(cls(items[:n], bs, shuffle=True, num_workers=num_workers, **kwargs), cls(items[n:], bs, num_workers=num_workers), device='cpu')
+    return DataLoaders(cls(items[:n], bs, shuffle=True, num_workers=num_workers, **kwargs),
+                       cls(items[n:], bs, num_workers=num_workers), device='cpu')
 
 
 DLS = data(after_batch=[Noise])
@@ -67,7 +69,8 @@ def test_numbers_are_those_of_training_by_hand():
     torch.manual_seed(5); np.random.seed(5); random.seed(5) # noqa: E702
     c = compare(learner, {'sgd': SGD, 'adam': Adam}, 2, seeds=[3, 1], lr_max=0.1)
     assert (torch.rand(1), np.random.rand(), random.random()) == expected
-    assert list(c.losses) == list(c.table.index) == ['sgd', 'adam'] and all(o.shape == (2, 8) for o in c.losses.values())
+    assert list(c.losses) == list(c.table.index) == ['sgd', 'adam'] and all(o.shape == (2, 8)
+                                                                            for o in c.losses.values())
     assert list(c.runs) == ['opt', 'seed', 'epoch', 'train_loss', 'valid_loss', 'mae', 'seconds'] and len(c.runs) == 8
     for name, f in (('sgd', SGD), ('adam', Adam)):
         for i, seed in enumerate((3, 1)):
@@ -92,7 +95,8 @@ def test_all_see_the_same_weights_batches_and_augmentation(dls):
 
 
 def test_the_table_is_of_the_last_epoch():
-    c = compare(learner, {'sgd': SGD, 'adam': Adam, 'torch': partial(OptimWrapper, opt=torch.optim.Adam)}, 2, lr_max=0.1)
+    c = compare(learner, {'sgd': SGD, 'adam': Adam, 'torch': partial(OptimWrapper, opt=torch.optim.Adam)}, 2,
+                lr_max=0.1)
     for name in c.losses:
         last, row = c.runs[(c.runs.opt == name) & (c.runs.epoch == 1)], c.table.loc[name]
         for k in ('train_loss', 'valid_loss', 'mae'):
@@ -111,14 +115,16 @@ def test_names_rates_and_arguments_of_their_own():
     assert c.losses['SGD(engine=eager, lr=0.2)'][0].tolist() == by_hand(fast, 0, lambda learn: learn.fit_one_cycle(2))[0]
     own = compare(learner, dict(a=SGD, b=(SGD, dict(lr_max=0.05, wd=0.1)), c=(SGD, {})), 2, 1, lr_max=0.1, wd=0.)
     for name, lr, wd in (('a', 0.1, 0.), ('b', 0.05, 0.1), ('c', 0.1, 0.)):
-        assert own.losses[name][0].tolist() == by_hand(SGD, 0, lambda learn, lr=lr, wd=wd: learn.fit_one_cycle(2, lr, wd=wd))[0]
+        assert own.losses[name][0].tolist() == by_hand(SGD, 0,
+                                                       lambda learn, lr=lr, wd=wd: learn.fit_one_cycle(2, lr, wd=wd))[0]
 
 
 def test_ways_of_fitting():
     def after_lr_find(learn, n_epoch, num_it):
         learn.lr_find(num_it=num_it, show_plot=False)
         learn.fit(n_epoch, 0.1)
-    for fit, kwargs, epochs in (('fit', dict(lr=0.1), 2), ('fine_tune', {}, 3), (after_lr_find, dict(num_it=6), 2), (lambda learn, n: learn.fit(n), {}, 2)):
+    for fit, kwargs, epochs in (('fit', dict(lr=0.1), 2), ('fine_tune', {}, 3),
+                                (after_lr_find, dict(num_it=6), 2), (lambda learn, n: learn.fit(n), {}, 2)):
         splitter = lambda m: [list(m[0].parameters()), list(m[3].parameters())] # noqa: E731
         c = compare(partial(learner, splitter=splitter), {'adam': Adam}, 2, seeds=1, fit=fit, **kwargs)
         assert c.losses['adam'].shape == (1, 4*epochs) and list(c.runs.epoch) == list(range(epochs))
@@ -143,7 +149,8 @@ def test_runs_that_diverge_are_counted(cbs):
     def fit(learn, n_epoch):
         learn.create_opt()
         learn.fit(n_epoch, learn.opt.hypers[0]['lr'])
-    c = compare(partial(learner, cbs=cbs, lr=0.1), dict(good=SGD, bad=partial(SGD, lr=1e30), mixed=mixed), 2, seeds=2, fit=fit)
+    c = compare(partial(learner, cbs=cbs, lr=0.1), dict(good=SGD, bad=partial(SGD, lr=1e30), mixed=mixed), 2,
+                seeds=2, fit=fit)
     assert list(c.table.diverged) == [0, 2, 1] and list(c.table.valid_loss.isna()) == [False, True, False]
     assert c.table.loc['mixed', 'valid_loss'] == c.runs[(c.runs.opt == 'mixed') & (c.runs.seed == 1)].valid_loss.iloc[-1]
     assert np.isnan(c.table.loc['mixed', 'valid_loss_sd']) and not np.isfinite(c.losses['mixed'][0]).all() and np.isfinite(c.losses['mixed'][1]).all()
@@ -180,7 +187,8 @@ def test_an_error_names_the_run_and_keeps_the_others(error):
         if torch.initial_seed() == 1: raise error('it broke')
         return SGD(ps, lr=lr)
     state = torch.get_rng_state()
-    with pytest.raises(error, match='it broke') as e: compare(learner, dict(good=SGD, breaks=breaks), 1, seeds=3, lr_max=0.1)
+    with pytest.raises(error, match='it broke') as e:
+        compare(learner, dict(good=SGD, breaks=breaks), 1, seeds=3, lr_max=0.1)
     said = ' '.join([str(e.value), *getattr(e.value, '__notes__', [])])
     assert "'breaks' with seed 1" in said and '3 of 6' in said and torch.equal(torch.get_rng_state(), state)
     assert isinstance(e.value.comparison, Comparison) and len(e.value.comparison.runs) == 3
@@ -203,7 +211,8 @@ def old_learner(opt_func):
     (dict(fit=lambda learn, n, lr_max, more: None), "missing a required argument: 'more'"),
     (dict(make_learner=old_learner, opt_funcs=dict(a=SGD, b=SGD)), "doesn't start as for the first.*inside of `make_learner`")], ids=lambda o: None)
 def test_errors(args, says):
-    with pytest.raises((ValueError, TypeError), match=says): compare(**{**dict(make_learner=learner, opt_funcs=[SGD], seeds=2, lr_max=0.1), **args})
+    with pytest.raises((ValueError, TypeError), match=says):
+        compare(**{**dict(make_learner=learner, opt_funcs=[SGD], seeds=2, lr_max=0.1), **args})
 
 
 def test_fastai_is_imported_when_needed():

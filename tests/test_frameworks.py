@@ -127,8 +127,11 @@ def closures(make):
     return model
 
 
-def chained(opt): return lr_scheduler.ChainedScheduler([lr_scheduler.LinearLR(opt, 0.1, total_iters=5), lr_scheduler.ExponentialLR(opt, 0.9)])
-def in_turn(opt): return lr_scheduler.SequentialLR(opt, [lr_scheduler.ConstantLR(opt, 0.5, 3), lr_scheduler.CosineAnnealingWarmRestarts(opt, 4)], [3])
+def chained(opt):
+    return lr_scheduler.ChainedScheduler([lr_scheduler.LinearLR(opt, 0.1, total_iters=5),
+                                          lr_scheduler.ExponentialLR(opt, 0.9)])
+def in_turn(opt):
+    return lr_scheduler.SequentialLR(opt, [lr_scheduler.ConstantLR(opt, 0.5, 3), lr_scheduler.CosineAnnealingWarmRestarts(opt, 4)], [3])
 
 
 LOOPS = {
@@ -159,7 +162,8 @@ def test_compiled_model(backend):
 def test_hooks_of_one_and_of_all_optimizers():
     called = []
     def note(name): return lambda opt, args, kwargs: called.append((name, type(opt)))
-    handles = [register_optimizer_step_pre_hook(note('all, before')), register_optimizer_step_post_hook(note('all, after'))]
+    handles = [register_optimizer_step_pre_hook(note('all, before')),
+               register_optimizer_step_post_hook(note('all, after'))]
     def make(ps, of):
         opt = of(ps)
         opt.register_step_pre_hook(note('before'))
@@ -234,7 +238,8 @@ def module(pl, make, dtype=torch.float64):
     return Module()
 
 
-def fit(pl, model, epochs=2, precision='64-true', path=None, weights_only=True, logger=False, checkpoint=False, callbacks=(), **kwargs):
+def fit(pl, model, epochs=2, precision='64-true', path=None, weights_only=True, logger=False,
+        checkpoint=False, callbacks=(), **kwargs):
     "Train `model` and test it"
     trainer = pl.Trainer(max_epochs=epochs, accelerator='cpu', devices=1, precision=precision, logger=logger, enable_checkpointing=checkpoint,
                          enable_progress_bar=False, enable_model_summary=False, callbacks=[*callbacks], **kwargs)
@@ -252,7 +257,8 @@ def fit(pl, model, epochs=2, precision='64-true', path=None, weights_only=True, 
     ('bf16-mixed', 1e-5, {})], ids=str)
 def test_lightning(lightning, precision, tol, kwargs):
     dtype = torch.float64 if precision == '64-true' else torch.float32
-    theirs, ours = same_as_torch(lambda make: fit(lightning, module(lightning, make, dtype), precision=precision, **kwargs), tol)
+    theirs, ours = same_as_torch(lambda make: fit(lightning, module(lightning, make, dtype),
+                                                  precision=precision, **kwargs), tol)
     assert ours.tested == pytest.approx(theirs.tested, abs=tol or 1e-6) and ours.trainer.global_step == theirs.trainer.global_step == 12 // kwargs.get('accumulate_grad_batches', 1)
     assert apart(weights(ours), weights(net(dtype))) > 1e-3
 
@@ -325,14 +331,17 @@ def test_lightning_averages_weights_and_monitors_rates(lightning, tmp_path):
         def grouped(ps):
             ps = list(ps)
             return make([dict(params=ps[:2], name='body'), dict(params=ps[2:], lr=0.02)])
-        monitor = lightning.callbacks.LearningRateMonitor(logging_interval='step', log_momentum=True, log_weight_decay=True)
+        monitor = lightning.callbacks.LearningRateMonitor(logging_interval='step', log_momentum=True,
+                                                          log_weight_decay=True)
         average = lightning.callbacks.StochasticWeightAveraging([0.03, 0.05], swa_epoch_start=2, annealing_epochs=2)
         logger = lightning.loggers.CSVLogger(tmp_path)
-        model = fit(lightning, module(lightning, grouped), epochs=5, logger=logger, log_every_n_steps=1, callbacks=[monitor, average])
+        model = fit(lightning, module(lightning, grouped), epochs=5, logger=logger, log_every_n_steps=1,
+                    callbacks=[monitor, average])
         model.monitor = monitor
         return model
     theirs, ours = same_as_torch(run)
-    for last in ('last_momentum_values', 'last_weight_decay_values'): assert [*getattr(ours.monitor, last).values()] == pytest.approx([*getattr(theirs.monitor, last).values()])
+    for last in ('last_momentum_values', 'last_weight_decay_values'):
+        assert [*getattr(ours.monitor, last).values()] == pytest.approx([*getattr(theirs.monitor, last).values()])
     theirs, ours = theirs.monitor.lrs, ours.monitor.lrs
     assert list(ours) == ['lr-Optimizer/body', 'lr-Optimizer/pg2'] and list(ours.values()) == list(theirs.values())
     assert ours['lr-Optimizer/pg2'][0] == pytest.approx(0.02/25) and ours['lr-Optimizer/pg2'][-1] == 0.05
@@ -355,7 +364,8 @@ def test_lightning_where_a_layer_is_not_always_used(lightning, drop):
     "`zero_grad()` fills with zeros, as fastai's, so that weight decay and momentum go on; with `set_to_none=True` parameters without a gradient rest, as in torch"
     def run(make):
         class Module(type(module(lightning, make))):
-            def training_step(self, batch, i): return self.loss(batch) if i % 2 else self.net[:3](batch[0]).pow(2).mean()
+            def training_step(self, batch, i):
+                return self.loss(batch) if i % 2 else self.net[:3](batch[0]).pow(2).mean()
             def optimizer_zero_grad(self, epoch, i, opt): opt.zero_grad(set_to_none=drop)
         return fit(lightning, Module())
     _, ours = same_as_torch(run)
@@ -389,7 +399,8 @@ def test_fabric(lightning, tmp_path):
 def accelerated(make, epochs=(0, 2), accumulate=1, drop=0.1, save=None, load=None, **kwargs):
     "A loop as accelerate's documentation has it; returns the bare model. Everything is saved to `save` after the first epoch"
     from accelerate import Accelerator, DataLoaderConfiguration
-    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulate, dataloader_config=DataLoaderConfiguration(split_batches=True), **kwargs)
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulate,
+                              dataloader_config=DataLoaderConfiguration(split_batches=True), **kwargs)
     dtype = torch.float32 if kwargs else torch.float64
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.Tanh(), nn.Dropout(drop), nn.Linear(16, 1)).to(dtype)
@@ -435,7 +446,8 @@ def in_process(folder):
 def test_accelerate_with_two_processes(tmp_path):
     pytest.importorskip('accelerate')
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join(p for p in sys.path if p)}
-    done = subprocess.run([sys.executable, '-W', 'ignore', __file__, tmp_path], env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, '-W', 'ignore', __file__, tmp_path], env=env, capture_output=True,
+                          text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     first, second = torch.load(tmp_path/'0.pt'), torch.load(tmp_path/'1.pt')
     assert equal(first, second) and apart(first, weights(accelerated(OURS, accumulate=2, drop=0))) < 1e-10
@@ -491,7 +503,8 @@ def trained(hf, folder, make=None, kind=None, sched=None, resume=None, dtype=tor
     trainer = hf.Trainer(model, args, train_dataset=[dict(input_ids=i, labels=(i[0] > 25).long()) for i in ids], optimizer_cls_and_kwargs=kind,
                          optimizers=(opt, sched(opt) if sched else None))
     trainer.train(resume_from_checkpoint=resume)
-    model.trainer, model.rates = trainer, [h['learning_rate'] for h in trainer.state.log_history if 'learning_rate' in h]
+    model.trainer, model.rates = trainer, [h['learning_rate']
+                                           for h in trainer.state.log_history if 'learning_rate' in h]
     return model
 
 
@@ -499,7 +512,8 @@ def trained(hf, folder, make=None, kind=None, sched=None, resume=None, dtype=tor
     (None, [0, 5e-3, 1e-2, 5e-3], dict(gradient_accumulation_steps=2, max_grad_norm=0.5, lr_scheduler_type='cosine', warmup_steps=2)),
     (1e-3, [0, 1e-2, 2/3*1e-2, 1/3*1e-2], dict(bf16=True, dtype=torch.float32, own_schedule=True))], ids=['float64', 'bf16'])
 def test_trainer(hf, tmp_path, tol, rates, kwargs):
-    sched = partial(hf.get_linear_schedule_with_warmup, num_warmup_steps=1, num_training_steps=4) if kwargs.pop('own_schedule', False) else None
+    sched = partial(hf.get_linear_schedule_with_warmup, num_warmup_steps=1,
+                    num_training_steps=4) if kwargs.pop('own_schedule', False) else None
     theirs, ours = same_as_torch(lambda make: trained(hf, tmp_path, make, sched=sched, **kwargs), tol)
     assert ours.rates == theirs.rates == pytest.approx(rates)
     assert apart(weights(ours), weights(classifier(hf, ours.dtype))) > 1e-2

@@ -65,7 +65,8 @@ def test_the_small_engine_gives_what_the_library_gives(small, algo, traced):
     for a, b in zip(ours, real): torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
     for mine, theirs in zip(small_opt.state.values(), opt.state.values()):
         assert mine.keys() == theirs.keys()
-        for k in mine: torch.testing.assert_close(torch.as_tensor(mine[k]), torch.as_tensor(theirs[k]), rtol=1e-12, atol=1e-13)
+        for k in mine:
+            torch.testing.assert_close(torch.as_tensor(mine[k]), torch.as_tensor(theirs[k]), rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize('algo, kernels', [(oc.SGD, 1), (oc.AdamW, 2), (OWN, 2), (RARE, 2)], ids=lambda o: getattr(o, '__name__', ''))

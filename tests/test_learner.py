@@ -43,7 +43,9 @@ class Digits(list):
     def new_empty(self): return Digits()
 
 
-def body(): return nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
+def body():
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3),
+                         nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
 def head(): return nn.Sequential(nn.Linear(128, 10))
 def three_groups(m): return [params(m[0][:3]), params(m[0][3:]), params(m[1])]
 
@@ -70,7 +72,8 @@ class Record:
 
     def note(self, learn):
         if not hasattr(learn.recorder, 'losses'): return
-        self.losses += [*map(float, learn.recorder.losses), *(float(v) for row in learn.recorder.values for v in row if v is not None)]
+        self.losses += [*map(float, learn.recorder.losses),
+                        *(float(v) for row in learn.recorder.values for v in row if v is not None)]
 
 
 def same(way, tmp_path, ours=oc.Adam, theirs=fo.Adam, exact=True, **kwargs):
@@ -181,7 +184,8 @@ def accumulated(learn, note): learn.fit(1, 1e-2, cbs=GradientAccumulation(64))
 def clipped(learn, note): learn.fit_one_cycle(1, 1e-2, cbs=GradientClip(0.1))
 def fp16(learn, note): learn.to_fp16().fit_one_cycle(1, 1e-2)
 def bf16(learn, note): learn.to_bf16().fit_one_cycle(1, 1e-2)
-def fp16_with_all(learn, note): learn.to_fp16().fit_one_cycle(1, 1e-2, cbs=[GradientAccumulation(64), GradientClip(0.1)])
+def fp16_with_all(learn, note):
+    learn.to_fp16().fit_one_cycle(1, 1e-2, cbs=[GradientAccumulation(64), GradientClip(0.1)])
 
 def schedules(learn, note):
     learn.fit(1, cbs=ParamScheduler({'lr': SchedCos(1e-2, 1e-4), 'wd': SchedLin(0., 0.3), 'sqr_mom': SchedLin(0.9, 0.99), 'eps': SchedLin(1e-3, 1e-5)}))
@@ -213,7 +217,8 @@ def test_options_of_the_learner(options, tmp_path):
         learn.fit_one_cycle(1, 1e-2)
     a = same(way, tmp_path, **options)
     flags = [a.opt.state[p] for p in a.learn.model[0][1].parameters()]
-    assert all(('do_wd' in s) != options.get('wd_bn_bias', False) and ('force_train' in s) == options.get('train_bn', True) for s in flags)
+    assert all(('do_wd' in s) != options.get('wd_bn_bias', False)
+               and ('force_train' in s) == options.get('train_bn', True) for s in flags)
 
 
 def test_a_partial_that_carries_the_learning_rate(tmp_path):
@@ -229,14 +234,17 @@ def test_steppers_of_ones_own_in_a_learner(tmp_path):
         book_rms_prop_step,
         sgd_cb,
     )
-    with_defaults = partial(Optimizer := oc.Optimizer, cbs=[average_square_grad, book_rms_prop_step], square_mom=0.99, eps=1e-8)
+    with_defaults = partial(Optimizer := oc.Optimizer, cbs=[average_square_grad, book_rms_prop_step],
+                            square_mom=0.99, eps=1e-8)
     for i, (ours, theirs) in enumerate([
             (partial(Optimizer, cbs=[sgd_cb]), partial(fo.Optimizer, cbs=[sgd_cb])), (with_defaults, partial(fo.Optimizer, **with_defaults.keywords)),
             (partial(Optimizer, cbs=(momentum := [book_average_grad, book_momentum_step]), mom=0.9), partial(fo.Optimizer, cbs=momentum, mom=0.9))]):
-        for way in (one_cycle, save_and_load, export_and_go_on, find_lr): same(way, tmp_path/f'{i}{way.__name__}', ours, theirs)
+        for way in (one_cycle, save_and_load, export_and_go_on, find_lr):
+            same(way, tmp_path/f'{i}{way.__name__}', ours, theirs)
 
 
-def sharpened(p, lr, power, grad_avg, limit=2.): p.data.sub_(lr * grad_avg.sign() * grad_avg.abs().clamp(max=limit).pow(power))
+def sharpened(p, lr, power, grad_avg, limit=2.):
+    p.data.sub_(lr * grad_avg.sign() * grad_avg.abs().clamp(max=limit).pow(power))
 
 
 def hypers_by_hand(learn, n_steps, **sched):
@@ -253,13 +261,15 @@ def hypers_by_hand(learn, n_steps, **sched):
 @pytest.mark.parametrize('engine', ['eager', 'foreach', 'fused'])
 def test_any_hyper_parameter_of_a_stepper_of_ones_own_is_scheduled(engine, tmp_path):
     "`power` has no default and `limit` has one: both take what fastai's schedules say, and what is set by hand gives the same weights"
-    sched = {'lr': SchedCos(1e-2, 1e-3), 'power': SchedCos(0.5, 1.), 'limit': SchedLin(2., 0.1), 'mom': SchedCos(0.95, 0.8)}
+    sched = {'lr': SchedCos(1e-2, 1e-3), 'power': SchedCos(0.5, 1.), 'limit': SchedLin(2., 0.1),
+             'mom': SchedCos(0.95, 0.8)}
     func = partial(oc.Optimizer, cbs=[oc.average_grad, sharpened], power=1., mom=0.9, engine=engine)
     a, b = (learner(func, tmp_path/n) for n in 'ab')
     n_steps = len(a.dls.train)
     set_seed(7)
     a.fit(1, cbs=ParamScheduler(sched))
-    assert a.recorder.hps['power'] == [pytest.approx(sched['power'](i/n_steps)) for i in range(n_steps)] and a.opt.hypers[0]['limit'] < 0.5
+    assert a.recorder.hps['power'] == [pytest.approx(sched['power'](i/n_steps))
+                                       for i in range(n_steps)] and a.opt.hypers[0]['limit'] < 0.5
     assert engine == 'eager' or len(a.opt._running.programs) <= 2
     set_seed(7)
     b.create_opt()
@@ -271,8 +281,10 @@ def test_any_hyper_parameter_of_a_stepper_of_ones_own_is_scheduled(engine, tmp_p
 @pytest.mark.parametrize('way', [one_cycle, flat_cos, sgdr, find_lr], ids=lambda f: f.__name__)
 def test_schedules_of_fastai_on_the_fused_engine_compile_once(way, tmp_path):
     "Learning rate and momentum change in each step; `lr_find` loads its state and goes on with the same kernels"
-    ours = Record(partial(oc.Optimizer, cbs=[oc.average_grad, sharpened], power=1., mom=0.9, engine='fused'), way, tmp_path/'fused')
-    eager = Record(partial(oc.Optimizer, cbs=[oc.average_grad, sharpened], power=1., mom=0.9, engine='eager'), way, tmp_path/'eager')
+    ours = Record(partial(oc.Optimizer, cbs=[oc.average_grad, sharpened], power=1., mom=0.9, engine='fused'),
+                  way, tmp_path/'fused')
+    eager = Record(partial(oc.Optimizer, cbs=[oc.average_grad, sharpened], power=1., mom=0.9, engine='eager'),
+                   way, tmp_path/'eager')
     assert ours.losses[:20] == pytest.approx(eager.losses[:20], rel=1e-3) and len(ours.losses) == len(eager.losses)
     assert len(ours.opt._running.programs) <= 2
 
@@ -288,7 +300,8 @@ def test_non_native_mixed_precision(tmp_path):
         assert all(p.dtype == torch.float32 for p in learn.model.parameters())
     mlp = nn.Sequential(nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU()), nn.Linear(32, 10))
     two = lambda m: L(m[0], m[1]).map(params) # noqa: E731
-    runs = [Record(f, way, tmp_path/n, model=copy.deepcopy(mlp), splitter=two) for f, n in ((partial(oc.Adam, engine='eager'), 'ours'), (fo.Adam, 'theirs'))]
+    runs = [Record(f, way, tmp_path/n, model=copy.deepcopy(mlp), splitter=two)
+            for f, n in ((partial(oc.Adam, engine='eager'), 'ours'), (fo.Adam, 'theirs'))]
     assert runs[0].losses == runs[1].losses and len(runs[0].losses) > 20
     assert all(torch.equal(x, y) for x, y in zip(runs[0].weights, runs[1].weights))
     assert set(runs[0].opt.state) == set(runs[0].learn.model.parameters())
@@ -311,7 +324,8 @@ def test_the_fused_engine_in_a_learner(algo, tmp_path):
 
 # Names of the model
 
-NAMES = ['0.0.weight', '0.0.bias', '0.1.weight', '0.1.bias', '0.3.weight', '0.3.bias', '0.4.weight', '0.4.bias', '1.0.weight', '1.0.bias']
+NAMES = ['0.0.weight', '0.0.bias', '0.1.weight', '0.1.bias', '0.3.weight', '0.3.bias', '0.4.weight',
+         '0.4.bias', '1.0.weight', '1.0.bias']
 def names_of(opt): return [k for g in opt.param_groups for k in g.get('param_names', ())]
 
 
@@ -355,7 +369,9 @@ assert Learner.create_opt.__doc__ and not any(type(o).__module__ == 'optimcb.sta
 
 def test_rules_by_name_in_a_learner(tmp_path):
     "As those that are told the model"
-    def way(opt_func): return Record(partial(opt_func, engine='eager'), lambda learn, note: learn.fit_one_cycle(1, 1e-2), tmp_path/opt_func.__name__)
+    def way(opt_func):
+        return Record(partial(opt_func, engine='eager'), lambda learn, note: learn.fit_one_cycle(1, 1e-2),
+                      tmp_path/opt_func.__name__)
     two = way(oc.route('by_names', head=(oc.SGD, oc.by_name('1.*')), rest=oc.Adam))
     def of_model(ps, lr, engine):
         ps = [list(o) for o in ps]
@@ -364,7 +380,8 @@ def test_rules_by_name_in_a_learner(tmp_path):
     expected = way(of_model)
     assert two.losses == expected.losses and all(map(torch.equal, two.weights, expected.weights))
     assert 'route head: 1.0.weight, 1.0.bias' in repr(two.opt) and '1.0.weight, 1.0.bias' in str(two.opt.explain())
-    only = learner(partial(oc.Optimizer, cbs=[oc.only(oc.weight_decay, ~oc.by_name('*.bias')), oc.sgd_step], wd=0.1), tmp_path)
+    only = learner(partial(oc.Optimizer, cbs=[oc.only(oc.weight_decay, ~oc.by_name('*.bias')), oc.sgd_step],
+                           wd=0.1), tmp_path)
     only.fit(1, 1e-2)
     assert oc.no_wd(only.opt, oc.by_name('1.0.*')) is only.opt
 
@@ -410,7 +427,8 @@ def test_runs_with_and_without_names_go_on_from_each_other(saved, loaded, tmp_pa
         o.model.train()
         F.cross_entropy(o.model(batch[0]), batch[1]).backward()
         o.opt.step()
-    assert all(map(torch.equal, one.model.parameters(), other.model.parameters())) and other.opt.state[other.model[1][0].bias]['step'] == 11
+    assert all(map(torch.equal, one.model.parameters(),
+                   other.model.parameters())) and other.opt.state[other.model[1][0].bias]['step'] == 11
 
 
 def test_a_group_is_added_without_a_name(tmp_path):
@@ -437,12 +455,15 @@ def test_a_named_algorithm_in_a_learner(tmp_path):
 class SeesGrads(Callback):
     "What is in the gradients before and after each step"
     def __init__(self): self.before, self.after = [], []
-    def before_step(self): self.before.append(any(p.grad.any().item() for p in self.model.parameters() if p.grad is not None))
-    def after_step(self): self.after.append(any(p.grad.any().item() for p in self.model.parameters() if p.grad is not None))
+    def before_step(self):
+        self.before.append(any(p.grad.any().item() for p in self.model.parameters() if p.grad is not None))
+    def after_step(self):
+        self.after.append(any(p.grad.any().item() for p in self.model.parameters() if p.grad is not None))
 
 def with_zeros(way, tmp_path, **kwargs):
     "Trains with and without the option: the same losses and weights, to the bit. Returns the learner with it"
-    runs = [Record(oc.Adam, partial(way, cbs=cbs), tmp_path/name, **kwargs) for name, cbs in (('with', [ZeroInStepCallback()]), ('without', []))]
+    runs = [Record(oc.Adam, partial(way, cbs=cbs), tmp_path/name, **kwargs)
+            for name, cbs in (('with', [ZeroInStepCallback()]), ('without', []))]
     assert all(torch.equal(x, y) for x, y in zip(*(r.weights for r in runs))) and np.array_equal(*(r.losses for r in runs), equal_nan=True)
     return runs[0].learn
 
@@ -477,4 +498,5 @@ def test_other_ways_of_a_learner_with_steps_that_zero(tmp_path):
     with_zeros(way, tmp_path)
 
 def test_steps_that_zero_are_of_our_optimizers(tmp_path):
-    with pytest.raises(TypeError, match='ZeroInStepCallback sets'): learner(fo.Adam, tmp_path).fit(1, cbs=[ZeroInStepCallback()])
+    with pytest.raises(TypeError, match='ZeroInStepCallback sets'):
+        learner(fo.Adam, tmp_path).fit(1, cbs=[ZeroInStepCallback()])

@@ -26,14 +26,16 @@ all_of_them = pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
 def run(path):
     with TemporaryDirectory() as folder:
         env = {**os.environ, 'MPLBACKEND': 'agg', 'PYTHONWARNINGS': 'ignore', 'IPYTHONDIR': folder}
-        return subprocess.run([sys.executable, '-c', RUN, str(path)], cwd=path.parent, env=env, capture_output=True, text=True, timeout=600)
+        return subprocess.run([sys.executable, '-c', RUN, str(path)], cwd=path.parent, env=env,
+                              capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture(scope='module')
 def running(request):
     "Notebooks, two at a time; where tests run in several processes, each when it is its turn"
     wanted = [i.callspec.params['path'] for i in request.session.items if getattr(i, 'originalname', '') == 'test_notebooks_run']
-    with ThreadPoolExecutor(2) as pool: yield {} if 'PYTEST_XDIST_WORKER' in os.environ else {path: pool.submit(run, path) for path in wanted}
+    with ThreadPoolExecutor(2) as pool:
+        yield {} if 'PYTEST_XDIST_WORKER' in os.environ else {path: pool.submit(run, path) for path in wanted}
 
 
 @each
@@ -51,7 +53,8 @@ def test_notebooks_are_kept_with_their_output_and_nothing_else(path):
     assert nb['cells'][0]['cell_type'] == 'markdown' and re.match(r'# .+\n+> .+', ''.join(nb['cells'][0]['source']))
     outputs = [o for c in code for o in c['outputs']]
     assert not any(o['output_type'] == 'error' or o.get('name') == 'stderr' for o in outputs)
-    assert not re.search(r'(/tmp|/home|/root|/Users)/', json.dumps([o for o in outputs if 'image/png' not in o.get('data', {})]))
+    assert not re.search(r'(/tmp|/home|/root|/Users)/',
+                         json.dumps([o for o in outputs if 'image/png' not in o.get('data', {})]))
 
 
 def test_every_public_name_is_in_the_api():
@@ -78,7 +81,9 @@ def names_of(source):
         elif isinstance(n, (ast.FunctionDef, ast.ClassDef)): made.add(n.name)
         elif isinstance(n, ast.arg): made.add(n.arg)
         elif isinstance(n, ast.ImportFrom):
-            for a in n.names: made |= set(getattr(m := import_module(n.module), '__all__', vars(m))) if a.name == '*' else {a.asname or a.name}
+            for a in n.names:
+                made |= set(getattr(m := import_module(n.module), '__all__',
+                                    vars(m))) if a.name == '*' else {a.asname or a.name}
     return used, made
 
 
@@ -93,4 +98,5 @@ def test_notebooks_import_what_they_use(path):
 def test_notebooks_are_linked_from_the_index():
     index = (ROOT/'nbs'/'index.ipynb').read_text()
     for path in NOTEBOOKS: assert path.stem == 'index' or f'({path.name})' in index
-    for target in re.findall(r'\]\((\w+\.ipynb)\)', ''.join(p.read_text() for p in NOTEBOOKS)): assert (ROOT/'nbs'/target).is_file()
+    for target in re.findall(r'\]\((\w+\.ipynb)\)', ''.join(p.read_text() for p in NOTEBOOKS)):
+        assert (ROOT/'nbs'/target).is_file()

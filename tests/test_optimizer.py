@@ -202,7 +202,8 @@ def test_a_hyper_wins_over_state_and_once_over_both():
     def look(p, **kwargs): seen.update(kwargs)
     ps = params([(2,)])
     set_grads(ps)
-    opt = Optimizer(ps, [state, look, lambda p, x, y, lr: seen.update(early=(x, y, lr)), shadow, look], x='hyper', lr=0.5)
+    opt = Optimizer(ps, [state, look, lambda p, x, y, lr: seen.update(early=(x, y, lr)), shadow, look],
+                    x='hyper', lr=0.5)
     opt.step()
     assert seen['early'] == ('hyper', 'state', 0.5) and (seen['x'], seen['y'], seen['lr']) == ('hyper', 'once', 'once')
     assert opt.state[ps[0]] == {'x': 'state', 'y': 'state', 'lr': 'state'} and opt.hypers[0]['lr'] == 0.5
@@ -278,7 +279,8 @@ def test_groups_as_fastai_documents_them():
     same(Optimizer([[1], [3], [4]], stepper, lr=slice(1e-2)).hypers, [{'lr': 1e-3}, {'lr': 1e-3}, {'lr': 1e-2}])
     opt = Optimizer([[1, 2], [3], [4]], stepper, lr=slice(1e-4, 1e-2))
     same(opt.param_groups, [{'params': [1, 2], 'lr': 1e-4}, {'params': [3], 'lr': 1e-3}, {'params': [4], 'lr': 1e-2}])
-    with pytest.raises(ValueError, match='2 values, but there are 3'): Optimizer([[1, 2], [3], [4]], stepper, lr=np.array([0.1, 0.2]))
+    with pytest.raises(ValueError, match='2 values, but there are 3'):
+        Optimizer([[1, 2], [3], [4]], stepper, lr=np.array([0.1, 0.2]))
 
 
 def test_a_bare_tensor_is_one_parameter():
@@ -457,9 +459,12 @@ def test_parameters_in_all_of_torchs_forms():
     model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
     assert len(oc.Adam(model.parameters(), lr=0.1).param_groups[0]['params']) == 4
     named = oc.Adam(model.named_parameters(), lr=0.1)
-    assert named.param_groups[0]['param_names'] == ['0.weight', '0.bias', '1.weight', '1.bias'] and 'param_names' not in named.hypers[0]
-    groups = oc.Adam([{'params': model[0].parameters(), 'weight_decay': 0.}, {'params': model[1].weight, 'lr': 1., 'betas': (0.5, 0.6)}], lr=0.1, wd=0.3)
-    assert [(h['wd'], h['lr'], h['mom'], h['sqr_mom']) for h in groups.hypers] == [(0., 0.1, 0.9, 0.99), (0.3, 1., 0.5, 0.6)]
+    assert named.param_groups[0]['param_names'] == ['0.weight', '0.bias', '1.weight',
+                                                    '1.bias'] and 'param_names' not in named.hypers[0]
+    groups = oc.Adam([{'params': model[0].parameters(), 'weight_decay': 0.},
+                      {'params': model[1].weight, 'lr': 1., 'betas': (0.5, 0.6)}], lr=0.1, wd=0.3)
+    assert [(h['wd'], h['lr'], h['mom'], h['sqr_mom'])
+            for h in groups.hypers] == [(0., 0.1, 0.9, 0.99), (0.3, 1., 0.5, 0.6)]
     groups.add_param_group({'params': [model[1].bias], 'mom': 0.7})
     assert groups.hypers[2] == dict(lr=0.1, mom=0.7, sqr_mom=0.99, eps=1e-5, wd=0.3)
     assert len(oc.Adam({'params': model.parameters()}, lr=0.1).param_groups) == 1
@@ -585,21 +590,26 @@ def test_values_that_cannot_be(name, value, error):
     (oc.Larc, 'trust_coeff', 'a'), (oc.Larc, 'trust_coeff', -1), (oc.Adagrad, 'init_sum', -1), (oc.Adagrad, 'lr_decay', None), (oc.Lamb, 'max_trust', -1),
     (oc.Yogi, 'init_avg', -1), (oc.NAdam, 'mom_decay', float('inf')), (oc.QHAdam, 'nu_1', float('nan')), (oc.RAdam, 'beta', -1)])
 def test_values_that_other_algorithms_cannot_have(algo, name, value):
-    with pytest.raises((ValueError, TypeError), match=f'`{name}` must be|`{name}` is NaN'): algo(params(), lr=0.1, **{name: value})
+    with pytest.raises((ValueError, TypeError), match=f'`{name}` must be|`{name}` is NaN'):
+        algo(params(), lr=0.1, **{name: value})
 
 
 def test_a_name_that_is_misspelt():
-    for name, meant in [('wieght_decay', '`wd`'), ('weight_dacay', '`wd`'), ('sqr_mon', '`sqr_mom`'), ('momentun', '`mom`'), ('beta', '`mom` and `sqr_mom`')]:
-        with pytest.raises(TypeError, match=rf'Adam has no `{name}`\. Did you mean {meant}\?'): oc.Adam(params(), **{name: 0.1})
+    for name, meant in [('wieght_decay', '`wd`'), ('weight_dacay', '`wd`'), ('sqr_mon', '`sqr_mom`'),
+                        ('momentun', '`mom`'), ('beta', '`mom` and `sqr_mom`')]:
+        with pytest.raises(TypeError, match=rf'Adam has no `{name}`\. Did you mean {meant}\?'):
+            oc.Adam(params(), **{name: 0.1})
     with pytest.raises(TypeError, match="missing a required argument: 'lr'"): oc.Adam(params())
-    with pytest.raises(TypeError, match="`weight_decay` is torch's name for `wd`"): oc.Adam(params(), lr=0.1, wd=0.1, weight_decay=0.1)
+    with pytest.raises(TypeError, match="`weight_decay` is torch's name for `wd`"):
+        oc.Adam(params(), lr=0.1, wd=0.1, weight_decay=0.1)
     with pytest.raises(ValueError, match='`betas` must have 2'): oc.Adam(params(), lr=0.1, betas=0.9)
 
 
 def test_a_hyper_that_no_stepper_reads_is_a_warning():
     with pytest.warns(UserWarning, match='no stepper reads `wieght_decay`: weight_decay, sgd_step don.t. Did you mean `wd`?'):
         Optimizer(params(), [weight_decay, sgd_step], lr=0.1, wieght_decay=0.1)
-    with pytest.warns(UserWarning, match='no stepper reads `wd`'): Optimizer([{'params': params(), 'wd': 0.1}], sgd_step, lr=0.1)
+    with pytest.warns(UserWarning, match='no stepper reads `wd`'):
+        Optimizer([{'params': params(), 'wd': 0.1}], sgd_step, lr=0.1)
     with pytest.warns(UserWarning, match="no stepper reads `other`: sgd_step doesn't"):
         Optimizer(params(), sgd_step, lr=0.1).set_hypers(other=3)
     with warnings.catch_warnings():
@@ -714,4 +724,5 @@ def test_printing_shows_the_steppers():
 
 
 def test_train_bn_is_the_learners():
-    with pytest.warns(UserWarning, match='train_bn'): assert 'train_bn' not in Optimizer(params(), sgd_step, lr=0.1, train_bn=True).hypers[0]
+    with pytest.warns(UserWarning, match='train_bn'):
+        assert 'train_bn' not in Optimizer(params(), sgd_step, lr=0.1, train_bn=True).hypers[0]

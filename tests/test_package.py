@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import types
+from configparser import ConfigParser
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,6 +39,23 @@ def test_importing_needs_torch_and_fastcore_only():
     code = 'import sys, optimcb; assert not {"fastai", "matplotlib", "pandas", "IPython", "sklearn"} & set(sys.modules); print(optimcb.__version__)'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip() == optimcb.__version__ and not done.stderr
+
+
+def test_every_file_of_the_package_is_installed():
+    "What is no module, as C and types, is named in setup.cfg"
+    setup = ConfigParser()
+    setup.read(ROOT/'setup.cfg')
+    named = {f for package, patterns in setup['options.package_data'].items() for o in patterns.split(', ')
+             for f in (ROOT/package.replace('.', '/')).glob(o)}
+    files = {f for f in (ROOT/'optimcb').rglob('*') if f.is_file() and f.suffix not in ('.py', '.pyc')}
+    assert files == named and {'py.typed', 'kernel.h', '__init__.pyi'} <= {f.name for f in files}
+
+
+def test_the_version_stands_in_one_place():
+    "setup.cfg reads it from the package, and the newest entry of the changelog is that of it"
+    assert 'version = attr: optimcb.__version__' in (ROOT/'setup.cfg').read_text()
+    newest = re.search(r'^## (\S+)', (ROOT/'CHANGELOG.md').read_text(), re.MULTILINE)[1]
+    assert newest == optimcb.__version__
 
 
 def test_importing_reads_no_steppers():
@@ -170,7 +188,8 @@ def test_dir_is_what_one_types_and_where_the_rest_is():
     assert set(optimcb.__all__) <= set(dir(optimcb)) and len(dir(optimcb)) < 140
     modules = {k for k in dir(optimcb) if isinstance(getattr(optimcb, k), types.ModuleType)}
     assert modules == {'algorithms', 'composition', 'parts', 'plots', 'routing', 'steppers', 'taps'}
-    for k in ('algorithms', 'parts', 'steppers'): assert set(dir(getattr(optimcb, k))) == set(getattr(optimcb, k).__all__), k
+    for k in ('algorithms', 'parts', 'steppers'):
+        assert set(dir(getattr(optimcb, k))) == set(getattr(optimcb, k).__all__), k
     with pytest.raises(AttributeError, match="module 'optimcb' has no attribute 'nobody'"): optimcb.nobody # noqa: B018
     with pytest.raises(ImportError): exec('from optimcb import nobody', {})
 
@@ -182,7 +201,8 @@ def test_help_is_a_map_of_a_screen():
     assert places >= {k for k in dir(optimcb) if isinstance(getattr(optimcb, k), types.ModuleType)}
     code = [line for line in lines if line.startswith('    ') and '(' in line]
     spoken = {k for line in code for k in re.findall(r"(?<![.\w'*])([A-Za-z]\w+)(?=\()", line)} - {'Learner'}
-    assert {'Adam', 'algorithm', 'create_optimizer', 'route', 'SAM'} <= spoken and all(hasattr(optimcb, k) for k in spoken)
+    assert {'Adam', 'algorithm', 'create_optimizer', 'route', 'SAM'} <= spoken and all(hasattr(optimcb, k)
+                                                                                       for k in spoken)
 
 
 def test_places_that_are_imported_when_they_are_used():
@@ -225,5 +245,6 @@ def test_a_learner_is_trained_with_one_line(tmp_path):
             assert isinstance(learn.opt, optimcb.Optimizer) and learn.opt_stats['grad_norm'].shape == (4, 4)
             assert learn.opt_stats.param_names == ['0.weight', '0.bias', '1.weight', '1.bias']
     '''
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', dedent(code)], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', dedent(code)], capture_output=True,
+                          text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

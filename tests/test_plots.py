@@ -88,7 +88,8 @@ def test_path_is_that_of_torch(name, ours, theirs):
 
 def test_path_takes_fastais_optimizers_too():
     fastai = pytest.importorskip('fastai.optimizer')
-    np.testing.assert_allclose(path(partial(fastai.SGD, mom=0.9), 'ravine', lr=0.05), path(SGD, 'ravine', lr=0.05, mom=0.9, engine='eager'))
+    np.testing.assert_allclose(path(partial(fastai.SGD, mom=0.9), 'ravine', lr=0.05),
+                               path(SGD, 'ravine', lr=0.05, mom=0.9, engine='eager'))
 
 
 def test_path_that_diverges_is_nan_to_the_end():
@@ -99,13 +100,15 @@ def test_path_that_diverges_is_nan_to_the_end():
 
 def test_path_from_elsewhere():
     assert path(SGD, 'beale', steps=0, start=(2, 1), lr=0.1).tolist() == [[2, 1]]
-    with pytest.raises(ValueError, match=r'two finite numbers, x and y, but is \(1, 2, 3\)'): path(SGD, ravine, start=(1, 2, 3), lr=0.1)
+    with pytest.raises(ValueError, match=r'two finite numbers, x and y, but is \(1, 2, 3\)'):
+        path(SGD, ravine, start=(1, 2, 3), lr=0.1)
     with pytest.raises(ValueError, match='two finite numbers'): path(SGD, ravine, start=(1, np.nan), lr=0.1)
 
 
 def test_problems_by_name():
     assert as_problem('ravine') is ravine is as_problem(ravine)
-    with pytest.raises(ValueError, match='no problem \'rosenbrok\'. Did you mean `rosenbrock`.* There are rosenbrock, beale'): path(SGD, 'rosenbrok', lr=0.1)
+    with pytest.raises(ValueError, match='no problem \'rosenbrok\'. Did you mean `rosenbrock`.* There are rosenbrock, beale'):
+        path(SGD, 'rosenbrok', lr=0.1)
     with pytest.raises(TypeError, match='must be a `Problem` or a name, but is 3'): plot_paths(OPTS, 3)
 
 
@@ -149,7 +152,8 @@ def test_problems_of_ones_own():
 
 
 def test_names_of_a_list():
-    opts = [partial(SGD, lr=0.1, mom=0.9), torch.optim.Adam, partial(torch.optim.Adam, lr=0.2, betas=(0.5, 0.9)), partial(Optimizer, cbs=[sgd_step], lr=0.1)]
+    opts = [partial(SGD, lr=0.1, mom=0.9), torch.optim.Adam,
+            partial(torch.optim.Adam, lr=0.2, betas=(0.5, 0.9)), partial(Optimizer, cbs=[sgd_step], lr=0.1)]
     ax = plot_paths(opts, ravine, steps=1)
     assert [t.split(':')[0] for t in legend(ax)[:4]] == ['SGD(lr=0.1, mom=0.9)', 'Adam', 'Adam(lr=0.2, betas=(0.5, 0.9))', 'Optimizer(sgd_step, lr=0.1)']
 
@@ -219,7 +223,8 @@ def test_animations_are_shown_and_saved(tmp_path):
     image = pytest.importorskip('PIL.Image')
     anim = animate_paths(OPTS, steps=4, every=2, fps=20)
     anim.save(tmp_path/'x.gif', writer='pillow')
-    with image.open(tmp_path/'x.gif') as gif: assert gif.n_frames == 3 and gif.info['duration'] == 50 and gif.size == (560, 320)
+    with image.open(tmp_path/'x.gif') as gif:
+        assert gif.n_frames == 3 and gif.info['duration'] == 50 and gif.size == (560, 320)
     html = anim._repr_html_()
     assert html.count('data:image/png;base64') == 3 and not plt.get_fignums()
     with pytest.raises(ValueError, match='`every` must be 1 or more steps, but is 0'): animate_paths(OPTS, every=0)
@@ -278,7 +283,8 @@ def test_curves_that_cannot_be_drawn(curves, kwargs, error):
 # Schedules
 
 def test_schedules():
-    axs = plot_sched({'lr': lambda pos: 1 - pos if type(pos) is float else np.nan, 'mom': [0.9, 0.8, 0.9], 'wd': lambda pos: np.array([pos, 2*pos])}, n=11)
+    axs = plot_sched({'lr': lambda pos: 1 - pos if type(pos) is float else np.nan, 'mom': [0.9, 0.8, 0.9],
+                      'wd': lambda pos: np.array([pos, 2*pos])}, n=11)
     assert [ax.get_title() for ax in axs] == ['lr', 'mom', 'wd']
     pos = np.linspace(0, 1, 11)
     np.testing.assert_allclose(lines(axs[0]), [np.stack([pos, 1-pos], 1)])
@@ -288,7 +294,8 @@ def test_schedules():
 
 def test_schedules_of_fastai():
     schedule = pytest.importorskip('fastai.callback.schedule')
-    scheds = {'lr': schedule.combined_cos(0.25, 1e-4, 1e-2, 1e-6), 'mom': schedule.SchedCos(0.95, 0.85), 'wd': schedule.SchedPoly(0., 1., 2), 'eps': [1, 2]}
+    scheds = {'lr': schedule.combined_cos(0.25, 1e-4, 1e-2, 1e-6), 'mom': schedule.SchedCos(0.95, 0.85),
+              'wd': schedule.SchedPoly(0., 1., 2), 'eps': [1, 2]}
     axs = plot_sched(schedule.ParamScheduler(scheds).scheds, n=101)
     y = lines(axs[0])[0][:, 1]
     assert (y[0], y[25], y[-1]) == pytest.approx((1e-4, 1e-2, 1e-6)) and y.argmax() == 25 and len(axs[0].figure.axes) == 4

@@ -28,7 +28,8 @@ def named(pattern):
 
 def test_all_that_fastai_reads_of_an_optimizer_is_there():
     opt, names = oc.Adam(params(), lr=0.1), named(r'\bopt\.([a-z_]\w*)')
-    assert names >= {'hypers', 'frozen_idx', 'param_lists', 'state', 'set_hyper', 'freeze_to', 'clear_state', 'param_groups'}
+    assert names >= {'hypers', 'frozen_idx', 'param_lists', 'state', 'set_hyper', 'freeze_to', 'clear_state',
+                     'param_groups'}
     assert [k for k in names if not hasattr(opt, k)] == [] and named(r'\bopt_func\.([a-z_]\w*)') <= {'keywords'}
 
 @pytest.mark.parametrize('name', [k for k in fo.__all__ if k[0].isupper() and k not in ('Optimizer', 'Lookahead', 'OptimWrapper')])
@@ -116,7 +117,8 @@ def test_fastais_optimizer_runs_our_steppers():
             set_grads(ps, i)
             opt.step()
         return ps
-    for p, q in zip(trained(fo.Optimizer, oc), trained(fo.Optimizer, fo)): torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+    for p, q in zip(trained(fo.Optimizer, oc), trained(fo.Optimizer, fo)):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
 
 
 # Algorithms
@@ -144,7 +146,8 @@ def mlflows_names(learn):
 @pytest.mark.parametrize('make', [oc.Adam, oc.Adam.named('Mine'), oc.AdamW.wrap(oc.clip_norm)])
 def test_logged_by_mlflow(make):
     from fastai.learner import Learner
-    learn = Learner(fastai.data.core.DataLoaders([], []), nn.Linear(2, 1), loss_func=nn.functional.mse_loss, opt_func=make, lr=0.1)
+    learn = Learner(fastai.data.core.DataLoaders([], []), nn.Linear(2, 1), loss_func=nn.functional.mse_loss,
+                    opt_func=make, lr=0.1)
     learn.create_opt()
     name, hypers, frozen = mlflows_names(learn)
     assert name == make.__name__ and hypers['lr'] == [0.1] and hypers['wd'] == [0.01] and frozen == 0
@@ -180,7 +183,8 @@ def test_a_model_later():
 def test_what_is_wrong_is_said():
     with pytest.raises(TypeError, match="AdamW has no `lrr`. Did you mean `lr`?"): oc.AdamW(lrr=0.1)
     with pytest.raises(TypeError, match="missing a required argument: 'lr'"): oc.AdamW()(params())
-    with pytest.raises(AttributeError, match='AdamW was called without parameters, and is no optimizer yet. Pass them first'): oc.AdamW(lr=0.1).step()
+    with pytest.raises(AttributeError, match='AdamW was called without parameters, and is no optimizer yet. Pass them first'):
+        oc.AdamW(lr=0.1).step()
     with pytest.raises(TypeError, match='`params` is a model'): oc.AdamW(net(), lr=0.1)
 
 @pytest.mark.parametrize('name', ALGORITHMS)

@@ -1,58 +1,40 @@
-"The README keeps its word: its code runs, its tables are those of the code, and its commands are those that CI runs."
-import re
-from pathlib import Path
-
+"The README and the pages keep their word: their code runs, their links lead somewhere, and the commands are those that CI runs."
 import pytest
-from checklist import COMMAND, PARTS_TABLE, RULES_TABLE, table_of_parts, table_of_rules
-from zoo import ALGORITHMS, said
+from pages import ROOT, blocks, links, scripts
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT/'README.md').read_text()
+README = ROOT/'README.md'
+PAGES = [README, *sorted((ROOT/'docs'/'from_readme').glob('*.md'))]
+SCRIPTS = [o for page in PAGES for o in scripts(page)]
 
-
-def blocks(language): return re.findall(rf'```{language}\n(.*?)```', README, re.DOTALL)
-
-
-FRAMEWORK = re.compile(r'^(?:from|import) (lightning|transformers|accelerate)\b', re.MULTILINE)
+every_page = pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
 
 
 @pytest.mark.filterwarnings('ignore')
-def test_every_python_block_runs(capsys, tmp_path, monkeypatch):
-    for module in ('fastai', 'safetensors'): pytest.importorskip(module)
+@pytest.mark.parametrize('script', SCRIPTS, ids=lambda o: f'{o.page.stem}-{o.modules[0]}')
+def test_every_block_runs_and_errors_say_what_the_page_says(script, capsys, tmp_path, monkeypatch):
+    for module in script.modules: pytest.importorskip(module)
     monkeypatch.chdir(tmp_path)
-    found, names = [b for b in blocks('python') if not FRAMEWORK.search(b)], {}
-    assert len(found) == 15
-    for block in found: exec(compile(block, 'README.md', 'exec'), names)
+    script.run()
     out = capsys.readouterr().out
-    for line in re.findall(r'#  ?(\w+ has no .*?|stepper .*?|`clip_value` .*?)(?: …|$)', '\n'.join(found), re.MULTILINE): assert line in out
+    for message in script.messages: assert message in out
 
 
-@pytest.mark.filterwarnings('ignore')
-def test_blocks_in_other_frameworks_run(tmp_path, monkeypatch):
-    "Each by itself"
-    found = [b for b in blocks('python') if FRAMEWORK.search(b)]
-    for b in found: pytest.importorskip(FRAMEWORK.search(b)[1])
-    assert len(found) == 3
-    monkeypatch.chdir(tmp_path)
-    for block in found: exec(compile(block, 'README.md', 'exec'), {})
-
-
-def test_the_table_is_that_of_the_code():
-    "Tests of the rows themselves compare the tolerances"
-    new = ALGORITHMS.keys() - said().keys()
-    assert not new, f'the README has no line for {", ".join(sorted(new))}: {COMMAND}'
-    assert RULES_TABLE.search(README)[2] == table_of_rules().markdown, COMMAND
-
-
-def test_the_table_of_parts_is_that_of_the_code(): assert PARTS_TABLE.search(README)[2] == table_of_parts().markdown, COMMAND
+@every_page
+def test_links_lead_somewhere(page):
+    for target in links(page): assert (page.parent/target).exists(), target
 
 
 def test_the_two_commands_are_what_ci_runs_and_the_example_is_there():
-    main, test = (b.strip() for b in blocks('sh'))
+    main, test = (b.strip() for b in blocks(README, 'sh'))
     assert (ROOT/main.split()[-1]).is_file() and main.startswith('python3 -m venv .venv && .venv/bin/pip install -e ')
     assert test.endswith('.venv/bin/python -m pytest')
     if (ci := ROOT/'.ci'/'run').is_file(): assert 'README.md' in ci.read_text()
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r'\]\((?!http)(.*?)\)', README): assert (ROOT/target).exists()
+def test_pictures_are_small():
+    "`python docs/img/draw.py` draws them"
+    pictures = {file: (ROOT/file).stat().st_size for file in links(README) if file.startswith('docs/img/')}
+    assert len(pictures) == 2 and max(pictures.values()) <= 300_000
+
+
+def test_the_readme_is_read_in_two_minutes(): assert len(README.read_text().splitlines()) <= 140

@@ -29,7 +29,8 @@ OPTIMIZERS = {
 
 
 def chained(opt): return ls.ChainedScheduler([ls.ConstantLR(opt, 0.5, total_iters=6), ls.ExponentialLR(opt, 0.95)])
-def sequential(opt): return ls.SequentialLR(opt, [ls.LinearLR(opt, 0.1, total_iters=5), ls.CosineAnnealingLR(opt, 10), ls.StepLR(opt, 2)], [5, 15])
+def sequential(opt):
+    return ls.SequentialLR(opt, [ls.LinearLR(opt, 0.1, total_iters=5), ls.CosineAnnealingLR(opt, 10), ls.StepLR(opt, 2)], [5, 15])
 
 SCHEDULERS = {
     'LambdaLR': lambda opt: ls.LambdaLR(opt, [lambda i: 0.95**i, lambda i: 1/(1+i), lambda i: 1.]),
@@ -75,7 +76,8 @@ def scheduled(make, schedule, resume=False, lr=0.05):
         set_grads(ps, i)
         opt.step()
         sched.step(*([1.] if isinstance(sched, ls.ReduceLROnPlateau) else []))
-        seen.append([(float(g['lr']), g['betas'][0] if 'betas' in g else g.get('momentum', 0.)) for g in opt.param_groups])
+        seen.append([(float(g['lr']), g['betas'][0] if 'betas' in g else g.get('momentum', 0.))
+                     for g in opt.param_groups])
     return [p.data for p in ps], seen, opt
 
 
@@ -229,7 +231,8 @@ def test_torchs_defaults_are_understood(ours, theirs, options, in_doubles):
         warnings.simplefilter('error')
         choice = {k: v for k, v in given.items() if k in ours.signature.parameters and isinstance(v, bool)}
         if options.get('momentum'): choice['mom'] = options['momentum']
-        opts = [ours(params(dtype=torch.float64), lr=0.05, **given), ours([{'params': params(dtype=torch.float64), **want.defaults}], lr=1., **choice)]
+        opts = [ours(params(dtype=torch.float64), lr=0.05, **given),
+                ours([{'params': params(dtype=torch.float64), **want.defaults}], lr=1., **choice)]
     for opt in opts:
         assert difference(run(opt), [p.detach() for p in want.param_groups[0]['params']]) < 1e-12
         assert not set(oc.hypers.TORCH_FLAGS) & set(opt.param_groups[0].keys())
@@ -239,12 +242,15 @@ def test_foreach_and_fused_choose_the_engine():
     composed = partial(Optimizer, cbs=[weight_decay, sgd_step])
     for make in (oc.AdamW, composed, oc.ranger):
         assert make(params(), lr=0.1, foreach=True).engine == 'foreach' and make(params(), lr=0.1, fused=True, foreach=False).engine == 'fused'
-        assert make(params(), lr=0.1, foreach=None, fused=False, capturable=False, differentiable=None, maximize=False).engine == 'auto'
+        assert make(params(), lr=0.1, foreach=None, fused=False, capturable=False, differentiable=None,
+                    maximize=False).engine == 'auto'
     for make in (oc.AdamW, composed):
         assert make(params(), lr=0.1, fused=True, engine='fused').engine == 'fused'
-        for options in (dict(foreach=True, fused=True), dict(fused=True, engine='eager'), dict(foreach=True, engine='fused'), dict(fused=False, engine='fused')):
+        for options in (dict(foreach=True, fused=True), dict(fused=True, engine='eager'),
+                        dict(foreach=True, engine='fused'), dict(fused=False, engine='fused')):
             with pytest.raises(ValueError, match='Pass one of them'): make(params(), lr=0.1, **options)
-    with pytest.raises(ValueError, match="Pass engine='fused' to the optimizer"): oc.AdamW([{'params': params(), 'fused': True}], lr=0.1)
+    with pytest.raises(ValueError, match="Pass engine='fused' to the optimizer"):
+        oc.AdamW([{'params': params(), 'fused': True}], lr=0.1)
 
 
 @pytest.mark.parametrize('option, message', [
@@ -257,7 +263,8 @@ def test_what_cannot_be_had_says_what_to_do(option, message):
         if make is oc.Adam and name in ('dampening', 'maximize', 'amsgrad'): continue # it doesn't have the one, and can do the others
         with pytest.raises(TypeError, match=f'`{name}=.*{message}'): make(params(), lr=0.1, **option)
         opt = make(params(), lr=0.1)
-        with pytest.raises(TypeError, match=f'`{name}=.*{message}'): opt.add_param_group({'params': params(seed=1), **option})
+        with pytest.raises(TypeError, match=f'`{name}=.*{message}'):
+            opt.add_param_group({'params': params(seed=1), **option})
         assert len(opt.param_groups) == 1
         assert difference(run(make(params(), lr=0.1, **dict.fromkeys(option, 0))), run(make(params(), lr=0.1))) == 0
 
@@ -268,14 +275,18 @@ def test_options_of_algorithms_as_torch_has_them():
     assert 'l2_reg' in repr(oc.Adam(params(), lr=0.1, decoupled_weight_decay=False)) and 'l2_reg' not in repr(oc.Adam(params(), lr=0.1, decouple_wd=None))
     with pytest.raises(TypeError, match='decouple_wd'): oc.AdamW(params(), lr=0.1, decoupled_weight_decay=False)
     for wd in (0.1, [0., 0.1], tensor(0.1)):
-        with pytest.raises(TypeError, match='decouple_wd'): oc.AdamW([params(), params(seed=1)], lr=0.1, wd=wd, decoupled_weight_decay=False)
+        with pytest.raises(TypeError, match='decouple_wd'):
+            oc.AdamW([params(), params(seed=1)], lr=0.1, wd=wd, decoupled_weight_decay=False)
     assert oc.AdamW(params(), lr=0.1, wd=0., decoupled_weight_decay=False)
     assert 'l2_reg' in repr(oc.Adam([{'params': params(), 'decoupled_weight_decay': False}], lr=0.1))
     with pytest.raises(TypeError, match='`decouple_wd` chooses the steppers of Adam for all groups.*route'):
         oc.Adam([{'params': params(), 'decoupled_weight_decay': False}, {'params': params(seed=1)}], lr=0.1)
-    with pytest.raises(TypeError, match="`dampening` of SGD must be True or False, but is 'half'.*`average_grad` takes it"): oc.SGD(params(), lr=0.1, dampening='half')
-    with pytest.raises(TypeError, match='`decouple_wd` of SGD must be True or False, but is 0.0001'): oc.SGD(params(), 0.1, 0.9, 0, 1e-4)
-    with pytest.raises(TypeError, match=r'third argument of AdamW is `mom`.* Pass betas=\(0.9, 0.999\)'): oc.AdamW(params(), 1e-3, (0.9, 0.999))
+    with pytest.raises(TypeError, match="`dampening` of SGD must be True or False, but is 'half'.*`average_grad` takes it"):
+        oc.SGD(params(), lr=0.1, dampening='half')
+    with pytest.raises(TypeError, match='`decouple_wd` of SGD must be True or False, but is 0.0001'):
+        oc.SGD(params(), 0.1, 0.9, 0, 1e-4)
+    with pytest.raises(TypeError, match=r'third argument of AdamW is `mom`.* Pass betas=\(0.9, 0.999\)'):
+        oc.AdamW(params(), 1e-3, (0.9, 0.999))
     assert oc.SGD(params(), 0.1, 0.9).hypers[0]['mom'] == 0.9
     with pytest.raises(TypeError, match='Adam has no `foreech`'): oc.Adam(params(), lr=0.1, foreech=True)
     def mine(p, lr, maximize=0.5, foreach=True): p.data.add_(p.grad, alpha=maximize*lr if foreach else -lr)
@@ -309,7 +320,8 @@ def test_learning_rates_that_are_tensors(engine, dtype):
     got, _, opt = scheduled(make, lambdas)
     assert difference(got, want) < (1e-12 if dtype == torch.float64 else 1e-6)
     rates = [g['lr'] for g in opt.param_groups]
-    assert all(type(lr) is torch.Tensor and lr.dtype == dtype and lr.shape == () for lr in rates) and len({id(lr) for lr in (*rates, opt.defaults['lr'])}) == 4
+    assert all(type(lr) is torch.Tensor and lr.dtype == dtype and lr.shape == ()
+               for lr in rates) and len({id(lr) for lr in (*rates, opt.defaults['lr'])}) == 4
     if engine != 'eager': assert len(opt._running.programs) <= 2
 
 
@@ -320,7 +332,8 @@ def test_every_hyper_parameter_may_be_a_tensor(algo, engine):
     "Values are changed in place, anew, and by `set_hyper`, and nothing is compiled again"
     def steps(number):
         options = {k: number(v or 0.1) for k, v in algo.hypers.items() if k not in ('step', 'k')}
-        opt = algo([{'params': (ps := params(dtype=torch.float64))[:2]}, {'params': ps[2:], 'lr': number(0.02)}], lr=number(0.01), engine=engine, **options)
+        opt = algo([{'params': (ps := params(dtype=torch.float64))[:2]},
+                    {'params': ps[2:], 'lr': number(0.02)}], lr=number(0.01), engine=engine, **options)
         run(opt, 3)
         for g in opt.param_groups: g['lr'] = number(0.03)
         run(opt, 1, 3)
@@ -347,7 +360,8 @@ def test_tensors_are_shown_checked_saved_and_copied():
     file = io.BytesIO()
     torch.save(sd, file)
     file.seek(0)
-    new = oc.Adam(in_groups([torch.nn.Parameter(p.detach().clone()) for g in opt.param_groups for p in g['params']], 0.1), lr=0.5)
+    new = oc.Adam(in_groups([torch.nn.Parameter(p.detach().clone()) for g in opt.param_groups
+                             for p in g['params']], 0.1), lr=0.5)
     new.load_state_dict(torch.load(file, weights_only=True))
     assert new.hypers[0]['lr'] == tensor(0.1) and new.hypers[0]['lr'] is not opt.hypers[0]['lr'] is not sd['param_groups'][0]['lr']
     other = copy.deepcopy(opt)
@@ -373,8 +387,10 @@ def test_tensors_that_cannot_be(value, error):
     opt = oc.Adam(params(), lr=0.1)
     with pytest.raises((TypeError, ValueError), match=f'`lr`.*{error}'): opt.set_hyper('lr', value)
     if 'values' not in error:
-        with pytest.raises((TypeError, ValueError), match=f'`lr`.*{error}'): opt.add_param_group({'params': params(seed=1), 'lr': value})
-        with pytest.raises((TypeError, ValueError), match=f'`mom`.*{error}'): opt.param_groups[0]['betas'] = (value, 0.9)
+        with pytest.raises((TypeError, ValueError), match=f'`lr`.*{error}'):
+            opt.add_param_group({'params': params(seed=1), 'lr': value})
+        with pytest.raises((TypeError, ValueError), match=f'`mom`.*{error}'):
+            opt.param_groups[0]['betas'] = (value, 0.9)
     assert len(opt.param_groups) == 1 and opt.hypers[0]['lr'] == 0.1
 
 
@@ -390,7 +406,9 @@ def test_what_is_recorded_of_tensors_stays():
 def test_one_cycle_on_tensors():
     def cycle(opt): return ls.OneCycleLR(opt, 0.1, total_steps=STEPS+2)
     want, numbers, _ = scheduled(partial(oc.Adam, engine='eager'), cycle)
-    def make(ps, lr): return oc.Adam(ps, lr=tensor(lr, dtype=torch.float64), betas=(tensor(0.9, dtype=torch.float64), tensor(0.99, dtype=torch.float64)))
+    def make(ps, lr):
+        return oc.Adam(ps, lr=tensor(lr, dtype=torch.float64),
+                       betas=(tensor(0.9, dtype=torch.float64), tensor(0.99, dtype=torch.float64)))
     got, seen, opt = scheduled(make, cycle)
     assert difference(got, want) < 1e-12 and seen == numbers and len(opt._running.programs) <= 4 # `lr` is a tensor in one group, and in the others a number
 
@@ -401,7 +419,8 @@ def complex_params(dtype):
     "Of several shapes and layouts, with a real one among them"
     g = torch.Generator().manual_seed(0)
     def randn(*shape): return torch.randn(shape, generator=g, dtype=dtype)
-    ps = [randn(3, 4), randn(), randn(4, 5).t(), randn(2, 6, 4)[:, ::2], randn(3).double() if dtype == torch.complex128 else randn(3).float()]
+    ps = [randn(3, 4), randn(), randn(4, 5).t(), randn(2, 6, 4)[:, ::2],
+          randn(3).double() if dtype == torch.complex128 else randn(3).float()]
     return [torch.nn.Parameter(p) for p in ps]
 
 
@@ -434,13 +453,15 @@ def test_complex_parameters_are_torchs(ours, theirs, options, dtype, in_doubles)
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
     file.seek(0)
-    ps = [torch.nn.Parameter(p.detach().clone(memory_format=torch.contiguous_format)) for p in first.param_groups[0]['params']]
+    ps = [torch.nn.Parameter(p.detach().clone(memory_format=torch.contiguous_format))
+          for p in first.param_groups[0]['params']]
     second = algo(ps, lr=0.05)
     second.load_state_dict(torch.load(file, weights_only=True))
     assert difference(run_complex(second, 5, 5), result) < (1e-12 if dtype == torch.complex128 else 5e-6)
     for p, q in zip(ps, want.param_groups[0]['params']):
         mine, theirs = ([v for k, v in opt.state[p].items() if isinstance(v, torch.Tensor) and k not in ('step', 'mu_product')] for opt, p in ((second, p), (want, q)))
-        assert len(mine) == len(theirs) and all(v.shape == p.shape and v.dtype == p.dtype for v in (*mine, *theirs) if dtype == torch.complex128)
+        assert len(mine) == len(theirs) and all(v.shape == p.shape and v.dtype == p.dtype
+                                                for v in (*mine, *theirs) if dtype == torch.complex128)
     assert str(second.explain())
 
 
@@ -459,7 +480,8 @@ def test_complex_state_keeps_its_memory_and_may_be_real():
         if i == 2: opt.state[p]['grad_avg'] = torch.view_as_real(opt.state[p]['grad_avg']).clone()
         if i == 0: avg = opt.state[p]['grad_avg']
         if i == 1: assert opt.state[p]['grad_avg'] is avg
-    assert torch.allclose(p, q, rtol=1e-5) and torch.allclose(opt.state[p]['grad_avg'], want.state[q]['momentum_buffer'], rtol=1e-5)
+    assert torch.allclose(p, q, rtol=1e-5) and torch.allclose(opt.state[p]['grad_avg'],
+                                                              want.state[q]['momentum_buffer'], rtol=1e-5)
 
 
 @pytest.mark.parametrize('engine', ['eager', 'auto'])

@@ -13,7 +13,8 @@ from optimcb import Adam, Lookahead, Optimizer, OptStats, Record, sgd_step, tap
 from optimcb.taps import cosine, histogram, norm
 
 engines = pytest.mark.parametrize('engine', ['eager', 'foreach', 'fused'])
-ALL = dict(size=norm('grad'), cos=cosine('grad', 'grad_avg'), shares=histogram('sqr_avg', -6, 2, 4), mean=lambda p, sqr_avg: sqr_avg.mean(), rate=lambda p, lr: lr)
+ALL = dict(size=norm('grad'), cos=cosine('grad', 'grad_avg'), shares=histogram('sqr_avg', -6, 2, 4),
+           mean=lambda p, sqr_avg: sqr_avg.mean(), rate=lambda p, lr: lr)
 
 
 def trained(opt, ps, steps=6, skip=lambda i: (), seen=lambda i: None):
@@ -83,7 +84,8 @@ def test_records_are_nan_where_there_was_no_gradient():
     opt = Adam.insert(tap(size=norm('grad')), before=0)(ps := params(), lr=0.1)
     record = Record(opt)
     trained(opt, ps, 4, skip=lambda i: [1] if i in (0, 2) else [0, 1, 2, 3] if i == 3 else [])
-    assert np.isnan(record['size']).tolist() == [[False, True, False, False], [False]*4, [False, True, False, False], [True]*4]
+    assert np.isnan(record['size']).tolist() == [[False, True, False, False], [False]*4,
+                                                 [False, True, False, False], [True]*4]
 
 
 def test_every_so_many_steps_under_names():
@@ -142,7 +144,8 @@ def test_what_cannot_be_tapped_is_said():
     with pytest.raises(ValueError, match='something to measure'): tap()
     with pytest.raises(TypeError, match=r'tap `a` measures a tensor of shape \(3, 4\), not a number'):
         trained(Optimizer(ps := params(), [tap(a=lambda p: p.grad), sgd_step], lr=0.1, engine='eager'), ps, 1)
-    with pytest.raises(oc.MissingName, match=r'`tap\(a\)` needs `sqr_avg`.* Put `average_sqr_grad`'): Optimizer(params(), [tap(a=norm('sqr_avg')), sgd_step], lr=0.1)
+    with pytest.raises(oc.MissingName, match=r'`tap\(a\)` needs `sqr_avg`.* Put `average_sqr_grad`'):
+        Optimizer(params(), [tap(a=norm('sqr_avg')), sgd_step], lr=0.1)
     with pytest.raises(ValueError, match='no stepper of this optimizer is a tap'): Record(Adam(params(), lr=0.1))
     stats = OptStats(Adam(ps := params(), lr=0.1))
     with pytest.raises(KeyError, match='no step yet'): stats['grad_norm']
@@ -150,7 +153,8 @@ def test_what_cannot_be_tapped_is_said():
     trained(stats.opt, ps, 1)
     with pytest.raises(KeyError, match='There are grad_norm'): stats['norm']
     with pytest.raises(KeyError, match='no hyper-parameter `lrr`'): stats.plot_sched('lrr')
-    with pytest.raises(ValueError, match=r'`tap\(step\)` would overwrite `step`, of `adam_step`'): Adam.insert(tap(step=norm('p')), before=0)
+    with pytest.raises(ValueError, match=r'`tap\(step\)` would overwrite `step`, of `adam_step`'):
+        Adam.insert(tap(step=norm('p')), before=0)
     with pytest.raises(ValueError, match='would overwrite `update`'): Adam.insert(tap(update=norm('p')), before=0)
     with pytest.raises(ValueError, match='has an OptStats already'): OptStats(stats.opt)
     with pytest.raises(ValueError, match='`every`'): OptStats(Adam(params(), lr=0.1), every=0)
@@ -262,4 +266,5 @@ def test_other_optimizers_are_refused():
     from optimcb.learner import OptStatsCallback
     learn = synth_learner(cbs=OptStatsCallback())
     learn.opt_func = theirs
-    with learn.no_bar(), learn.no_logging(), pytest.raises(TypeError, match='watches an optimcb Optimizer'): learn.fit(1)
+    with learn.no_bar(), learn.no_logging(), pytest.raises(TypeError, match='watches an optimcb Optimizer'):
+        learn.fit(1)

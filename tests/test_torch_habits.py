@@ -118,4 +118,5 @@ def test_whole_numbers_are_no_bother(make, engine, recwarn):
 
 def test_formula_is_of_a_parameter_that_is_trained():
     frozen = nn.Parameter(torch.zeros(3, dtype=torch.float8_e4m3fn), requires_grad=False)
-    assert str(Adam([frozen, nn.Parameter(torch.ones(3))], lr=0.1).formula) == str(Adam([nn.Parameter(torch.ones(3))], lr=0.1).formula)
+    assert str(Adam([frozen, nn.Parameter(torch.ones(3))],
+                    lr=0.1).formula) == str(Adam([nn.Parameter(torch.ones(3))], lr=0.1).formula)

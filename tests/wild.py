@@ -73,7 +73,8 @@ def lion_step(p, lr, wd, beta1, beta2, grad_avg=None, do_wd=True, **kwargs):
     p.data.add_(update, alpha=-lr)
     grad_avg.mul_(beta2).add_(p.grad.data, alpha=1-beta2)
     return {'grad_avg': grad_avg}
-def adan_step(p, lr, eps, wd, beta1, beta2, beta3, paper_init=False, do_wd=True, step=0, grad_avg=None, diff_avg=None, nest_avg=None, prior_grad=None, **kwargs):
+def adan_step(p, lr, eps, wd, beta1, beta2, beta3, paper_init=False, do_wd=True, step=0, grad_avg=None,
+              diff_avg=None, nest_avg=None, prior_grad=None, **kwargs):
     dp, grad = p.data, p.grad.data
     if step == 0:
         grad_avg = torch.zeros_like(dp, memory_format=torch.preserve_format)
@@ -131,7 +132,8 @@ def lamb_mended(p, lr, wd, eps, beta1=0.9, beta2=0.999, exp_avg=None, exp_avg_sq
 
 class LARC:
     "NVIDIA/apex"
-    def __init__(self, trust_coefficient=0.02, clip=True, eps=1e-8): self.trust_coefficient, self.clip, self.eps = trust_coefficient, clip, eps
+    def __init__(self, trust_coefficient=0.02, clip=True, eps=1e-8):
+        self.trust_coefficient, self.clip, self.eps = trust_coefficient, clip, eps
     def __call__(self, p, lr, wd):
         if p.grad is None: return
         param_norm = torch.norm(p.data)
@@ -213,7 +215,8 @@ def adabelief(p, lr, wd, eps, beta1=0.9, beta2=0.999, step=0, exp_avg=None, exp_
     p.data.addcdiv_(exp_avg, denom, value=-lr / bias_correction1)
     return {'step': step, 'exp_avg': exp_avg, 'exp_avg_var': exp_avg_var}
 
-def adabound(p, lr, wd, eps, final_lr=0.1, gamma=1e-3, base_lr=0.01, step=0, exp_avg=None, exp_avg_sq=None, beta1=0.9, beta2=0.999):
+def adabound(p, lr, wd, eps, final_lr=0.1, gamma=1e-3, base_lr=0.01, step=0, exp_avg=None, exp_avg_sq=None,
+             beta1=0.9, beta2=0.999):
     "Luolc/AdaBound"
     grad = p.grad.data
     if step == 0:

@@ -22,6 +22,7 @@ ZOO = [(name, ours, theirs, *(tol or [TOL[torch.float64]])) for o in THEMES for 
 ROWS = [(*row, TOL[torch.float64]) for row in CASES] + ZOO
 LRS = {name: lr for o in THEMES for name, lr in o.LRS.items()} # by algorithm
 OPTIONS = {name: options for o in THEMES for name, options in getattr(o, 'OPTIONS', {}).items()} # beside the learning rate, if there must be some
+TABLES = Path(__file__).parent.parent/'docs'/'tables.md' # the page with what the code and the tests say of algorithms and parts
 ALGORITHMS = {o.__name__: o for o in vars(oc).values() if isinstance(o, oc.Algorithm)}
 
 
@@ -44,22 +45,25 @@ def reference(theirs) -> str:
 
 @cache
 def said() -> dict[str, float]:
-    "How near to their references the README says that algorithms are"
-    lines = (Path(__file__).parent.parent/'README.md').read_text().splitlines()
+    "How near to their references docs/tables.md says that algorithms are"
+    lines = TABLES.read_text().splitlines()
     return {line.split('`')[1]: float(line.rsplit('|', 2)[1]) for line in lines if re.search(r'^\| `.*\| 1e-\d+ \|$', line)}
 
 
 def lines_of(f) -> int:
     "Lines of code of a function, without its signature, its docstring, comments and empty lines"
     body = ast.parse(textwrap.dedent(inspect.getsource(f))).body[0].body
-    return len({n.lineno for o in body[ast.get_docstring(ast.Module(body, [])) is not None:] for n in ast.walk(o) if hasattr(n, 'lineno')})
+    return len({n.lineno for o in body[ast.get_docstring(ast.Module(body, [])) is not None:]
+                for n in ast.walk(o) if hasattr(n, 'lineno')})
 
 
 def own_lines() -> dict[str, int]:
     "Of each algorithm the lines of its recipe, and of the steppers that no other algorithm has, with any flags"
-    used = {name: {s.innermost for cbs in _variants(o) for s in oc.Composition(cbs).steppers} for name, o in ALGORITHMS.items()}
+    used = {name: {s.innermost for cbs in _variants(o) for s in oc.Composition(cbs).steppers}
+            for name, o in ALGORITHMS.items()}
     shared = Counter(f for fs in used.values() for f in fs)
-    return {name: lines_of(o.recipe) + sum(lines_of(f) for f in used[name] if shared[f] == 1) for name, o in ALGORITHMS.items()}
+    return {name: lines_of(o.recipe) + sum(lines_of(f) for f in used[name] if shared[f] == 1)
+            for name, o in ALGORITHMS.items()}
 
 
 def _variants(algo):

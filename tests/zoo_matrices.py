@@ -59,7 +59,8 @@ def soap(p, g, s, t, lr, mom, sqr_mom, eps, wd, every, most=10000):
         p = p - lr*wd*p
     if p.dim() < 2: return p
     gram = s.setdefault('gram', {i: torch.zeros(n, n).to(g) for i, n in enumerate(p.shape) if n <= most})
-    for i in gram: gram[i] = sqr_mom*gram[i] + (1-sqr_mom)*torch.tensordot(g, g, dims=[[j for j in range(g.dim()) if j != i]]*2)
+    for i in gram:
+        gram[i] = sqr_mom*gram[i] + (1-sqr_mom)*torch.tensordot(g, g, dims=[[j for j in range(g.dim()) if j != i]]*2)
     if t == 1: s['q'] = {i: torch.linalg.eigh(o)[1].flip(1) for i, o in gram.items()}
     elif (t-1) % every == 0:
         for i, q in s['q'].items():
@@ -93,7 +94,8 @@ def sm3(p, g, s, t, lr, mom, eps=1e-30, wd=0.):
     return p - lr*ema(s, 'm', u, mom)
 
 
-muon_hypers, soap_hypers = dict(mom=0.95, sqr_mom=0.95, eps=1e-7, wd=0.1), dict(mom=0.95, sqr_mom=0.95, eps=1e-8, wd=0.1)
+muon_hypers, soap_hypers = dict(mom=0.95, sqr_mom=0.95, eps=1e-7, wd=0.1), dict(mom=0.95, sqr_mom=0.95,
+                                                                                eps=1e-8, wd=0.1)
 
 CASES = [
     ('muon', partial(oc.Muon, wd=0.1, exact=True), partial(Naive, formula=muon, **muon_hypers)),

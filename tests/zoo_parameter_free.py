@@ -18,7 +18,8 @@ class Together:
     def __init__(self, params, lr, formula, **hypers):
         params = list(params)
         groups = params if isinstance(params[0], dict) else [{'params': params}]
-        self.params = [(p, {'lr': g.get('lr', lr), 'layer_scale': g.get('layer_scale', 1.)}) for g in groups for p in g['params']]
+        self.params = [(p, {'lr': g.get('lr', lr), 'layer_scale': g.get('layer_scale', 1.)}) for g in groups
+                       for p in g['params']]
         self.state, self.shared, self.formula, self.hypers = [{} for _ in self.params], {'t': 0}, formula, hypers
 
     def step(self):
@@ -31,7 +32,8 @@ class Together:
         self.formula(work, self.shared, self.shared['t'], **self.hypers)
 
 
-def corrected(lr, t, beta1, beta2, bias_correction): return lr*math.sqrt(1 - beta2**t)/(1 - beta1**t) if bias_correction else lr
+def corrected(lr, t, beta1, beta2, bias_correction):
+    return lr*math.sqrt(1 - beta2**t)/(1 - beta1**t) if bias_correction else lr
 
 
 def prodigy(work, a, t, beta1=0.9, beta2=0.999, beta3=None, eps=1e-8, wd=0., decouple=True, bias_correction=False, safeguard=False, d0=1e-6, d_coef=1.,
@@ -59,7 +61,8 @@ def prodigy(work, a, t, beta1=0.9, beta2=0.999, beta3=None, eps=1e-8, wd=0., dec
         p.data -= lr*s['m']/(s['v'].sqrt() + d*eps)
 
 
-def dadapt_adam(work, a, t, beta1=0.9, beta2=0.999, eps=1e-8, wd=0., decouple=False, bias_correction=False, d0=1e-6, growth_rate=math.inf):
+def dadapt_adam(work, a, t, beta1=0.9, beta2=0.999, eps=1e-8, wd=0., decouple=False, bias_correction=False,
+                d0=1e-6, growth_rate=math.inf):
     root2, d, top, bottom = math.sqrt(beta2), a.get('d', d0), 0., 0.
     for p, g, s, h in work:
         lr, r = corrected(d*h['lr'], t, beta1, beta2, bias_correction), h['layer_scale']
@@ -92,7 +95,8 @@ def dadapt_sgd(work, a, t, mom=0., wd=0., d0=1e-6, growth_rate=math.inf):
 
 
 # `d` starts larger than its default: a step of 1e-6 is a difference of weights of which rounding leaves ten digits
-prodigy_options = partial(oc.Prodigy, wd=0.1, decouple_wd=False, bias_correction=True, safeguard_warmup=True, d_coef=2., growth_rate=1.5, d0=1e-3, d_mom=0.9)
+prodigy_options = partial(oc.Prodigy, wd=0.1, decouple_wd=False, bias_correction=True, safeguard_warmup=True,
+                          d_coef=2., growth_rate=1.5, d0=1e-3, d_mom=0.9)
 adam_options = partial(oc.DAdaptAdam, wd=0.1, decouple_wd=True, bias_correction=True, growth_rate=2., d0=1e-3)
 DISJOINT = 1e-5 # if no parameter takes part in two steps on end, none can tell of the first; else 1e-12, see `test_parameter_free`
 

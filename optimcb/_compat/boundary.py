@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from types import TracebackType
+from typing import TypeVar
 
 import fastcore
 import numpy
@@ -17,8 +18,9 @@ import torch
 
 from optimcb._compat.cpython import ends_by_raise, frames_above, module_of
 
-__all__ = ['entry', 'opaque', 'refuse_tracing']
+__all__ = ['F', 'entry', 'opaque', 'refuse_tracing']
 
+F = TypeVar('F', bound=Callable) # lets editors see the signature of a function that is decorated
 
 DYNAMO = 'torch._dynamo' # takes a second to import; compiled code has already imported it
 OURS = os.path.dirname(os.path.dirname(__file__)) + os.sep
@@ -28,8 +30,8 @@ EVAL_FRAME = os.path.join(os.path.dirname(torch.__file__), '_dynamo', 'eval_fram
 
 
 def entry(
-    f:Callable # A public function or method
-) -> Callable:
+    f:F # A public function or method
+) -> F:
     """Keep `torch.compile` from tracing `f` and the functions it calls; raise errors at the call of `f`.
 
     Errors are shown without the library's frames."""
@@ -51,8 +53,8 @@ def entry(
 # torch.compile
 
 def opaque(
-    f:Callable # A short function; the functions that it calls may still be compiled
-) -> Callable:
+    f:F # A short function; the functions that it calls may still be compiled
+) -> F:
     "Keep `torch.compile` from tracing `f`. Returns `f` itself."
     f._torchdynamo_disable = True
     return f

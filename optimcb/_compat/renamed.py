@@ -23,7 +23,8 @@ MOVED = {  # by the old name under `optimcb`, the modules that have its contents
               'bench.__main__'],
     'boundary': ['_compat.boundary'],
     'branches': ['diagnosis.operations', 'diagnosis.outcomes', 'diagnosis.reading', 'diagnosis.exploring',
-                 'diagnosis.hats', 'diagnosis.starting', 'diagnosis.merging'],
+                 'diagnosis.hats', 'diagnosis.starting', 'diagnosis.branches', 'diagnosis.joining',
+                 'diagnosis.merging'],
     'checkpoint': ['state.state_dict', 'state.param_names', 'state.copies'],
     'checks': ['diagnosis.checks'],
     'choice': ['composition.choice'],
@@ -52,11 +53,11 @@ MOVED = {  # by the old name under `optimcb`, the modules that have its contents
     'engine.scaling': ['engines.grad_scaling'],
     'engine.shards': ['_compat.dtensors', 'engines.sharded'],
     'engine.spelling': ['tracing.torch_api', 'tracing.reductions', 'tracing.install'],
-    'engine.trace': ['tracing.tracer', 'tracing.trace'],
+    'engine.trace': ['tracing.tracer', 'tracing.typed_tracers', 'tracing.trace'],
     'engine.triton_ops': ['engines.triton_math'],
     'engine.views': ['engines.sparse_complex'],
-    'expression': ['diagnosis.algebra', 'diagnosis.choices', 'diagnosis.rewriting', 'diagnosis.rendering',
-                   'diagnosis.latex'],
+    'expression': ['diagnosis.expressions', 'diagnosis.algebra', 'diagnosis.choices', 'diagnosis.rewriting',
+                   'diagnosis.rendering', 'diagnosis.latex'],
     'files': ['state.files'],
     'formula': ['diagnosis.formula', 'diagnosis.reading'],
     'hypers': ['hypers.values', 'hypers.torch_names', 'hypers.groups', 'hypers.views'],
@@ -66,8 +67,8 @@ MOVED = {  # by the old name under `optimcb`, the modules that have its contents
     'rehearsal': ['tracing.rehearsal', 'diagnosis.groups'],
     'routing': ['routing.route', 'routing.groups', 'routing.schedules', 'composition.rules'],
     'sam': ['training.sam'],
-    'stepper': ['composition.stepper', 'composition.signatures', 'composition.traits', 'composition.results',
-                'composition.calls'],
+    'stepper': ['composition.stepper', 'composition.identity', 'composition.signatures', 'composition.traits',
+                'composition.results', 'composition.calls'],
     'steppers.formulas': ['steppers.moving_average', 'steppers.norms', 'steppers.sgd', 'steppers.adam'],
     'steppers.classic': ['steppers.adam', 'steppers.sgd', 'steppers.moving_average', 'steppers.norms',
                          'steppers.second_moments', 'steppers.layerwise', 'steppers.lookahead'],
@@ -172,7 +173,7 @@ class _Finder(MetaPathFinder, Loader):
 
 
 def install():
-    "Let imports find old module names, after everything that is really there."
+    "Let imports find old module names; existing modules come first."
     if not any(isinstance(o, _Finder) for o in sys.meta_path): sys.meta_path.append(_Finder())
 
 
@@ -183,7 +184,7 @@ WARNED = set() # old names that were asked for
 
 
 def _warn(old, *now):
-    "Say once what an old name is now, where the user's code asks for it."
+    "Warn once of an old name, at the line of the user that uses it."
     if old in WARNED: return
     WARNED.add(old)
     names = ', '.join(f'`optimcb.{o}`' for o in now)

@@ -22,18 +22,18 @@ class Comparison:
         done:list # A dict for each run: `opt`, `seed`, `rows`, `losses`, `diverged`, `state_bytes`
     ):
         import pandas as pd
-        whole = pd.DataFrame(done)
+        per_run = pd.DataFrame(done)
         rows = []
         for o in done:
             rows += [dict(opt=o['opt'], seed=o['seed'], epoch=i, **row) for i, row in enumerate(o['rows'])]
         self.runs = pd.DataFrame(rows, columns=None if rows else ['opt', 'seed', 'epoch', 'seconds'])
         self.figures = [k for k in self.runs if k not in ('opt', 'seed', 'epoch')]
-        self._finite = whole[~whole.diverged][['opt', 'seed']]
+        self._finite = per_run[~per_run.diverged][['opt', 'seed']]
         last = self._last().groupby('opt')
         table = {}
         for k in self.figures:
             if k != 'seconds': table |= {k: last[k].mean(), f'{k}_sd': last[k].std()}
-        by_opt = whole.groupby('opt', sort=False)
+        by_opt = per_run.groupby('opt', sort=False)
         table['seconds'] = self.runs.groupby('opt').seconds.median()
         table['diverged'] = by_opt.diverged.sum()
         table['state_bytes'] = by_opt.state_bytes.mean()

@@ -2,10 +2,17 @@
 import inspect
 from collections.abc import Callable
 from functools import partial, wraps
+from typing import overload
+
+from optimcb._compat.boundary import F
 
 __all__ = ['by_torch', 'explains_calls', 'of_shape', 'without_explanation']
 
 
+@overload
+def by_torch(f: F, *, like: Callable|None=None, batched: bool|Callable=False) -> F: ...
+@overload
+def by_torch(f: None=None, *, like: Callable|None=None, batched: bool|Callable=False) -> Callable[[F], F]: ...
 def by_torch(
     f:Callable|None=None, # A function of tensors and numbers that returns one new tensor, or a tuple of them
     *,
@@ -38,13 +45,13 @@ def by_torch(
 
 
 def of_shape(
-    f:Callable # Returns a tuple, given a tensor, of which it looks at the shape only, and numbers
+    f:Callable # Takes a tensor, of which it uses only the shape, and numbers; returns a tuple
 ) -> Callable:
-    "Let formulas call `f` by its name, where they can't say a tuple that it makes for a function of tensors."
+    "Declare that `f` depends on a shape only: formulas call it by name, as they can't express its result."
     @wraps(f)
     def call(x, *args):
-        if not hasattr(x.shape, 'worked_out'): return f(x, *args)
-        return x.shape.worked_out(f, args)
+        if not hasattr(x.shape, 'computed'): return f(x, *args)
+        return x.shape.computed(f, args)
     return call
 
 

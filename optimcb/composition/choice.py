@@ -80,7 +80,7 @@ class Choice:
         if k in self.flags: return any(v is not None and _is_on(v) != self.chosen[k] for _, v in values)
         return any(_is_on(v) and not self._is_ignored(k, i, v) for i, v in values) != self.chosen[k]
 
-    def told(self,
+    def differing_flags(self,
         groups:list, # The parameter groups
         reads:frozenset # Names that the steppers read
     ) -> dict:

@@ -1,6 +1,7 @@
 "The place of a stepper in a step, and the kind of stepper."
 from collections.abc import Callable
 
+from optimcb._compat.boundary import F
 from optimcb.composition.stepper import name_of
 from optimcb.composition.traits import has_traits, traits_of
 
@@ -25,7 +26,7 @@ def part(
     kind:str|None=None, # Its kind, in a word, if a list may have only one stepper of it
     against:str|None=None, # A kind that it can't be combined with
     scales:str|None=None # Does it only multiply gradients by positive numbers: 'tensors', or 'elements'?
-) -> Callable:
+) -> Callable[[F], F]:
     """Declare where a stepper belongs: `@part('update')`. A part may also be a list of such steppers.
 
     Raises `ValueError` for an unknown place."""
@@ -35,8 +36,8 @@ def part(
 
 
 def of_signs(
-    f:Callable # A stepper
-) -> Callable:
+    f:F # A stepper
+) -> F:
     """Declare that a stepper uses only the signs of gradients, or of averages of them.
 
     Scaling gradients then changes nothing."""
@@ -44,8 +45,8 @@ def of_signs(
 
 
 def of_directions(
-    f:Callable # A stepper
-) -> Callable:
+    f:F # A stepper
+) -> F:
     """Declare that a stepper uses only the direction of a gradient, not its norm.
 
     Scaling whole gradients then changes nothing."""

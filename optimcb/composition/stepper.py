@@ -26,8 +26,8 @@ from optimcb.composition.signatures import (
 from optimcb.composition.traits import traits_of
 from optimcb.hypers.torch_names import nearest
 
-__all__ = ['InRoute', 'Stepper', 'code_of', 'innermost', 'is_redefined', 'label', 'name_of', 'only',
-           'renamed', 'renamed_all', 'same_name', 'strings']
+__all__ = ['InRoute', 'Stepper', 'code_of', 'innermost', 'label', 'name_of', 'only', 'renamed',
+           'renamed_all', 'strings']
 
 
 class renamed(partial):
@@ -206,7 +206,7 @@ class Stepper:
         values:dict, # State and hyper-parameters of a parameter
         f:Callable # Takes a parameter, and some of the names that the innermost function takes
     ) -> dict:
-        "What the innermost function is given for the names that `f` takes: by a partial, or from `values`."
+        "Return the values that the innermost function gets for the names of `f`: from partials or `values`."
         names = [p.name for p in parameters(f)[0]]
         fixed = {k: v for k, v in keywords_fixed(self.f).items() if k in names}
         return fixed | {k: values[self.new_name(k)] for k in names if self.new_name(k) in values}
@@ -251,28 +251,6 @@ def _shown(v) -> str:
     "Format `v` without memory addresses, so that it is the same in each run"
     if isinstance(v, (str, Real, bool, type(None))): return repr(v)
     return getattr(v, '__name__', type(v).__name__)
-
-
-def same_name(
-    f:Callable, # A stepper
-    other:Callable # Another one
-) -> bool:
-    "Do two steppers have the same name, like redefined functions? Lambdas don't count."
-    return name_of(f) == name_of(other) != '<lambda>'
-
-
-def is_redefined(
-    new:Stepper, # A stepper
-    old:Stepper # Another one
-) -> bool:
-    """Is `new` a redefinition of the function of `old`, under the same names?
-
-    Functions from one factory or loop share their code, and are different on purpose."""
-    f, g = new.innermost, old.innermost
-    if not (inspect.isfunction(f) and inspect.isfunction(g)): return False
-    if not same_name(f, g) or f.__code__ is g.__code__: return False
-    if (f.__module__, f.__qualname__) != (g.__module__, g.__qualname__): return False
-    return all(new.new_name(k) == old.new_name(k) for k in inspect.signature(f).parameters)
 
 
 def _fixed_in_vain(f) -> Iterator[tuple]:

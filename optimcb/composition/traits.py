@@ -1,7 +1,9 @@
-"What a stepper declares besides its signature: one record, set by one decorator."
+"Traits: what a stepper declares besides its signature, in one record, set by one decorator."
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import overload
 
+from optimcb._compat.boundary import F
 from optimcb.composition.calls import explains_calls
 from optimcb.composition.signatures import hyper_defaults, innermost
 
@@ -33,7 +35,7 @@ NAMES = frozenset(o.name for o in fields(Traits))
 
 def has_traits(
     **traits # Fields of `Traits`
-) -> Callable:
+) -> Callable[[F], F]:
     """Add traits to a function: `@has_traits(draws=True)`.
 
     Raises `TypeError` for names that aren't fields."""
@@ -46,6 +48,10 @@ def has_traits(
     return give
 
 
+@overload
+def stepper(f: F) -> F: ...
+@overload
+def stepper(**traits) -> Callable[[F], F]: ...
 def stepper(
     f:Callable|None=None, # A function of a parameter, then names of hyper-parameters and state
     **traits # Fields of `Traits`
@@ -61,7 +67,7 @@ def stepper(
 
 def weights_by(
     weights:Callable # Takes a parameter and names of its state; returns the weights to evaluate it with
-) -> Callable:
+) -> Callable[[F], F]:
     "Declare which weights `Optimizer.eval` uses to evaluate a model."
     return has_traits(eval_weights=weights)
 

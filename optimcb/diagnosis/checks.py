@@ -10,9 +10,10 @@ import torch
 
 from optimcb._compat.cpython import discarded_lines, returns_something
 from optimcb.composition.errors import StepperError
+from optimcb.composition.identity import is_redefined
 from optimcb.composition.pipeline import Composition, meant_to_return
 from optimcb.composition.results import ONE_STEP
-from optimcb.composition.stepper import code_of, is_redefined, name_of
+from optimcb.composition.stepper import code_of, name_of
 from optimcb.diagnosis.graph import Dataflow
 from optimcb.diagnosis.graph_checks import IfEverywhere, decay_names, graph_warnings
 from optimcb.diagnosis.groups import Group, can_step, placement
@@ -70,13 +71,13 @@ def _by_kind(composition, groups, own) -> dict:
 def _in_common(found) -> list[str]:
     "Return the warnings that all kinds with the same masks share"
     by_masks = {}
-    for (masks, *_), said in found.items(): by_masks.setdefault(masks, []).append(said)
+    for (masks, *_), warnings in found.items(): by_masks.setdefault(masks, []).append(warnings)
     shared = [_in_all(kinds) for kinds in by_masks.values()]
-    all_said = dict.fromkeys(w for said in shared for w in said)
-    return [w for w in all_said if not isinstance(w, IfEverywhere) or all(w in said for said in shared)]
+    every = dict.fromkeys(w for warnings in shared for w in warnings)
+    return [w for w in every if not isinstance(w, IfEverywhere) or all(w in warnings for warnings in shared)]
 
 
-def _in_all(lists) -> list: return [w for said in lists for w in said if all(w in o for o in lists)]
+def _in_all(lists) -> list: return [w for warnings in lists for w in warnings if all(w in o for o in lists)]
 
 
 def warnings_for_parameter(

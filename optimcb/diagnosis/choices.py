@@ -5,7 +5,8 @@ common, and writes the smaller or larger of two numbers as `min` or `max`.
 """
 import operator
 
-from optimcb.diagnosis.algebra import (
+from optimcb.diagnosis.algebra import add, div, factor_out, mul, neg, power, scaled
+from optimcb.diagnosis.expressions import (
     HALF,
     ONE,
     ZERO,
@@ -14,19 +15,12 @@ from optimcb.diagnosis.algebra import (
     Mul,
     Num,
     Sym,
-    add,
-    apart,
     call,
-    div,
     divides,
     factors_of,
     is_negative,
     is_size,
-    mul,
-    neg,
-    parts,
-    power,
-    scaled,
+    subexpressions,
     symbols,
 )
 
@@ -38,7 +32,7 @@ __all__ = ['NO', 'OPPOSITE', 'YES', 'both', 'choice', 'condition', 'either', 'ne
 OPPOSITE = dict(eq='ne', ne='eq', lt='ge', ge='lt', gt='le', le='gt', is_none='is_there', is_there='is_none')
 OPPOSITE |= {'and': 'or', 'or': 'and'}
 TRUE, FALSE = Num(True), Num(False)
-YES, NO = Sym('True'), Sym('False') # what a function is handed
+YES, NO = Sym('True'), Sym('False') # arguments of functions
 
 
 def condition(
@@ -84,7 +78,7 @@ def choice(
     a, # Value if it holds
     b # Value if not
 ):
-    "Build the choice of `a` or `b`, with common parts outside; it may become `min` or `max`."
+    "Build the choice of `a` or `b`, with common factors outside; it may become `min` or `max`."
     if isinstance(c, Num): return a if c.value else b
     if a == b: return a
     if c.name in ('gt', 'ge'): return choice(call('lt' if c.name == 'gt' else 'le', *c.args[::-1]), a, b)
@@ -104,12 +98,12 @@ def choice(
         return _one_for_two(a, b, (x, y), choice(c, x, y))
     no_positive = all(is_negative(x) or x == ZERO for x in (a, b))
     if no_positive: return neg(choice(c, neg(a), neg(b)))
-    shared, a, b = apart(a, b)
+    shared, a, b = factor_out(a, b)
     return mul(shared, choice(c, a, b)) if shared != ONE else call('case', c, a, b)
 
 
 def _has_same_form(a, b) -> bool:
-    "Do two expressions differ in their parts only?"
+    "Do two expressions differ in their subexpressions only?"
     if type(a) is not type(b): return False
     if isinstance(a, Add): return [c for c, _ in a.terms] == [c for c, _ in b.terms]
     if isinstance(a, Mul): return len(a.factors) == len(b.factors)
@@ -117,16 +111,17 @@ def _has_same_form(a, b) -> bool:
 
 
 def _differences(a, b) -> set:
-    "Return the pairs of corresponding parts that differ"
+    "Return the pairs of corresponding subexpressions that differ"
     if a == b: return set()
-    return set().union(*map(_differences, parts(a), parts(b))) if _has_same_form(a, b) else {(a, b)}
+    if not _has_same_form(a, b): return {(a, b)}
+    return set().union(*map(_differences, subexpressions(a), subexpressions(b)))
 
 
 def _one_for_two(a, b, pair, new):
-    "Return `a` and `b` with `new` instead of the only parts that differ"
+    "Return `a` and `b` with `new` instead of the only subexpressions that differ"
     if (a, b) == pair: return new
     if a == b: return a
-    inside = [_one_for_two(x, y, pair, new) for x, y in zip(parts(a), parts(b))]
+    inside = [_one_for_two(x, y, pair, new) for x, y in zip(subexpressions(a), subexpressions(b))]
     if isinstance(a, Add): return add(*(scaled(c, x) for (c, _), x in zip(a.terms, inside)))
     if isinstance(a, Mul): return mul(*(power(x, n) for x, n in zip(inside[::2], inside[1::2])))
     return choice(*inside) if a.name == 'case' else call(a.name, *inside)
@@ -148,7 +143,7 @@ def _extreme(c, a, b):
 
 def _extreme_in_power(c, a, b):
     "Something over, or by a root of, the smaller or larger side of a comparison, if the choice is that"
-    shared, *rests = apart(a, b)
+    shared, *rests = factor_out(a, b)
     if ZERO in rests: return None
     factors = [f for e in rests for f in factors_of(e)]
     is_below = all(map(divides, factors))

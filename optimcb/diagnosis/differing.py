@@ -1,6 +1,7 @@
-"Put together two outcomes of a stepper that differ, or say what they have in common."
-from optimcb.diagnosis.algebra import Call, Num, Sym, apart, call, is_negative, mul, neg, symbols
+"Compare two outcomes of a stepper: find what they have in common, or the more general one."
+from optimcb.diagnosis.algebra import factor_out, mul, neg
 from optimcb.diagnosis.choices import choice, negated
+from optimcb.diagnosis.expressions import Call, Num, Sym, call, is_negative, symbols
 from optimcb.diagnosis.outcomes import Line, Outcome, flat_lines
 from optimcb.diagnosis.reading import SWAPPED
 from optimcb.diagnosis.rewriting import common, unknown
@@ -10,7 +11,7 @@ __all__ = ['NoNumber', 'all_unknown', 'general_outcome', 'in_common', 'nothing_k
 
 
 class NoNumber(Exception):
-    "The expressions differ in more than numbers"
+    "Two expressions differ in more than numbers."
 
 
 def number_chosen(
@@ -26,16 +27,16 @@ def number_chosen(
 def written(
     outcome:Outcome # An outcome
 ) -> list:
-    "List the names of lines without a condition."
+    "List the names that an outcome writes without a condition."
     return [o.name for o in (*outcome.items, *outcome.numbers) if isinstance(o, Line)]
 
 
 def all_unknown(
     a:Outcome, # One of them
     b:Outcome, # The other one
-    also:list # Conditions that unknown expressions depend on
+    also:list # Further expressions that unknown values depend on
 ) -> Outcome:
-    "Merge two outcomes, keeping only the names that their lines depend on."
+    "Merge two outcomes, with `f(…)` of the names that they depend on for all values."
     names = {**a.names, **b.names}
     seen = [o.e for o in names.values()]
     items = tuple(o._replace(e=unknown(*seen, also=also)) for o in names.values())
@@ -45,23 +46,23 @@ def all_unknown(
 def in_common(
     a:Outcome, # One of them
     b:Outcome, # The other one
-    also:list # Conditions that unknown expressions depend on
+    also:list # Further expressions that unknown values depend on
 ) -> Outcome:
     "Merge two outcomes with the same lines, with `f(…)` for numbers that differ."
     def differ(x, y):
         if not (x.scalar and y.scalar): return unknown(x, y, also=also)
-        shared, x, y = apart(x, y)
-        is_taken_off = is_negative(x) or is_negative(y) # what is unknown is the step, not what it is added to
-        return mul(shared, neg(unknown(x, y, also=also)) if is_taken_off else unknown(x, y, also=also))
+        shared, x, y = factor_out(x, y)
+        f, is_subtracted = unknown(x, y, also=also), is_negative(x) or is_negative(y)
+        return mul(shared, neg(f) if is_subtracted else f) # `p - f(…)*grad`, not `p + f(…)*grad`
     def lines(xs, ys): return tuple(x._replace(e=common(x.e, y.e, differ)) for x, y in zip(xs, ys))
     return Outcome(lines(a.items, b.items), lines(a.numbers, b.numbers), a.ends)
 
 
 def nothing_known(
     outcome:Outcome, # An outcome
-    condition # Condition that unknown expressions depend on, too
+    condition # Condition on which they also depend
 ) -> Outcome:
-    "Keep of an outcome's lines only the names that they depend on."
+    "Replace the values in an outcome by `f(…)` of the names that they depend on."
     def lines(items): return tuple(o._replace(e=unknown(o.e, also=[condition])) for o in items)
     return Outcome(lines(flat_lines(outcome.items)), lines(outcome.numbers), outcome.ends)
 

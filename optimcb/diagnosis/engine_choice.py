@@ -1,5 +1,6 @@
 "Say in words which engine runs which parameters, and why not a faster one."
 from collections import Counter
+from importlib import import_module
 
 from optimcb._compat.dtensors import local, shard_of, unsharded
 from optimcb.diagnosis.kinds import Kind, counted
@@ -68,9 +69,10 @@ def _engine_for(kind, wanted) -> tuple[str, str|None]:
     if wanted == 'foreach' or device not in ('cpu', 'cuda'): return 'foreach', None
     try:
         if device == 'cpu': c_compiler.compiler()
+        else: import_module('triton')
         source_of(kind.program, device)
     except (c_compiler.CantBuild, Unsupported) as e: return 'eager' if device == 'cpu' else 'foreach', str(e)
-    except ImportError as e: return 'foreach', f'there is no Triton ({e})'
+    except ImportError as e: return 'foreach', f"Triton can't be imported ({e})"
     return f"fused, in {'C' if device == 'cpu' else 'Triton'}", None
 
 

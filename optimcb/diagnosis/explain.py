@@ -62,8 +62,8 @@ class Explained:
         self._refuse_own_step('formula')
         group = self._groups[0]
         example = first_parameter(group)
-        alike = parameters_like(example, group, self.composition.masks)
-        return formulas(rehearsal_of(self.composition, group, example), alike)[0]
+        params = parameters_like(example, group, self.composition.masks)
+        return formulas(rehearsal_of(self.composition, group, example), params)[0]
 
     @entry
     @worded()
@@ -224,7 +224,7 @@ class Explanation:
 
     @lazy
     def notes(self) -> list[str]:
-        "What steppers tell about what they do to these parameters on this machine, a line each."
+        "The steppers' notes on these parameters and this machine, one line each."
         found = (f'{s.label}: {note}' for k in self.kinds for s, note in k.notes())
         return list(dict.fromkeys(found))
 

@@ -8,7 +8,7 @@ formulas.
 from copy import copy
 
 from optimcb.composition.errors import MissingName
-from optimcb.diagnosis.algebra import Sym, call, dims, functions, number, symbols
+from optimcb.diagnosis.expressions import Sym, call, dims, functions, number, symbols
 from optimcb.diagnosis.graph import Dataflow
 from optimcb.diagnosis.outcomes import Sample
 from optimcb.diagnosis.reading import Reader, look, read_samples
@@ -94,9 +94,9 @@ class Explored:
         "Tell whether it is about hyper-parameters alone, and not about the parameter's shape."
         return self.is_fixed(condition, place) and not dims(condition)
 
-    def _look(self, rehearsal, told=None, number=None) -> tuple[dict[int, Sample], Step]:
+    def _look(self, rehearsal, forced=None, number=None) -> tuple[dict[int, Sample], Step]:
         "Look at a step, and note the branches that it doesn't take"
-        decisions = Decisions(told)
+        decisions = Decisions(forced)
         step = look(rehearsal, None, decisions)
         reader = Reader(step)
         samples = read_samples(step, reader, decisions, number, _shape(rehearsal))
@@ -106,7 +106,7 @@ class Explored:
         for place, sample in samples.items():
             self.samples.setdefault(place, []).append(sample)
             self._note_branches(place, sample, rehearsal)
-        if told: self._look_after(rehearsal, step)
+        if forced: self._look_after(rehearsal, step)
         return samples, step
 
     def _note_branches(self, place, sample, rehearsal):
@@ -117,7 +117,7 @@ class Explored:
             self.branches.setdefault(branch, {})[_situation(rehearsal)] = rehearsal
 
     def _is_of_others(self, condition, sample) -> bool:
-        "Do only parameters of other shapes decide otherwise? One of this shape can't be told to"
+        "Do only parameters of other shapes decide otherwise? Then it can't be forced for this shape"
         sizes = dims(condition)
         by_torch = sizes and any(self.by_torch.keys() & functions(o.e) for o in sample.outcome.names.values())
         return NDIM.name in sizes or bool(by_torch)
@@ -140,7 +140,7 @@ class Explored:
             place, _, answers, _ = branch
             for rehearsal in list(self.branches[branch].values())[-TRIES:]:
                 self.n_looks += 1
-                try: self._look(rehearsal, told={place: answers})
+                try: self._look(rehearsal, forced={place: answers})
                 except (NotRecorded, MissingName) as e: self.failed[branch] = e
                 if self._is_seen(*branch): break
             else: self.failed.setdefault(branch, None)

@@ -6,8 +6,8 @@ with all of its branches. Values that can't be traced, such as a number converte
 """
 import torch
 
-from optimcb.diagnosis.algebra import ZERO, Sym, call, calls, symbols
 from optimcb.diagnosis.exploring import Explored
+from optimcb.diagnosis.expressions import ZERO, Sym, call, calls, symbols
 from optimcb.diagnosis.latex import latex, latex_name
 from optimcb.diagnosis.merging import behaviour_of
 from optimcb.diagnosis.outcomes import Behaviour, Line, flat_lines
@@ -52,12 +52,12 @@ class Formula:
         return list(dict.fromkeys(in_lines + in_conditions))
 
     @property
-    def _starts_said(self) -> dict: return {k: v for k, v in self.starts.items() if v != ZERO}
+    def _starts_shown(self) -> dict: return {k: v for k, v in self.starts.items() if v != ZERO}
 
     @property
     def text(self) -> str:
         "The formula in Python."
-        starts = ', '.join(f"{k} = {'None' if e is None else text(e)}" for k, e in self._starts_said.items())
+        starts = ', '.join(f"{k} = {'None' if e is None else text(e)}" for k, e in self._starts_shown.items())
         before = [f'# before the first step: {starts}'] if starts else []
         before += [f'# while {text(c)}' for c in self.assumed]
         return '\n'.join([*before, *_python(self.items), *(f'# {n}' for n in self.notes)])
@@ -68,7 +68,7 @@ class Formula:
         def start(k, e):
             if e is None: return latex(call('is_none', Sym(k)))
             return f'{latex_name(k)} = {latex(e)}'
-        starts = r', \; '.join(start(k, e) for k, e in self._starts_said.items())
+        starts = r', \; '.join(start(k, e) for k, e in self._starts_shown.items())
         before = [rf'&\text{{before the first step: }} {starts}'] if starts else []
         before += [rf'&\text{{while }} {latex(c)}' for c in self.assumed]
         notes = [rf'&\text{{{_plain_text(n)}}}' for n in self.notes]
@@ -141,14 +141,14 @@ def _plain_text(s) -> str:
 
 def _notes(items, behaviour):
     "Yield notes on functions that are neither in `math` nor in `torch`"
-    unsaid = {}
+    unknown = {}
     for o in flat_lines(items):
         for e in calls(o.e):
-            if e.name in ('f', 'F'): unsaid.setdefault(o.stepper, e)
-    reasons = {behaviour.steppers[place]: why for place, why in behaviour.unsaid.items()}
-    for stepper, e in unsaid.items():
+            if e.name in ('f', 'F'): unknown.setdefault(o.stepper, e)
+    reasons = {behaviour.steppers[place]: why for place, why in behaviour.why_unknown.items()}
+    for stepper, e in unknown.items():
         why = reasons.get(stepper, 'see there')
-        yield f"{text(e)} is what stepper `{stepper}` works out, which can't be said: {why}"
+        yield f"{text(e)} is computed by stepper `{stepper}` and can't be written as a formula: {why}"
     expressions = *(o.e for o in flat_lines(items)), *conditions(items)
     names = {e.name for x in expressions for e in calls(x)} & behaviour.by_torch.keys()
     for module in sorted({behaviour.by_torch[k] for k in names}):

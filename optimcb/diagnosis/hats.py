@@ -1,5 +1,8 @@
-"Put hats on one-step values that hide another name, in all branches and lines that follow one with a hat."
-from optimcb.diagnosis.algebra import Sym
+"""Give one-step values that hide a state another name: `sqr_avg_hat` for a debiased `sqr_avg`.
+
+A rehearsal does so in the branches that make such a value. Here the other branches of the same steppers get
+the same names, so that branches can be merged: where nothing is debiased, `sqr_avg_hat = sqr_avg`."""
+from optimcb.diagnosis.expressions import Sym
 from optimcb.diagnosis.outcomes import Line, Sample
 from optimcb.diagnosis.rewriting import substituted
 
@@ -12,7 +15,7 @@ HAT = '_hat'
 def with_hats_everywhere(
     samples:dict[int, list[Sample]] # Samples, by the place of the stepper
 ) -> dict[int, list[Sample]]:
-    "Put hats on names in all branches; in a branch without a new value, the name with a hat equals the name."
+    "Use names with hats in all samples, if one sample makes such a name."
     first = _first_with_hat(samples)
     return {place: _at_place(place, here, first) for place, here in samples.items()}
 
@@ -28,7 +31,7 @@ def _first_with_hat(samples) -> dict:
 
 
 def _at_place(place, samples, first) -> list[Sample]:
-    "Return the samples of one stepper with hats on names that have one in other branches"
+    "Return the samples of one stepper, with hats on names that have one in other samples"
     res = list(samples)
     for i, s in enumerate(samples):
         before = [k for k, (at, _) in first.items() if at < place and k not in s.hats]

@@ -48,9 +48,9 @@ class LatexStyle:
         mantissa, _, exponent = shown.partition('e')
         return rf'{mantissa} \cdot 10^{{{int(exponent)}}}' if exponent else mantissa
 
-    def times(self, parts):
-        has_numbers = sum(p[0].isdigit() for p in parts) > 1 # adjacent numbers would read as one
-        return r' \cdot '.join(parts) if has_numbers else r' \, '.join(parts)
+    def times(self, factors):
+        has_numbers = sum(p[0].isdigit() for p in factors) > 1 # adjacent numbers would read as one
+        return r' \cdot '.join(factors) if has_numbers else r' \, '.join(factors)
 
     def function(self, name, args):
         if name in FUNCTIONS: return FUNCTIONS[name].format(*args)

@@ -1,4 +1,4 @@
-"Checks of a live optimizer, with warnings of doubtful steppers and unread hyper-parameters."
+"Check a live optimizer; warn of probable mistakes and of hyper-parameters that no stepper reads."
 from collections.abc import Iterable
 from numbers import Real
 
@@ -45,7 +45,7 @@ def check_steppers(
         hypers = {**composition.defaults, **{k: v for k, v in g.items() if k in names}}
         states = [{**masks.get(id(p), {}), **s} for p, s in zip(group.params, group.states)]
         groups.append(group._replace(hypers=hypers, states=states))
-    for said in warnings_for(composition, groups, made_before, live): warn(said, CompositionWarning)
+    for w in warnings_for(composition, groups, made_before, live): warn(w, CompositionWarning)
 
 
 def warn_late_state(
@@ -72,8 +72,8 @@ def _options(opt) -> frozenset:
 
 def slips(
     opt, # Optimizer
-    group:dict, # What is put into one of its groups
-    is_new:bool # Is the group given as a whole? In others, names of other steppers may be somebody's notes
+    group:dict, # New entries of a group
+    is_new:bool # Is it a new group? In others, names of other steppers may be notes of the user
 ) -> list[str]:
     "List the names that are meant as hyper-parameters, but that no stepper reads."
     composition, options = opt.composition, _options(opt)

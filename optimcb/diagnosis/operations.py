@@ -4,7 +4,8 @@ from functools import cache
 
 import torch
 
-from optimcb.diagnosis.algebra import Num, add, call, div, mul, neg, number, power, sub
+from optimcb.diagnosis.algebra import add, div, mul, neg, power, sub
+from optimcb.diagnosis.expressions import Num, call, number
 from optimcb.tracing.ops import OPS, REDUCTIONS
 
 __all__ = ['applied', 'cast']

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from optimcb.composition.stepper import Stepper
-from optimcb.diagnosis.algebra import Add, Call, Mul, Sym
+from optimcb.diagnosis.expressions import Add, Call, Mul, Sym
 from optimcb.diagnosis.rewriting import substituted
 
 __all__ = ['NOWHERE', 'UNSEEN', 'Behaviour', 'Block', 'Line', 'Outcome', 'Sample', 'Tree', 'flat_lines',
@@ -123,7 +123,7 @@ class Behaviour:
     by_torch: dict[str, str] # Modules of functions, by their names
     starts: dict = field(default_factory=dict) # State before the first step; None if a branch tests for it
     assumed: list = field(default_factory=list) # Conditions on hyper-parameters under which it is valid
-    unsaid: dict[int, str] = field(default_factory=dict) # By place, why a stepper has an `f(…)`
+    why_unknown: dict[int, str] = field(default_factory=dict) # By place, why a stepper has an `f(…)`
     steppers: list[Stepper] = field(default_factory=list)
     samples: dict[int, list[Sample]] = field(default_factory=dict) # The samples behind the outcomes
     n_steps: int = 1 # Number of rehearsed steps

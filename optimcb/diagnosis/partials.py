@@ -1,4 +1,4 @@
-"What IPython shows of a `partial` that makes an optimizer: Python's own text has the addresses of steppers."
+"Show a `partial` that makes an optimizer in IPython: Python's own text has the addresses of steppers."
 import sys
 from functools import partial
 

@@ -1,8 +1,8 @@
 "Translate a rehearsed step to lines of a formula, for each stepper."
 from contextlib import nullcontext
 
-from optimcb.diagnosis.algebra import Num, Sym, call
 from optimcb.diagnosis.choices import condition
+from optimcb.diagnosis.expressions import Num, Sym, call
 from optimcb.diagnosis.operations import applied, cast
 from optimcb.diagnosis.outcomes import Behaviour, Line, Outcome, Sample
 from optimcb.diagnosis.shapes import named_shape
@@ -126,7 +126,7 @@ class Reader:
         args, kwargs = called.filled(map(self.expression, given))
         fixed = *called.args, *dict(called.kwargs).values()
         filled = *args, *kwargs.values()
-        for o in fixed: # a tuple that a function of the shape has worked out
+        for o in fixed: # a tuple that a function of the shape computed
             if hasattr(o, 'module'): self.by_torch[o.e.name] = o.module
         e = call(called.name, *(a if o is PLACEHOLDER else _constant(a) for o, a in zip(fixed, filled)))
         is_one_of_several = any(n.op == 'result' and n.args[0] == k and n.args[1] for n in self.nodes)
@@ -148,7 +148,7 @@ def read_samples(
     step:Step, # A step, rehearsed with named numbers
     reader:Reader, # Its reader
     decisions:Decisions|None=None, # What the steppers decided in it
-    number:int|None=None, # Number of the step, if it is none of an experiment
+    number:int|None=None, # Number of a rehearsed step; None for an experiment
     shape:tuple=() # Of the parameter
 ) -> dict[int, Sample]:
     "Read each stepper's effect in a step, by its place."

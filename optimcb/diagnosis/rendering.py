@@ -2,12 +2,13 @@
 import math
 from fractions import Fraction
 
-from optimcb.diagnosis.algebra import HALF, ONE, Add, Call, Num, Sym, call, divides, neg, product, scaled
+from optimcb.diagnosis.algebra import neg, scaled
+from optimcb.diagnosis.expressions import HALF, ONE, Add, Call, Num, Sym, call, divides, product
 
 __all__ = ['ATOM', 'CASE', 'POWER', 'PRODUCT', 'SUM', 'TRUTH', 'PythonStyle', 'text', 'without_dust', 'write']
 
 
-CASE, TRUTH, SUM, PRODUCT, POWER, ATOM = range(6) # precedence: how tightly parts bind
+CASE, TRUTH, SUM, PRODUCT, POWER, ATOM = range(6) # precedence: how tightly operands bind
 # Signs between arguments, and the least precedence of these
 BETWEEN = dict(eq=('==', SUM), ne=('!=', SUM), lt=('<', SUM), le=('<=', SUM), gt=('>', SUM), ge=('>=', SUM),
                logical_and=('&', SUM), logical_or=('|', SUM), logical_xor=('^', SUM))
@@ -21,7 +22,7 @@ class PythonStyle:
     open_functions = frozenset() # written without brackets
     def symbol(self, name): return name
     def number(self, x): return str(x) if isinstance(x, (int, Fraction)) else repr(without_dust(x))
-    def times(self, parts): return '*'.join(parts)
+    def times(self, factors): return '*'.join(factors)
     def root(self, x): return f'sqrt({x})'
     def brackets(self, x): return f'({x})'
     def case(self, c, a, b): return f'{a} if {c} else {b}', CASE
@@ -100,9 +101,9 @@ def _product(e, style):
     # One without a numerator joins the other
     only_divides = any(all(map(divides, g)) for g in groups)
     if only_divides: groups = [factors]
-    parts = [_quotient(g, style) for g in groups]
-    if len(parts) == 1: return parts[0]
-    return style.times([_in_brackets(o, style, PRODUCT) for o in parts]), PRODUCT
+    factors = [_quotient(g, style) for g in groups]
+    if len(factors) == 1: return factors[0]
+    return style.times([_in_brackets(o, style, PRODUCT) for o in factors]), PRODUCT
 
 
 def _quotient(factors, style):

@@ -19,6 +19,9 @@ details.optimcb code { background: none; color: inherit; padding: 0; font-size: 
 </style>'''
 
 
+WIDE = 10 # columns of a table that fit a notebook's page
+
+
 def as_text(
     explanation # An `Explanation`
 ) -> str:
@@ -43,7 +46,7 @@ def as_html(
     for title, rows in _sections(explanation):
         is_table, head = bool(rows) and isinstance(rows[0], tuple), f'<p><b>{title}</b></p>'
         if not is_table: out += [head, '<br>'.join(map(_code, rows))]
-        elif len(rows) > 1: out += [head, _html_table(rows, docs if title == 'steppers' else ())]
+        elif len(rows) > 1: out += [head, _html_table(_upright(rows), docs if title == 'steppers' else ())]
     for f in explanation.formulas:
         out += [f'<p><b>formula</b> {html.escape(f.when)}</p>', html.escape(f._repr_latex_() or '')]
     letters = {k: latex_name(k) for f in explanation.formulas for k in f.names}
@@ -124,6 +127,11 @@ def _aligned(rows) -> list[str]:
 
 
 def _code(s): return f'<code>{html.escape(s)}</code>'
+
+
+def _upright(rows) -> list[tuple]:
+    "Turn a table that is wider than a page, so that its columns are rows"
+    return [*zip(*rows)] if len(rows[0]) > WIDE else rows
 
 
 def _html_table(rows, docs) -> str:

@@ -1,7 +1,9 @@
-"Rewrite expressions: substitute parts, or find the common form of two."
+"Rewrite expressions: substitute subexpressions, or find the common form of two."
 from collections.abc import Callable
 
-from optimcb.diagnosis.algebra import (
+from optimcb.diagnosis.algebra import add, mul, neg, power, scaled
+from optimcb.diagnosis.choices import OPPOSITE, choice, condition
+from optimcb.diagnosis.expressions import (
     NUMEL,
     ONE,
     ZERO,
@@ -10,19 +12,13 @@ from optimcb.diagnosis.algebra import (
     Mul,
     Num,
     Sym,
-    add,
     call,
     dims,
     is_negative,
-    mul,
-    neg,
-    power,
     product,
-    scaled,
     symbols,
     terms_of,
 )
-from optimcb.diagnosis.choices import OPPOSITE, choice, condition
 
 __all__ = ['common', 'substituted', 'unknown']
 
@@ -72,9 +68,9 @@ def _names(e, found):
 def common(
     a, # An expression
     b, # Another
-    differ:Callable # Takes two parts that differ, if possible numbers; returns their replacement
+    differ:Callable # Takes two subexpressions that differ, if possible numbers; returns their replacement
 ):
-    "Find the common form of both, with parts that differ replaced by `differ`."
+    "Find the common form of both, with subexpressions that differ replaced by `differ`."
     if a == b: return a
     if is_negative(a) and is_negative(b): return neg(common(neg(a), neg(b), differ))
     if a.scalar and b.scalar: return differ(a, b)

@@ -2,8 +2,8 @@
 
 All numbers of a stepper are computed from the old values, so their lines are sorted until each can overwrite
 its name. Lines that only rename something are left out."""
-from optimcb.diagnosis.algebra import Num, Sym, symbols
 from optimcb.diagnosis.choices import negated
+from optimcb.diagnosis.expressions import Num, Sym, symbols
 from optimcb.diagnosis.outcomes import Behaviour, Block, Line, flat_lines
 from optimcb.diagnosis.rewriting import substituted
 

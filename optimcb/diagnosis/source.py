@@ -16,7 +16,7 @@ def source_of(
     "Generate the source of a kernel: its prelude and the rest. Raises `Unsupported`."
     if device == 'cpu': kernels = c_kernels
     elif device == 'cuda':
-        from optimcb.engines import triton_kernels as kernels  # loads Triton
+        from optimcb.engines import triton_kernels as kernels
     else:
         raise ValueError("there are kernels for 'cpu', in C, and for 'cuda', in Triton, "
                          f"but none for {device!r}.")

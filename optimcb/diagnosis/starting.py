@@ -1,7 +1,10 @@
-"Find initial values of state with which the first step follows the formula of later steps."
+"""Find initial values of state with which the first step follows the formula of later steps.
+
+If a stepper does `avg = grad` without state, and `avg = mom*avg + grad` with it, the initial value is 0."""
 from itertools import product
 
-from optimcb.diagnosis.algebra import ONE, ZERO, Num, Sym, sub, symbols
+from optimcb.diagnosis.algebra import sub
+from optimcb.diagnosis.expressions import ONE, ZERO, Num, Sym, symbols
 from optimcb.diagnosis.outcomes import NOWHERE, UNSEEN, Line, Outcome, Tree
 from optimcb.diagnosis.rewriting import substituted
 
@@ -33,7 +36,7 @@ def first_values(
 
 
 def _is_same(absent, present, start) -> bool:
-    "Is what is done without state what is done with state of these first values?"
+    "Does a stepper do the same without state as with state of these initial values?"
     if absent is NOWHERE or absent is UNSEEN or present is NOWHERE: return True
     if isinstance(present, Tree):
         c = substituted(present.condition, _all_as(start))

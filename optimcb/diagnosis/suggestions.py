@@ -36,7 +36,7 @@ PERHAPS = { # short names for them, which may also be hyper-parameters
     **dict.fromkeys(('g', 'dp', 'gt', 'g_t'), "If the gradient is meant, take `{p}.grad` in its place."),
     **dict.fromkeys(('w', 'x', 'theta'), "If the weights are meant, take `{p}.data` in their place.")}
 
-ALIKE = 0.75 # how much a name must be like a known one to be a slip
+SIMILARITY = 0.75 # how much a name must be like a known one to be a slip
 FEW = 2 # steppers that are proposed: the simplest
 
 
@@ -58,21 +58,21 @@ def advice(
     "Word what is missing, and what to do about it."
     if e.composition is None: return str(e) # it has advice already
     name, *others = sorted(e.names, key=lambda k: not providers(k))
-    said = (f"stepper `{e.stepper}` needs `{name}`, which is no hyper-parameter, "
+    message = (f"stepper `{e.stepper}` needs `{name}`, which is no hyper-parameter, "
             "and no stepper before it made it.")
     composition, e.composition = e.composition, None
-    if name == 'p': return f"{said} The first argument of a stepper is the parameter: put `p` first."
+    if name == 'p': return f"{message} The first argument of a stepper is the parameter: put `p` first."
     first = e.stepper.first or 'p'
-    if name in OF_PARAMETER: return f"{said} {OF_PARAMETER[name].format(p=first)}"
-    if 'route' in e.values: said += f" That is so in route `{e.values['route']}`."
-    if others: said += f" It lacks {', '.join(f'`{k}`' for k in others)}, too."
+    if name in OF_PARAMETER: return f"{message} {OF_PARAMETER[name].format(p=first)}"
+    if 'route' in e.values: message += f" That is so in route `{e.values['route']}`."
+    if others: message += f" It lacks {', '.join(f'`{k}`' for k in others)}, too."
     here = next(i for i, s in enumerate(composition.steppers) if s.f is e.stepper.f)
     earlier, later = composition.steppers[:here], composition.steppers[here+1:]
     known = {*e.values, *composition.reads}
     here = _in_composition(name, e.stepper, earlier, later)
-    if here: return f'{said}{here}'
-    if name in PERHAPS: said += f' {PERHAPS[name].format(p=first)}'
-    return f'{said}{_to_put(name, others, e, known, live)}'
+    if here: return f'{message}{here}'
+    if name in PERHAPS: message += f' {PERHAPS[name].format(p=first)}'
+    return f'{message}{_to_put(name, others, e, known, live)}'
 
 
 def _in_composition(name, stepper, earlier, later) -> str|None:
@@ -93,7 +93,7 @@ def _to_put(name, others, e, known, live) -> str:
     "Suggest what to add to the composition"
     made_by, meant = providers(name), None
     if not made_by and name not in _known(): # perhaps a typo
-        meant = nearest(name, {*known, *_known(), *TORCH_NAMES} - {name}, ALIKE)
+        meant = nearest(name, {*known, *_known(), *TORCH_NAMES} - {name}, SIMILARITY)
         meant = TORCH_NAMES.get(meant, (meant,))[0]
         if meant and meant not in e.values: made_by = providers(meant)
     near = f" Did you mean `{meant}`?" if meant else ''

@@ -12,21 +12,8 @@ from numbers import Real
 from typing import NamedTuple
 
 from optimcb._compat.cpython import frame_above, module_of
-from optimcb.diagnosis.algebra import (
-    ONE,
-    ZERO,
-    add,
-    call,
-    dims,
-    div,
-    is_size,
-    mul,
-    neg,
-    number,
-    power,
-    sub,
-    symbols,
-)
+from optimcb.diagnosis.algebra import add, div, mul, neg, power, sub
+from optimcb.diagnosis.expressions import ONE, ZERO, call, dims, is_size, number, symbols
 from optimcb.tracing import reductions, torch_api
 from optimcb.tracing.numbers import MATH_LOCK
 from optimcb.tracing.recording import NotRecorded
@@ -57,9 +44,9 @@ class Decisions:
     listening = None # the instance that records decisions
 
     def __init__(self,
-        told=None # By the place of a stepper, forced answers to its first conditions
+        forced=None # By the place of a stepper, forced answers to its first conditions
     ):
-        self.told, self.made, self.place, self.departed = told or {}, {}, None, False
+        self.forced, self.made, self.place, self.departed = forced or {}, {}, None, False
         self.asked = 0
 
     def began(self,
@@ -74,11 +61,11 @@ class Decisions:
         made = self.made[self.place]
         self.asked += 1
         if self.asked > MOST_QUESTIONS:
-            raise NotRecorded([], "it goes on and on where it is told to take another branch.")
+            raise NotRecorded([], "it goes on and on where it is forced to take another branch.")
         for d in made:
             if d.condition == condition: return d.answer
-        told = self.told.get(self.place, ())
-        answer = told[len(made)] if len(made) < len(told) else natural
+        forced = self.forced.get(self.place, ())
+        answer = forced[len(made)] if len(made) < len(forced) else natural
         self.departed |= answer != natural
         made.append(Decision(condition, answer, natural))
         return answer

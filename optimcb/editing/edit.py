@@ -6,57 +6,62 @@ can replace the old one.
 """
 from collections.abc import Iterator
 from functools import partial
+from typing import TypeVar
 
 from optimcb._compat.boundary import entry
-from optimcb.composition.stepper import Stepper, name_of, renamed, same_name
+from optimcb.composition.identity import same_name
+from optimcb.composition.stepper import Stepper, name_of, renamed
 from optimcb.editing.wrap import wrapped
 from optimcb.hypers.torch_names import nearest
 
 __all__ = ['Composable', 'inserted', 'place', 'removed', 'replaced', 'with_parts', 'with_renamed']
 
 
+Edited = TypeVar('Edited', bound='Composable')
+
+
 class Composable:
     "A mixin for objects with a list of steppers, which adds methods to change it."
     @entry
-    def replace(self,
+    def replace(self:Edited,
         old, # Stepper to replace: itself, the function inside of its `partial`, its name, or its index
         *new # One or more new steppers
-    ):
+    ) -> Edited:
         "Replace `old` by `new`. Raises `ValueError` if there is no such stepper, or more than one."
         return self.edit(partial(replaced, old=old, new=new))
 
     @entry
-    def insert(self,
+    def insert(self:Edited,
         *new, # Steppers
         before=None, # Stepper to put them before, or its index
         after=None # Stepper to put them after, or its index; -1 is the last
-    ):
+    ) -> Edited:
         """Insert `new` before or after a stepper.
 
         Raises `ValueError` if there is no such stepper, or more than one."""
         return self.edit(partial(inserted, new=new, before=before, after=after))
 
     @entry
-    def remove(self,
+    def remove(self:Edited,
         *old # Steppers, each named as in `replace`
-    ):
+    ) -> Edited:
         "Remove steppers. Raises `ValueError` if there is no such stepper, or more than one."
         return self.edit(partial(removed, old=old))
 
     @entry
-    def rename(self,
+    def rename(self:Edited,
         old, # The stepper, named as in `replace`
         **names # By old name of a hyper-parameter or state, its new name
-    ):
+    ) -> Edited:
         """Let a stepper read and write other names: see `renamed`.
 
         Raises `ValueError` if there is no such stepper or name."""
         return self.edit(partial(with_renamed, old=old, names=names))
 
     @entry
-    def wrap(self,
+    def wrap(self:Edited,
         *parts # Steppers with a place, such as `clip_norm`, partials of them, or lists of them
-    ):
+    ) -> Edited:
         """Insert parts at their places: see `wrapped`.
 
         Raises `ValueError` for parts that don't fit these steppers."""

@@ -60,7 +60,7 @@ class LiveSteppers(Composable):
     def _set_options(self):
         "Store the options in which groups differ as hyper-parameters of the groups"
         if self._choice is None: return
-        for k, values in self._choice.told(self.param_groups, self.composition.reads).items():
+        for k, values in self._choice.differing_flags(self.param_groups, self.composition.reads).items():
             for h, v in zip(self.hypers, values): h[k] = v
             self.defaults.setdefault(k, self._choice.options[k])
 

@@ -7,8 +7,9 @@ import inspect
 from functools import partial
 
 from optimcb._compat.boundary import entry
+from optimcb.composition.identity import is_redefined
 from optimcb.composition.roles import DECAY, PLACES, kind_of, place_of
-from optimcb.composition.stepper import InRoute, Stepper, is_redefined, name_of, only, renamed
+from optimcb.composition.stepper import InRoute, Stepper, name_of, only, renamed
 from optimcb.composition.traits import traits_of
 from optimcb.diagnosis.checks import steps_at_all
 from optimcb.steppers import apply_update

@@ -1,5 +1,5 @@
-"""Memory for state, on the CPU in huge pages: with small pages, a step waits for address translation more
-than for data."""
+"""Allocate memory for state, on the CPU in huge pages: with small pages, address translation takes more time
+than the data."""
 import mmap
 import threading
 import weakref
@@ -43,19 +43,20 @@ class Arena:
 
     def tensor(self,
         like:Tensor, # Parameter
-        dtype:torch.dtype # Its dtype
+        dtype:torch.dtype # Dtype of the tensor
     ) -> Tensor:
-        "Return the next tensor, with the shape and layout of a parameter."
-        if like.numel() == 0: return torch.empty_strided(like.shape, like.stride(), dtype=dtype)
-        t = torch.frombuffer(self.pages(), dtype=dtype, count=like.numel(), offset=self.at)
-        t = t.as_strided(like.shape, like.stride())
+        "Return the next tensor of the arena, with the shape and layout of a parameter."
+        n = like.numel()
+        if n == 0: return torch.empty_strided(like.shape, like.stride(), dtype=dtype)
+        t = torch.frombuffer(self.pages(), dtype=dtype, count=n, offset=self.at)
+        if like.stride() != (1,): t = t.as_strided(like.shape, like.stride())
         self.at += _room(like, dtype)
         self.keep = None
         return t
 
     @classmethod
     def all(cls) -> list:
-        "List all arenas with tensors."
+        "List the arenas of all living tensors."
         with cls._lock: return list(cls._known)
 
     @property
@@ -69,12 +70,12 @@ def new_states(
     fresh:dict, # By name, a `FreshState`
     slots:list # Numbers
 ) -> dict[str, list[Tensor]]:
-    "New state for each of the parameters, by name."
+    "Create new state for all parameters of a bucket, by name."
     if not fresh: return {}
-    each = [name for name, o in fresh.items() if o.extent is PER_ELEMENT]
-    wanted = [(p, fresh[name].dtype) for name in each for p in bucket.params]
+    per_element = [name for name, o in fresh.items() if o.extent is PER_ELEMENT]
+    wanted = [(p, fresh[name].dtype) for name in per_element for p in bucket.params]
     tensors = iter(_zeros(wanted, alone=len(bucket.params) == 1))
-    made = {name: [next(tensors) for _ in bucket.params] for name in each}
+    made = {name: [next(tensors) for _ in bucket.params] for name in per_element}
     for name, (dtype, extent, born) in fresh.items():
         if extent is not PER_ELEMENT:
             made[name] = [torch.zeros((), dtype=dtype, device=p.device) for p in bucket.params]

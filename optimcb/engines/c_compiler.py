@@ -112,12 +112,12 @@ def _run(command):
         p = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                              stderr=subprocess.STDOUT, start_new_session=True)
     except OSError as e: raise CantBuild(f"the compiler {command[0]} can't be run ({e}). {ADVICE}") from None
-    try: said = p.communicate(timeout=PATIENCE)[0].decode(errors='replace')
+    try: output = p.communicate(timeout=PATIENCE)[0].decode(errors='replace')
     except subprocess.TimeoutExpired:
         os.killpg(p.pid, signal.SIGKILL)
         p.communicate()
         raise CantBuild(f"the compiler {command[0]} took longer than {PATIENCE} s. {ADVICE}") from None
-    if p.returncode: raise CantBuild(f"the compiler {command[0]} failed: {said.strip()[-500:]}. {ADVICE}")
+    if p.returncode: raise CantBuild(f"the compiler {command[0]} failed: {output.strip()[-500:]}. {ADVICE}")
 
 
 ADVICE = "Install gcc or clang, or name a C compiler in the environment variable CC."
@@ -151,21 +151,26 @@ def processor() -> str:
     return '\n'.join([platform.machine(), *(o for o in lines if o.split('\t')[0].rstrip() in TELLING)])
 
 
+def home() -> Path:
+    "Return the folder where kernels should be cached. Raises `RuntimeError` if the user has no home."
+    given = os.environ.get('OPTIMCB_CACHE_DIR')
+    if given: return Path(given)
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path('~/.cache').expanduser())/'optimcb'
+
+
 @functools.cache
 def folder() -> Path:
     """Return the folder of cached kernels.
 
     If others could write to it, return a temporary folder of this process instead."""
-    given = os.environ.get('OPTIMCB_CACHE_DIR')
-    caches = os.environ.get('XDG_CACHE_HOME') or Path('~/.cache').expanduser()
-    home = Path(given) if given else Path(caches)/'optimcb'
     try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if _private(home) and os.access(home, os.W_OK | os.X_OK): return home
+        wanted = home()
+        wanted.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if _private(wanted) and os.access(wanted, os.W_OK | os.X_OK): return wanted
     except (OSError, RuntimeError): pass
     try: return _temporary()
     except OSError as e:
-        raise CantBuild(f"neither {home} nor a temporary folder can be written ({e}). "
+        raise CantBuild(f"neither the folder for kernels nor a temporary one can be written ({e}). "
                         "Set OPTIMCB_CACHE_DIR to one that can.") from None
 
 

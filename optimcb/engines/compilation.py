@@ -1,5 +1,5 @@
-"""From buckets of parameters to launches: record a composition, make programs of the recordings, and
-kernels of the programs."""
+"""Turn buckets of parameters into launches: record a composition, build programs from the recordings, and
+kernels from the programs."""
 from collections.abc import Iterable
 from importlib import import_module
 from typing import NamedTuple
@@ -21,16 +21,16 @@ __all__ = ['Compilation', 'Prepared']
 
 
 class Prepared(NamedTuple):
-    "What one step runs."
+    "The recordings, programs and launches of one step."
     recordings: list # One for each bucket
     programs: list # One for each bucket
     launches: list # Pairs of a launch and the indices of its buckets
 
 
 class Compilation:
-    """One composition on one engine: its programs by structure, and what it can't run as kernels.
+    """One composition on one engine: its programs by structure, and the parameters that kernels can't step.
 
-    Nothing in it belongs to one optimizer: several plans can share it. Raises `CantRun`."""
+    It is independent of optimizers, so several plans can share it. Raises `CantRun`."""
     def __init__(self,
         engine:str, # 'auto', 'fused' or 'foreach'
         composition # Composition to compile
@@ -39,24 +39,24 @@ class Compilation:
         self.refusals = Refusals(engine, composition)
         self.programs = {} # by structure
         self.agreed = set() # ids of programs that all processes can run
-        self.has_kernels = True # False if one couldn't be built for a GPU: then lists of tensors are used
+        self.has_kernels = True # False if one couldn't be built for a GPU: then the foreach engine is used
         self.recorder = Recorder(composition, typed=any(map(asks_type, composition.steppers)))
-        self.shared = None # recordings of a step that is made of several calls
+        self.shared = None # recordings of a step that takes several calls
 
     def share_recordings(self):
-        """Begin a step that is made of several calls of `prepare`: recordings are shared until this is
-        called again."""
+        """Start a step that calls `prepare` several times; it shares recordings until the next call of this
+        method."""
         self.shared = {}
 
     def prepare(self,
         plan, # Plan of the parameters
         hypers:list[dict], # Hyper-parameters of each group
-        scaling:Scaling # What the gradients were multiplied by, and whether to skip the step
+        scaling:Scaling # Scale and skip flag of a GradScaler
     ) -> Prepared:
         """Record a step of each bucket and find its launches; a step of known structure compiles nothing.
 
-        Raises `Changed` if something new was refused or looked at, so that the plan must be made again,
-        and `CantRun`."""
+        Raises `Changed` if a refusal or a read attribute is new, so that the plan must be rebuilt, and
+        `CantRun`."""
         recordings = self._record(plan, hypers, scaling)
         programs = [self._program_of(r, plan) for r in recordings]
         if plan.zeroes: programs = [self._with_zeros(o, b) for o, b in zip(programs, plan.buckets)]
@@ -69,18 +69,18 @@ class Compilation:
         return Prepared(recordings, programs, launches)
 
     def _refuse(self, reason):
-        "Leave all parameters to the eager engine. Always raises: `Changed`, or `CantRun`"
+        "Leave all parameters to the eager engine. Always raises `Changed` or `CantRun`"
         self.refusals.add(reason)
         raise Changed
 
     def _record(self, plan, hypers, scaling) -> list:
-        """Record a step of each bucket; raise `Changed` if one can't be, or if steppers look at more than
-        was known"""
+        """Record a step of each bucket. Raises `Changed` if one can't be recorded, or if steppers read new
+        attributes of parameters"""
         refusals, failures = self.refusals, []
         looked = set(refusals.looked)
         before = RngSnapshot() if not self.programs else None
         recordings = self.recorder.record(plan.buckets, hypers, looked, scaling, self.shared, failures)
-        if looked != refusals.looked: # then the buckets are smaller
+        if looked != refusals.looked: # parameters that differ in these need separate buckets
             refusals.looked = looked
             raise Changed
         if failures:
@@ -91,30 +91,30 @@ class Compilation:
         return recordings
 
     def _program_of(self, recording, plan) -> Program:
-        "Return the program of a recording. What replays one has it at hand, as hashing a key takes its time"
-        is_spread = bool(plan.shardings)
-        program = recording.programs.get(is_spread)
+        "Return the program of a recording, which keeps it, as hashing the key of a large one takes time"
+        is_sharded = bool(plan.shardings)
+        program = recording.programs.get(is_sharded)
         if program is not None: return program
-        key = *recording.key, is_spread
+        key = *recording.key, is_sharded
         program = self.programs.get(key)
         if program is None: program = self.programs[key] = Program(*key)
-        recording.programs[is_spread] = program
+        recording.programs[is_sharded] = program
         return program
 
     def _with_zeros(self, program, bucket) -> Program:
-        "The program that zeroes gradients, where a kernel runs it: of lists it would be another pass"
+        "Return the program that also zeroes gradients, if a kernel runs it; lists would need another pass"
         try: is_kernel = self.lowering(bucket.example.device) is not foreach
-        except Unsupported: is_kernel = False # which `_build` says
+        except Unsupported: is_kernel = False # `_build` reports it
         return program.with_zeros(bucket.grad_dtype) if is_kernel else program
 
     def _build(self, plan, programs, key) -> list:
         """Make the launches of `programs`.
 
-        Where a kernel can't be had, fall back to a slower engine and raise `Changed`"""
+        If a kernel can't be built, fall back to a slower engine and raise `Changed`"""
         launches = failure = None
         try: launches = self._launches(plan, programs)
         except (Unsupported, CantBuild) as e: failure = e
-        # another plan of the same programs doesn't ask again
+        # not again for another plan with the same programs
         if plan.shardings and not self.agreed.issuperset(key):
             failure = agree(failure, plan.shardings)
             self.agreed.update(key)
@@ -134,11 +134,11 @@ class Compilation:
         for i, (b, program) in enumerate(zip(plan.buckets, programs)):
             key = program.key, b.example.device, sharding_of(b.example)
             together.setdefault(key, []).append((i, (b, program), first))
-            first += len(b.params)
+            first += len(b)
         res = []
         for (_, device, _), found in together.items():
             indices, members, firsts = map(list, zip(*found))
-            res.append((self.lowering(device).Launch(members, firsts), indices))
+            res.append((self.lowering(device).Launch(members, firsts, plan), indices))
         return res
 
     def lowering(self, device):
@@ -147,8 +147,8 @@ class Compilation:
         if device.type == 'cpu': return c_kernels
         if device.type == 'cuda' and self.has_kernels:
             try: return import_module('optimcb.engines.triton_kernels') # Triton is loaded when it is needed
-            except ImportError as e: raise Unsupported(f"there is no Triton ({e}).") from None
-        if self.engine == 'fused': raise Unsupported(f"there is no kernel for {device.type}.")
+            except ImportError as e: raise Unsupported(f"Triton can't be imported ({e}).") from None
+        if self.engine == 'fused': raise Unsupported(f"no engine has kernels for {device.type}.")
         return foreach
 
 

@@ -17,7 +17,7 @@ __all__ = ['step', 'try_step']
 def step(
     composition, # `Composition` to run
     work:list, # `(p, state, hypers)` of each parameter that has a gradient
-    scaling:Scaling=NOT_SCALED # What the gradients were multiplied by
+    scaling:Scaling=NOT_SCALED # Scale of the gradients, from a GradScaler
 ) -> None:
     """Run the composition on each parameter, and undo its changes to the gradient afterwards.
 
@@ -33,7 +33,7 @@ def step(
 def try_step(
     composition, # `Composition` to run
     work:list, # `(p, state, hypers)` of each parameter that has a gradient
-    scaling:Scaling=NOT_SCALED # What the gradients were multiplied by
+    scaling:Scaling=NOT_SCALED # Scale of the gradients, from a GradScaler
 ) -> set:
     "Run the composition on each parameter, or change nothing if it fails. Return the names of new state."
     before = [set(state) for _, state, _ in work]

@@ -17,9 +17,10 @@ class Launch(launch.Launch):
     "Parameters whose programs have the same key, and a step of them."
     def __init__(self,
         members:list, # `(bucket, program)`: programs with the same key
-        at:list # Of each of them, the index of its first parameter in the plan
+        at:list, # Of each of them, the index of its first parameter in the plan
+        plan # Plan, which knows where parameters and state lie
     ):
-        super().__init__(members, at)
+        super().__init__(members, at, plan)
         p = self.program
         self.read = [n.operands if n.op not in LEAVES else () for n in p.nodes]
         order = [] # in order of computation
@@ -27,7 +28,8 @@ class Launch(launch.Launch):
             order += [k for k, n in enumerate(p.nodes) if p.levels[k] in levels and n.op != 'call']
             order += calls
         self.last_use = {a: k for k in order for a in self.read[k] if a >= 0}
-        for a in (*(s.value for s in p.stores), *p.handed.values(), *(p.nodes[i].args[0] for i in p.totals)):
+        stored = *(s.value for s in p.stores), *p.replaced.values()
+        for a in (*stored, *(p.nodes[i].args[0] for i in p.totals)):
             self.last_use.pop(a, None) # needed until the end
 
     def start(self,
@@ -35,12 +37,12 @@ class Launch(launch.Launch):
         plan # Where the gradients are
     ):
         "Set this step's gradients and numbers."
-        self.made = [arena.new_states(a, program.fresh, r.trace.slots)
+        self.made = [arena.new_states(a, program.fresh, r.slots)
                      for (a, program), r in zip(self.members, recordings)]
         self.known = []
-        for (a, program), part, r, made in zip(self.members, self.parts, recordings, self.made):
-            lists = {'.p': a.params, '.grad': plan.grads[part], **a.tensors, **made}
-            self.known.append((lists, [r.trace.slots[k] for k in program.slots], r.trace.externals, {}))
+        for (a, program), places, r, made in zip(self.members, self.slices, recordings, self.made):
+            lists = {'.p': a.params, '.grad': plan.grads[places], **a.tensors, **made}
+            self.known.append((lists, [r.slots[k] for k in program.slots], r.externals, {}))
 
     def phase(self, i) -> dict:
         "Run a phase; return the sums of the values that it yields, by round."

@@ -23,26 +23,26 @@ class Launch:
     "A step of parameters whose programs have the same key."
     def __init__(self,
         members:list, # `(bucket, program)`: programs with the same key
-        at:list # Of each of them, the index of its first parameter in the plan
+        at:list, # For each member, the index of its first parameter in the plan
+        plan # Plan, which knows where parameters and state lie
     ):
         self.members, self.program = members, members[0][1]
-        self.parts = [slice(i, i + len(a.params)) for i, (a, _) in zip(at, members)]
+        self.slices = [slice(i, i + len(a)) for i, (a, _) in zip(at, members)]
+        self.indices = np.concatenate([np.arange(o.start, o.stop) for o in self.slices]) # in the plan
+        self.places = plan.order[self.indices]
         self.sharding = sharding_of(members[0][0].example)
-        places = [k for a, _ in members for k in a.places]
-        # in which all processes have the parameters, however they tell them apart
-        self.order = sorted(range(len(places)), key=places.__getitem__)
 
     def _gather(self, table, ops):
-        """Let `table`, which has a row for each tensor and a column for each reduction, have what they
-        came to in all processes"""
-        order = torch.tensor(self.order, device=table.device)
-        part = table[order]
-        self.sharding.reduce(part, [REDUCTIONS[op].across for op in ops])
-        table[order] = part
+        "Reduce `table`, a row for each tensor and a column for each reduction, over all processes"
+        # in the order of parameters in the optimizer, which is the same in all processes
+        order = torch.from_numpy(np.argsort(self.places)).to(table.device)
+        in_order = table[order]
+        self.sharding.reduce(in_order, [REDUCTIONS[op].across for op in ops])
+        table[order] = in_order
 
     def call(self, i):
-        """Call the functions that phase `i` ends with: once for parameters of the same shapes, if a function
-        takes batches; else for one parameter after the other."""
+        """Call the functions at the end of phase `i`: once for parameters of the same shapes, if a function
+        takes batches, else for each parameter."""
         with self._here():
             for k in self.program.calls_by_phase[i]:
                 made = [{o: [None]*len(a.params) for o in self.program.results[k]} for a, _ in self.members]
@@ -67,25 +67,26 @@ class Launch:
             yield from ((*places[i], res) for i, res in zip(batch, results))
 
     def _results(self, k, params, rows, varies) -> list[dict]:
-        "What call `k` returns for each parameter of a batch, by node"
+        "Run call `k` for a batch; return the results of each parameter, by node"
         call, alone = self.program.nodes[k].args[-1], len(params) == 1
         outs = [listed(call(rows[0]))] if alone else call_batch(call, rows, varies)
-        return [self._as_foreseen(k, *o, alone) for o in zip(params, rows, outs)]
+        return [self._as_inferred(k, *o, alone) for o in zip(params, rows, outs)]
 
-    def _as_foreseen(self, k, p, given, out, alone) -> dict:
-        """What call `k` has returned for parameter `p`, by node: as it was foreseen, in memory of its own.
+    def _as_inferred(self, k, p, given, out, alone) -> dict:
+        """Return the results of call `k` for parameter `p`, by node, checked against the inferred outputs.
 
-        Of a batch it is a part of a stack. What may become state gets a storage of its own."""
+        Each gets its own memory: results of a batch are slices of a stack, and results may become state."""
         nodes, call, res = self.program.nodes, self.program.nodes[k].args[-1], {}
         taken = {_memory(x) for x in given if isinstance(x, Tensor)}
         for o in self.program.results[k]:
             n, x = nodes[o], out[nodes[o].args[1]] if nodes[o].args[1] < len(out) else None
             if not isinstance(x, Tensor) or not is_plain(x := x.resolve_neg()):
-                raise OutputMismatch(f"`{call.name}` returns {type(x).__name__} where a tensor was foreseen.")
+                raise OutputMismatch(f"`{call.name}` returns {type(x).__name__} instead of a tensor.")
             expected = p.shape if n.extent is PER_ELEMENT else (), n.dtype, p.device
             if n.extent is not OPAQUE and (x.shape, x.dtype, x.device) != expected:
                 raise OutputMismatch(f"`{call.name}` returns a tensor of shape {tuple(x.shape)} "
-                                     f"and of {x.dtype} on {x.device}, another than was foreseen.")
+                                     f"and of {x.dtype} on {x.device}, which differs from the inferred "
+                                     "output.")
             is_given = n.extent is OPAQUE and any(x is y for y in given)
             if _memory(x) in taken and not is_given or n.extent is OPAQUE and not alone: x = x.clone()
             taken.add(_memory(x))
@@ -96,14 +97,15 @@ class Launch:
         return res
 
     def finish(self):
-        "Hand out the state that was made."
-        for (a, _), made in zip(self.members, self.made): arena.hand_out(a, made)
-        if self.program.handed: self._hand_over()
+        "Put new state into the parameters' state."
+        for (a, _), made in zip(self.members, self.made):
+            if made: arena.hand_out(a, made)
+        if self.program.replaced: self._store_opaque()
 
-    def _hand_over(self):
+    def _store_opaque(self):
         "Store opaque state, which functions returned"
         for j, (a, _) in enumerate(self.members):
-            new = {name: self._lists(j, o) for name, o in self.program.handed.items()}
+            new = {name: self._lists(j, o) for name, o in self.program.replaced.items()}
             for t, s in enumerate(a.states):
                 for name, tensors in new.items():
                     s[name] = None
@@ -111,58 +113,65 @@ class Launch:
                     s[name] = tensors[t].clone() if _memory(tensors[t]) in known else tensors[t]
             expected = {k.name: (k.dtype, k.extent.shape) for k in a.kinds}
             same = all((s[name].dtype, s[name].shape) == expected.get(name) for s in a.states for name in new)
-            # else the plan finds that it doesn't hold any more
-            if same: a.tensors.update({name: [s[name] for s in a.states] for name in new})
+            # if they differ, the plan finds a change in the next step
+            for name in new if same else (): a.note_tensors(name, [s[name] for s in a.states])
 
 
 class KernelLaunch(Launch):
-    """A launch of kernels. `memory` has a row of addresses for each parameter, a column for each of the
-    program's, and `numbers` a row for each member, a column for each number that the program takes: a
-    subclass makes them, then calls `_place_all`."""
+    """A launch of kernels.
+
+    `memory` has a row of addresses for each parameter and a column for each of the program's columns,
+    `numbers` a row for each member and a column for each number of the program. A subclass creates both, then
+    calls `_place_all`."""
     def __init__(self,
         members:list, # `(bucket, program)`: programs with the same key
-        at:list # Of each of them, the index of its first parameter in the plan
+        at:list, # For each member, the index of its first parameter in the plan
+        plan # Plan, which knows where parameters and state lie
     ):
-        super().__init__(members, at)
+        super().__init__(members, at, plan)
         self.columns = {name: j for j, name in enumerate(self.program.columns)}
-        self.rows = np.cumsum([0, *(len(a.params) for a, _ in members)])
-        self.grads = None # the addresses of gradients that are in the table
+        counts = [len(a) for a, _ in members]
+        self.rows, self.member = np.cumsum([0, *counts]), np.repeat(np.arange(len(members)), counts)
+        self.grads = None # the gradients' addresses in the table
 
-    def _place_all(self):
-        "Note the addresses of parameters and of state that is there"
-        for i, (a, _) in enumerate(self.members): self._place(i, {'.p': a.params, **a.tensors})
+    def _place_all(self, plan):
+        "Note the addresses of parameters and existing state"
+        for name, addresses in plan.addresses.items():
+            if name in self.columns: self.memory[:, self.columns[name]] = addresses[self.places]
 
     def _place(self, i, lists):
         "Note the addresses of member `i`'s tensors, by column"
-        for name, tensors in lists.items(): self._note(i, name, [t.data_ptr() for t in tensors])
-
-    def _note(self, i, name, ptrs):
-        if name in self.columns: self.memory[self.rows[i]:self.rows[i+1], self.columns[name]] = ptrs
+        for name, tensors in lists.items():
+            if name not in self.columns: continue
+            rows = slice(self.rows[i], self.rows[i+1])
+            self.memory[rows, self.columns[name]] = [t.data_ptr() for t in tensors]
 
     def _fill(self, recordings, plan):
         "Set this step's gradients and numbers"
-        self.made, self.held = [], {}
-        for i, ((a, program), r) in enumerate(zip(self.members, recordings)):
-            slots = r.trace.slots
-            self.numbers[i] = [slots[k] for k in program.slots]
-            if plan.grad_ptrs is not self.grads: self._note(i, '.grad', plan.grad_ptrs[self.parts[i]])
-            self.made.append(arena.new_states(a, program.fresh, slots))
-            if program.fresh: self._place(i, self.made[i])
-            if r.trace.externals:
-                self.held[i] = [_moved(o.detach(), a.example.device) for o in r.trace.externals]
-                self._place(i, {k: [o]*len(a.params) for k, o in enumerate(self.held[i])})
+        self.numbers[:] = [[r.slots[k] for k in program.slots]
+                           for (_, program), r in zip(self.members, recordings)]
+        if plan.grad_ptrs is not self.grads and '.grad' in self.columns:
+            self.memory[:, self.columns['.grad']] = plan.grad_ptrs[self.indices]
         self.grads = plan.grad_ptrs
+        self.made, self.held = [{} for _ in self.members], {}
+        for i, ((a, program), r) in enumerate(zip(self.members, recordings)):
+            if program.fresh:
+                self.made[i] = arena.new_states(a, program.fresh, r.slots)
+                self._place(i, self.made[i])
+            if r.externals:
+                self.held[i] = [_moved(o.detach(), a.example.device) for o in r.externals]
+                self._place(i, {k: [o]*len(a) for k, o in enumerate(self.held[i])})
         if self.program.calls: self._prepare(recordings, plan)
 
     # Functions by torch
 
     def _prepare(self, recordings, plan):
-        "Note the tensors and numbers that functions by torch may be called with"
-        self.loads = [{'.p': a.params, '.grad': plan.grads[part], **a.tensors, **made}
-                      for (a, _), part, made in zip(self.members, self.parts, self.made)]
-        self.slots = [[r.trace.slots[k] for k in program.slots]
+        "Note the possible arguments of functions by torch"
+        self.loads = [{'.p': a.params, '.grad': plan.grads[places], **a.tensors, **made}
+                      for (a, _), places, made in zip(self.members, self.slices, self.made)]
+        self.slots = [[r.slots[k] for k in program.slots]
                       for (_, program), r in zip(self.members, recordings)]
-        self.between = [{} for _ in self.members] # by node: what is stored for them, and what they return
+        self.between = [{} for _ in self.members] # by node: their arguments and results
         self._make_room(0)
 
     def _make_room(self, i):
@@ -174,7 +183,7 @@ class KernelLaunch(Launch):
             self._place(j, room)
 
     def _lists(self, j, o):
-        "Operand `o`, of each parameter of member `j`"
+        "List operand `o` of the parameters of member `j`; a number is the same for all"
         if o < 0: return self.slots[j][~o]
         n = self.program.nodes[o]
         if o in self.between[j]: return self.between[j][o]
@@ -186,26 +195,26 @@ class KernelLaunch(Launch):
         self._place(j, {self.program.column(o): tensors for o, tensors in made.items()})
 
     def call(self, i):
-        "Call the functions that phase `i` ends with, and make room for those of the next one."
+        "Call the functions at the end of phase `i`, and allocate memory for those of the next one."
         super().call(i)
         p = self.program
-        for o in {o for k in p.calls_by_phase[i] for o in p.nodes[k].inputs}: # what was stored for them only
+        for o in {o for k in p.calls_by_phase[i] for o in p.nodes[k].inputs}: # needed by these calls only
             for between in self.between if p.nodes[o].op != 'result' else (): between.pop(o, None)
         self._make_room(i + 1)
 
     def finish(self):
-        "Hand out the state that was made."
+        "Put new state into the parameters' state."
         super().finish()
         if self.program.calls: self.loads = self.between = self.slots = None
 
     def _gather_sums(self, i, table):
-        "Let `table` of all sums have what those of phase `i` came to in all processes"
+        "Reduce the columns of phase `i` in `table`, which has all sums, over all processes"
         p = self.program
         sums = [j for j, k in enumerate(p.sums) if p.levels[k] - 1 in p.phases[i]]
         if not sums: return
-        part = table[:, sums]
-        self._gather(part, [p.nodes[p.sums[j]].op for j in sums])
-        table[:, sums] = part
+        columns = table[:, sums]
+        self._gather(columns, [p.nodes[p.sums[j]].op for j in sums])
+        table[:, sums] = columns
 
     def _yielded(self, i) -> dict:
         "Return the values that phase `i` yielded, summed over the parameters, by round"
@@ -215,7 +224,7 @@ class KernelLaunch(Launch):
 
 
 def _room_for(store, p):
-    "Return a tensor for what a program stores of parameter `p`"
+    "Allocate a tensor for a value that a program stores for parameter `p`"
     shape, strides = (p.shape, p.stride()) if store.extent is PER_ELEMENT else ((), ())
     return torch.empty_strided(shape, strides, dtype=store.dtype, device=p.device)
 
@@ -223,13 +232,13 @@ def _room_for(store, p):
 def run_to_last_phase(
     launches:list # All launches of a step
 ) -> None:
-    """Run all phases but the last of each launch, which stores.
+    """Run all phases of each launch except the last one, which stores the results.
 
-    A launch goes on when it knows the totals that it has asked for: those of a round are known when all
-    launches that take part in it have yielded their share."""
+    A launch continues when the totals that it requested are known. The total of a round is known once all
+    launches of that round have yielded their shares."""
     if all(len(o.program.phases) == 1 for o in launches): return
     done, shares, known = [0 for _ in launches], {}, set()
-    # what ends early asks for none
+    # number of launches that request the total of each round
     asked = Counter(round for o in launches for round in {r for r, _ in o.program.rounds})
     while any(i + 1 < len(o.program.phases) for i, o in zip(done, launches)):
         for j, o in enumerate(launches):
@@ -244,7 +253,7 @@ def run_to_last_phase(
 
 
 def _knows(launch, phase, known) -> bool:
-    "Are the totals known that a launch asked for before a phase?"
+    "Are all totals known that a launch requested before this phase?"
     return known.issuperset(r for rounds in launch.program.rounds_by_phase[:phase] for r in rounds)
 
 

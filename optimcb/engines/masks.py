@@ -1,6 +1,6 @@
 """Masks: which steppers act on which parameter, as decided by rules and routes.
 
-A mask is state of a parameter, by the name of its rule. Before a parameter's first step its masks are
+A mask is state of a parameter, under the name of its rule. Until a parameter's first step its masks are
 pending, and stored outside the state: torch assumes that an optimizer with some state has all of it."""
 from collections.abc import Iterable
 
@@ -78,7 +78,7 @@ def set_pending_masks(
     found = masks_of(opt, composition)
     pending = {p: found[id(p)] for p in _params(opt) if id(p) in found}
     for g in opt.param_groups:
-        for k in composition.masks.keys() & g.keys(): del g[k] # the parameters have it now
+        for k in composition.masks.keys() & g.keys(): del g[k] # the parameters' masks have it now
     opt.pending_masks.clear()
     opt.pending_masks.update(pending)
 

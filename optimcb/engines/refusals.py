@@ -1,4 +1,4 @@
-"Parameters that kernels can't step, the reasons, and the warnings and errors."
+"Parameters that kernels can't step, with the reasons, and the warnings and errors about them."
 from collections.abc import Hashable
 
 from optimcb._compat.dtensors import sharding_of, unsharded
@@ -9,8 +9,7 @@ __all__ = ['CantRun', 'MAX_KERNELS', 'Refusals']
 
 
 MISSING = object() # value of an attribute that a parameter doesn't have
-# limit of kernels per composition, as each combination of branches needs its own
-MAX_KERNELS = 100
+MAX_KERNELS = 100 # limit per composition: each combination of branches needs its own kernel
 
 
 class CantRun(RuntimeError):
@@ -34,7 +33,7 @@ class Refusals:
             self.add(f"stepper `{s}` draws random numbers for each parameter.", quiet=True)
 
     def look(self, p) -> tuple:
-        "Return the attributes of `p` that steppers read, and its sharding."
+        "Return the values of the attributes that steppers read, and the sharding of `p`."
         p, sharding = unsharded(p), sharding_of(p)
         seen = [(k, p.stride() if k == 'stride()' else getattr(p, k, MISSING)) for k in sorted(self.looked)]
         if sharding: seen.append(('', sharding))
@@ -85,5 +84,5 @@ def _kind(key) -> tuple:
 
 
 def _kind_with_state(key) -> tuple:
-    "Return the same plus the kinds of state, but without its numbers, which may change in each step"
+    "Return the same, plus the kinds of state but not its numbers, which may change in each step"
     return key[1], *key[3:]

@@ -1,9 +1,8 @@
-"""The owner of a step: it runs kernels where they can be had, the eager engine for the rest, and undoes what
-fails.
+"""The owner of a step: run kernels where possible and the eager engine for the rest, and undo failures.
 
 A step goes through these files: `plan` groups the parameters into buckets, `compilation` finds the
-launches that step them, and `launch` runs those, in phases. Only the last phase stores anything. What
-can't run as a kernel is stepped before it."""
+launches that step them, and `launch` runs those, in phases. Only the last phase stores anything. Parameters
+without a kernel are stepped before it."""
 from functools import partial
 
 import torch
@@ -40,7 +39,8 @@ class Runner:
         self.engine, self.compilation = engine, compilation
         self.plan = self.pending = self.captured = None
         self.shards = Shards()
-        self.tried_for, self.tried = None, set() # a composition, and what the eager engine has stepped by it
+        # what the eager engine has stepped: a composition; parameters, layouts and names of hyper-parameters
+        self.tried_for, self.tried = None, set()
 
     composition = property(lambda self: self.compilation and self.compilation.composition,
                            doc="The composition that was stepped last; "
@@ -61,14 +61,14 @@ class Runner:
         target, # The optimizer, or one of its parameters, with `param_groups`, `state` and `tracked`
         composition, # The optimizer's composition
         hypers:list[dict], # Hyper-parameters of each of the target's groups
-        scaling:Scaling=NOT_SCALED # What the gradients were multiplied by, and whether to skip the step
+        scaling:Scaling=NOT_SCALED # Scale and skip flag of a GradScaler
     ) -> set:
         """Step all parameters that have a gradient and aren't frozen. Return the names of new state.
 
-        Nothing is stored before it is known that all of the step can be done: kernels store in their last
-        phase, after the eager engine has stepped what is left to it, and what that meets for the first
-        time is tried. Raises `MissingName`, `CantRun` if an engine that was asked for by name can't run
-        it, and what a stepper raises."""
+        Nothing is stored until the whole step is known to succeed: kernels store in their last phase, after
+        the eager engine has stepped the rest; anything new to the eager engine is stepped with rollback.
+        Raises `MissingName`, `CantRun` if an engine that was requested by name can't run it, and the
+        errors of steppers."""
         if composition.skips_nonfinite:
             grads = [grad_of(p, target.tracked) for p in _params(target)]
             scaling = scaling.or_nonfinite([g for g in grads if g is not None])
@@ -78,14 +78,12 @@ class Runner:
         if fill and (self.plan is None or self.plan.shardings): fill() # else the plan has seen the masks
         if self.engine == 'eager':
             return self._step_eagerly(composition, self._eager_work(target, hypers), hypers, scaling)
-        made, stepped = self._step_by_kernels(target, composition, hypers, scaling, fill)
-        torch.autograd.graph.increment_version(stepped)
-        return made
+        return self._step_by_kernels(target, composition, hypers, scaling, fill)
 
     # Kernels
 
-    def _step_by_kernels(self, target, composition, hypers, scaling, fill_masks) -> tuple[set, list]:
-        "Step all parameters. Return the names of new state, and the parameters that kernels have stepped"
+    def _step_by_kernels(self, target, composition, hypers, scaling, fill_masks) -> set:
+        "Step all parameters. Return the names of new state"
         self.settle()
         if self.compilation is None or composition is not self.compilation.composition:
             self.plan = None
@@ -102,8 +100,8 @@ class Runner:
             except Changed: self.plan = None
         if plan.zeroes: self.zeroed = zeroed_by_kernels(plan, prepared.programs)
         plan.release()
-        if any(program.new for program in prepared.programs): self.plan = None # it doesn't have the new state
-        return made, self.shards.close(plan.flat)
+        plan.bump_versions(self.shards.close(plan.flat))
+        return made
 
     def _current_plan(self, target, composition, fill_masks) -> Plan:
         "Return the current plan, rebuilt if it is no longer valid"
@@ -134,27 +132,29 @@ class Runner:
                 made |= self._step_eagerly(composition, self._leftovers(plan, hypers), hypers, scaling)
             store(launches)
             self.pending = pending
-            if not capturing: made |= self._count(plan, prepared) # what is captured is not done
+            if not capturing: made |= self._count(plan, prepared) # a captured step is not executed
             return made
         except OutputMismatch as e: # before anything has changed
             self.compilation.refusals.add(f"{e}")
             raise Changed from None
         except BaseException:
-            self.plan = None # it was broken off on the way: only the state itself tells how far it came
+            self.plan = None # the step was interrupted: only the state shows how far it got
             raise
 
     def _count(self, plan, prepared:Prepared) -> set:
         "Put the numbers that a step has made into the states. Return the names of new state"
-        made = set()
+        made, first = set(), 0
         for bucket, recording, program in zip(plan.buckets, prepared.recordings, prepared.programs):
             new = {*program.new, *recording.numbers} - bucket.numbers.keys()
             made |= new
+            if new or program.new: self.plan = None # it doesn't have the new state
             if self.pending:
                 states = [*bucket.states, *self.shards.of_optimizer(bucket.params)]
                 self.pending.note(states, new, dict(bucket.numbers))
             for name, v in recording.numbers.items():
                 bucket.numbers[name] = v
-                plan.put(bucket.states, name, v)
+                plan.put(bucket, first, name, v)
+            first += len(bucket)
         return made
 
     def settle(self):
@@ -176,10 +176,10 @@ class Runner:
         return [(*self.shards.original(p, state), hypers[i]) for p, state, i in plan.eager]
 
     def _step_eagerly(self, composition, work, hypers, scaling) -> set:
-        """Step parameters by the eager engine. Return the names of new state, as far as it was tried.
+        """Step parameters with the eager engine. Return the names of new state, of steps with rollback only.
 
-        A parameter, a layout of a gradient or names of hyper-parameters that are new to it are tried: if
-        that fails, nothing has changed."""
+        A parameter, gradient layout or set of hyper-parameters that is new to it is stepped with rollback:
+        if that fails, nothing has changed."""
         if not work or scaling.skips(): return set()
         if self.tried_for is not composition: self.tried_for, self.tried = composition, set()
         new = {(id(p), p.grad.layout) for p, *_ in work}.union(map(frozenset, hypers)) - self.tried
@@ -205,13 +205,13 @@ class Runner:
                 any(not hasattr(o, 'capture') for o in launches),
         }
         why = next((reason for reason, holds in reasons.items() if holds), None)
-        if why: raise CantRun(f"a CUDA graph can't have this step, since {why}.")
+        if why: raise CantRun(f"a CUDA graph can't capture this step, because {why}.")
         self.captured = plan, prepared.launches, plan.grad_ptrs
 
     def renew(self,
         hypers:list[dict] # Hyper-parameters of each group
     ):
-        "Make the step that a CUDA graph has captured the next one. Raises `CantRun`."
+        "Update a captured step's numbers for its next replay. Raises `CantRun`."
         self.settle()
         plan, launches, grads = self.captured or (None, None, None)
         if plan is None or plan is not self.plan or plan.refrozen():
@@ -222,7 +222,7 @@ class Runner:
         if prepared is None or prepared.launches is not launches:
             raise CantRun("the next step takes another branch than the one that was captured. "
                           "Capture `opt.step()` again.")
-        plan.grad_ptrs = grads # where they were then
+        plan.grad_ptrs = grads # their addresses at capture
         for launch, indices in launches: launch.renew([prepared.recordings[i] for i in indices], plan)
         self._count(plan, prepared)
 

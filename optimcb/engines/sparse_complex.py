@@ -13,8 +13,8 @@ from optimcb.tracing.rng import RngSnapshot
 __all__ = ['AsReal', 'NoRows', 'Rows', 'has_rows']
 
 
-NO_ROWS = ("a gradient is sparse, but state `{}` is of another shape than the parameter, so that it can't "
-           "be told what of it belongs to the gradient's rows. "
+NO_ROWS = ("a gradient is sparse, but state `{}` has another shape than the parameter, so it is unknown "
+           "which part of it belongs to the gradient's rows. "
            "Pass dense gradients, `torch.nn.Embedding(…, sparse=False)`, or give this parameter to "
            "elementwise steppers. These are {}.")
 
@@ -104,8 +104,8 @@ class Rows:
         tensors = {k: v for k, v in self.state.items() if isinstance(v, Tensor)}
         odd = [k for k, v in tensors.items() if v.dim() and v.shape not in (self.p.shape, self.all.shape)]
         if odd: raise NoRows(NO_ROWS.format(odd[0], ', '.join(composition.labels)))
-        alike = {k: v for k, v in tensors.items() if v.shape == self.p.shape}
-        rows = {k: v for k, v in alike.items() if k in self.rows or k not in self.all_state}
+        same = {k: v for k, v in tensors.items() if v.shape == self.p.shape}
+        rows = {k: v for k, v in same.items() if k in self.rows or k not in self.all_state}
         starts = self._starts(composition, hypers) if rows.keys() - self.rows else {}
         for k, v in self.state.items():
             if k not in rows: self.all_state[k] = v

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from optimcb._compat.dtensors import unsharded
 from optimcb.engines.c_compiler import CantBuild
 from optimcb.engines.launch import KernelLaunch
 from optimcb.engines.triton_source import ARGUMENTS, CHUNK, PRELUDE, functions, source
@@ -32,14 +31,10 @@ def _upload(array, device) -> torch.Tensor:
     return pinned.to(device, non_blocking=True)
 
 
-def _tables(parts, columns, slots) -> tuple[np.ndarray, np.ndarray]:
-    """Build `chunks` and `tensors`.
-
-    `parts` lists, for each member, pairs of a parameter's size in this process and in all processes"""
-    member = np.repeat(np.arange(len(parts)), list(map(len, parts)))
-    sizes, unsharded_sizes = np.concatenate(parts).T
+def _tables(member, sizes, unsharded_sizes, columns, slots) -> tuple[np.ndarray, np.ndarray]:
+    """Build `chunks` and `tensors`, from each parameter's member, and its sizes in this process and in all"""
     each, ends = np.arange(len(sizes)), np.cumsum(-(-sizes//CHUNK))
-    rows = len(parts)*slots + each*columns
+    rows = (member[-1] + 1)*slots + each*columns
     tensors = np.stack([rows, member*slots, unsharded_sizes, np.append(0, ends[:-1]), ends], 1)
     of = np.repeat(each, np.diff(ends, prepend=0))
     start = (np.arange(ends[-1]) - tensors[of, 3])*CHUNK
@@ -53,18 +48,20 @@ class Launch(KernelLaunch):
     Everything that is the same in each step is created once. Raises `Unsupported` and `CantBuild`."""
     def __init__(self,
         members:list, # `(bucket, program)`: programs with the same key
-        at:list # Of each of them, the index of its first parameter in the plan
+        at:list, # Of each of them, the index of its first parameter in the plan
+        plan # Plan, which knows where parameters and state lie
     ):
-        super().__init__(members, at)
+        super().__init__(members, at, plan)
         self.device = members[0][0].example.device
         text = source(self.program)
         columns, numbers = self.columns, len(members)*len(self.program.slots)
         self.host = np.zeros(numbers + self.rows[-1]*len(columns), np.int64)
         self.numbers = self.host[:numbers].view(np.float64).reshape(len(members), -1)
         self.memory = self.host[numbers:].reshape(self.rows[-1], -1)
-        self._place_all()
-        sizes = [[(p.numel(), unsharded(p).numel()) for p in a.params] for a, _ in members]
-        tables = dict(zip(('chunks', 'tensors'), _tables(sizes, len(columns), len(self.program.slots))))
+        self._place_all(plan)
+        sizes = plan.sizes[self.places], plan.unsharded_sizes[self.places]
+        tables = _tables(self.member, *sizes, len(columns), len(self.program.slots))
+        tables = dict(zip(('chunks', 'tensors'), tables))
         self.count = {k: len(t) for k, t in tables.items()}
         with self._here() as stream:
             self.tables, self.stream = [_upload(t, self.device) for t in tables.values()], stream

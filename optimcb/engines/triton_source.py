@@ -39,7 +39,7 @@ kernel = triton.jit(do_not_specialize={list(ARGUMENTS)})
 
 
 def source(
-    program:Program # What one step does
+    program:Program # Program of a step
 ) -> str:
     "Write a program in Triton. Raises `Unsupported`."
     writer = _Writer(program)

@@ -1,9 +1,8 @@
-"""Gradients that are filled with zeros: by list calls, or by the step that has read them.
+"""Zero gradients: by list calls, or in the step that reads them.
 
-With `zero_in_step`, a kernel stores zeros into a gradient in the pass that reads it last, and what kernels
-don't zero is zeroed by a list call after the step. Which gradients that were, and at which version, is noted,
-so that a `zero_grad()` that follows finds nothing left to do. Whatever is in doubt isn't noted, for zeros may
-be stored again at any time."""
+With `zero_in_step`, kernels store zeros into a gradient in the pass that reads it last, and a list call after
+the step zeroes the others. These gradients and their versions are noted, so that the following `zero_grad()`
+skips them. If it isn't certain that one is zero, it isn't noted: zeroing it again is always correct."""
 import weakref
 from operator import is_
 
@@ -23,10 +22,9 @@ is_cpu, dtype = Tensor.is_cpu.__get__, Tensor.dtype.__get__
 def zero(
     grads:list[Tensor] # Gradients of any kind, some perhaps twice
 ) -> None:
-    """Fill gradients with zeros, in place, by one list call for each device and type.
+    """Fill gradients with zeros, in place, by one list call for each device and dtype.
 
-    Those that are part of a graph are detached from it. Sparse ones and those of other classes are zeroed by
-    themselves."""
+    Gradients in a graph are detached from it. Sparse ones and other subclasses are zeroed one by one."""
     for g in grads if any(map(requires_grad, grads)) else ():
         if g.grad_fn is None: g.requires_grad_(False)
         else: g.detach_()
@@ -34,17 +32,17 @@ def zero(
         for g in grads:
             if not _are_plain([g]): g.zero_()
         grads = [g for g in grads if _are_plain([g])]
-    for alike in _alike(grads): torch._foreach_zero_(alike)
+    for same in _by_kind(grads): torch._foreach_zero_(same)
 
 
 def _are_plain(grads) -> bool:
-    "Are these tensors whose numbers are in memory, as they are?"
+    "Are these plain dense tensors, without a pending negation or conjugation?"
     if {*map(type, grads)} != {Tensor} or {*map(layout, grads)} != {torch.strided}: return False
     return not (any(map(Tensor.is_neg, grads)) or any(map(Tensor.is_conj, grads)))
 
 
-def _alike(grads):
-    "Lists of gradients of one device and type each"
+def _by_kind(grads):
+    "Group gradients by device and dtype"
     if all(map(is_cpu, grads)) and len({*map(dtype, grads)}) == 1: return [grads]
     lists = {}
     for g in grads: lists.setdefault((g.device, g.dtype), []).append(g)
@@ -52,16 +50,16 @@ def _alike(grads):
 
 
 class Zeroed:
-    "Gradients that are zeros, as long as they are the same tensors of the same versions. Keeps none alive."
+    "Gradients that are zero while they are the same tensors at the same versions. Keeps none alive."
     def __init__(self,
         grads:list[Tensor] # Gradients that have just been zeroed
     ):
         self.refs, self.versions = list(map(weakref.ref, grads)), list(map(version, grads))
 
     def others(self,
-        grads:list[Tensor] # Gradients of now
+        grads:list[Tensor] # Current gradients
     ) -> list[Tensor]:
-        "Return those that aren't known to be zeros."
+        "Return those that may not be zero."
         noted = [r() for r in self.refs]
         if len(grads) == len(noted) and all(map(is_, grads, noted)):
             if list(map(version, grads)) == self.versions: return []
@@ -72,16 +70,16 @@ class Zeroed:
 # In a step
 
 def may_store_zeros(
-    plan, # Plan, with the gradients of the present step
-    scaling # What a GradScaler says of it
+    plan, # Plan, with the gradients of the current step
+    scaling # Scale and skip flag of a GradScaler
 ) -> bool:
     """May kernels store zeros into the gradients of a plan?
 
-    Not if the device may skip the step, nor if a gradient requires a gradient, is a shard, or shares its
-    memory with another, a parameter or a state: those are left to `zero_grad`."""
+    They may not if the device may skip the step, or if a gradient requires a gradient, is a shard, or shares
+    memory with another gradient, a parameter or a state: those are left to `zero_grad`."""
     if scaling.skip_on_device or plan.shardings or any(map(requires_grad, plan.grads)): return False
     ptrs, apart = plan.apart
-    if ptrs is not plan.grad_ptrs or plan.odd: # else they are where they were
+    if ptrs is not plan.grad_ptrs or plan.odd: # else they haven't moved
         states = [t for b in plan.buckets for ts in b.tensors.values() for t in ts]
         apart = not sharing(list(enumerate([*plan.grads, *plan.flat, *states])))
         plan.apart = plan.grad_ptrs, apart
@@ -89,24 +87,24 @@ def may_store_zeros(
 
 
 def zeroed_by_kernels(
-    plan, # Plan, with the gradients of the step that was done
-    programs:list # What ran, for each bucket
+    plan, # Plan, with the gradients of the last step
+    programs:list # The program of each bucket
 ) -> list[Tensor]:
-    "List the gradients that kernels have zeroed, except those whose copies they have read."
+    "List the gradients that kernels have zeroed. Where they read a copy, they zeroed only that."
     res, first, odd = [], 0, set(plan.odd)
     for b, program in zip(plan.buckets, programs):
-        places = range(first, first := first + len(b.params))
+        places = range(first, first := first + len(b))
         if program.zeroes: res += [plan.grads[i] for i in places if i not in odd]
     return res
 
 
 def zero_read(
-    opt, # Optimizer that has done a step
-    runner # Runner that did it
+    opt, # Optimizer after a step
+    runner # Its runner
 ) -> Zeroed|None:
-    """Zero the gradients that a step has read and kernels haven't zeroed; return a note of all.
+    """Zero the gradients that a step has read and kernels haven't zeroed; return all zeroed ones.
 
-    None is noted of a step that was skipped, or may have been, or that a CUDA graph has captured."""
+    Returns None if the step was or may have been skipped, or was captured by a CUDA graph."""
     by_kernels, runner.zeroed = runner.zeroed, []
     torch.autograd.graph.increment_version(by_kernels)
     if runner.scaling.skip_on_device or runner.scaling.found: return None
@@ -122,11 +120,11 @@ def zero_read(
 
 
 def _noted(grads):
-    "A note of gradients that were zeroed, unless a CUDA graph has captured that"
+    "Return zeroed gradients, or None if a CUDA graph captures the step"
     if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing(): return None
     return Zeroed(grads)
 
 
 def _is_simple(g) -> bool:
-    "Is a gradient one that `zero_grad` would only fill with zeros?"
+    "Would `zero_grad` only fill this gradient with zeros, without detaching it?"
     return _are_plain([g]) and not (g.requires_grad or g.is_inference()) and is_dense(g)

@@ -51,7 +51,7 @@ class TorchNames(dict):
         if not ours: raise KeyError(k)
         return self[ours[0]] if len(ours) == 1 else tuple(self[o] for o in ours)
     def _checked(self, k, v) -> dict:
-        "What is to be stored for `k`, under our names. Raises `TypeError` and `ValueError`"
+        "Return the values to store for `k`, under our names. Raises `TypeError` and `ValueError`"
         if k == 'params': return {k: Params(v) if type(v) is list else v}
         if super().__contains__(k) or not self._ours(k): new = {k: v}
         else: new = from_torch({k: v}, self.reads)

@@ -138,7 +138,7 @@ def is_slip(
 ) -> bool:
     """Is it nearly a known name, without being made up of it?
 
-    Others are somebody's notes: `name`, `initial_lr`, `max_momentum`."""
+    Others are users' notes: `name`, `initial_lr`, `max_momentum`."""
     if name in NOT_HYPERS or name in TORCH_FLAGS or not isinstance(name, str): return False
     known = set(known)
     words = {*known, *(k for k, ours in {**TORCH_NAMES, **LONG_NAMES}.items() if known.issuperset(ours))}
@@ -165,7 +165,7 @@ def suggest(
 def nearest(
     name:str, # An unknown name
     known:Iterable, # Known names
-    alike:float=0.6 # Least similarity, 0 to 1
+    similarity:float=0.6 # Least similarity, 0 to 1
 ) -> str|None:
     "Return the known name most similar to `name`, or None if none is similar enough."
-    return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=alike)), None)
+    return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=similarity)), None)

@@ -21,7 +21,7 @@ RANGES = dict(
     swa_every=(1, None))
 ROUNDING = 1e-12 # below the least value: schedulers that end at 0, as `LinearLR`, may miss it by that much
 
-# that nobody takes, but that one may try
+# names that no stepper has, but that users may try
 LONG_NAMES = dict(beta1=('mom',), beta2=('sqr_mom',), learning_rate=('lr',), epsilon=('eps',))
 
 # fastai passes and schedules these, whether or not a stepper reads them

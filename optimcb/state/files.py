@@ -146,13 +146,13 @@ def _crc32(o, crc=0) -> int:
     "Return a checksum of values, types and layouts."
     if isinstance(o, Tensor):
         crc = zlib.crc32(_bytes_of(o).numpy(), crc)
-        said = f'{o.dtype}{tuple(o.shape)}{_strides(o)}'
+        text = f'{o.dtype}{tuple(o.shape)}{_strides(o)}'
     elif isinstance(o, (dict, list, tuple)):
         values = (x for kv in o.items() for x in kv) if isinstance(o, dict) else o
         for v in values: crc = _crc32(v, crc)
-        said = f"{'dict' if isinstance(o, dict) else type(o).__name__}{len(o)}"
-    else: said = repr(o)
-    return zlib.crc32(said.encode(), crc)
+        text = f"{'dict' if isinstance(o, dict) else type(o).__name__}{len(o)}"
+    else: text = repr(o)
+    return zlib.crc32(text.encode(), crc)
 
 
 def _bytes_of(t) -> Tensor: return t.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

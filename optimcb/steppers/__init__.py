@@ -3,9 +3,10 @@
 A stepper takes a parameter `p`, then names of hyper-parameters and state, and returns a dict of new state,
 or None. Hyper-parameters are numbers. None of the library's steppers writes into a gradient.
 
-A fused `*_step` does in one call what the steppers in its trait `unfused` do one after the other. It shares
-their formulas, but doesn't call all of them: it avoids a copy of the update, and `addcdiv_` rounds like
-fastai's steps.
+A fused `*_step` does in one call what the steppers in its trait `unfused` do one after the other. Each
+formula stands once, in a stepper or function that both call (`over_rms`, `debias_sqr_avg`, `qhadam_avgs`, …).
+Only the last operation is the step's own, so it can't be generated from the others: `addcdiv_` computes
+`p - lr*num/denom` without rounding an update in between, as fastai's steps do, whose bits it keeps.
 """
 from optimcb._compat.renamed import old_names
 from optimcb.steppers import (

@@ -1,4 +1,4 @@
-"What a tensor is by its shape: a matrix, a stack of matrices, or neither."
+"Tell matrices, stacks of matrices and other tensors apart, by their shape."
 import math
 
 

@@ -1,6 +1,7 @@
 "Parameters that one recording holds for: a bucket, and what keeps a parameter out of every bucket."
 from numbers import Number
 from operator import is_, itemgetter
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,7 +9,8 @@ from torch import Tensor
 from optimcb._compat.dtensors import is_dtensor, sharding_of, unsharded
 from optimcb.tracing.ir import DTYPES, FLOATS, PER_ELEMENT, StateKind, extent_of
 
-__all__ = ['Bucket', 'Changed', 'constant', 'fit', 'is_dense', 'is_plain', 'key_of', 'misfit', 'sharing']
+__all__ = ['Bucket', 'Changed', 'Noted', 'constant', 'fit', 'is_dense', 'is_plain', 'key_of', 'misfit',
+           'sharing']
 
 
 PLAIN_TYPES = frozenset({Tensor, torch.nn.Parameter}) # dispatch as `Tensor` does
@@ -19,41 +21,84 @@ class Changed(Exception):
     "A plan doesn't hold any more."
 
 
+class Noted(NamedTuple):
+    "What is known of an optimizer's parameters, by their places among them all."
+    params: list
+    states: list # Of each its state; None for those that kernels don't step
+    tensors: dict # By name of state, of each its tensor, or None
+
+
 class Bucket:
-    """Parameters that one recording holds for.
+    """Parameters that one recording holds for: those of one key, with the same numbers among their state.
 
     `kinds` are the `StateKind`s of tensors among their state, `numbers` the rest of it. `kind` is what they
-    have in common besides numbers and group; `forms` belongs to what replays recordings.
+    have in common besides numbers and group; `forms` belongs to what replays recordings. `places` are those
+    of the parameters that the present step steps, `params` these, with `states` and `tensors` of these by
+    name.
     """
     def __init__(self,
-        key:tuple, # What they have in common, as `key_of` gives it
+        key:tuple, # Their common properties, from `key_of`
         group:int, # Index of their group
         example:Tensor # One of them
     ):
         self.key, self.group, self.example = key, group, example
         self.kinds, self.numbers, self.grad_dtype = key[1], dict(key[2]), key[5]
         self.kind, self.forms = (key[1], *key[3:], is_dtensor(unsharded(example))), None
-        self.params, self.states, self.places = [], [], []
+        self.choose([], Noted([], [], {}))
 
-    def add(self,
-        place:int, # Index among all parameters
-        p:Tensor, # A parameter
-        state:dict # Its state
+    def choose(self,
+        places:list, # Of parameters
+        noted:Noted # What is known of all of them
     ):
-        "Take in a parameter."
-        self.places.append(place)
-        self.params.append(p)
-        self.states.append(state)
+        "Let these be the parameters of the present step."
+        self.places, self.noted, self._params, self._states, self._tensors = places, noted, None, None, None
 
-    def note(self):
-        "Note the tensors that must stay where they are."
-        self.tensors = {k.name: [s[k.name] for s in self.states] for k in self.kinds}
-        self.size = len(self.kinds) + len(self.numbers)
+    def split_off(self) -> 'Bucket':
+        "Return a bucket of the same key without parameters, whose numbers go on by themselves."
+        res = object.__new__(Bucket)
+        res.__dict__ = {**self.__dict__, 'numbers': dict(self.numbers)}
+        res.choose([], self.noted)
+        return res
+
+    def __len__(self): return len(self.places)
+
+    @property
+    def params(self) -> list:
+        "The parameters of the present step."
+        if self._params is None: self._params = [self.noted.params[k] for k in self.places]
+        return self._params
+
+    @property
+    def states(self) -> list:
+        "Their states."
+        if self._states is None: self._states = [self.noted.states[k] for k in self.places]
+        return self._states
+
+    @property
+    def tensors(self) -> dict:
+        "The tensors in these, by name."
+        if self._tensors is None:
+            self._tensors = {k.name: [self.noted.tensors[k.name][i] for i in self.places] for k in self.kinds}
+        return self._tensors
+
+    def note_tensors(self,
+        name:str, # Name of state
+        tensors:list # Of each of the present parameters, what it is from now on
+    ):
+        "Note that a step has replaced tensors."
+        self.tensors[name] = tensors
+        for k, t in zip(self.places, tensors): self.noted.tensors[name][k] = t
+
+    def identity(self) -> tuple:
+        "What is equal for buckets that can be one: numbers of other types are other numbers."
+        values = self.numbers.values()
+        return id(self.kind), self.group, *self.numbers, *map(type, values), *values
 
     def check(self):
-        "Raise `Changed` if somebody has changed the state."
+        "Raise `Changed` if the state was changed from outside."
         states = self.states
-        if list(map(len, states)).count(self.size) != len(states): raise Changed
+        size = len(self.kinds) + len(self.numbers)
+        if list(map(len, states)).count(size) != len(states): raise Changed
         try:
             for name, tensors in self.tensors.items():
                 if not all(map(is_, map(itemgetter(name), states), tensors)): raise Changed
@@ -90,7 +135,7 @@ def constant(
 def is_plain(
     t # A tensor
 ) -> bool:
-    "Is this a tensor of numbers in memory, whose address may be handed to a kernel?"
+    "Is this a plain tensor in memory, whose address may be passed to a kernel?"
     kind = type(t)
     if kind not in PLAIN_TYPES and kind.__torch_dispatch__ is not Tensor.__torch_dispatch__: return False
     if t.layout is not torch.strided or t.is_neg() or t.is_conj() or t.is_meta: return False
@@ -133,11 +178,11 @@ def misfit(
     g:Tensor|None=None # Its gradient, if it has one
 ) -> str|None:
     "Why no kernel can have this parameter, or None."
-    if not isinstance(p, Tensor): return "it is no tensor"
+    if not isinstance(p, Tensor): return "it isn't a tensor"
     for what, t in (('it', p), ('its gradient', g)):
         if t is None: continue
         if t.dtype not in FLOATS: return f"{what} is of {t.dtype}"
-        if not is_plain(t): return f"{what} is no plain tensor in memory"
+        if not is_plain(t): return f"{what} isn't a plain tensor in memory"
     if not is_dense(p): return "it has gaps in its memory, or elements that share it"
     if p.numel() == 0 and not sharding_of(p):
         return "it is empty" # an empty shard takes part in sums like the others
@@ -161,5 +206,5 @@ def key_of(
     grad_dtype:torch.dtype, # The type of its gradient
     runner # Knows which attributes the steppers read
 ) -> tuple:
-    "What a bucket's parameters have in common: group, state, types, device, attributes that steppers read."
+    "Return a bucket's common properties: group, state, dtypes, device, attributes that steppers read."
     return group, *fit, p.dtype, p.dim() == 0, grad_dtype, p.device, runner.look(p)

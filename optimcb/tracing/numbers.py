@@ -1,6 +1,11 @@
-"""Numbers that are followed: what steppers work out from them is written down, as lines of Python.
+"""Follow numbers through a run of steppers: each computation becomes a line of a Python script.
 
-The lines work the same out from other numbers, as long as whatever was decided by them is decided alike.
+The script then computes the same from other numbers, without the steppers. It is valid as long as every
+decision by a number turns out as in the run; guards check that. A stepper that does
+`if step > 5: lr = lr/2`, with inputs `v0` (lr) and `v1` (step), in a run with step 6, gives
+
+    if not (v1 > 5): return None
+    t0 = v0 / 2
 """
 import math
 import operator
@@ -12,13 +17,13 @@ from types import CodeType
 
 import numpy as np
 
-__all__ = ['FOLLOWED', 'MATH_LOCK', 'NotFollowed', 'Num', 'Script', 'math_followed', 'plain']
+__all__ = ['FOLLOWED', 'MATH_LOCK', 'NotFollowed', 'FollowedNumber', 'Script', 'math_followed', 'plain']
 
 
 FOLLOWED = frozenset({int, float, np.float64}) # types of numbers that are followed
-CONSTANTS = FOLLOWED | {bool} # what is computed with beside them
-MOST_LINES = 1000 # of a script
-MATH_LOCK = RLock() # of whoever puts something in the place of `math`'s functions
+CONSTANTS = FOLLOWED | {bool} # types of their other operands
+MOST_LINES = 1000 # limit of a script
+MATH_LOCK = RLock() # held while `math`'s functions are replaced
 IN_MATH = """sqrt cbrt exp exp2 expm1 log log2 log10 log1p pow fabs fmod remainder copysign sin cos tan asin
     acos atan atan2 sinh cosh tanh asinh acosh atanh degrees radians erf erfc gamma lgamma isnan isinf
     isfinite""".split()
@@ -39,35 +44,35 @@ class NotFollowed(Exception):
 
 
 class Script:
-    "What a run does with some numbers: lines of Python, in the order of the run."
+    "What a run computes from its numbers: lines of Python, in the order of the run."
     def __init__(self):
         self.lines, self.names, self.guards, self.inside = [], {}, set(), dict(INSIDE)
-        self.failed = False # whether or not a stepper has caught the error
+        self.failed = False # stays True if a stepper catches the error
 
     def fail(self):
-        "Give up: numbers are used where they can't be followed. Always raises `NotFollowed`."
+        "Give up, as a number is used where it can't be followed. Always raises `NotFollowed`."
         self.failed = True
         raise NotFollowed
 
     def inputs(self,
-        values:tuple # Numbers, of which types are known, and other things, which must be what they are
+        values:tuple # Numbers, which may differ in later runs, and other values, which must stay the same
     ) -> list:
-        "What stands for `values` in the run: those of types in `FOLLOWED` are followed."
+        "Return `values` for the run, with followed numbers for those of types in `FOLLOWED`."
         return [self._input(i, v) for i, v in enumerate(values)]
 
     def _input(self, i, v):
         name = f'v{i}'
-        if type(v) in FOLLOWED: return Num(self, name, v)
+        if type(v) in FOLLOWED: return FollowedNumber(self, name, v)
         same = f'{name} == {v!r}' if type(v) is str else f'{name} is {self.text(v)}'
         self.guard(same, True)
         return v
 
     def text(self,
-        v # A followed number, a constant, or a tuple of such
+        v # A followed number, a constant, or a tuple of these
     ) -> str:
-        "Write `v` down."
-        if type(v) is Num: return v._name
-        if type(v) is tuple and any(type(o) is Num for o in v):
+        "Write `v` in Python."
+        if type(v) is FollowedNumber: return v._name
+        if type(v) is tuple and any(type(o) is FollowedNumber for o in v):
             return f"({''.join(f'{self.text(o)}, ' for o in v)})"
         if v is None or type(v) in (bool, str): return repr(v)
         if type(v) is int or type(v) is float and math.isfinite(v):
@@ -79,9 +84,9 @@ class Script:
 
     def guard(self,
         condition:str, # As Python
-        outcome # What it came to
+        outcome # Its value in the run
     ):
-        "Let it be decided alike, or else give up."
+        "Add a line that ends a later run if the condition has another outcome there."
         known = condition, bool(outcome)
         if known in self.guards: return
         self.guards.add(known)
@@ -92,20 +97,20 @@ class Script:
         self.lines.append(line)
 
     def operands(self,
-        given:tuple # Some of them followed
+        given:tuple # Operands of an operation, some of them followed
     ) -> tuple|None:
-        """Values and texts of what an operation takes; None if it takes a tracer, which is to do it.
+        """Return the values and texts of operands; None if one is a tracer, which handles the operation.
 
         Raises `NotFollowed`."""
         if any(hasattr(type(o), 'by_torch') for o in given): return None
-        if any(type(o) is not Num and type(o) not in CONSTANTS for o in given): self.fail()
+        if any(type(o) is not FollowedNumber and type(o) not in CONSTANTS for o in given): self.fail()
         return list(map(plain, given)), list(map(self.text, given))
 
     def work_out(self,
-        f:Callable, # What is done
-        values:list # With what
+        f:Callable, # An operation
+        values:list # Its operands
     ):
-        "`f` of `values`. What raises an error is not followed: another time it may not."
+        "Return `f(*values)`. Gives up if it raises an error, which it may not do in a later run."
         try: return f(*values)
         except Exception:
             self.failed = True
@@ -113,29 +118,30 @@ class Script:
 
     def line(self,
         expression:str, # As Python
-        value, # What it came to
+        value, # Its value in the run
         varies:bool=False # May it have another type for operands of the same types?
-    ) -> 'Num':
-        "Write an expression down, once, and follow its value."
+    ) -> 'FollowedNumber':
+        "Add an expression to the script, unless it is there, and follow its value."
         if type(value) not in FOLLOWED: self.fail()
         name = self.names.get(expression)
         if name is None:
             name = self.names[expression] = f't{len(self.names)}'
             self._append(f'{name} = {expression}')
             if varies: self.guard(f'type({name}) is {type(value).__name__}', True)
-        return Num(self, name, value)
+        return FollowedNumber(self, name, value)
 
     def function(self,
         count:int, # Number of inputs
-        slots:list, # Followed numbers, and others
-        numbers:dict # By name, followed numbers and others
+        slots:list, # Numbers of the recording, some of them followed
+        numbers:dict # New state by name, some of it followed numbers
     ) -> Callable:
-        """A function of the inputs that returns `slots` and `numbers` as they come out; None where something
-        is decided otherwise, or an error is raised. Raises `NotFollowed`."""
-        made = f"[{', '.join(map(self.text, slots))}]"
+        """Return the script as a function of the inputs, which returns `slots` and `numbers` for them.
+
+        It returns None if a decision has another outcome or an error is raised. Raises `NotFollowed`."""
+        listed = f"[{', '.join(map(self.text, slots))}]"
         named = ', '.join(f'{k!r}: {self.text(v)}' for k, v in numbers.items())
         lines = [f"def replay({', '.join(f'v{i}' for i in range(count))}):", ' try:',
-                 *(f'  {line}' for line in self.lines), f'  return {made}, {{{named}}}',
+                 *(f'  {line}' for line in self.lines), f'  return {listed}, {{{named}}}',
                  ' except Exception: return None']
         exec(_compiled('\n'.join(lines)), self.inside)
         return self.inside['replay']
@@ -147,30 +153,30 @@ def _compiled(source) -> CodeType: # parameters of many shapes may have one scri
 
 
 def _holds_number(v) -> bool:
-    return type(v) is Num or isinstance(v, (tuple, frozenset)) and any(map(_holds_number, v))
+    return type(v) is FollowedNumber or isinstance(v, (tuple, frozenset)) and any(map(_holds_number, v))
 
 
 def plain(
     v # Anything
 ):
-    "The number alone, of one that is followed, or of each in a tuple; `v` otherwise."
+    "Return the plain number of a followed one, also inside tuples; other values stay as they are."
     if type(v) is tuple: return tuple(map(plain, v))
-    return v._value if type(v) is Num else v
+    return v._value if type(v) is FollowedNumber else v
 
 
-class Num:
-    """A number that is followed: it passes for one of its type, computes and compares as that does, and has a
-    script take it down.
+class FollowedNumber:
+    """A followed number: it computes and compares like a plain number of its type, and adds each operation to
+    a script.
 
-    Whatever else is done with it fails, and the script with it.
+    Every other use of it raises `NotFollowed`, and the script is given up.
     """
     __slots__ = ('_script', '_name', '_value')
-    __array_priority__, __array_ufunc__ = 1000, None # NumPy's numbers leave operators to us
+    __array_priority__, __array_ufunc__ = 1000, None # NumPy's scalars leave operators to us
 
     def __init__(self,
-        script:Script, # Takes down what is done
-        name:str, # In the script
-        value # The number itself
+        script:Script, # Collects the operations
+        name:str, # Its name in the script
+        value # The plain number
     ): self._script, self._name, self._value = script, name, value
 
     __class__ = property(lambda self: type(self._value))
@@ -190,7 +196,7 @@ class Num:
     def __torch_function__(cls, f, types, args=(), kwargs=None):
         given = *args, *(kwargs or {}).values()
         tracer = next((o for o in given if hasattr(type(o), 'by_torch')), None)
-        if tracer is None: next(o for o in given if type(o) is Num)._script.fail()
+        if tracer is None: next(o for o in given if type(o) is FollowedNumber)._script.fail()
         return type(tracer).__torch_function__(f, types, args, kwargs)
 
     def __getattr__(self, name):
@@ -209,7 +215,7 @@ def _binary(name):
         if operands is None: return NotImplemented
         values, texts = operands
         value = script.work_out(f, values)
-        is_plain = type(values[0]) is float and type(values[1]) is int # a power of these is a float
+        is_plain = type(values[0]) is float and type(values[1]) is int # such a power is always a float
         return script.line(BINARY[name].format(*texts), value, is_power and not is_plain)
     def reflected(self, other, *modulus): return method(self, other, *modulus, reflected=True)
     return method, reflected
@@ -238,7 +244,7 @@ def _comparison(name):
         if operands is None: return NotImplemented
         values, texts = operands
         outcome = script.work_out(f, values)
-        if texts[0] == texts[1] and type(self._value) is int: return outcome # it has to be
+        if texts[0] == texts[1] and type(self._value) is int: return outcome # the same for all numbers
         script.guard(COMPARISONS[name].format(*texts), outcome)
         if name in ('eq', 'ne') and outcome == (name == 'ne') and texts[0] != texts[1]:
             _check_not_nan(script, values, texts, other)
@@ -247,27 +253,28 @@ def _comparison(name):
 
 
 def _check_not_nan(script, values, texts, other):
-    "`in` takes a NaN for equal if it is the same object, which a followed number is not"
+    "Rule out NaN: for `in`, the same NaN object equals itself, but a followed number is a new object"
     if any(v != v for v in values): script.fail()
-    if type(other) is Num and type(values[0]) is not int: script.guard(f'{texts[0]} == {texts[0]}', True)
+    is_followed_float = type(other) is FollowedNumber and type(values[0]) is not int
+    if is_followed_float: script.guard(f'{texts[0]} == {texts[0]}', True)
 
 
 for _k in BINARY:
     _forward, _reflected = _binary(_k)
-    setattr(Num, f'__{_k}__', _forward)
-    setattr(Num, f'__r{_k}__', _reflected)
-for _k in UNARY: setattr(Num, f'__{_k}__', _unary(_k))
-for _k in ('floor', 'ceil', 'trunc'): setattr(Num, f'__{_k}__', _whole(_k))
-for _k in COMPARISONS: setattr(Num, f'__{_k}__', _comparison(_k))
+    setattr(FollowedNumber, f'__{_k}__', _forward)
+    setattr(FollowedNumber, f'__r{_k}__', _reflected)
+for _k in UNARY: setattr(FollowedNumber, f'__{_k}__', _unary(_k))
+for _k in ('floor', 'ceil', 'trunc'): setattr(FollowedNumber, f'__{_k}__', _whole(_k))
+for _k in COMPARISONS: setattr(FollowedNumber, f'__{_k}__', _comparison(_k))
 for _k in """float int index complex hash str repr format divmod rdivmod reduce reduce_ex copy deepcopy
-    array""".split(): setattr(Num, f'__{_k}__', Num._fail)
+    array""".split(): setattr(FollowedNumber, f'__{_k}__', FollowedNumber._fail)
 
 
-# `math`'s functions, which are in C, where numbers can't be followed
+# `math`'s functions, which are written in C, where numbers can't be followed
 
 def _in_math(name, f):
     def call(*args):
-        script = next((o._script for o in args if type(o) is Num), None)
+        script = next((o._script for o in args if type(o) is FollowedNumber), None)
         operands = script and script.operands(args)
         if operands is None: return f(*args)
         values, texts = operands
@@ -283,7 +290,7 @@ FOLLOWING = {k: _in_math(k, f) for k, f in MATH.items()}
 
 @contextmanager
 def math_followed() -> Iterator[None]:
-    "Let `math`'s functions write down what they do to numbers that are followed; to others they do the same."
+    "Let `math`'s functions follow numbers; their results stay the same."
     with MATH_LOCK:
         known = [k for k, f in MATH.items() if getattr(math, k) is f]
         try:

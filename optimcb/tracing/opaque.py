@@ -143,7 +143,7 @@ def _empty(shape, stride, dtype):
 
 
 class OpaqueTensor:
-    """A stand-in for a tensor whose shape differs from the parameter's.
+    """A tracer of a tensor whose shape differs from the parameter's.
 
     Functions decorated with `by_torch` take and return it, and it may be state. Everything else raises.
     """

@@ -46,10 +46,10 @@ class Reduction(NamedTuple):
     start: float # Value for no elements
     run: Callable # torch's function
     text: str # Of two partial results, in C
-    clause: str # What OpenMP calls it
+    clause: str # Its name in OpenMP
     pair: str # Of two partial results, in Triton
     block: str # Of all elements of a block, in Triton
-    across: str # What `torch.distributed.ReduceOp` calls it
+    across: str # Its name in `torch.distributed.ReduceOp`
     formula: str # If all elements are the same, `{0}`; else it is a call, `name(…)`
     integers: bool = False # Can kernels reduce int64?
 

@@ -1,9 +1,8 @@
-"""What steppers look at besides their arguments, read off their code: a recording can be replayed as long as
-that is what it was.
+"""Find the outside objects that steppers read besides their arguments: globals, closures, defaults.
 
-It must be nothing but functions, modules, numbers and the like, under names that can be looked up again.
-Everything that may change while it stays the same object speaks against it: lists, objects with attributes,
-tensors.
+A recording can be replayed while these are unchanged, which is checked by looking up each name again and
+comparing objects by identity. So only immutable objects are allowed: functions, modules, numbers and the
+like, but no lists, tensors, or objects with attributes. Steppers that read others are recorded in each step.
 """
 import builtins
 import math
@@ -38,26 +37,26 @@ SCALARS = frozenset({NoneType, bool, int, float, complex, str, bytes, EllipsisTy
 SEQUENCES = frozenset({tuple, frozenset, torch.Size})
 PARTIALS = frozenset({partial, renamed, only})
 STABLE = frozenset({'torch', 'math', 'numpy', 'operator', 'itertools', 'functools', 'optimcb', 'builtins'})
-# Builtins that look at nothing but the values of their arguments, by their operators. Not `sum`, which adds
-# floats more exactly than `+` does
+# Builtins that depend only on the values of their arguments, and use the operators of these. Not `sum`,
+# which adds floats more exactly than `+` does
 BUILTINS = frozenset({
     'abs', 'all', 'any', 'divmod', 'iter', 'len', 'max', 'min', 'next', 'pow', 'round', 'sorted'})
 TYPES = (bool, dict, enumerate, filter, float, frozenset, int, list, map, partial, range, reversed, set,
          slice, str, tuple, zip, torch.Size, torch.finfo, torch.iinfo)
-# Functions that do something else with numbers than operators do
+# Functions whose results for numbers differ from those of operators
 NOT_AS_OPERATORS = frozenset({operator.is_, operator.is_not, math.prod, getattr(math, 'sumprod', None)})
 
 
 class Outside:
-    "What lies outside of some steppers, as it was when their code was read."
+    "The outside objects that some steppers read, as they were when the code was read."
     def __init__(self):
-        self.names = [] # `(dict, name, object)`; `UNKNOWN` for one that isn't there
+        self.names = [] # `(dict, name, object)`; `UNKNOWN` for a missing name
         self.cells = [] # `(cell, object)`
         self.functions = [] # `(function, code, defaults, defaults of keywords)`
         self.dtype = torch.get_default_dtype()
 
     def is_same(self) -> bool:
-        "Is everything as it was?"
+        "Is everything unchanged?"
         if torch.get_default_dtype() is not self.dtype: return False
         for d, k, o in self.names:
             if d.get(k, UNKNOWN) is not o: return False
@@ -83,10 +82,10 @@ class Outside:
 def outside_of(
     composition # Its steppers
 ) -> Outside|None:
-    "What lies outside of steppers; None if that may change while it stays the same object, or isn't known."
+    "Return the outside objects that steppers read; None if some are unknown, or may change in place."
     res = Outside()
     for s in composition.steppers:
-        if s.is_ours and s.f is s.innermost: continue # looks at nothing else
+        if s.is_ours and s.f is s.innermost: continue # reads nothing outside
         reader = CodeReader()
         try: reader.read(s.f, s.label)
         except Impure: return None
@@ -96,7 +95,7 @@ def outside_of(
 
 
 def _is_clear(reader) -> bool:
-    "Does the code that was read look at values only, and at nothing that changes?"
+    "Does the code use numbers only by value, and read only objects that can't change in place?"
     if reader.asks_type or reader.asks_class or reader.asks_module or reader.tells_numbers: return False
     if any(o is UNKNOWN for _, o in reader.cells): return False
     if any(_top(k) not in STABLE for k in reader.imports): return False
@@ -106,15 +105,15 @@ def _is_clear(reader) -> bool:
 
 
 def _codes(code) -> Iterator[CodeType]:
-    "The code of a function, and of those in it"
+    "Yield the code of a function, and of the functions inside it"
     yield code
     for c in code.co_consts:
         if isinstance(c, CodeType): yield from _codes(c)
 
 
 def _is_fixed(o, read) -> bool:
-    "Does this object stay what it is? `read` are functions whose code was read"
-    if _is_constant(o) or type(o) in PARTIALS: return True # what partials hold was met, too
+    "Is this object immutable, or a function whose code was `read`?"
+    if _is_constant(o) or type(o) in PARTIALS: return True # the arguments of partials are checked, too
     if isinstance(o, (Rule, InRoute)): return _is_ours(type(o).__module__)
     if isinstance(o, FunctionType):
         if hasattr(o, 'inferred_outputs') or any(o is f for f in read): return True
@@ -131,7 +130,7 @@ def _is_constant(o) -> bool:
 
 
 def _is_of_values(f) -> bool:
-    "Does a function in C look at nothing but the values of its arguments?"
+    "Does a function written in C depend only on the values of its arguments?"
     owner, module = f.__self__, _top(f.__module__)
     if owner is builtins: return f.__name__ in BUILTINS
     if _is_constant(owner) and owner is not None: return True # a method
@@ -140,7 +139,7 @@ def _is_of_values(f) -> bool:
 
 
 def _is_torchs(f) -> bool:
-    "Is it one of torch's functions that tracers have?"
+    "Is it one of torch's functions that tracers support?"
     module = f.__module__ or getattr(getattr(f, '__self__', None), '__module__', None)
     return f.__name__ in FUNCTIONS and _top(module) == 'torch'
 
@@ -151,7 +150,7 @@ def _is_plain_type(cls) -> bool:
 
 
 def _is_stable(names, k, o) -> bool:
-    "Is this name not expected to mean something else later?"
+    "Is this a name of a stable module that is unlikely to be reassigned?"
     if _top(names.get('__name__')) not in STABLE: return False
     return callable(o) or isinstance(o, ModuleType)
 

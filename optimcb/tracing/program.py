@@ -44,24 +44,26 @@ class Program:
     """One step for parameters of any number and size.
 
     `slots` are the used numbers of the trace, `fresh` the states that the step creates, `new` the names of
-    all states that didn't exist before, and `handed` the operands of the opaque states that it replaces. With
-    `is_spread`, sums over a tensor involve other processes, so a phase ends at each. If it `zeroes`, it
-    leaves zeros in the gradient.
+    all states that didn't exist before, and `replaced` the operands of the opaque states it replaces. With
+    `is_sharded`, sums over a tensor involve other processes, so a phase ends at each. If it `zeroes`, it
+    leaves zeros in the gradient. `kernel` is what an engine has built of it.
     """
+    kernel = None
+
     def __init__(self,
         entries, # The trace's nodes
         outputs, # An `Output` for each tensor that changed
-        is_spread:bool=False # Are some parameters sharded over processes?
+        is_sharded:bool=False # Are some parameters sharded over processes?
     ):
-        self.is_spread, self.zeroes, self.zeroing = is_spread, False, {}
+        self.is_sharded, self.zeroes, self.zeroing = is_sharded, False, {}
         self.new = frozenset(o.name for o in outputs if o.is_new)
         nodes, started = self._with_fresh_states([Node.of(e) for e in entries], outputs)
-        stores, handed = [], {}
+        stores, replaced = [], {}
         for o in outputs:
             value = started.get(o.value, o.value)
-            if o.extent is OPAQUE: handed[o.name] = o.value
+            if o.extent is OPAQUE: replaced[o.name] = o.value
             elif not _is_load_of(nodes, value, o.name): stores.append(Store(o.name, value, o.dtype, o.extent))
-        self._prune(nodes, stores, handed)
+        self._prune(nodes, stores, replaced)
         self._set_key()
         self._set_levels()
 
@@ -77,17 +79,17 @@ class Program:
                 nodes.append(Node('load', o.dtype, o.extent, (o.name,)))
         return [n.with_operands(lambda a: started.get(a, a)) for n in nodes], started
 
-    def _prune(self, nodes, stores, handed):
+    def _prune(self, nodes, stores, replaced):
         "Keep the nodes that are read, leaves first, and the slots that they use"
         totals = [i for i, n in enumerate(nodes) if n.op == 'total'] # other parameters may need them
-        alive = reachable(nodes, [*(o.value for o in stores), *handed.values(), *totals])
+        alive = reachable(nodes, [*(o.value for o in stores), *replaced.values(), *totals])
         leaves = sorted((i for i in alive if nodes[i].op in LEAVES), key=lambda i: _leaf_order(nodes[i]))
         order = leaves + [i for i in alive if nodes[i].op not in LEAVES]
         place, slots = {old: new for new, old in enumerate(order)}, {}
         def moved(a): return place[a] if a >= 0 else ~slots.setdefault(~a, len(slots))
         self.nodes = [nodes[i].with_operands(moved) for i in order]
         self.stores = [o._replace(value=moved(o.value)) for o in stores]
-        self.handed = {k: moved(v) for k, v in handed.items()}
+        self.replaced = {k: moved(v) for k, v in replaced.items()}
         self.slots = list(slots)
 
     def with_zeros(self,
@@ -101,15 +103,15 @@ class Program:
 
     def _with_zeros(self, dtype):
         res = object.__new__(Program)
-        res.is_spread, res.zeroes, res.zeroing = self.is_spread, True, {}
-        res.new, res.fresh, res.handed, res.slots = self.new, self.fresh, self.handed, self.slots
+        res.is_sharded, res.zeroes, res.zeroing = self.is_sharded, True, {}
+        res.new, res.fresh, res.replaced, res.slots = self.new, self.fresh, self.replaced, self.slots
         res.nodes = [*self.nodes, Node('zero', dtype, PER_PARAMETER, ())]
         res.stores = [*self.stores, Store('.grad', len(self.nodes), dtype, PER_ELEMENT)]
         res._set_key()
         res._set_levels()
         return res
 
-    def _set_key(self): self.key = tuple(self.nodes), tuple(self.stores), tuple(self.handed.items())
+    def _set_key(self): self.key = tuple(self.nodes), tuple(self.stores), tuple(self.replaced.items())
 
     def _set_levels(self):
         "Count for each node the reductions, totals and calls that must come before it"
@@ -208,7 +210,7 @@ class Program:
         for level in range(self.last + 1):
             res[-1].append(level)
             waits = self.at(level, self.totals) or self.at(level, self.calls)
-            if waits or self.is_spread and self.at(level, self.sums): res.append([])
+            if waits or self.is_sharded and self.at(level, self.sums): res.append([])
         return res
 
     @cached_property

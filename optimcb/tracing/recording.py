@@ -19,34 +19,35 @@ from optimcb.tracing.ir import OPAQUE, PER_ELEMENT, PER_PARAMETER, Output
 from optimcb.tracing.opaque import OpaqueTensor
 from optimcb.tracing.purity import value_impurity
 from optimcb.tracing.trace import NOT_FROM_P, Trace, Untraceable
-from optimcb.tracing.tracer import TRACERS, Tracer, TypedParamTracer, as_tracer
+from optimcb.tracing.tracer import TRACERS, Tracer, as_tracer
+from optimcb.tracing.typed_tracers import TypedParamTracer
 
 __all__ = ['SYMBOLIC', 'NotRecorded', 'Recording', 'record']
 
 
 install_functions()
 
-SYMBOLIC = TRACERS | {OpaqueTensor} # types of what stands for a tensor
+SYMBOLIC = TRACERS | {OpaqueTensor} # types of tracers
 NUMBERS = frozenset({float, int, bool, str, type(None), Tensor})
 KEPT = 2 # references to the tracer of the parameter: the recording's and its trace's
 HERE, TORCH = os.path.dirname(__file__), os.path.dirname(torch.__file__)
 COMPOSITION, STEPPER = Composition.run.__code__.co_filename, by_torch.__code__.co_filename
 KEEPS_PARAM = "it keeps the parameter that it is given", "Keep copies of its numbers, as state."
 IS_SKIPPED = "a GradScaler may skip the step, which only the device knows"
-IS_SHARDED = "a part of the parameter lies in another process"
+IS_SHARDED = "another process has a shard of the parameter"
 
 
 class Recording:
-    """A trace of one step: its structure, its numbers, and what becomes of state that is no tensor.
+    """A trace of one step: its structure, its numbers, and the non-tensor state after it.
 
     `key` is the structure: nodes and outputs. `numbers` is new state that is no tensor, by name; `count` how
-    many parameters it is of. `programs` takes what is made of the structure."""
+    many parameters it is of. `programs` caches the programs of the structure."""
     def __init__(self,
         bucket:Bucket, # The parameters
-        looked:set, # Takes names of attributes of parameters that the steppers read
-        typed:bool, # Should tracers say that they are tensors?
-        scaling=None, # What the gradients were multiplied by, and whether to skip the step; None: neither
-        numbers:dict|None=None # State that is no tensor; default: the bucket's
+        looked:set, # Set that collects the names of parameter attributes that steppers read
+        typed:bool, # Should tracers claim to be tensors?
+        scaling=None, # Scale and skip flag of a GradScaler; None: neither
+        numbers:dict|None=None # Non-tensor state; default: the bucket's
     ):
         self.trace = t = Trace(unsharded(bucket.example), looked, typed)
         dtype = bucket.example.dtype
@@ -74,14 +75,14 @@ class Recording:
         t.no_calls = IS_SKIPPED if may_skip else IS_SHARDED if is_dtensor(t.example) else None
 
     def _load(self, kind) -> Tracer|OpaqueTensor:
-        "What stands for a tensor among the state"
+        "Return the tracer of a state tensor"
         t = self.trace
         id = t.emit('load', kind.dtype, kind.extent.without_shape, kind.name)
         if kind.extent.is_opaque: return OpaqueTensor(t, id, kind.dtype, kind.extent.shape)
         return t.tracer_type(t, id, kind.dtype, kind.extent, True)
 
     def finish(self, composition):
-        "Note what was written where. Raises `Untraceable`."
+        "Collect the outputs. Raises `Untraceable`."
         t = self.trace
         if t.failure: raise t.failure
         t.stepper = None
@@ -101,7 +102,7 @@ class Recording:
         self.key = tuple(t.index), tuple(outputs)
 
     def _note(self, name, v, seen) -> list:
-        "The output of a state, if it was written; a number is noted"
+        "Return the output of a state if it was written; note a number"
         if type(v) not in SYMBOLIC and isinstance(v, Tensor): v = self._number(name, v)
         if type(v) in SYMBOLIC:
             if id(getattr(v, 'owner', v)) in seen:
@@ -132,7 +133,7 @@ class Recording:
         return t.tracer_type(t, t.slot(v.item()), v.dtype, PER_PARAMETER)
 
     def _output(self, name, v) -> list[Output]:
-        "The output of a tensor among the state, if it was written"
+        "Return the output of a state tensor if it was written"
         old = self.loaded.get(name)
         is_new, extent = old is None, v.extent
         if not is_new:
@@ -166,15 +167,15 @@ class NotRecorded(Exception):
 
 
 def record(
-    buckets:list[Bucket], # What to record the step for
+    buckets:list[Bucket], # Parameters
     composition:Composition, # The steppers
     hypers:list[dict], # Hyper-parameters of each group
     looked:set, # Takes names of attributes of parameters that the steppers read
     typed:bool=False, # Should tracers say that they are tensors?
-    scaling=None, # What the gradients were multiplied by, and whether to skip the step; None: neither
-    done:dict|None=None, # This step's recordings so far, by what matters to them; takes new ones
+    scaling=None, # Scale and skip flag of a GradScaler; None: neither
+    done:dict|None=None, # This step's recordings so far, by their inputs; collects new ones
     failures:list|None=None, # Takes each `NotRecorded`, which is raised otherwise
-    observer=None # What `Composition.run` tells which stepper it enters; default: the trace
+    observer=None # Observer of `Composition.run`; default: the trace
 ) -> list[Recording]:
     """Record a step for each bucket; those for which nothing differs share a recording.
 
@@ -192,7 +193,7 @@ def record(
                 done[key] = known, h # which keeps the objects alive whose ids are in the key
                 begun.append(known)
         if known is None: continue
-        known.count += len(b.params)
+        known.count += len(b)
         res.append(known)
     if composition.sums_over_all and not failures:
         with _collected(failures), _explained(buckets, composition):
@@ -202,7 +203,7 @@ def record(
 
 
 def _matters(bucket, hypers) -> tuple:
-    "What a recording depends on: buckets for which it is the same share one"
+    "Return the inputs of a recording; buckets with the same inputs share one"
     # `bucket.numbers` rather than those in the key, which are of the time when the bucket was made
     values = *hypers.values(), *bucket.numbers.values()
     return bucket.kind, *hypers, None, *bucket.numbers, *map(type, values), *map(_compared, values)

@@ -14,7 +14,7 @@ from torch import Tensor
 from optimcb.composition.pipeline import Composition
 from optimcb.composition.results import ONE_STEP, once, stop
 from optimcb.composition.stepper import Stepper
-from optimcb.tracing.bucket import Bucket, constant
+from optimcb.tracing.bucket import Bucket, Noted, constant
 from optimcb.tracing.ir import PER_ELEMENT, StateKind, extent_of
 from optimcb.tracing.program import Program
 from optimcb.tracing.purity import asks_type, impurities
@@ -77,7 +77,7 @@ class Rehearsal:
     def look(self,
         named:Callable|None=None, # Replaces a number, given its name, the number, and whether it is kept
         began:Callable|None=None, # Takes each stepper's place as it begins; each name is its own operand then
-        shown:dict|None=None # What to tell steppers of the parameter, by attribute; default: what it has
+        shown:dict|None=None # Values of attributes that steppers see instead of the parameter's
     ) -> Step:
         "Rehearse the next step without taking it. Raises `MissingName` or `NotRecorded`."
         for reason in self.refusals: raise NotRecorded([], reason)
@@ -94,7 +94,7 @@ class Rehearsal:
         numbers = tuple(observer.all_named(self.numbers).items())
         key = 0, tuple(self.kinds.values()), numbers, p.dtype, p.dim() == 0, self.grad_dtype, p.device, ()
         res = Bucket(key, 0, p)
-        res.add(0, p, {})
+        res.choose([0], Noted([p], [{}], {}))
         return res
 
     def like(self,

@@ -1,10 +1,10 @@
-"""Recordings that are made again without running a stepper, in steps that differ from an earlier one in
-numbers only.
+"""Replay recordings: compute a step's numbers without running the steppers.
 
-The numbers of a recording come from hyper-parameters and from numbers among the state. A step is recorded
-once more with numbers that are followed: a script of it works out the numbers of later ones. It holds as
-long as whatever was decided by numbers is decided alike, and all that steppers look at is what it was; else
-the step is recorded, and followed as another variant.
+Most steps differ from an earlier one only in numbers: learning rate, step count, bias correction. So a
+step is recorded a second time with followed numbers (`numbers`), which gives a script from hyper-parameters
+and numbers in the state to the numbers of the recording. Later steps run the script instead of the steppers,
+as long as all decisions by numbers have the same outcome and everything that steppers read besides their
+arguments (`outside`) is unchanged. Otherwise the step is recorded, and followed as another variant.
 """
 from numbers import Number
 from types import NoneType
@@ -18,29 +18,28 @@ from optimcb.tracing.recording import Recording, record
 __all__ = ['Recorder', 'Replayed']
 
 
-MOST_VARIANTS = 8 # that are tried for numbers of the same names and types
-MOST_READINGS = 8 # of the steppers' code, when what they look at has changed
-GIVEN = FOLLOWED | {bool, str, NoneType} # types of what steps may differ in
-UNREAD = object()
+MOST_VARIANTS = 8 # limit of variants for numbers of the same names and types
+MOST_READINGS = 8 # limit of readings of the steppers' code, one after each change of outside objects
+GIVEN = FOLLOWED | {bool, str, NoneType} # types of values in which steps may differ
+UNREAD = object() # the steppers' code wasn't read since the last change
 
 
 class Replayed:
-    "What engines take of a recording, worked out without running a stepper."
+    "The facts of a recording that engines need, computed without running the steppers."
     __slots__ = ('key', 'slots', 'numbers', 'programs', 'count')
     externals = ()
-    trace = property(lambda self: self)
 
     def __init__(self,
-        variant, # Whose structure it has
-        slots:list, # Numbers that nodes take
-        numbers:dict # New state that is no tensor
+        variant, # The variant that was replayed
+        slots:list, # Numbers of the trace's nodes
+        numbers:dict # New non-tensor state
     ):
         self.key, self.programs, self.slots, self.numbers, self.count = (
             variant.key, variant.programs, slots, numbers, 0)
 
 
 class Variant:
-    "A way that a step goes, and the function that gives its numbers."
+    "A path through the steppers' branches: its structure, and the function that computes its numbers."
     def __init__(self, recording, function):
         self.key, self.programs, self.function = recording.key, recording.programs, function
 
@@ -48,19 +47,20 @@ class Variant:
 class Form:
     "Steps whose numbers have the same names and types."
     def __init__(self, types):
-        self.variants = [] # the one that was replayed last is the first
+        self.variants = [] # most recently replayed first
         self.can_be_followed, self.recorded = GIVEN.issuperset(types), 0
 
     def is_to_be_followed(self) -> bool:
-        """Note that such a step was recorded. Shall it be followed?
+        """Count a recorded step, and decide whether to follow it.
 
-        The first one may be the only one. Where every step goes another way, few are."""
+        The first one isn't followed, as it may be the only one. If steps keep taking new branches, only the
+        2nd to 9th recording is followed, then every power of two."""
         n = self.recorded
         self.recorded += 1
         return self.can_be_followed and 0 < n and (n <= MOST_VARIANTS or not n & (n - 1))
 
     def keep(self, variant):
-        "Keep a variant, instead of the one that wasn't replayed for the longest time."
+        "Keep a new variant, and drop the least recently replayed one if there are too many."
         self.variants = [variant, *self.variants[:MOST_VARIANTS-1]]
 
     def prefer(self, variant):
@@ -69,30 +69,30 @@ class Form:
 
 
 class Recorder:
-    "Records the steps of a composition, by replaying earlier recordings where it can."
+    "Records the steps of a composition, or replays earlier recordings where possible."
     def __init__(self,
         composition:Composition, # Its steppers
-        typed:bool # Should tracers say that they are tensors?
+        typed:bool # Should tracers claim to be tensors?
     ):
         self.composition, self.typed = composition, typed
         self.forms = {} # by the kind of a bucket: a dict of forms by names and types
         self.outside, self.readings = UNREAD, 0
 
     def record(self,
-        buckets:list[Bucket], # What to record the step for
+        buckets:list[Bucket], # Parameters
         hypers:list[dict], # Hyper-parameters of each group
-        looked:set, # Takes names of attributes of parameters that the steppers read
-        scaling=None, # What the gradients were multiplied by, and whether to skip the step; None: neither
-        done:dict|None=None, # This step's recordings so far, by what matters to them; takes new ones
-        failures:list|None=None # Takes each `NotRecorded`, which is raised otherwise
+        looked:set, # Set that collects the names of parameter attributes that steppers read
+        scaling=None, # Scale and skip flag of a GradScaler; None: neither
+        done:dict|None=None, # This step's recordings so far, by their inputs; collects new ones
+        failures:list|None=None # Collects `NotRecorded` errors; None: raise them
     ) -> list:
-        "A recording for each bucket, or what replays one. Raises what `record` does."
+        "Return a `Recording` or `Replayed` for each bucket. Raises the errors of `record`."
         done = {} if done is None else done
         is_scaled = scaling is not None and (scaling.scale is not None or scaling.skip_on_device)
         if is_scaled or self.outside is None:
             return record(buckets, self.composition, hypers, looked, self.typed, scaling, done, failures)
         if self.outside is not UNREAD and not self.outside.is_same(): self._forget()
-        if self.composition.sums_over_all: # together, or not at all: they yield in turn
+        if self.composition.sums_over_all: # replay all or none, as they exchange sums
             res = [self._replayed(b, hypers[b.group], done) for b in buckets]
             if None not in res: return res
             return self._recorded(buckets, hypers, looked, scaling, done, failures)
@@ -103,14 +103,14 @@ class Recorder:
         return res
 
     def _forget(self):
-        "Something that steppers look at has changed"
+        "Drop all variants, as something that steppers read has changed"
         for forms in self.forms.values(): forms.clear()
         self.outside = UNREAD if self.readings < MOST_READINGS else None
 
     # Replaying
 
     def _form(self, bucket, hypers) -> tuple:
-        "The form of a bucket's step, and the values of its numbers"
+        "Return the form of a bucket's step, and the values of its numbers"
         if bucket.forms is None: bucket.forms = self.forms.setdefault(bucket.kind, {})
         values = *hypers.values(), *bucket.numbers.values()
         key = *hypers, None, *bucket.numbers, *map(type, values)
@@ -133,7 +133,7 @@ class Recorder:
     # Following
 
     def _recorded(self, buckets, hypers, looked, scaling, done, failures) -> list:
-        "Record, and follow the numbers of a step that may come again"
+        "Record a step, and follow its numbers if the same branches may be taken again"
         res = record(buckets, self.composition, hypers, looked, self.typed, scaling, done, failures)
         if len(res) < len(buckets) or failures: return res
         for b, r in zip(buckets, res):
@@ -144,7 +144,7 @@ class Recorder:
         return res
 
     def _follow(self, form, values, bucket, hypers, recording):
-        "Record once more, following numbers, and keep what comes to the same as `recording`"
+        "Record again with followed numbers, and keep the script if the result equals `recording`"
         if self.outside is UNREAD:
             self.outside = outside_of(self.composition)
             self.readings += 1
@@ -157,12 +157,12 @@ class Recorder:
             with math_followed(): _run_alone(followed, self.composition, given)
             if not _is_same(followed, recording): return
             function = script.function(len(values), followed.slots, followed.numbers)
-        except Exception: return # of the recording none was raised: it is for the numbers that are followed
+        except Exception: return # caused by followed numbers, as the first recording raised none
         if not script.failed: form.keep(Variant(recording, function))
 
 
 def _run_alone(recording, composition, hypers):
-    "Record to the end. What is summed over all parameters must be tracers, which tell nothing of the others"
+    "Record one bucket to the end. Sums over all parameters must be tracers, not numbers of all buckets"
     trace, total, round = recording.trace, None, 0
     recording.run = composition.run(recording.p, recording.state, hypers, trace)
     while True:
@@ -174,7 +174,7 @@ def _run_alone(recording, composition, hypers):
 
 
 def _is_same(followed, recording) -> bool:
-    "Has a recording that follows numbers come to the same as one that doesn't, bit for bit?"
+    "Is a recording with followed numbers equal to one without, bit for bit?"
     if followed.trace.asks_own or followed.externals or recording.externals: return False
     if followed.key != recording.key: return False
     numbers, others = followed.numbers, recording.numbers

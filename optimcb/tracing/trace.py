@@ -21,14 +21,15 @@ from optimcb.tracing.opaque import (
     listed,
 )
 from optimcb.tracing.ops import OPS
-from optimcb.tracing.tracer import TRACERS, Tracer, TypedTracer
+from optimcb.tracing.tracer import TRACERS, Tracer
+from optimcb.tracing.typed_tracers import TypedTracer
 
 __all__ = ['Trace', 'Untraceable']
 
 
 NOT_FROM_P = "Make it with `torch.zeros_like(p)` or the like."
 LEFT_OVER = "it keeps a tensor of another parameter or an earlier step", "Return it as state."
-HANDED_ON = (bool, str, type(None), torch.dtype, torch.device, tuple) # what a call gets as it is
+PASSED_ON = (bool, str, type(None), torch.dtype, torch.device, tuple) # arguments that calls pass on unchanged
 
 
 class Untraceable(Exception):
@@ -56,10 +57,10 @@ class Trace:
         self.index = {}
         self.slots, self.externals, self.versions = [], [], []
         self.no_dims = example.dim() == 0
-        self.shown = {} # by attribute, what steppers are told of the example if not what it has
+        self.shown = {} # values of attributes that steppers see instead of the example's
         self.failure = self.param = None
         self.no_calls = None # why no function can be called by torch
-        self.asks_own = False # is the parameter asked for attributes that somebody gave to it?
+        self.asks_own = False # did a stepper read an attribute that a user gave to the parameter?
         self.stepper = None # the one that runs
         self._nodes = []
 
@@ -175,7 +176,7 @@ class Trace:
         return self.tracer_type(self, id, dtype, PER_PARAMETER)
 
     def total(self, x:Tracer, round:int) -> Tracer:
-        "The sum of `x`, one number of each parameter, over all parameters; the `round`th that is asked for."
+        "Sum `x`, one number per parameter, over all parameters, as the `round`th request."
         if x.extent is not PER_PARAMETER:
             what = "it yields a tensor, not one number of each parameter"
             self.fail(what, "Yield a sum: `total = yield x.sum()`.")
@@ -191,28 +192,28 @@ class Trace:
         if self.no_calls: self.fail(f"it calls `{name}`, but {self.no_calls}")
         self.looked.add('shape')
         operands, given = [], []
-        def handed(o):
-            if isinstance(o, HANDED_ON): return o
+        def operand(o):
+            if isinstance(o, PASSED_ON): return o
             operands.append(self._handed(o, name))
             given.append(self._described(o))
             return PLACEHOLDER
-        call = Call.of(f, [handed(o) for o in args], {k: handed(o) for k, o in kwargs.items()})
+        call = Call.of(f, [operand(o) for o in args], {k: operand(o) for k, o in kwargs.items()})
         try: out = infer_outputs(call, given, self.example.device)
         except OutputMismatch as e: self.fail(f"it calls `{name}`, which {e.args[0]}", *e.args[1:])
         id = self.emit('call', None, OPAQUE, *operands, call)
         return like(out, [self._result(name, id, k, o) for k, o in enumerate(listed(out))])
 
     def _handed(self, o, name) -> int:
-        "Operand for what function `name` is handed"
+        "Return the operand for an argument of function `name`"
         is_tracer = type(o) in TRACERS
         if (is_tracer or type(o) is OpaqueTensor) and o.trace is not self: self.fail(*LEFT_OVER)
         if type(o) is OpaqueTensor: return o.id
         if is_tracer: return self.cast(o, o.dtype)
         if isinstance(o, (Number, Tensor)): return self.operand(o)
-        self.fail(f"it hands {type(o).__name__} to `{name}`", "Hand it tensors, numbers and strings.")
+        self.fail(f"it passes {type(o).__name__} to `{name}`", "Pass it tensors, numbers and strings.")
 
     def _described(self, o) -> tuple|Number:
-        "`(shape, stride, dtype)` of a tensor that is handed to a function, or the number"
+        "Return `(shape, stride, dtype)` of a tensor that is passed to a function, or the number"
         if type(o) is OpaqueTensor: return o.shape, None, o.dtype
         if type(o) in TRACERS and o.extent is PER_ELEMENT:
             return self.example.shape, self.example.stride(), o.dtype

@@ -2,7 +2,7 @@
 
 A `Tracer` stands for one tensor of all parameters of a bucket at once. Python's operators are here, torch's
 functions and methods are in `torch_api` and `reductions`, and `install` adds them to tracers. Each call
-appends to the trace.
+appends to the trace. `typed_tracers` has tracers that claim to be tensors.
 """
 from numbers import Number
 
@@ -15,9 +15,10 @@ from optimcb.tracing.ir import FLOATS, LOW, PER_ELEMENT, PER_PARAMETER, Extent
 from optimcb.tracing.opaque import OpaqueTensor
 from optimcb.tracing.purity import value_impurity
 
-__all__ = ['FUNCTIONS', 'TRACERS', 'Tracer', 'TypedParamTracer', 'TypedTracer', 'as_tracer', 'trace_of']
+__all__ = ['FUNCTIONS', 'TRACERS', 'Tracer', 'as_tracer', 'trace_of']
 
 
+TRACERS = set() # types of tracers; each class adds itself
 FUNCTIONS = {} # torch's functions and methods for tracers, by name; filled by `install_functions`
 OPERANDS = Number, np.bool_, Tensor # operands of operators besides tracers
 NOT_FROM_P = ("it writes into a tensor that doesn't come from `p`",
@@ -30,7 +31,7 @@ def _is_operand(o): return type(o) in TRACERS or isinstance(o, OPERANDS)
 
 
 class Tracer:
-    """A stand-in for a tensor. Unsupported operations raise `Untraceable`.
+    """A tensor of symbols, which records operations. Unsupported ones raise `Untraceable`.
 
     A `buffer` is memory of a parameter or a state: values that are written to 16-bit memory and read again
     are rounded, while other 16-bit values are computed in float32. `exact` is the operand before that
@@ -48,6 +49,8 @@ class Tracer:
     ):
         self.trace, self.id, self.dtype, self.extent, self.buffer, self.exact, self.born = (
             trace, id, dtype, extent, buffer, None, None)
+
+    def __init_subclass__(cls): TRACERS.add(cls)
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
@@ -215,50 +218,7 @@ class Tracer:
         return found
 
 
-class _Passing(type):
-    "A metaclass for classes that compare equal to tensor classes, for steppers that test `type(p)`"
-    def __eq__(cls, other): return other is cls or other is cls.passes_for
-    __hash__ = type.__hash__
-    def __instancecheck__(cls, o): return isinstance(o, cls.passes_for)
-    __name__ = property(lambda cls: cls.passes_for.__name__)
-
-
-class TypedTracer(Tracer, metaclass=_Passing):
-    "A tracer that claims to be a tensor, for steppers that test it. C code must not see it."
-    __slots__ = ()
-    passes_for = Tensor
-    __class__ = property(lambda self: Tensor)
-    _is_param = False
-
-
-class TypedParamTracer(TypedTracer):
-    "A tracer that claims to be a parameter."
-    __slots__ = ()
-    passes_for = torch.nn.Parameter
-    __class__ = property(lambda self: torch.nn.Parameter)
-    _is_param = True
-    is_leaf = property(lambda self: self._look('is_leaf'))
-
-    @property
-    def data(self): return TypedDataTracer(self)
-    @data.setter
-    def data(self, new): Tracer.data.fset(self, self if getattr(new, 'owner', None) is self else new)
-
-
-class TypedDataTracer(TypedTracer):
-    "The `.data` of a parameter, a separate tensor that neither requires nor has a gradient."
-    __slots__ = ('owner',)
-    is_param, is_leaf = True, True
-    def __init__(self, owner):
-        self.owner, self.trace = owner, owner.trace
-        self.dtype, self.extent, self.buffer = owner.dtype, owner.extent, owner.buffer
-
-    def _of_owner(name):
-        return property(lambda self: getattr(self.owner, name), lambda self, v: setattr(self.owner, name, v))
-    id, exact, born = map(_of_owner, ('id', 'exact', 'born'))
-
-
-TRACERS = frozenset({Tracer, TypedTracer, TypedParamTracer, TypedDataTracer})
+TRACERS.add(Tracer)
 
 
 def trace_of(

@@ -63,9 +63,9 @@ def _are_zeroed(opt, grads) -> bool:
 
 def _is_maximized(opt, p, hypers) -> bool:
     "Does a step flip the sign of the gradient of `p`?"
-    said = {**opt.pending_masks.get(p, {}), **opt.state.get(p, {})}
+    values = {**opt.pending_masks.get(p, {}), **opt.state.get(p, {})}
     flips = opt.composition.flips_grad
-    return any(hypers.get(s.new_name('maximize'), True) and s.applies(said) for s in flips)
+    return any(hypers.get(s.new_name('maximize'), True) and s.applies(values) for s in flips)
 
 
 def _squared(p, grad, scale):

@@ -97,7 +97,7 @@ class InBackward:
         if any(_is_ours(p) for g in opt.param_groups for p in g['params']):
             raise ValueError("parameters of this optimizer are stepped in backward already. "
                              "Call `remove()` of what `step_in_backward` returned first.")
-        self.opt, self.together, self.parts, self.targets = opt, together, {}, {}
+        self.opt, self.together, self.hooked, self.targets = opt, together, {}, {}
         self.waiting = weakref.WeakValueDictionary() # by backward pass, which keeps them until it ends
         self.stepped = set() # ids of those stepped since the last call of `opt.step()`
         self.called = self.ended = False # was `opt.step()` ever called; and since the last backward pass?
@@ -111,28 +111,28 @@ class InBackward:
     def attach(self):
         "Add and remove hooks, so that exactly the optimizer's parameters have them."
         with self.lock:
-            old, self.parts, self.known = self.parts, {}, []
+            old, self.hooked, self.known = self.hooked, {}, []
             for i, g in enumerate(self.opt.param_groups):
                 for j, p in enumerate(g['params']):
                     self.known.append(p)
                     if not (isinstance(p, Tensor) and p.is_leaf): continue
-                    part = self.parts[p] = old.pop(p, None) or Part(p, self)
-                    part.group, part.place = i, j
-            for part in old.values(): part.detach()
+                    o = self.hooked[p] = old.pop(p, None) or HookedParam(p, self)
+                    o.group, o.place = i, j
+            for o in old.values(): o.detach()
             self.targets = {}
 
     def remove(self):
         "Stop stepping in backward. `opt.step()` continues from the optimizer's state."
         with self.lock:
             if self.opt.__dict__.get('_in_backward') is not self: return
-            for part in self.parts.values(): part.detach()
-            self.parts, self.targets = {}, {}
+            for o in self.hooked.values(): o.detach()
+            self.hooked, self.targets = {}, {}
             self.before.remove()
             del self.opt.__dict__['_in_backward']
 
     def __enter__(self): return self
     def __exit__(self, *error): self.remove()
-    def __repr__(self): return f"{type(self).__name__} of {len(self.parts)} parameters"
+    def __repr__(self): return f"{type(self).__name__} of {len(self.hooked)} parameters"
     def __reduce__(self):
         raise TypeError("hooks on parameters can't be copied. "
                         "Call `step_in_backward` on the copied optimizer.")
@@ -148,7 +148,7 @@ class InBackward:
         "Step a parameter by its gradient, and drop that; or let both wait"
         if p.grad is None: return # another hook has taken it
         with self.lock, torch.no_grad():
-            if self._part(p) is None: return # `opt` has it no more
+            if self._hooked_param(p) is None: return # no longer in `opt`
             self._note(p)
             _refuse_sums(self.opt.composition)
             refuse_step(self.opt)
@@ -173,34 +173,34 @@ class InBackward:
 
     def _step(self, params):
         "Step parameters by their gradients, and drop those"
-        params = [p for p in dict.fromkeys(params) if p.grad is not None and self._part(p) is not None]
+        params = [p for p in dict.fromkeys(params) if p.grad is not None and self._hooked_param(p)]
         if not params: return
-        target = self._target([self.parts[p] for p in params])
+        target = self._target([self.hooked[p] for p in params])
         self.opt.step_target(target, self._runner_of(target))
         for p in params: p.grad = None
-        self.opt._opt_called = True # what schedulers ask for
+        self.opt._opt_called = True # schedulers check this
 
-    def _part(self, p):
-        part = self.parts.get(p)
-        if part is not None and part.is_in(self.opt): return part
+    def _hooked_param(self, p):
+        found = self.hooked.get(p)
+        if found is not None and found.is_in(self.opt): return found
         self.attach()
-        return self.parts.get(p)
+        return self.hooked.get(p)
 
-    def _target(self, parts):
-        "Return the parameters of `parts` as a runner sees them, as they are now"
-        key = frozenset(id(o.p) for o in parts)
-        if len(self.targets) > MANY + len(self.parts): self.targets = {} # others are together each time
+    def _target(self, members):
+        "Return the parameters of `members` as a runner sees them, as they are now"
+        key = frozenset(id(o.p) for o in members)
+        if len(self.targets) > MANY + len(self.hooked): self.targets = {} # others are together each time
         target = self.targets.get(key)
-        if target is None: target = self.targets[key] = Target(parts)
+        if target is None: target = self.targets[key] = Target(members)
         target.refresh(self.opt)
         return target
 
-    def _runner_of(self, part) -> Runner:
-        "Return the runner of `part`. All parts share programs and, in one backward pass, recordings"
+    def _runner_of(self, target) -> Runner:
+        "Return the runner of `target`. All targets share programs and, in one backward pass, recordings"
         composition, engine = self.opt.composition, self.opt.engine
         if engine == 'eager':
             self.compilation = None
-            return part.runner_on(engine)
+            return target.runner_on(engine)
         shared = self.compilation
         if shared is None or shared.engine != engine or shared.composition is not composition:
             shared, self.graph = Compilation(engine, composition), None # raises `CantRun`
@@ -209,7 +209,7 @@ class InBackward:
         if graph != self.graph or graph < 0:
             self.graph = graph
             shared.share_recordings()
-        return part.runner_on(engine, shared)
+        return target.runner_on(engine, shared)
 
     def _note(self, p):
         "Note a parameter's step, and warn if the user seems to accumulate gradients"
@@ -236,7 +236,7 @@ class Hook:
             warn(GONE)
 
 
-class Part:
+class HookedParam:
     "One parameter with its hook: number `place` of group `group`."
     def __init__(self,
         p:Tensor, # The parameter

@@ -62,29 +62,29 @@ class Ascent:
 
     def _climber(self):
         "Return the optimizer of the ascent, with the current groups."
-        groups, turns = self.opt.param_groups, self._turns()
+        groups, flips = self.opt.param_groups, self._flips()
         known = self.hypers
-        if turns: known = {**known, 'maximize': hasattr(self.opt, 'composition')} # torch's groups have it
+        if flips: known = {**known, 'maximize': hasattr(self.opt, 'composition')} # torch's groups have it
         hypers = [{k: g.get(k, v) for k, v in known.items()} for g in groups]
         climber = self.climber
-        if climber is None or len(climber.param_groups) != len(groups) or list(climber.cbs[:-1]) != turns:
-            self.climber = self._new_climber(groups, hypers, turns)
+        if climber is None or len(climber.param_groups) != len(groups) or list(climber.cbs[:-1]) != flips:
+            self.climber = self._new_climber(groups, hypers, flips)
         for mine, g, h in zip(self.climber.param_groups, groups, hypers): mine.update(h, params=g['params'])
         wanted = getattr(self.opt, 'engine', 'auto')
         if self.climber.engine != wanted: self.climber.engine = wanted
         return self.climber
 
-    def _new_climber(self, groups, hypers, turns):
+    def _new_climber(self, groups, hypers, flips):
         "Create the optimizer of the ascent."
         params = []
         for g, h in zip(groups, hypers):
             pairs = zip(g['param_names'], g['params']) if 'param_names' in g else g['params']
             params.append({'params': list(pairs), **h})
-        climber = Optimizer(params, [*turns, partial(ascend, adaptive=self.adaptive)])
+        climber = Optimizer(params, [*flips, partial(ascend, adaptive=self.adaptive)])
         if hasattr(self.opt, 'tracked'): climber._tracked = self.opt.tracked # it knows the frozen parameters
         return climber
 
-    def _turns(self) -> list:
+    def _flips(self) -> list:
         "List the optimizer's steppers that flip the sign of gradients."
         if hasattr(self.opt, 'composition'): return [s.f for s in self.opt.composition.flips_grad]
         return [maximize] if any(g.get('maximize') for g in self.opt.param_groups) else []

@@ -33,9 +33,9 @@ class Target:
     """Parameters that are stepped together, as a runner sees an optimizer: with `param_groups`, `state` and
     `tracked`."""
     def __init__(self,
-        parts:list # Each parameter, as `p`, with its `group` and `place` there
+        members:list # Each parameter, as `p`, with its `group` and `place` in the optimizer
     ):
-        self.parts, self.state, self.runner = sorted(parts, key=lambda o: (o.group, o.place)), {}, None
+        self.members, self.state, self.runner = sorted(members, key=lambda o: (o.group, o.place)), {}, None
 
     def runner_on(self,
         engine:str, # Name of an engine
@@ -50,6 +50,6 @@ class Target:
         opt:Optimizer # Optimizer whose hyper-parameters and state these are
     ):
         "Update to the parameters' current hyper-parameters and state in `opt`."
-        by_group, self.tracked = groupby(self.parts, key=lambda o: o.group), opt.tracked
-        self.param_groups = [{**opt.param_groups[i], 'params': [o.p for o in parts]} for i, parts in by_group]
-        for o in self.parts: self.state[o.p] = opt.state[o.p]
+        by_group, self.tracked = groupby(self.members, key=lambda o: o.group), opt.tracked
+        self.param_groups = [{**opt.param_groups[i], 'params': [o.p for o in found]} for i, found in by_group]
+        for o in self.members: self.state[o.p] = opt.state[o.p]

@@ -30,7 +30,8 @@ def test_equals_reference(name, ours, theirs, dtype):
 @by_name
 def test_gradients_that_come_and_go(name, ours, theirs):
     skip = lambda step: {step % 5, (step // 3) % 4} # noqa: E731
-    assert difference(trajectory(ours, torch.float64, skip=skip), trajectory(theirs, torch.float64, skip=skip)) <= TOL[torch.float64]
+    assert difference(trajectory(ours, torch.float64, skip=skip),
+                      trajectory(theirs, torch.float64, skip=skip)) <= TOL[torch.float64]
 
 
 @every
@@ -127,7 +128,8 @@ def test_options_that_were_flags_are_no_hypers():
 def test_what_an_option_leaves_out_takes_its_numbers_along():
     assert oc.ADOPT(params(), 1e-3).hypers[0]['clip_power'] == 0.25
     assert 'clip_power' not in oc.ADOPT(params(), 1e-3, clip=False).hypers[0]
-    with pytest.warns(UserWarning, match='no stepper reads `clip_power`'): oc.ADOPT(params(), 1e-3, clip=False, clip_power=0.5)
+    with pytest.warns(UserWarning, match='no stepper reads `clip_power`'):
+        oc.ADOPT(params(), 1e-3, clip=False, clip_power=0.5)
 
 
 fastai_names = ['SGD', 'RMSProp', 'Adam', 'RAdam', 'QHAdam', 'Larc', 'Lamb', 'ranger']

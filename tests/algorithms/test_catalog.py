@@ -2,9 +2,12 @@
 import re
 
 import pytest
+import torch
+from checklist import COMMAND, PARTS_TABLE, RULES_TABLE, table_of_parts, table_of_rules
+from zoo import ALGORITHMS, TABLES, said
 
 import optimcb as oc
-from optimcb.catalog import LISTS, Catalog, catalog, parts
+from optimcb.catalog import LISTS, SHAPE, Catalog, catalog, parts
 from optimcb.composition.roles import PLACES, place_of
 from optimcb.composition.stepper import Stepper
 
@@ -30,9 +33,51 @@ def test_every_algorithm_is_there(rules):
 def test_state_is_counted(rules, name, state): assert float(rules[name]['state']) == state
 
 
+def bytes_of_state(algo):
+    "State per element after some steps, without what is a number for each parameter"
+    p = torch.nn.Parameter(torch.ones(SHAPE))
+    p.grad = torch.ones(SHAPE)
+    opt = algo([p], lr=1e-3)
+    for _ in range(3): opt.step()
+    tensors = [v for v in opt.state[p].values() if isinstance(v, torch.Tensor) and v.ndim] + [
+        o for v in opt.state[p].values() if isinstance(v, (list, tuple)) for o in v]
+    return sum(v.numel()*v.element_size() for v in tensors)/p.numel()
+
+
+@pytest.mark.parametrize('name', ALGORITHMS)
+def test_state_is_what_steps_leave(rules, name):
+    assert float(rules[name]['state']) == pytest.approx(bytes_of_state(getattr(oc, name)), rel=1e-2)
+
+
+def test_state_of_parts_is_what_steps_leave(parted):
+    for name, row in parted.items():
+        fs = LISTS[name][0] if name in LISTS else [getattr(oc, name)]
+        assert float(row['state']) == pytest.approx(bytes_of_state(oc.SGD.wrap(fs))), name
+
+
+@pytest.mark.parametrize('name', ALGORITHMS)
+def test_the_steppers_are_those_that_run(rules, name):
+    opt = getattr(oc, name)([torch.nn.Parameter(torch.ones(SHAPE))], lr=1e-3)
+    assert rules[name]['steppers, with the default options'] == ' → '.join(f'`{k}`' for k in opt.composition.labels)
+
+
+def test_every_algorithm_runs_as_kernels(rules, parted):
+    assert not [k for k, row in rules.items() if not row['runs as'].startswith('kernel')]
+    assert {k for k, row in parted.items() if not row['runs as'].startswith('kernel')} == {'add_noise'}
+
+
+def test_the_page_of_tables_is_that_of_the_code():
+    "Tests of the rows themselves compare the tolerances"
+    page, new = TABLES.read_text(), ALGORITHMS.keys() - said().keys()
+    assert not new, f'docs/tables.md has no line for {", ".join(sorted(new))}: {COMMAND}'
+    assert RULES_TABLE.search(page)[2] == table_of_rules().markdown, COMMAND
+    assert PARTS_TABLE.search(page)[2] == table_of_parts().markdown, COMMAND
+
+
 def test_every_part_is_there_in_the_order_of_a_step(parted):
     placed = {k for k, f in vars(oc).items() if not isinstance(f, type) and callable(f) and place_of(f) in {*PLACES} - {'apply'}}
-    assert parted.keys() == placed - {Stepper(f).innermost.__name__ for fs, _ in LISTS.values() for f in fs} | LISTS.keys()
+    assert parted.keys() == placed - {Stepper(f).innermost.__name__ for fs, _ in LISTS.values()
+                                      for f in fs} | LISTS.keys()
     ranks = [list(PLACES).index(row['place'].split(', ')[0]) for row in parted.values()]
     assert ranks == sorted(ranks)
 

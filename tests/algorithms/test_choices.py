@@ -139,7 +139,8 @@ def test_groups_without_momentum_are_as_without_it(name, how, engine):
 
 
 def test_momentum_that_is_0_for_a_while_leaves_the_average_as_torch_does():
-    ours, theirs = (cls([{'params': (ps := new())[:2]}, {'params': ps[2:], 'momentum': 0.9}], lr=0.1) for cls in (SGD, to.SGD))
+    ours, theirs = (cls([{'params': (ps := new())[:2]}, {'params': ps[2:], 'momentum': 0.9}], lr=0.1)
+                    for cls in (SGD, to.SGD))
     for start, mom in ((0, 0.), (3, 0.9), (6, 0.), (9, 0.8)):
         for opt in (ours, theirs): opt.param_groups[0]['momentum'] = mom
         assert difference(run(ours, range(start, start+3)), run(theirs, range(start, start+3))) < 1e-12
@@ -175,7 +176,8 @@ def test_what_was_done_to_the_steppers_is_done_again(edited):
 
 
 def test_what_was_done_by_hand_is_not_undone():
-    for change in (lambda opt: setattr(opt, 'cbs', [sgd_step]), lambda opt: opt.replace(sgd_step, oc.sign_update, oc.apply_update)):
+    for change in (lambda opt: setattr(opt, 'cbs', [sgd_step]),
+                   lambda opt: opt.replace(sgd_step, oc.sign_update, oc.apply_update)):
         opt = SGD(new(), lr=0.1)
         change(opt)
         labels = opt.composition.labels
@@ -280,9 +282,12 @@ def test_every_flag_of_a_group_works_or_is_refused(name):
 
 OPTIONS = st.fixed_dictionaries(dict(lr=st.sampled_from([0.01, 0.1]), momentum=st.sampled_from([0., 0.5, 0.9]), dampening=st.sampled_from([0., 0.3, 0.9, 1.]),
                                      weight_decay=st.sampled_from([0., 0.1]), maximize=st.booleans()))
-NESTEROV = st.fixed_dictionaries(dict(momentum=st.sampled_from([0.5, 0.9]), nesterov=st.booleans(), maximize=st.booleans(), weight_decay=st.sampled_from([0., 0.1])))
-AVERAGES = st.fixed_dictionaries(dict(betas=st.sampled_from([(0.9, 0.99), (0.5, 0.9)]), amsgrad=st.booleans(), maximize=st.booleans(), weight_decay=st.sampled_from([0., 0.1])))
-CENTERED = st.fixed_dictionaries(dict(momentum=st.sampled_from([0., 0.9]), centered=st.booleans(), maximize=st.booleans(), eps=st.just(1e-3)))
+NESTEROV = st.fixed_dictionaries(dict(momentum=st.sampled_from([0.5, 0.9]), nesterov=st.booleans(),
+                                      maximize=st.booleans(), weight_decay=st.sampled_from([0., 0.1])))
+AVERAGES = st.fixed_dictionaries(dict(betas=st.sampled_from([(0.9, 0.99), (0.5, 0.9)]), amsgrad=st.booleans(),
+                                      maximize=st.booleans(), weight_decay=st.sampled_from([0., 0.1])))
+CENTERED = st.fixed_dictionaries(dict(momentum=st.sampled_from([0., 0.9]), centered=st.booleans(),
+                                      maximize=st.booleans(), eps=st.just(1e-3)))
 l2 = dict(decouple_wd=False)
 TORCHS = {'SGD': (partial(SGD, **l2), to.SGD, OPTIONS), 'Nesterov': (partial(SGD, **l2), to.SGD, NESTEROV), 'Adam': (partial(Adam, sqr_mom=0.999, eps=1e-8, **l2), to.Adam, AVERAGES),
           'AdamW': (AdamW, to.AdamW, AVERAGES), 'RMSprop': (partial(oc.RMSProp, divide_first=True), to.RMSprop, CENTERED)}
@@ -300,7 +305,8 @@ def test_groups_with_torchs_options_are_as_torchs(name, data):
     a, b = made(ours, engine=engine), made(theirs)
     assert difference(run(a, range(6)), run(b, range(6))) < 1e-12
     changed = data.draw(options)
-    for opt in (a, b): opt.param_groups[0].update({k: v for k, v in changed.items() if k not in ('momentum', 'centered') or name == 'SGD'})
+    for opt in (a, b):
+        opt.param_groups[0].update({k: v for k, v in changed.items() if k not in ('momentum', 'centered') or name == 'SGD'})
     if name != 'Adam' and name != 'AdamW': assert difference(run(a, range(6, 9)), run(b, range(6, 9))) < 1e-12
 
 
@@ -310,7 +316,8 @@ def test_dampening_is_torchs_if_it_is_a_number(options, engine):
     for ours in (partial(SGD, lr=0.1, **options), partial(Optimizer, cbs=[maximize, oc.average_grad, momentum_step], **{'lr': 0.1, 'maximize': False, **options})):
         opt = ours(new(), engine=engine)
         assert difference(run(opt), run(to.SGD(new(), lr=0.1, **options))) < 1e-12
-    assert same(run(SGD(new(), lr=0.1, mom=0.9, dampening=True, engine=engine)), run(Optimizer(new(), oc.SGD.recipe(mom=0.9, dampening=True), lr=0.1, mom=0.9, engine=engine)))
+    assert same(run(SGD(new(), lr=0.1, mom=0.9, dampening=True, engine=engine)),
+                run(Optimizer(new(), oc.SGD.recipe(mom=0.9, dampening=True), lr=0.1, mom=0.9, engine=engine)))
 
 
 @pytest.mark.parametrize('engine', ENGINES)
@@ -345,7 +352,8 @@ def test_maximizing_on_other_engines(engine):
         assert same(run(algo(new(), lr=0.01, maximize=True, engine=engine)), want)
 
 
-def objective(ps, sign): return sign * sum((p**3 - i*p).sum() for i, p in enumerate(ps)) + sign * ps[0].sum()*ps[1].sum()
+def objective(ps, sign):
+    return sign * sum((p**3 - i*p).sum() for i, p in enumerate(ps)) + sign * ps[0].sum()*ps[1].sum()
 
 
 def trained(sign, wrapped, steps=4, seed=0):
@@ -470,19 +478,22 @@ TRANSFORMERS = [
 @pytest.mark.parametrize('options', TRANSFORMERS, ids=range(len(TRANSFORMERS)))
 def test_adafactor_as_transformers_has_it(options, engine):
     theirs = pytest.importorskip('transformers').Adafactor
-    assert difference(run(oc.Adafactor(new(), engine=engine, **options), range(20)), run(theirs(new(), **options), range(20))) < 1e-12
+    assert difference(run(oc.Adafactor(new(), engine=engine, **options), range(20)),
+                      run(theirs(new(), **options), range(20))) < 1e-12
 
 
 def test_groups_of_adafactor_as_transformers_has_them():
     theirs = pytest.importorskip('transformers').Adafactor
-    for k, v in dict(scale_parameter=False, clip_threshold=0.3, decay_rate=-0.5, beta1=0.8, eps=(1e-10, 0.1), weight_decay=0.2, warmup_init=True).items():
+    for k, v in dict(scale_parameter=False, clip_threshold=0.3, decay_rate=-0.5, beta1=0.8, eps=(1e-10, 0.1),
+                     weight_decay=0.2, warmup_init=True).items():
         usual = dict(weight_decay=0.1, clip_threshold=1.)
         ours, want = (make(groups(new(), **{k: v}), **usual) for make in (oc.Adafactor, theirs))
         assert difference(run(ours, range(9)), run(want, range(9))) < 1e-12, k
 
 
 def test_adafactor_refuses_what_transformers_refuses():
-    for options, message in ((dict(warmup_init=True, relative_step=False), 'needs `relative_step=True`'), (dict(beta1=1.5), '`mom` must be')):
+    for options, message in ((dict(warmup_init=True, relative_step=False), 'needs `relative_step=True`'),
+                             (dict(beta1=1.5), '`mom` must be')):
         with pytest.raises(ValueError, match=message): oc.Adafactor(new(), lr=1e-3, **options)
     assert oc.Adafactor(new()).hypers[0]['lr'] == 1e-2
     with pytest.raises(TypeError, match="missing a required argument: 'lr'"): oc.SM3(new())
@@ -517,11 +528,14 @@ def test_a_step_in_backward_chooses_again():
 
 
 def test_what_means_nothing_in_a_composition_is_said():
-    with pytest.warns(UserWarning, match='no stepper reads `momentum`'): Optimizer([{'params': new(), 'momentum': 0.9}], sgd_step, lr=0.1)
+    with pytest.warns(UserWarning, match='no stepper reads `momentum`'):
+        Optimizer([{'params': new(), 'momentum': 0.9}], sgd_step, lr=0.1)
     opt = SGD(new(), lr=0.1)
     with pytest.raises(TypeError, match='`centered=True` can\'t be had.*RMSProp'): opt.set_hyper('centered', True)
-    with pytest.raises(TypeError, match=r'`maximize=True` can.t be had.*wrap\(maximize\)'): Optimizer(new(), sgd_step, lr=0.1).set_hyper('maximize', True)
-    with pytest.raises(TypeError, match='`decouple_wd` chooses'): SGD(groups(new()), lr=0.1).set_hyper('decouple_wd', [True, False])
+    with pytest.raises(TypeError, match=r'`maximize=True` can.t be had.*wrap\(maximize\)'):
+        Optimizer(new(), sgd_step, lr=0.1).set_hyper('maximize', True)
+    with pytest.raises(TypeError, match='`decouple_wd` chooses'):
+        SGD(groups(new()), lr=0.1).set_hyper('decouple_wd', [True, False])
     assert 'centered' not in opt.hypers[0]
 
 

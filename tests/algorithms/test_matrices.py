@@ -27,7 +27,9 @@ def test_muon_rounds_as_torchs_does(ours, theirs, dtype):
 def test_two_steps_at_a_time_are_the_same_iteration(shape, rank):
     g = torch.Generator().manual_seed(0)
     x = torch.randn(shape[0], rank, generator=g, dtype=torch.float64) @ torch.randn(rank, shape[1], generator=g, dtype=torch.float64)
-    def by(x, exact, pairs): return oc.steppers.muon.orthogonalized(x, 5, 1e-7, *oc.steppers.muon.NEWTON_SCHULZ, exact, pairs, bfloat16=not exact).double()
+    def by(x, exact, pairs):
+        return oc.steppers.muon.orthogonalized(x, 5, 1e-7, *oc.steppers.muon.NEWTON_SCHULZ, exact, pairs,
+                                               bfloat16=not exact).double()
     right = by(x, True, False)
     assert difference([by(x, True, True)], [right]) < 1e-12
     one, two = ((by(x.float(), False, pairs) - right).norm() for pairs in (False, True))
@@ -82,7 +84,8 @@ def test_each_matrix_of_a_stack_is_stepped_as_by_itself(kernel_ndim, shape, one,
         whole = params([shape])[0]
         parts = [torch.nn.Parameter(m.clone()) for m in whole.detach().reshape(-1, *one)]
         options = dict(lr=0.1, wd=0.1, match_rms=match_rms, exact=exact)
-        together, alone = oc.Muon([{'params': [whole], 'kernel_ndim': kernel_ndim}], **options), oc.Muon(parts, **options)
+        together, alone = oc.Muon([{'params': [whole], 'kernel_ndim': kernel_ndim}],
+                                  **options), oc.Muon(parts, **options)
         for i in range(3):
             set_grads([whole], i)
             for q, g in zip(parts, whole.grad.reshape(-1, *one)): q.grad = g.clone()
@@ -93,7 +96,8 @@ def test_each_matrix_of_a_stack_is_stepped_as_by_itself(kernel_ndim, shape, one,
 
 def test_adafactors_rate_falls_with_the_root_of_the_step():
     "Where `lr` is larger than one over it"
-    ours, theirs = (trajectory(o, torch.float64, lr=0.5) for o in (partial(oc.Adafactor, engine='eager'), torch.optim.Adafactor))
+    ours, theirs = (trajectory(o, torch.float64, lr=0.5)
+                    for o in (partial(oc.Adafactor, engine='eager'), torch.optim.Adafactor))
     assert difference(ours, theirs) < 1e-12
 
 
@@ -115,7 +119,8 @@ def test_state_is_as_small_as_promised(make, sizes):
     for i in range(3):
         set_grads(ps, i)
         opt.step()
-    assert [sum(v.numel() for v in opt.state[p].values() if isinstance(v, torch.Tensor) and v.dim()) for p in ps] == list(sizes)
+    assert [sum(v.numel() for v in opt.state[p].values() if isinstance(v, torch.Tensor) and v.dim())
+            for p in ps] == list(sizes)
 
 
 def test_soap_only_looks_in_its_first_step():

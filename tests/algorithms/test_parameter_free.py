@@ -41,7 +41,8 @@ def assert_equal(rule, formula, engine, groups=list, there=lambda i: (0, 1, 2), 
 @pytest.mark.parametrize('engine', ENGINES)
 @pytest.mark.parametrize('rule,formula', RULES, ids=lambda o: getattr(o, '__name__', ''))
 def test_who_comes_late_or_was_away_has_what_the_others_have(rule, formula, engine):
-    opt, ps = assert_equal(rule, formula, engine, there=lambda i: {0, 1, 2} - ({2} if i < 5 else {0} if 8 < i < 13 else set()))
+    opt, ps = assert_equal(rule, formula, engine,
+                           there=lambda i: {0, 1, 2} - ({2} if i < 5 else {0} if 8 < i < 13 else set()))
     states = [opt.state[p] for p in ps]
     for k in ('d', 'd_numerator', 'turn'):
         for s in states[1:]: torch.testing.assert_close(torch.as_tensor(s[k]), torch.as_tensor(states[0][k]))
@@ -56,12 +57,14 @@ def test_a_group_has_a_rate_of_its_own(rule, formula, engine):
 
 @pytest.mark.parametrize('name,rule,reference', [c[:3] for c in CASES if DISJOINT in c], ids=lambda o: o if isinstance(o, str) else '')
 @pytest.mark.parametrize('skip', [lambda i: (), lambda i: {0} if i % 3 else {1}], ids=['all', 'some'])
-def test_options_equal_the_reference(name, rule, reference, skip): assert apart(partial(rule, engine='eager'), reference, skip=skip) < 1e-12
+def test_options_equal_the_reference(name, rule, reference, skip):
+    assert apart(partial(rule, engine='eager'), reference, skip=skip) < 1e-12
 
 
 @pytest.mark.parametrize('engine', ENGINES)
 def test_layers_can_be_scaled(engine):
-    assert_equal(DAdaptAdam, dadapt_adam, engine, groups=lambda ps: [{'params': ps[:1], 'layer_scale': 0.3}, {'params': ps[1:]}])
+    assert_equal(DAdaptAdam, dadapt_adam, engine,
+                 groups=lambda ps: [{'params': ps[:1], 'layer_scale': 0.3}, {'params': ps[1:]}])
 
 
 @pytest.mark.parametrize('rule', [o for o, _ in RULES], ids=lambda o: o.__name__)
@@ -80,7 +83,8 @@ def test_gradients_of_zero_change_nothing(rule, engine):
 
 def test_growth_may_be_without_limit_but_no_shrinking():
     assert Prodigy(params(), lr=1., growth_rate=float('inf')).hypers[0]['growth_rate'] == float('inf')
-    with pytest.raises(ValueError, match='`growth_rate` must be at least 1, but is 0.5'): Prodigy(params(), lr=1., growth_rate=0.5)
+    with pytest.raises(ValueError, match='`growth_rate` must be at least 1, but is 0.5'):
+        Prodigy(params(), lr=1., growth_rate=0.5)
 
 
 @pytest.mark.parametrize('engine', ENGINES)

@@ -22,8 +22,8 @@ every = pytest.mark.parametrize('algo', NEW.values(), ids=NEW)
 
 
 def as_near_as_said(algo):
-    "How near to its references the README says that an algorithm is"
-    assert algo.__name__ in said(), f'the README has no line for `{algo.__name__}`: {COMMAND}'
+    "How near to its references docs/tables.md says that an algorithm is"
+    assert algo.__name__ in said(), f'docs/tables.md has no line for `{algo.__name__}`: {COMMAND}'
     return said()[algo.__name__]
 
 

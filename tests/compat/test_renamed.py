@@ -79,7 +79,8 @@ def test_every_old_module_imports_and_warns_once():
 
 
 def test_every_new_module_is_there():
-    for new in {o for news in MOVED.values() for o in news} - {'bench.__main__'}: importlib.import_module(f'optimcb.{new}')
+    for new in {o for news in MOVED.values() for o in news} - {'bench.__main__'}:
+        importlib.import_module(f'optimcb.{new}')
     for new in RENAMED.values():
         path, _, name = new.rpartition('.')
         assert hasattr(importlib.import_module(f'optimcb.{path}' if path else 'optimcb'), name), new

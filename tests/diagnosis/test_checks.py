@@ -172,7 +172,8 @@ def test_nothing_is_said_of_the_librarys_algorithms(ours):
 
 def test_nothing_is_said_of_fastais_algorithms():
     fastai = pytest.importorskip('fastai.optimizer')
-    for make in (fastai.SGD, partial(fastai.SGD, mom=0.9), fastai.RMSProp, partial(fastai.RMSProp, mom=0.9), fastai.Adam, fastai.RAdam, fastai.QHAdam, fastai.Larc, fastai.Lamb):
+    for make in (fastai.SGD, partial(fastai.SGD, mom=0.9), fastai.RMSProp, partial(fastai.RMSProp, mom=0.9),
+                 fastai.Adam, fastai.RAdam, fastai.QHAdam, fastai.Larc, fastai.Lamb):
         theirs = make(params(), lr=0.1)
         with warnings.catch_warnings():
             warnings.simplefilter('error')
@@ -190,7 +191,9 @@ def test_parameters_of_any_kind_are_checked_or_left_alone():
 
 def test_each_group_is_checked():
     ps = params()
-    with pytest.raises(MissingName, match='`nu`'): Optimizer([{'params': ps[:2], 'nu': 1.}, {'params': ps[2:]}], lambda p, nu, lr: p.data.sub_(p.grad, alpha=lr*nu), lr=0.1)
+    with pytest.raises(MissingName, match='`nu`'):
+        Optimizer([{'params': ps[:2], 'nu': 1.}, {'params': ps[2:]}],
+                  lambda p, nu, lr: p.data.sub_(p.grad, alpha=lr*nu), lr=0.1)
 
 
 def test_algorithms_take_check_too():
@@ -207,7 +210,8 @@ def test_pieces_of_parameters_cant_be_summed():
     p._fsdp_flattened = True
     oc.Adam([p], lr=0.1)
     for cbs in (oc.Lamb.cbs, [clip, *oc.Adam.cbs]):
-        with pytest.raises(ValueError, match='fully_shard'): Optimizer([torch.nn.Parameter(torch.ones(7)), p], cbs, lr=0.1)
+        with pytest.raises(ValueError, match='fully_shard'):
+            Optimizer([torch.nn.Parameter(torch.ones(7)), p], cbs, lr=0.1)
 
 
 def test_a_return_that_is_missing_in_one_branch():

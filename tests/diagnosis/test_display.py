@@ -89,7 +89,8 @@ def test_the_engine_is_named_and_why_it_is_not_a_faster_one():
     assert said.startswith('eager: 4 parameters, for stepper `asks` at test_display.py:') and 'it makes a number of a tensor' in said
     with pytest.warns(UserWarning, match='it makes a number of a tensor'): stepped(opt, ps)
     assert engine(opt) == said
-    odd = Adam([torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3, dtype=torch.complex64)), torch.nn.Parameter(torch.ones(0))], lr=0.1)
+    odd = Adam([torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3, dtype=torch.complex64)),
+                torch.nn.Parameter(torch.ones(0))], lr=0.1)
     assert engine(odd).splitlines() == ['fused, in C: 1 kernel for 1 parameter', 'eager: 1 parameter, for it is of torch.complex64', 'eager: 1 parameter, for it is empty']
     def by_shape(p, lr): p.data.sub_(p.grad if p.dim() < 2 else p.grad @ p.grad.T @ p.grad, alpha=lr)
     some = Optimizer(ps := params([(3, 3), (2, 2), (4,)]), by_shape, lr=0.1)
@@ -101,14 +102,16 @@ def test_the_engine_is_named_and_why_it_is_not_a_faster_one():
     whole = torch.ones(6)
     alike = Adam([torch.nn.Parameter(whole[:4]), torch.nn.Parameter(whole[2:])], lr=0.1)
     assert engine(alike) == 'eager: 2 parameters, for it shares memory with another'
-    assert engine(Optimizer(params(), asks, lr=0.1, engine='fused')).startswith('none: 4 parameters, for stepper `asks`')
+    assert engine(Optimizer(params(), asks, lr=0.1,
+                            engine='fused')).startswith('none: 4 parameters, for stepper `asks`')
 
 
 def test_functions_between_kernels_are_named():
     "With the parameters that they are called for; the others have a kernel of their own"
     ps = params([(3, 4)]*12 + [(5,)]*3)
     engine = oc.Muon(ps, lr=0.1).explain().engine
-    assert engine == ['fused, in C: 1 kernel for 3 parameters', 'fused, in C: kernels around `orthogonalized` for 12 parameters']
+    assert engine == ['fused, in C: 1 kernel for 3 parameters',
+                      'fused, in C: kernels around `orthogonalized` for 12 parameters']
 
 
 def test_the_old_name_of_warnings_warns():
@@ -126,7 +129,8 @@ def test_state_that_the_user_put_there_is_known():
     assert opt.formula.text == 'grad = grad*mask\np = p - lr*grad' and 'fused' in opt.explain().engine[0] and opt.kernel()
 
 
-def test_lazy_parameters_are_explained(): assert 'Adam' in str(Adam(torch.nn.LazyLinear(3).parameters(), lr=0.1).explain())
+def test_lazy_parameters_are_explained():
+    assert 'Adam' in str(Adam(torch.nn.LazyLinear(3).parameters(), lr=0.1).explain())
 
 
 def test_optimizers_of_numbers_are_explained(): assert 'sgd_step' in str(Optimizer([1, 2], sgd_step, lr=0.1).explain())
@@ -211,7 +215,8 @@ def test_explaining_changes_nothing():
     state = {p: dict(opt.state[p]) for p in ps}
     str(opt.explain()), opt._repr_html_(), opt.kernel(), opt.formula
     assert all(map(torch.equal, ps, before)) and torch.equal(rng, torch.get_rng_state())
-    assert all(opt.state[p].keys() == s.keys() and all(opt.state[p][k] is v for k, v in s.items()) for p, s in state.items())
+    assert all(opt.state[p].keys() == s.keys() and all(opt.state[p][k] is v for k, v in s.items())
+               for p, s in state.items())
 
 
 def test_frozen_parameters_cost_nothing():

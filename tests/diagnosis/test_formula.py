@@ -20,7 +20,8 @@ from test_wrapping import PARTS
 
 import optimcb as oc
 from optimcb import SGD, Adam, Optimizer, once, sgd_step, step_stat
-from optimcb.diagnosis.algebra import ONE, Sym, add, call, div, mul, neg, number, power, sub
+from optimcb.diagnosis.algebra import add, div, mul, neg, power, sub
+from optimcb.diagnosis.expressions import ONE, Sym, call, number
 from optimcb.diagnosis.formula import Formula, formulas
 from optimcb.diagnosis.latex import latex
 from optimcb.diagnosis.reading import look
@@ -79,7 +80,8 @@ def follow_whole(make, steps, close=1e-12, shape=(3, 4), **hypers):
 
 ALGORITHMS = {k: a for k, a in vars(oc).items() if isinstance(a, oc.Algorithm)}
 BY_MATRICES = {'SOAP', 'Shampoo', 'Muon'} # decompositions: rounding grows
-SCHEDULES = dict(warmup=oc.warmup(5), long_warmup=oc.warmup(100), cosine=oc.cosine_decay(50, end=0.1, warm=7), inverse_sqrt=oc.inverse_sqrt(9))
+SCHEDULES = dict(warmup=oc.warmup(5), long_warmup=oc.warmup(100), cosine=oc.cosine_decay(50, end=0.1, warm=7),
+                 inverse_sqrt=oc.inverse_sqrt(9))
 
 
 BY_SHAPE = {'SOAP', 'Shampoo', 'Muon', 'Adafactor', 'SM3'} # they have a formula of their own for vectors
@@ -152,7 +154,8 @@ def drawn_number(draw, names, depth):
 
 def drawn_condition(draw, names):
     k = draw(st.sampled_from([2, 5, 13, 40]))
-    return draw(st.sampled_from([f'n < {k}', f'n >= {k}', f'n == {k}', f'n % {k} == 0', f'{draw(st.sampled_from(names))} > 0.7', 'other < lr*n']))
+    return draw(st.sampled_from([f'n < {k}', f'n >= {k}', f'n == {k}', f'n % {k} == 0',
+                                 f'{draw(st.sampled_from(names))} > 0.7', 'other < lr*n']))
 
 
 @st.composite
@@ -165,13 +168,15 @@ def drawn_source(draw):
         if draw(st.booleans()) and name in names: line = f'if {drawn_condition(draw, names)}: {line}'
         lines.append(line)
         names = list(dict.fromkeys([*names, name]))
-    lines += ['other = min(other, 3.)', f'scale = {drawn_number(draw, names, 2)}', 'if avg is None: avg = torch.zeros_like(p.grad)']
+    lines += ['other = min(other, 3.)', f'scale = {drawn_number(draw, names, 2)}',
+              'if avg is None: avg = torch.zeros_like(p.grad)']
     average = 'avg.mul_(mom).add_(p.grad, alpha=1 - mom)'
     lines.append(draw(st.sampled_from([average, f'if {drawn_condition(draw, names)}: {average}'])))
     step = 'p.data.add_({}, alpha=-lr*min(max(scale, -2.), 2.))'
     lines.append(f"if {drawn_condition(draw, names)}: {step.format('avg')}")
     lines.append(f"else: {step.format(draw(st.sampled_from(['p.grad', 'p.grad.sign()', 'avg'])))}")
-    return '\n    '.join(['def drawn(p, lr, mom=0.9, n=0, other=0.5, avg=None):', *lines, "return {'n': n, 'other': other, 'avg': avg}"])
+    return '\n    '.join(['def drawn(p, lr, mom=0.9, n=0, other=0.5, avg=None):', *lines,
+                          "return {'n': n, 'other': other, 'avg': avg}"])
 
 
 def drawn(few, many):
@@ -309,8 +314,9 @@ def test_state_may_be_of_some_shapes_only(cbs):
 
 @pytest.mark.parametrize('scale', [lambda p: 1/len(p), lambda p: float(p.shape[0]), lambda p: 1/p.stride()[0], lambda p: math.gamma(p.shape[-1]/9)], ids=range(4))
 def test_what_is_taken_out_of_the_shape_is_said_to_depend_on_it(scale):
-    for f in (oc.algorithm('Mine', [by_shape(scale)]).formula, Optimizer(params([(4, 10), (4, 20)]), by_shape(scale), lr=0.1).formula):
-        assert 'f(p.shape' in f.text and "can't be said: it depends on the shape" in f.text and 'shape' in f.latex
+    for f in (oc.algorithm('Mine', [by_shape(scale)]).formula,
+              Optimizer(params([(4, 10), (4, 20)]), by_shape(scale), lr=0.1).formula):
+        assert 'f(p.shape' in f.text and "can't be written as a formula: it depends on the shape" in f.text and 'shape' in f.latex
 
 
 def test_a_formula_says_for_which_dimensions_it_holds():
@@ -335,10 +341,12 @@ def test_explained_formulas_hold_for_all_parameters_that_they_are_of():
 
 def drawn_of_shape(draw, depth):
     "Source of a number, from a shape"
-    atoms = ['p.shape[0]', 'p.shape[-1]', 'p.size(0)', 'p.numel()', 'p.ndim', 'len(p.shape)', 'math.prod(p.shape[1:])', 'max(p.shape)', '2', '0.5']
+    atoms = ['p.shape[0]', 'p.shape[-1]', 'p.size(0)', 'p.numel()', 'p.ndim', 'len(p.shape)',
+             'math.prod(p.shape[1:])', 'max(p.shape)', '2', '0.5']
     if depth == 0 or draw(st.integers(0, 3)) == 0: return draw(st.sampled_from(atoms))
     x, y, a, b = (drawn_of_shape(draw, depth - 1) for _ in range(4))
-    return draw(st.sampled_from([f'({x} + {y})', f'({x} * {y})', f'({x} / {y})', f'min({x}, {y})', f'max({x}, {y})', f'math.sqrt({x})', f'({x} if {a} > {b} else {y})']))
+    return draw(st.sampled_from([f'({x} + {y})', f'({x} * {y})', f'({x} / {y})', f'min({x}, {y})',
+                                 f'max({x}, {y})', f'math.sqrt({x})', f'({x} if {a} > {b} else {y})']))
 
 
 @st.composite
@@ -356,7 +364,7 @@ def test_formulas_of_drawn_numbers_of_the_shape_hold(source):
     follow_shapes(partial(Optimizer, cbs=[names['drawn']], check=False), steps=2, close=1e-9)
 
 
-# What can't be said has the sign that it has
+# An unknown number keeps its sign
 
 def rounded(step): return round(step/3)
 def rest(step): return divmod(step, 3)[1]
@@ -425,7 +433,8 @@ def test_state_may_be_true_false_or_a_word(cbs): follow_whole(partial(Optimizer,
 
 def test_a_truth_starts_from_its_value_in_the_signature():
     f = Optimizer(params(), every_second, lr=0.1).formula
-    assert f.text.splitlines() == ['# before the first step: on = True', 'p = p - lr*(1 if on == True else 0)*grad', 'on = on != True']
+    assert f.text.splitlines() == ['# before the first step: on = True',
+                                   'p = p - lr*(1 if on == True else 0)*grad', 'on = on != True']
     def never(p, lr, odd=False):
         p.data.sub_(p.grad, alpha=lr if odd else lr/10)
         return {'odd': False}
@@ -440,7 +449,8 @@ def test_state_starts_where_the_formula_says():
 
 def test_latex_says_what_the_text_says():
     "Each line, each condition, and what holds for all of them"
-    for make in (Adam.wrap(oc.scheduled(lr=oc.cosine_decay(50, warm=7))), oc.RAdam, SGD.wrap(oc.schedule_free()), oc.SOAP, SGD.wrap(oc.accumulate)):
+    for make in (Adam.wrap(oc.scheduled(lr=oc.cosine_decay(50, warm=7))), oc.RAdam,
+                 SGD.wrap(oc.schedule_free()), oc.SOAP, SGD.wrap(oc.accumulate)):
         f = make.formula
         tex = f.latex
         for name, e, _ in f.lines: assert latex(e) in tex, name
@@ -460,7 +470,8 @@ def test_formulas_of_algorithms_give_their_steps(name, ours):
 @given(instructions=st.lists(instruction, min_size=1, max_size=6).map(tuple), lr=st.sampled_from([0.1, 3e-4]))
 def test_formulas_of_drawn_compositions_give_their_steps(instructions, lr):
     p, = params([(3, 4)], torch.float64)
-    follow(Optimizer([p], partial(drawn_stepper, instructions=instructions), lr=lr, engine='eager', check=False), p, 3, close=1e-6)
+    follow(Optimizer([p], partial(drawn_stepper, instructions=instructions), lr=lr, engine='eager',
+                     check=False), p, 3, close=1e-6)
 
 
 def swap(p, a=None, b=None):
@@ -514,7 +525,8 @@ def test_kinds_of_steps_are_branches_of_one_formula():
     f, = formulas(Rehearsal(oc.RAdam.composition, {**oc.RAdam.hypers, 'lr': 0.1}))
     early, later = f.items[-1].no, f.items[-1].yes
     assert f.items[-1].when == ('from step 6 on', 'in steps 1 to 5') and f.when == ''
-    assert any('sqrt_avg' in str(o) or 'sqr_avg' in str(o) for o in later) and not any('sqr_avg' in str(o) for o in early)
+    assert any('sqrt_avg' in str(o) or 'sqr_avg' in str(o) for o in later) and not any('sqr_avg' in str(o)
+                                                                                       for o in early)
     composition = oc.Composition([oc.slow_start, sgd_step, oc.lookahead_step])
     f, = formulas(Rehearsal(composition, {**composition.defaults, 'lr': 0.1}))
     assert [line.partition('#')[2] for line in f.text.splitlines() if line.startswith('if')] == [' in step 1', ' in every 6th step']
@@ -556,7 +568,7 @@ def test_what_cant_be_read_off_is_said_to_be_so(scale, text):
     "With whose it is, and why"
     f = Optimizer(params(), scaled_by(scale), lr=0.1).formula
     line, note = f.text.splitlines()[1:]
-    assert line.startswith('p = p ') and text in line and note.startswith(f'# {text} is what') and 'stepper `scaled` works out, which can\'t be said' in note
+    assert line.startswith('p = p ') and text in line and note.startswith(f'# {text} is computed by') and 'stepper `scaled` and can\'t be written as a formula' in note
     assert 'scaled' in f.latex
 
 
@@ -577,7 +589,7 @@ def test_more_branches_than_are_looked_at_are_said_to_be_there():
         while step >= 2*k: k += 1
         p.data.sub_(p.grad, alpha=lr/k)
     f = Optimizer(params(), [step_stat, stairs], lr=0.1).formula
-    assert re.search(r'f\((lr, )?step\)', f.text) and '`stairs` works out, which can\'t be said: it has' in f.text
+    assert re.search(r'f\((lr, )?step\)', f.text) and '`stairs` and can\'t be written as a formula: it has' in f.text
 
 
 def test_a_learning_rate_on_a_device_has_its_name():

@@ -290,7 +290,8 @@ def test_a_hyper_parameter_that_nobody_reads_is_said_once():
 # What steppers return
 
 def good(p, v=None): return {'v': p.grad.clone() if v is None else 0.9*v + p.grad}
-LOST = dict(tensor=lambda p, v: 2*v, tuple=lambda p, v: (v*2,), number=lambda p, v: 3, text=lambda p, v: 'v', new=lambda p, v: torch.zeros_like(p))
+LOST = dict(tensor=lambda p, v: 2*v, tuple=lambda p, v: (v*2,), number=lambda p, v: 3, text=lambda p, v: 'v',
+            new=lambda p, v: torch.zeros_like(p))
 def down(p, lr, v): p.data.sub_(v, alpha=lr)
 
 
@@ -408,7 +409,8 @@ def test_a_partial_is_shown_by_the_names_of_its_steppers(shell, code):
 
 def test_an_optimizer_says_of_which_algorithm_it_is():
     mine = oc.algorithm('Mine', [average_grad, momentum_step])
-    made = [Adam(params(), 0.1), mine(params(), 0.1), oc.SAM(Adam(params(), 0.1)), Adam(params(), 0.1).remove('weight_decay'), Optimizer(params(), sgd_step, lr=0.1)]
+    made = [Adam(params(), 0.1), mine(params(), 0.1), oc.SAM(Adam(params(), 0.1)),
+            Adam(params(), 0.1).remove('weight_decay'), Optimizer(params(), sgd_step, lr=0.1)]
     said = [repr(o).splitlines()[0].partition('average')[0] for o in made]
     assert said == ['Adam: weight_decay, ', 'Mine: ', 'SAM of Adam: weight_decay, ', 'Adam, edited: ', 'sgd_step']
 
@@ -448,7 +450,8 @@ def test_the_context_of_an_error_of_the_users_stays():
 def test_a_partial_that_gives_a_name_in_vain():
     "On every level of partials, and under another name, too"
     def f(p, lr, size=1.): p.data.sub_(p.grad, alpha=lr*size)
-    for wrong in (lambda: partial(f, sise=2.), lambda: partial(partial(f, size=2.), sise=3.), lambda: oc.only(partial(f, sise=2.), oc.by_ndim(2))):
+    for wrong in (lambda: partial(f, sise=2.), lambda: partial(partial(f, size=2.), sise=3.),
+                  lambda: oc.only(partial(f, sise=2.), oc.by_ndim(2))):
         with pytest.raises(TypeError, match='`sise` to stepper `f.*, which has no such argument. Did you mean `size`?'):
             Optimizer(params(), wrong(), lr=0.1)
     with warnings.catch_warnings():

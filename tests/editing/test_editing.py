@@ -115,7 +115,8 @@ def test_a_running_optimizer_goes_on_from_what_fits(engine):
 
     first = Adam(qs, lr=0.1, engine=engine)
     run(first, qs, range(4))
-    second = Optimizer(qs, [weight_decay, partial(average_grad, dampening=True), oc.momentum_step], lr=0.1, mom=0.9, wd=0.01, engine=engine)
+    second = Optimizer(qs, [weight_decay, partial(average_grad, dampening=True), oc.momentum_step], lr=0.1,
+                       mom=0.9, wd=0.01, engine=engine)
     for q in qs: second.state[q]['grad_avg'] = first.state[q]['grad_avg']
     run(second, qs, range(4, 8))
     assert all(map(torch.equal, ps, qs))
@@ -138,7 +139,8 @@ def test_an_edit_that_cannot_be_changes_nothing():
     before, state, composition = list(opt.cbs), {p: dict(s) for p, s in opt.state.items()}, opt.composition
     with pytest.raises(MissingName, match='`adam_step` needs `step`'): opt.remove(step_stat)
     with pytest.raises(ValueError): opt.remove('nobody')
-    assert list(opt.cbs) == before and opt.composition is composition and all(opt.state[p].keys() == s.keys() for p, s in state.items())
+    assert list(opt.cbs) == before and opt.composition is composition and all(opt.state[p].keys() == s.keys()
+                                                                              for p, s in state.items())
     opt.step()
 
 
@@ -264,7 +266,8 @@ def test_options_of_what_was_left_out_are_gone():
         warnings.simplefilter('error')
         opt = plain(params(), lr=0.1)
     assert 'wd' not in opt.hypers[0] and 'wd' not in plain.hypers and 'wd' not in inspect.signature(plain).parameters
-    with pytest.raises(ValueError, match='with these options Adam can.t be edited like that: there is no stepper `weight_decay`'): Adam.replace(weight_decay, l2_reg)(params(), lr=0.1, decouple_wd=False)
+    with pytest.raises(ValueError, match='with these options Adam can.t be edited like that: there is no stepper `weight_decay`'):
+        Adam.replace(weight_decay, l2_reg)(params(), lr=0.1, decouple_wd=False)
 
 
 def test_groups_that_are_added_after_an_edit_have_its_hyper_parameters():
@@ -285,7 +288,8 @@ def test_one_step_values_are_so_under_other_names():
     set_grads(ps)
     opt.step()
     assert opt.state[ps[0]].keys() == {'sqr_avg'}
-    with pytest.raises(ValueError, match="can't be `update`, which lives for one step"): renamed(average_grad, grad_avg='update')
+    with pytest.raises(ValueError, match="can't be `update`, which lives for one step"):
+        renamed(average_grad, grad_avg='update')
     with pytest.raises(ValueError, match='would have two names `sqr_avg`'): renamed(adam_step, grad_avg='sqr_avg')
 
 
@@ -348,11 +352,14 @@ def test_every_edit_finds_it_by_its_name(of, kind):
 
 def test_what_its_name_does_not_tell_is_said():
     new = defined(FIRST)
-    both = Optimizer(params(), [partial(defined(FIRST), m=0.), renamed(defined(FIRST), m='n'), along], lr=0.1, check=False)
-    with pytest.raises(ValueError, match=r'`mine` is there 2 times, at \[0, 1\]. Say which by its place'): both.replace(new, new)
+    both = Optimizer(params(), [partial(defined(FIRST), m=0.), renamed(defined(FIRST), m='n'), along], lr=0.1,
+                     check=False)
+    with pytest.raises(ValueError, match=r'`mine` is there 2 times, at \[0, 1\]. Say which by its place'):
+        both.replace(new, new)
     assert both.replace(renamed(new, m='n'), new).cbs[1] is new # which of them is told by the label
     nameless = Optimizer(params(), [lambda p: None, sgd_step], lr=0.1)
-    with pytest.raises(ValueError, match='a lambda has no name .* by its place, .*: 0: <lambda>'): nameless.remove(lambda p: None)
+    with pytest.raises(ValueError, match='a lambda has no name .* by its place, .*: 0: <lambda>'):
+        nameless.remove(lambda p: None)
     fastai = pytest.importorskip('fastai.optimizer')
     assert Adam.remove(fastai.weight_decay).cbs == Adam.cbs[1:]
 
@@ -368,7 +375,8 @@ def test_a_part_that_was_defined_again_is_not_put_in_twice():
     source = '@part("gradient")\ndef mine(p, k=2.): p.grad = p.grad*k'
     old, new = defined(source), defined(source)
     for o in (SGD.wrap(old), SGD(params(), lr=0.1).wrap(old)):
-        with pytest.raises(ValueError, match=r'`mine` is there already, as it was before. `replace\(mine, mine\)`'): o.wrap(new)
+        with pytest.raises(ValueError, match=r'`mine` is there already, as it was before. `replace\(mine, mine\)`'):
+            o.wrap(new)
         assert [f.__name__ for f in o.wrap(renamed(new, k='l')).cbs if hasattr(f, '__name__')].count('mine') == 1 # beside it
     def made(k):
         @oc.part('gradient')
@@ -381,7 +389,8 @@ def test_a_cell_that_inserts_and_is_run_again_is_said():
     source = 'def mine(p): p.grad = p.grad*2'
     old, new = defined(source), defined(source)
     opt = SGD(params(), lr=0.1).insert(old, before=sgd_step)
-    with pytest.warns(oc.CompositionWarning, match=r'`mine` is there twice: as it was, and defined again. .*`replace\(mine, mine\)`'): opt.insert(new, before=sgd_step)
+    with pytest.warns(oc.CompositionWarning, match=r'`mine` is there twice: as it was, and defined again. .*`replace\(mine, mine\)`'):
+        opt.insert(new, before=sgd_step)
     def made(k):
         def scaled(p): p.grad = p.grad*k
         return scaled
@@ -403,7 +412,8 @@ def test_a_new_default_counts_where_nobody_has_set_the_number():
     opt = Optimizer(params(), old, lr=0.1)
     opt.set_hyper('k', 4.)
     assert values(opt) == [4.]
-    opt = Adam(params(), lr=0.1).replace(average_sqr_grad, lambda p, sqr_mom=0.5, sqr_avg=0.: {'sqr_avg': sqr_mom*sqr_avg + (1-sqr_mom)*p.grad**2})
+    opt = Adam(params(), lr=0.1).replace(average_sqr_grad,
+                                         lambda p, sqr_mom=0.5, sqr_avg=0.: {'sqr_avg': sqr_mom*sqr_avg + (1-sqr_mom)*p.grad**2})
     assert opt.hypers[0]['sqr_mom'] == 0.99 # Adam says so, also where another stepper is put in before
 
 
@@ -448,14 +458,16 @@ def test_it_is_made_of_all_that_a_list_may_be():
     required = oc.algorithm('Powered', [heavy, lambda p, lr, v, power, mask=None: p.data.sub_(lr*v.abs().pow(power)*v.sign())])
     assert required(params(), lr=0.1, power=1., mask=2.).hypers[0]['power'] == 1.
     with pytest.raises(oc.MissingName, match='power'): required(params(), lr=0.1)
-    with pytest.raises(TypeError, match='Powered has no `pover`. Did you mean `power`'): required(params(), lr=0.1, pover=1.)
+    with pytest.raises(TypeError, match='Powered has no `pover`. Did you mean `power`'):
+        required(params(), lr=0.1, pover=1.)
     with_lr = oc.algorithm('Mine', sgd_step, lr=0.3)
     assert with_lr(params()).hypers[0]['lr'] == 0.3 and with_lr(params(), 0.1).hypers[0]['lr'] == 0.1 and with_lr.keywords['lr'] == 0.3
     assert oc.algorithm('Mine', cbs=[weight_decay, sgd_step], weight_decay=0.1).hypers['wd'] == 0.1
     any_name = oc.algorithm('Any', [lambda p, **kwargs: p.data.mul_(kwargs['shrink'])])
     assert any_name(params(), lr=0.1, shrink=0.5).hypers[0]['shrink'] == 0.5
     def shifted(p, lr, shift=-1.): p.data.sub_(lr*(p.grad + shift))
-    for o in (oc.algorithm('Shifted', [shifted]), oc.algorithm('Shifted', [shifted], shift=-2.), SGD.replace(sgd_step, shifted)):
+    for o in (oc.algorithm('Shifted', [shifted]), oc.algorithm('Shifted', [shifted], shift=-2.),
+              SGD.replace(sgd_step, shifted)):
         assert o(params(), lr=0.1).hypers[0]['shift'] == o.hypers['shift'] < 0 # a number of one's own may be any
     late = oc.algorithm('Late', Adam.cbs, **Adam.hypers)
     assert all(map(torch.equal, ends(late), ends(Adam)))

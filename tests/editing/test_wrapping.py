@@ -60,7 +60,8 @@ from optimcb.engines.runner import CantRun
 
 D = torch.float64
 ALGORITHMS = {k: o for k, o in vars(oc).items() if isinstance(o, oc.Algorithm)}
-RULES = {**ALGORITHMS, 'momentum': partial(SGD, mom=0.9), 'nesterov': partial(SGD, mom=0.9, nesterov=True), 'rmsprop, momentum': partial(oc.RMSProp, mom=0.9)}
+RULES = {**ALGORITHMS, 'momentum': partial(SGD, mom=0.9), 'nesterov': partial(SGD, mom=0.9, nesterov=True),
+         'rmsprop, momentum': partial(oc.RMSProp, mom=0.9)}
 SCALING = {'value': partial(clip_value, max_grad=0.05), 'tensor norm': partial(clip_tensor_norm, max_tensor_norm=0.1), 'norm': partial(clip_norm, max_norm=0.1),
            'agc': agc}
 PARTS = {**SCALING, 'centralize': centralize, 'grokfast': grokfast, 'zero non-finite': zero_nonfinite, 'skip non-finite': skip_nonfinite,
@@ -96,14 +97,16 @@ def same(a, b, tol=1e-12):
     for s, t in zip(a[1], b[1]):
         if s.keys() != t.keys(): return False
         tensors = [k for k in s if isinstance(s[k], torch.Tensor)]
-        if any(s[k] != t[k] for k in s if k not in tensors) or difference([s[k] for k in tensors] or a[0], [t[k] for k in tensors] or a[0]) > tol: return False
+        if any(s[k] != t[k] for k in s if k not in tensors) or difference([s[k] for k in tensors] or a[0], [t[k] for k in tensors] or a[0]) > tol:
+            return False
     return True
 
 
 # Each with each
 
 @cache
-def expected(rule, *name, coming=False): return stepped(taken(RULES[rule], *(PARTS[k] for k in name)), 'eager', **COMING if coming else {})
+def expected(rule, *name, coming=False):
+    return stepped(taken(RULES[rule], *(PARTS[k] for k in name)), 'eager', **COMING if coming else {})
 
 
 COMING = dict(steps=5, skip=lambda step: {step % 3} if step < 3 else ())
@@ -157,7 +160,8 @@ def test_a_part_that_would_do_nothing_is_refused(rule, name):
     except ValueError: return
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        assert difference(stepped(make, 'eager')[0], expected(rule)[0]) > 1e-9, "it does nothing: mark the step, with `of_signs`"
+        assert difference(stepped(make, 'eager')[0],
+                          expected(rule)[0]) > 1e-9, "it does nothing: mark the step, with `of_signs`"
 
 
 # Each as its reference
@@ -237,7 +241,8 @@ def masked(u, g, p): # github.com/kyleliang919/C-Optim
 def shorter(u, g, p): return u/max(1., math.sqrt((u*u).mean().item())/0.5)
 
 
-adamw, sgd = partial(Around, rule=torch.optim.AdamW, weight_decay=0.), partial(Around, rule=torch.optim.SGD, momentum=0.9)
+adamw, sgd = partial(Around, rule=torch.optim.AdamW, weight_decay=0.), partial(Around, rule=torch.optim.SGD,
+                                                                               momentum=0.9)
 ours, mine = partial(AdamW, wd=0.), partial(SGD, mom=0.9)
 decayed = partial(Around, rule=torch.optim.SGD)
 REFERENCES = [
@@ -286,7 +291,8 @@ def left_alone(p, update, **kwargs): return {'update': update}
 def test_a_step_taken_apart_is_the_step(rule):
     apart = taken(rule, left_alone)
     assert any(Stepper(f).traits.unfused for f in rule(params(), lr=0.1).cbs) and left_alone in apart(params(), lr=0.1).cbs
-    assert difference(trajectory(partial(rule, wd=0.1, engine='eager'), D), trajectory(partial(apart, wd=0.1, engine='eager'), D)) < 1e-12
+    assert difference(trajectory(partial(rule, wd=0.1, engine='eager'), D),
+                      trajectory(partial(apart, wd=0.1, engine='eager'), D)) < 1e-12
 
 
 def test_what_is_divided_by_has_a_floor():
@@ -294,12 +300,14 @@ def test_what_is_divided_by_has_a_floor():
     p = torch.nn.Parameter(torch.zeros(2, 3, dtype=D))
     p.grad = torch.tensor([[3., 0., 4.], [0., 1e-6, 0.]], dtype=D)
     SGD.wrap(agc)([p], lr=1., engine='eager').step()
-    torch.testing.assert_close(p.data, torch.tensor([[-0.6e-5, 0., -0.8e-5], [0., -1e-6, 0.]], dtype=D), rtol=1e-12, atol=0)
+    torch.testing.assert_close(p.data, torch.tensor([[-0.6e-5, 0., -0.8e-5], [0., -1e-6, 0.]], dtype=D),
+                               rtol=1e-12, atol=0)
     p = torch.nn.Parameter(torch.zeros(2000, dtype=D))
     p.grad = -torch.ones_like(p)
     p.grad[7] = 1.
     Optimizer(p, [lambda p: {'update': torch.ones_like(p.data)}, cautious, apply_update], lr=1., engine='eager').step()
-    torch.testing.assert_close(p.data, torch.zeros(2000, dtype=D).index_fill(0, torch.tensor(7), -1000.), rtol=1e-12, atol=0)
+    torch.testing.assert_close(p.data, torch.zeros(2000, dtype=D).index_fill(0, torch.tensor(7), -1000.),
+                               rtol=1e-12, atol=0)
 
 
 def test_equals_other_libraries():
@@ -313,8 +321,10 @@ def test_equals_other_libraries():
         for p, g in zip(model, gs): p.grad = g
         s['avg'] = grokfast_ema(model, s.get('avg'))
         return [p.grad for p in model]
-    for f, grads in ((agc, lambda gs, ps, s, t: [others.agc(p, g) for p, g in zip(ps, gs)]), (centralize, central), (grokfast, filtered)):
-        assert difference(trajectory(taken(mine, f, engine='eager'), D), trajectory(partial(sgd, grads=grads), D)) < 1e-12
+    for f, grads in ((agc, lambda gs, ps, s, t: [others.agc(p, g) for p, g in zip(ps, gs)]),
+                     (centralize, central), (grokfast, filtered)):
+        assert difference(trajectory(taken(mine, f, engine='eager'), D),
+                          trajectory(partial(sgd, grads=grads), D)) < 1e-12
 
 
 def test_a_long_step_is_cut_as_by_optax():
@@ -380,7 +390,8 @@ def test_skipped_steps_and_what_a_grad_scaler_skips():
 
 @pytest.mark.parametrize('f', [skip_nonfinite, clip_norm])
 def test_what_needs_all_gradients_is_not_for_steps_in_backward(f):
-    with pytest.raises(ValueError, match=f'`{f.__name__}` needs .* gradients of all parameters'): step_in_backward(SGD.wrap(f)(params(), lr=0.1))
+    with pytest.raises(ValueError, match=f'`{f.__name__}` needs .* gradients of all parameters'):
+        step_in_backward(SGD.wrap(f)(params(), lr=0.1))
 
 
 @pytest.mark.parametrize('engine', ['eager', 'foreach', 'fused'])
@@ -393,10 +404,12 @@ def test_between_accumulated_steps_nothing_changes(engine):
         grads = [p.grad.clone() for p in ps]
         opt.step()
         assert all(map(torch.equal, grads, (p.grad for p in ps)))
-        if i % 3 == 2: assert not any(map(torch.equal, before, ps)) and all(opt.state[p]['step'] == i//3 + 1 for p in ps)
+        if i % 3 == 2:
+            assert not any(map(torch.equal, before, ps)) and all(opt.state[p]['step'] == i//3 + 1 for p in ps)
         else:
             assert all(map(torch.equal, before, ps)) and all(opt.state[p]['accum_count'] == i % 3 + 1 for p in ps)
-            assert [{k: v for k, v in opt.state[p].items() if k not in ('accum_sum', 'accum_count')} for p in ps] == states
+            assert [{k: v for k, v in opt.state[p].items() if k not in ('accum_sum', 'accum_count')}
+                    for p in ps] == states
 
 
 def test_accumulated_gradients_of_16_bits_are_summed_in_32():
@@ -429,7 +442,8 @@ def test_formulas_tell_when_a_step_is_done():
 # How it is put together
 
 def test_parts_are_where_they_belong():
-    made = Adam.wrap(clip_norm, cautious, accumulate, [slow_start, lookahead_step], full_decay, trust_ratio, clip_update, zero_nonfinite)
+    made = Adam.wrap(clip_norm, cautious, accumulate, [slow_start, lookahead_step], full_decay, trust_ratio,
+                     clip_update, zero_nonfinite)
     assert labels(made) == ['accumulate', 'slow_start', 'clip_norm', 'zero_nonfinite', 'full_decay', 'average_grad(dampening=True)', 'average_sqr_grad', 'step_stat',
                             'debias_grad_avg', 'debias_sqr_avg', 'rms_update(eps=1e-05)', 'cautious', 'clip_update', 'trust_ratio', 'apply_update', 'lookahead_step']
     assert labels(Lamb.wrap(decay_update))[-4:] == ['rms_update', 'decay_update', 'trust_ratio', 'apply_update'] and 'weight_decay' not in labels(Lamb.wrap(decay_update))
@@ -489,7 +503,8 @@ def test_updates_of_steps_of_ones_own(name):
         warnings.simplefilter('error')
         Optimizer(params(), made, lr=0.1) # there is nothing to doubt
     for engine in ('eager', 'foreach'): assert same(stepped(partial(Optimizer, cbs=made, wd=0.1), engine), by_hand)
-    for lr in (0., torch.tensor(0.)): assert same(stepped(lambda ps, engine, lr=None, to=lr: Optimizer(ps, made, lr=to, wd=0., engine=engine), 'eager'), (params(dtype=D), [{}]*4))
+    for lr in (0., torch.tensor(0.)):
+        assert same(stepped(lambda ps, engine, lr=None, to=lr: Optimizer(ps, made, lr=to, wd=0., engine=engine), 'eager'), (params(dtype=D), [{}]*4))
 
 
 def test_a_step_that_is_taken_apart_keeps_its_names_and_its_parameters():
@@ -506,7 +521,8 @@ def test_decay_in_the_update_is_of_those_that_were_decayed():
 
 
 def in_routes(*parts, a=(oc.SOAP,), b=(AdamW,), **options):
-    return partial(oc.route(apart=['wd'], a=(a[0].wrap(*a[1:]), oc.by_ndim(2)), b=b[0].wrap(*b[1:])).wrap(*parts), **options)
+    return partial(oc.route(apart=['wd'], a=(a[0].wrap(*a[1:]), oc.by_ndim(2)),
+                            b=b[0].wrap(*b[1:])).wrap(*parts), **options)
 
 
 @pytest.mark.parametrize('name', ['cautious', 'trust ratio', 'full decay', 'decay inside', 'l2', 'decay toward'])
@@ -515,7 +531,8 @@ def test_a_part_of_routes_is_in_each_of_them(name):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         theirs = stepped(in_routes(a=(oc.SOAP, PARTS[name]), b=(AdamW, PARTS[name]), a_wd=0.2, b_wd=0.1), 'eager')
-        for engine in ('eager', 'foreach'): assert same(stepped(in_routes(PARTS[name], a_wd=0.2, b_wd=0.1), engine), theirs)
+        for engine in ('eager', 'foreach'):
+            assert same(stepped(in_routes(PARTS[name], a_wd=0.2, b_wd=0.1), engine), theirs)
 
 
 def test_parts_see_hyper_parameters_that_are_scheduled():
@@ -534,20 +551,24 @@ def test_options_that_cant_be_are_refused_before_a_step(options):
 
 
 def test_a_route_without_an_update_is_named():
-    with pytest.raises(ValueError, match='route `a` makes none'): oc.route(a=([mystep], oc.by_ndim(2)), b=AdamW).wrap(cautious)
+    with pytest.raises(ValueError, match='route `a` makes none'):
+        oc.route(a=([mystep], oc.by_ndim(2)), b=AdamW).wrap(cautious)
 
 
 def test_a_decay_is_in_the_place_of_its_own():
     assert labels(Adam.replace(oc.weight_decay, oc.only(oc.weight_decay, oc.by_ndim(2))).wrap(full_decay))[0] == 'full_decay[by_ndim(2)]'
-    assert not {'proximal_decay', 'decay_in_update'} & {*labels(oc.Adan.wrap(full_decay)), *labels(oc.NovoGrad.wrap(full_decay))}
+    assert not {'proximal_decay', 'decay_in_update'} & {*labels(oc.Adan.wrap(full_decay)),
+                                                        *labels(oc.NovoGrad.wrap(full_decay))}
     assert 'weight_decay(wd→lambd)' in labels(oc.ASGD.wrap(full_decay)) # which is ASGD's way, beside `wd`
     for algo in (oc.StableAdamW, oc.SOAP, oc.Adan): assert labels(algo.wrap(l2_reg))[0] == 'l2_reg' # before gradients are read
-    assert not same(stepped(partial(oc.SOAP.wrap(l2_reg), wd=0.5), 'eager'), stepped(partial(oc.SOAP.wrap(l2_reg), wd=0.), 'eager'))
+    assert not same(stepped(partial(oc.SOAP.wrap(l2_reg), wd=0.5), 'eager'),
+                    stepped(partial(oc.SOAP.wrap(l2_reg), wd=0.), 'eager'))
 
 
 def test_fastais_steppers_are_wrapped_like_ours():
     fo = pytest.importorskip('fastai.optimizer')
-    theirs = [fo.weight_decay, partial(fo.average_grad, dampening=True), fo.average_sqr_grad, fo.step_stat, fo.adam_step]
+    theirs = [fo.weight_decay, partial(fo.average_grad, dampening=True), fo.average_sqr_grad, fo.step_stat,
+              fo.adam_step]
     hypers = dict(mom=0.9, sqr_mom=0.99, eps=1e-5, wd=0.1)
     made = wrapped(theirs, cautious, trust_ratio, clip_norm)
     assert labels(made)[:3] == ['clip_norm', 'weight_decay', 'note_weights']
@@ -589,7 +610,8 @@ def test_a_part_that_was_called_is_refused():
 
 
 def test_averages_before_signs_look_at_sizes():
-    assert labels(wrapped([average_grad, *SIGNS], clip_norm)) == ['clip_norm', 'average_grad', 'sign_update', 'apply_update']
+    assert labels(wrapped([average_grad, *SIGNS], clip_norm)) == ['clip_norm', 'average_grad', 'sign_update',
+                                                                  'apply_update']
     assert labels(wrapped(SIGNS, centralize, accumulate)) == ['accumulate', 'centralize', 'sign_update', 'apply_update']
 
 
@@ -619,7 +641,8 @@ def test_a_decay_is_the_only_one_wherever_the_own_one_is(name, decay):
     made = ALGORITHMS[name].wrap(decay)
     rest, found = set(ALGORITHMS[name].composition.labels), labels(made)
     assert rest - set(found) <= {'weight_decay', 'proximal_decay', 'decay_update'} and found.count(decay.__name__) == 1
-    assert sum(o in ('weight_decay', 'proximal_decay', 'l2_reg', 'decay_toward', 'full_decay', 'decay_update') for o in found) == 1
+    assert sum(o in ('weight_decay', 'proximal_decay', 'l2_reg', 'decay_toward', 'full_decay', 'decay_update')
+               for o in found) == 1
     if decay in (l2_reg, decay_toward): assert found[0] == decay.__name__
 
 
@@ -654,7 +677,8 @@ def test_values_of_one_step_go_with_parts():
 
 def test_explained_are_steps_that_are_done_to_the_end():
     shown = Adam.wrap(accumulate, cautious).explain()
-    assert shown.state.keys() == {'accum_sum', 'accum_count', 'grad_avg', 'sqr_avg', 'step'} and all('?' not in s['writes'] for s in shown.steppers)
+    assert shown.state.keys() == {'accum_sum', 'accum_count', 'grad_avg', 'sqr_avg',
+                                  'step'} and all('?' not in s['writes'] for s in shown.steppers)
 
 
 def test_nothing_is_doubtful_about_parts():

@@ -106,7 +106,8 @@ def test_the_host_asks_when_it_needs_to_know(monkeypatch):
     monkeypatch.setattr(grad_scaling, '_known', lambda x: x)
     opt, ps, _ = train(partial(oc.Adam, engine='fused'), steps=3, bad=(2,))
     assert opt.__dict__['state'][opt.param_lists[0][0]]['step'] == 3, "it doesn't know yet"
-    for use in (lambda o: o.state, lambda o: o.all_params()[0][2], lambda o: o.state_dict()['state'], copy.deepcopy, lambda o: o.explain()):
+    for use in (lambda o: o.state, lambda o: o.all_params()[0][2], lambda o: o.state_dict()['state'],
+                copy.deepcopy, lambda o: o.explain()):
         other, *_ = train(partial(oc.Adam, engine='fused'), steps=3, bad=(2,))
         use(other)
         assert other.__dict__['state'][other.param_lists[0][0]]['step'] == 2

@@ -19,7 +19,8 @@ from optimcb.engines.runner import CantRun
 from optimcb.steppers import muon, precision
 
 engines = pytest.mark.parametrize('engine', TRACED)
-NO_WORK = {'empty', 'empty_strided', 'view', '_unsafe_view', 'transpose', 't', 'detach', 'expand', 'diagonal', 'unbind', 'alias', 'as_strided', 'select'}
+NO_WORK = {'empty', 'empty_strided', 'view', '_unsafe_view', 'transpose', 't', 'detach', 'expand', 'diagonal',
+           'unbind', 'alias', 'as_strided', 'select'}
 
 
 @pytest.fixture(params=[False, True], ids=['with bfloat16', 'without bfloat16'])
@@ -82,8 +83,10 @@ def naive_muon(shapes, steps, lr=0.02, mom=0.95):
     return ps
 
 
-shapes = st.sampled_from([(3, 4), (4, 3), (2, 7), (7, 2), (3, 3), (1, 5), (2, 3, 4), (3, 4, 2), (2, 3, 2, 2), (4, 2, 1, 3), (0, 3), (2, 0, 3)])
-groups_of_shapes = st.lists(st.tuples(shapes, st.integers(1, 4)), min_size=1, max_size=4).map(lambda o: [s for s, n in o for _ in range(n)])
+shapes = st.sampled_from([(3, 4), (4, 3), (2, 7), (7, 2), (3, 3), (1, 5), (2, 3, 4), (3, 4, 2), (2, 3, 2, 2),
+                          (4, 2, 1, 3), (0, 3), (2, 0, 3)])
+groups_of_shapes = st.lists(st.tuples(shapes, st.integers(1, 4)), min_size=1,
+                            max_size=4).map(lambda o: [s for s, n in o for _ in range(n)])
 
 
 @engines
@@ -111,7 +114,8 @@ def test_every_rule_gives_what_eager_gives(name, engine):
     assert difference(ps, qs) <= tol
     for p, q in zip(ps, qs):
         for k, v in eager.state[q].items():
-            if isinstance(v, torch.Tensor): assert opt.state[p][k].shape == v.shape and torch.allclose(opt.state[p][k], v, atol=100*tol), k
+            if isinstance(v, torch.Tensor):
+                assert opt.state[p][k].shape == v.shape and torch.allclose(opt.state[p][k], v, atol=100*tol), k
             else: assert opt.state[p][k] == v
 
 
@@ -168,7 +172,8 @@ def test_parameters_of_several_groups_are_one_batch_if_their_numbers_are_the_sam
     before = [p.detach().clone() for p in ps]
     opt.step()
     assert max(seen) >= 2 and sum(seen) == 6 # the fifth is alone in its shape and number
-    for p, q, (lr, a) in zip(ps, before, [(0.1, 2)]*2 + [(0.5, 2)]*2 + [(0.1, 3)]*3): assert torch.allclose(p, q - lr*a*p.grad)
+    for p, q, (lr, a) in zip(ps, before, [(0.1, 2)]*2 + [(0.5, 2)]*2 + [(0.1, 3)]*3):
+        assert torch.allclose(p, q - lr*a*p.grad)
 
 
 @engines
@@ -205,7 +210,8 @@ def test_what_is_shared_is_not_stacked_and_numbers_of_each_are(engine, kind):
         return ps, [opt.state[p]['gram'] for p in ps]
     (ps, grams), (qs, others) = run(engine), run('eager')
     assert difference(ps, qs) < 1e-12 and difference(grams, others) < 1e-12
-    assert len({g.untyped_storage().data_ptr() for g in grams}) == 4 and all(g.untyped_storage().nbytes() == g.nbytes for g in grams)
+    assert len({g.untyped_storage().data_ptr()
+                for g in grams}) == 4 and all(g.untyped_storage().nbytes() == g.nbytes for g in grams)
 
 
 @engines
@@ -299,7 +305,8 @@ def test_explain_tells_the_type_and_why(slow_bfloat16):
 
 
 def test_two_types_are_too_many():
-    with pytest.raises(ValueError, match='ask for two types'): oc.Muon(some([(3, 4)]), lr=0.1, exact=True, bfloat16=True)
+    with pytest.raises(ValueError, match='ask for two types'):
+        oc.Muon(some([(3, 4)]), lr=0.1, exact=True, bfloat16=True)
 
 
 def test_a_state_dict_goes_from_one_kind_of_processor_to_the_other(monkeypatch):

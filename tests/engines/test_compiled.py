@@ -271,7 +271,8 @@ def test_model_and_optimizer_of_a_function():
             return [f(X*seed).item() for _ in range(3)]
         return [once(i) for i in range(8)] # each is gone when the next one comes
     want = run(lambda f: f)
-    assert all(a == pytest.approx(b, rel=1e-5) for a, b in zip(run(partial(torch.compile, backend='eager')), want, strict=True))
+    assert all(a == pytest.approx(b, rel=1e-5)
+               for a, b in zip(run(partial(torch.compile, backend='eager')), want, strict=True))
 
 def test_groups_and_hypers_that_are_held():
     def make():
@@ -337,7 +338,8 @@ def test_bound_methods():
             step()
             clear()
         return list(model.parameters())
-    for a, b in zip(trained(partial(torch.compile, backend='eager')), trained(lambda f: f)): torch.testing.assert_close(a, b)
+    for a, b in zip(trained(partial(torch.compile, backend='eager')),
+                    trained(lambda f: f)): torch.testing.assert_close(a, b)
 
 
 # Schedulers, and who else wraps an optimizer
@@ -418,7 +420,8 @@ def test_the_compiler_is_not_imported(tmp_path):
     "It takes a second, and who doesn't compile doesn't need it"
     code = ("import sys, torch, optimcb as oc; p = torch.nn.Parameter(torch.ones(3)); o = oc.Adam([p], lr=0.1); p.grad = torch.ones(3)\n"
             "o.step(); o.zero_grad(); o.set_hyper('lr', 0.2); o.state_dict(); o.param_groups[0]['betas']; o.explain(); print('torch._dynamo' in sys.modules)")
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == 'False'
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                          check=True).stdout.strip() == 'False'
 
 def test_a_graph_that_runs_the_step_itself_reads_groups():
     "Who runs Python to record it, as `make_fx` and AOTAutograd do, may read `param_groups`: that is nothing of the compiler's own way"

@@ -17,14 +17,17 @@ sys.path.insert(0, str(EXAMPLES))
 
 import distributed  # noqa: E402
 
-pytestmark = pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason='torch was built without gloo')
+pytestmark = pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()),
+                                reason='torch was built without gloo')
 PATIENCE = 200 # seconds, with which a process that hangs is ended
 
 
 def torchrun(n, script, *args, cwd=None, **env):
     "Run a script in `n` processes; what they print. Nothing but their output tells what was wrong"
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': '', 'PYTHONPATH': os.pathsep.join([str(HERE.parent), *sys.path]), **env}
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(n), str(script), *map(str, args)]
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': '',
+           'PYTHONPATH': os.pathsep.join([str(HERE.parent), *sys.path]), **env}
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(n),
+               str(script), *map(str, args)]
     done = subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try: out, late = done.communicate(timeout=PATIENCE)[0], ''
     except subprocess.TimeoutExpired:
@@ -54,7 +57,8 @@ def test_fastai():
 @shards_on_cpu
 def test_the_example(tmp_path, capsys):
     "Trained sharded over two processes, which build their kernels at the same time; and what they have saved, loaded by one"
-    out = torchrun(2, EXAMPLES/'distributed.py', '--fsdp', '--epochs', 4, cwd=tmp_path, OPTIMCB_CACHE_DIR=str(tmp_path/'cache'))
+    out = torchrun(2, EXAMPLES/'distributed.py', '--fsdp', '--epochs', 4, cwd=tmp_path,
+                   OPTIMCB_CACHE_DIR=str(tmp_path/'cache'))
     said = [line for line in out.splitlines() if 'accuracy' in line]
     assert len(said) == 1 and said[0].startswith('2 × cpu, sharded: accuracy ')
     distributed.main(['--epochs', '4', '--checkpoint', str(tmp_path/'one')])

@@ -85,7 +85,8 @@ def drawn_stepper(p, lr=0.1, scale=1., a=None, b=None, level=None, steps=0, inst
     return {'a': a, 'b': b, 'level': level, 'steps': steps + 1}
 
 
-instruction = st.tuples(st.sampled_from([0, 0, 0, 1, 1, 1, 2, 3]), st.integers(0, 30), st.integers(0, 30), st.integers(0, 30))
+instruction = st.tuples(st.sampled_from([0, 0, 0, 1, 1, 1, 2, 3]), st.integers(0, 30), st.integers(0, 30),
+                        st.integers(0, 30))
 shape = st.sampled_from([(), (0,), (1,), (7,), (3, 4), (2, 3, 4, 5), (33, 17), (16384,), (16385,), (40000,), (5, 1, 3)])
 
 
@@ -120,7 +121,8 @@ def test_drawn_compositions_give_the_bits_that_eager_gives(engine, instructions,
         groups = [g for g in ({'params': mine[:split]}, {'params': mine[split:], 'lr': lr/2}) if g['params']]
         opt = Optimizer(groups, [cb], lr=lr, engine=e)
         for gs in grads:
-            for p, g in zip(mine, gs): p.grad = None if g is None else torch.empty_strided(g.shape, g.stride(), dtype=g.dtype).copy_(g)
+            for p, g in zip(mine, gs):
+                p.grad = None if g is None else torch.empty_strided(g.shape, g.stride(), dtype=g.dtype).copy_(g)
             opt.step()
         results.append((mine, [opt.state[p] for p in mine]))
     (want, want_states), (got, got_states) = results
@@ -145,7 +147,8 @@ def test_drawn_algorithms(engine, data, algo, shapes, steps, dtype, wd, mom, lr,
     for e in ('eager', engine):
         ps = params(shapes, dtype, seed=1)
         wide = e == 'eager' and engine == 'fused' and dtype != torch.float32
-        opt = algo(mine := [torch.nn.Parameter(p.detach().float()) for p in ps] if wide else ps, lr=lr, engine=e, **options)
+        opt = algo(mine := [torch.nn.Parameter(p.detach().float()) for p in ps] if wide else ps, lr=lr,
+                   engine=e, **options)
         for i in range(steps):
             r = torch.Generator().manual_seed(i)
             for q in mine: q.grad = torch.randn(q.shape, generator=r).to(dtype).to(q.dtype)
@@ -153,4 +156,5 @@ def test_drawn_algorithms(engine, data, algo, shapes, steps, dtype, wd, mom, lr,
             opt.step()
         results.append([p.detach().double() for p in mine])
     eps = torch.finfo(dtype).eps
-    for p, q in zip(*results): assert torch.allclose(p, q, rtol=4*steps*eps, atol=32*steps*eps*(1 + 30*lr)), (p - q).abs().max()
+    for p, q in zip(*results):
+        assert torch.allclose(p, q, rtol=4*steps*eps, atol=32*steps*eps*(1 + 30*lr)), (p - q).abs().max()

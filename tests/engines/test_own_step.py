@@ -93,11 +93,13 @@ class Reads(Optimizer):
 @pytest.mark.parametrize('cbs', [[None], [], {'lr': .1}, 'adam', ['adam', 3], 5, [torch.optim.SGD], [foreach_step, None], object(), [oc.adam_step], [oc.rms_update, oc.weight_decay],
                                  partial(needy, 1), oc.Adam.cbs[:1], [lambda: None], [dict]], ids=lambda o: str(o)[:20])
 def test_cbs_may_be_anything(cbs):
-    opt = Reads(linear(), cbs, lr=0.1, wd=0.1, beta1=0.5, epss=3., flag=True, foreach=True, maximize=True, name='adam', engine='fused')
+    opt = Reads(linear(), cbs, lr=0.1, wd=0.1, beta1=0.5, epss=3., flag=True, foreach=True, maximize=True,
+                name='adam', engine='fused')
     opt.step()
     assert opt.done and list(opt.cbs) == list(L(cbs))
     hyper = dict(opt.hypers[0])
-    for k, v in dict(lr=0.1, wd=0.1, beta1=0.5, epss=3., flag=True, foreach=True, maximize=True, name='adam').items(): assert hyper[k] == v
+    for k, v in dict(lr=0.1, wd=0.1, beta1=0.5, epss=3., flag=True, foreach=True, maximize=True, name='adam').items():
+        assert hyper[k] == v
     opt.add_param_group({'params': [nn.Parameter(torch.ones(3))], 'epss': 1., 'maximize': False})
     opt.set_hyper('beta1', 0.9)
     assert [h['beta1'] for h in opt.hypers] == [0.9, 0.9] and [h['epss'] for h in opt.hypers] == [3., 1.]

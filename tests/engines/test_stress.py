@@ -24,7 +24,8 @@ from optimcb.engines import c_compiler
 
 fork = multiprocessing.get_context('fork') if 'fork' in multiprocessing.get_all_start_methods() else None
 needs_fork = pytest.mark.skipif(fork is None, reason='this system has no fork')
-needs_root = pytest.mark.skipif(getattr(os, 'geteuid', lambda: 1)() != 0, reason='only root can give a file away, or be somebody else')
+needs_root = pytest.mark.skipif(getattr(os, 'geteuid', lambda: 1)() != 0,
+                                reason='only root can give a file away, or be somebody else')
 NOBODY = 65534
 
 
@@ -175,7 +176,8 @@ def test_a_folder_that_is_a_link_is_not_used(cache, tmp_path):
 
 def coming_and_going(opt, ps, steps, seed=0):
     "Steps in which a part of the parameters has gradients"
-    rng, grads = random.Random(seed), [torch.randn(p.shape, generator=torch.Generator().manual_seed(i), dtype=p.dtype) for i, p in enumerate(ps)]
+    rng, grads = random.Random(seed), [torch.randn(p.shape, generator=torch.Generator().manual_seed(i),
+                                                   dtype=p.dtype) for i, p in enumerate(ps)]
     for i in range(steps):
         for p, g in zip(ps, grads): p.grad = g * (1 + i % 3) if rng.random() < 0.7 else None
         opt.step()
@@ -239,7 +241,8 @@ def odd_numbers(dtype):
     tiny = torch.finfo(dtype).smallest_normal
     return torch.tensor([*SPECIAL, tiny, -tiny, tiny/2, -tiny/4, torch.finfo(dtype).max], dtype=torch.float64).to(dtype)
 
-CBS = {'momentum': [oc.weight_decay, oc.average_grad, oc.momentum_step], 'mean': [partial(oc.average_grad, dampening=True), oc.average_sqr_grad, oc.momentum_step]}
+CBS = {'momentum': [oc.weight_decay, oc.average_grad, oc.momentum_step],
+       'mean': [partial(oc.average_grad, dampening=True), oc.average_sqr_grad, oc.momentum_step]}
 
 def odd_steps(engine, dtype, cbs, steps=3):
     "All pairs of odd numbers, as parameter and gradient, with odd state"
@@ -315,7 +318,8 @@ def test_interrupts(engine, done):
         assert all(p.grad is g for p, g in zip(ps, grads))
         qs, other = copy.deepcopy((ps, opt))
         other.engine = 'eager'
-        assert all(torch.allclose(p, q, rtol=1e-5, atol=1e-6) for p, q in zip(finished(opt, ps, done+1), finished(other, qs, done+1)))
+        assert all(torch.allclose(p, q, rtol=1e-5, atol=1e-6)
+                   for p, q in zip(finished(opt, ps, done+1), finished(other, qs, done+1)))
 
 def test_a_real_signal():
     m = torch.nn.Sequential(*[torch.nn.Linear(3, 3) for _ in range(20)])

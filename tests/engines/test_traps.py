@@ -404,7 +404,8 @@ def test_what_a_stepper_looks_at(launches):
     both(lambda: params([(3, 4), (5,), (4, 3), ()]), cbs=[scaled], engine='fused')
     assert launches[-1] == 4
     def matrices_only(p, lr):
-        if p.dim() >= 2 and p.dtype == torch.float32 and p.device.type == 'cpu' and p.is_floating_point(): p.data.sub_(p.grad, alpha=lr)
+        if p.dim() >= 2 and p.dtype == torch.float32 and p.device.type == 'cpu' and p.is_floating_point():
+            p.data.sub_(p.grad, alpha=lr)
     both(lambda: params([(3, 4), (5,), (4, 3), ()]), cbs=[matrices_only], engine='fused')
 
 def test_state_that_changes_its_type():
@@ -461,7 +462,8 @@ def two_names(p, a=None):
 def alias(p, a=None):
     p.data.add_(1)
     return {'a': p.data}
-def other_type(p, steps=0, a=None): return {'steps': steps + 1, 'a': torch.zeros_like(p) if a is None else (a + 3).to(torch.float64 if steps == 1 else torch.float32)}
+def other_type(p, steps=0, a=None):
+    return {'steps': steps + 1, 'a': torch.zeros_like(p) if a is None else (a + 3).to(torch.float64 if steps == 1 else torch.float32)}
 def writes_back(p, lr):
     p.seen = True
 def tuples(p, mv=None):

@@ -74,14 +74,16 @@ def test_zero_grad_as_fastais_and_torchs():
         before = [p.grad for p in ps]
         make(ps).zero_grad()
         assert all(p.grad is g for p, g in zip(ps, before))
-        return [g if g is None else (type(g), g.layout, g.requires_grad, g.grad_fn, g.to_dense().abs().sum().item(), g._version) for g in before]
+        return [g if g is None else (type(g), g.layout, g.requires_grad, g.grad_fn,
+                                     g.to_dense().abs().sum().item(), g._version) for g in before]
     ours = after(lambda ps: Optimizer(ps, sgd_step, lr=0.1))
     def torchs(ps):
         opt = torch.optim.SGD(ps, lr=0.1)
         opt.zero_grad = partial(opt.zero_grad, set_to_none=False)
         return opt
     assert [g and g[:-1] for g in ours] == [g and g[:-1] for g in after(torchs)]
-    ours, theirs = (after(make, views=False) for make in (lambda ps: Optimizer(ps, sgd_step, lr=0.1), lambda ps: fo.SGD(ps, lr=0.1)))
+    ours, theirs = (after(make, views=False)
+                    for make in (lambda ps: Optimizer(ps, sgd_step, lr=0.1), lambda ps: fo.SGD(ps, lr=0.1)))
     assert [g and g[:-1] for g in ours] == [g and g[:-1] for g in theirs] and len(ours) > 6
     assert all(g is None or g[4] == 0 and g[-1] > 0 for g in ours)
 
@@ -232,7 +234,9 @@ def test_any_order_of_calls(calls, engine):
                 assert not any(g.any() for g in grads_of(opt))
             elif c == 'zero': opt.zero_grad()
             elif c == 'none': opt.zero_grad(set_to_none=True)
-            elif c == 'backward': sum((p*(i+1)).sum() for p in ps if p.requires_grad).backward() if any(p.requires_grad for p in ps) else None
+            elif c == 'backward':
+                sum((p*(i+1)).sum() for p in ps if p.requires_grad).backward() if any(p.requires_grad
+                                                                                      for p in ps) else None
             elif c == 'add': add_grads(ps, i)
             elif c == 'new': set_grads(ps, i, skip=(i % 4,))
             elif c in ('freeze', 'thaw'): ps[1].requires_grad_(c == 'thaw')
@@ -272,10 +276,12 @@ def test_gradients_of_every_kind(kind, engine):
     if kind == 'state':
         def grads(ps, i):
             for p in ps: p.grad = torch.ones_like(p)
-            if (s := next(o for o in made if o.param_groups[0]['params'][0] is ps[0]).state[ps[1]]): ps[1].grad = s['grad_avg']
+            if (s := next(o for o in made if o.param_groups[0]['params'][0] is ps[0]).state[ps[1]]):
+                ps[1].grad = s['grad_avg']
     made = []
     def make(ps):
-        made.append(oc.AdamW(ps, lr=0.01, engine='auto' if engine == 'fused' or kind in ('complex', 'sparse') else engine))
+        made.append(oc.AdamW(ps, lr=0.01, engine='auto' if engine == 'fused'
+                             or kind in ('complex', 'sparse') else engine))
         return made[-1]
     race(make, grads, ps=make_ps, steps=4)
 
@@ -293,14 +299,16 @@ def test_a_step_that_is_skipped(engine):
         opt.zero_grad()
         assert not any(p.grad.any() for p in ps)
     assert opt.state[ps[0]]['step'] == 2
-    nonfinite = Optimizer(ps, oc.wrapped(oc.AdamW.cbs, oc.parts.skip_nonfinite), lr=0.1, wd=0., mom=0.9, sqr_mom=0.99, eps=1e-8, zero_in_step=True, engine=engine)
+    nonfinite = Optimizer(ps, oc.wrapped(oc.AdamW.cbs, oc.parts.skip_nonfinite), lr=0.1, wd=0., mom=0.9,
+                          sqr_mom=0.99, eps=1e-8, zero_in_step=True, engine=engine)
     ps[0].grad[0, 0] = float('nan')
     nonfinite.step()
     assert ps[0].grad.isnan().any()
 
 @pytest.mark.parametrize('engine', ENGINES)
 def test_accumulating_steps(engine):
-    race(lambda ps: Optimizer(ps, oc.wrapped(list(oc.AdamW.cbs), oc.parts.accumulate), lr=0.1, accum=3, engine=engine, wd=0.1, mom=0.9, sqr_mom=0.99, eps=1e-8), steps=7)
+    race(lambda ps: Optimizer(ps, oc.wrapped(list(oc.AdamW.cbs), oc.parts.accumulate), lr=0.1, accum=3,
+                              engine=engine, wd=0.1, mom=0.9, sqr_mom=0.99, eps=1e-8), steps=7)
 
 def test_closures():
     runs = []

@@ -47,15 +47,19 @@ def held(opt, i):
     assert opt.param_groups is groups
 def write(opt, i): opt.param_groups[i % 4].update(betas=(0.4, 0.5), weight_decay=0.2)
 def through_dict(opt, i): opt.__dict__['param_groups'] = [changed(g, i) for g in opt.param_groups] # as torch's `__setstate__` does
-def as_if_loaded(opt, i): opt.__setstate__({'param_groups': [changed(g, i) for g in opt.param_groups], 'state': opt.state})
+def as_if_loaded(opt, i):
+    opt.__setstate__({'param_groups': [changed(g, i) for g in opt.param_groups], 'state': opt.state})
 def copied_out(opt, i): opt.param_groups = copy.deepcopy(opt.param_groups)[:0] + [*opt.param_groups]
 def load(opt, i): opt.load_state_dict(opt.state_dict())
 
 
-WAYS = (assign, reorder, put, put_slice, put_every_other, append, extend, insert, held, write, through_dict, as_if_loaded, copied_out, load)
+WAYS = (assign, reorder, put, put_slice, put_every_other, append, extend, insert, held, write, through_dict,
+        as_if_loaded, copied_out, load)
 
 
-def seen(opt): return [(g['lr'], *g['betas'], g['eps'], g['weight_decay'], 'betas' in g, g.get('weight_decay'), len(g['params'])) for g in opt.param_groups]
+def seen(opt):
+    return [(g['lr'], *g['betas'], g['eps'], g['weight_decay'], 'betas' in g, g.get('weight_decay'),
+             len(g['params'])) for g in opt.param_groups]
 def weights(opt): return [p for g in opt.param_groups for p in g['params']]
 
 
@@ -112,8 +116,10 @@ def test_names_go_with_the_steppers():
 
 def test_a_value_that_cannot_be_changes_nothing():
     opt = oc.AdamW(params(), **HYPERS)
-    with pytest.raises(ValueError, match='must be at least 0'): opt.param_groups = [{**opt.param_groups[0], 'betas': (-1., 0.9)}]
-    with pytest.raises(ValueError, match='must be at least 0'): opt.param_groups.append({'params': [], 'weight_decay': -1.})
+    with pytest.raises(ValueError, match='must be at least 0'):
+        opt.param_groups = [{**opt.param_groups[0], 'betas': (-1., 0.9)}]
+    with pytest.raises(ValueError, match='must be at least 0'):
+        opt.param_groups.append({'params': [], 'weight_decay': -1.})
     assert len(opt.param_groups) == 1 and opt.param_groups[0]['betas'] == (0.8, 0.9)
 
 
@@ -136,7 +142,8 @@ def by_default(g, k, v):
 @pytest.mark.parametrize('k, v', BAD, ids=str)
 def test_a_value_out_of_range_is_refused_where_it_is_written(write, k, v):
     opt = oc.AdamW(params(), **HYPERS)
-    with pytest.raises((TypeError, ValueError)) as wanted: oc.AdamW(params(), **HYPERS).set_hyper(k, v if k == 'betas' else [v])
+    with pytest.raises((TypeError, ValueError)) as wanted:
+        oc.AdamW(params(), **HYPERS).set_hyper(k, v if k == 'betas' else [v])
     before = dict(opt.param_groups[0])
     for group in (opt.param_groups[0], opt.defaults):
         with pytest.raises(wanted.type) as e: write(group, k, v)
@@ -147,7 +154,9 @@ def test_a_value_out_of_range_is_refused_where_it_is_written(write, k, v):
 def test_a_group_with_a_value_out_of_range_is_refused(way, monkeypatch):
     _, opt = pair()
     monkeypatch.setitem(globals(), 'changed', lambda g, i: {**g, 'eps': -1.})
-    def put(): way(opt, 1) if way is not reorder else setattr(opt, 'param_groups', [dict(g, eps=-1.) for g in opt.param_groups])
+    def put():
+        way(opt, 1) if way is not reorder else setattr(opt, 'param_groups',
+                                                       [dict(g, eps=-1.) for g in opt.param_groups])
     with pytest.raises(ValueError, match='`eps` must be at least 0'):
         put()
         opt.param_groups # noqa: B018 - which is when what lies in `__dict__` is seen
@@ -195,13 +204,16 @@ def test_torchs_schedulers_may_end_at_nothing(make, name):
 
 # Names that nobody reads
 
-SLIPS = dict(weigth_decay='wd', wieght_decay='wd', lrr='lr', epss='eps', epsilon='eps', beta='mom', momm='mom', sqr_momm='sqr_mom', learning_rat='lr', momentun='mom')
+SLIPS = dict(weigth_decay='wd', wieght_decay='wd', lrr='lr', epss='eps', epsilon='eps', beta='mom',
+             momm='mom', sqr_momm='sqr_mom', learning_rat='lr', momentun='mom')
 
 @pytest.mark.parametrize('name', SLIPS)
 @pytest.mark.parametrize('write', [by_item, by_update, by_keyword, by_or])
 def test_a_slip_in_a_group_is_said_once(write, name):
-    for opt in (oc.AdamW(params(), **HYPERS), copy.deepcopy(oc.AdamW(params(), **HYPERS)), pickle.loads(pickle.dumps(oc.AdamW(params(), **HYPERS)))):
-        with pytest.warns(UserWarning, match=f'no stepper reads `{name}`: .* Did you mean `{SLIPS[name]}`') as said: write(opt.param_groups[0], name, 0.5)
+    for opt in (oc.AdamW(params(), **HYPERS), copy.deepcopy(oc.AdamW(params(), **HYPERS)),
+                pickle.loads(pickle.dumps(oc.AdamW(params(), **HYPERS)))):
+        with pytest.warns(UserWarning, match=f'no stepper reads `{name}`: .* Did you mean `{SLIPS[name]}`') as said:
+            write(opt.param_groups[0], name, 0.5)
         assert [w.filename for w in said] == [__file__]
         with warnings.catch_warnings():
             warnings.simplefilter('error')
@@ -210,7 +222,8 @@ def test_a_slip_in_a_group_is_said_once(write, name):
 
 def test_a_slip_in_a_new_group_is_said():
     opt = oc.AdamW(params(), **HYPERS)
-    with pytest.warns(UserWarning, match='no stepper reads `lrr`'): opt.param_groups = [dict(g, lrr=3) for g in opt.param_groups]
+    with pytest.warns(UserWarning, match='no stepper reads `lrr`'):
+        opt.param_groups = [dict(g, lrr=3) for g in opt.param_groups]
 
 NOTES = ('initial_lr swa_lr lr_mult lr_scale max_lr min_lr base_lr lr_max max_momentum base_momentum initial_momentum foreach fused capturable differentiable maximize '
          'name names group_name tag id index layer layer_id no_weight_decay weight_decay_mult wd_mult decay_mult use_muon is_muon scheduled scale params '

@@ -63,7 +63,8 @@ ALGORITHMS = { # of many kinds: with and without momentum, counts, sums over a t
     'sgd': SGD, 'momentum': partial(SGD, mom=0.9, wd=0.1), 'l2': partial(SGD, mom=0.9, wd=0.1, decouple_wd=False), 'rmsprop': RMSProp, 'adam': Adam,
     'amsgrad': AMSGrad, 'nadam': NAdam, 'lamb': Lamb, 'larc': Larc, 'radam': RAdam, 'adagrad': partial(Adagrad, lr_decay=0.1), 'yogi': Yogi.named('y'),
     'edited': Adam.replace(average_sqr_grad, yogi_sqr_grad)}
-RULES = {'matrices': by_ndim(2), 'all': ~by_ndim(7), 'none': by_ndim(7), 'names': by_name('p0', 'p2'), 'vectors or named': by_ndim(1) | by_name('*3')}
+RULES = {'matrices': by_ndim(2), 'all': ~by_ndim(7), 'none': by_ndim(7), 'names': by_name('p0', 'p2'),
+         'vectors or named': by_ndim(1) | by_name('*3')}
 some_rule = st.sampled_from(sorted(RULES))
 some_algorithm = st.sampled_from(sorted(ALGORITHMS))
 gaps = st.lists(st.sets(st.integers(0, len(SHAPES) - 1), max_size=3), min_size=1, max_size=3)
@@ -99,7 +100,8 @@ def apart(a, b, rule, gaps, engine='eager'):
     "What two optimizers give, one for the parameters for which the rule holds, and one for the others"
     ps = params(dtype=torch.float64)
     mine = holds(rule, ps)
-    opts = [f([p for p, m in zip(ps, mine) if m is side], lr=0.01, engine=engine) for f, side in ((a, True), (b, False)) if side in mine]
+    opts = [f([p for p, m in zip(ps, mine) if m is side], lr=0.01, engine=engine)
+            for f, side in ((a, True), (b, False)) if side in mine]
     for i in range(6):
         set_grads(ps, i, gaps[i % len(gaps)])
         for o in opts: o.step()
@@ -146,7 +148,8 @@ def test_a_run_goes_on_from_a_checkpoint_by_name_and_by_place(a, b, rule, gaps, 
 
 def test_options_are_shared_where_the_routes_agree():
     both = route(hidden=(partial(SGD, mom=0.95), by_ndim(2)), rest=partial(AdamW, lr_scale=0.5))
-    assert both.hypers == dict(sqr_mom=0.999, eps=1e-8, hidden_mom=0.95, hidden_wd=0., hidden_lr_scale=1., rest_mom=0.9, rest_wd=0.01, rest_lr_scale=0.5)
+    assert both.hypers == dict(sqr_mom=0.999, eps=1e-8, hidden_mom=0.95, hidden_wd=0., hidden_lr_scale=1.,
+                               rest_mom=0.9, rest_wd=0.01, rest_lr_scale=0.5)
     assert {'decouple_wd', 'nesterov', 'dampening'} <= both.signature.parameters.keys()
     assert route(a=(Adam, by_ndim(2)), b=Adam).hypers.keys() == {*Adam.hypers, 'a_lr_scale', 'b_lr_scale'}
     assert {'a_wd', 'b_wd'} <= route(a=(Adam, by_ndim(2)), b=Adam, apart=['wd']).hypers.keys()
@@ -159,9 +162,11 @@ def test_options_are_shared_where_the_routes_agree():
 def test_options_are_those_of_the_routes():
     "What is given under a route's name does what it does in the algorithm alone"
     rule = RULES['matrices']
-    got = run(partial(route(one=(SGD, rule), two=AdamW), one_mom=0.5, nesterov=True, two_mom=0.7, two_lr_scale=0.1, one_wd=0.1), lr=0.01)[1]
+    got = run(partial(route(one=(SGD, rule), two=AdamW), one_mom=0.5, nesterov=True, two_mom=0.7,
+                      two_lr_scale=0.1, one_wd=0.1), lr=0.01)[1]
     b = partial(AdamW, mom=0.7)
-    expected = apart(partial(SGD, mom=0.5, nesterov=True, wd=0.1), lambda ps, lr, **kw: b(ps, lr=lr*0.1, **kw), rule, [()])
+    expected = apart(partial(SGD, mom=0.5, nesterov=True, wd=0.1),
+                     lambda ps, lr, **kw: b(ps, lr=lr*0.1, **kw), rule, [()])
     assert difference(got, expected) < 1e-15
 
 
@@ -186,7 +191,8 @@ def test_a_sum_over_all_parameters_is_around_the_routes():
         for o in opts: o.step()
     for engine in ENGINES: assert difference(run(both, engine=engine)[1], [p.detach() for p in ps]) < 1e-5 # torch adds 1e-6 to the norm
     assert difference(run(both, engine='fused')[1], run(both, engine='eager')[1]) < 1e-13
-    with pytest.raises(ValueError, match='Put it before or after the steppers of a route'): route(one=([clip_norm, sgd_step], by_ndim(2)), two=Adam)
+    with pytest.raises(ValueError, match='Put it before or after the steppers of a route'):
+        route(one=([clip_norm, sgd_step], by_ndim(2)), two=Adam)
 
 
 def test_what_routes_end_with_is_there_once():
@@ -226,17 +232,22 @@ def test_routes_that_cannot_be():
     with pytest.raises(TypeError, match='routes need names'): route((Adam, by_ndim(2)), SGD)
     both = route(hidden=(Adam, by_ndim(2)), rest=partial(SGD, mom=0.5))
     with pytest.raises(TypeError, match='Did you mean `hidden_mom` or `rest_mom`'): both(params(), lr=0.1, mom=0.9)
-    with pytest.raises(TypeError, match=r'but is warmup\(steps=9\).*`scheduled\(wd=…\)`'): Adam(params(), lr=0.1, wd=warmup(9))
+    with pytest.raises(TypeError, match=r'but is warmup\(steps=9\).*`scheduled\(wd=…\)`'):
+        Adam(params(), lr=0.1, wd=warmup(9))
     with pytest.raises(TypeError, match='must be an algorithm'): route(one=(torch.optim.Adam, by_ndim(2)), two=SGD)
     with pytest.raises(TypeError, match='Give it `lr_scale`'): route(one=(partial(Adam, lr=3), by_ndim(2)), two=SGD)
     with pytest.raises(TypeError, match='Adam has no `wda`'): route(one=(partial(Adam, wda=3), by_ndim(2)), two=SGD)
     with pytest.raises(ValueError, match='no route has a `k`'): route(one=(Adam, by_ndim(2)), two=SGD, apart=['k'])
-    with pytest.raises(ValueError, match='inside of routes'): route(one=(route(a=(Adam, by_ndim(1)), b=SGD), by_ndim(2)), two=SGD)
-    with pytest.raises(ValueError, match=r'no route takes `p1` of shape \(5,\)'): run(route(one=(Adam, by_ndim(2)), two=(SGD, by_ndim(4))))
+    with pytest.raises(ValueError, match='inside of routes'):
+        route(one=(route(a=(Adam, by_ndim(1)), b=SGD), by_ndim(2)), two=SGD)
+    with pytest.raises(ValueError, match=r'no route takes `p1` of shape \(5,\)'):
+        run(route(one=(Adam, by_ndim(2)), two=(SGD, by_ndim(4))))
     with pytest.raises(ValueError, match='There are no routes'): Optimizer(params(), [only(sgd_step, 'one')], lr=0.1)
-    with pytest.raises(ValueError, match='There are one, two'): route(one=(Adam, by_ndim(2)), two=SGD).insert(only(sgd_step, 'three'), before=0)
+    with pytest.raises(ValueError, match='There are one, two'):
+        route(one=(Adam, by_ndim(2)), two=SGD).insert(only(sgd_step, 'three'), before=0)
     both = route(one=([weight_decay, momentum_step], by_ndim(2)), two=SGD)
-    with pytest.raises(MissingName, match='`momentum_step.one.` needs `grad_avg`.*in route `one`'): both(params(), lr=0.1)
+    with pytest.raises(MissingName, match='`momentum_step.one.` needs `grad_avg`.*in route `one`'):
+        both(params(), lr=0.1)
 
 
 def test_doubts_are_those_of_a_route():
@@ -366,10 +377,12 @@ def test_other_rules_in_a_running_optimizer():
 def test_muon_for_hidden_matrices_and_adam_for_the_rest(engine):
     if not hasattr(torch.optim, 'Muon'): pytest.skip('torch 2.6 has no Muon')
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 6), nn.Linear(6, 3)).double()
+    model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 6),
+                          nn.Linear(6, 3)).double()
     ours, theirs = copy.deepcopy(model), copy.deepcopy(model)
     hidden = by_ndim(2) & ~by_module(ours, nn.Embedding, ours[4])
-    opts = [route(muon=(partial(optimcb.Muon, pairs=False, bfloat16=True), hidden), adamw=partial(AdamW, lr_scale=0.015))(ours.parameters(), lr=0.02, engine=engine)]
+    opts = [route(muon=(partial(optimcb.Muon, pairs=False, bfloat16=True), hidden),
+                  adamw=partial(AdamW, lr_scale=0.015))(ours.parameters(), lr=0.02, engine=engine)]
     matrices = [theirs[1].weight, theirs[3].weight]
     others = [p for p in theirs.parameters() if not any(p is q for q in matrices)]
     refs = [torch.optim.Muon(matrices, lr=0.02, weight_decay=0.), torch.optim.AdamW(others, lr=0.02*0.015)]
@@ -385,11 +398,13 @@ def test_muon_for_hidden_matrices_and_adam_for_the_rest(engine):
 @few(14)
 @given(some_rule, gaps, st.sampled_from(ENGINES), st.sampled_from(['weight_decay', 'average_grad', 'trust_ratio']))
 def test_a_mask_leaves_a_stepper_out(rule, gaps, engine, name):
-    cbs = dict(weight_decay=[weight_decay, sgd_step], average_grad=[l2_reg, average_grad, rms_free, apply_update], trust_ratio=Lamb.cbs)[name]
+    cbs = dict(weight_decay=[weight_decay, sgd_step],
+               average_grad=[l2_reg, average_grad, rms_free, apply_update], trust_ratio=Lamb.cbs)[name]
     hypers = {**Lamb.hypers, 'wd': 0.3} if name == 'trust_ratio' else dict(wd=0.3)
     rule, at = RULES[rule], next(i for i, f in enumerate(cbs) if getattr(f, '__name__', '') == name)
     without = partial(Optimizer, cbs=[*cbs[:at], *cbs[at+1:]], **hypers)
-    _, got = run(partial(Optimizer, cbs=[*cbs[:at], only(cbs[at], rule), *cbs[at+1:]], **hypers), gaps=gaps, engine=engine)
+    _, got = run(partial(Optimizer, cbs=[*cbs[:at], only(cbs[at], rule), *cbs[at+1:]], **hypers), gaps=gaps,
+                 engine=engine)
     expected = apart(partial(Optimizer, cbs=cbs, **hypers), without, rule, gaps)
     assert difference(got, expected) <= (0 if engine == 'eager' else 1e-12)
 
@@ -399,7 +414,8 @@ def rms_free(p, grad_avg=None): return {'update': p.grad if grad_avg is None els
 
 def test_masks_of_steppers_that_are_partial_and_renamed():
     f = only(renamed(partial(average_grad, dampening=True), grad_avg='slow'), by_ndim(2))
-    for g in (f, pickle.loads(pickle.dumps(f)), renamed(only(partial(average_grad, dampening=True), by_ndim(2)), grad_avg='slow')):
+    for g in (f, pickle.loads(pickle.dumps(f)),
+              renamed(only(partial(average_grad, dampening=True), by_ndim(2)), grad_avg='slow')):
         opt, _ = run(partial(Optimizer, cbs=[g, sgd_step], mom=0.5))
         assert [s.keys() - {'by_ndim(2)'} for *_, s, _ in opt.all_params()] == [{'slow'}, set(), set(), set()]
         assert opt.composition.labels[0] == 'average_grad(dampening=True, grad_avg→slow)[by_ndim(2)]'
@@ -428,7 +444,8 @@ def test_rules():
     assert who(by_module(model, model.body[2], nn.LayerNorm)) == {'norm.weight', 'norm.bias', *(f'body.2.{k}' for k, _ in model.body[2].named_parameters())}
     assert who(by_ndim(1) & ~by_name('*bias')) == {'norm.weight', 'body.1.weight'}
     assert who(by_shape(is_square) | by_module(model, nn.BatchNorm1d)) == {'body.0.weight', 'body.1.weight', 'body.1.bias', 'body.2.out_proj.weight'}
-    free = {'pos', 'norm.weight', 'norm.bias', 'body.0.bias', 'body.1.weight', 'body.1.bias', 'body.2.in_proj_bias', 'body.2.out_proj.bias'}
+    free = {'pos', 'norm.weight', 'norm.bias', 'body.0.bias', 'body.1.weight', 'body.1.bias',
+            'body.2.in_proj_bias', 'body.2.out_proj.bias'}
     assert who(norms_and_biases(model)) == free
     assert repr(~(by_ndim(1, 2) | by_name('a*', 'b')) & by_module(model, nn.Linear, model.body)) == "~(by_ndim(1, 2) | by_name('a*', 'b')) & by_module(Model, Linear, body)"
     assert by_ndim(1) == by_ndim(1) != by_ndim(2) and pickle.loads(pickle.dumps(~by_ndim(1))) == ~by_ndim(1)
@@ -530,7 +547,8 @@ def test_schedules():
 # Other names
 
 def test_all_names_of_some_steppers():
-    cbs = renamed_all([partial(average_grad, dampening=True), step_stat, debias_grad_avg], grad_avg='slow', mom='slow_mom', step='slow_step')
+    cbs = renamed_all([partial(average_grad, dampening=True), step_stat, debias_grad_avg], grad_avg='slow',
+                      mom='slow_mom', step='slow_step')
     opt, _ = run(partial(Optimizer, cbs=[*cbs, *Adam.cbs], **Adam.hypers, slow_mom=0.99))
     assert opt.state[opt.param_groups[0]['params'][0]].keys() == {'slow', 'slow_step', 'grad_avg', 'sqr_avg', 'step'}
     with pytest.raises(ValueError, match='has a `k`'): renamed_all(Adam.cbs, k='l')

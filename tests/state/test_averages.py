@@ -280,7 +280,8 @@ def test_other_numbers(dtype, engine):
         before = bits(ps)
         with opt.averaged(): assert not any(map(torch.equal, ps, before)) and all(p.isfinite().all() for p in ps)
         assert same(ps, before)
-        if part in ('ema', 'swa'): assert all(opt.state[p][f'{part}_avg'].dtype == torch.promote_types(dtype, torch.float32) for p in ps)
+        if part in ('ema', 'swa'):
+            assert all(opt.state[p][f'{part}_avg'].dtype == torch.promote_types(dtype, torch.float32) for p in ps)
 
 
 def test_a_slow_mean_of_16_bits_moves():
@@ -384,7 +385,8 @@ def make_learner(tmp_path):
         x = torch.randn(n+8, 3)
         rows = list(zip(x, x.sum(1, keepdim=True).sin()))
         dls = DataLoaders.from_dsets(Rows(rows[:n]), Rows(rows[n:]), bs=8, num_workers=0, device='cpu')
-        learn = Learner(dls, nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)), loss_func=nn.functional.mse_loss, opt_func=opt_func, path=tmp_path, lr=0.05, **kwargs)
+        learn = Learner(dls, nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)),
+                        loss_func=nn.functional.mse_loss, opt_func=opt_func, path=tmp_path, lr=0.05, **kwargs)
         learn.remove_cbs(learn.cbs.filter(lambda cb: cb.name == 'progress'))
         learn.logger, watch = (lambda *_: None), Watch(learn)
         class See(Callback):
@@ -428,7 +430,8 @@ def test_learner_saves_loads_finds_a_rate_and_unfreezes(make_learner):
     from fastai.learner import load_learner
     learn, seen = make_learner(ema_sgd)
     learn.fit(1)
-    inside, trained = bits(learn.model.parameters()), [learn.opt.state[p]['trained_weights'].clone() for p in learn.model.parameters()]
+    inside, trained = bits(learn.model.parameters()), [learn.opt.state[p]['trained_weights'].clone()
+                                                       for p in learn.model.parameters()]
     assert same(inside, means(learn)) and not any(map(torch.equal, inside, trained))
     learn.lr_find(num_it=6, show_plot=False, suggest_funcs=None)
     assert same(inside, learn.model.parameters()) and same(means(learn), inside)

@@ -63,7 +63,8 @@ def test_has_torchs_shape_and_fastais_keys():
     assert [g['params'] for g in sd['param_groups']] == [[0], [1, 2]] and [g['param_names'] for g in sd['param_groups']] == [['a'], ['b', 'c']]
     assert set(sd['state']) == {0, 1, 2} and set(sd['state'][0]) == {'grad_avg', 'sqr_avg', 'step'}
     assert sd['hypers'] == [dict(h) for h in opt.hypers]
-    assert sd['steppers'] == ['weight_decay', 'average_grad(dampening=True)', 'average_sqr_grad', 'step_stat', 'adam_step']
+    assert sd['steppers'] == ['weight_decay', 'average_grad(dampening=True)', 'average_sqr_grad', 'step_stat',
+                              'adam_step']
     assert sd['shapes'] == [[2], [3], []]
     assert type(through_a_file(sd)['state']) is not dict and isinstance(through_a_file(sd)['state'], dict)
 
@@ -79,7 +80,8 @@ def test_is_a_copy_both_ways():
     opt.load_state_dict(sd)
     advance(opt, ps, 1, 1)
     assert sd['param_groups'] == kept['param_groups'] and sd['hypers'] == kept['hypers'] and sd['hypers'][0]['lr'] == 0.1
-    assert all(torch.equal(sd['state'][i][k], kept['state'][i][k]) for i in range(len(ps)) for k in ('grad_avg', 'sqr_avg'))
+    assert all(torch.equal(sd['state'][i][k], kept['state'][i][k]) for i in range(len(ps))
+               for k in ('grad_avg', 'sqr_avg'))
     sd['param_groups'][0]['lr'] = 7.
     sd['state'][0]['grad_avg'].fill_(9)
     assert opt.hypers[0]['lr'] == 0.1 and not (opt.state[ps[0]]['grad_avg'] == 9).any()
@@ -90,7 +92,8 @@ def test_a_save_copies_at_once_to_where_it_goes():
     opt = oc.Adam(ps, lr=torch.tensor(0.1))
     advance(opt, ps, 0, 1)
     sd = opt._state_dict_on('meta')
-    assert all(v.is_meta for s in sd['state'].values() for v in s.values() if isinstance(v, torch.Tensor)) and sd['hypers'][0]['lr'].is_meta
+    assert all(v.is_meta for s in sd['state'].values()
+               for v in s.values() if isinstance(v, torch.Tensor)) and sd['hypers'][0]['lr'].is_meta
 
 
 def test_each_state_keeps_its_dtype_and_layout():
@@ -184,7 +187,8 @@ def test_groups_are_joined_by_name():
     advance(opt, ps, 0, 3)
     qs = copies(ps)
     other = oc.Adam(named(qs), lr=0.5, engine='eager')
-    with pytest.warns(UserWarning, match="Group 0 is of several groups there, and has the hyper-parameters of the first parameter's"): other.load_state_dict(opt.state_dict())
+    with pytest.warns(UserWarning, match="Group 0 is of several groups there, and has the hyper-parameters of the first parameter's"):
+        other.load_state_dict(opt.state_dict())
     assert other.hypers[0]['lr'] == 0.1 and torch.equal(other.state[qs[3]]['sqr_avg'], opt.state[ps[3]]['sqr_avg'])
     again = oc.Adam([named(ps)[3:], named(ps)[:1], named(ps)[1:3]], lr=0.5, engine='eager')
     with pytest.warns(UserWarning, match='Group 2 is of several'): again.load_state_dict(opt.state_dict())
@@ -209,10 +213,12 @@ def test_names_are_not_shapes():
     opt = start(ps)
     other = oc.Adam(named(params([(4, 3), (5,)]), 'ab'), lr=0.5)
     advance(other, other.param_lists[0], 0, 1)
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match=r'shape \[3, 4\] for parameter a'): other.load_state_dict(opt.state_dict())
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match=r'shape \[3, 4\] for parameter a'):
+        other.load_state_dict(opt.state_dict())
     assert other.hypers[0]['lr'] == 0.5 and all(s['step'] == 1 for s in other.state.values())
     strange = oc.Adam(named(params(), 'wxyz'), lr=0.5)
-    with pytest.warns(UserWarning, match="as `a` and `w`: it goes by the order"): strange.load_state_dict(opt.state_dict())
+    with pytest.warns(UserWarning, match="as `a` and `w`: it goes by the order"):
+        strange.load_state_dict(opt.state_dict())
     assert [k['step'] for k in strange.state.values()] == [3]*4
 
 
@@ -223,7 +229,8 @@ def test_without_names_on_both_sides_it_is_the_order():
     other.load_state_dict(opt.state_dict())
     assert other.param_groups[0]['param_names'] == list(NAMES) and go_on(opt, ps, other, qs)
     twice = oc.Adam(named(ps, 'aabb'), lr=0.5)
-    with pytest.warns(UserWarning, match='same name: the state dict goes by the order'): twice.load_state_dict(opt.state_dict())
+    with pytest.warns(UserWarning, match='same name: the state dict goes by the order'):
+        twice.load_state_dict(opt.state_dict())
     assert twice.state[ps[1]]['step'] == 8
 
 
@@ -248,9 +255,11 @@ def test_state_by_name():
     assert list(state) == [k for k, _ in model.named_parameters()] and torch.equal(state['1.bias']['grad_avg'], opt.state[model[1].bias]['grad_avg'])
     state['1.bias']['grad_avg'].fill_(9)
     assert not (opt.state[model[1].bias]['grad_avg'] == 9).any()
-    with pytest.raises(ValueError, match=r'parameter 2 .* of shape \[1, 3\], is not in the model'): oc.named_state(opt, model[0])
+    with pytest.raises(ValueError, match=r'parameter 2 .* of shape \[1, 3\], is not in the model'):
+        oc.named_state(opt, model[0])
     assert list(oc.named_state(oc.Adam(model.named_parameters(), lr=0.1))) == list(state)
-    with pytest.raises(ValueError, match='the same name'): oc.named_state(oc.Adam([('w', p) for p in model.parameters()], lr=0.1))
+    with pytest.raises(ValueError, match='the same name'):
+        oc.named_state(oc.Adam([('w', p) for p in model.parameters()], lr=0.1))
 
 
 def test_of_another_model_is_refused_and_changes_nothing():
@@ -274,7 +283,8 @@ def test_of_another_model_is_refused_and_changes_nothing():
         with pytest.raises(ValueError, match=message): opt.load_state_dict(sd)
         after = opt.state_dict()
         assert after['hypers'] == before['hypers']
-        assert all(torch.equal(after['state'][i][k], before['state'][i][k]) for i in range(2) for k in ('grad_avg', 'sqr_avg'))
+        assert all(torch.equal(after['state'][i][k], before['state'][i][k]) for i in range(2)
+                   for k in ('grad_avg', 'sqr_avg'))
 
 
 def test_of_other_steppers_gives_what_fits_and_says_so():
@@ -282,7 +292,8 @@ def test_of_other_steppers_gives_what_fits_and_says_so():
     adam = oc.Adam(ps, lr=0.1)
     adam.state[ps[0]]['do_wd'] = False
     advance(adam, ps, 0, 2)
-    ours = Optimizer(copies(ps), [partial(average_grad, dampening=True), oc.max_abs_grad, momentum_step], lr=0.5, sqr_mom=0.9)
+    ours = Optimizer(copies(ps), [partial(average_grad, dampening=True), oc.max_abs_grad, momentum_step],
+                     lr=0.5, sqr_mom=0.9)
     with pytest.warns(UserWarning, match='Taken: do_wd, grad_avg; left: sqr_avg, step; not there, and started afresh: grad_max'):
         ours.load_state_dict(adam.state_dict())
     state = ours.state[ours.param_lists[0][0]]
@@ -307,7 +318,8 @@ def test_a_wrapped_optimizers_state_loads_into_the_plain_one():
     opt = oc.Lookahead(oc.RMSProp(ps, lr=0.1))
     advance(opt, ps, 0, 1)
     other = oc.RMSProp(copies(ps), lr=0.5)
-    with pytest.warns(UserWarning, match='Taken: sqr_avg; left: count, slow_avg'): other.load_state_dict(opt.state_dict())
+    with pytest.warns(UserWarning, match='Taken: sqr_avg; left: count, slow_avg'):
+        other.load_state_dict(opt.state_dict())
 
 
 @pytest.mark.parametrize('sd', [None, {'state': {}, 'param_groups': [{'lr': 1}]}, {'state': {0: 5}, 'param_groups': [{'params': [0, 1, 2, 3]}]}], ids=str)
@@ -382,7 +394,8 @@ def test_a_group_that_is_split_off_keeps_its_own_hypers():
     advance(opt, ps, 0, 2)
     qs = named(copies(ps))
     other = oc.AdamW([{'params': qs[:2]}, {'params': qs[2:], 'wd': 0.}], lr=0.5, wd=0.01)
-    with pytest.warns(UserWarning, match='Group 1 is a part of one there, and keeps its own wd') as said: other.load_state_dict(opt.state_dict())
+    with pytest.warns(UserWarning, match='Group 1 is a part of one there, and keeps its own wd') as said:
+        other.load_state_dict(opt.state_dict())
     assert len(said) == 1 and list(other.hypers.itemgot('wd')) == [0.05, 0.] and list(other.hypers.itemgot('lr')) == [0.1, 0.1]
     other.set_hyper('wd', 0.3)
     back = oc.AdamW([{'params': qs[2:][::-1], 'wd': 0.7}, {'params': qs[:2]}], lr=0.5, wd=0.01)

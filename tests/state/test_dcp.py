@@ -58,7 +58,8 @@ def test_goes_by_the_models_names(algo, a, b, options, before):
     other.load_state_dict(model.state_dict())
     for (k, p), q in zip(model.named_parameters(), other.parameters()):
         assert {n: type(v) for n, v in opt.state[p].items()} == {n: type(v) for n, v in back.state[q].items()}, k
-        assert all(torch.equal(v, back.state[q][n]) if isinstance(v, torch.Tensor) else v == back.state[q][n] for n, v in opt.state[p].items())
+        assert all(torch.equal(v, back.state[q][n]) if isinstance(v, torch.Tensor) else v == back.state[q][n]
+                   for n, v in opt.state[p].items())
     advance(model, opt, range(4, 9))
     advance(other, back, range(4, 9))
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), other.parameters()))
@@ -71,12 +72,14 @@ def test_what_is_saved_is_by_name_and_loads_without_torchs_help():
     sd = get(model, opt)
     assert set(sd['state']) == {k for k, _ in model.named_parameters()} and sd['param_groups'][0]['params'] == list(sd['state'])
     back.load_state_dict(sd)
-    assert torch.equal(back.state[other[1].bias]['grad_avg'], opt.state[model[1].bias]['grad_avg']) and back.hypers[0]['lr'] == 0.1
+    assert torch.equal(back.state[other[1].bias]['grad_avg'],
+                       opt.state[model[1].bias]['grad_avg']) and back.hypers[0]['lr'] == 0.1
 
 
 def test_names_of_ones_own_are_no_hindrance():
     model, other = net(), net(1)
-    opt, back = (oc.Adam([(f'my {k}', p) for k, p in m.named_parameters()], lr=lr) for m, lr in ((model, 0.1), (other, 5.)))
+    opt, back = (oc.Adam([(f'my {k}', p) for k, p in m.named_parameters()], lr=lr)
+                 for m, lr in ((model, 0.1), (other, 5.)))
     advance(model, opt, range(2))
     put(other, back, get(model, opt))
     assert torch.equal(back.state[other[1].bias]['grad_avg'], opt.state[model[1].bias]['grad_avg']) and back.param_groups[0]['param_names'][0] == 'my 0.weight'
@@ -98,5 +101,6 @@ def test_torchs_own_state_comes_that_way_too():
 @pytest.mark.parametrize('engines', [('eager', 'auto')], ids=' '.join)
 def test_saved_by_two_processes_goes_on_with_one_and_with_four(tmp_path, engines):
     env = {**os.environ, 'PYTHONPATH': str(Path(oc.__file__).parents[1]), 'OMP_NUM_THREADS': '1'}
-    done = subprocess.run([sys.executable, str(Path(__file__).parents[1]/'sharded.py'), str(tmp_path), *engines], capture_output=True, text=True, env=env)
+    done = subprocess.run([sys.executable, str(Path(__file__).parents[1]/'sharded.py'), str(tmp_path),
+                           *engines], capture_output=True, text=True, env=env)
     assert done.returncode == 0 and 'equal' in done.stdout, done.stdout + done.stderr

@@ -36,7 +36,8 @@ def copies(ps): return [nn.Parameter(p.detach().clone()) for p in ps]
 
 def same(a, b):
     "Equal values of equal types, to the bit and to the stride"
-    if isinstance(a, torch.Tensor): return a.dtype == b.dtype and a.shape == b.shape and a.stride() == b.stride() and files._crc32(a) == files._crc32(b)
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and a.shape == b.shape and a.stride() == b.stride() and files._crc32(a) == files._crc32(b)
     if isinstance(a, dict): return isinstance(b, dict) and list(a) == list(b) and all(same(a[k], b[k]) for k in a)
     if isinstance(a, (list, tuple)): return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
     return type(a) is type(b) and repr(a) == repr(b)
@@ -93,7 +94,8 @@ def test_a_type_of_a_later_torch_is_said(monkeypatch, tmp_path):
     save_state(opt, path, extra=[torch.ones(4, dtype=torch.float8_e5m2)])
     before = opt.state_dict()
     monkeypatch.setattr(torch, 'float8_e5m2', None)
-    with pytest.raises(ValueError, match=r'float8_e5m2, which torch \S+ lacks. Load it with the torch that saved it'): load_state(opt, path)
+    with pytest.raises(ValueError, match=r'float8_e5m2, which torch \S+ lacks. Load it with the torch that saved it'):
+        load_state(opt, path)
     assert same(opt.state_dict(), before)
 
 
@@ -111,7 +113,8 @@ def test_safetensors_are_flat_and_named(tmp_path):
     advance(opt, list(model.parameters()), range(1))
     for m, names in ((None, ['state.0', 'state.1']), (model, ['weight', 'bias'])):
         save_state(opt, tmp_path/'a.safetensors', model=m)
-        assert set(library.load_file(tmp_path/'a.safetensors')) == {f'{n}.{k}' for n in (names if m else '01') for k in ('grad_avg', 'sqr_avg')}
+        assert set(library.load_file(tmp_path/'a.safetensors')) == {f'{n}.{k}' for n in (names if m else '01')
+                                                                    for k in ('grad_avg', 'sqr_avg')}
 
 
 def test_goes_by_the_models_names(path):
@@ -179,7 +182,8 @@ class Running:
         self.ps = params([(3,), (2, 2)])
         self.opt = oc.Adam(self.ps, lr=0.5)
         advance(self.opt, self.ps, range(2))
-        self.before, self.runner, self.states = self.opt.state_dict(), self.opt._running, [self.opt.state[p] for p in self.ps]
+        self.before, self.runner, self.states = self.opt.state_dict(), self.opt._running, [self.opt.state[p]
+                                                                                           for p in self.ps]
 
     def is_as_it_was(self):
         return (same(self.before, self.opt.state_dict()) and self.opt._running is self.runner and 'x' not in self.opt.hyper_names
@@ -233,10 +237,12 @@ def test_foreign_files_are_refused(path, tmp_path):
     running = Running()
     with_code = tmp_path/'code.pt'
     torch.save({'state': {}, 'param_groups': Code()}, with_code)
-    foreign = [b'', b'\0'*100, b'PK\3\4', b'hello'*50, pickle.dumps({'state': Code()}), with_code.read_bytes(), b'{"state": {}}']
+    foreign = [b'', b'\0'*100, b'PK\3\4', b'hello'*50, pickle.dumps({'state': Code()}),
+               with_code.read_bytes(), b'{"state": {}}']
     torch.save([1, 2], tmp_path/'list.pt')
     torch.save({'model': 1, 'opt': 2}, tmp_path/'model.pt')
-    for data in [*foreign, (tmp_path/'list.pt').read_bytes(), (tmp_path/'model.pt').read_bytes()]: refused(running, path, data)
+    for data in [*foreign, (tmp_path/'list.pt').read_bytes(), (tmp_path/'model.pt').read_bytes()]:
+        refused(running, path, data)
     if path.suffix == '.safetensors':
         import safetensors.torch
         assert 'no `optimcb`' in refused(running, path, safetensors.torch.save({'a': torch.ones(2)}))
@@ -253,7 +259,8 @@ def test_what_a_file_cant_hold_is_refused_and_the_old_one_stays(path):
     opt = oc.SGD(params(), lr=0.1)
     save_state(opt, path)
     before = path.read_bytes()
-    for extra, where in (({'a': [object()]}, r"state\['saved_extra'\]\['a'\]\[0\] is <object"), (nn.Linear(1, 1), 'Linear'), (torch.eye(2).to_sparse(), 'sparse_coo')):
+    for extra, where in (({'a': [object()]}, r"state\['saved_extra'\]\['a'\]\[0\] is <object"),
+                         (nn.Linear(1, 1), 'Linear'), (torch.eye(2).to_sparse(), 'sparse_coo')):
         with pytest.raises(TypeError, match=where): save_state(opt, path, extra=extra)
     for name in ('opt', 'opt.safetensor', 'opt.bin'):
         with pytest.raises(ValueError, match='must end in .pt'): save_state(opt, path.with_name(name))
@@ -291,7 +298,8 @@ def test_without_safetensors_it_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, '__import__', missing)
     (tmp_path/'a.safetensors').write_bytes(b'1')
     for f in (save_state, load_state):
-        with pytest.raises(ImportError, match='pip install safetensors'): f(oc.SGD(params(), lr=0.1), tmp_path/'a.safetensors')
+        with pytest.raises(ImportError, match='pip install safetensors'):
+            f(oc.SGD(params(), lr=0.1), tmp_path/'a.safetensors')
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
@@ -310,7 +318,8 @@ def test_a_file_that_is_replaced_while_it_is_read_is_one_of_both(path, monkeypat
     def replaced(p, *args, **kwargs):
         f = real(p, *args, **kwargs)
         monkeypatch.undo() # for the save
-        save_state(oc.SGD(ps, lr=0.2, mom=0.9), path, extra=dict(which='new, and longer', t=torch.ones(5), u=torch.ones(500)))
+        save_state(oc.SGD(ps, lr=0.2, mom=0.9), path,
+                   extra=dict(which='new, and longer', t=torch.ones(5), u=torch.ones(500)))
         return f
     monkeypatch.setattr(files, 'open', replaced, raising=False)
     assert load_state(opt, path)['which'] == 'old' and opt.hypers[0]['lr'] == 0.1 and path.read_bytes() != old
@@ -324,7 +333,8 @@ def test_a_damaged_file_of_torch_is_refused(tmp_path):
     i = data.find(at)
     assert 'checksum of' in refused(running, path, data[:i] + bytes([data[i] ^ 1]) + data[i+1:])
     data = saved(path)
-    for key, other in ((b'saved_crc32', b'saved_crc33'), (b'saved_crc32', b'taved_crc32')): refused(running, path, data.replace(key, other))
+    for key, other in ((b'saved_crc32', b'saved_crc33'), (b'saved_crc32', b'taved_crc32')):
+        refused(running, path, data.replace(key, other))
     torch.save({**running.before, 'saved_extra': 1}, path)
     assert 'checksum' in refused(running, path, path.read_bytes())
 
@@ -340,11 +350,14 @@ def test_torchs_file_goes_by_the_models_names(tmp_path, named):
     theirs = torch.optim.AdamW(model.named_parameters(), lr=0.1)
     advance(theirs, list(model.parameters()), range(2))
     torch.save(theirs.state_dict(), tmp_path/'a.pt')
-    split = [[(k, p) if named else p for k, p in other.named_parameters() if k.startswith('head') == of_head] for of_head in (True, False)]
+    split = [[(k, p) if named else p for k, p in other.named_parameters() if k.startswith('head') == of_head]
+             for of_head in (True, False)]
     opt = oc.AdamW([{'params': split[0], 'lr': 0.5}, {'params': split[1]}], lr=0.3)
-    with pytest.warns(UserWarning, match=r'started afresh: head.bias, head.weight') as said: load_state(opt, tmp_path/'a.pt', model=other)
+    with pytest.warns(UserWarning, match=r'started afresh: head.bias, head.weight') as said:
+        load_state(opt, tmp_path/'a.pt', model=other)
     assert len(said) == 1 and list(opt.hypers.itemgot('lr')) == [0.5, 0.1] and not opt.state.get(other.head.weight)
-    assert all(torch.equal(opt.state[q]['grad_avg'], theirs.state[p]['exp_avg']) for p, q in zip(model.parameters(), other.parameters()))
+    assert all(torch.equal(opt.state[q]['grad_avg'], theirs.state[p]['exp_avg'])
+               for p, q in zip(model.parameters(), other.parameters()))
 
 
 def test_after_loading_a_file_with_names_a_group_without_can_be_added(path):

@@ -16,7 +16,8 @@ from optimcb import Optimizer
 from optimcb.state.to_torch import to_torch
 from optimcb.state.torch_optim import COUNTERPARTS
 
-radam, sparse_adam = (a.insert(oc.debias_eps, before=f) for a, f in ((oc.RAdam, oc.radam_step), (oc.Adam, oc.adam_step)))
+radam, sparse_adam = (a.insert(oc.debias_eps, before=f)
+                      for a, f in ((oc.RAdam, oc.radam_step), (oc.Adam, oc.adam_step)))
 SAYS_DECAY = 'decoupled_weight_decay' in inspect.signature(to.Adam).parameters # since then AdamW is Adam with it
 torchs = {o for o in vars(to).values() if isinstance(o, type)}
 PAIRS = [(name, ours, theirs) for name, ours, theirs in CASES if getattr(theirs, 'func', theirs) in torchs] + [
@@ -73,7 +74,8 @@ def test_from_torch_and_back(ours, theirs, engine):
         b.load_state_dict(a.state_dict())
         copy_(qs, ps)
     advance([a, b], [ps, qs], range(7, 27), skip)
-    assert difference(qs, ps) < 1e-12 and all(b.state[q].get('step', 0) == a.state[p].get('step', 0) for p, q in zip(ps, qs) if 'step' in b.state[q])
+    assert difference(qs, ps) < 1e-12 and all(b.state[q].get('step', 0) == a.state[p].get('step', 0)
+                                              for p, q in zip(ps, qs) if 'step' in b.state[q])
     sd, rs = to_torch(b), params(dtype=torch.float64)
     assert same_groups(sd, a.state_dict())
     copy_(rs, qs)
@@ -213,7 +215,8 @@ def test_hypers_are_ours_and_notes_stay_notes():
     b = oc.RAdam.insert(oc.debias_eps, before=oc.radam_step)(qs, lr=0.5, beta=50.)
     with pytest.warns(UserWarning, match='radam_step|adam_step'): b.load_state_dict(a.state_dict())
     assert b.hypers[0] == dict(lr=0.01, mom=0.8, sqr_mom=0.95, eps=1e-8, wd=0.01, beta=50.)
-    assert b.param_groups[0]['initial_lr'] == 3. and not {'betas', 'foreach', 'amsgrad', 'maximize'} & set(b.param_groups[0])
+    assert b.param_groups[0]['initial_lr'] == 3. and not {'betas', 'foreach', 'amsgrad',
+                                                          'maximize'} & set(b.param_groups[0])
     radam = to.RAdam(ps, lr=0.01)
     b.load_state_dict(radam.state_dict())
     assert b.hypers[0]['beta'] == 0 # which torch's doesn't have
@@ -243,7 +246,8 @@ def test_a_later_torch_says_how_it_decays(decoupled):
     copy_(qs, ps)
     advance([a, b], [ps, qs], range(2, 9))
     assert difference(qs, ps) < 1e-12 and b.hypers[0]['wd'] == 0.1
-    with pytest.warns(UserWarning, match='theirs alone'): oc.Adam(qs, lr=0.5, decouple_wd=not decoupled).load_state_dict(sd)
+    with pytest.warns(UserWarning, match='theirs alone'):
+        oc.Adam(qs, lr=0.5, decouple_wd=not decoupled).load_state_dict(sd)
 
 
 def test_nesterov_whose_momentum_is_0_just_now():
@@ -264,7 +268,8 @@ def test_to_torch_keeps_the_kind_of_decay_where_it_is_0():
 def test_state_of_others_with_torchs_names_is_not_taken_for_torchs():
     ps = params()
     for options in (dict(betas=(0.9, 0.99), eps=1e-6, weight_decay=0., correct_bias=True), dict(momentum=0.9, nesterov=True, ns_steps=5)): # transformers, Muon
-        sd = dict(state={0: {'exp_avg': torch.zeros(3, 4), 'exp_avg_sq': torch.zeros(3, 4)}}, param_groups=[{**options, 'lr': 0.1, 'params': list(range(4))}])
+        sd = dict(state={0: {'exp_avg': torch.zeros(3, 4), 'exp_avg_sq': torch.zeros(3, 4)}},
+                  param_groups=[{**options, 'lr': 0.1, 'params': list(range(4))}])
         with pytest.raises(ValueError, match='another optimizer'): oc.Adam(ps, lr=0.1).load_state_dict(sd)
 
 
@@ -301,10 +306,12 @@ def test_what_torch_is_given_is_a_copy_with_names_and_without_taps():
 @pytest.mark.parametrize('theirs', [to.ASGD, to.Rprop, to.Adafactor], ids=lambda o: o.__name__)
 def test_another_optimizer_is_refused_before_its_first_step_too(theirs):
     ps, qs = two()
-    with pytest.raises(ValueError, match='of another optimizer of torch, with options .*no steppers do'): oc.AdamW(qs, lr=0.5).load_state_dict(theirs(ps, lr=0.1).state_dict())
+    with pytest.raises(ValueError, match='of another optimizer of torch, with options .*no steppers do'):
+        oc.AdamW(qs, lr=0.5).load_state_dict(theirs(ps, lr=0.1).state_dict())
     a = theirs(ps, lr=0.1)
     advance([a], [ps], range(2))
-    with pytest.raises(ValueError, match='of another optimizer, with state'): oc.AdamW(qs, lr=0.5).load_state_dict(a.state_dict())
+    with pytest.raises(ValueError, match='of another optimizer, with state'):
+        oc.AdamW(qs, lr=0.5).load_state_dict(a.state_dict())
 
 
 def test_decay_that_is_zero_is_no_difference():

@@ -33,7 +33,8 @@ from fastcore import test  # noqa: E402
 
 import optimcb  # noqa: E402
 
-NOTEBOOKS = ['12_optimizer', '13a_learner', '14_callback.schedule', '17_callback.tracker', '18_callback.fp16', '18a_callback.training']
+NOTEBOOKS = ['12_optimizer', '13a_learner', '14_callback.schedule', '17_callback.tracker', '18_callback.fp16',
+             '18a_callback.training']
 SKIPPED = { # by what the cell says
     r'^#\s*\|?\s*(default_exp|exporti?)\b': "fastai's own code",
     r'^#\s*\|?\s*(all_)?cuda|\.cuda\(|cuda=True': "needs a GPU",
@@ -68,7 +69,8 @@ def replaced():
         for m, k, theirs in undo: setattr(m, k, theirs)
 
 
-def cells(path): return [''.join(c['source']) for c in json.loads(Path(path).read_text())['cells'] if c['cell_type'] == 'code' and ''.join(c['source']).strip()]
+def cells(path):
+    return [''.join(c['source']) for c in json.loads(Path(path).read_text())['cells'] if c['cell_type'] == 'code' and ''.join(c['source']).strip()]
 
 
 def why_skipped(cell):
@@ -108,7 +110,8 @@ def run(path, ours):
                 if ours: ns.update({k: v for k, v in OURS.items() if ns.get(k) is THEIRS[k]})
                 torch.manual_seed(0)
                 asserts = sum(isinstance(n, ast.Assert) for n in ast.walk(ast.parse(s)))
-                if 'defaults.callbacks.append' in s: s = next(line for line in s.splitlines() if 'defaults.callbacks.append' in line)
+                if 'defaults.callbacks.append' in s:
+                    s = next(line for line in s.splitlines() if 'defaults.callbacks.append' in line)
                 try:
                     with contextlib.redirect_stdout(io.StringIO()): exec(compile(s, f'<{Path(path).stem}>', 'exec'), ns)
                     counts['assertions'] += asserts
@@ -143,7 +146,9 @@ def main():
             print(f"    {'FAILED' if why is None else 'known'}: {s.strip().splitlines()[0]} … {why or r.strip().splitlines()[-1]}", *([s, r] if args.v else []), sep='\n' if args.v else ' ')
         if args.v:
             for (s, r), (_, base) in zip(ours, theirs):
-                if base not in reasons and base != 'passed': print("    with fastai's, too:", s.strip().splitlines()[0], '…', base.strip().splitlines()[-1][:150], '' if r != 'passed' else '(passes with ours)')
+                if base not in reasons and base != 'passed':
+                    print("    with fastai's, too:", s.strip().splitlines()[0], '…',
+                          base.strip().splitlines()[-1][:150], '' if r != 'passed' else '(passes with ours)')
         bad += known.count(None)
     return bad
 

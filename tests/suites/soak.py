@@ -72,7 +72,8 @@ def flat(steps):
 
 
 def coming(steps):
-    runs = {e: params([(3,), (4, 2), (), (5,), (2, 2), (7, 3)], dtype=torch.float64) for e in ('eager', 'foreach', 'fused')}
+    runs = {e: params([(3,), (4, 2), (), (5,), (2, 2), (7, 3)], dtype=torch.float64)
+            for e in ('eager', 'foreach', 'fused')}
     for engine, ps in runs.items():
         for p in ps: p.grad = None
         opt = oc.Adam(ps, lr=1e-3, wd=0.1, engine=engine)
@@ -81,7 +82,8 @@ def coming(steps):
         before = usage()
         coming_and_going(opt, ps, steps, 1)
         grown(before, f'{steps} steps with gradients that come and go, {engine}')
-        check(f'no new kernels, {len(opt._running.programs) if engine != "eager" else 0} programs', len(c_compiler._loaded) == kernels)
+        check(f'no new kernels, {len(opt._running.programs) if engine != "eager" else 0} programs',
+              len(c_compiler._loaded) == kernels)
     for engine, ps in runs.items():
         far = max((p - q).abs().max().item() for p, q in zip(ps, runs['eager']))
         check(f'{engine} is {far:.1e} from eager at the end', far < 1e-9)
@@ -111,9 +113,11 @@ def many(steps):
         for p in half: p.grad = torch.ones(8)
         handle = timed('step_in_backward', lambda opt=opt: oc.step_in_backward(opt))
         opt.zero_grad(set_to_none=True)
-        for what in ('first', 'second', 'third'): timed(f'{what} backward that steps', lambda ps=ps: torch.stack([p.sum() for p in ps]).sum().backward())
+        for what in ('first', 'second', 'third'):
+            timed(f'{what} backward that steps', lambda ps=ps: torch.stack([p.sum() for p in ps]).sum().backward())
         handle.remove()
-    for what, (a, b, c) in times.items(): check(f'{what}: {a*1e3:.1f}, {b*1e3:.1f}, {c*1e3:.1f} ms', c < max(12*a, 0.05))
+    for what, (a, b, c) in times.items():
+        check(f'{what}: {a*1e3:.1f}, {b*1e3:.1f}, {c*1e3:.1f} ms', c < max(12*a, 0.05))
 
 
 PARTS = dict(flat=flat, coming=coming, many=many)

@@ -28,7 +28,8 @@ from optimcb import Composition, Optimizer
 from optimcb import steppers as s
 from optimcb.hypers.torch_names import from_torch
 
-FLAGS = {'maximize', 'amsgrad', 'nesterov', 'centered', 'decoupled_weight_decay', 'foreach', 'fused', 'capturable', 'differentiable'}
+FLAGS = {'maximize', 'amsgrad', 'nesterov', 'centered', 'decoupled_weight_decay', 'foreach', 'fused',
+         'capturable', 'differentiable'}
 ENGINE = 'auto'
 
 
@@ -63,7 +64,8 @@ class TorchNamed(Optimizer):
         unknown = given.keys() - self.options.keys() - FLAGS
         if unknown: raise TypeError(f"{type(self).__name__} has no {', '.join(unknown)}")
         flags = {k: v for d in (*groups, given) for k, v in d.items() if k in FLAGS}
-        if flags.get('foreach') and flags.get('fused'): raise RuntimeError("`fused` and `foreach` cannot be `True` together")
+        if flags.get('foreach') and flags.get('fused'):
+            raise RuntimeError("`fused` and `foreach` cannot be `True` together")
         hypers = {**self.options, **{k: v for k, v in given.items() if k not in FLAGS}}
         cbs = self.recipe(flags, any(d.get('momentum') for d in (hypers, *groups)))
         if flags.get('maximize'): cbs = [ascend, *cbs]
@@ -101,15 +103,18 @@ class NAdam(TorchNamed):
 
 class RAdam(TorchNamed):
     options = dict(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0)
-    def recipe(self, flags, momentum): return [*adam_avgs(s.weight_decay if flags.get('decoupled_weight_decay') else s.l2_reg), torch_radam_step]
+    def recipe(self, flags, momentum):
+        return [*adam_avgs(s.weight_decay if flags.get('decoupled_weight_decay') else s.l2_reg), torch_radam_step]
 
 class Adamax(TorchNamed):
     options = dict(lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0)
-    def recipe(self, flags, momentum): return [*adam_avgs(s.l2_reg, s.max_abs_grad), s.debias_grad_avg, s.adamax_update, s.apply_update]
+    def recipe(self, flags, momentum):
+        return [*adam_avgs(s.l2_reg, s.max_abs_grad), s.debias_grad_avg, s.adamax_update, s.apply_update]
 
 class Adagrad(TorchNamed):
     options = dict(lr=1e-2, lr_decay=0, weight_decay=0, initial_accumulator_value=0, eps=1e-10)
-    def recipe(self, flags, momentum): return [s.l2_reg, s.step_stat, s.decay_lr, s.sum_sqr_grad, s.rms_update, s.apply_update]
+    def recipe(self, flags, momentum):
+        return [s.l2_reg, s.step_stat, s.decay_lr, s.sum_sqr_grad, s.rms_update, s.apply_update]
 
 class Adadelta(TorchNamed):
     options = dict(lr=1., rho=0.9, eps=1e-6, weight_decay=0)
@@ -243,17 +248,20 @@ class TestNumbers(unittest.TestCase):
                 both = []
                 for make in (partial(OURS[name], **flags), theirs):
                     g = torch.Generator().manual_seed(0)
-                    ps = [torch.nn.Parameter(torch.randn(shape, generator=g, dtype=torch.float64)) for shape in ((3, 4), (5,), ())]
+                    ps = [torch.nn.Parameter(torch.randn(shape, generator=g, dtype=torch.float64))
+                          for shape in ((3, 4), (5,), ())]
                     opt = make(ps, **{k: v.to(torch.float64) if torch.is_tensor(v) else v for k, v in given.kwargs.items()})
                     for i in range(20):
-                        for k, p in enumerate(ps): p.grad = None if i % 5 == k else torch.randn(p.shape, generator=g, dtype=torch.float64)
+                        for k, p in enumerate(ps):
+                            p.grad = None if i % 5 == k else torch.randn(p.shape, generator=g, dtype=torch.float64)
                         opt.step()
                     both.append([p.detach() for p in ps])
                 for a, b in zip(*both): torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 for _name in OURS:
     for _engine in ('eager', 'foreach', 'fused'):
-        setattr(TestNumbers, f'test_{_name}_{_engine}', lambda self, name=_name, engine=_engine: self.compare(name, engine))
+        setattr(TestNumbers, f'test_{_name}_{_engine}',
+                lambda self, name=_name, engine=_engine: self.compare(name, engine))
 
 
 VERBOSE = False

@@ -18,13 +18,15 @@ SHAPES = [(3, 4), (5,), (2, 3, 2, 2), (), (16, 8)]
 STEPS = 30
 ENGINES = ('eager', 'foreach', 'fused', 'auto')
 DTYPES = (torch.float32, torch.bfloat16)
-PARTS = ('clip_norm', 'cautious', 'ema_weights', 'accumulate', 'agc', 'centralize', 'grokfast', 'trust_ratio', 'swa_weights')
+PARTS = ('clip_norm', 'cautious', 'ema_weights', 'accumulate', 'agc', 'centralize', 'grokfast', 'trust_ratio',
+         'swa_weights')
 
 
 def algorithms() -> dict:
     "Every algorithm, some variants that choose other steppers, and AdamW with each of some parts"
     named = {name: o for name, o in vars(oc).items() if type(o).__name__ == 'Algorithm'}
-    variants = {'SGD, momentum': oc.SGD.wrap(), 'SGD, nesterov': oc.SGD, 'RMSProp, centered': oc.RMSProp, 'Adam, l2': oc.Adam}
+    variants = {'SGD, momentum': oc.SGD.wrap(), 'SGD, nesterov': oc.SGD, 'RMSProp, centered': oc.RMSProp,
+                'Adam, l2': oc.Adam}
     wrapped = {f'AdamW with {k}': oc.AdamW.wrap(getattr(oc, k)) for k in PARTS if hasattr(oc, k)}
     return {**named, **variants, **wrapped}
 
@@ -63,7 +65,8 @@ def run(name, algo, engine, dtype) -> dict|None:
     except RuntimeError as e:
         if "can't run" in str(e) or "can't be had" in str(e): return None
         raise
-    return dict(params=[p.detach().clone() for p in ps], states=[dict(opt.state[p]) for p in ps], half=half, saved=saved.getvalue())
+    return dict(params=[p.detach().clone() for p in ps], states=[dict(opt.state[p]) for p in ps], half=half,
+                saved=saved.getvalue())
 
 
 def resumed(name, algo, engine, dtype, half, saved) -> list:
@@ -77,7 +80,8 @@ def resumed(name, algo, engine, dtype, half, saved) -> list:
 
 def same(a, b) -> bool:
     "Are these the same to the bit?"
-    if isinstance(a, torch.Tensor): return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a.nan_to_num(7.), b.nan_to_num(7.))
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a.nan_to_num(7.), b.nan_to_num(7.))
     if isinstance(a, dict): return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
     if isinstance(a, (list, tuple)): return len(a) == len(b) and all(map(same, a, b))
     return a == b
@@ -106,7 +110,8 @@ def compare(path):
         elif (new := run(*now[key])) is None or old is None: odd += [f'{key}: refused'] if new is not old else []
         elif not same(old['params'], new['params']): odd.append(f'{key}: other parameters')
         elif not same(old['states'], new['states']): odd.append(f'{key}: other state')
-        elif not same(old['params'], resumed(*now[key], old['half'], old['saved'])): odd.append(f'{key}: resumed otherwise')
+        elif not same(old['params'], resumed(*now[key], old['half'], old['saved'])):
+            odd.append(f'{key}: resumed otherwise')
     print('\n'.join(odd) or f'{len(known)} trajectories are the same to the bit, and go on from what was saved')
     return bool(odd)
 

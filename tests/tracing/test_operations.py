@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from on_engines import SPECIAL, TRACED, stepped, ulps
 
 from optimcb import Optimizer
-from optimcb.diagnosis import algebra
+from optimcb.diagnosis import expressions
 from optimcb.diagnosis.operations import applied
 from optimcb.engines import triton_source
 from optimcb.tracing import program
@@ -158,7 +158,9 @@ def test_rows_register_themselves():
 @engines
 def test_aliases(engine):
     p, g = values(torch.float32, False)
-    def step(p): return {'out': torch.special.xlogy(p.grad, p.data) + p.grad.xlogy(p.data), 'same': p.data.clone().xlogy_(p.grad)}
+    def step(p):
+        return {'out': torch.special.xlogy(p.grad, p.data) + p.grad.xlogy(p.data),
+                'same': p.data.clone().xlogy_(p.grad)}
     _, _, (state,) = stepped(engine, [p.abs()], [[g]], [step])
     assert torch.allclose(state['out'], 2*torch.xlogy(g, p.abs())) and torch.equal(state['same'].isnan(), g < 0)
 
@@ -180,7 +182,8 @@ def test_formulas_of_reductions(r):
     assert r.run(torch.full((7,), 0.3, dtype=torch.float64)).item() == pytest.approx(written)
 
 
-PROD = Reduction('prod', 1, torch.prod, '{0} * {1}', '*', '{0} * {1}', 'tl.reduce({0}, 0, times)', 'PRODUCT', '{0}**numel()')
+PROD = Reduction('prod', 1, torch.prod, '{0} * {1}', '*', '{0} * {1}', 'tl.reduce({0}, 0, times)', 'PRODUCT',
+                 '{0}**numel()')
 
 
 @pytest.fixture
@@ -190,7 +193,7 @@ def prod(monkeypatch):
     monkeypatch.setitem(FUNCTIONS, 'prod', of_row('prod'))
     monkeypatch.setattr(Tracer, 'prod', FUNCTIONS['prod'], raising=False)
     for module in (program, triton_source): monkeypatch.setattr(module, 'KNOWN', program.KNOWN | {'prod'})
-    monkeypatch.setattr(algebra, 'OVER_ALL', algebra.OVER_ALL | {'prod'})
+    monkeypatch.setattr(expressions, 'OVER_ALL', expressions.OVER_ALL | {'prod'})
 
 
 @engines
@@ -200,7 +203,8 @@ def test_a_row_is_all_that_a_reduction_needs(prod, engine):
     grads = [2**(3*p - 1.5).round() for p in ps] # products of these are exact
     for g in grads: g.view(-1)[60:] = 1
     _, _, states = stepped(engine, ps, [grads], [step])
-    for s, p, g in zip(states, ps, grads): assert torch.equal(s['out'], g.prod()) and torch.equal(s['scaled'], p / g.prod())
+    for s, p, g in zip(states, ps, grads):
+        assert torch.equal(s['out'], g.prod()) and torch.equal(s['scaled'], p / g.prod())
     assert len({g.prod().item() for g in grads}) > 2
 
 
@@ -208,5 +212,5 @@ def test_a_row_is_all_that_a_reduction_is_written_with(prod):
     def scale(p): p.data.mul_(p.grad.prod())
     opt = Optimizer([torch.nn.Parameter(torch.rand(5))], [scale], lr=0.1)
     assert 'prod(grad)' in str(opt.formula) and 'reduction(*:x' in opt.kernel('cpu') and 'tl.reduce(x' in opt.kernel('cuda')
-    two = algebra.number(2)
-    assert applied('prod', [two]) == applied('pow', [two, algebra.call('numel')]) and of_nothing('prod', torch.int64) == 1
+    two = expressions.number(2)
+    assert applied('prod', [two]) == applied('pow', [two, expressions.call('numel')]) and of_nothing('prod', torch.int64) == 1

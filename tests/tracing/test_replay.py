@@ -25,9 +25,9 @@ from optimcb.composition.stepper import Stepper, only
 from optimcb.routing.schedules import scheduled
 from optimcb.steppers.parts import clip_norm
 from optimcb.tracing import recording
-from optimcb.tracing.bucket import Bucket
+from optimcb.tracing.bucket import Bucket, Noted
 from optimcb.tracing.ir import PER_ELEMENT, StateKind
-from optimcb.tracing.numbers import NotFollowed, Num, Script, math_followed
+from optimcb.tracing.numbers import FollowedNumber, NotFollowed, Script, math_followed
 from optimcb.tracing.outside import outside_of
 from optimcb.tracing.recording import record
 from optimcb.tracing.replay import Recorder, Replayed
@@ -69,7 +69,7 @@ class Steps:
         if self.bucket is None or self.bucket.numbers.keys() != self.state.keys():
             key = 0, self.kinds, tuple(self.state.items()), self.p.dtype, False, self.p.dtype, self.p.device, ()
             self.bucket = Bucket(key, 0, self.p)
-            self.bucket.add(0, self.p, {})
+            self.bucket.choose([0], Noted([self.p], [{}], {}))
         self.bucket.numbers.update(self.state)
         failures, others = [], []
         fresh = record([self.bucket], self.composition, [dict(hypers)], set(), self.typed, failures=others)
@@ -137,7 +137,8 @@ NOT_REPLAYED = ('prodigy', 'dadapt') # they yield numbers, of which the host kno
 
 @pytest.mark.parametrize('name, ours', [r[:2] for r in ROWS], ids=[r[0] for r in ROWS])
 def test_every_algorithm_is_replayed(name, ours, beside):
-    if name == 'sadam' and not TAKES_NUMBERS: pytest.skip("torch 2.6's `F.softplus` refuses a followed number: it is recorded")
+    if name == 'sadam' and not TAKES_NUMBERS:
+        pytest.skip("torch 2.6's `F.softplus` refuses a followed number: it is recorded")
     ps = params()
     opt = ours(ps, lr=0.01)
     with warnings.catch_warnings():
@@ -178,7 +179,8 @@ def records(opt):
     "How many recordings does a step of `opt` make?"
     with pytest.MonkeyPatch.context() as m:
         made, init = [], recording.Recording.__init__
-        m.setattr(recording.Recording, '__init__', lambda self, *args, **kwargs: (made.append(self), init(self, *args, **kwargs))[1])
+        m.setattr(recording.Recording, '__init__',
+                  lambda self, *args, **kwargs: (made.append(self), init(self, *args, **kwargs))[1])
         opt.step()
     return len(made)
 
@@ -261,13 +263,14 @@ def test_groups_that_differ_in_numbers_cost_a_row_of_numbers_each(beside):
 
 
 def test_the_same_numbers_share_a_recording():
-    recorder, p = Recorder(oc.AdamW([torch.nn.Parameter(torch.ones(2))], lr=1e-3).composition, False), torch.nn.Parameter(torch.ones(2))
+    recorder, p = Recorder(oc.AdamW([torch.nn.Parameter(torch.ones(2))], lr=1e-3).composition,
+                           False), torch.nn.Parameter(torch.ones(2))
     hypers = dict(oc.AdamW([p], lr=1e-3).hypers[0])
     kinds = tuple(StateKind(k, torch.float32, PER_ELEMENT) for k in ('grad_avg', 'sqr_avg'))
     buckets = []
     for step in (3, 3, 4, 3):
         buckets.append(Bucket((0, kinds, (('step', step),), p.dtype, False, p.dtype, p.device, ()), 0, p))
-        buckets[-1].add(0, p, {})
+        buckets[-1].choose([0], Noted([p], [{}], {}))
     for _ in range(4):
         a, b, c, d = recorder.record(buckets, [hypers], set())
         assert a is b is d and c is not a
@@ -493,7 +496,8 @@ def test_modules_of_ones_own():
 
 def test_defaults_and_partials():
     def f(p, lr, *, factor=2.): p.data.sub_(p.grad, alpha=lr*factor)
-    s = Steps(f, partial(oc.average_grad, dampening=True), renamed(oc.average_sqr_grad, sqr_mom='m'), only(oc.step_stat, by_ndim(2)))
+    s = Steps(f, partial(oc.average_grad, dampening=True), renamed(oc.average_sqr_grad, sqr_mom='m'),
+              only(oc.step_stat, by_ndim(2)))
     s.state[repr(by_ndim(2))] = True
     assert s.steps(6, lr=0.1, mom=0.9, m=0.99) >= 3
     f.__kwdefaults__['factor'] = 3.
@@ -624,5 +628,5 @@ def test_the_code_of_steppers_is_read():
     def sum_of(xs): return xs[0] + xs[1]
     for f in (ok, nested, partial(ok, lr=1.), oc.apply_update): assert outside_of(Composition([f])) is not None
     assert outside_of(Composition([in_a_list])) is None
-    with pytest.raises(NotFollowed): hash(Num(Script(), 'x', 1.))
+    with pytest.raises(NotFollowed): hash(FollowedNumber(Script(), 'x', 1.))
     assert Stepper(ok).names == ('lr',) and recording.NUMBERS

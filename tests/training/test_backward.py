@@ -50,7 +50,8 @@ def same(a, b, opt=None, other=None):
         assert all(torch.equal(s[k], t[k]) if isinstance(s[k], torch.Tensor) else s[k] == t[k] for k in s)
 
 
-def race(make, change=lambda model, opt, i: None, steps=6, model=Net, loss=loss_of, backward=lambda loss: loss.backward(), call_step=True):
+def race(make, change=lambda model, opt, i: None, steps=6, model=Net, loss=loss_of,
+         backward=lambda loss: loss.backward(), call_step=True):
     "Train twice, in backward and as usual, with `change` before each step: the same parameters and state. Returns the one that stepped in backward"
     a, b = model(), model()
     opt, other = make(a), make(b)
@@ -91,11 +92,13 @@ def test_other_types(dtype):
 
 def test_sparse_gradients():
     def model(): return torch.nn.Embedding(7, 3, sparse=True, _weight=torch.ones(7, 3))
-    race(lambda m: oc.SGD(m.parameters(), lr=0.1, engine='eager'), model=model, loss=lambda m, i: m(torch.tensor([i, 1, i])).sum())
+    race(lambda m: oc.SGD(m.parameters(), lr=0.1, engine='eager'), model=model,
+         loss=lambda m, i: m(torch.tensor([i, 1, i])).sum())
 
 def test_a_tap_is_left_to_the_eager_engine_with_one_warning():
     def odd(p, lr): p.data.sub_(p.grad, alpha=lr*float(p.grad.abs().max() > 0))
-    with pytest.warns(UserWarning, match='the eager engine runs') as caught: race(lambda m: Optimizer(m.parameters(), odd, lr=0.1))
+    with pytest.warns(UserWarning, match='the eager engine runs') as caught:
+        race(lambda m: Optimizer(m.parameters(), odd, lr=0.1))
     assert len(caught) == 2, 'one for each of the two optimizers'
 
 
@@ -156,7 +159,8 @@ def test_small_parameters_wait_for_others(together, expected, launched):
 def test_as_a_plain_step_whatever_waits(together, sizes, groups):
     "To the bit, with groups of their own and parameters that are left out in some passes; what waits is bounded"
     def model(): return torch.nn.ParameterList([torch.full((n,), 1 + n/100) for n in sizes])
-    def make(m): return oc.Lamb([{'params': ps, 'lr': 0.01*(k+1)} for k in range(groups) if (ps := list(m)[k::groups])], lr=0.01)
+    def make(m):
+        return oc.Lamb([{'params': ps, 'lr': 0.01*(k+1)} for k in range(groups) if (ps := list(m)[k::groups])], lr=0.01)
     def loss(m, i):
         used = [p for k, p in enumerate(m) if i == 0 or (k + i) % 3]
         return sum((p*(i+1)).square().sum() for p in used) if used else m[0].sum()
@@ -164,7 +168,8 @@ def test_as_a_plain_step_whatever_waits(together, sizes, groups):
     a, b = model(), model()
     opt, other = make(a), make(b)
     step_in_backward(opt, together)
-    for p in a: p.register_post_accumulate_grad_hook(lambda p: most.append(sum(q.numel() for q in a if q.grad is not None)))
+    for p in a:
+        p.register_post_accumulate_grad_hook(lambda p: most.append(sum(q.numel() for q in a if q.grad is not None)))
     for i in range(5):
         loss(a, i).backward()
         assert all(p.grad is None for p in a)
@@ -362,7 +367,8 @@ def test_groups_that_come_later():
     def change(m, opt, i):
         if i == 2: opt.add_param_group({'params': list(m.c.parameters()), 'lr': 0.3})
     for call_step in (True, False):
-        race(lambda m: oc.Adam(m.a.parameters(), lr=0.1), change, call_step=call_step, loss=lambda m, i: m.c(m.a(batch(i))).pow(2).mean() if i > 1 else m.a(batch(i)).pow(2).mean())
+        race(lambda m: oc.Adam(m.a.parameters(), lr=0.1), change, call_step=call_step,
+             loss=lambda m, i: m.c(m.a(batch(i))).pow(2).mean() if i > 1 else m.a(batch(i)).pow(2).mean())
 
 def test_parameters_that_are_moved_or_gone():
     m = Net()
@@ -491,7 +497,8 @@ def clip_all(p, max_norm=1.):
 
 def test_sums_over_all_are_refused():
     m = Net()
-    with pytest.raises(ValueError, match='stepper `clip_all` needs sums over .* all parameters.*Leave'): step_in_backward(Optimizer(m.parameters(), [clip_all, sgd_step], lr=0.1))
+    with pytest.raises(ValueError, match='stepper `clip_all` needs sums over .* all parameters.*Leave'):
+        step_in_backward(Optimizer(m.parameters(), [clip_all, sgd_step], lr=0.1))
     opt = adam(m)
     step_in_backward(opt)
     loss_of(m, 0).backward()
@@ -502,11 +509,13 @@ def test_sums_over_all_are_refused():
 
 def test_what_else_is_refused():
     m = Net()
-    with pytest.raises(TypeError, match='SGD has a step of its own'): step_in_backward(torch.optim.SGD(m.parameters(), lr=0.1))
+    with pytest.raises(TypeError, match='SGD has a step of its own'):
+        step_in_backward(torch.optim.SGD(m.parameters(), lr=0.1))
     class Own(Optimizer):
         def step(self, closure=None): super().step(closure)
     class Mine(Optimizer): pass
-    with pytest.raises(TypeError, match='Own has a step of its own'): step_in_backward(Own(m.parameters(), sgd_step, lr=0.1))
+    with pytest.raises(TypeError, match='Own has a step of its own'):
+        step_in_backward(Own(m.parameters(), sgd_step, lr=0.1))
     step_in_backward(Mine(m.parameters(), sgd_step, lr=0.1)).remove()
     opt = adam(m)
     with step_in_backward(opt):

@@ -46,7 +46,8 @@ def test_estimates_that_do_not_fit_change_nothing():
     a, b = pair()
     opt = Sophia([a, b], lr=0.1)
     a.grad = torch.ones_like(a)
-    for estimates, match in [([None], '1 estimates for 2 parameters'), ([torch.ones(2), torch.ones(2)], r'estimate 1 is of shape \(2,\)')]:
+    for estimates, match in [([None], '1 estimates for 2 parameters'),
+                             ([torch.ones(2), torch.ones(2)], r'estimate 1 is of shape \(2,\)')]:
         with pytest.raises(ValueError, match=match): update_hessian(opt, estimates)
     assert not opt.state
     with pytest.raises(ValueError, match='no stepper reads `hess_avg`: .*sgd_step'): update_hessian(SGD([a], lr=0.1))

@@ -98,9 +98,11 @@ def test_comes_back_to_the_bit(dtype, engine):
             before, versions = [p.detach().clone() for p in ps], [p._version for p in ps]
             for p in ps: p.grad = torch.randn_like(p)*scale
             opt.ascend()
-            assert opt.is_up and not any(map(torch.equal, ps, before)) and all(p._version > v for p, v in zip(ps, versions))
+            assert opt.is_up and not any(map(torch.equal, ps, before)) and all(p._version > v
+                                                                               for p, v in zip(ps, versions))
             if not dtype.is_complex and dtype != torch.bfloat16:
-                assert sum((p - b).pow(2).sum() for p, b in zip(ps, before)).sqrt().item() == pytest.approx(0.05, rel=1e-4)
+                assert sum((p - b).pow(2).sum()
+                           for p, b in zip(ps, before)).sqrt().item() == pytest.approx(0.05, rel=1e-4)
             opt.descend()
             assert not opt.is_up and all(map(torch.equal, ps, before))
 
@@ -205,7 +207,8 @@ def test_what_is_refused_changes_nothing():
     with pytest.raises(TypeError, match='step of its own'): oc.Lookahead(opt)
     with pytest.raises(TypeError, match='step of its own'): oc.step_in_backward(opt)
     with pytest.raises(ValueError, match='sam_rho'): SAM(oc.SGD(ps, lr=0.1), -1.)
-    with oc.step_in_backward(inside := oc.SGD(ps, lr=0.1)), pytest.raises(ValueError, match='all gradients'): SAM(inside)
+    with oc.step_in_backward(inside := oc.SGD(ps, lr=0.1)), pytest.raises(ValueError, match='all gradients'):
+        SAM(inside)
     emb = nn.Embedding(5, 2, sparse=True)
     emb(torch.tensor([1, 2])).sum().backward()
     with pytest.raises(ValueError, match='sparse'): SAM(oc.SGD(emb.parameters(), lr=0.1)).ascend()
@@ -243,7 +246,9 @@ def test_infinite_gradients_and_skipped_steps_lead_nowhere():
 
 def test_running_statistics_are_of_the_weights_that_are_trained():
     torch.manual_seed(0)
-    def net(): return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Unflatten(1, (2, 3)), nn.InstanceNorm1d(2, track_running_stats=True), nn.Flatten(), nn.Linear(6, 1))
+    def net():
+        return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Unflatten(1, (2, 3)),
+                             nn.InstanceNorm1d(2, track_running_stats=True), nn.Flatten(), nn.Linear(6, 1))
     model, x = net(), torch.randn(16, 4)
     other = copy.deepcopy(model)
     opt = SAM(oc.SGD(model.parameters(), lr=0.1), model=model)
@@ -271,7 +276,8 @@ def learner(path, opt_func, cbs, model):
     x = torch.randn(24, 3)
     rows = list(zip(x, x.sum(1, keepdim=True).sin()))
     dls = DataLoaders.from_dsets(rows, rows[:8], bs=8, num_workers=0, device='cpu', shuffle=False)
-    learn = Learner(dls, copy.deepcopy(model), loss_func=nn.functional.mse_loss, opt_func=opt_func, path=path, lr=0.05, cbs=cbs)
+    learn = Learner(dls, copy.deepcopy(model), loss_func=nn.functional.mse_loss, opt_func=opt_func, path=path,
+                    lr=0.05, cbs=cbs)
     learn.remove_cbs(learn.cbs.filter(lambda cb: cb.name == 'progress'))
     learn.logger = lambda *_: None
     return learn
@@ -303,7 +309,8 @@ def test_learner_does_what_the_loop_does(ours, tmp_path):
             torch.nn.utils.clip_grad_norm_(model.parameters(), 0.3)
             opt.step()
     assert difference(list(learn.model.parameters()), list(model.parameters())) < 1e-5
-    assert all(torch.allclose(a.double(), b.double(), rtol=1e-5) for a, b in zip(learn.model.buffers(), model.buffers()))
+    assert all(torch.allclose(a.double(), b.double(), rtol=1e-5)
+               for a, b in zip(learn.model.buffers(), model.buffers()))
     assert torch.allclose(torch.stack(learn.recorder.losses), torch.stack(losses).detach(), rtol=1e-4)
     assert learn.sam.ascent is None
     learn.lr_find(num_it=6, show_plot=False, suggest_funcs=None)
@@ -321,7 +328,10 @@ def test_learner_schedules_the_radius_and_refuses_what_does_not_know_of_it(tmp_p
     learn.fit(1, cbs=ParamScheduler(dict(sam_rho=SchedLin(0.1, 0.4))))
     assert learn.opt.hypers[0]['sam_rho'] == pytest.approx(0.3) # of the last of three batches
     for cb in (MixedPrecision(), GradientAccumulation(2)):
-        with pytest.raises(ValueError, match='again'): learner(tmp_path, oc.SGD, [SAMCallback(), cb], nn.Linear(3, 1)).fit(1)
-    with pytest.raises(ValueError, match='so does this'): learner(tmp_path, lambda ps, lr: SAM(oc.SGD(ps, lr)), [SAMCallback()], nn.Linear(3, 1)).fit(1)
-    with pytest.raises(RuntimeError, match='SAMCallback'): learner(tmp_path, lambda ps, lr: SAM(oc.SGD(ps, lr)), [], nn.Linear(3, 1)).fit(1)
+        with pytest.raises(ValueError, match='again'):
+            learner(tmp_path, oc.SGD, [SAMCallback(), cb], nn.Linear(3, 1)).fit(1)
+    with pytest.raises(ValueError, match='so does this'):
+        learner(tmp_path, lambda ps, lr: SAM(oc.SGD(ps, lr)), [SAMCallback()], nn.Linear(3, 1)).fit(1)
+    with pytest.raises(RuntimeError, match='SAMCallback'):
+        learner(tmp_path, lambda ps, lr: SAM(oc.SGD(ps, lr)), [], nn.Linear(3, 1)).fit(1)
     with pytest.raises(ValueError, match='sam_rho'): SAMCallback(-1)
