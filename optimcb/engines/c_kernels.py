@@ -5,7 +5,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from optimcb._compat.dtensors import unsharded
 from optimcb.engines import c_compiler
 from optimcb.engines.launch import KernelLaunch
 from optimcb.tracing.ir import PER_ELEMENT, Extent
@@ -209,34 +208,48 @@ class Writer:
             f'else {{ Share s = {{J, 0, 1}}; work{i}(&s); }}', '}'])
 
 
+def _kernel(program) -> list:
+    "The functions of a program in C, one for each phase. Raises `Unsupported` and `CantBuild`."
+    if program.kernel is None:
+        text = source(program)
+        program.kernel = [c_compiler.function(text, f'phase{k}') for k in range(len(program.phases))]
+    return program.kernel
+
+
+def _chunks(sizes) -> tuple[np.ndarray, np.ndarray]:
+    """Divide tensors into chunks. Return rows of a chunk's tensor, start and size; and for each tensor its
+    first chunk, with the number of all at the end"""
+    first = np.append(0, np.cumsum(-(-sizes//CHUNK)))
+    tensor = np.repeat(np.arange(len(sizes)), np.diff(first))
+    start = (np.arange(first[-1]) - first[tensor])*CHUNK
+    return np.stack([tensor, start, np.minimum(CHUNK, sizes[tensor] - start)], 1), first
+
+
 class Launch(KernelLaunch):
     """Launch of one kernel for parameters whose programs have the same key, with its arguments.
 
     What doesn't change from step to step is made once. Raises `Unsupported` and `CantBuild`."""
     def __init__(self,
         members:list, # `(bucket, program)`: programs with the same key
-        at:list # Of each of them, the index of its first parameter in the plan
+        at:list, # For each member, the index of its first parameter in the plan
+        plan # Plan, which knows the addresses of parameters and state
     ):
-        super().__init__(members, at)
-        text = source(self.program)
-        self.kernel = [c_compiler.function(text, f'phase{k}') for k in range(len(self.program.phases))]
-        params = [p for bucket, _ in members for p in bucket.params]
-        sizes, unsharded_sizes = [p.numel() for p in params], [unsharded(p).numel() for p in params]
-        first = np.cumsum([0, *(-(-n//CHUNK) for n in sizes)])
-        chunks = [(t, o, min(CHUNK, n-o)) for t, n in enumerate(sizes) for o in range(0, n, CHUNK)]
-        chunk = np.array(chunks, np.int64).reshape(-1, 3)
-        self.memory = np.zeros((len(sizes), len(self.columns)), np.int64)
-        self._place_all()
-        p = self.program
+        super().__init__(members, at, plan)
+        p, n = self.program, len(self.places)
+        self.kernel = _kernel(p)
+        sizes = plan.memory.sizes[self.places]
+        chunk, first = _chunks(sizes)
+        self.memory = np.zeros((n, len(self.columns)), np.int64)
+        self._place_all(plan)
         self.numbers = np.zeros((len(members), len(p.slots)))
-        self.sums, self.yields = np.zeros((len(sizes), len(p.sums))), np.zeros((len(sizes), len(p.totals)))
+        self.sums, self.yields = np.zeros((n, len(p.sums))), np.zeros((n, len(p.totals)))
         self.totals = np.zeros(len(p.totals))
-        row = np.repeat(np.arange(len(members)), np.diff(self.rows)).astype(np.int64)
-        self.tables = [chunk, first.astype(np.int64), np.array(unsharded_sizes, np.int64), row, self.memory,
+        self.tables = [chunk, first, plan.memory.unsharded_sizes[self.places], self.member, self.memory,
                        self.numbers, np.zeros((len(chunk), len(p.sums))), self.sums, self.yields, self.totals]
         addresses = [t.ctypes.data for t in self.tables]
-        self.job = np.array([len(chunk), len(sizes), *addresses, 1, *c_compiler.openmp()], np.int64)
-        self.address, self.threads, self.alone = self.job.ctypes.data, 2 + len(self.tables), sum(sizes) < MANY
+        self.job = np.array([len(chunk), n, *addresses, 1, *c_compiler.openmp()], np.int64)
+        self.address, self.threads = self.job.ctypes.data, 2 + len(self.tables)
+        self.alone = sizes.sum() < MANY
 
     def start(self,
         recordings:list, # Of each member

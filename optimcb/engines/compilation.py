@@ -134,11 +134,11 @@ class Compilation:
         for i, (b, program) in enumerate(zip(plan.buckets, programs)):
             key = program.key, b.example.device, sharding_of(b.example)
             together.setdefault(key, []).append((i, (b, program), first))
-            first += len(b.params)
+            first += len(b.places)
         res = []
         for (_, device, _), found in together.items():
             indices, members, firsts = map(list, zip(*found))
-            res.append((self.lowering(device).Launch(members, firsts), indices))
+            res.append((self.lowering(device).Launch(members, firsts, plan), indices))
         return res
 
     def lowering(self, device):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optimcb._compat.dtensors import sharding_of
+from optimcb._compat.dtensors import columns_of, put_columns, sharding_of
 from optimcb.engines import arena
 from optimcb.engines.batches import batches, call_batch
 from optimcb.tracing.bucket import is_plain
@@ -23,21 +23,26 @@ class Launch:
     "A step of parameters whose programs have the same key."
     def __init__(self,
         members:list, # `(bucket, program)`: programs with the same key
-        at:list # For each member, the index of its first parameter in the plan
+        at:list, # For each member, the index of its first parameter in the plan
+        plan # Plan, which knows the addresses of parameters and state
     ):
         self.members, self.program = members, members[0][1]
-        self.slices = [slice(i, i + len(a.params)) for i, (a, _) in zip(at, members)]
+        self.slices = [slice(i, i + len(a.places)) for i, (a, _) in zip(at, members)]
+        # of each parameter, its index in the plan's lists, and its place among all of the optimizer's
+        self.indices = np.concatenate([np.arange(o.start, o.stop) for o in self.slices])
+        self.places = plan.order[self.indices]
         self.sharding = sharding_of(members[0][0].example)
-        places = [k for a, _ in members for k in a.places]
-        # the order of parameters in the optimizer, which is the same in all processes
-        self.order = sorted(range(len(places)), key=places.__getitem__)
+        self.in_order = None # the order of parameters in the optimizer, on the device, from the first use on
 
     def _gather(self, table, ops):
-        "Reduce `table`, a row for each tensor and a column for each reduction, over all processes"
-        order = torch.tensor(self.order, device=table.device)
-        in_order = table[order]
+        """Reduce `table`, a row for each tensor and a column for each reduction, over all processes, without
+        waiting for a GPU"""
+        # the order of parameters in the optimizer is the same in all processes
+        if self.in_order is None:
+            self.in_order = _moved(torch.from_numpy(np.argsort(self.places)), table.device)
+        in_order = table.index_select(0, self.in_order)
         self.sharding.reduce(in_order, [REDUCTIONS[op].across for op in ops])
-        table[order] = in_order
+        table.index_copy_(0, self.in_order, in_order)
 
     def call(self, i):
         """Call the functions at the end of phase `i`: once for parameters of the same shapes, if a function
@@ -97,7 +102,8 @@ class Launch:
 
     def finish(self):
         "Put new state into the parameters' state."
-        for (a, _), made in zip(self.members, self.made): arena.hand_out(a, made)
+        for (a, _), made in zip(self.members, self.made):
+            if made: arena.hand_out(a, made)
         if self.program.replaced: self._store_opaque()
 
     def _store_opaque(self):
@@ -112,7 +118,7 @@ class Launch:
             expected = {k.name: (k.dtype, k.extent.shape) for k in a.kinds}
             same = all((s[name].dtype, s[name].shape) == expected.get(name) for s in a.states for name in new)
             # if they differ, the plan finds a change in the next step
-            if same: a.tensors.update({name: [s[name] for s in a.states] for name in new})
+            for name in new if same else (): a.note_tensors(name, [s[name] for s in a.states])
 
 
 class KernelLaunch(Launch):
@@ -123,37 +129,43 @@ class KernelLaunch(Launch):
     calls `_place_all`."""
     def __init__(self,
         members:list, # `(bucket, program)`: programs with the same key
-        at:list # For each member, the index of its first parameter in the plan
+        at:list, # For each member, the index of its first parameter in the plan
+        plan # Plan, which knows the addresses of parameters and state
     ):
-        super().__init__(members, at)
+        super().__init__(members, at, plan)
         self.columns = {name: j for j, name in enumerate(self.program.columns)}
-        self.rows = np.cumsum([0, *(len(a.params) for a, _ in members)])
+        counts = [len(a.places) for a, _ in members]
+        self.rows, self.member = np.cumsum([0, *counts]), np.repeat(np.arange(len(members)), counts)
         self.grads = None # the gradients' addresses in the table
 
-    def _place_all(self):
+    def _place_all(self, plan):
         "Note the addresses of parameters and existing state"
-        for i, (a, _) in enumerate(self.members): self._place(i, {'.p': a.params, **a.tensors})
+        for name, addresses in plan.memory.addresses.items():
+            if name in self.columns: self.memory[:, self.columns[name]] = addresses[self.places]
 
     def _place(self, i, lists):
         "Note the addresses of member `i`'s tensors, by column"
-        for name, tensors in lists.items(): self._note(i, name, [t.data_ptr() for t in tensors])
+        for name, tensors in lists.items():
+            if name not in self.columns: continue
+            rows = slice(self.rows[i], self.rows[i+1])
+            self.memory[rows, self.columns[name]] = [t.data_ptr() for t in tensors]
 
-    def _note(self, i, name, ptrs):
-        if name in self.columns: self.memory[self.rows[i]:self.rows[i+1], self.columns[name]] = ptrs
-
-    def _fill(self, recordings, plan):
-        "Set this step's gradients and numbers"
-        self.made, self.held = [], {}
+    def _fill(self, recordings, plan, grads=None):
+        "Set this step's numbers, and the addresses of its gradients; default: the plan's"
+        self.numbers[:] = [[r.slots[k] for k in program.slots]
+                           for (_, program), r in zip(self.members, recordings)]
+        grads = plan.grad_ptrs if grads is None else grads
+        if grads is not self.grads and '.grad' in self.columns:
+            self.memory[:, self.columns['.grad']] = grads[self.indices]
+        self.grads = grads
+        self.made, self.held = [{} for _ in self.members], {}
         for i, ((a, program), r) in enumerate(zip(self.members, recordings)):
-            slots = r.trace.slots
-            self.numbers[i] = [slots[k] for k in program.slots]
-            if plan.grad_ptrs is not self.grads: self._note(i, '.grad', plan.grad_ptrs[self.slices[i]])
-            self.made.append(arena.new_states(a, program.fresh, slots))
-            if program.fresh: self._place(i, self.made[i])
-            if r.trace.externals:
-                self.held[i] = [_moved(o.detach(), a.example.device) for o in r.trace.externals]
-                self._place(i, {k: [o]*len(a.params) for k, o in enumerate(self.held[i])})
-        self.grads = plan.grad_ptrs
+            if program.fresh:
+                self.made[i] = arena.new_states(a, program.fresh, r.slots)
+                self._place(i, self.made[i])
+            if r.externals:
+                self.held[i] = [_moved(o.detach(), a.example.device) for o in r.externals]
+                self._place(i, {k: [o]*len(a.places) for k, o in enumerate(self.held[i])})
         if self.program.calls: self._prepare(recordings, plan)
 
     # Functions by torch
@@ -162,7 +174,7 @@ class KernelLaunch(Launch):
         "Note the possible arguments of functions by torch"
         self.loads = [{'.p': a.params, '.grad': plan.grads[places], **a.tensors, **made}
                       for (a, _), places, made in zip(self.members, self.slices, self.made)]
-        self.slots = [[r.trace.slots[k] for k in program.slots]
+        self.slots = [[r.slots[k] for k in program.slots]
                       for (_, program), r in zip(self.members, recordings)]
         self.between = [{} for _ in self.members] # by node: their arguments and results
         self._make_room(0)
@@ -205,9 +217,9 @@ class KernelLaunch(Launch):
         p = self.program
         sums = [j for j, k in enumerate(p.sums) if p.levels[k] - 1 in p.phases[i]]
         if not sums: return
-        columns = table[:, sums]
+        columns = columns_of(table, sums)
         self._gather(columns, [p.nodes[p.sums[j]].op for j in sums])
-        table[:, sums] = columns
+        put_columns(table, sums, columns)
 
     def _yielded(self, i) -> dict:
         "Return the values that phase `i` yielded, summed over the parameters, by round"

@@ -1,43 +1,50 @@
-"""Plans: group an optimizer's parameters into buckets, and check that nothing has changed.
+"""Plans: group an optimizer's parameters into buckets, choose those that have a gradient in each step, and
+check that nothing else has changed.
 
 Parameters share a bucket if one recording is valid for all of them: those of one group, dtype and device,
 with the same kinds of state and the same numbers in it. Whatever a kernel must not touch is left to the
-eager engine. The checks of each step are one pass in C (`one_pass`), or else a few passes over lists."""
-from bisect import bisect
-from itertools import cycle, repeat
+eager engine. A plan also knows parameters that have no gradient now: if other ones have a gradient in the
+next step, it only chooses anew. The checks of each step are one pass in C (`one_pass`), or else a few passes
+over lists."""
 from operator import is_
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from optimcb._compat.dtensors import sharding_of
-from optimcb.engines.arena import Arena
+from optimcb.engines.addresses import Memory
 from optimcb.engines.c_compiler import CantBuild
-from optimcb.engines.frozen import grad_of, track
-from optimcb.engines.one_pass import Addresses, OnePass
-from optimcb.tracing.bucket import Bucket, Changed, fit, is_plain, key_of, sharing
+from optimcb.engines.frozen import is_frozen, track
+from optimcb.engines.one_pass import OTHERS, SAME, OnePass
+from optimcb.tracing.bucket import Bucket, Changed, Noted, fit, is_plain, key_of, sharing
 
-__all__ = ['Plan']
+__all__ = ['LEFT', 'STEPPED', 'UNKNOWN', 'Plan']
 
 
-data_ptr, numel, stride, is_neg = Tensor.data_ptr, Tensor.numel, Tensor.stride, Tensor.is_neg
 dtype_of, requires_grad = Tensor.dtype.__get__, Tensor.requires_grad.__get__
 
-# States in arenas whose addresses are checked in one step, in turn: one may have been given other memory
-IN_TURN = 64
+# The role of a parameter. UNKNOWN: if its gradient comes or goes, another plan is made. With a gradient, the
+# eager engine steps one that is LEFT, and kernels one that is STEPPED.
+UNKNOWN, LEFT, STEPPED = range(3)
 MISSES = 3 # looks in a row that found a change where Python found none, until Python does without them
 SEEN = frozenset({'shape', 'ndim', 'stride()', 'requires_grad', 'dtype', 'device'}) # what a look compares
 
 
 class Plan:
-    """The parameters that have a gradient, in buckets, and the addresses of their memory.
+    """The parameters of an optimizer, as its steps need them.
 
-    `buckets` are traced, `eager` lists what is left to the eager engine: parameter, state and index of the
-    group. `flat` has the parameters of all buckets, one after the other; `grads` and `grad_ptrs` have the
-    gradients of the present step and their addresses. `launches` are known for this plan, by their
-    programs. `shardings` tells how parameters are sharded. `one_pass` looks at all of it in C, from the
-    third step on; None where it can't. If kernels `zero` the gradients, those were found
-    `apart` from all other memory, at their addresses."""
+    What is known of each parameter is kept by its place among `params`: its `roles` and `states`, the
+    tensors of these in `noted`, and in `memory` where they lie. `known` are the buckets of all parameters
+    that kernels can step, and `bucket_of` has the indices of theirs.
+
+    Of those that have a gradient in the present step, `buckets` are traced, `order` has their places and
+    `flat` them, one bucket after the other; `grads` and `grad_ptrs` have their gradients and the addresses of
+    these. `eager` lists what is left to the eager engine: parameter, state and index of the group.
+    `launches` are known for this choice, by their programs. `shardings` tells how parameters are sharded.
+
+    `one_pass` looks at all of it in C, from the third step on; None where it can't. If kernels `zero` the
+    gradients, those were found `apart` from all other memory, at their addresses."""
     zeroes, apart = False, (None, False)
 
     def __init__(self,
@@ -45,65 +52,102 @@ class Plan:
         composition, # Its composition
         refusals # What is left to the eager engine, and what steppers look at
     ):
-        self.composition, self.refusals, self.states, self.launches = composition, refusals, opt.state, {}
+        self.composition, self.refusals, self.all_states = composition, refusals, opt.state
         self.params = [p for g in opt.param_groups for p in g['params']]
         track(self.params, opt.tracked)
+        self.are_tensors = [p for p in self.params if isinstance(p, Tensor)]
+        self.require_grad = list(map(requires_grad, self.are_tensors))
         grads = [getattr(p, 'grad', None) for p in self.params]
-        self.missing = list(map(is_, grads, repeat(None)))
-        self.tensors = [p for p in self.params if isinstance(p, Tensor)]
-        self.require_grad = list(map(requires_grad, self.tensors))
-        groups = [i for i, g in enumerate(opt.param_groups) for _ in g['params']]
-        work = [(k, p, grad, i) for k, (p, grad, i) in enumerate(zip(self.params, grads, groups))
-                if grad_of(p, opt.tracked) is not None]
-        self._fill_buckets(work, opt.state)
-        # also of what is left to the eager engine: processes must agree
-        shardings = [sharding_of(p) for _, p, *_ in work]
+        shardings = [sharding_of(p) for p, g in zip(self.params, grads) if g is not None] # eager ones, too
         self.shardings = list(dict.fromkeys(filter(None, shardings)))
-        self._note(opt, grads)
-
-    def _fill_buckets(self, work, states):
-        "Put parameters into buckets; leave those to the eager engine that kernels can't step"
-        fits = {k: fit(p, grad, states[p]) for k, p, grad, _ in work}
-        shared = _sharing_memory(work, states, fits)
-        known, self.eager, self.maybe = {}, [], [] # `maybe` are those that may fit another time
-        for k, p, grad, i in work:
-            can = None if k in shared else fits[k]
-            key = can and key_of(i, can, p, grad.dtype, self.refusals)
-            if can and not self.refusals.why(key):
-                known.setdefault(key, Bucket(key, i, p)).add(k, p, states[p])
-                continue
-            self.eager.append((p, states[p], i))
-            if not can and k not in shared and isinstance(p, Tensor): self.maybe.append(self.eager[-1])
-        self.buckets = list(known.values())
-
-    def _note(self, opt, grads):
-        "Note everything that must not change"
-        for b in self.buckets: b.note()
-        self.values = list(opt.state.values())
-        self.flat = [p for b in self.buckets for p in b.params]
-        names = [(b, name) for b in self.buckets for name, _, extent in b.kinds if not extent.is_opaque]
-        states = [t for b, name in names for t in b.tensors[name]]
-        self.arenas, self.others = _arenas(states)
-        self.fixed = self.flat + self.others
-        self.fixed_ptrs, self.sizes = list(map(data_ptr, self.fixed)), list(map(numel, self.flat))
-        there = {id(t) for t in self.others}
-        self.inside = [t for t in states if id(t) not in there]
-        parts = [self.inside[i:i+IN_TURN] for i in range(0, len(self.inside), IN_TURN)]
-        self.turns = cycle([(part, list(map(data_ptr, part))) for part in parts] or [([], [])])
-        self.strides = list(map(stride, self.flat))
-        self.many = [i for i, p in enumerate(self.flat) if p.dim() > 1]
-        self.many_params = [self.flat[i] for i in self.many]
-        self.many_strides = [self.strides[i] for i in self.many]
-        self.order = [k for b in self.buckets for k in b.places]
-        self.in_order = self.order == list(range(len(self.params)))
-        self.dtypes = [b.grad_dtype for b in self.buckets for _ in b.params]
-        self.grad_ids, self.grad_ptrs, self.odd = None, None, []
+        self._fill_buckets(list(self._work(opt, grads)))
+        self._note_tensors()
         self.one_pass, self.misses, self.has_moved = None, 0, False
-        self.must_take = True # the addresses of gradients from the next look, though it finds none moved
-        opaque = any(k.extent.is_opaque for b in self.buckets for k in b.kinds)
-        are_tensors = len(self.tensors) == len(self.params)
-        self.looks = bool(self.buckets) and are_tensors and not self.shardings and not opaque
+        self._choose(np.array([g is not None for g in grads], bool))
         self._take(grads)
+
+    # Who can be stepped
+
+    def _work(self, opt, grads):
+        """Yield place, parameter, gradient, state and group of each parameter that can be stepped now, or
+        when it gets a gradient"""
+        groups = [i for i, g in enumerate(opt.param_groups) for _ in g['params']]
+        masks = self.composition.masks.keys()
+        for k, (p, grad, i) in enumerate(zip(self.params, grads, groups)):
+            if is_frozen(p, opt.tracked): continue
+            may_get_one = getattr(p, 'requires_grad', False) and not self.shardings # processes must agree
+            if grad is not None: yield k, p, grad, self.all_states[p], i
+            elif may_get_one and p in self.all_states and self.all_states[p].keys() >= masks:
+                yield k, p, None, self.all_states[p], i
+
+    def _fill_buckets(self, work):
+        "Put parameters into buckets; leave those to the eager engine that kernels can't step"
+        fits = {k: fit(p, grad, state) for k, p, grad, state, _ in work}
+        shared = _sharing_memory(work, fits)
+        if shared: # those without a gradient are in nobody's way
+            work = [o for o in work if o[2] is not None or o[0] not in shared]
+            shared = _sharing_memory(work, fits)
+        n, indices, kinds = len(self.params), {}, {}
+        self.roles, self.states, self.known = np.zeros(n, np.int64), [None]*n, []
+        self.bucket_of, self.left = np.full(n, -1), {}
+        self.maybe = set() # of those that are left, the places of those that may fit another time
+        for k, p, grad, state, i in work:
+            can = None if k in shared else fits[k]
+            key = can and key_of(i, can, p, p.dtype if grad is None else grad.dtype, self.refusals)
+            if can and not self.refusals.why(key):
+                if key not in indices:
+                    indices[key] = len(self.known)
+                    self.known.append(bucket := Bucket(key, i, p))
+                    bucket.kind = kinds.setdefault(bucket.kind, bucket.kind)
+                self.roles[k], self.states[k], self.bucket_of[k] = STEPPED, state, indices[key]
+            elif grad is not None:
+                self.roles[k], self.left[k] = UNKNOWN if k in shared else LEFT, (p, state, i)
+                if not can and k not in shared and isinstance(p, Tensor): self.maybe.add(k)
+
+    def _note_tensors(self):
+        "Note, of parameters that kernels can step, all that must not change"
+        n = len(self.params)
+        self.places = np.flatnonzero(self.roles == STEPPED)
+        self.stepped = [self.params[k] for k in self.places.tolist()]
+        self.layouts = list(map(_layout, self.stepped))
+        self.values = list(self.all_states.values())
+        tensors, in_memory = {}, {'.p': list(zip(self.places.tolist(), self.stepped))}
+        for k in self.places.tolist():
+            for name, _, extent in self.known[self.bucket_of[k]].kinds:
+                t = self.states[k][name]
+                tensors.setdefault(name, [None]*n)[k] = t
+                if not extent.is_opaque: in_memory.setdefault(name, []).append((k, t))
+        self.noted, self.memory = Noted(self.params, self.states, tensors), Memory(n, in_memory)
+
+    # Who is stepped now
+
+    def _choose(self, present):
+        """Let the present step be one of the parameters that are `present`, since they have a gradient.
+
+        Those that stay behind keep their numbers: a bucket whose parameters aren't all present is split, and
+        buckets that have come to the same numbers are joined."""
+        self.present = None # until all is noted: an interrupt may break it off
+        first_of = {}
+        joined = np.array([first_of.setdefault(b.identity(), i) for i, b in enumerate(self.known)], np.int64)
+        codes = 2*joined[self.bucket_of[self.places]] + present[self.places]
+        codes, firsts, bucket_of = np.unique(codes, return_index=True, return_inverse=True)
+        known, are_present = [self.known[i] for i in codes >> 1], codes & 1
+        for i in np.flatnonzero(np.diff(codes >> 1) == 0): known[i] = known[i].split_off()
+        by_bucket, end = self.places[np.argsort(bucket_of, kind='stable')].tolist(), 0
+        for b, is_present, n in zip(known, are_present, np.bincount(bucket_of).tolist()):
+            if is_present: b.choose(by_bucket[end:end+n], self.noted)
+            elif b.places: b.choose([], self.noted)
+            end += n
+        self.known, self.bucket_of[self.places] = known, bucket_of
+        self.buckets = [known[i] for i in np.argsort(firsts) if are_present[i]]
+        self.order = np.array([k for b in self.buckets for k in b.places], np.int64)
+        self.flat = [self.params[k] for b in self.buckets for k in b.places]
+        self.eager = [o for k, o in self.left.items() if present[k]]
+        self.may_fit = [self.left[k] for k in self.maybe if present[k]]
+        self.launches, self._grads, self.grad_ptrs, self.odd = {}, None, None, []
+        self.must_take, self.apart = True, (None, False)
+        if self.one_pass: self.one_pass.note_buckets(self)
+        self.present = present
 
     # One look
 
@@ -114,48 +158,55 @@ class Plan:
         """Tell by one look that all but the gradients is as it was, and note those.
 
         False means that this can't be told so, and that Python must look, by `refresh`."""
-        if self.one_pass is None or composition is not self.composition or opt.state is not self.states:
-            return False
+        if self.one_pass is None or not self._is_of(opt, composition): return False
         must_take, self.must_take = self.must_take, True # until all is noted: an interrupt may break it off
-        try: ptrs = self.one_pass.look(opt.param_groups, self.states)
+        try: found = self.one_pass.look(opt.param_groups, self.all_states, self.known)
         except Changed:
             self.one_pass, self.misses = None, self.misses + 1
             return False
+        if found == OTHERS or must_take: self._choose_again(self.one_pass.present)
         self.has_moved = self._rest_has_changed()
         if self.has_moved: return False
-        if ptrs is None and must_take: ptrs = self.one_pass.grad_ptrs
-        if ptrs is not None: self.grad_ptrs = ptrs
-        self.misses, self.grad_ids, self.must_take, self._grads = 0, None, False, None
+        if found != SAME or must_take: self.grad_ptrs = self.one_pass.ordered_grad_ptrs
+        self.misses, self.must_take, self._grads = 0, False, None
         return True
 
-    def put(self, states, name, value):
-        "Put one value into many states."
-        if self.one_pass: self.one_pass.put(states, name, value)
-        else:
-            for s in states: s[name] = value
+    def _is_of(self, opt, composition) -> bool:
+        "Is it a plan of this composition and the optimizer's dict of states, and wholly noted?"
+        return composition is self.composition and opt.state is self.all_states and self.present is not None
+
+    def put(self,
+        numbers:list # For each bucket, a part of its parameters' state, by name
+    ):
+        "Put numbers that a step has made into the states."
+        if self.one_pass: return self.one_pass.put(numbers)
+        for b, new in zip(self.buckets, numbers):
+            for s in b.states if new else (): s.update(new)
+
+    def bump_versions(self,
+        stepped:list # What the optimizer has in the place of `flat`
+    ):
+        "Tell autograd that parameters were written into."
+        if self.one_pass: self.one_pass.bump_versions()
+        else: torch.autograd.graph.increment_version(stepped)
 
     def _rest_has_changed(self) -> bool:
         "Has what a look at the parameters doesn't see changed?"
-        if any(arena.storages != n for arena, n in self.arenas): return True
-        others, inside = self.addresses
-        if others and others.have_moved(self.one_pass): return True
-        if inside and inside.have_moved(self.one_pass, next(self.firsts), IN_TURN): return True
+        if self.memory.state_has_moved(self.one_pass): return True
         return not self.refusals.looked <= SEEN and self._look_differs() or self._fits_now()
 
     def _begin_to_look(self):
         "Note for the next steps what a look compares, if that is possible"
-        if not self.looks or self.odd or self.misses >= MISSES: return
-        try: one_pass = OnePass(self)
-        except CantBuild:
-            self.looks = False
-            return
-        self.addresses = [Addresses(ts) if ts else None for ts in (self.others, self.inside)]
-        self.firsts = cycle(range(0, max(1, len(self.inside)), IN_TURN))
-        self.one_pass = one_pass # when all of it is there
+        opaque = any(k.extent.is_opaque for b in self.known for k in b.kinds)
+        are_tensors = len(self.are_tensors) == len(self.params)
+        if not self.stepped or not are_tensors or self.shardings or opaque: return
+        if self.odd or self.misses >= MISSES: return
+        try: self.one_pass = OnePass(self)
+        except CantBuild: self.misses = MISSES
 
     def _fits_now(self) -> bool:
         "Can kernels step a parameter that was left to the eager engine, since its gradient is dense, say?"
-        return any(fit(p, p.grad, state) for p, state, _ in self.maybe)
+        return any(fit(p, p.grad, state) for p, state, _ in self.may_fit)
 
     # Python's passes
 
@@ -163,25 +214,27 @@ class Plan:
         opt, # Optimizer
         composition # Its composition
     ):
-        "Check that nothing has changed except gradients, which may be new tensors. Raises `Changed`."
-        if self.has_moved: raise Changed # a look has found that; the passes look at some of it in turn
-        if composition is not self.composition or opt.state is not self.states: raise Changed
+        "Check that nothing has changed except gradients, which may be others. Raises `Changed`."
+        if self.has_moved or not self._is_of(opt, composition): raise Changed # a look has seen something move
         params = [p for g in opt.param_groups for p in g['params']]
         if len(params) != len(self.params) or not all(map(is_, params, self.params)): raise Changed
         values = opt.state.values()
         if len(values) != len(self.values) or not all(map(is_, values, self.values)): raise Changed
-        grads = [getattr(p, 'grad', None) for p in params] if self.eager else [p.grad for p in params]
-        if list(map(is_, grads, repeat(None))) != self.missing or self.refrozen(): raise Changed
+        if self.refrozen() or list(map(_layout, self.stepped)) != self.layouts: raise Changed
+        grads = [getattr(p, 'grad', None) for p in params]
+        self._choose_again(np.array([g is not None for g in grads], bool))
         for b in self.buckets: b.check()
-        if any(arena.storages != n for arena, n in self.arenas): raise Changed
-        part, ptrs = next(self.turns)
-        if list(map(data_ptr, part)) != ptrs or list(map(numel, self.flat)) != self.sizes: raise Changed
+        if self.memory.state_has_moved() or self._fits_now(): raise Changed
         if self.refusals.looked and self._look_differs(): raise Changed
-        if list(map(data_ptr, self.fixed)) != self.fixed_ptrs: raise Changed
-        if list(map(stride, self.many_params)) != self.many_strides: raise Changed
-        if self._fits_now(): raise Changed
         self._take(grads)
         self._begin_to_look()
+
+    def _choose_again(self, present):
+        "Choose, if others are present than before. Raises `Changed` if one isn't known"
+        differs = present != self.present
+        if not differs.any(): return
+        if self.shardings or (self.roles[differs] == UNKNOWN).any(): raise Changed
+        self._choose(present)
 
     def _look_differs(self) -> bool:
         "Has an attribute that steppers read changed?"
@@ -190,31 +243,24 @@ class Plan:
 
     def refrozen(self) -> bool:
         "Has a parameter been frozen or unfrozen?"
-        return list(map(requires_grad, self.tensors)) != self.require_grad
+        return list(map(requires_grad, self.are_tensors)) != self.require_grad
 
     def _take(self, grads):
-        "Note this step's gradients and their addresses. New tensors must be like the old ones"
-        if not self.in_order: grads = [grads[k] for k in self.order]
-        try: ptrs, ids = list(map(data_ptr, grads)), list(map(id, grads))
-        except RuntimeError: raise Changed from None # a gradient without storage: it is sparse now
-        unmoved = isinstance(self.grad_ptrs, list) and ptrs == self.grad_ptrs # a look notes an array
-        same = ids == self.grad_ids and unmoved and not self.odd
-        if not same or [grads[i].stride() for i in self.many] != self.many_strides:
-            strides = list(map(stride, grads))
-            if list(map(dtype_of, grads)) != self.dtypes or any(map(is_neg, grads)): raise Changed
-            if set(map(type, grads)) != {Tensor} and not all(map(is_plain, grads)): raise Changed
-            self.odd = []
-            if strides != self.strides:
-                self.odd = [i for i, (s, t) in enumerate(zip(strides, self.strides)) if s != t]
-            if any(grads[i].shape != self.flat[i].shape for i in self.odd): raise Changed
+        "Note this step's gradients and their addresses. Raises `Changed` if one is of another kind"
+        grads = [grads[k] for k in self.order]
+        if not all(map(is_plain, grads)): raise Changed
+        if list(map(dtype_of, grads)) != [b.grad_dtype for b in self.buckets for _ in b.places]:
+            raise Changed
+        if any(g.shape != p.shape for g, p in zip(grads, self.flat)): raise Changed
+        self.odd = [i for i, (g, p) in enumerate(zip(grads, self.flat)) if g.stride() != p.stride()]
         for i in self.odd: # as its parameter lies in memory
             p = self.flat[i]
             copy = torch.empty_strided(p.shape, p.stride(), dtype=grads[i].dtype, device=p.device)
             grads[i] = copy.copy_(grads[i])
-            ptrs[i] = grads[i].data_ptr()
-        self._grads, self.grad_ids, self.must_take = grads, ids, True
-        # else it stays the same list, which tells that nothing moved
-        if not unmoved or self.odd: self.grad_ptrs = ptrs
+        ptrs = np.array(list(map(Tensor.data_ptr, grads)), np.int64)
+        self._grads, self.must_take = grads, True
+        # else it stays the same array, which tells that nothing moved
+        if self.odd or not np.array_equal(ptrs, self.grad_ptrs): self.grad_ptrs = ptrs
 
     @property
     def grads(self) -> list:
@@ -227,24 +273,13 @@ class Plan:
         self._grads = None
 
 
-def _sharing_memory(work, states, fits) -> set:
+def _sharing_memory(work, fits) -> set:
     "Return the places of parameters that share memory, or whose state does, with others"
     tensors = []
-    for k, p, *_ in work:
-        found = (p, *states[p].values()) if fits[k] else (p,)
+    for k, p, _, state, _ in work:
+        found = (p, *state.values()) if fits[k] else (p,)
         tensors += [(k, t) for t in found if isinstance(t, Tensor) and (fits[k] or is_plain(t))]
     return sharing(tensors)
 
 
-def _arenas(states) -> tuple[list, list]:
-    "Return the arenas whose storages are all among `states`, with their counts; and the other states"
-    arenas = sorted(Arena.all(), key=lambda arena: arena.span.start)
-    starts, inside, where = [arena.span.start for arena in arenas], [set() for _ in arenas], []
-    for t in states:
-        ptr = t.data_ptr()
-        i = bisect(starts, ptr) - 1
-        where.append(i if i >= 0 and ptr in arenas[i].span else None)
-        if where[-1] is not None: inside[i].add(id(t))
-    whole = {i for i, found in enumerate(inside) if found and len(found) == arenas[i].storages}
-    found = [(arenas[i], len(inside[i])) for i in sorted(whole)]
-    return found, [t for t, i in zip(states, where) if i not in whole]
+def _layout(p) -> tuple: return p.data_ptr(), p.shape, p.stride(), p.is_neg()

@@ -1,6 +1,7 @@
 "Parameters that one recording holds for: a bucket, and what keeps a parameter out of every bucket."
 from numbers import Number
 from operator import is_, itemgetter
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,7 +9,8 @@ from torch import Tensor
 from optimcb._compat.dtensors import is_dtensor, sharding_of, unsharded
 from optimcb.tracing.ir import DTYPES, FLOATS, PER_ELEMENT, StateKind, extent_of
 
-__all__ = ['Bucket', 'Changed', 'constant', 'fit', 'is_dense', 'is_plain', 'key_of', 'misfit', 'sharing']
+__all__ = ['Bucket', 'Changed', 'Noted', 'constant', 'fit', 'is_dense', 'is_plain', 'key_of', 'misfit',
+           'sharing']
 
 
 PLAIN_TYPES = frozenset({Tensor, torch.nn.Parameter}) # dispatch as `Tensor` does
@@ -19,11 +21,20 @@ class Changed(Exception):
     "A plan doesn't hold any more."
 
 
+class Noted(NamedTuple):
+    "What is known of an optimizer's parameters, by their places among them all."
+    params: list
+    states: list # Of each its state; None for those that kernels don't step
+    tensors: dict # By name of state, of each its tensor, or None
+
+
 class Bucket:
-    """Parameters that one recording holds for.
+    """Parameters that one recording holds for: those of one key, with the same numbers among their state.
 
     `kinds` are the `StateKind`s of tensors among their state, `numbers` the rest of it. `kind` is what they
-    have in common besides numbers and group; `forms` belongs to what replays recordings.
+    have in common besides numbers and group; `forms` belongs to what replays recordings. `places` are those
+    of the parameters that the present step steps, `params` these, with `states` and `tensors` of these by
+    name.
     """
     def __init__(self,
         key:tuple, # Their common properties, from `key_of`
@@ -33,27 +44,69 @@ class Bucket:
         self.key, self.group, self.example = key, group, example
         self.kinds, self.numbers, self.grad_dtype = key[1], dict(key[2]), key[5]
         self.kind, self.forms = (key[1], *key[3:], is_dtensor(unsharded(example))), None
-        self.params, self.states, self.places = [], [], []
+        self._identity = None
+        self.choose([], Noted([], [], {}))
 
-    def add(self,
-        place:int, # Index among all parameters
-        p:Tensor, # A parameter
-        state:dict # Its state
+    def choose(self,
+        places:list, # Of parameters
+        noted:Noted # What is known of all of them
     ):
-        "Take in a parameter."
-        self.places.append(place)
-        self.params.append(p)
-        self.states.append(state)
+        "Let these be the parameters of the present step."
+        self.places, self.noted, self._params, self._states, self._tensors = places, noted, None, None, None
 
-    def note(self):
-        "Note the tensors that must stay where they are."
-        self.tensors = {k.name: [s[k.name] for s in self.states] for k in self.kinds}
-        self.size = len(self.kinds) + len(self.numbers)
+    def split_off(self) -> 'Bucket':
+        "Return a bucket of the same key without parameters, whose numbers go on by themselves."
+        res = object.__new__(Bucket)
+        res.__dict__ = {**self.__dict__, 'numbers': dict(self.numbers)}
+        res.choose([], self.noted)
+        return res
+
+    @property
+    def params(self) -> list:
+        "The parameters of the present step."
+        if self._params is None: self._params = [self.noted.params[k] for k in self.places]
+        return self._params
+
+    @property
+    def states(self) -> list:
+        "Their states."
+        if self._states is None: self._states = [self.noted.states[k] for k in self.places]
+        return self._states
+
+    @property
+    def tensors(self) -> dict:
+        "The tensors in these, by name."
+        if self._tensors is None:
+            self._tensors = {k.name: [self.noted.tensors[k.name][i] for i in self.places] for k in self.kinds}
+        return self._tensors
+
+    def note_tensors(self,
+        name:str, # Name of state
+        tensors:list # Of each of the present parameters, what it is from now on
+    ):
+        "Note that a step has replaced tensors."
+        self.tensors[name] = tensors
+        for k, t in zip(self.places, tensors): self.noted.tensors[name][k] = t
+
+    def put(self,
+        numbers:dict # Some of the state from now on, by name
+    ):
+        "Note that a step has made other numbers."
+        self.numbers.update(numbers)
+        self._identity = None
+
+    def identity(self) -> tuple:
+        "What is equal for buckets that can be one: numbers of other types are other numbers."
+        if self._identity is None:
+            values = self.numbers.values()
+            self._identity = id(self.kind), self.group, *self.numbers, *map(type, values), *values
+        return self._identity
 
     def check(self):
         "Raise `Changed` if the state was changed from outside."
         states = self.states
-        if list(map(len, states)).count(self.size) != len(states): raise Changed
+        size = len(self.kinds) + len(self.numbers)
+        if list(map(len, states)).count(size) != len(states): raise Changed
         try:
             for name, tensors in self.tensors.items():
                 if not all(map(is_, map(itemgetter(name), states), tensors)): raise Changed

@@ -195,7 +195,7 @@ def record(
                 done[key] = known, h # which keeps the objects alive whose ids are in the key
                 begun.append(known)
         if known is None: continue
-        known.count += len(b.params)
+        known.count += len(b.places)
         res.append(known)
     if composition.sums_over_all and not failures:
         with _collected(failures), _explained(buckets, composition):

@@ -14,7 +14,7 @@ from torch import Tensor
 from optimcb.composition.pipeline import Composition
 from optimcb.composition.results import ONE_STEP, once, stop
 from optimcb.composition.stepper import Stepper
-from optimcb.tracing.bucket import Bucket, constant
+from optimcb.tracing.bucket import Bucket, Noted, constant
 from optimcb.tracing.ir import PER_ELEMENT, StateKind, extent_of
 from optimcb.tracing.program import Program
 from optimcb.tracing.purity import asks_type, impurities
@@ -95,7 +95,7 @@ class Rehearsal:
         numbers = tuple(observer.all_named(self.numbers).items())
         key = 0, tuple(self.kinds.values()), numbers, p.dtype, p.dim() == 0, self.grad_dtype, p.device, ()
         res = Bucket(key, 0, p)
-        res.add(0, p, {})
+        res.choose([0], Noted([p], [{}], {}))
         return res
 
     def like(self,

@@ -28,7 +28,6 @@ class Replayed:
     "The facts of a recording that engines need, computed without running the steppers."
     __slots__ = ('key', 'slots', 'numbers', 'programs', 'count')
     externals = ()
-    trace = property(lambda self: self)
 
     def __init__(self,
         variant, # The variant that was replayed

@@ -5,9 +5,10 @@ import sys
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.testing._internal.two_tensor import TwoTensor
 
 import optimcb as oc
-from optimcb.engines import c_compiler, one_pass, plan
+from optimcb.engines import addresses, c_compiler, one_pass, plan
 from optimcb.tracing.bucket import Changed
 
 try: one_pass._loaded()
@@ -26,20 +27,42 @@ def opt():
 
 
 def params(opt): return [p for g in opt.param_groups for p in g['params']]
-def look(opt): return opt._running.plan.one_pass.look(opt.param_groups, opt.state)
+def look(opt):
+    plan = opt._running.plan
+    return plan.one_pass.look(opt.param_groups, opt.state, plan.known)
 
 
 def test_nothing_has_changed(opt):
-    assert look(opt) is None
+    assert look(opt) == one_pass.SAME
 
 
 def test_where_new_gradients_lie(opt):
-    p = params(opt)[0]
+    p, plan = params(opt)[0], opt._running.plan
     old = p.grad
     p.grad = old.clone()
-    found = look(opt)
-    assert found.tolist() == [q.grad.data_ptr() for q in opt._running.plan.flat]
-    assert look(opt) is None
+    assert look(opt) == one_pass.MOVED
+    assert plan.one_pass.ordered_grad_ptrs.tolist() == [q.grad.data_ptr() for q in plan.flat]
+    assert look(opt) == one_pass.SAME
+
+
+def test_which_parameters_have_gradients(opt):
+    ps, plan = params(opt), opt._running.plan
+    kept, ps[1].grad = ps[1].grad, None
+    assert look(opt) == one_pass.OTHERS and plan.one_pass.present.tolist() == [True, False, True, True]
+    assert look(opt) == one_pass.SAME
+    ps[1].grad = kept
+    assert look(opt) == one_pass.OTHERS and plan.one_pass.present.all()
+
+
+def test_what_has_no_gradient_is_looked_at_when_it_has_one(opt):
+    p = params(opt)[1]
+    kept, p.grad = p.grad, None
+    opt.step()
+    opt.state[p]['step'] = 17
+    opt.step()
+    assert opt._running.plan.one_pass is not None
+    p.grad = kept
+    with pytest.raises(Changed): look(opt)
 
 
 def another_type(p):
@@ -61,11 +84,11 @@ CHANGES = {
     'class': lambda o, p: another_type(p),
     'swapped': lambda o, p: swapped(p),
     'frozen': lambda o, p: p.requires_grad_(False),
-    'no gradient': lambda o, p: setattr(p, 'grad', None),
     'sparse gradient': lambda o, p: setattr(p, 'grad', torch.eye(3, 4).to_sparse()),
     'negative gradient': lambda o, p: setattr(p, 'grad', torch._neg_view(torch.ones(3, 4))),
     'strides of the gradient': lambda o, p: setattr(p, 'grad', torch.ones(4, 3).t()),
-    'class of the gradient': lambda o, p: setattr(p, 'grad', nn.Parameter(torch.ones(3, 4))),
+    'class of the gradient': lambda o, p: setattr(p, 'grad', TwoTensor(torch.ones(3, 4), torch.ones(3, 4))),
+    'a negative parameter': lambda o, p: setattr(p, 'data', torch._neg_view(p.data)),
     'another parameter': lambda o, p: o.param_groups[0]['params'].__setitem__(0, nn.Parameter(torch.ones(3, 4))),
     'one parameter less': lambda o, p: o.param_groups[0]['params'].pop(),
     'one parameter more': lambda o, p: o.param_groups[1]['params'].append(nn.Parameter(torch.ones(2))),
@@ -97,18 +120,19 @@ def test_another_group(opt):
 def test_an_equal_number_of_a_state_is_no_change(opt):
     p = params(opt)[0]
     opt.state[p]['step'] = int('4')
-    assert look(opt) is None
+    assert look(opt) == one_pass.SAME
 
 
-@pytest.mark.parametrize('given', [False, True])
+@pytest.mark.parametrize('given', ['same', 'new', 'some'])
 def test_a_steady_step_only_looks(opt, given, monkeypatch):
-    "Whether gradients are new tensors in each step, or the same"
+    "Whether gradients are new tensors in each step, or the same, or others have one"
     def refuse(*args): raise AssertionError('Python looked')
     monkeypatch.setattr(plan.Plan, 'refresh', refuse)
     monkeypatch.setattr(plan.Plan, '__init__', refuse)
-    for _ in range(3):
-        for p in params(opt):
-            if given: p.grad = torch.randn_like(p)
+    for i in range(6):
+        for k, p in enumerate(params(opt)):
+            if given != 'same': p.grad = torch.randn_like(p)
+            if given == 'some' and (i + k) % 3 == 0: p.grad = None
         opt.step()
 
 
@@ -138,7 +162,7 @@ def test_a_change_in_turn_is_found_within_some_steps():
     for _ in range(5): opt.step()
     state = opt.state[ps[150]]['grad_avg']
     state.data = torch.zeros(40)
-    for _ in range(1 + 200//plan.IN_TURN): opt.step()
+    for _ in range(1 + 200//addresses.IN_TURN): opt.step()
     assert state.abs().sum() > 0
 
 
@@ -156,13 +180,13 @@ def test_memory_of_many_steps(opt):
 
 @pytest.mark.parametrize('lacks', ['offset', 'libtorch', 'lock'])
 def test_what_is_missing_is_said(lacks, monkeypatch):
-    one_pass._checked.cache_clear(), one_pass._offset.cache_clear(), one_pass._of_libtorch.cache_clear()
-    if lacks == 'offset': monkeypatch.setattr(one_pass, '_found_in', lambda t: None)
-    if lacks == 'libtorch': monkeypatch.setattr(one_pass, 'LIBTORCH', ('no_such',))
+    one_pass._checked.cache_clear()
+    if lacks == 'offset': monkeypatch.setattr(one_pass, '_place', lambda *args: None)
+    if lacks == 'libtorch': monkeypatch.setattr(one_pass, 'LIBTORCH', {'libc10.so': ['no_such']})
     if lacks == 'lock': monkeypatch.setattr(one_pass.sysconfig, 'get_config_var', lambda name: 1)
     p = nn.Parameter(torch.ones(3))
     p.grad = torch.ones(3)
     opt = oc.AdamW([p], lr=0.1)
     for _ in range(4): opt.step()
     assert opt._running.plan.one_pass is None and opt.state[p]['step'] == 4
-    one_pass._checked.cache_clear(), one_pass._offset.cache_clear(), one_pass._of_libtorch.cache_clear()
+    one_pass._checked.cache_clear()
