@@ -8,7 +8,6 @@ import optimcb as oc
 from optimcb import Optimizer
 from optimcb.engines.c_compiler import CantBuild, _run
 
-
 pytestmark = pytest.mark.filterwarnings('ignore:the eager engine runs')
 
 
