@@ -67,7 +67,7 @@ def _description(f) -> str: return ' '.join(inspect.getdoc(f).partition('\n\nRai
 
 
 def _part(name, fs, f) -> dict:
-    wrapped = optimcb.SGD.wrap(fs)
+    wrapped = optimcb.SGD.wrap(*fs)
     own = dict.fromkeys(k for o in map(Stepper, fs) for k in o.names if k in wrapped.hypers)
     return {'part': f'`{name}`', 'place': ', '.join(dict.fromkeys(place_of(o) for o in fs)),
             'numbers': ', '.join(f'`{k}={wrapped.hypers[k]:g}`' for k in own),

@@ -46,9 +46,10 @@ class Arena:
         dtype:torch.dtype # Dtype of the tensor
     ) -> Tensor:
         "Return the next tensor of the arena, with the shape and layout of a parameter."
-        if like.numel() == 0: return torch.empty_strided(like.shape, like.stride(), dtype=dtype)
-        t = torch.frombuffer(self.pages(), dtype=dtype, count=like.numel(), offset=self.at)
-        t = t.as_strided(like.shape, like.stride())
+        n = like.numel()
+        if n == 0: return torch.empty_strided(like.shape, like.stride(), dtype=dtype)
+        t = torch.frombuffer(self.pages(), dtype=dtype, count=n, offset=self.at)
+        if like.stride() != (1,): t = t.as_strided(like.shape, like.stride())
         self.at += _room(like, dtype)
         self.keep = None
         return t

@@ -3,6 +3,7 @@
 A parameter is frozen if it required gradients before and doesn't now. A plain tensor, which never did, is
 stepped by its `.grad`."""
 from collections.abc import Iterable
+from itertools import compress, repeat
 
 from torch import Tensor
 
@@ -14,7 +15,9 @@ def track(
     tracked:set # Set to add those to that require gradients
 ) -> None:
     "Note which parameters require gradients, so that they count as frozen once they don't."
-    tracked.update(p for p in params if getattr(p, 'requires_grad', False))
+    params = list(params)
+    requires_grad = map(getattr, params, repeat('requires_grad'), repeat(False)) # a loop in C
+    tracked.update(compress(params, requires_grad))
 
 
 def is_frozen(

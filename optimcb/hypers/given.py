@@ -3,6 +3,7 @@ import inspect
 from collections.abc import Iterator
 from itertools import repeat
 from numbers import Real
+from operator import attrgetter
 
 import torch
 from fastcore.foundation import L
@@ -87,7 +88,8 @@ def check_params(
 ) -> None:
     "Raise `TypeError` for anything but tensors, `ValueError` for duplicates and tensors that aren't leaves."
     seen = set(map(id, others)) # asked for each group: a loop in C
-    are_leaves = all(isinstance(p, Tensor) and p.is_leaf for p in params)
+    are_tensors = all(issubclass(kind, Tensor) for kind in set(map(type, params)))
+    are_leaves = are_tensors and all(map(attrgetter('is_leaf'), params))
     if are_leaves and len({*seen, *map(id, params)}) == len(seen) + len(params): return
     for i, p in enumerate(params):
         if not isinstance(p, Tensor):

@@ -20,10 +20,11 @@ def pack(
     device=None # Device for copies of tensors; default: their own
 ) -> dict:
     "Return the state dict of `opt`."
-    groups, indices, params = [], {}, []
+    all_params = [p for g in opt.param_groups for p in g['params']]
+    params = {id(p): p for p in all_params} # a duplicate has one index, as in torch
+    indices, params = {k: i for i, k in enumerate(params)}, list(params.values())
+    groups = []
     for g in opt.param_groups:
-        for p in g['params']: # a duplicate has one index, as in torch
-            if indices.setdefault(id(p), len(params)) == len(params): params.append(p)
         own = copied({k: v for k, v in g.items() if k != 'params'}, device)
         groups.append({**own, 'params': [indices[id(p)] for p in g['params']]})
     states, routes = kept_states(opt, params, device), opt.composition.routes
@@ -35,7 +36,7 @@ def pack(
         param_groups=groups,
         hypers=[copied(dict(h), device) for h in opt.hypers],
         steppers=opt.composition.untapped,
-        shapes=[shape_of(p) for g in opt.param_groups for p in g['params']],
+        shapes=list(map(shape_of, all_params)),
         **({'rules': rules} if rules else {}))
 
 
