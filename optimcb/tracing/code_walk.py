@@ -7,6 +7,7 @@ from numbers import Number
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from optimcb._compat.bytecode import (
@@ -233,8 +234,10 @@ class CodeWalk:
         if o is hash and self.code.co_name != '__hash__':
             raise Impure("it asks for a hash, which may be an address")
         if id(o) in BY_NAME:
-            names = args[1:2] if o is getattr or o is hasattr else args
-            if all(n and is_constant(n) for n in names): self.by_known_name.add(f.offset)
+            owner, names = (args[:1], args[1:2]) if o is getattr or o is hasattr else ([], args)
+            modules = [self.means.get(n.offset) for n in owner if n]
+            of_torch = any(o is torch or o is math for o in modules) # whatever they have is known
+            if of_torch or all(n and is_constant(n) for n in names): self.by_known_name.add(f.offset)
         if _out_place(o) < len(args) - len(keywords): self.reader.gives_out = True
 
     def _constants(self):
