@@ -61,8 +61,8 @@ def programs(monkeypatch):
     "The programs that are launched, which `foreach` then runs"
     seen = []
     class Recorder(foreach.Launch):
-        def __init__(self, members, at):
-            super().__init__(members, at)
+        def __init__(self, *args):
+            super().__init__(*args)
             seen.append(self.program)
     class Lowering: Launch = Recorder
     monkeypatch.setattr(Compilation, 'lowering', lambda self, device: Lowering)
