@@ -16,6 +16,7 @@ from optimcb.hypers.torch_names import TORCH_FLAGS, from_torch
 from optimcb.hypers.values import per_group
 from optimcb.hypers.views import HyperView, HyperViews
 from optimcb.state.eval_weights import averaged, put_in, take_out, warn_unaveraged
+from optimcb.state.on_device import fill_hyper
 from optimcb.state.restore import clear_state
 
 __all__ = ['FastaiProtocol']
@@ -23,6 +24,7 @@ __all__ = ['FastaiProtocol']
 
 class FastaiProtocol:
     "A mixin that adds the methods of fastai's `Optimizer` to a `torch.optim.Optimizer` with steppers."
+    _capturable = False # are numbers kept on the device?
     _keep_on_clear = ('force_train', 'do_wd') # state that `clear_state` keeps
 
     # Parameters
@@ -140,7 +142,8 @@ class FastaiProtocol:
 
     def _set_hyper(self, k, values):
         "Set a hyper-parameter to one value per group: fastai's hook for subclasses."
-        for h, v in zip(self.hypers, values): h[k] = v
+        for h, v in zip(self.hypers, values):
+            if not (self._capturable and fill_hyper(h, k, v)): h[k] = v
 
     # Freezing
 

@@ -27,6 +27,7 @@ from optimcb.hypers.torch_names import from_torch, without_flags
 from optimcb.hypers.values import hypers_of, own, per_group
 from optimcb.state.eval_weights import refuse_step
 from optimcb.state.learner_names import name_params
+from optimcb.state.on_device import put_on_device
 from optimcb.state.protocol import SavedState
 
 __all__ = ['Optimizer']
@@ -38,6 +39,9 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, SavedState, to
     Each step calls every stepper of `cbs` on every parameter with a gradient, as `stepper(p, **names)`. Its
     arguments are looked up by name in the hyper-parameters and in the parameter's state. A dict that a
     stepper returns becomes state; `once(…)` and `update` last only until the end of the step.
+
+    `capturable=True` keeps counts of steps on the device: a CUDA graph of a step can then be replayed without
+    `before_replay()`. Hyper-parameters that change between replays must be tensors: `lr=torch.tensor(1e-3)`.
 
     Raises `ValueError` or `TypeError` for invalid parameters and hyper-parameters, `MissingName` if a stepper
     needs an unknown name, and `TypeError` if a stepper returns something else than a dict, None or one of
@@ -56,6 +60,8 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, SavedState, to
         if hypers.pop('train_bn', None) is not None:
             warn("`train_bn` has no effect in an `Optimizer`. Pass it to the `Learner`.")
         self.cbs, self.engine, self.zero_in_step = L(list(L(cbs))), engine, zero_in_step
+        # torch's option: numbers are on the device, where a CUDA graph finds them
+        self._capturable = bool(hypers.pop('capturable', False))
         self.hyper_names = set()
         self._has_part = wrappers.made_by_zero()
         composition = self.composition
@@ -107,7 +113,7 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, SavedState, to
     def forget_runner(self):
         "Drop the runner after a change of the engine or of all state; the next step creates a new one."
         runner = self.__dict__.pop('_runner', None)
-        if runner is not None: runner.settle() # a skipped step may have to be taken off its counters
+        if runner is not None: runner.close() # a skipped step may have to be taken off its counters
 
     @entry
     @torch.no_grad()
@@ -142,6 +148,7 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, SavedState, to
         scaling:Scaling=NOT_SCALED # Scale and skip flag of a GradScaler
     ):
         "Step the target's parameters with the current steppers and hyper-parameters."
+        if self._capturable and runner.plan is None: put_on_device(target) # state may have come in
         composition, hypers = self.composition, hypers_of(target.param_groups, self.hyper_names)
         made = runner.step(self, target, composition, hypers, scaling)
         for k in made: # a default of a name that a stepper returned was state, not a hyper-parameter
@@ -153,8 +160,8 @@ class Optimizer(FastaiProtocol, LiveSteppers, ExplainedOptimizer, SavedState, to
     def before_replay(self):
         """Prepare the next replay of a captured CUDA graph: send learning rate, step count and other scalars.
 
-        Call it before each `graph.replay()`. Raises `RuntimeError` if no step was captured, or if the next
-        step takes another branch."""
+        Call it before each `graph.replay()`, except with `capturable=True`. Raises `RuntimeError` if no step
+        was captured, or if the next step takes another branch."""
         refuse_step(self)
         self._running.renew(hypers_of(self.param_groups, self.hyper_names))
 

@@ -4,20 +4,26 @@
 """
 import inspect
 import re
+import warnings
+from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import triton.language as tl
+import without_gpu
 from cases import CASES
 from helpers import params, set_grads
 from on_engines import stepped, ulps
+from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 import optimcb as oc
 from optimcb import Optimizer
-from optimcb.engines import foreach, grad_scaling, runner, triton_kernels, triton_math
+from optimcb.engines import captures, foreach, grad_scaling, runner, triton_kernels, triton_math
 from optimcb.engines.compilation import Compilation
+from optimcb.engines.triton_kernels import Launch
 
 # What a GPU has and the interpreter lacks
 
@@ -39,11 +45,40 @@ def cast(self, src, dst_type, plain=InterpreterBuilder.cast_impl):
     return plain(self, src, dst_type)
 
 
+def fma(self, x, y, z):
+    """A multiply-add, rounded once; the interpreter rounds twice.
+
+    In wider numbers, what is rounded away the first time matters about once in 10**12 times"""
+    a, b, c = x.data, y.data, z.data
+    if a.dtype == np.float32: return TensorHandle((a.astype(np.longdouble)*b + c).astype(np.float32), z.dtype.scalar)
+    high, low = product(a, b)
+    total = high + c
+    part = total - high
+    error = (high - (total - part)) + (c - part)
+    with np.errstate(all='ignore'): exact = total + (error + low)
+    return TensorHandle(np.where(np.isfinite(exact), exact, a*b + c), z.dtype.scalar)
+
+
+def product(a, b):
+    "The product of numbers of float64, and what it is rounded by (Dekker 1971)"
+    def halves(x):
+        big = x*134217729.
+        high = big - (big - x)
+        return high, x - high
+    with np.errstate(all='ignore'):
+        (p, q), (r, s), res = halves(a), halves(b), a*b
+        return res, ((p*r - res) + p*s + q*r) + q*s
+
+
 torchs = {o: getattr(torch, {'rint': 'round'}.get(o, o))
           for o in re.findall(r'libdevice\.(\w+)', inspect.getsource(triton_math))}
 triton_math.libdevice = SimpleNamespace(**{o: nvidia(f) for o, f in torchs.items()})
-InterpreterBuilder.cast_impl = cast
+InterpreterBuilder.cast_impl, InterpreterBuilder.create_fma = cast, fma
 Compilation.lowering = lambda self, device: foreach if self.engine == 'foreach' else triton_kernels
+
+without_gpu.install()
+Launch._compiled = lambda self, function: function
+Launch._run = lambda self, kernel, count, arguments: kernel[(count,)](*arguments.tensors, **triton_kernels.OPTIONS)
 
 
 # Tests
@@ -117,6 +152,26 @@ def test_numbers_of_each_tensor():
     (_, want, ws), (_, got, s) = (stepped(e, ps, gs, [numbers], steps=3, lr=0.1) for e in ('eager', 'fused'))
     for a, b, t, u in zip(got, want, s, ws):
         assert ulps(a, b) == 0 and all(ulps(t[k], u[k]) == 0 for k in ('level', 'last', 'count'))
+
+
+@pytest.mark.parametrize('make', [oc.Lamb, oc.Adafactor, oc.Prodigy], ids=lambda o: o.__name__)
+def test_sums_of_many_chunks_are_joined_in_two_stages(make, monkeypatch):
+    "The same bits each time; to a few units in the last place as eager adds"
+    def steps(engine):
+        ps = params([(9000,), (1, 2), (5000,), ()])
+        opt = make(ps, lr=0.01, engine=engine)
+        for i in range(3):
+            set_grads(ps, i)
+            opt.step()
+        return ps, opt
+    monkeypatch.setattr(triton_kernels, 'JOIN', 2)
+    (ps, opt), (qs, _), (want, _) = steps('fused'), steps('fused'), steps('eager')
+    launches = [launch for found in opt._running.plan.launches.values() for launch, _ in found]
+    assert any(len(o.joins) == 2 for o in launches)
+    for p, q, r in zip(ps, qs, want):
+        assert ulps(p, q) == 0
+        torch.testing.assert_close(p, r, rtol=1e-5, atol=1e-6)
+
 def test_tensors_that_lie_anywhere():
     "At odd addresses, elements are loaded one by one; each tensor is told apart"
     flat, grad, res = *some(5000), *some(5000, seed=1), []
@@ -202,19 +257,29 @@ def test_gradients_of_a_step_that_the_device_may_skip_stay(monkeypatch):
     assert not any(p.grad.any() for p in ps)
 
 
+class OpsOfTorch(TorchDispatchMode):
+    "Takes down what torch computes of tensors that steppers get as hyper-parameters, as of `-lr`"
+    def __init__(self):
+        super().__init__()
+        self.done = []
+    def __torch_dispatch__(self, f, types, args=(), kwargs=None):
+        out = f(*args, **kwargs or {})
+        if f.__name__.split('.')[0] in ('neg', 'mul', 'div', 'add', 'sub', 'rsub', 'pow', 'sqrt', 'reciprocal'): self.done.append((out, f, args))
+        return out
+
+
 class Graph:
     "What `torch.cuda.CUDAGraph` does: takes kernels down, instead of running them, and runs them later with what then lies in memory"
-    def __init__(self, monkeypatch): self.m, self.kernels = monkeypatch, []
+    def __init__(self, monkeypatch): self.m, self.kernels, self.ops = monkeypatch, [], OpsOfTorch()
     def __enter__(self):
-        self.m.setattr(runner, '_capturing', lambda: True)
-        self.m.setattr(triton_kernels.Launch, 'phase', self.phase(triton_kernels.Launch.phase))
-    def __exit__(self, *args): self.m.undo()
-    def phase(self, run):
-        def phase(launch, i):
-            for kernel, count in launch.kernels[i]: self.kernels.append((kernel, count, launch.arguments))
-            return {}
-        return phase
+        self.ops.__enter__()
+        for o in (runner, captures): self.m.setattr(o, 'is_capturing', lambda: True)
+        self.m.setattr(Launch, '_run', lambda launch, kernel, count, arguments: self.kernels.append((kernel, count, list(arguments.tensors))))
+    def __exit__(self, *args):
+        self.m.undo()
+        self.ops.__exit__(*args)
     def replay(self):
+        for out, f, args in self.ops.done: out.copy_(f(*args))
         for kernel, count, arguments in self.kernels: kernel[(count,)](*arguments, **triton_kernels.OPTIONS)
 
 
@@ -244,6 +309,111 @@ def test_a_captured_step_is_replayed_with_other_numbers(make, monkeypatch):
     assert all(ulps(a, b) == 0 for a, b in zip(*res))
 
 
+def ready(make, **options):
+    "Parameters, and an optimizer that has taken some steps"
+    ps = params(SIZES)
+    opt = make(ps, lr=0.01, **options)
+    set_grads(ps, 0)
+    for _ in range(3): opt.step()
+    return ps, opt
+
+def captured(opt, monkeypatch):
+    with (graph := Graph(monkeypatch)): opt.step()
+    return graph
+
+def all_of(ps, opt): return [t.detach().clone() for t in [*ps, *(v for s in opt.state.values() for v in s.values() if isinstance(v, torch.Tensor))]]
+
+
+@pytest.mark.parametrize('make', [oc.Adam, oc.Lamb, oc.AdamW], ids=['Adam', 'Lamb', 'AdamW'])
+def test_a_replay_without_new_numbers_has_those_of_the_capture(make, monkeypatch):
+    (ps, opt), (qs, other) = ready(make), ready(make)
+    graph = captured(opt, monkeypatch)
+    graph.replay()
+    other.step()
+    assert all(ulps(a, b) == 0 for a, b in zip(ps, qs))
+
+def test_all_graphs_of_an_optimizer_are_served(monkeypatch):
+    "Each with the gradients that it has captured, and whatever steps are taken without a graph"
+    (ps, opt), (qs, other) = ready(oc.Adam), ready(oc.Adam)
+    graphs, grads = [], []
+    for i in range(3):
+        grads.append([torch.full_like(p, i + 1.) for p in ps])
+        for p, q, g in zip(ps, qs, grads[-1]): p.grad, q.grad = g, g.clone()
+        graphs.append(captured(opt, monkeypatch))
+        opt.before_replay()
+        graphs[-1].replay()
+        other.step()
+    for i, lr in ((2, 0.1), (0, 0.2), (None, 0.3), (1, 0.1), (0, 0.1)):
+        for o in (opt, other): o.set_hyper('lr', lr)
+        for q, g in zip(qs, grads[i or 0]): q.grad = g.clone()
+        other.step()
+        if i is None:
+            for p, g in zip(ps, grads[0]): p.grad = g.clone()
+            opt.step()
+        else:
+            opt.before_replay()
+            graphs[i].replay()
+        assert all(ulps(a, b) == 0 for a, b in zip(ps, qs))
+
+FREES = dict(load_state_dict=lambda ps, opt: opt.load_state_dict(opt.state_dict()), clear_state=lambda ps, opt: opt.clear_state(),
+             engine=lambda ps, opt: setattr(opt, 'engine', 'fused'))
+
+@pytest.mark.parametrize('make', [oc.SGD, oc.Adam, oc.Lamb, oc.Prodigy, partial(oc.Optimizer, cbs=[numbers])], ids=['SGD', 'Adam', 'Lamb', 'Prodigy', 'numbers'])
+@pytest.mark.parametrize('free', FREES.values(), ids=FREES)
+def test_what_frees_the_state_of_a_graph_says_so_and_a_replay_changes_nothing(make, free, monkeypatch):
+    ps, opt = ready(make)
+    graphs = [captured(opt, monkeypatch)]
+    opt.step()
+    graphs.append(captured(opt, monkeypatch))
+    held = all_of(ps, opt) and [v for s in opt.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
+    with pytest.warns(UserWarning, match='a replay of it changes no parameter'): free(ps, opt)
+    before = [t.clone() for t in (*ps, *held)]
+    with pytest.raises(RuntimeError, match='no step was captured'): opt.before_replay()
+    for graph in graphs: graph.replay()
+    assert all(ulps(a, b) == 0 for a, b in zip((*ps, *held), before))
+    opt.step()
+    opt.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        captured(opt, monkeypatch)
+        opt.before_replay()
+
+def test_other_parameters_drop_a_graph_at_the_next_step(monkeypatch):
+    ps, opt = ready(oc.Adam)
+    graph = captured(opt, monkeypatch)
+    ps[1].grad = None
+    with pytest.warns(UserWarning, match='a replay of it changes no parameter'): opt.step()
+    before = all_of(ps, opt)
+    graph.replay()
+    assert all(ulps(a, b) == 0 for a, b in zip(all_of(ps, opt), before))
+
+@pytest.mark.parametrize('make', [oc.SGD, oc.AdamW, oc.Lamb, oc.NAdam, oc.Adan, oc.Lion], ids=lambda o: o.__name__)
+def test_a_capturable_step_is_replayed_with_no_call_of_ours(make, monkeypatch):
+    "Its learning rate is changed where it lies"
+    res = []
+    for with_graph in (False, True):
+        ps = params(SIZES)
+        opt = make(ps, lr=torch.tensor(0.01), capturable=True)
+        set_grads(ps, 0)
+        for _ in range(3): opt.step()
+        graph = captured(opt, monkeypatch) if with_graph else None
+        for i in range(5):
+            opt.param_groups[0]['lr'].fill_(0.01/(i + 1))
+            for p, g in zip(ps, params(SIZES, seed=i)): p.grad.copy_(g)
+            graph.replay() if with_graph else opt.step()
+        assert all(float(s.get('step', 8)) == 8 for s in opt.state.values())
+        res.append(all_of(ps, opt))
+    assert all(ulps(a, b) == 0 for a, b in zip(*res))
+
+def test_what_branches_on_the_step_is_not_capturable(monkeypatch):
+    with pytest.raises(RuntimeError, match="`radam_step` .* branches on a tensor's value"): ready(oc.RAdam, capturable=True, engine='fused')
+    ps = params(SIZES)
+    opt = oc.RAdam(ps, lr=0.01, capturable=True, engine='auto')
+    set_grads(ps, 0)
+    with pytest.warns(UserWarning, match="branches on a tensor's value"):
+        for _ in range(3): opt.step()
+    with pytest.raises(RuntimeError, match='a part of it is run by the eager engine'): captured(opt, monkeypatch)
+
 def test_what_a_graph_cant_have(monkeypatch):
     ps = params(SIZES)
     opt = oc.RAdam(ps, lr=0.01, sqr_mom=0.9)
@@ -254,8 +424,18 @@ def test_what_a_graph_cant_have(monkeypatch):
     with pytest.raises(RuntimeError, match='no step was captured'): opt.before_replay()
     for _ in range(2): opt.step()
     with graph: opt.step()
+    with pytest.raises(RuntimeError, match='captured just before'), graph: opt.step()
     with pytest.raises(RuntimeError, match='another branch'):
         for _ in range(9): opt.before_replay() # rectified from a certain step on
     steps = opt.state[ps[0]]['step']
     opt.step()
     assert opt.state[ps[0]]['step'] == steps + 1
+
+def test_a_graph_cant_have_other_parameters_than_the_one_before(monkeypatch):
+    "Nothing can be disarmed while a graph captures"
+    ps, opt = ready(oc.Adam)
+    captured(opt, monkeypatch)
+    ps[0].grad = None
+    with pytest.raises(RuntimeError, match='have changed: take some steps'): captured(opt, monkeypatch)
+    with pytest.warns(UserWarning, match='a replay of it changes no parameter'): opt.step()
+    captured(opt, monkeypatch)

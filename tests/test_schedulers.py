@@ -249,12 +249,14 @@ def test_foreach_and_fused_choose_the_engine():
         for options in (dict(foreach=True, fused=True), dict(fused=True, engine='eager'),
                         dict(foreach=True, engine='fused'), dict(fused=False, engine='fused')):
             with pytest.raises(ValueError, match='Pass one of them'): make(params(), lr=0.1, **options)
+    with pytest.raises(TypeError, match='Pass it to the optimizer'):
+        oc.AdamW([{'params': params(), 'capturable': True}], lr=0.1)
     with pytest.raises(ValueError, match="Pass engine='fused' to the optimizer"):
         oc.AdamW([{'params': params(), 'fused': True}], lr=0.1)
 
 
 @pytest.mark.parametrize('option, message', [
-    (dict(capturable=True), 'before_replay'), (dict(differentiable=True), 'functional_call'), (dict(maximize=True), r'wrap\(maximize\)'),
+    (dict(differentiable=True), 'functional_call'), (dict(maximize=True), r'wrap\(maximize\)'),
     (dict(amsgrad=True), r'Use `Adam\(…, amsgrad=True'), (dict(nesterov=True), '`NAdam`'), (dict(centered=True), '`RMSProp'),
     (dict(dampening=0.5), '`average_grad` takes it')], ids=str)
 def test_what_cannot_be_had_says_what_to_do(option, message):

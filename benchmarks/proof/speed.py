@@ -158,11 +158,11 @@ def sweep(
     if device.dry: return
     from optimcb.engines import triton_kernels, triton_source
     def one(name, dtype, size, warps):
-        known = triton_source.CHUNK_BYTES, triton_kernels.OPTIONS
-        triton_source.CHUNK_BYTES, triton_kernels.OPTIONS = size, {**known[1], 'num_warps': warps}
+        known = triton_source.CHUNKS, triton_kernels.OPTIONS
+        triton_source.CHUNKS, triton_kernels.OPTIONS = (size, size), {**known[1], 'num_warps': warps}
         try: return _measured({'optimcb': ours(name)}, shapes_of('gpt2', False), dtype, device, 3)
-        finally: triton_source.CHUNK_BYTES, triton_kernels.OPTIONS = known
-    for size, warps in ((4096, 4), (2048, 4), (4096, 8), (8192, 4), (8192, 8), (16384, 8)):
+        finally: triton_source.CHUNKS, triton_kernels.OPTIONS = known
+    for size, warps in ((512, 4), (1024, 4), (1024, 8), (2048, 4), (2048, 8), (4096, 8)):
         for name in ('SGD', 'AdamW', 'Lamb'):
             for dtype in (torch.float32, torch.bfloat16):
                 results.attempt(f'{name} {str(dtype)[6:]} {size}/{warps}', one, name, dtype, size, warps)

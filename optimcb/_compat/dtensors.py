@@ -5,8 +5,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ['Sharding', 'gather', 'gather_numbers', 'is_dtensor', 'local', 'on_all', 'on_gathered', 'shard_of',
-           'sharding_of', 'unsharded']
+__all__ = ['Sharding', 'columns_of', 'gather', 'gather_numbers', 'is_dtensor', 'local', 'on_all',
+           'on_gathered', 'put_columns', 'shard_of', 'sharding_of', 'unsharded']
 
 
 class Sharding(NamedTuple):
@@ -18,14 +18,31 @@ class Sharding(NamedTuple):
         table:Tensor, # Rows are tensors, columns are reductions; takes the results of all processes
         ops:list # Names of the reductions in `torch.distributed.ReduceOp`
     ):
-        "Reduce over the processes that hold other shards."
+        "Reduce over the processes that hold other shards. Doesn't wait for a GPU."
         for i, placement in enumerate(self.placements):
             if placement.is_replicate(): continue # not `is_shard`, which misses shards of shards
             for op in dict.fromkeys(ops):
                 columns = [j for j, o in enumerate(ops) if o == op]
-                part = table[:, columns].contiguous()
+                part = columns_of(table, columns)
                 dist.all_reduce(part, getattr(dist.ReduceOp, op), group=self.mesh.get_group(i))
-                table[:, columns] = part
+                put_columns(table, columns, part)
+
+
+def columns_of(
+    table:Tensor, # Two dimensions
+    columns:list[int] # Indices of some columns
+) -> Tensor:
+    "Copy some columns. An index that is a list would be sent to a GPU, and waited for."
+    return torch.stack([table[:, j] for j in columns], 1)
+
+
+def put_columns(
+    table:Tensor, # Two dimensions
+    columns:list[int], # Indices of some columns
+    part:Tensor # Takes their place
+):
+    "Put back what `columns_of` has copied."
+    for j, x in zip(columns, part.unbind(1)): table[:, j] = x
 
 
 def is_dtensor(

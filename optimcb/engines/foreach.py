@@ -17,8 +17,8 @@ class Launch(launch.Launch):
     "Parameters whose programs have the same key, and a step of them."
     def __init__(self,
         members:list, # `(bucket, program)`: programs with the same key
-        at:list, # Of each of them, the index of its first parameter in the plan
-        plan # Plan, which knows where parameters and state lie
+        at:list, # For each member, the index of its first parameter in the plan
+        plan # Plan, which knows the addresses of parameters and state
     ):
         super().__init__(members, at, plan)
         p = self.program
@@ -61,7 +61,7 @@ class Launch(launch.Launch):
             for j, (round, level) in enumerate(p.rounds):
                 if level != p.phases[i][-1]: continue
                 x = p.nodes[p.totals[j]].args[0]
-                x = values[x] if x >= 0 else [torch.tensor(slots[~x], dtype=torch.float64)]*len(a.params)
+                x = values[x] if x >= 0 else [_number(slots[~x], torch.float64, a.example)]*len(a.params)
                 res[round] = res.get(round, 0) + torch.stack([o.double() for o in x]).sum()
         return res
 
@@ -99,7 +99,7 @@ class Launch(launch.Launch):
         if n.op == 'load': return lists[n.args[0]]
         if n.op == 'external': return [externals[n.args[0]].detach().to(a.example.device)]*len(a.params)
         if n.op == 'numel':
-            return [torch.tensor(unsharded(p).numel(), dtype=n.dtype, device=p.device) for p in a.params]
+            return [_number(unsharded(p).numel(), n.dtype, p) for p in a.params]
         args = [values[o] if o >= 0 else slots[~o] for o in n.operands]
         if n.op in REDUCTIONS:
             given = args[0]
@@ -121,7 +121,7 @@ class Launch(launch.Launch):
         if can and all(e or not isinstance(x, list) for e, x in zip(each, args)):
             return list(op.foreach(*args))
         if not any(isinstance(x, list) for x in args):
-            args[0] = [torch.tensor(args[0], dtype=n.dtype, device=p.device) for p in a.params]
+            args[0] = [_number(args[0], n.dtype, p) for p in a.params]
         return [op.run(*row) for row in zip(*(x if isinstance(x, list) else [x]*len(a.params) for x in args))]
 
     def _store(self, a, lists, slots, values):
@@ -144,6 +144,11 @@ class Launch(launch.Launch):
         "Put new state into the parameters' state."
         super().finish()
         self.known = self.made = None
+
+
+def _number(x, dtype, like):
+    "A number on a device, which doesn't wait for it, as it would for a number that is sent"
+    return torch.full((), x, dtype=dtype, device=like.device)
 
 
 def _reduced(op, x):

@@ -34,8 +34,8 @@ class Scaling:
         finite = _finite(grads)
         if not finite: return self
         device = next((x.device for x in finite if not x.is_cpu), finite[0].device)
-        found = 1. - torch.stack([x.to(device) for x in finite]).all().float()
-        if self.skip_on_device: found = torch.maximum(found, self.found.to(device))
+        found = 1. - torch.stack([x.to(device, non_blocking=True) for x in finite]).all().float()
+        if self.skip_on_device: found = torch.maximum(found, self.found.to(device, non_blocking=True))
         return Scaling(self.scale, found)
 
     def unscaled(self, grad:Tensor) -> Tensor:

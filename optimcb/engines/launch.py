@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optimcb._compat.dtensors import sharding_of
+from optimcb._compat.dtensors import columns_of, put_columns, sharding_of
 from optimcb.engines import arena
 from optimcb.engines.batches import batches, call_batch
 from optimcb.tracing.bucket import is_plain
@@ -24,21 +24,25 @@ class Launch:
     def __init__(self,
         members:list, # `(bucket, program)`: programs with the same key
         at:list, # For each member, the index of its first parameter in the plan
-        plan # Plan, which knows where parameters and state lie
+        plan # Plan, which knows the addresses of parameters and state
     ):
         self.members, self.program = members, members[0][1]
-        self.slices = [slice(i, i + len(a)) for i, (a, _) in zip(at, members)]
-        self.indices = np.concatenate([np.arange(o.start, o.stop) for o in self.slices]) # in the plan
+        self.slices = [slice(i, i + len(a.places)) for i, (a, _) in zip(at, members)]
+        # of each parameter, its index in the plan's lists, and its place among all of the optimizer's
+        self.indices = np.concatenate([np.arange(o.start, o.stop) for o in self.slices])
         self.places = plan.order[self.indices]
         self.sharding = sharding_of(members[0][0].example)
+        self.in_order = None # the order of parameters in the optimizer, on the device, from the first use on
 
     def _gather(self, table, ops):
-        "Reduce `table`, a row for each tensor and a column for each reduction, over all processes"
-        # in the order of parameters in the optimizer, which is the same in all processes
-        order = torch.from_numpy(np.argsort(self.places)).to(table.device)
-        in_order = table[order]
+        """Reduce `table`, a row for each tensor and a column for each reduction, over all processes, without
+        waiting for a GPU"""
+        # the order of parameters in the optimizer is the same in all processes
+        if self.in_order is None:
+            self.in_order = _moved(torch.from_numpy(np.argsort(self.places)), table.device)
+        in_order = table.index_select(0, self.in_order)
         self.sharding.reduce(in_order, [REDUCTIONS[op].across for op in ops])
-        table[order] = in_order
+        table.index_copy_(0, self.in_order, in_order)
 
     def call(self, i):
         """Call the functions at the end of phase `i`: once for parameters of the same shapes, if a function
@@ -126,17 +130,17 @@ class KernelLaunch(Launch):
     def __init__(self,
         members:list, # `(bucket, program)`: programs with the same key
         at:list, # For each member, the index of its first parameter in the plan
-        plan # Plan, which knows where parameters and state lie
+        plan # Plan, which knows the addresses of parameters and state
     ):
         super().__init__(members, at, plan)
         self.columns = {name: j for j, name in enumerate(self.program.columns)}
-        counts = [len(a) for a, _ in members]
+        counts = [len(a.places) for a, _ in members]
         self.rows, self.member = np.cumsum([0, *counts]), np.repeat(np.arange(len(members)), counts)
         self.grads = None # the gradients' addresses in the table
 
     def _place_all(self, plan):
         "Note the addresses of parameters and existing state"
-        for name, addresses in plan.addresses.items():
+        for name, addresses in plan.memory.addresses.items():
             if name in self.columns: self.memory[:, self.columns[name]] = addresses[self.places]
 
     def _place(self, i, lists):
@@ -146,13 +150,14 @@ class KernelLaunch(Launch):
             rows = slice(self.rows[i], self.rows[i+1])
             self.memory[rows, self.columns[name]] = [t.data_ptr() for t in tensors]
 
-    def _fill(self, recordings, plan):
-        "Set this step's gradients and numbers"
+    def _fill(self, recordings, plan, grads=None):
+        "Set this step's numbers, and the addresses of its gradients; default: the plan's"
         self.numbers[:] = [[r.slots[k] for k in program.slots]
                            for (_, program), r in zip(self.members, recordings)]
-        if plan.grad_ptrs is not self.grads and '.grad' in self.columns:
-            self.memory[:, self.columns['.grad']] = plan.grad_ptrs[self.indices]
-        self.grads = plan.grad_ptrs
+        grads = plan.grad_ptrs if grads is None else grads
+        if grads is not self.grads and '.grad' in self.columns:
+            self.memory[:, self.columns['.grad']] = grads[self.indices]
+        self.grads = grads
         self.made, self.held = [{} for _ in self.members], {}
         for i, ((a, program), r) in enumerate(zip(self.members, recordings)):
             if program.fresh:
@@ -160,7 +165,7 @@ class KernelLaunch(Launch):
                 self._place(i, self.made[i])
             if r.externals:
                 self.held[i] = [_moved(o.detach(), a.example.device) for o in r.externals]
-                self._place(i, {k: [o]*len(a) for k, o in enumerate(self.held[i])})
+                self._place(i, {k: [o]*len(a.places) for k, o in enumerate(self.held[i])})
         if self.program.calls: self._prepare(recordings, plan)
 
     # Functions by torch
@@ -212,9 +217,9 @@ class KernelLaunch(Launch):
         p = self.program
         sums = [j for j, k in enumerate(p.sums) if p.levels[k] - 1 in p.phases[i]]
         if not sums: return
-        columns = table[:, sums]
+        columns = columns_of(table, sums)
         self._gather(columns, [p.nodes[p.sums[j]].op for j in sums])
-        table[:, sums] = columns
+        put_columns(table, sums, columns)
 
     def _yielded(self, i) -> dict:
         "Return the values that phase `i` yielded, summed over the parameters, by round"

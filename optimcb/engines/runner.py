@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from optimcb.engines import eager
+from optimcb.engines.captures import Captures, is_capturing
 from optimcb.engines.compilation import Compilation, Prepared
 from optimcb.engines.frozen import grad_of, track
 from optimcb.engines.grad_scaling import NOT_SCALED, PendingSkip, Scaling
@@ -27,8 +28,8 @@ class Runner:
     """Step an optimizer's parameters on one engine.
 
     `plan` says which parameters kernels step. `compilation` has the programs; runners of parts of one
-    optimizer can share it. `pending` is a step that a GPU may have skipped, `captured` what a CUDA graph
-    captured. If it `zeroes` gradients, `zeroed` are those that kernels have zeroed in the last step, and
+    optimizer can share it. `pending` is a step that a GPU may have skipped, `captures` are those in CUDA
+    graphs. If it `zeroes` gradients, `zeroed` are those that kernels have zeroed in the last step, and
     `scaling` tells whether that was skipped."""
     zeroes, zeroed, scaling = False, (), NOT_SCALED
 
@@ -37,7 +38,8 @@ class Runner:
         compilation:Compilation|None=None # Programs to share with other runners; default: its own
     ):
         self.engine, self.compilation = engine, compilation
-        self.plan = self.pending = self.captured = None
+        self.plan = self.pending = None
+        self.captures = Captures()
         self.shards = Shards()
         # what the eager engine has stepped: a composition; parameters, layouts and names of hyper-parameters
         self.tried_for, self.tried = None, set()
@@ -54,7 +56,13 @@ class Runner:
         compilation:Compilation # Programs to share with other runners
     ):
         "Switch to other programs, and drop the plan."
+        self.captures.drop()
         self.compilation, self.plan = compilation, None
+
+    def close(self):
+        "End the use of this runner: find out whether the last step was skipped, drop what was captured."
+        self.settle()
+        self.captures.drop()
 
     def step(self,
         opt, # Optimizer
@@ -91,6 +99,7 @@ class Runner:
         while True:
             try:
                 plan = self._current_plan(target, composition, fill_masks)
+                self.captures.keep_for(plan)
                 plan.zeroes = self.zeroes and may_store_zeros(plan, scaling)
                 known = len(plan.launches)
                 prepared = self.compilation.prepare(plan, hypers, scaling)
@@ -118,21 +127,22 @@ class Runner:
 
     def _run(self, plan, prepared:Prepared, is_known, composition, hypers, scaling) -> set:
         "Run launches, and the eager engine for the rest. Return the names of new state"
-        capturing = _capturing()
-        if capturing: self._note_capture(plan, prepared, is_known, scaling)
+        capturing = is_capturing()
+        if capturing: self.captures.check(plan, prepared, is_known, scaling)
         launches = [launch for launch, _ in prepared.launches]
-        made = set()
+        made, tables = set(), []
         try:
             for launch, indices in prepared.launches:
                 start = launch.capture if capturing else launch.start
-                start([prepared.recordings[i] for i in indices], plan)
+                tables.append(start([prepared.recordings[i] for i in indices], plan))
             pending = PendingSkip(scaling.found) if scaling.skip_on_device else None
             run_to_last_phase(launches)
             if plan.eager:
                 made |= self._step_eagerly(composition, self._leftovers(plan, hypers), hypers, scaling)
             store(launches)
             self.pending = pending
-            if not capturing: made |= self._count(plan, prepared) # a captured step is not executed
+            if capturing: self.captures.add(plan, prepared.launches, tables) # it isn't executed yet
+            else: made |= self._count(plan, prepared)
             return made
         except OutputMismatch as e: # before anything has changed
             self.compilation.refusals.add(f"{e}")
@@ -142,8 +152,8 @@ class Runner:
             raise
 
     def _count(self, plan, prepared:Prepared) -> set:
-        "Put the numbers that a step has made into the states. Return the names of new state"
-        made, first = set(), 0
+        "Store the numbers that a step computed in the states. Return the names of new state"
+        made = set()
         for bucket, recording, program in zip(plan.buckets, prepared.recordings, prepared.programs):
             new = {*program.new, *recording.numbers} - bucket.numbers.keys()
             made |= new
@@ -151,10 +161,8 @@ class Runner:
             if self.pending:
                 states = [*bucket.states, *self.shards.of_optimizer(bucket.params)]
                 self.pending.note(states, new, dict(bucket.numbers))
-            for name, v in recording.numbers.items():
-                bucket.numbers[name] = v
-                plan.put(bucket, first, name, v)
-            first += len(bucket)
+            bucket.put(recording.numbers)
+        plan.put([r.numbers for r in prepared.recordings])
         return made
 
     def settle(self):
@@ -193,43 +201,13 @@ class Runner:
 
     # CUDA graphs
 
-    def _note_capture(self, plan, prepared:Prepared, is_known, scaling):
-        "Note what a CUDA graph captures. Raises `CantRun`"
-        launches = [launch for launch, _ in prepared.launches]
-        reasons = {
-            "a part of it is run by the eager engine": plan.eager,
-            "a GradScaler may skip it": scaling.skip_on_device,
-            "a function is called between its kernels": any(o.program.calls for o in launches),
-            "it makes state or kernels: take some steps before": not is_known,
-            "its numbers are not on the device, with the foreach engine":
-                any(not hasattr(o, 'capture') for o in launches),
-        }
-        why = next((reason for reason, holds in reasons.items() if holds), None)
-        if why: raise CantRun(f"a CUDA graph can't capture this step, because {why}.")
-        self.captured = plan, prepared.launches, plan.grad_ptrs
-
     def renew(self,
         hypers:list[dict] # Hyper-parameters of each group
     ):
         "Update a captured step's numbers for its next replay. Raises `CantRun`."
         self.settle()
-        plan, launches, grads = self.captured or (None, None, None)
-        if plan is None or plan is not self.plan or plan.refrozen():
-            raise CantRun("no step was captured in a CUDA graph, or parameters or state have changed since. "
-                          "Capture `opt.step()` after some steps.")
-        try: prepared = self.compilation.prepare(plan, hypers, NOT_SCALED)
-        except Changed: prepared = None
-        if prepared is None or prepared.launches is not launches:
-            raise CantRun("the next step takes another branch than the one that was captured. "
-                          "Capture `opt.step()` again.")
-        plan.grad_ptrs = grads # their addresses at capture
-        for launch, indices in launches: launch.renew([prepared.recordings[i] for i in indices], plan)
-        self._count(plan, prepared)
+        prepared = self.captures.renew(self.plan, self.compilation, hypers)
+        self._count(self.plan, prepared)
 
 
 def _params(target): return (p for g in target.param_groups for p in g['params'])
-
-
-def _capturing() -> bool:
-    "Is a CUDA graph capturing?"
-    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()

@@ -1,7 +1,7 @@
 """The Triton versions of functions in operations, like `kernel.h` for C.
 
 They round like torch's. Instead of Triton's fast float32 functions, they call NVIDIA's library in float64 and
-round the result, which costs nothing as a step is limited by memory."""
+round the result, which costs nothing on GPUs that compute float64 fast, as a step is limited by memory."""
 import triton
 import triton.language as tl
 from triton.language.extra import libdevice
@@ -150,7 +150,26 @@ def atanh_(x): return libdevice.atanh(x.to(tl.float64)).to(x.dtype)
 def pow(x, y): return libdevice.pow(x.to(tl.float64), y.to(tl.float64)).to(x.dtype)
 
 @triton.jit
-def cube_root_(x): return pow(x, tl.full((), 1/3, x.dtype)) # a number would be one of float32
+def cube_root_(x):
+    "As in `kernel.h`: of float32 without float64, of which many GPUs have little"
+    if x.dtype != tl.float32: return pow(x, tl.full((), 1/3, x.dtype)) # a number would be one of float32
+    size = tl.abs(x)
+    is_small = size < 8.673617379884035e-19
+    a = size * tl.where(is_small, 7.922816251426434e+28, 5.960464477539063e-08)
+    bits = a.to(tl.int32, bitcast=True).to(tl.float32)
+    r = (0x54a20000 - (bits * 0.3333333432674408).to(tl.int32)).to(tl.float32, bitcast=True)
+    h = tl.fma(-(a * r), r * r, 1.)
+    c = tl.fma(tl.fma(h, 0.1736292988061905, 0.22348186373710632), h, 0.3333345651626587)
+    r = tl.fma(r * h, c, r)
+    s = r * r
+    y = a * s
+    yy = y * y
+    residue = tl.fma(-y, tl.fma(y, y, -yy), tl.fma(-y, yy, a))
+    offset = tl.where(is_small, -154.5718216896057, -71.39415979385376)
+    log = tl.fma(bits, 8.262958317573066e-08, offset)
+    y += tl.fma(residue * s, 0.3333333432674408, log * y * 9.934107758624577e-09)
+    y = tl.where(size < float('inf'), y * tl.where(is_small, 2.3283064365386963e-10, 256.), size)
+    return tl.where((x < 0) & (x > float('-inf')), float('nan'), y)
 
 @triton.jit
 def hypot(x, y): return libdevice.hypot(x.to(tl.float64), y.to(tl.float64)).to(x.dtype)

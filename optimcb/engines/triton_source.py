@@ -10,11 +10,12 @@ from optimcb.tracing.ir import PER_ELEMENT
 from optimcb.tracing.ops import OPS, REDUCTIONS
 from optimcb.tracing.program import IN_MEMORY, KNOWN, Program, Unsupported
 
-__all__ = ['ARGUMENTS', 'CHUNK', 'PRELUDE', 'functions', 'source']
+__all__ = ['ARGUMENTS', 'JOIN', 'PRELUDE', 'chunk_of', 'functions', 'source']
 
 
-CHUNK = 1024 # elements per Triton program
-JOIN = 2048 # chunk sums that are added at a time
+CHUNK_BYTES = 8192 # that a Triton program loads, or more: as many must be under way to keep memory busy
+CHUNKS = 1024, 4096 # least and most elements of one
+JOIN = 4096 # sums that a Triton program adds
 VECTOR = 8 # elements of the smallest dtype in 16 bytes, the widest load
 FIELDS = 5 # fields of a row of `chunks` and of `tensors`
 ARGUMENTS = ('chunks', 'tensors', 'table', 'partial', 'sums', 'yields', 'totals') # of every kernel
@@ -36,6 +37,17 @@ from optimcb.engines.triton_math import *
 
 kernel = triton.jit(do_not_specialize={list(ARGUMENTS)})
 '''
+
+
+def chunk_of(
+    program:Program # What one step does
+) -> int:
+    "Return the number of elements per Triton program: more where elements are small."
+    loaded = {(program.column(i), n.dtype) for i, n in enumerate(program.nodes)
+              if n.op in IN_MEMORY and n.extent is PER_ELEMENT}
+    size = sum(dtype.itemsize for _, dtype in loaded)
+    least, most = CHUNKS
+    return min(most, max(least, 1 << (CHUNK_BYTES // max(1, size)).bit_length() - 1))
 
 
 def source(
@@ -143,14 +155,16 @@ class _Writer(c_kernels.Writer):
             'if wide:',
             f'    n = n // {VECTOR} * {VECTOR}',
             *(f'    m{c} = tl.multiple_of(m{c}, 16)' for c in wide),
-            f'i = tl.arange(0, {CHUNK})',
+            f'i = tl.arange(0, {chunk_of(self.p)})',
             'mask = i < n',
             *self.numbers(), *once, *each,
             *self.barrier(stores, used), *self.stored(stores), *self.summed(sums)])
         given = ', '.join(args)
         bits = ' | '.join(f'a{c}' for c in wide) or 0 # the bits of all addresses
+        # every second pass goes backwards, and finds the end of the one before it in the cache
+        order = 'tl.num_programs(0) - 1 - tl.program_id(0)' if k % 2 else 'tl.program_id(0)'
         main = _function('kernel', f'chunk{k}', ARGUMENTS, [
-            'c = tl.program_id(0)',
+            f'c = {order}',
             f'row = chunks + c*{FIELDS}',
             't = tl.load(row)',
             'start = tl.load(row + 1)',
@@ -191,7 +205,8 @@ class _Writer(c_kernels.Writer):
         return res
 
     def join(self, k, sums) -> str:
-        "A kernel for the chunks' sums together, in an order that is always the same"
+        """Write a kernel that adds up sums, in an order that is always the same: those of the chunks of a
+        group, and those of the groups of a tensor"""
         rows = {i: REDUCTIONS[self.p.nodes[i].op] for i in sums}
         more = {i: f'tl.load({self.place("partial", i, "c")}, c < last, {self.start(i)})' for i in sums}
         return _function('kernel', f'join{k}', ARGUMENTS, [

@@ -27,8 +27,7 @@ ENGINE_FLAGS = ('foreach', 'fused')
 # non-numeric options of torch.optim: the stepper with the same effect, if any, and advice otherwise
 TORCH_FLAGS = dict(
     foreach=(None, ''), fused=(None, ''),
-    capturable=(None, "Leave it out: a CUDA graph can have any step that kernels run. "
-                      "`opt.before_replay()` sends it the numbers of the next one."),
+    capturable=(None, "Pass it to the optimizer, for all groups."),
     differentiable=(None, "A step changes parameters in place, where autograd doesn't look. "
                           "Write the update as an expression, for `torch.func.functional_call`."),
     maximize=(None, "Put `maximize` before these steppers, by `wrap(maximize)`."),

@@ -21,9 +21,9 @@ from optimcb.tracing.ir import PER_ELEMENT
 from optimcb.tracing.ops import OPS
 
 triton = pytest.importorskip('triton', reason="Triton isn't installed")
+import without_gpu  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource, make_backend  # noqa: E402
-from triton.runtime import interpreter  # noqa: E402
 from triton.runtime.jit import create_function_from_signature  # noqa: E402
 
 from optimcb.engines import triton_kernels, triton_math  # noqa: E402
@@ -36,12 +36,11 @@ HERE, TARGET, CUOBJDUMP = Path(__file__).parents[1], GPUTarget('cuda', 90, 32), 
 def gpu(test): return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")(test))
 
 
-@pytest.mark.skipif(not hasattr(interpreter._interpreter, 'fma_fp32'), reason="this Triton's interpreter rounds a fused multiply-add twice")
 @pytest.mark.slow
 def test_numbers_by_the_interpreter():
     "In a process of its own, since Triton asks for its interpreter when it is imported"
-    env = {**os.environ, 'TRITON_INTERPRET': '1',
-           'PYTHONPATH': os.pathsep.join([str(HERE), os.environ.get('PYTHONPATH', '')]), 'OPTIMCB_CASES': '6'}
+    folders = str(HERE), str(HERE/'engines'), os.environ.get('PYTHONPATH', '')
+    env = {**os.environ, 'TRITON_INTERPRET': '1', 'PYTHONPATH': os.pathsep.join(folders), 'OPTIMCB_CASES': '6'}
     command = [sys.executable, '-m', 'pytest', '-n0', '-q', '-p', 'interpreted', 'interpreted.py',
                'engines/test_engines.py', 'tracing/test_operations.py', 'engines/test_by_torch.py', '-k', NOT]
     res = subprocess.run(command, cwd=HERE, env=env, capture_output=True, text=True)
@@ -62,26 +61,23 @@ def programs(monkeypatch):
     "The programs that are launched, which `foreach` then runs"
     seen = []
     class Recorder(foreach.Launch):
-        def __init__(self, members, at):
-            super().__init__(members, at)
+        def __init__(self, members, at, plan):
+            super().__init__(members, at, plan)
             seen.append(self.program)
     class Lowering: Launch = Recorder
     monkeypatch.setattr(Compilation, 'lowering', lambda self, device: Lowering)
     return seen
 
 
-NEW_SOURCE = 'constexprs' in inspect.signature(ASTSource).parameters # Triton 3.2, of torch 2.6, has other words
-NONE, CONSTANTS = ('constexpr', 'constexprs') if NEW_SOURCE else ('*i8', 'constants')
+CONSTANTS = 'constexprs' if 'constexprs' in inspect.signature(ASTSource).parameters else 'constants' # in Triton 3.2, of torch 2.6
+SIGNATURE = {a: '*i64' if a in triton_kernels.ARGUMENTS[:3] else '*fp64' for a in triton_kernels.ARGUMENTS}
 
 
 def compiled(program):
     "Each kernel's name, text for a GPU, and what it takes of it"
     found = triton_kernels.functions(triton_kernels.source(program))
-    absent = [a for a, wanted in zip(triton_kernels.ARGUMENTS[3:], (program.sums, program.sums, program.totals, program.totals)) if not wanted]
-    signature = {a: '*i64' if a in triton_kernels.ARGUMENTS[:3] else NONE if a in absent else '*fp64'
-                 for a in triton_kernels.ARGUMENTS}
     for name in (name for phase in program.passes for name, _ in phase):
-        kernel = ASTSource(fn=found[name], signature=signature, **{CONSTANTS: dict.fromkeys(absent)})
+        kernel = ASTSource(fn=found[name], signature=SIGNATURE, **{CONSTANTS: {}})
         asm = triton.compile(kernel, target=TARGET, options=triton_kernels.OPTIONS).asm
         yield name, asm['ptx'], asm['cubin']
 
@@ -195,7 +191,7 @@ def test_nothing_but_types_tells_kernels_apart(programs):
     kernel = triton_kernels.functions(sources.pop())['chunk0']
     bind = create_function_from_signature(kernel.signature, kernel.params, make_backend(TARGET))
     memory = torch.zeros(100, dtype=torch.int64)
-    keys = {str(bind(*[memory[i:]]*3, *[None]*4, **triton_kernels.OPTIONS)[1]) for i in range(3)}
+    keys = {str(bind(*[memory[i:]]*3, *[memory[i:].double()]*4, **triton_kernels.OPTIONS)[1]) for i in range(3)}
     assert len(keys) == 1, keys
 
 
@@ -203,6 +199,7 @@ def test_a_compiler_that_fails_is_no_crash(programs, monkeypatch):
     "The eager engine takes over, before anything has changed"
     first_step(oc.Adam)
     def broken(text): raise RuntimeError("no compiler")
+    without_gpu.install(monkeypatch.setattr)
     monkeypatch.setattr(triton_kernels, 'functions', broken)
     monkeypatch.setattr(Compilation, 'lowering', lambda self, device: triton_kernels)
     ps = params()
@@ -368,6 +365,66 @@ def test_a_cuda_graph_with_other_learning_rates(make):
         res.append([p.detach().clone() for p in model.parameters()])
         assert opt.state[model[0].weight]['step'] == 23
     for p, q in zip(*res): torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+def with_graph(opt):
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph): opt.step()
+    return graph
+
+
+@gpu
+def test_two_graphs_that_are_replayed_with_and_without_new_numbers():
+    "A replay without has those of the capture"
+    (ps, opt), (qs, other) = stepping(oc.AdamW, n=3), stepping(oc.AdamW, n=3)
+    for p, q in zip(ps, qs):
+        q.data.copy_(p.data)
+        q.grad.copy_(p.grad)
+    other.load_state_dict(opt.state_dict())
+    other.step()
+    first = with_graph(opt)
+    first.replay()
+    for p, q in zip(ps, qs): torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
+    for o in (opt, other): o.set_hyper('lr', 0.1)
+    opt.step()
+    other.step()
+    second = with_graph(opt)
+    for p in ps: p.data.zero_()
+    opt.set_hyper('lr', 0.)
+    for graph in (first, second):
+        opt.before_replay()
+        graph.replay()
+    assert not any(p.any() for p in ps)
+
+
+@gpu
+@pytest.mark.parametrize('free', [lambda opt: opt.load_state_dict(opt.state_dict()), lambda opt: opt.clear_state(), lambda opt: setattr(opt, 'engine', 'fused')],
+                         ids=['load_state_dict', 'clear_state', 'engine'])
+def test_a_replay_after_state_has_gone_changes_nothing(free):
+    ps, opt = stepping(oc.Lamb, n=3)
+    opt.step()
+    graph = with_graph(opt)
+    with pytest.warns(UserWarning, match='a replay of it changes no parameter'): free(opt)
+    before = [p.detach().clone() for p in ps]
+    junk = [torch.full((3000,), float('nan'), device='cuda') for _ in range(100)] # where state was
+    graph.replay()
+    assert all(map(torch.equal, ps, before)) and all(x.isnan().all() for x in junk)
+
+
+@gpu
+@pytest.mark.parametrize('make', [oc.SGD, oc.AdamW, oc.Lamb], ids=lambda o: o.__name__)
+def test_a_capturable_step_is_replayed_with_no_call(make):
+    res = []
+    for is_captured in (False, True):
+        torch.manual_seed(0)
+        ps, opt = stepping(lambda ps, lr: make(ps, lr=torch.tensor(lr), capturable=True), n=3)
+        for _ in range(2): opt.step()
+        run = with_graph(opt).replay if is_captured else opt.step
+        for i in range(5):
+            opt.param_groups[0]['lr'].fill_(0.01/(i + 1))
+            run()
+        res.append([p.detach().clone() for p in ps])
+    for p, q in zip(*res): torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
 
 
 @gpu
