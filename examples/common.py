@@ -158,10 +158,10 @@ def run(a, make_learner, opts, fit, what='', seeds=None, suffix='', figures=None
     n_runs = len(opts)*len(seeds)
     seconds = estimate_seconds(make_learner, f, a.epochs, n_runs)
     most = 'up to' if a.resume else 'about'
-    print(f"\n{what}{n_runs} runs of {a.epochs} {'epoch' if a.epochs == 1 else 'epochs'}, "
-          f"{most} {spoken(seconds)}", flush=True)
+    runs = f"{counted(n_runs, 'run')} of {counted(a.epochs, 'epoch')}"
+    print(f'\n{what}{runs}, {most} {spoken(seconds)}', flush=True)
     file = a.json and a.json.with_suffix(suffix + a.json.suffix)
-    left_out = 'opts', 'seeds', 'seed', 'lr', 'wd', 'epochs', 'json', 'resume', 'plot', 'workers', 'target'
+    left_out = 'opts schedules seeds lr wd epochs json resume plot workers target interrupted'.split()
     settings = {k: v for k, v in vars(a).items() if k not in left_out}
     try:
         return compare(make_learner, opts, a.epochs, list(seeds), fit, progress=True, figures=figures,
@@ -172,6 +172,9 @@ def run(a, make_learner, opts, fit, what='', seeds=None, suffix='', figures=None
         if done is None or suffix: raise
         a.interrupted = True
         return done
+
+
+def counted(n, what): return f'{n} {what}' if n == 1 else f'{n} {what}s'
 
 
 def spoken(seconds):

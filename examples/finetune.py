@@ -58,7 +58,7 @@ def halves(path):
 def trained_body(dls, a):
     "The body of a network that was trained from scratch, with AdamW"
     from fastai.callback.schedule import no_random
-    print(f'{a.before} epochs on the classes {", ".join(map(str, dls.vocab))}', flush=True)
+    print(f'{common.counted(a.before, "epoch")} on the classes {", ".join(dls.vocab)}', flush=True)
     with no_random(a.seed):
         learn = pictures.learner(dls, a, common.OPTS['adamw'])
         with learn.no_logging(): learn.fit_one_cycle(a.before, ADAM_LR)
@@ -84,7 +84,7 @@ def main(argv=None):
         opts = common.choices(a, LRS, ADAM_LR, make_learner)
         stages = {'frozen': a.epochs, 'spread': a.spread}
         opts = {k: (f, {**kwargs, **stages}) for k, (f, kwargs) in opts.items()}
-        a.epochs += a.unfrozen
+        a.epochs += a.unfrozen # of a run in all
         if a.wd == 'find': opts = common.find_wds(a, make_learner, opts, fit, WDS, 'accuracy')
         c = common.run(a, make_learner, opts, fit, figures=pictures.tta_accuracy if a.tta else None)
     common.show(a, c, opts, FIGURES, 'accuracy')

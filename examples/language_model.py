@@ -51,7 +51,8 @@ def arguments(argv=None):
     a = p.parse_args(argv)
     common.check_options(a)
     for k in ('kb', 'vocab', 'emb', 'hid', 'layers', 'seq', 'nonmono'):
-        if (getattr(a, k) or 1) < 1: stop(f"--{k} must be 1 or more, not {getattr(a, k)}.")
+        value = getattr(a, k)
+        if value is not None and value < 1: stop(f"--{k} must be 1 or more, not {value}.")
     if a.vocab < 256: stop(f"--vocab must be 256 or more, the number of bytes, not {a.vocab}.")
     if not a.drop >= 0: stop(f"--drop must be 0 or more, not {a.drop}.")
     if not a.clip > 0: stop(f"--clip must be more than 0, not {a.clip}.")

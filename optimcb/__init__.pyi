@@ -63,8 +63,8 @@ from optimcb.algorithms import Tiger as Tiger
 from optimcb.algorithms import Yogi as Yogi
 from optimcb.algorithms.averages import schedule_free as schedule_free
 from optimcb.algorithms.classic import ranger as ranger
-from optimcb.compare import Comparison as Comparison
-from optimcb.compare import compare as compare
+from optimcb.compare.comparison import Comparison as Comparison
+from optimcb.compare.training import compare as compare
 from optimcb.composition.calls import by_torch as by_torch
 from optimcb.composition.errors import MissingName as MissingName
 from optimcb.composition.pipeline import Composition as Composition

@@ -205,7 +205,7 @@ class Algorithm(partial, Arguments, Composable, Explained):
         return self.__name__ if inspect.isfunction(self.recipe) else (Algorithm, (self.recipe,))
 
     def __get__(self, instance, owner=None) -> 'Algorithm':
-        "In a class, stay an algorithm. For `help`, this makes it a routine, whose signature is shown whole."
+        "Stay an algorithm in a class. What has this method is a function for `help`, with a signature."
         return self
 
     def getdoc(self) -> str:

@@ -46,7 +46,7 @@ PLAIN = frozenset('''
 
 # Parts whose row isn't in `PARTS` of tests/editing/test_wrapping.py, and where they are tested with rules instead
 TESTED_ELSEWHERE = {'rms_lr': 'zoo_momentum.py, in Tiger', 'scheduled': 'routing/test_routing.py', 'weight_decay': 'cases.py, in every rule',
-                    'schedule_free': 'zoo_averages.py', 'ema_weights': 'state/test_averages.py', 'swa_weights': 'state/test_averages.py'}
+                    'schedule_free': 'zoo_averages.py', 'ema_weights': 'state/test_eval_weights.py', 'swa_weights': 'state/test_eval_weights.py'}
 
 
 class Lack(NamedTuple):

@@ -39,3 +39,26 @@ def difference(a, b):
     "Largest difference of two lists of tensors, relative to the size of each tensor"
     return max(((x.double() - y.double()).abs().max() / y.double().abs().max().clamp(min=1e-30)).item()
                for x, y in zip(a, b))
+
+
+def copies(ps):
+    "Parameters of the same values, in memory of their own"
+    return [torch.nn.Parameter(p.detach().clone()) for p in ps]
+
+
+def clip_all(p, max_norm=1.):
+    "A stepper that clips the norm of all gradients together"
+    total = yield p.grad.pow(2).sum()
+    p.grad = p.grad * (max_norm / (total.sqrt() + 1e-6)).clamp(max=1.)
+
+
+class Rows(list):
+    "A data set that can be exported"
+    def new_empty(self): return Rows()
+
+
+def script(path, text):
+    "Write an executable shell script; return its path"
+    path.write_text(f'#!/bin/sh\n{text}\n')
+    path.chmod(0o755)
+    return str(path)

@@ -2,6 +2,7 @@
 import json
 import math
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 import optimcb as oc
 from optimcb.compare import Comparison, compare, estimate_seconds
+from optimcb.compare.runs_file import RunsFile
 
 pytest.importorskip('fastai')
 
@@ -71,6 +73,18 @@ def test_runs_of_other_arguments_are_not_mixed(tmp_path, kwargs, says):
     first = dict(opt_funcs={'sgd': SGD}, n_epoch=2, seeds=1, lr_max=0.1, file=tmp_path/'runs.json', settings={'size': 8})
     compare(learner, **first)
     with pytest.raises(ValueError, match=says): compare(Learners(0), **{**first, **kwargs})
+
+
+class Thing: pass
+
+
+def test_arguments_are_known_again_in_another_process(tmp_path):
+    "Their addresses don't count"
+    file = RunsFile(tmp_path/'runs.json', {'thing': Thing(), 'make': learner, 'size': Path('a'), 'share': np.float32(0.5)})
+    file.add(run('a', 0, [0.5]) | {'how': {'lr': slice(0.1, 1.), 'cb': Thing()}})
+    again = RunsFile(tmp_path/'runs.json', {'thing': Thing(), 'make': learner, 'size': Path('a'), 'share': 0.5})
+    assert again.find('a', 0, {'lr': slice(0.1, 1.), 'cb': Thing()})['rows'] == [dict(accuracy=0.5, seconds=1.)]
+    assert again.find('b', 0, {}) is again.find('a', 1, {}) is None
 
 
 @pytest.mark.parametrize('content', ['', '[]', '{"settings": {}}', '{"settings": {}, "runs": [{}]}'])

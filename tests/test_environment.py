@@ -94,11 +94,11 @@ def test_without_triton():
     if not torch.cuda.is_available(): assert 'foreach' in found['on a GPU']
 
 
-def test_explanations_say_that_there_is_no_triton(monkeypatch):
+def test_explanations_say_that_triton_cannot_be_imported(monkeypatch):
     monkeypatch.setitem(sys.modules, 'triton', None)
     on_gpu = types.SimpleNamespace(reason=None, example=types.SimpleNamespace(device=torch.device('cuda')), program=None)
     engine, why = _engine_for(on_gpu, 'auto')
-    assert engine == 'foreach' and why.startswith('there is no Triton')
+    assert engine == 'foreach' and why.startswith("Triton can't be imported")
 
 
 def test_without_fastai(monkeypatch):

@@ -3,6 +3,7 @@ import importlib
 import inspect
 import pydoc
 import re
+import sys
 
 import pytest
 import torch
@@ -88,6 +89,7 @@ def test_combined_and_own_algorithms_are_explained_by_their_steppers():
     assert explained(asked(oc.Lion.wrap(oc.clip_norm)))['max_norm=1.0'].startswith('Largest norm of all gradients')
 
 
+@pytest.mark.skipif(sys.version_info[:2] == (3, 13), reason='pydoc of Python 3.13 takes every partial for data, and cuts its text')
 @every_algorithm
 def test_help_shows_the_whole_signature(name):
     algo = ALGORITHMS[name]

@@ -1,27 +1,23 @@
-"The README and the pages keep their word: their code runs, their links lead somewhere, and the commands are those that CI runs."
+"The README keeps its word: its code runs, its links lead somewhere, and its commands are those that CI runs."
+import re
+from pathlib import Path
+
 import pytest
-from pages import ROOT, blocks, links, scripts
+from fenced import blocks, run_together
 
-README = ROOT/'README.md'
-PAGES = [README, *sorted((ROOT/'docs'/'from_readme').glob('*.md'))]
-SCRIPTS = [o for page in PAGES for o in scripts(page)]
-
-every_page = pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
+ROOT = Path(__file__).parent.parent
+README = (ROOT/'README.md').read_text()
+TARGETS = [a or b for a, b in re.findall(r'\]\((?!https?:)(.*?)\)|<img src="(.*?)"', README)]
 
 
 @pytest.mark.filterwarnings('ignore')
-@pytest.mark.parametrize('script', SCRIPTS, ids=lambda o: f'{o.page.stem}-{o.modules[0]}')
-def test_every_block_runs_and_errors_say_what_the_page_says(script, capsys, tmp_path, monkeypatch):
-    for module in script.modules: pytest.importorskip(module)
+def test_every_python_block_runs(capsys, tmp_path, monkeypatch):
+    "And errors are as the comments beside them say"
+    pytest.importorskip('fastai')
     monkeypatch.chdir(tmp_path)
-    script.run()
-    out = capsys.readouterr().out
-    for message in script.messages: assert message in out
-
-
-@every_page
-def test_links_lead_somewhere(page):
-    for target in links(page): assert (page.parent/target).exists(), target
+    found = blocks(README, 'python')
+    assert len(found) == README.count('```python') == 5
+    run_together(found, 'README.md', lambda: capsys.readouterr().out)
 
 
 def test_the_two_commands_are_what_ci_runs_and_the_example_is_there():
@@ -31,10 +27,14 @@ def test_the_two_commands_are_what_ci_runs_and_the_example_is_there():
     if (ci := ROOT/'.ci'/'run').is_file(): assert 'README.md' in ci.read_text()
 
 
+def test_links_lead_somewhere():
+    for target in TARGETS: assert (ROOT/target).exists(), target
+
+
 def test_pictures_are_small():
     "`python docs/img/draw.py` draws them"
-    pictures = {file: (ROOT/file).stat().st_size for file in links(README) if file.startswith('docs/img/')}
-    assert len(pictures) == 2 and max(pictures.values()) <= 300_000
+    sizes = [(ROOT/o).stat().st_size for o in TARGETS if o.startswith('docs/img/')]
+    assert len(sizes) == 2 and max(sizes) <= 300_000
 
 
-def test_the_readme_is_read_in_two_minutes(): assert len(README.read_text().splitlines()) <= 140
+def test_the_readme_is_read_in_two_minutes(): assert len(README.splitlines()) <= 140

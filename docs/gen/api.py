@@ -26,8 +26,8 @@ PAGES = {
         'hyper-parameters change.', '''
         routing.Rule by_name by_ndim by_shape by_module norms_and_biases route grouped no_wd
         warmup cosine_decay inverse_sqrt'''),
-    'explain': ('Explanations', 'What `explain()`, `formula` and `kernel()` return.', '''
-        diagnosis.explain.Explained diagnosis.explain.Explanation diagnosis.formula.Formula'''),
+    'explain': ('Explanations', 'What `explain()`, `formula`, `kernel()` and `doctor()` return.', '''
+        doctor diagnosis.explain.Explained diagnosis.explain.Explanation diagnosis.formula.Formula'''),
     'state': ('State and files', 'Save, load and convert what an optimizer keeps.', '''
         save_state load_state named_state to_torch'''),
     'taps': ('Taps', 'Record numbers for each parameter while it trains.', '''
@@ -36,7 +36,7 @@ PAGES = {
         learner.OptStatsCallback learner.AveragedWeights learner.SAMCallback
         learner.ZeroInStepCallback'''),
     'compare': ('Comparisons', 'Train several optimizers from the same weights on the same batches.', '''
-        compare compare.Comparison'''),
+        compare compare.Comparison compare.estimate_seconds'''),
     'plots': ('Plots and problems', 'Paths on test functions, curves, schedules, layers.', '''
         plot_paths animate_paths plot_curves plot_sched plots.plot_layers problems.Problem problems.path
         problems.as_problem problems.check_complete problems.PROBLEMS problems.rosenbrock problems.beale

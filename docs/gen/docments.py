@@ -20,6 +20,7 @@ def comment_of(
     "Return the comment in the line of an attribute, or those in the lines above it."
     lines = attribute.filepath.read_text().splitlines()
     first = attribute.lineno - 1
+    if first >= len(lines) or attribute.name not in lines[first]: return None # it is a stub's line
     _, sign, beside = lines[first].partition(' # ')
     if sign: return beside
     above = []

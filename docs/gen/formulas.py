@@ -10,7 +10,7 @@ from math_core import LatexToMathML
 
 INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
 BLOCK = re.compile(r'<div class="arithmatex">\\\[(.*?)\\\]</div>', re.DOTALL)
-EDGE = re.compile(r'<mtext> | </mtext>') # spaces that MathML would drop
+LINES = re.compile(r'\s*\n\s*')
 IN_HTML = re.compile(r'\$\$(.*?)\$\$|\\\((.*?)\\\)', re.DOTALL)
 
 
@@ -24,9 +24,8 @@ def mathml(
 ) -> str:
     "Return a formula as MathML. Raises `LatexError`."
     found = _converter().convert_with_local_state(latex.strip(), displaystyle=block)
-    found = EDGE.sub(lambda m: m[0].replace(' ', '&#160;'), found)
     if not block: return found
-    found = ' '.join(found.split()) # a blank line would end the HTML in Markdown
+    found = LINES.sub(' ', found) # a blank line would end the HTML in Markdown
     return f'<div class="formula" tabindex="0">{found}</div>'
 
 

@@ -31,7 +31,8 @@ def generated() -> dict[str, str|bytes]:
         res[f'notebooks/{path.stem}.md'] = LATER + text
         res[f'notebooks/{path.name}'] = path.read_bytes()
         res |= {f'notebooks/{k}': v for k, v in pictures.items()}
-    return res
+    examples = notebooks.FOLDER.parent/'examples' # to which notebooks link
+    return res | {f'examples/{p.name}': p.read_bytes() for p in examples.glob('*.py')}
 
 
 def on_config(config):

@@ -15,8 +15,8 @@ NOT_HERE = {'api'} # the site has pages of the API
 LINK = re.compile(r'\]\((\w+)\.ipynb(#[^)]*)?\)')
 STYLESHEET = re.compile(r'<link rel="stylesheet"[^>]*>') # of an icon font, from a network
 ICONS = { # of an animation's buttons
-    'minus': '−', 'fast-backward': '⏮', 'step-backward': '⏴', 'play fa-flip-horizontal': '◀', 'pause': '⏸',
-    'play': '▶', 'step-forward': '⏵', 'fast-forward': '⏭', 'plus': '+'}
+    'minus': '−', 'fast-backward': '|◀', 'step-backward': '‹', 'play fa-flip-horizontal': '◀', 'pause': '||',
+    'play': '▶', 'step-forward': '›', 'fast-forward': '▶|', 'plus': '+'}
 
 
 def notebooks() -> list[Path]:

@@ -34,16 +34,18 @@ def of_algorithm(
 ) -> tuple[bytes, str]:
     "Draw the path of an algorithm on Rosenbrock's function. Returns a PNG and what it shows."
     problem = PROBLEMS['rosenbrock']
-    lr = min([1.] if 'd0' in algo.hypers else LRS, key=lambda lr: (_leaves(algo, lr), _end(algo, lr)))
+    finds_it = 'd0' in algo.hypers # it finds its own step size
+    lr = min([1.] if finds_it else LRS, key=lambda lr: (_leaves(algo, lr), _end(algo, lr)))
     with plt.rc_context(STYLE):
         fig, ax = _axes()
         oc.plot_paths({algo.__name__: _with(algo, lr)}, problem, STEPS, ax=ax)
         ax.get_legend().remove()
         ax.set_title('')
     start, end = (problem.f(*torch.tensor(o)).item() for o in (problem.start, _path(algo, lr)[-1]))
+    why = 'which it is meant for' if finds_it else f'which ends lowest of {len(LRS)} learning rates'
+    if not _leaves(algo, lr) and not finds_it: why += ' without leaving the picture'
     return _png(fig), (f"{STEPS} steps of `{algo.__name__}` on Rosenbrock's function, from {start:.3g} to "
-                       f"{end:.2g}, with `lr={lr:g}`: of {len(LRS)} learning rates the one that ends lowest "
-                       "without leaving the picture.")
+                       f'{end:.2g}, with `lr={lr:g}`, {why}.')
 
 
 def of_part(

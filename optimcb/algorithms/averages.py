@@ -13,7 +13,7 @@ __all__ = ['ScheduleFreeSGD', 'ScheduleFreeAdamW', 'schedule_free']
 def schedule_free(
     mom:str='free_mom' # Name of the hyper-parameter for how near to the average weights gradients are taken
 ) -> list:
-    """List the steppers of schedule-free training, a part for any rule without momentum
+    """List the steppers of schedule-free training, a part for any algorithm without momentum
     (Defazio et al. 2024, https://arxiv.org/abs/2405.15682)."""
     start, step = schedule_free_start, schedule_free_step
     if mom != 'free_mom': start, step = (renamed(f, free_mom=mom) for f in (start, step))

@@ -1,6 +1,7 @@
 "Finished runs of `compare` in a JSON file, from which it goes on."
 import json
 import os
+import re
 from collections.abc import Mapping
 from math import isfinite
 from numbers import Real
@@ -78,8 +79,13 @@ def _as_json(o):
     if isinstance(o, (list, tuple)): return [_as_json(v) for v in o]
     if o is None or isinstance(o, (str, bool, int)): return o
     if isinstance(o, np.bool_): return bool(o)
-    if not isinstance(o, Real): return str(o)
+    if not isinstance(o, Real): return _described(o)
     return float(o) if isfinite(o) else str(float(o))
+
+
+def _described(o) -> str:
+    "Return what tells an object from another in each process, so without its address"
+    return getattr(o, '__name__', None) or re.sub(r' at 0x\w+', '', str(o))
 
 
 def _to_run(o) -> dict:

@@ -87,4 +87,5 @@ def without_explanation(
 ) -> Callable:
     "Unwrap `explains_calls`, which a step doesn't need."
     if type(f) is partial: return partial(without_explanation(f.func), *f.args, **f.keywords)
-    return getattr(f, 'in_steps', f)
+    inner = getattr(f, 'in_steps', f)
+    return inner if getattr(f, '__wrapped__', None) is inner else f # `wraps` copies attributes

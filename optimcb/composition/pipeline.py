@@ -5,7 +5,7 @@ This module is independent of engines: they pass `Composition.run` a parameter, 
 """
 from collections.abc import Iterator
 from itertools import chain, product
-from numbers import Real
+from numbers import Number, Real
 from types import GeneratorType
 
 import torch
@@ -128,7 +128,7 @@ class Composition:
             try:
                 given = values if observer is None else observer.enter(stepper, p, values)
                 new = stepper(p, given)
-                if isinstance(new, GeneratorType): new = yield from new
+                if isinstance(new, GeneratorType): new = yield from self._shares(stepper, new, values)
                 if observer is not None: new = observer.leave(stepper, p, given, new)
             except Exception as e:
                 lacking = [k for k in _asked(stepper, e) if k not in values]
@@ -147,6 +147,16 @@ class Composition:
                     state[name] = value
                     if name not in is_set: values[name] = value
             if isinstance(new, stop): return
+
+    def _shares(self, stepper, steps, values) -> Iterator:
+        "Yield a stepper's shares of sums, which must be numbers or tensors. Returns what it returns"
+        total = None
+        while True:
+            try: share = steps.send(total)
+            except StopIteration as e: return e.value
+            if share is None or isinstance(share, (dict, str, tuple, list, set)):
+                raise WrongReturn(_no_share(self, stepper, share, values))
+            total = yield share
 
     def wants_dense_grad(self,
         values:dict # State and hyper-parameters of a parameter
@@ -208,6 +218,7 @@ def _check_route(stepper, where, decider):
 
 def _in_place(new, p, values) -> bool:
     "Is `new` the parameter, its gradient or its state, as in-place operations return?"
+    if isinstance(new, (Number, str, tuple)): return False # nothing writes into these
     given = (p, getattr(p, 'grad', None), *values.values())
     if any(new is o for o in given): return True
     if not isinstance(new, Tensor): return False
@@ -227,6 +238,15 @@ def _lost(composition, stepper, new, values) -> str:
     name = meant_to_return(composition, stepper, values) or 'name'
     return (f"stepper `{stepper}` returns {what}, which would be lost. A stepper returns a dict of what it "
             f"makes, as in `return {{'{name}': …}}`, or None if it changes `p` in place.")
+
+
+def _no_share(composition, stepper, share, values) -> str:
+    "Word the error for a stepper that yields `share`, which can't be summed"
+    what = 'nothing' if share is None else f'a value of type `{type(share).__name__}`'
+    name = meant_to_return(composition, stepper, values) or 'name'
+    return (f"stepper `{stepper}` yields {what}. `return` the dict of what it makes, as in "
+            f"`return {{'{name}': …}}`, or `yield` its parameter's share of a sum over all parameters, as in "
+            "`total = yield p.grad.square().sum()`.")
 
 
 NOT_MADE = RANGES.keys() | {'do_wd', 'force_train'} # names that users set

@@ -8,7 +8,7 @@ from types import GeneratorType
 import torch
 
 from optimcb._compat.boundary import entry
-from optimcb._compat.cpython import assigned_arguments, uses_kwargs
+from optimcb._compat.bytecode import assigned_arguments, uses_kwargs
 from optimcb.composition.calls import without_explanation
 from optimcb.composition.results import ONE_STEP, once
 from optimcb.composition.signatures import (
@@ -144,7 +144,7 @@ class Stepper:
     ):
         _check_is_stepper(f)
         self.f, self.call, self.innermost, self.label = f, without_explanation(f), innermost(f), label(f)
-        self.is_ours = (getattr(self.innermost, '__module__', None) or '').startswith('optimcb.steppers')
+        self.is_ours = _is_ours(self.innermost)
         self._check_call()
         self.fixed_in_vain = tuple(_fixed_in_vain(f)) # by partials, but not arguments
         if takes_no_parameter(f):
@@ -225,6 +225,12 @@ class Stepper:
         return frozenset(map(self.new_name, assigned_arguments(code))) if code else frozenset()
 
     def __repr__(self): return self.label
+
+
+def _is_ours(f) -> bool:
+    "Is it a stepper of the library, and no function that `wraps` lets pass for one?"
+    if not (getattr(f, '__module__', None) or '').startswith('optimcb.steppers'): return False
+    return getattr(f, '__globals__', {}).get('__name__', 'optimcb').startswith('optimcb')
 
 
 def _check_is_stepper(f):

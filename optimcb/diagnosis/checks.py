@@ -8,15 +8,15 @@ from numbers import Real
 
 import torch
 
-from optimcb._compat.cpython import discarded_lines, returns_something
 from optimcb.composition.errors import StepperError
 from optimcb.composition.identity import is_redefined
-from optimcb.composition.pipeline import Composition, meant_to_return
+from optimcb.composition.pipeline import Composition
 from optimcb.composition.results import ONE_STEP
-from optimcb.composition.stepper import code_of, name_of
+from optimcb.composition.stepper import name_of
 from optimcb.diagnosis.graph import Dataflow
-from optimcb.diagnosis.graph_checks import IfEverywhere, decay_names, graph_warnings
+from optimcb.diagnosis.graph_checks import NO_EFFECT, IfEverywhere, decay_names, graph_warnings
 from optimcb.diagnosis.groups import Group, can_step, placement
+from optimcb.diagnosis.lost import lost_in_code, lost_in_steps, may_lose
 from optimcb.diagnosis.suggestions import worded
 from optimcb.engines import eager
 from optimcb.tracing.recording import NotRecorded
@@ -27,6 +27,7 @@ __all__ = ['steps_at_all', 'warnings_for', 'warnings_for_parameter']
 
 
 MOST_STEPS = 24 # limit of steps until the gradient reaches the parameter
+FIRST_STEPS = 3 # in which steppers may lose what they work out: from the second one on, there is state
 WD = 0.01 # weight decay for the rehearsal if the real one is 0
 FLAT = ("some stepper needs whole parameters, to sum over them or to hand them to a function, but "
         "`FullyShardedDataParallel` joins them and splits them over processes. Shard the model with "
@@ -43,8 +44,16 @@ def warnings_for(
     if not composition.steppers:
         return ["there are no steppers, so a step changes nothing. Pass some in `cbs`, such as `[sgd_step]`."]
     with worded(live): found = _by_kind(composition, groups, own)
-    return [*_unused_options(composition), *_in_common(found), *_unused_rules(composition, groups),
-            *_redefined(composition), *_discarded(composition)]
+    common = _in_common(found)
+    return [*_unused_options(composition), *common, *_lost(composition, groups, common),
+            *_unused_rules(composition, groups), *_redefined(composition)]
+
+
+def _lost(composition, groups, said) -> list[str]:
+    "Warn of what steppers lose, except those that have no effect at all"
+    there = {k for g in groups for k in g.hypers}
+    idle = [s for s in composition.steppers if any(w.startswith(NO_EFFECT.format(s)) for w in said)]
+    return [w for s, w in lost_in_code(composition, there) if s not in idle and w not in said]
 
 
 def _by_kind(composition, groups, own) -> dict:
@@ -97,7 +106,19 @@ def warnings_for_parameter(
         return []
     needs_all = composition.skips_nonfinite or any(s.program.sums or s.program.calls for s in steps)
     if needs_all and _is_flat(example): raise ValueError(FLAT)
-    return graph_warnings(Dataflow(s.effects for s in steps))
+    graph = Dataflow(s.effects for s in steps)
+    return [*graph_warnings(graph), *_lost_in_first_steps(rehearsal, steps, graph)]
+
+
+def _lost_in_first_steps(rehearsal, steps, graph) -> list[str]:
+    "Warn of what steppers lose in these steps, and in more of the first ones"
+    composition, effects = rehearsal.composition, [e for s in steps for e in s.effects]
+    if not any(map(may_lose, composition.steppers)): return []
+    try:
+        while rehearsal.done < FIRST_STEPS: effects += rehearsal.step().effects
+    except (NotRecorded, StepperError): pass # that a later step has them is said when it comes
+    known = {s.f for s, _ in lost_in_code(composition, graph.given)}
+    return list(lost_in_steps(composition, [e for e in effects if e.stepper.f not in known], graph.given))
 
 
 def _with_decay(composition, hypers) -> dict:
@@ -159,17 +180,6 @@ def _redefined(composition):
         if not is_redefined(new, old) or old.masks != new.masks: continue
         yield (f"`{old}` is there twice: as it was, and defined again. To put the new one in the place of "
                f"the old: `replace({name_of(old.f)}, {name_of(new.f)})`.")
-
-
-def _discarded(composition):
-    "Warn of steppers that return something, but discard a result in another branch"
-    for s in composition.steppers:
-        code = None if s.is_ours else code_of(s.f)
-        if code is None or not returns_something(code): continue
-        for line in discarded_lines(code):
-            name = meant_to_return(composition, s, s.names) or 'name'
-            yield (f"stepper `{s}` computes something in line {line} that is lost. "
-                   f"Did you forget `return {{'{name}': …}}` there?")
 
 
 def _unused_rules(composition, groups):

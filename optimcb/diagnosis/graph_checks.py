@@ -1,14 +1,18 @@
 "Check a dataflow graph for steppers without effect, unread results, and duplicate steps or decay."
 from optimcb import steppers
-from optimcb._compat.cpython import branches_on_values
-from optimcb.composition.pipeline import Composition, meant_to_return
+from optimcb._compat.bytecode import branches_on_values
+from optimcb.composition.pipeline import Composition
 from optimcb.composition.results import ONE_STEP
 from optimcb.composition.stepper import Stepper, code_of
 from optimcb.diagnosis.graph import Dataflow
+from optimcb.diagnosis.lost import what_it_lacks
 from optimcb.steppers.parts import undo_step
 from optimcb.tracing.purity import branches, may_act
 
-__all__ = ['IfEverywhere', 'decay_names', 'graph_warnings']
+__all__ = ['NO_EFFECT', 'IfEverywhere', 'decay_names', 'graph_warnings']
+
+
+NO_EFFECT = "stepper `{}` has no effect"
 
 
 class IfEverywhere(str):
@@ -36,17 +40,8 @@ def _without_effect(graph):
         s = o.stepper
         if o.acts_at_all or s.is_ours or branches(s) and may_act(s): continue
         kind = str if s.masks else IfEverywhere
-        yield kind(f"stepper `{s}` has no effect: it returns nothing, and changes neither `p` nor its state "
-                   f"in place. {_what_it_lacks(composition, s, graph.given)}")
-
-
-def _what_it_lacks(composition, stepper, there) -> str:
-    "Suggest what a stepper without effect may lack"
-    if stepper.first in stepper.assigned:
-        return f"`{stepper.first} = …` makes another tensor: write `{stepper.first}.data.copy_(…)`."
-    name = meant_to_return(composition, stepper, there)
-    if name: return f"Did you forget `return {{'{name}': …}}`?"
-    return "Did you forget to change `p.data` in place, or to return a dict?"
+        yield kind(f"{NO_EFFECT.format(s)}: it returns nothing, and changes neither `p` nor its state in "
+                   f"place. {what_it_lacks(composition, s, graph.given)}")
 
 
 def _returned_in_vain(graph):

@@ -1,4 +1,4 @@
-"""Where state lies in memory, and whether it still does.
+"""Where parameters and state lie in memory, and whether state still does.
 
 Reading the address of each state in each step would take most of its time. State in an arena is known to
 stay as long as the arena has as many storages as before. One of them may yet have been given other memory
@@ -9,9 +9,10 @@ from itertools import cycle
 import numpy as np
 from torch import Tensor
 
+from optimcb._compat.dtensors import unsharded
 from optimcb.engines.arena import Arena
 
-__all__ = ['Addresses', 'IN_TURN', 'StateMemory']
+__all__ = ['Addresses', 'IN_TURN', 'Memory']
 
 
 IN_TURN = 64 # states in arenas whose addresses are checked in one step
@@ -38,25 +39,46 @@ class Addresses:
         return list(map(Tensor.data_ptr, self.tensors[first:end])) != self.ptrs[first:end].tolist()
 
 
-class StateMemory:
-    "The addresses of state: in arenas that have no other storages, and elsewhere."
+class Memory:
+    """Where an optimizer's parameters and their states lie, by their places among all parameters.
+
+    `addresses` are in a table for each name of state, and '.p' for the parameters themselves. `sizes` are
+    those of the parameters, in this process and in all processes."""
     def __init__(self,
-        states:list, # Tensors
-        ptrs:list # Their addresses
+        n:int, # Number of all parameters
+        found:dict # By the same names, pairs of a place and a tensor
     ):
+        ptrs = {name: [t.data_ptr() for _, t in pairs] for name, pairs in found.items()}
+        self.addresses = {name: _table(n, pairs, ptrs[name]) for name, pairs in found.items()}
+        params = found['.p']
+        self.sizes = _table(n, params, [p.numel() for _, p in params])
+        self.unsharded_sizes = _table(n, params, [unsharded(p).numel() for _, p in params])
+        names = [name for name in found if name != '.p']
+        self._divide([t for name in names for _, t in found[name]],
+                     [ptr for name in names for ptr in ptrs[name]])
+
+    def _divide(self, states, ptrs):
+        "Tell state in arenas that have no other storages from all other state"
         self.arenas, is_inside = _arenas(states, ptrs)
         self.inside, self.others = (
             Addresses([t for t, o in zip(states, is_inside) if o is wanted],
                       [ptr for ptr, o in zip(ptrs, is_inside) if o is wanted]) for wanted in (True, False))
         self.turns = cycle(range(0, max(1, len(self.inside.tensors)), IN_TURN))
 
-    def has_changed(self,
+    def state_has_moved(self,
         look=None # `OnePass`, which asks it in C; None: Python does
     ) -> bool:
         "Does some state lie elsewhere now, as far as this step looks?"
         if any(arena.storages != n for arena, n in self.arenas): return True
         if self.others.tensors and self.others.have_moved(look): return True
         return bool(self.inside.tensors) and self.inside.have_moved(look, next(self.turns), IN_TURN)
+
+
+def _table(n, pairs, numbers) -> np.ndarray:
+    "Return a table of `n` numbers, of which those given are of pairs of a place and a tensor"
+    res = np.zeros(n, np.int64)
+    res[[k for k, _ in pairs]] = numbers
+    return res
 
 
 def _arenas(states, ptrs) -> tuple[list, list]:

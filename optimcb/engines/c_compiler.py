@@ -117,7 +117,9 @@ def _run(command):
         os.killpg(p.pid, signal.SIGKILL)
         p.communicate()
         raise CantBuild(f"the compiler {command[0]} took longer than {PATIENCE} s. {ADVICE}") from None
-    if p.returncode: raise CantBuild(f"the compiler {command[0]} failed: {output.strip()[-500:]}. {ADVICE}")
+    if not p.returncode: return
+    why = output.strip()[-500:] or f"it said nothing, and ended with status {p.returncode}"
+    raise CantBuild(f"the compiler {command[0]} failed: {why}. {ADVICE}")
 
 
 ADVICE = "Install gcc or clang, or name a C compiler in the environment variable CC."

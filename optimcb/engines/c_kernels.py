@@ -231,20 +231,20 @@ class Launch(KernelLaunch):
     What doesn't change from step to step is made once. Raises `Unsupported` and `CantBuild`."""
     def __init__(self,
         members:list, # `(bucket, program)`: programs with the same key
-        at:list, # Of each of them, the index of its first parameter in the plan
-        plan # Plan, which knows where parameters and state lie
+        at:list, # For each member, the index of its first parameter in the plan
+        plan # Plan, which knows the addresses of parameters and state
     ):
         super().__init__(members, at, plan)
         p, n = self.program, len(self.places)
         self.kernel = _kernel(p)
-        sizes = plan.sizes[self.places]
+        sizes = plan.memory.sizes[self.places]
         chunk, first = _chunks(sizes)
         self.memory = np.zeros((n, len(self.columns)), np.int64)
         self._place_all(plan)
         self.numbers = np.zeros((len(members), len(p.slots)))
         self.sums, self.yields = np.zeros((n, len(p.sums))), np.zeros((n, len(p.totals)))
         self.totals = np.zeros(len(p.totals))
-        self.tables = [chunk, first, plan.unsharded_sizes[self.places], self.member, self.memory,
+        self.tables = [chunk, first, plan.memory.unsharded_sizes[self.places], self.member, self.memory,
                        self.numbers, np.zeros((len(chunk), len(p.sums))), self.sums, self.yields, self.totals]
         addresses = [t.ctypes.data for t in self.tables]
         self.job = np.array([len(chunk), n, *addresses, 1, *c_compiler.openmp()], np.int64)

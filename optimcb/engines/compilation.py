@@ -134,7 +134,7 @@ class Compilation:
         for i, (b, program) in enumerate(zip(plan.buckets, programs)):
             key = program.key, b.example.device, sharding_of(b.example)
             together.setdefault(key, []).append((i, (b, program), first))
-            first += len(b)
+            first += len(b.places)
         res = []
         for (_, device, _), found in together.items():
             indices, members, firsts = map(list, zip(*found))

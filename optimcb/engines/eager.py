@@ -1,14 +1,17 @@
 "The eager engine, the reference for the others, which calls the steppers on each parameter in turn."
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
+from numbers import Number
 
 import torch
 from fastcore.foundation import L
 from torch import Tensor
 
 from optimcb._compat.dtensors import gather, on_all
+from optimcb.composition.errors import StepperError
 from optimcb.engines.grad_scaling import NOT_SCALED, Scaling
 from optimcb.engines.sparse_complex import AsReal, NoRows, Rows, has_rows
+from optimcb.hypers.values import check_tensors
 from optimcb.tracing.rng import RngSnapshot
 
 __all__ = ['step', 'try_step']
@@ -24,6 +27,7 @@ def step(
     Steppers see a complex parameter and its state as real with a last dimension of 2, as in torch. Of a
     parameter with a sparse gradient, they see the gradient's rows; or all of it, with a dense gradient, if a
     stepper needs that or some state has no rows."""
+    for hypers in {id(o): o for _, _, o in work}.values(): check_tensors(hypers)
     if composition.sums_over_all: return _step_together(composition, work, scaling)
     for p, state, hypers in work:
         if p.grad.layout is not torch.sparse_coo: _step_alone(p, state, hypers, composition, scaling)
@@ -70,7 +74,31 @@ def _step_alone(p, state, hypers, composition, scaling, dense=False):
         for _ in composition.run(view.p, view.state, hypers):
             raise TypeError("a stepper that yields must be a generator function, or a partial of one.")
         view.write_back(composition, hypers)
+    except FROM_STATE as e:
+        _name_state(e, p, state)
+        raise
     finally: view.close()
+
+
+FROM_STATE = RuntimeError, TypeError, AttributeError # what torch raises for operands that don't fit
+
+
+def _name_state(error, p, state):
+    "Add to an error of a stepper what state of the parameter has another shape or type, if some has"
+    if isinstance(error, StepperError) or not hasattr(error, 'stepper'): return
+    odd = [f'`{k}` ({_kind(v)})' for k, v in state.items() if not _may_fit(v, p, str(error))]
+    if not odd: return
+    error.args = (f"{error} (Stepper `{error.stepper}` failed on a parameter of shape {tuple(p.shape)}, of "
+                  f"whose state these have another shape or type: {', '.join(odd)}.)",)
+
+
+def _may_fit(v, p, said) -> bool:
+    if isinstance(v, Tensor): return v.shape == p.shape or v.dim() == 0
+    is_named = f"'{type(v).__name__}'" in said # as in "'str' object has no attribute 'mul_'"
+    return not is_named and (v is None or isinstance(v, (Number, str)))
+
+
+def _kind(v) -> str: return f'shape {tuple(v.shape)}' if isinstance(v, Tensor) else type(v).__name__
 
 
 def _step_sparse(p, state, hypers, composition, scaling):
@@ -117,12 +145,17 @@ def _step_together(composition, work, scaling):
     views = []
     try:
         for p, state, hypers in work: views.append(_View(p, state, hypers, composition, scaling))
-        waiting = [(composition.run(v.p, v.state, hypers), None) for v, (_, _, hypers) in zip(views, work)]
+        runs = [composition.run(v.p, v.state, hypers) for v, (_, _, hypers) in zip(views, work)]
+        waiting = [(run, None) for run in runs]
         while waiting:
             yielded = []
             for run, total in waiting:
                 try: yielded.append((run, run.send(total)))
                 except StopIteration: pass
+                except FROM_STATE as e:
+                    view = views[runs.index(run)]
+                    _name_state(e, view.p, view.state)
+                    raise
             waiting = _summed(yielded)
         for v, (_, _, hypers) in zip(views, work): v.write_back(composition, hypers)
     finally:

@@ -17,8 +17,8 @@ class Launch(launch.Launch):
     "Parameters whose programs have the same key, and a step of them."
     def __init__(self,
         members:list, # `(bucket, program)`: programs with the same key
-        at:list, # Of each of them, the index of its first parameter in the plan
-        plan # Plan, which knows where parameters and state lie
+        at:list, # For each member, the index of its first parameter in the plan
+        plan # Plan, which knows the addresses of parameters and state
     ):
         super().__init__(members, at, plan)
         p = self.program

@@ -24,11 +24,12 @@ class Launch:
     def __init__(self,
         members:list, # `(bucket, program)`: programs with the same key
         at:list, # For each member, the index of its first parameter in the plan
-        plan # Plan, which knows where parameters and state lie
+        plan # Plan, which knows the addresses of parameters and state
     ):
         self.members, self.program = members, members[0][1]
-        self.slices = [slice(i, i + len(a)) for i, (a, _) in zip(at, members)]
-        self.indices = np.concatenate([np.arange(o.start, o.stop) for o in self.slices]) # in the plan
+        self.slices = [slice(i, i + len(a.places)) for i, (a, _) in zip(at, members)]
+        # of each parameter, its index in the plan's lists, and its place among all of the optimizer's
+        self.indices = np.concatenate([np.arange(o.start, o.stop) for o in self.slices])
         self.places = plan.order[self.indices]
         self.sharding = sharding_of(members[0][0].example)
         self.in_order = None # the order of parameters in the optimizer, on the device, from the first use on
@@ -36,7 +37,7 @@ class Launch:
     def _gather(self, table, ops):
         """Reduce `table`, a row for each tensor and a column for each reduction, over all processes, without
         waiting for a GPU"""
-        # in the order of parameters in the optimizer, which is the same in all processes
+        # the order of parameters in the optimizer is the same in all processes
         if self.in_order is None:
             self.in_order = _moved(torch.from_numpy(np.argsort(self.places)), table.device)
         in_order = table.index_select(0, self.in_order)
@@ -129,17 +130,17 @@ class KernelLaunch(Launch):
     def __init__(self,
         members:list, # `(bucket, program)`: programs with the same key
         at:list, # For each member, the index of its first parameter in the plan
-        plan # Plan, which knows where parameters and state lie
+        plan # Plan, which knows the addresses of parameters and state
     ):
         super().__init__(members, at, plan)
         self.columns = {name: j for j, name in enumerate(self.program.columns)}
-        counts = [len(a) for a, _ in members]
+        counts = [len(a.places) for a, _ in members]
         self.rows, self.member = np.cumsum([0, *counts]), np.repeat(np.arange(len(members)), counts)
         self.grads = None # the gradients' addresses in the table
 
     def _place_all(self, plan):
         "Note the addresses of parameters and existing state"
-        for name, addresses in plan.addresses.items():
+        for name, addresses in plan.memory.addresses.items():
             if name in self.columns: self.memory[:, self.columns[name]] = addresses[self.places]
 
     def _place(self, i, lists):
@@ -164,7 +165,7 @@ class KernelLaunch(Launch):
                 self._place(i, self.made[i])
             if r.externals:
                 self.held[i] = [_moved(o.detach(), a.example.device) for o in r.externals]
-                self._place(i, {k: [o]*len(a) for k, o in enumerate(self.held[i])})
+                self._place(i, {k: [o]*len(a.places) for k, o in enumerate(self.held[i])})
         if self.program.calls: self._prepare(recordings, plan)
 
     # Functions by torch

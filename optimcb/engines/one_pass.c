@@ -113,7 +113,7 @@ static int look_at_param(const Noted *w, ssize i, PyObject *p) {
     return moved > result ? moved : result;
 }
 
-enum { AHEAD = 4 };
+enum { AHEAD = 2 }; /* parameters: as many again from one object to the next */
 
 static void *word(const void *o, int i) { return ((void *const *)o)[i]; }
 
@@ -175,9 +175,11 @@ void bump_versions(const Noted *w, const ssize *places, ssize count) {
     for (ssize i = 0; i < count; i++) w->bump_version(tensor_in(w, w->rows[places[i]].param));
 }
 
-/* Let the states of the parameters at `places` have `value` under `name`. */
-int put(const Noted *w, const ssize *places, ssize count, PyObject *name, PyObject *value) {
-    for (ssize i = 0; i < count; i++)
-        if (PyDict_SetItem(w->rows[places[i]].state, name, value)) return -1; /* Python raises what it set */
+/* Let the states of the parameters at `places`, up to the end of each bucket, have its value under `name`. */
+int put(const Noted *w, const ssize *places, const ssize *ends, PyObject *const *values, ssize count,
+        PyObject *name) {
+    for (ssize b = 0, i = 0; b < count; i = ends[b++])
+        for (; values[b] && i < ends[b]; i++)
+            if (PyDict_SetItem(w->rows[places[i]].state, name, values[b])) return -1; /* Python raises it */
     return 0;
 }

@@ -56,11 +56,11 @@ class OnePass:
         self.address = self.noted.ctypes.data
 
     def _of_param(self, p, role) -> dict:
-        "What is noted of any parameter"
+        "Return the columns that any parameter has"
         return dict(param=id(p), type=id(type(p)), requires_grad=p.requires_grad, role=role)
 
     def _of_stepped(self, p, bucket, state) -> dict:
-        "What is noted besides of one that kernels step"
+        "Return the other columns of a parameter that kernels step"
         first = dict(shape=len(self.shapes), entries=len(self.entries))
         number = {name: ~k for k, name in enumerate(bucket.numbers)}
         self.shapes += (*p.shape, *p.stride())
@@ -76,7 +76,8 @@ class OnePass:
         "Note for each parameter which numbers it is to have, and which ones the present step steps."
         starts = np.cumsum([0, *(len(b.numbers) for b in plan.known)])
         self.rows[plan.places, NUMBERS] = starts[plan.bucket_of[plan.places]]
-        self.order, self.order_at = plan.order, plan.order.ctypes.data
+        self.order, self.ends = plan.order, np.cumsum([len(b.places) for b in plan.buckets], dtype=np.int64)
+        self.order_at, self.ends_at = self.order.ctypes.data, self.ends.ctypes.data
 
     def look(self,
         groups, # Parameter groups
@@ -116,13 +117,13 @@ class OnePass:
     # After a step
 
     def put(self,
-        first:int, # Index of the first parameter, in the order of the buckets
-        count:int, # Number of parameters
-        name:str, # Name of state
-        value # What they have under it from now on
+        numbers:list # For each bucket of the present step, a part of its parameters' state, by name
     ) -> None:
-        "Put one value into the state of parameters."
-        self.library.put(self.address, self.order_at + 8*first, count, name, value)
+        "Put numbers into the state of parameters."
+        for name in dict.fromkeys(name for new in numbers for name in new):
+            values = [id(new[name]) if name in new else 0 for new in numbers]
+            array = (ctypes.c_void_p*len(values))(*values)
+            self.library.put(self.address, self.order_at, self.ends_at, array, len(values), name)
 
     def bump_versions(self) -> None:
         "Note that the parameters of the present step were written into: autograd asks for their versions."
@@ -197,7 +198,7 @@ def _checked(path):
     library.look.argtypes = [pointer, obj, obj]
     library.look_at_addresses.argtypes = [pointer, pointer, pointer, size]
     library.bump_versions.argtypes = [pointer, pointer, size]
-    library.put.argtypes = [pointer, pointer, size, obj, obj]
+    library.put.argtypes = [pointer, pointer, pointer, pointer, size, obj]
     return library, InMemory()
 
 

@@ -1,18 +1,19 @@
-"""Plans: which parameters kernels can step, in buckets, and checks that they still are what they were.
+"""Plans: group an optimizer's parameters into buckets, choose those that have a gradient in each step, and
+check that nothing else has changed.
 
 Parameters share a bucket if one recording is valid for all of them: those of one group, dtype and device,
 with the same kinds of state and the same numbers in it. Whatever a kernel must not touch is left to the
-eager engine. A plan also knows the parameters that have no gradient now: if others have one in the next
-step, it only chooses among them. What must be checked in each step is checked in one look in C where there
-is one, else in a few passes over lists."""
+eager engine. A plan also knows parameters that have no gradient now: if other ones have a gradient in the
+next step, it only chooses anew. The checks of each step are one pass in C (`one_pass`), or else a few passes
+over lists."""
 from operator import is_
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from optimcb._compat.dtensors import sharding_of, unsharded
-from optimcb.engines.addresses import StateMemory
+from optimcb._compat.dtensors import sharding_of
+from optimcb.engines.addresses import Memory
 from optimcb.engines.c_compiler import CantBuild
 from optimcb.engines.frozen import is_frozen, track
 from optimcb.engines.one_pass import OTHERS, SAME, OnePass
@@ -23,8 +24,8 @@ __all__ = ['LEFT', 'STEPPED', 'UNKNOWN', 'Plan']
 
 dtype_of, requires_grad = Tensor.dtype.__get__, Tensor.requires_grad.__get__
 
-# What becomes of a parameter: a gradient that comes or goes makes another plan; the eager engine steps it if
-# it has one; kernels do
+# The role of a parameter. UNKNOWN: if its gradient comes or goes, another plan is made. With a gradient, the
+# eager engine steps one that is LEFT, and kernels one that is STEPPED.
 UNKNOWN, LEFT, STEPPED = range(3)
 MISSES = 3 # looks in a row that found a change where Python found none, until Python does without them
 SEEN = frozenset({'shape', 'ndim', 'stride()', 'requires_grad', 'dtype', 'device'}) # what a look compares
@@ -33,10 +34,9 @@ SEEN = frozenset({'shape', 'ndim', 'stride()', 'requires_grad', 'dtype', 'device
 class Plan:
     """The parameters of an optimizer, as its steps need them.
 
-    What is known of each parameter is kept by its place among `params`: its `roles`, `states`, `sizes`,
-    in `noted` the tensors of its state, and by name the `addresses` of these, with its own as '.p'.
-    `known` are the buckets of all parameters that kernels can step, and `bucket_of` has the indices of
-    theirs.
+    What is known of each parameter is kept by its place among `params`: its `roles` and `states`, the
+    tensors of these in `noted`, and in `memory` where they lie. `known` are the buckets of all parameters
+    that kernels can step, and `bucket_of` has the indices of theirs.
 
     Of those that have a gradient in the present step, `buckets` are traced, `order` has their places and
     `flat` them, one bucket after the other; `grads` and `grad_ptrs` have their gradients and the addresses of
@@ -75,9 +75,9 @@ class Plan:
         masks = self.composition.masks.keys()
         for k, (p, grad, i) in enumerate(zip(self.params, grads, groups)):
             if is_frozen(p, opt.tracked): continue
+            may_get_one = getattr(p, 'requires_grad', False) and not self.shardings # processes must agree
             if grad is not None: yield k, p, grad, self.all_states[p], i
-            elif self.shardings or not getattr(p, 'requires_grad', False): continue # processes must agree
-            elif p in self.all_states and self.all_states[p].keys() >= masks:
+            elif may_get_one and p in self.all_states and self.all_states[p].keys() >= masks:
                 yield k, p, None, self.all_states[p], i
 
     def _fill_buckets(self, work):
@@ -105,27 +105,19 @@ class Plan:
                 if not can and k not in shared and isinstance(p, Tensor): self.maybe.add(k)
 
     def _note_tensors(self):
-        "Note of what kernels can step all that must not change"
+        "Note, of parameters that kernels can step, all that must not change"
         n = len(self.params)
         self.places = np.flatnonzero(self.roles == STEPPED)
         self.stepped = [self.params[k] for k in self.places.tolist()]
         self.layouts = list(map(_layout, self.stepped))
         self.values = list(self.all_states.values())
-        tensors, lying = {}, {'.p': []}
+        tensors, in_memory = {}, {'.p': list(zip(self.places.tolist(), self.stepped))}
         for k in self.places.tolist():
-            lying['.p'].append((k, self.params[k]))
             for name, _, extent in self.known[self.bucket_of[k]].kinds:
                 t = self.states[k][name]
                 tensors.setdefault(name, [None]*n)[k] = t
-                if not extent.is_opaque: lying.setdefault(name, []).append((k, t))
-        self.noted = Noted(self.params, self.states, tensors)
-        ptrs = {name: [t.data_ptr() for _, t in of] for name, of in lying.items()}
-        self.addresses = {name: _table(n, of, ptrs[name]) for name, of in lying.items()}
-        names = [name for name in lying if name != '.p']
-        self.memory = StateMemory([t for name in names for _, t in lying[name]],
-                                  [ptr for name in names for ptr in ptrs[name]])
-        self.sizes = _table(n, lying['.p'], [p.numel() for p in self.stepped])
-        self.unsharded_sizes = _table(n, lying['.p'], [unsharded(p).numel() for p in self.stepped])
+                if not extent.is_opaque: in_memory.setdefault(name, []).append((k, t))
+        self.noted, self.memory = Noted(self.params, self.states, tensors), Memory(n, in_memory)
 
     # Who is stepped now
 
@@ -143,7 +135,8 @@ class Plan:
         for i in np.flatnonzero(np.diff(codes >> 1) == 0): known[i] = known[i].split_off()
         by_bucket, end = self.places[np.argsort(bucket_of, kind='stable')].tolist(), 0
         for b, is_present, n in zip(known, are_present, np.bincount(bucket_of).tolist()):
-            b.choose(by_bucket[end:end+n] if is_present else [], self.noted)
+            if is_present: b.choose(by_bucket[end:end+n], self.noted)
+            elif b.places: b.choose([], self.noted)
             end += n
         self.known, self.bucket_of[self.places] = known, bucket_of
         self.buckets = [known[i] for i in np.argsort(firsts) if are_present[i]]
@@ -183,15 +176,12 @@ class Plan:
         return composition is self.composition and opt.state is self.all_states and self.present is not None
 
     def put(self,
-        bucket:Bucket, # One of `buckets`
-        first:int, # Index of its first parameter in `flat`
-        name:str, # Name of state
-        value # What all of its parameters have under it from now on
+        numbers:list # For each bucket, a part of its parameters' state, by name
     ):
-        "Put one value into the states of a bucket."
-        if self.one_pass: self.one_pass.put(first, len(bucket), name, value)
-        else:
-            for s in bucket.states: s[name] = value
+        "Put numbers that a step has made into the states."
+        if self.one_pass: return self.one_pass.put(numbers)
+        for b, new in zip(self.buckets, numbers):
+            for s in b.states if new else (): s.update(new)
 
     def bump_versions(self,
         stepped:list # What the optimizer has in the place of `flat`
@@ -202,7 +192,7 @@ class Plan:
 
     def _rest_has_changed(self) -> bool:
         "Has what a look at the parameters doesn't see changed?"
-        if self.memory.has_changed(self.one_pass): return True
+        if self.memory.state_has_moved(self.one_pass): return True
         return not self.refusals.looked <= SEEN and self._look_differs() or self._fits_now()
 
     def _begin_to_look(self):
@@ -234,7 +224,7 @@ class Plan:
         grads = [getattr(p, 'grad', None) for p in params]
         self._choose_again(np.array([g is not None for g in grads], bool))
         for b in self.buckets: b.check()
-        if self.memory.has_changed() or self._fits_now(): raise Changed
+        if self.memory.state_has_moved() or self._fits_now(): raise Changed
         if self.refusals.looked and self._look_differs(): raise Changed
         self._take(grads)
         self._begin_to_look()
@@ -290,13 +280,6 @@ def _sharing_memory(work, fits) -> set:
         found = (p, *state.values()) if fits[k] else (p,)
         tensors += [(k, t) for t in found if isinstance(t, Tensor) and (fits[k] or is_plain(t))]
     return sharing(tensors)
-
-
-def _table(n, of, numbers) -> np.ndarray:
-    "A table of `n` numbers: those given are of pairs of a place and a tensor"
-    res = np.zeros(n, np.int64)
-    res[[k for k, _ in of]] = numbers
-    return res
 
 
 def _layout(p) -> tuple: return p.data_ptr(), p.shape, p.stride(), p.is_neg()

@@ -152,8 +152,8 @@ class Runner:
             raise
 
     def _count(self, plan, prepared:Prepared) -> set:
-        "Put the numbers that a step has made into the states. Return the names of new state"
-        made, first = set(), 0
+        "Store the numbers that a step computed in the states. Return the names of new state"
+        made = set()
         for bucket, recording, program in zip(plan.buckets, prepared.recordings, prepared.programs):
             new = {*program.new, *recording.numbers} - bucket.numbers.keys()
             made |= new
@@ -161,10 +161,8 @@ class Runner:
             if self.pending:
                 states = [*bucket.states, *self.shards.of_optimizer(bucket.params)]
                 self.pending.note(states, new, dict(bucket.numbers))
-            for name, v in recording.numbers.items():
-                bucket.numbers[name] = v
-                plan.put(bucket, first, name, v)
-            first += len(bucket)
+            bucket.put(recording.numbers)
+        plan.put([r.numbers for r in prepared.recordings])
         return made
 
     def settle(self):

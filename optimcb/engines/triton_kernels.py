@@ -77,8 +77,8 @@ class Launch(KernelLaunch):
     addresses. Raises `Unsupported` and `CantBuild`."""
     def __init__(self,
         members:list, # `(bucket, program)`: programs with the same key
-        at:list, # Of each of them, the index of its first parameter in the plan
-        plan # Plan, which knows where parameters and state lie
+        at:list, # For each member, the index of its first parameter in the plan
+        plan # Plan, which knows the addresses of parameters and state
     ):
         super().__init__(members, at, plan)
         self.device = members[0][0].example.device
@@ -88,7 +88,7 @@ class Launch(KernelLaunch):
         self.numbers = self.host[:numbers].view(np.float64).reshape(len(members), -1)
         self.memory = self.host[numbers:].reshape(self.rows[-1], -1)
         self._place_all(plan)
-        sizes = plan.sizes[self.places], plan.unsharded_sizes[self.places]
+        sizes = plan.memory.sizes[self.places], plan.memory.unsharded_sizes[self.places]
         chunk = chunk_of(self.program)
         tables = _tables(self.member, *sizes, len(columns), len(self.program.slots), chunk)
         self.count = dict(zip(('chunks', 'tensors'), map(len, tables)))

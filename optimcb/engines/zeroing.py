@@ -29,9 +29,10 @@ def zero(
         if g.grad_fn is None: g.requires_grad_(False)
         else: g.detach_()
     if not _are_plain(grads):
-        for g in grads:
-            if not _are_plain([g]): g.zero_()
-        grads = [g for g in grads if _are_plain([g])]
+        plain = [_are_plain([g]) for g in grads]
+        for g, is_plain in zip(grads, plain):
+            if not is_plain: g.zero_()
+        grads = [g for g, is_plain in zip(grads, plain) if is_plain]
     for same in _by_kind(grads): torch._foreach_zero_(same)
 
 
@@ -93,7 +94,7 @@ def zeroed_by_kernels(
     "List the gradients that kernels have zeroed. Where they read a copy, they zeroed only that."
     res, first, odd = [], 0, set(plan.odd)
     for b, program in zip(plan.buckets, programs):
-        places = range(first, first := first + len(b))
+        places = range(first, first := first + len(b.places))
         if program.zeroes: res += [plan.grads[i] for i in places if i not in odd]
     return res
 

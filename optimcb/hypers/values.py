@@ -9,7 +9,8 @@ from fastcore.basics import even_mults
 from fastcore.foundation import L
 from torch import Tensor
 
-__all__ = ['ALWAYS_WELCOME', 'NOT_NEGATIVE', 'RANGES', 'check', 'hypers_of', 'own', 'numbers', 'per_group']
+__all__ = ['ALWAYS_WELCOME', 'NOT_NEGATIVE', 'RANGES', 'check', 'check_tensors', 'hypers_of', 'own',
+    'numbers', 'per_group']
 
 
 NOT_NEGATIVE = (0, math.inf) # at least, less than; None: any larger number, infinity too
@@ -66,6 +67,16 @@ def _check_tensor(name, value, within):
     # not checked on a device, which would have to synchronize
     if type(value) is Tensor and value.device.type == 'cpu': check(name, value.item(), within)
     return value
+
+
+def check_tensors(
+    hypers:dict # Hyper-parameters of one group
+) -> None:
+    """Raise `ValueError` for a tensor on a CPU that was filled in place with what its name doesn't allow.
+
+    It is called where a step reads the tensors anyway, as nothing tells when they are written."""
+    for k, v in hypers.items():
+        if type(v) is Tensor: check(k, v)
 
 
 def own(

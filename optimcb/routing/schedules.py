@@ -17,7 +17,7 @@ def scheduled(
 ) -> list:
     """Schedule hyper-parameters as functions of the step.
 
-    Returns a part for any rule: `Adam.wrap(scheduled(lr=warmup(100)))`.
+    Returns a part for any algorithm: `Adam.wrap(scheduled(lr=warmup(100)))`.
 
     A function of the step returns a factor for the hyper-parameter, which schedulers and `set_hyper` may
     still set. A function of the step and the value returns the new value. Each parameter counts its own

@@ -1,6 +1,6 @@
 """Averages of the weights during training: EMA, SWA, and schedule-free steps.
 
-Each is a part for any rule. `Optimizer.eval` puts the averages into the model, `Optimizer.train` puts the
+Each is a part for any algorithm. `Optimizer.eval` puts the averages into the model, `train` puts the
 trained weights back.
 """
 import torch

@@ -44,6 +44,7 @@ class Bucket:
         self.key, self.group, self.example = key, group, example
         self.kinds, self.numbers, self.grad_dtype = key[1], dict(key[2]), key[5]
         self.kind, self.forms = (key[1], *key[3:], is_dtensor(unsharded(example))), None
+        self._identity = None
         self.choose([], Noted([], [], {}))
 
     def choose(self,
@@ -59,8 +60,6 @@ class Bucket:
         res.__dict__ = {**self.__dict__, 'numbers': dict(self.numbers)}
         res.choose([], self.noted)
         return res
-
-    def __len__(self): return len(self.places)
 
     @property
     def params(self) -> list:
@@ -89,10 +88,19 @@ class Bucket:
         self.tensors[name] = tensors
         for k, t in zip(self.places, tensors): self.noted.tensors[name][k] = t
 
+    def put(self,
+        numbers:dict # Some of the state from now on, by name
+    ):
+        "Note that a step has made other numbers."
+        self.numbers.update(numbers)
+        self._identity = None
+
     def identity(self) -> tuple:
         "What is equal for buckets that can be one: numbers of other types are other numbers."
-        values = self.numbers.values()
-        return id(self.kind), self.group, *self.numbers, *map(type, values), *values
+        if self._identity is None:
+            values = self.numbers.values()
+            self._identity = id(self.kind), self.group, *self.numbers, *map(type, values), *values
+        return self._identity
 
     def check(self):
         "Raise `Changed` if the state was changed from outside."

@@ -2,6 +2,7 @@
 
 Their outputs are inferred with meta tensors, so that steppers can be recorded before anything is computed.
 """
+import logging
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -134,7 +135,11 @@ def _infer_outputs(call, given, device):
 def _fake(device):
     "Enter a fake tensor mode, which respects devices but takes a second to start"
     from torch._subclasses.fake_tensor import FakeTensorMode
-    with FakeTensorMode(allow_non_fake_inputs=True), device: yield
+    log = logging.getLogger(FakeTensorMode.__module__) # which prints a traceback of what is raised here
+    was_disabled, log.disabled = log.disabled, True
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), device: yield
+    finally: log.disabled = was_disabled
 
 
 def _empty(shape, stride, dtype):

@@ -22,7 +22,7 @@ from types import (
 import numpy as np
 import torch
 
-from optimcb._compat.cpython import catches_errors
+from optimcb._compat.bytecode import catches_errors
 from optimcb.composition.rules import Rule
 from optimcb.composition.stepper import InRoute, only, renamed
 from optimcb.tracing.code_reader import CodeReader

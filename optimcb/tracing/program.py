@@ -46,7 +46,7 @@ class Program:
     `slots` are the used numbers of the trace, `fresh` the states that the step creates, `new` the names of
     all states that didn't exist before, and `replaced` the operands of the opaque states it replaces. With
     `is_sharded`, sums over a tensor involve other processes, so a phase ends at each. If it `zeroes`, it
-    leaves zeros in the gradient. `kernel` is what an engine has built of it.
+    leaves zeros in the gradient. `kernel` has the functions that an engine has built of it.
     """
     kernel = None
 

@@ -7,10 +7,11 @@ that uses unreadable code is called for each parameter.
 from collections.abc import Iterator
 from types import CodeType
 
-from optimcb._compat.cpython import has_branches, instructions, is_in_place, returns_something
+from optimcb._compat.bytecode import has_branches, instructions, is_in_place, returns_something
 from optimcb.composition.stepper import Stepper, strings
-from optimcb.tracing.code_reader import CodeReader, is_inert
+from optimcb.tracing.code_reader import CodeReader
 from optimcb.tracing.code_walk import is_written
+from optimcb.tracing.objects import is_inert
 from optimcb.tracing.purity_tables import Impure
 
 __all__ = ['asks_type', 'branches', 'impurities', 'impurity', 'may_act', 'value_impurity']

@@ -13,6 +13,7 @@ from optimcb._compat.dtensors import is_dtensor, unsharded
 from optimcb.composition.calls import by_torch
 from optimcb.composition.errors import StepperError
 from optimcb.composition.pipeline import Composition
+from optimcb.hypers.values import check_tensors
 from optimcb.tracing.bucket import Bucket, constant
 from optimcb.tracing.install import install_functions
 from optimcb.tracing.ir import OPAQUE, PER_ELEMENT, PER_PARAMETER, Output
@@ -187,13 +188,14 @@ def record(
         key = _matters(b, h)
         known, _ = done.get(key, (None, None))
         if known is None:
+            check_tensors(h)
             with _collected(failures), _explained(buckets if composition.sums_over_all else [b], composition):
                 _check_given(b, composition, h)
                 known = _begun(Recording(b, looked, typed, scaling), composition, h, observer)
                 done[key] = known, h # which keeps the objects alive whose ids are in the key
                 begun.append(known)
         if known is None: continue
-        known.count += len(b)
+        known.count += len(b.places)
         res.append(known)
     if composition.sums_over_all and not failures:
         with _collected(failures), _explained(buckets, composition):

@@ -41,6 +41,7 @@ class Effect(NamedTuple):
     there: frozenset = frozenset() # Arguments that had a value
     ends: bool = False # Did it end the step?
     words: dict = {} # By name, arguments that are booleans or strings, and may be state
+    computes: bool = False # Did it compute with tensors, with or without an effect?
 
 
 class Step(NamedTuple):
@@ -180,7 +181,8 @@ class _Observer:
             numbers={k: v for k, v in made.items() if _is_number(v) or self._is_word(v)}, kept=kept,
             single=frozenset(k for k in writes if _is_single(values.get(k))), idle=idle, shown=shown,
             returns=isinstance(new, dict), place=self.places[id(stepper)], there=frozenset(given),
-            ends=isinstance(new, stop), words={k: v for k, v in self.words.items() if k in given}))
+            ends=isinstance(new, stop), words={k: v for k, v in self.words.items() if k in given},
+            computes=len(p.trace.index) > self.known))
         return new
 
     def _is_word(self, v) -> bool: return self.began is not None and isinstance(v, (bool, str))

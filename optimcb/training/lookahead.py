@@ -18,7 +18,7 @@ __all__ = ['Lookahead', 'look_ahead']
 
 
 def look_ahead() -> list:
-    """List the steppers of Lookahead, a part for any rule (Zhang et al. 2019, arxiv.org/abs/1907.08610).
+    """List the steppers of Lookahead, a part for any algorithm (Zhang et al. 2019, arxiv.org/abs/1907.08610).
 
     `Lookahead` adds them to an existing optimizer."""
     return [slow_start, lookahead_step]

@@ -10,11 +10,9 @@ import torch
 
 import optimcb as oc
 from optimcb import CompositionWarning, Optimizer, once
+from optimcb._compat.bytecode import branches_on_values, catches_errors, discarded, exits, instructions
 from optimcb._compat.cpython import (
-    branches_on_values,
     caller_outside,
-    catches_errors,
-    discarded_lines,
     ends_by_raise,
     frame_above,
     frames_above,
@@ -23,6 +21,7 @@ from optimcb._compat.cpython import (
     references,
     stacklevel_outside,
 )
+from optimcb._compat.operands import Operands, is_call
 from optimcb.composition.stepper import Stepper
 from optimcb.engines.arena import Arena
 from optimcb.engines.runner import CantRun
@@ -371,14 +370,70 @@ def test_the_place_of_an_instruction():
     assert first == last == inspect.currentframe().f_lineno - 1
 
 
+# Bytecode: what is discarded
+
+def discards(p, v, lr):
+    if v is None: return {'v': p}
+    lr*v + p # noqa: B018
+    v.add_(p)
+    v += p
+    p[0] # noqa: B018
+    -v # noqa: B018
+    return {'v': lr*v}
+
+def ends_with_a_store(p, v, lr):
+    with lr:
+        if v: v = v*lr
+        else: return p
+
+def ends_in_two_ways(p, v, lr):
+    if v: v = p
+    else: p = v
+
+
 def test_results_that_are_discarded():
-    def f(p, v, lr):
-        if v is None: return {'v': p}
-        lr*v + p # noqa: B018
-        v.add_(p)
-        v += p
-        p[0] # noqa: B018
-        -v # noqa: B018
-        return {'v': lr*v}
-    first = f.__code__.co_firstlineno
-    assert discarded_lines(f.__code__) == [first + 2, first + 6]
+    first = discards.__code__.co_firstlineno
+    assert [(d.line - first, d.exit) for d in discarded(discards.__code__)] == [(n, None) for n in (2, 3, 5, 6)]
+    stored = [(d.name, d.line) for d in discarded(ends_with_a_store.__code__) if d.name]
+    assert stored == [('v', ends_with_a_store.__code__.co_firstlineno + 2)]
+    assert {d.name for d in discarded(ends_in_two_ways.__code__)} == {'v', 'p'}
+
+
+def test_where_a_function_returns_none():
+    assert exits(discards.__code__) == set() and exits(ends_with_a_store.__code__) and exits(ends_in_two_ways.__code__)
+
+
+# Bytecode: where operands come from
+
+def calls(f, o, x, c, key):
+    f(o.a, x*2)
+    o.method(x, key=c)
+    f(f(x), key=o[c], other=x)
+
+
+def test_what_is_called_and_with_what():
+    operands = Operands(calls.__code__)
+    found = [operands.call(i) for i in operands.every if is_call(i)]
+    def said(i): return i and (i.argval if isinstance(i.argval, str) else i.opname[:6])
+    assert said(found[1][0]) == 'method'
+    assert [(len(args), keywords) for _, args, keywords in found] == [(2, ()), (2, ('key',)), (1, ()), (3, ('key', 'other'))]
+
+
+def adds(a, b, c, d):
+    return a + b[c] if c else d.e
+
+def stores(a, b):
+    x, y = a[0], b
+    return y, x
+
+
+def test_which_instructions_push_operands():
+    every = instructions(adds.__code__)
+    operands = Operands(adds.__code__)
+    add = next(i for i in every if i.argrepr == '+' or i.opname == 'BINARY_ADD')
+    second, first = operands.of(add)
+    assert 'SUBSCR' in second.opname and first.argval in ('a', ('a', 'b'))
+    operands = Operands(stores.__code__)
+    store = next(i for i in operands.every if i.opname.startswith('STORE_FAST'))
+    loaded = {str(o.argval) for span in operands.spans(store, 3) for o in span}
+    assert {'a', 'b'} <= loaded | set(''.join(loaded))

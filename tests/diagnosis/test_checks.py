@@ -212,18 +212,3 @@ def test_pieces_of_parameters_cant_be_summed():
     for cbs in (oc.Lamb.cbs, [clip, *oc.Adam.cbs]):
         with pytest.raises(ValueError, match='fully_shard'):
             Optimizer([torch.nn.Parameter(torch.ones(7)), p], cbs, lr=0.1)
-
-
-def test_a_return_that_is_missing_in_one_branch():
-    "It would train without what the branch works out"
-    def average(p, mom=0.9, v=None):
-        if v is None: return {'v': p.grad.clone()}
-        mom*v + p.grad # noqa: B018
-    def step(p, lr, v): p.data.sub_(lr*v)
-    line = average.__code__.co_firstlineno + 2
-    with pytest.warns(CompositionWarning, match=rf"`average` computes something in line {line} that is lost\. Did you forget `return {{'v': …}}` there\?"):
-        Optimizer([torch.nn.Parameter(torch.ones(2))], [average, step], lr=0.1)
-    def right(p, mom=0.9, v=None): return {'v': p.grad.clone() if v is None else mom*v + p.grad}
-    with warnings.catch_warnings():
-        warnings.simplefilter('error')
-        Optimizer([torch.nn.Parameter(torch.ones(2))], [right, step], lr=0.1)

@@ -54,3 +54,8 @@ def test_scripts_that_commands_name_are_there(page):
     for line in '\n'.join(blocks(page.read_text(), 'sh')).splitlines():
         for word in line.split():
             if word.startswith('examples/'): assert (ROOT/word).is_file()
+
+
+@each
+def test_code_fits_a_page(page):
+    for line in ''.join(blocks(page.read_text(), 'python')).splitlines(): assert len(line) <= 100, line

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import params, set_grads
+from helpers import params, script, set_grads
 
 import optimcb as oc
 from optimcb.engines import c_compiler
@@ -39,12 +39,6 @@ def step(engine='auto'):
         for _ in range(3): opt.step()
     assert torch.allclose(p, torch.tensor(0.85))
     return [str(w.message) for w in caught]
-
-
-def script(path, text):
-    path.write_text(f'#!/bin/sh\n{text}\n')
-    path.chmod(0o755)
-    return str(path)
 
 
 def test_kernels_are_kept(cache):

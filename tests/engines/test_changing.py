@@ -1,7 +1,9 @@
 "Gradients that come and go: each step chooses among parameters that a plan knows, and gives the eager engine's numbers."
+import copy
 import gc
 import tracemalloc
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from helpers import params
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from on_engines import ulps
+from test_stress import Interrupted
 
 import optimcb as oc
 from optimcb import Optimizer, average_grad, momentum_step, sgd_step, step_stat, weight_decay
@@ -259,7 +262,6 @@ def test_memory_of_many_steps(looking):
 
 
 def test_gradients_are_let_go_that_others_follow():
-    import weakref
     ps, opt = taken(CASES['momentum'][0], random_masks(8, 0), engine='fused')
     for i in range(4):
         for k, p in enumerate(ps): p.grad = grad_of(p.shape, i, k) if (i + k) % 2 else None
@@ -284,3 +286,30 @@ def test_memory_that_is_shared_with_a_parameter_without_a_gradient(plans):
         res.append((ps, opt))
     assert_same(*res)
     assert not opt._running.plan.eager
+
+
+def test_interrupts_when_others_have_gradients():
+    "Wherever such a step is broken off, training goes on from what is there as it would on the eager engine"
+    cbs = [step_stat, average_grad, momentum_step, counted_step]
+    def take(ps, opt, i, mask):
+        for k, p in enumerate(ps): p.grad = grad_of(p.shape, i, k) if mask[k] else None
+        opt.step()
+    def ready():
+        ps = params([(3,), (2, 2), (4,)])
+        opt = Optimizer(ps, cbs, lr=0.1, mom=0.9, engine='fused')
+        for i in range(4): take(ps, opt, i, [1, 1, i != 3])
+        return ps, opt
+    ps, opt = ready()
+    with (all_lines := Interrupted(-1)): take(ps, opt, 4, [1, 0, 1])
+    broken = 0
+    for at in range(1, all_lines.lines*9//10, 1 + all_lines.lines//60):
+        ps, opt = ready()
+        with pytest.raises(KeyboardInterrupt), Interrupted(at): take(ps, opt, 4, [1, 0, 1])
+        qs, other = copy.deepcopy((ps, opt))
+        other.engine = 'eager'
+        for i, mask in enumerate([(1, 0, 1), (0, 1, 1), (1, 1, 1)]):
+            take(ps, opt, 5 + i, mask)
+            take(qs, other, 5 + i, mask)
+        assert_same((ps, opt), (qs, other))
+        broken += 1
+    assert broken > 20

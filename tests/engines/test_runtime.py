@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import params, set_grads
+from helpers import clip_all, params, set_grads
 
 import optimcb as oc
 from optimcb import Optimizer
@@ -33,10 +33,6 @@ def trained(algo=oc.Lamb, steps=3, engine='fused', threads=1, shapes=BIG):
     finally: torch.set_num_threads(before)
     return ps
 
-
-def clip_all(p, max_norm=1.):
-    total = yield p.grad.pow(2).sum()
-    p.grad = p.grad * (max_norm / (total.sqrt() + 1e-6)).clamp(max=1.)
 
 Clipped = partial(Optimizer, cbs=[clip_all, *oc.Lamb.cbs])
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import params, set_grads
+from helpers import params, script, set_grads
 from on_engines import SPECIAL
 
 import optimcb as oc
@@ -72,11 +72,6 @@ def test_optimizers_in_threads(makes, cache):
     for t in threads: t.join()
     assert all(same(got[i], trained(make)[0]) for i, make in enumerate(makes))
 
-
-def script(path, text):
-    path.write_text(f'#!/bin/sh\n{text}\n')
-    path.chmod(0o755)
-    return str(path)
 
 @needs_fork
 def test_eight_processes_build_and_the_first_is_killed_while_it_does(cache, tmp_path, monkeypatch):

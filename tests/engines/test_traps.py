@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers import params, set_grads
+from helpers import clip_all, params, set_grads
 from on_engines import stepped, ulps
 
 import optimcb as oc
@@ -598,10 +598,6 @@ def test_engine_names():
 
 
 # Sums over all parameters
-
-def clip_all(p, max_norm=1.):
-    total = yield p.grad.pow(2).sum()
-    p.grad = p.grad * (max_norm / (total.sqrt() + 1e-6)).clamp(max=1.)
 
 def count_all(p, lr):
     n = yield p.numel()

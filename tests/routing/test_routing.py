@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers import SHAPES, difference, params, set_grads
+from helpers import SHAPES, Rows, difference, params, set_grads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from on_engines import TRACED
@@ -587,11 +587,6 @@ def fastais(tmp_path, opt_func):
     learn.remove_cbs(learn.cbs.filter(lambda cb: cb.name == 'progress'))
     learn.logger = str
     return learn
-
-
-class Rows(list):
-    "A data set that can be exported"
-    def new_empty(self): return Rows()
 
 
 def halves(model): return [list(m.parameters()) for m in model]

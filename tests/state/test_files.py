@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import params, set_grads
+from helpers import copies, params, set_grads
 from torch import nn
 
 import optimcb as oc
@@ -29,9 +29,6 @@ def advance(opt, ps, steps):
     for i in steps:
         set_grads(ps, i)
         opt.step()
-
-
-def copies(ps): return [nn.Parameter(p.detach().clone()) for p in ps]
 
 
 def same(a, b):

@@ -455,6 +455,13 @@ class Scaled:
 CONFIG, WARM, PAIR, TABLE, LAYERS = Config(), Warm(10), Pair(0.5, 2.), {1: 0.5, 2: 2.}, [1., 0.5]
 SCALE = torch.tensor(0.5)
 
+FUNCTIONS = {'tanh': 'sqrt', 'neg': 'exp'}
+
+def doubled(p):
+    g = p.grad
+    g = g*2
+    g *= 0.5
+    return g
 def helper(p, x, *, how=math.sqrt): return p.grad*how(x)
 @lru_cache
 def cached(n): return math.exp(-n)
@@ -514,6 +521,20 @@ def matched(p, lr):
         case 1: s = 2.
         case _: s = 3.
     p.data.sub_(p.grad, alpha=lr*s)
+@pure
+def worked_out_names(p, lr):
+    for k in FUNCTIONS: p.data.sub_(getattr(torch, k)(p.grad), alpha=lr*getattr(math, FUNCTIONS[k])(2.))
+@pure
+def in_place_in_a_helper(p, lr): moved(p, doubled(p)*TABLE[1], lr*LAYERS[0])
+@pure
+def own_numbers_in_place(p, lr):
+    s = TABLE[2]
+    s *= CONFIG.half
+    n = len(LAYERS)
+    n += WARM(3)
+    g = p.grad*SCALE
+    g.mul_(2).add_(p.data, alpha=0.1)
+    p.data -= lr*s*n*g
 @pure
 def wrapped(p, lr): p.data.sub_(p.grad.clamp(-1, 1), alpha=lr)
 def passing_on(f):

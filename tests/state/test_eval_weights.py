@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers import difference, params, set_grads
+from helpers import Rows, difference, params, set_grads
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_swa_avg_fn, update_bn
 from zoo_averages import CASES
@@ -362,11 +362,6 @@ class Watch:
     "The weights that are in the model when something happens"
     def __init__(self, learn): self.learn, self.seen = learn, {}
     def __call__(self, event): self.seen.setdefault(event, []).append(bits(self.learn.model.parameters()))
-
-
-class Rows(list):
-    "A data set that can be exported"
-    def new_empty(self): return Rows()
 
 
 @pytest.fixture

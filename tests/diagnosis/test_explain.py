@@ -49,6 +49,16 @@ def test_state_is_counted_as_it_will_be(name, ours):
     assert opt.explain().state.keys() == {k for s in opt.state.values() for k in s}
 
 
+def test_a_table_that_is_wider_than_a_page_stands_upright():
+    "In a notebook: a row for each hyper-parameter, a column for each group"
+    def rows(opt): return re.findall('<tr.*?</tr>', opt._repr_html_().partition('hyper-parameters')[2].partition('</table>')[0])
+    head, *groups = rows(Adam([params()[:2], params()[2:]], lr=0.5))
+    assert '<th>lr</th>' in head and len(groups) == 2 and all('0.5' in g for g in groups)
+    upright = rows(oc.route(hidden=(oc.Muon, oc.by_ndim(2, 4)), rest=oc.AdamW)(params(), lr=0.5))
+    mom, = [r for r in upright if 'hidden_mom<' in r]
+    assert len(upright) > 10 and '<code>0.95</code>' in mom and all(r.count('<td>') <= 2 for r in upright)
+
+
 def test_bytes_that_are_moved_are_those_of_what_is_loaded_and_stored():
     ps = [torch.nn.Parameter(torch.ones(1000)), torch.nn.Parameter(torch.ones(10, 10))]
     def moved(make): return make(ps, lr=0.1).explain().moved_bytes
@@ -86,7 +96,7 @@ def test_the_engine_is_named_and_why_it_is_not_a_faster_one():
     def asks(p, lr): p.data.sub_(p.grad, alpha=lr*p.grad.abs().max().item())
     opt = Optimizer(ps := params(), asks, lr=0.1)
     said = engine(opt)
-    assert said.startswith('eager: 4 parameters, for stepper `asks` at test_display.py:') and 'it makes a number of a tensor' in said
+    assert said.startswith('eager: 4 parameters, for stepper `asks` at test_explain.py:') and 'it makes a number of a tensor' in said
     with pytest.warns(UserWarning, match='it makes a number of a tensor'): stepped(opt, ps)
     assert engine(opt) == said
     odd = Adam([torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3, dtype=torch.complex64)),

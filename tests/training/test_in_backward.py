@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 import torch
 from cases import CASES
+from helpers import clip_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
@@ -490,10 +491,6 @@ def test_an_optimizer_that_nobody_keeps():
     opt = adam(m)
     with step_in_backward(opt): loss_of(m, 0).backward()
     assert m.scale.grad is None
-
-def clip_all(p, max_norm=1.):
-    total = yield p.grad.pow(2).sum()
-    p.grad = p.grad * (max_norm / (total.sqrt() + 1e-6)).clamp(max=1.)
 
 def test_sums_over_all_are_refused():
     m = Net()

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from helpers import params, set_grads
+from helpers import copies, params, set_grads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -29,9 +29,6 @@ def through_a_file(sd):
     torch.save(sd, f)
     f.seek(0)
     return torch.load(f, weights_only=True)
-
-
-def copies(ps): return [nn.Parameter(p.detach().clone()) for p in ps]
 
 
 @pytest.mark.parametrize('algo', ALGORITHMS, ids=lambda o: o.__name__)
