@@ -41,14 +41,18 @@ class Choice:
         options = {k: numbers(v) for k, v in self.options.items()}
         for k in self.names: options[k] = _one(self._numbers(k, groups))
         for k in self.flags: options[k] = next(filter(None, self._values(k, groups)), False)
-        cbs = self.algorithm.edited(self.algorithm.steppers(**options), self.edits)
+        cbs = self._listed(options)
         composition = Composition(cbs)
         for k in self.flags - composition.reads:
             if len({*map(bool, self._values(k, groups))}) < 2: continue
-            raise TypeError(self._must_agree(k, composition))
+            off = Composition(self._listed({**options, k: False}))
+            if off.labels != composition.labels: raise TypeError(self._must_agree(k, composition))
         self.chosen = {k: _is_on(options[k]) for k in self.names | self.flags}
         self.labels = composition.untapped
         return cbs
+
+    def _listed(self, options) -> list:
+        return self.algorithm.edited(self.algorithm.steppers(**options), self.edits)
 
     def again(self,
         labels:list, # The labels of the optimizer's steppers

@@ -16,7 +16,7 @@ from optimcb.engines.c_compiler import CantBuild
 from optimcb.engines.cuda_memory import Buffers, CapturedTable, uploaded
 from optimcb.engines.launch import KernelLaunch
 from optimcb.engines.refusals import CantRun
-from optimcb.engines.triton_source import ARGUMENTS, JOIN, PRELUDE, chunk_of, functions, source
+from optimcb.engines.triton_source import ALONE, ARGUMENTS, JOIN, PRELUDE, chunk_of, functions, source
 
 __all__ = ['ARGUMENTS', 'OPTIONS', 'PRELUDE', 'Launch', 'functions', 'source']
 
@@ -44,12 +44,12 @@ def _groups(tensors) -> tuple[np.ndarray, np.ndarray]:
     """Build tables like `tensors` for joins in two stages: first and last chunk of each group, first and last
     group of each tensor"""
     first, last = tensors[:, FIRST], tensors[:, LAST]
-    counts = np.maximum(1, -(-(last - first)//JOIN))
+    counts = np.where(last - first <= ALONE, 1, -(-(last - first)//JOIN))
     ends = np.cumsum(counts)
     of = np.repeat(np.arange(len(tensors)), counts)
     groups, of_groups = np.zeros((ends[-1], tensors.shape[1]), np.int64), np.zeros_like(tensors)
     groups[:, FIRST] = first[of] + (np.arange(ends[-1]) - (ends - counts)[of])*JOIN
-    groups[:, LAST] = np.minimum(groups[:, FIRST] + JOIN, last[of])
+    groups[:, LAST] = np.where(counts[of] == 1, last[of], np.minimum(groups[:, FIRST] + JOIN, last[of]))
     of_groups[:, FIRST], of_groups[:, LAST] = ends - counts, ends
     return groups, of_groups
 

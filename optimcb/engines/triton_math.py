@@ -151,8 +151,13 @@ def pow(x, y): return libdevice.pow(x.to(tl.float64), y.to(tl.float64)).to(x.dty
 
 @triton.jit
 def cube_root_(x):
-    "As in `kernel.h`: of float32 without float64, of which many GPUs have little"
-    if x.dtype != tl.float32: return pow(x, tl.full((), 1/3, x.dtype)) # a number would be one of float32
+    if x.dtype == tl.float32: res = cube_root_of_float32(x)
+    else: res = pow(x, tl.full((), 1/3, x.dtype)) # a number would be one of float32
+    return res
+
+@triton.jit
+def cube_root_of_float32(x):
+    "As in `kernel.h`: without float64, of which many GPUs have little"
     size = tl.abs(x)
     is_small = size < 8.673617379884035e-19
     a = size * tl.where(is_small, 7.922816251426434e+28, 5.960464477539063e-08)

@@ -10,12 +10,13 @@ from optimcb.tracing.ir import PER_ELEMENT
 from optimcb.tracing.ops import OPS, REDUCTIONS
 from optimcb.tracing.program import IN_MEMORY, KNOWN, Program, Unsupported
 
-__all__ = ['ARGUMENTS', 'JOIN', 'PRELUDE', 'chunk_of', 'functions', 'source']
+__all__ = ['ALONE', 'ARGUMENTS', 'JOIN', 'PRELUDE', 'chunk_of', 'functions', 'source']
 
 
 CHUNK_BYTES = 8192 # that a Triton program loads, or more: as many must be under way to keep memory busy
 CHUNKS = 1024, 4096 # least and most elements of one
-JOIN = 4096 # sums that a Triton program adds
+JOIN = 2048 # sums that are added at a time: as many as registers hold
+ALONE = 8192 # sums of a tensor that one Triton program adds; more are shared by several
 VECTOR = 8 # elements of the smallest dtype in 16 bytes, the widest load
 FIELDS = 5 # fields of a row of `chunks` and of `tensors`
 ARGUMENTS = ('chunks', 'tensors', 'table', 'partial', 'sums', 'yields', 'totals') # of every kernel

@@ -460,7 +460,7 @@ WRONG = {
     "of shape (3, 3), which is not the parameter's": lambda p: {'update': p.grad + gram(None, p.grad, 1.)},
     'decorated with `by_torch`': lambda p: {'update': torch.sqrt(gram(None, p.grad, 1.))},
     'which is not': lambda p: {'update': p.grad.add_(gram(None, p.grad, 1.).mean())},
-    'hands list': lambda p: {'update': times([1], p.grad)},
+    'passes list': lambda p: {'update': times([1], p.grad)},
     'of another shape': lambda p, rows=None: {'rows': gram(None, p.grad, 1.) if rows is None else orthogonal(p.grad, 1), 'update': p.grad},
 }
 
@@ -478,7 +478,7 @@ def test_what_cant_be_had_is_said(message):
 def test_where_nothing_can_be_called_between_kernels(monkeypatch):
     opt, ps = run('muon', 'auto')
     opt.step()
-    monkeypatch.setattr(runner, '_capturing', lambda: True)
+    monkeypatch.setattr(runner, 'is_capturing', lambda: True)
     with pytest.raises(CantRun, match='between its kernels'): opt.step()
     monkeypatch.undo()
     monkeypatch.setattr('optimcb.engines.grad_scaling._known', lambda x: x)

@@ -90,7 +90,7 @@ def test_arguments_are_the_same_in_each_step(fake):
 
 def test_large_tensors_have_joins_in_two_stages(fake, monkeypatch):
     "Of which the second adds what the first has found"
-    monkeypatch.setattr(triton_kernels, 'JOIN', 2)
+    for k in ('JOIN', 'ALONE'): monkeypatch.setattr(triton_kernels, k, 2)
     _, opt, launch = ready(oc.Lamb)
     fake.launched.clear()
     opt.step()
