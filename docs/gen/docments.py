@@ -13,6 +13,8 @@ import griffe
 sys.path[:0] = [str(Path(__file__).parent)] if str(Path(__file__).parent) not in sys.path else []
 from comments import comments_of  # noqa: E402
 
+PLAIN = dict(warn_unknown_params=False, warn_missing_types=False) # most parameters have no annotation
+
 
 def comment_of(
     attribute:griffe.Attribute # A constant, or a field of a class
@@ -43,7 +45,7 @@ class Docments(griffe.Extension):
         doc = func.docstring.value.rstrip() + '\n' if func.docstring else ''
         section = textwrap.indent('\n'.join(args), '    ')
         text = f'{doc}\nArgs:\n{section}' # never starts with `Args`, or it would lose its indents
-        func.docstring = griffe.Docstring(text, parent=func, parser='google')
+        func.docstring = griffe.Docstring(text, parent=func, parser='google', parser_options=PLAIN)
 
     def on_attribute(self, *, attr, loader, **kwargs):
         "Let the comment of an attribute be its docstring."
