@@ -28,7 +28,7 @@ from triton.runtime.jit import create_function_from_signature  # noqa: E402
 
 from optimcb.engines import triton_kernels, triton_math  # noqa: E402
 
-NOT = ' and '.join(f'not {o}' for o in ('foreach', 'algorithms_on_every', 'float64-finite', 'float32-special', 'bfloat16-finite', 'float16-special', 'copies', 'auto_takes',
+NOT = ' and '.join(f'not {o}' for o in ('foreach', 'algorithms_on_every', 'float64-finite', 'float32-special', 'bfloat16-finite', 'float16-special', 'copies', 'auto_takes', 'a_reduction_needs',
                                            'inside_of', 'surprises', 'cant_be_had', 'nothing_can', 'adafactor-float32')) # for time's sake
 HERE, TARGET, CUOBJDUMP = Path(__file__).parents[1], GPUTarget('cuda', 90, 32), Path(triton.__file__).parent/'backends/nvidia/bin/cuobjdump'
 
