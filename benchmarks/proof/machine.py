@@ -218,7 +218,7 @@ def _train(name, whose, seed, device, options):
     script = options.repo/'benchmarks'/'proof'/'train.py'
     out, status = command([sys.executable, str(script), whose, *args], options.seconds - 5, cwd=options.repo)
     print(out)
-    row = re.search(rf'^{name} +([\d.e-]+) +(\S+) +(\S+) +([\d.]+)% +([\d.]+)$', out, re.M)
+    row = re.search(rf'^{name} +([\d.e-]+) +own +(\S+) +(\S+) +([\d.]+)% +([\d.]+)$', out, re.M)
     if not row: raise RuntimeError(f'it ended with {status}: {out[-300:]}')
     lr, train_loss, valid_loss, accuracy, seconds = map(float, row.groups())
     res = dict(lr=lr, train_loss=train_loss, valid_loss=valid_loss, accuracy=accuracy/100, seconds=seconds)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]/'examples'))
 
+import common  # noqa: E402
 import imagenette  # noqa: E402
 
 
@@ -13,7 +14,7 @@ def main():
     whose, *args = sys.argv[1:]
     if whose == 'fastai':
         from fastai.optimizer import SGD, Adam, RMSProp
-        imagenette.OPTS |= dict(sgd=SGD, momentum=partial(SGD, mom=0.9), rmsprop=RMSProp, adam=Adam)
+        common.OPTS |= dict(sgd=SGD, momentum=partial(SGD, mom=0.9), rmsprop=RMSProp, adam=Adam)
     imagenette.main(args)
 
 
