@@ -75,7 +75,7 @@ class Memory:
 
 
 def _table(n, pairs, numbers) -> np.ndarray:
-    "Return a table of `n` numbers, of which those given are of pairs of a place and a tensor"
+    "Put numbers at the places of `pairs` of a place and a tensor, in a table of `n`; the rest are 0"
     res = np.zeros(n, np.int64)
     res[[k for k, _ in pairs]] = numbers
     return res

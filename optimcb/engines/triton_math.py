@@ -157,7 +157,7 @@ def cube_root_(x):
 
 @triton.jit
 def cube_root_of_float32(x):
-    "As in `kernel.h`: without float64, of which many GPUs have little"
+    "Compute the cube root in float32, as `kernel.h` does: many GPUs are slow in float64."
     size = tl.abs(x)
     is_small = size < 8.673617379884035e-19
     a = size * tl.where(is_small, 7.922816251426434e+28, 5.960464477539063e-08)

@@ -45,9 +45,9 @@ def is_a(
     o, # Anything
     types:type|tuple # One type, or some
 ) -> bool:
-    """Is it an object of one of these types, none of which is abstract?
+    """Tell whether an object has one of these types, without running any of the object's code.
 
-    Unlike `isinstance`, this runs none of its code, as long as `types` have no code for that."""
+    The types must not be abstract: unlike plain ones, those run code when they are asked."""
     return issubclass(type(o), types)
 
 
