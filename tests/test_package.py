@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import types
+from collections import Counter
 from configparser import ConfigParser
 from importlib import import_module
 from importlib.util import find_spec
@@ -49,6 +50,14 @@ def test_every_file_of_the_package_is_installed():
              for f in (ROOT/package.replace('.', '/')).glob(o)}
     files = {f for f in (ROOT/'optimcb').rglob('*') if f.is_file() and f.suffix not in ('.py', '.pyc')}
     assert files == named and {'py.typed', 'kernel.h', '__init__.pyi'} <= {f.name for f in files}
+
+
+def test_no_two_modules_off_the_package_share_a_name():
+    "Tests, examples and the site's generators import each other by bare names: of two with one name, the first to be imported would stand for both"
+    tests = ROOT/'tests'
+    folders = [ROOT/'examples', ROOT/'docs'/'gen', ROOT/'benchmarks', tests, *(o for o in tests.iterdir() if o.is_dir())]
+    names = Counter(o.stem for folder in folders for o in folder.glob('*.py') if o.stem != '__init__')
+    assert len(names) > 50 and not [o for o, n in names.items() if n > 1]
 
 
 def test_the_version_stands_in_one_place():

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import cache, partial
 from textwrap import fill
 
-import pictures
+import drawings
 import tested
 from comments import comments_of
 from pieces import arguments, costs, flow, formula, prose, state, stepper_link, summary, table
@@ -75,7 +75,7 @@ def algorithm_page(
     "Return the page of an algorithm in Markdown, and its picture."
     algo = algorithms_by_name()[name]
     explained = algo.explain()
-    picture, caption = pictures.of_algorithm(algo)
+    picture, caption = drawings.of_algorithm(algo)
     if not all(k.looked.isdisjoint(OF_SHAPE) for k in explained.kinds):
         caption += f' The two weights are a vector: `{name}` treats vectors and matrices differently.'
     return f"""# {name} {{ #optimcb.{name} }}
@@ -132,9 +132,9 @@ def part_page(
     "Return the page of a part in Markdown, and its picture."
     called, cbs = parts_by_name()[name]
     public = getattr(oc, name)
-    wrapped = pictures.RULES.get(name, partial(oc.SGD)).func.wrap(cbs)
+    wrapped = drawings.RULES.get(name, partial(oc.SGD)).func.wrap(cbs)
     explained = wrapped.explain()
-    picture, caption = pictures.of_part(name, cbs) or (None, None)
+    picture, caption = drawings.of_part(name, cbs) or (None, None)
     path = f'![SGD with {name}, and without it]({name}.png){{ .path width="440" }}\n\n{caption}'
     places = dict.fromkeys(place_of(f) for f in cbs)
     steppers = [(stepper_link(f), summary(innermost(f).__doc__)) for f in cbs]
