@@ -33,6 +33,9 @@ ALIASES = { # other names: the name that each stands for, options, description
     'lars': ('larc', dict(clip=False), '`Larc` with `clip=False`.'),
     'ranger': ('lookahead_radam', _defaults(algorithms.ranger, 'mom', 'wd', 'eps'),
                algorithms.ranger.__doc__),
+    'nadamw': ('nadam', dict(decouple_wd=True), '`NAdam` with decoupled weight decay.'),
+    'radamw': ('radam', dict(decouple_wd=True), '`RAdam` with decoupled weight decay.'),
+    'sgdw': ('momentum', dict(decouple_wd=True), '`SGD` with `mom=0.9` and decoupled weight decay.'),
     'sam': ('sam_momentum', {}, '`SAM` with SGD and `mom=0.9`; `sam_…` with any other.')}
 SAM_OPTIONS = signature(SAM).parameters.keys() - {'opt', 'model'}
 PARTS = {_plain(k): getattr(parts, k) for k in parts.__all__ if k != 'scheduled'} # which takes functions
@@ -47,18 +50,39 @@ def list_optimizers(
 ) -> list:
     """List the names that `create_optimizer` knows, in alphabetical order.
 
-    Names of parts and `sam` may precede each of them."""
+    Names of parts and `sam` may precede each of them. Where patterns fit none, but begin with such a name,
+    as `'cautious_*'` does, the algorithms that it may precede are listed with it."""
     wanted, unwanted = _patterns(filter), _patterns(exclude_filters)
-    def fits(name, patterns): return any(fnmatchcase(name, k) for k in patterns)
-    def is_listed(name): return (not wanted or fits(name, wanted)) and not fits(name, unwanted)
-    names = [k for k in sorted({*ALGORITHMS, *ALIASES}) if is_listed(k)]
-    return [(k, _description(k)) for k in names] if with_description else names
+    def fits(name, patterns): return any(fnmatchcase(_plain(name), k) for k in patterns)
+    names = sorted({*ALGORITHMS, *ALIASES})
+    listed = [k for k in names if not wanted or fits(k, wanted)]
+    if not listed:
+        listed = [f'{part}_{k}' for part in _leading(wanted) for k in names if _go_together(part, k)]
+    listed = [k for k in listed if (not wanted or fits(k, wanted)) and not fits(k, unwanted)]
+    return [(k, _description(k)) for k in listed] if with_description else listed
+
+
+def _leading(patterns) -> list:
+    "Return the parts, and perhaps `sam`, with which patterns begin"
+    names = [k for k in (*parts.__all__, 'sam') if _plain(k) in {*PARTS, 'sam'}]
+    return [k for k in names if any(o.startswith(_plain(k)) for o in patterns)]
+
+
+def _go_together(part, name) -> bool:
+    "May a part precede the name of an algorithm?"
+    try: algo, in_front, _ = _understood(f'{part}_{name}')
+    except ValueError: return False
+    if in_front - {'sam'}:
+        try: algo.wrap(*_made(k for k in PARTS if k in in_front))
+        except ValueError: return False
+    return True
 
 
 def _patterns(given) -> list: return [_plain(k) for k in ([given] if isinstance(given, str) else given) if k]
 
 
 def _description(name) -> str:
+    *in_front, name = name.rsplit('_', 1)
     doc = ALIASES[name][-1] if name in ALIASES else ALGORITHMS[name].__doc__
     return ' '.join(doc.partition('\n\n')[0].split())
 
@@ -116,7 +140,7 @@ def _understood(name) -> tuple[Algorithm, set, dict]:
         if last in ALIASES:
             meant, options, _ = ALIASES[last]
             algo, in_front, others = _understood(meant)
-            return algo, in_front | _in_front(name, words[:i]), {**others, **options}
+            return algo, _joined(name, in_front, _in_front(name, words[:i])), {**others, **options}
     near = nearest(_plain(name), {*ALGORITHMS, *ALIASES})
     raise ValueError(f"there is no optimizer {name!r}.{_did_you_mean(near)} "
                      "`list_optimizers()` has all, `list_optimizers('*adam*')` some.")
@@ -125,13 +149,20 @@ def _understood(name) -> tuple[Algorithm, set, dict]:
 def _did_you_mean(near) -> str: return f" Did you mean {near!r}?" if near else ''
 
 
+def _joined(name, some, others) -> set:
+    "Join two sets of parts, of which none may be in both"
+    if twice := some & others:
+        raise ValueError(f"{name!r} has {min(twice)!r} twice. A part is put in once: leave one of them out.")
+    return some | others
+
+
 def _in_front(name, words) -> set:
     "Return the parts that consecutive words name"
     if not words: return set()
     known = {*PARTS, 'sam'}
     for i in range(len(words), 0, -1):
         first = ''.join(words[:i])
-        if first in known: return {first} | _in_front(name, words[i:])
+        if first in known: return _joined(name, {first}, _in_front(name, words[i:]))
     near = nearest(''.join(words), known)
     listed = ', '.join(k for k in parts.__all__ if _plain(k) in known)
     raise ValueError(f"there is no part '{'_'.join(words)}', as in {name!r}.{_did_you_mean(near)} "

@@ -151,6 +151,31 @@ def test_names_that_are_not_there(args, error, said):
     with pytest.raises(error, match=said): create_optimizer(*args, lr=0.1)
 
 
+@pytest.mark.parametrize('name, twice', [('cautious_cautious_adam', 'cautious'), ('sam_sam', 'sam'), ('sam_sam_adam', 'sam'), ('clip_norm_clipnorm_adam', 'clipnorm'),
+                                         ('look_ahead_ranger', 'lookahead'), ('cautious_clip_norm_cautious_momentum', 'cautious')])
+def test_no_part_is_named_twice(name, twice):
+    with pytest.raises(ValueError, match=f"'{name}' has '{twice}' twice"): create_optimizer(name, network(), lr=0.1)
+
+
+def test_what_a_part_may_precede_is_listed():
+    "And each of these names makes an optimizer"
+    listed = list_optimizers('cautious_*')
+    assert {'cautious_adamw', 'cautious_momentum', 'cautious_sam'} <= set(listed) and all(k.startswith('cautious_') for k in listed)
+    assert list_optimizers('Cautious-adam*') == [f'cautious_{k}' for k in list_optimizers('adam*')]
+    assert list_optimizers('cautious_*', exclude_filters='*w') == [k for k in listed if k[-1] != 'w']
+    assert list_optimizers('ema_weights_*') and 'ema_weights_schedulefreesgd' not in list_optimizers('ema_weights_*') # averages of weights, both
+    assert dict(list_optimizers('cautious_yogi', with_description=True))['cautious_yogi'] == dict(list_optimizers('yogi', with_description=True))['yogi']
+    for name in [*listed, *list_optimizers('ema_weights_*')]: create_optimizer(name, network(), lr=0.1)
+
+
+@pytest.mark.parametrize('name, make', [('nadamw', oc.NAdam), ('radamw', oc.RAdam), ('sgdw', oc.SGD)])
+def test_names_with_w_decay_decoupled(name, make):
+    def expected(model): return make(model.parameters(), lr=0.1, wd=0.3, decouple_wd=True, **(dict(mom=0.9) if name == 'sgdw' else {}))
+    def coupled(model): return create_optimizer(name, model, lr=0.1, wd=0.3, decouple_wd=False)
+    def named(model): return create_optimizer(name, model, lr=0.1, wd=0.3)
+    assert same(named, expected) and not same(named, coupled)
+
+
 def test_names_are_listed():
     names = list_optimizers()
     assert names == sorted({*(k.lower() for k in ALGORITHMS),
