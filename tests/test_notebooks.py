@@ -18,7 +18,8 @@ import optimcb
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT/'nbs').glob('*.ipynb'))
 RUN = 'import sys; from nbdev.test import test_nb; sys.exit(not test_nb(sys.argv[1])[0])'
-LONG = {'03_algorithms', '04_engines', '05_fastai', '10_from_sgd_to_adam', '12_airfoil', '13_weight_decay', '16_language_models'} # they train, draw or measure for long
+LONG = {'02_composing', '03_algorithms', '04_engines', '05_fastai', '07_zoo', '10_from_sgd_to_adam', '11_pytorch', '12_airfoil', '13_weight_decay',
+        '14_averages', '15_adamw_experiments', '16_language_models'} # they train, draw or measure for long
 each = pytest.mark.parametrize('path', [pytest.param(p, marks=[pytest.mark.slow]*(p.stem in LONG)) for p in NOTEBOOKS], ids=[p.stem for p in NOTEBOOKS])
 all_of_them = pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
 

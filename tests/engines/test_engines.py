@@ -99,7 +99,7 @@ def laid_out(t, layout):
 
 
 @engines
-@settings(max_examples=int(os.environ.get('OPTIMCB_CASES', 350)), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=int(os.environ.get('OPTIMCB_CASES', 100)), deadline=None, suppress_health_check=list(HealthCheck))
 @given(instructions=st.lists(instruction, min_size=1, max_size=8).map(tuple), shapes=st.lists(shape, min_size=1, max_size=6), seed=st.integers(0, 100),
        layout=st.sampled_from(['plain', 'plain', 'transposed', 'channels_last', 'sparse']), grad_layout=st.sampled_from(['plain', 'plain', 'transposed', 'channels_last', 'sparse']),
        dtype=st.sampled_from([torch.float32, torch.float32, torch.float64]), state_dtype=st.sampled_from([None, None, torch.float64, torch.bfloat16]),
