@@ -7,6 +7,7 @@ import os
 import random
 import tarfile
 import tempfile
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -15,10 +16,14 @@ import torch
 from fastai.vision.all import (
     CategoryBlock,
     DataBlock,
+    DataLoaders,
     IndexSplitter,
     IntToFloatTensor,
     Normalize,
+    Rotate,
+    TensorCategory,
     TensorImage,
+    TfmdDL,
     TransformBlock,
     fastai_path,
     set_seed,
@@ -27,7 +32,7 @@ from PIL import Image, ImageOps
 from sklearn.datasets import load_diabetes, load_digits
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
-__all__ = ['airfoil', 'digits', 'imagenette']
+__all__ = ['airfoil', 'augmented_digits', 'digits', 'imagenette']
 
 def _given(name): return Path(os.environ.get('OPTIMCB_DATA') or '/nowhere')/name
 
@@ -61,6 +66,33 @@ def digits(bs=64, seed=42, size=8):
     x = torch.tensor(x*255/16).view(-1, 1, 8, 8).expand(-1, 3, -1, -1)
     x = torch.nn.functional.interpolate(x, size, mode='bilinear').round().byte()
     return _loaders(x, [str(o) for o in y], random.Random(seed).sample(range(len(x)), len(x)//5), bs, seed)
+
+
+class _Indices:
+    "Indices of pictures. fastai sets `split_idx`, by which it augments them (0) or not (1)"
+    def __init__(self, idxs, split_idx): self.idxs, self.split_idx = idxs, split_idx
+    def __len__(self): return len(self.idxs)
+    def __getitem__(self, i): return self.idxs[i]
+
+    @contextmanager
+    def set_split_idx(self, i):
+        before, self.split_idx = self.split_idx, i
+        try: yield
+        finally: self.split_idx = before
+
+
+def augmented_digits(classes=range(10), bs=64, seed=42):
+    "The digits of some classes, labelled from 0, with rotations by up to 10 degrees. A batch is made at once, which is fast."
+    x, y = load_digits(return_X_y=True)
+    there = np.isin(y, classes)
+    x, y = torch.tensor(x[there]/8 - 1, dtype=torch.float32).view(-1, 1, 8, 8), torch.tensor(y[there] - min(classes))
+    idxs = random.Random(seed).sample(range(len(x)), len(x))
+    n, rotate = len(x)//5, [Rotate(10, p=1., pad_mode='border')]
+    def batch(i): return TensorImage(x[i]), TensorCategory(y[i])
+    def loader(idxs, valid):
+        return TfmdDL(_Indices(idxs, int(valid)), bs=bs, shuffle=not valid, drop_last=not valid, num_workers=0, create_batch=batch, after_batch=rotate)
+    set_seed(seed) # of the order of batches
+    return DataLoaders(loader(idxs[n:], False), loader(idxs[:n], True), device='cpu')
 
 
 def _imagenette_folder():
