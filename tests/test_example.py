@@ -191,7 +191,6 @@ def test_names():
 
 def test_the_wide_resnet_and_its_parameters():
     import torch
-
     from models import wrn_22
     model = wrn_22(10)
     assert sum(isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3) for m in model.modules()) == 19 # 1 + 3 groups of 3 blocks of 2
