@@ -236,6 +236,7 @@ class Launch(KernelLaunch):
     ):
         super().__init__(members, at, plan)
         p, n = self.program, len(self.places)
+        self.can_repeat = len(p.phases) == 1 and not any(program.fresh for _, program in members)
         self.kernel = _kernel(p)
         sizes = plan.memory.sizes[self.places]
         chunk, first = _chunks(sizes)
@@ -259,11 +260,22 @@ class Launch(KernelLaunch):
         self._fill(recordings, plan)
         self.job[self.threads] = 1 if self.alone else c_compiler.threads()
 
+    def repeat(self,
+        slots:list, # Of each member, the numbers of its nodes
+        grads:np.ndarray # Addresses of all gradients of the plan
+    ):
+        "Run a step that has one phase and makes no state, with other numbers and gradients."
+        self.numbers[:] = [[values[k] for k in program.slots]
+                           for (_, program), values in zip(self.members, slots)]
+        if grads is not self.grads: self._place_grads(grads)
+        self.job[self.threads] = 1 if self.alone else c_compiler.threads()
+        self.phase(0)
+
     def phase(self, i) -> dict[int, float]:
         "Run a phase; the sums of what it yields, by their round."
         self.kernel[i](self.address)
         if self.sharding: self._gather_sums(i, torch.from_numpy(self.sums))
-        return self._yielded(i)
+        return self._yielded(i) if self.program.rounds else {}
 
     def take(self, totals):
         "Totals over all parameters, by their round."

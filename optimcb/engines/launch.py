@@ -20,7 +20,11 @@ __all__ = ['KernelLaunch', 'Launch', 'run_to_last_phase', 'store']
 
 
 class Launch:
-    "A step of parameters whose programs have the same key."
+    """A step of parameters whose programs have the same key.
+
+    One that `can_repeat` has a method `repeat`, for steps like it, with other numbers."""
+    can_repeat = False
+
     def __init__(self,
         members:list, # `(bucket, program)`: programs with the same key
         at:list, # For each member, the index of its first parameter in the plan
@@ -155,9 +159,7 @@ class KernelLaunch(Launch):
         self.numbers[:] = [[r.slots[k] for k in program.slots]
                            for (_, program), r in zip(self.members, recordings)]
         grads = plan.grad_ptrs if grads is None else grads
-        if grads is not self.grads and '.grad' in self.columns:
-            self.memory[:, self.columns['.grad']] = grads[self.indices]
-        self.grads = grads
+        if grads is not self.grads: self._place_grads(grads)
         self.made, self.held = [{} for _ in self.members], {}
         for i, ((a, program), r) in enumerate(zip(self.members, recordings)):
             if program.fresh:
@@ -167,6 +169,11 @@ class KernelLaunch(Launch):
                 self.held[i] = [_moved(o.detach(), a.example.device) for o in r.externals]
                 self._place(i, {k: [o]*len(a.places) for k, o in enumerate(self.held[i])})
         if self.program.calls: self._prepare(recordings, plan)
+
+    def _place_grads(self, grads):
+        "Note the addresses of the gradients"
+        if '.grad' in self.columns: self.memory[:, self.columns['.grad']] = grads[self.indices]
+        self.grads = grads
 
     # Functions by torch
 

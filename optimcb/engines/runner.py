@@ -1,7 +1,8 @@
 """The owner of a step: run kernels where possible and the eager engine for the rest, and undo failures.
 
-A step goes through these files: `plan` groups the parameters into buckets, `compilation` finds the
-launches that step them, and `launch` runs those, in phases. Only the last phase stores anything. Parameters
+A step that differs from the last one in numbers and gradients only is `repeated`. Any other goes through
+these files: `plan` groups the parameters into buckets, `compilation` finds the launches that step them, and
+`launch` runs those, in phases. Only the last phase stores anything. Parameters
 without a kernel are stepped before it."""
 from functools import partial
 
@@ -16,6 +17,7 @@ from optimcb.engines.launch import run_to_last_phase, store
 from optimcb.engines.masks import fill_masks
 from optimcb.engines.plan import Plan
 from optimcb.engines.refusals import CantRun
+from optimcb.engines.repeated import Repeated
 from optimcb.engines.sharded import Shards
 from optimcb.engines.zeroing import may_store_zeros, zeroed_by_kernels
 from optimcb.tracing.bucket import Changed
@@ -28,8 +30,8 @@ class Runner:
     """Step an optimizer's parameters on one engine.
 
     `plan` says which parameters kernels step. `compilation` has the programs; runners of parts of one
-    optimizer can share it. `pending` is a step that a GPU may have skipped, `captures` are those in CUDA
-    graphs. If it `zeroes` gradients, `zeroed` are those that kernels have zeroed in the last step, and
+    optimizer can share it. `repeated` is the last step, if it may be repeated. `pending` is a step that a
+    GPU may have skipped, `captures` are those in CUDA graphs. If it `zeroes` gradients, `zeroed` are those that kernels have zeroed in the last step, and
     `scaling` tells whether that was skipped."""
     zeroes, zeroed, scaling = False, (), NOT_SCALED
 
@@ -38,7 +40,7 @@ class Runner:
         compilation:Compilation|None=None # Programs to share with other runners; default: its own
     ):
         self.engine, self.compilation = engine, compilation
-        self.plan = self.pending = None
+        self.plan = self.pending = self.repeated = None
         self.captures = Captures()
         self.shards = Shards()
         # what the eager engine has stepped: a composition; parameters, layouts and names of hyper-parameters
@@ -99,6 +101,7 @@ class Runner:
         while True:
             try:
                 plan = self._current_plan(target, composition, fill_masks)
+                if self._repeats(plan, hypers, scaling): return set()
                 self.captures.keep_for(plan)
                 plan.zeroes = self.zeroes and may_store_zeros(plan, scaling)
                 known = len(plan.launches)
@@ -108,9 +111,28 @@ class Runner:
                 break
             except Changed: self.plan = None
         if plan.zeroes: self.zeroed = zeroed_by_kernels(plan, prepared.programs)
+        if scaling is NOT_SCALED:
+            self.repeated = Repeated.of(plan, prepared, self.compilation.recorder, hypers)
+        self._end(plan)
+        return made
+
+    def _repeats(self, plan, hypers, scaling) -> bool:
+        "Repeat the last step, if this one differs in numbers and gradients only"
+        repeated, self.repeated = self.repeated, None # until it has been done: an interrupt may break it off
+        if repeated is None or self.zeroes or scaling is not NOT_SCALED or is_capturing(): return False
+        try: is_done = repeated.step(plan, hypers)
+        except BaseException:
+            self.plan = None
+            raise
+        if is_done:
+            self.repeated = repeated
+            self._end(plan)
+        return is_done
+
+    def _end(self, plan):
+        "Let go of the gradients, and tell autograd which parameters were written into"
         plan.release()
         plan.bump_versions(self.shards.close(plan.flat))
-        return made
 
     def _current_plan(self, target, composition, fill_masks) -> Plan:
         "Return the current plan, rebuilt if it is no longer valid"

@@ -6,8 +6,10 @@ and numbers in the state to the numbers of the recording. Later steps run the sc
 as long as all decisions by numbers have the same outcome and everything that steppers read besides their
 arguments (`outside`) is unchanged. Otherwise the step is recorded, and followed as another variant.
 """
+from collections.abc import Callable
 from numbers import Number
 from types import NoneType
+from typing import NamedTuple
 
 from optimcb.composition.pipeline import Composition
 from optimcb.tracing.bucket import Bucket
@@ -15,7 +17,7 @@ from optimcb.tracing.numbers import FOLLOWED, NotFollowed, Script, math_followed
 from optimcb.tracing.outside import outside_of
 from optimcb.tracing.recording import Recording, record
 
-__all__ = ['Recorder', 'Replayed']
+__all__ = ['Recorder', 'Replayed', 'Rerun']
 
 
 MOST_VARIANTS = 8 # limit of variants for numbers of the same names and types
@@ -44,9 +46,17 @@ class Variant:
         self.key, self.programs, self.function = recording.key, recording.programs, function
 
 
+class Rerun(NamedTuple):
+    "What computes the numbers of a step that is replayed, and for which steps."
+    names: tuple # Names of hyper-parameters, None, and names of numbers in the state
+    types: tuple # Types of their values
+    function: Callable # From these values to the numbers of nodes and of the state; to None in another branch
+
+
 class Form:
     "Steps whose numbers have the same names and types."
-    def __init__(self, types):
+    def __init__(self, names, types):
+        self.names, self.types = names, types
         self.variants = [] # most recently replayed first
         self.can_be_followed, self.recorded = GIVEN.issuperset(types), 0
 
@@ -113,10 +123,20 @@ class Recorder:
         "Return the form of a bucket's step, and the values of its numbers"
         if bucket.forms is None: bucket.forms = self.forms.setdefault(bucket.kind, {})
         values = *hypers.values(), *bucket.numbers.values()
-        key = *hypers, None, *bucket.numbers, *map(type, values)
-        form = bucket.forms.get(key)
-        if form is None: form = bucket.forms[key] = Form(map(type, values))
+        names, types = (*hypers, None, *bucket.numbers), tuple(map(type, values))
+        form = bucket.forms.get((names, types))
+        if form is None: form = bucket.forms[names, types] = Form(names, types)
         return form, values
+
+    def rerun(self,
+        bucket:Bucket, # Parameters
+        hypers:dict, # Hyper-parameters of their group
+        replayed:Replayed # What the last step of them was
+    ) -> Rerun|None:
+        "Return what has computed the numbers of the last step; None if it isn't known any more."
+        form, _ = self._form(bucket, hypers)
+        function = next((v.function for v in form.variants if v.programs is replayed.programs), None)
+        return function and Rerun(form.names, form.types, function)
 
     def _replayed(self, bucket, hypers, done) -> Recording|Replayed|None:
         form, values = self._form(bucket, hypers)

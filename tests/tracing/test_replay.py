@@ -22,6 +22,8 @@ from optimcb import once, renamed, step_in_backward
 from optimcb.composition.pipeline import Composition
 from optimcb.composition.rules import by_ndim
 from optimcb.composition.stepper import Stepper, only
+from optimcb.engines import c_kernels
+from optimcb.engines.repeated import Repeated
 from optimcb.routing.schedules import scheduled
 from optimcb.steppers.parts import clip_norm
 from optimcb.tracing import recording
@@ -29,6 +31,7 @@ from optimcb.tracing.bucket import Bucket, Noted
 from optimcb.tracing.ir import PER_ELEMENT, StateKind
 from optimcb.tracing.numbers import FollowedNumber, NotFollowed, Script, math_followed
 from optimcb.tracing.outside import outside_of
+from optimcb.tracing.program import Program
 from optimcb.tracing.recording import record
 from optimcb.tracing.replay import Recorder, Replayed
 
@@ -103,8 +106,8 @@ def made(source, name='f', **names):
 
 @pytest.fixture
 def beside(monkeypatch):
-    "Have each step that is recorded by an engine compared with a fresh recording; count both kinds"
-    count = {'recorded': 0, 'replayed': 0}
+    "Have each step that an engine records, replays or repeats compared with a fresh recording; count these kinds"
+    count = {'recorded': 0, 'replayed': 0, 'repeated': 0}
     plain = Recorder.record
     def checked(self, buckets, hypers, looked, scaling=None, done=None, failures=None):
         others = []
@@ -115,6 +118,27 @@ def beside(monkeypatch):
         for r in res: count['replayed' if type(r) is Replayed else 'recorded'] += 1
         return res
     monkeypatch.setattr(Recorder, 'record', checked)
+    repeat, slots = Repeated.step, []
+    def checked_repeat(self, plan, hypers):
+        typed = any(map(recording_asks_type, plan.composition.steppers))
+        fresh = record(plan.buckets, plan.composition, hypers, set(), typed, failures=[])
+        slots.clear()
+        if not repeat(self, plan, hypers): return False
+        assert [said(x) for _, given in slots for x in given] == [said(x) for r in fresh for x in r.slots]
+        programs = {b: program.key for launch, _ in self.launches for b, program in launch.members}
+        for b, r in zip(plan.buckets, fresh):
+            assert Program(*r.key, False).key == programs[b]
+            for state in b.states: assert {k: said(state[k]) for k in r.numbers} == {k: said(v) for k, v in r.numbers.items()}
+        count['replayed'] += len(fresh)
+        count['repeated'] += len(fresh)
+        return True
+    monkeypatch.setattr(Repeated, 'step', checked_repeat)
+    def collecting(launch, given, grads, plain=c_kernels.Launch.repeat):
+        slots.extend(zip([plan_index(launch, b) for b, _ in launch.members], given))
+        slots.sort(key=lambda o: o[0])
+        return plain(launch, given, grads)
+    def plan_index(launch, b): return min(launch.slices[j].start for j, (other, _) in enumerate(launch.members) if other is b)
+    monkeypatch.setattr(c_kernels.Launch, 'repeat', collecting)
     return count
 
 
@@ -259,7 +283,7 @@ def test_groups_that_differ_in_numbers_cost_a_row_of_numbers_each(beside):
         for p in ps: p.grad = torch.ones(3)
         beside.update(recorded=0, replayed=0)
         opt.step()
-    assert beside == {'recorded': 0, 'replayed': 240}
+    assert beside == {'recorded': 0, 'replayed': 240, 'repeated': 0}
 
 
 def test_the_same_numbers_share_a_recording():
