@@ -2,8 +2,8 @@
 
 A step that differs from the last one in numbers and gradients only is `repeated`. Any other goes through
 these files: `plan` groups the parameters into buckets, `compilation` finds the launches that step them, and
-`launch` runs those, in phases. Only the last phase stores anything. Parameters
-without a kernel are stepped before it."""
+`launch` runs those, in phases. Only the last phase stores anything. Parameters without a kernel are stepped
+before it."""
 from functools import partial
 
 import torch
@@ -31,8 +31,8 @@ class Runner:
 
     `plan` says which parameters kernels step. `compilation` has the programs; runners of parts of one
     optimizer can share it. `repeated` is the last step, if it may be repeated. `pending` is a step that a
-    GPU may have skipped, `captures` are those in CUDA graphs. If it `zeroes` gradients, `zeroed` are those that kernels have zeroed in the last step, and
-    `scaling` tells whether that was skipped."""
+    GPU may have skipped, `captures` are those in CUDA graphs. If it `zeroes` gradients, `zeroed` are those
+    that kernels have zeroed in the last step, and `scaling` tells whether that was skipped."""
     zeroes, zeroed, scaling = False, (), NOT_SCALED
 
     def __init__(self,
