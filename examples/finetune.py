@@ -13,9 +13,6 @@ from common import stop
 
 LRS = dict(sgd=0.05, momentum=0.01)
 ADAM_LR = 2e-3
-WDS = {'l2': [1e-4, 1e-3, 1e-2], 'decoupled': [0.01, 0.1, 0.3]}
-FIGURES = {'train_loss': ('train loss', '.4f'), 'valid_loss': ('valid loss', '.4f'),
-           'accuracy': ('accuracy', '.1%'), 'tta': ('with TTA', '.1%')}
 
 
 def arguments(argv=None):
@@ -85,9 +82,7 @@ def main(argv=None):
         stages = {'frozen': a.epochs, 'spread': a.spread}
         opts = {k: (f, {**kwargs, **stages}) for k, (f, kwargs) in opts.items()}
         a.epochs += a.unfrozen # of a run in all
-        if a.wd == 'find': opts = common.find_wds(a, make_learner, opts, fit, WDS, 'accuracy')
-        c = common.run(a, make_learner, opts, fit, figures=pictures.tta_accuracy if a.tta else None)
-    common.show(a, c, opts, FIGURES, 'accuracy')
+        pictures.compare(a, make_learner, opts, fit)
 
 
 if __name__ == '__main__': main()

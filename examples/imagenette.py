@@ -14,9 +14,6 @@ from common import stop
 # The learning rate at which each starts well from scratch
 LRS = dict(sgd=0.05, momentum=0.01, adagrad=1e-2, adadelta=1., larc=0.1, lamb=5e-3)
 ADAM_LR = 1e-3
-WDS = {'l2': [1e-4, 1e-3, 1e-2], 'decoupled': [0.01, 0.1, 0.3]}
-FIGURES = {'train_loss': ('train loss', '.4f'), 'valid_loss': ('valid loss', '.4f'),
-           'accuracy': ('accuracy', '.1%'), 'tta': ('with TTA', '.1%')}
 
 
 def arguments(argv=None):
@@ -54,10 +51,8 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as tmp:
         dls = pictures.loaders(pictures.folder(a, tmp), a)
         def make_learner(opt_func): return pictures.learner(dls, a, opt_func, a.pretrained)
-        opts, way = common.choices(a, LRS, ADAM_LR, make_learner), fine_tune if a.pretrained else fit
-        if a.wd == 'find': opts = common.find_wds(a, make_learner, opts, way, WDS, 'accuracy')
-        c = common.run(a, make_learner, opts, way, figures=pictures.tta_accuracy if a.tta else None)
-    common.show(a, c, opts, FIGURES, 'accuracy')
+        opts = common.choices(a, LRS, ADAM_LR, make_learner)
+        pictures.compare(a, make_learner, opts, fine_tune if a.pretrained else fit)
 
 
 if __name__ == '__main__': main()

@@ -3,12 +3,16 @@ import mimetypes
 import random
 from pathlib import Path
 
+import common
 from common import stop
 
 KNOWN = 'digits', 'imagenette', 'cifar10'
 NAMES = {'imagenette': 'IMAGENETTE_160', 'cifar10': 'CIFAR'} # in fastai's `URLs`
 SIZES = {'digits': 32, 'cifar10': 32}
 BATCHES = {'digits': 32}
+WDS = {'l2': [1e-4, 1e-3, 1e-2], 'decoupled': [0.01, 0.1, 0.3]}
+FIGURES = {'train_loss': ('train loss', '.4f'), 'valid_loss': ('valid loss', '.4f'),
+           'accuracy': ('accuracy', '.1%'), 'tta': ('with TTA', '.1%')}
 
 
 def add_options(p):
@@ -138,3 +142,10 @@ def tta_accuracy(learn) -> dict:
     "Accuracy of the mean over augmented copies, as a figure for the table"
     from fastai.vision.all import accuracy
     return {'tta': accuracy(*learn.tta()).item()}
+
+
+def compare(a, make_learner, opts, fit):
+    "Search for decays, if asked for, train with each optimizer, and show the table and the curves"
+    if a.wd == 'find': opts = common.find_wds(a, make_learner, opts, fit, WDS, 'accuracy')
+    c = common.run(a, make_learner, opts, fit, figures=tta_accuracy if a.tta else None)
+    common.show(a, c, opts, FIGURES, 'accuracy')

@@ -130,9 +130,9 @@ SHORT = [*SMALL, '--pct', '0.05', '--bs', '8']
 
 def test_seeds_decays_augmentation_and_a_target(capsys, tmp_path):
     args = [*SHORT, '--opts', 'adam_l2', 'adamw', '--seeds', '2', '--wd', 'find', '--tta', '--target', '0.05', '--plot', tmp_path/'losses.png']
-    imagenette_wds, imagenette.WDS = imagenette.WDS, {'l2': [1e-3], 'decoupled': [0.1]}
+    wds, pictures.WDS = pictures.WDS, {'l2': [1e-3], 'decoupled': [0.1]}
     try: out = run(capsys, *args)
-    finally: imagenette.WDS = imagenette_wds
+    finally: pictures.WDS = wds
     assert 'best decay: adam_l2 0.001, adamw 0.1' in out and 'accuracy against adam_l2, seed by seed' in out
     head = next(line for line in out.splitlines() if line.startswith('optimizer '))
     assert 'with TTA' in head and 'epochs to 0.05' in head and [r[2] for r in rows(out)] == ['0.001', '0.1'] and rows(out)[0].count('±') >= 4

@@ -14,7 +14,12 @@ class Repeated:
     `reruns` compute the numbers of each bucket, and `launches` run the kernels. They hold as long as the plan
     has the same `choice` of parameters, by its launches, and the objects `outside` that steppers read besides
     their arguments are the same."""
-    def __init__(self, plan, prepared, reruns, outside):
+    def __init__(self,
+        plan, # Plan of the last step
+        prepared, # Recordings and launches of that step
+        reruns:list, # Of each bucket
+        outside # Objects that steppers read besides their arguments
+    ):
         self.launches, self.choice, self.outside = prepared.launches, plan.launches, outside
         self.reruns = list(zip(plan.buckets, reruns))
 
