@@ -6,6 +6,7 @@ from optimcb._compat.dtensors import local, shard_of, unsharded
 from optimcb.diagnosis.kinds import Kind, counted
 from optimcb.diagnosis.source import source_of
 from optimcb.engines import c_compiler
+from optimcb.engines.compilation import no_kernels
 from optimcb.engines.runner import Runner
 from optimcb.tracing.bucket import fit, key_of, misfit, sharing
 from optimcb.tracing.program import Unsupported
@@ -66,7 +67,8 @@ def _engine_for(kind, wanted) -> tuple[str, str|None]:
     if wanted == 'eager': return 'eager', 'that is the one asked for'
     if kind.reason: return 'eager', kind.reason
     device = kind.example.device.type if kind.example is not None else 'cpu'
-    if wanted == 'foreach' or device not in ('cpu', 'cuda'): return 'foreach', None
+    if wanted == 'foreach': return 'foreach', None
+    if device not in ('cpu', 'cuda'): return 'foreach', no_kernels(device).rstrip('.')
     try:
         if device == 'cpu': c_compiler.compiler()
         else: import_module('triton')

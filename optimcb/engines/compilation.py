@@ -17,7 +17,17 @@ from optimcb.tracing.purity import asks_type
 from optimcb.tracing.replay import Recorder
 from optimcb.tracing.rng import RngSnapshot
 
-__all__ = ['Compilation', 'Prepared']
+__all__ = ['Compilation', 'Prepared', 'no_kernels']
+
+
+TOLD = set() # types of devices of which the user knows that there are no kernels for them
+
+
+def no_kernels(
+    device:str # Type of a device
+) -> str:
+    "Say that the fused engine can't step parameters on a device."
+    return f"there are kernels for the CPU and for CUDA, none for {device}."
 
 
 class Prepared(NamedTuple):
@@ -148,7 +158,11 @@ class Compilation:
         if device.type == 'cuda' and self.has_kernels:
             try: return import_module('optimcb.engines.triton_kernels') # Triton is loaded when it is needed
             except ImportError as e: raise Unsupported(f"Triton can't be imported ({e}).") from None
-        if self.engine == 'fused': raise Unsupported(f"no engine has kernels for {device.type}.")
+        if self.engine == 'fused': raise Unsupported(no_kernels(device.type))
+        if device.type not in TOLD and device.type != 'cuda': # of Triton, `_build` has told
+            TOLD.add(device.type)
+            warn(f"the foreach engine runs the steps on {device.type}: {no_kernels(device.type)} "
+                 "`engine='foreach'` does it without this warning.")
         return foreach
 
 

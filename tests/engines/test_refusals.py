@@ -1,5 +1,6 @@
 "What a kernel can't have is left to the eager engine by itself: what is alike it goes on in its kernel."
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from on_engines import TRACED, ulps
 
+import optimcb as oc
 from optimcb import Optimizer
+from optimcb.composition.pipeline import Composition
+from optimcb.tracing.program import Unsupported
 
 
 def left(opt):
@@ -83,3 +87,21 @@ def test_by_name_it_is_an_error(engine):
     before = [p.detach().clone() for p in ps]
     with pytest.raises(RuntimeError, match="engine='.*' can't run this"): opt.step()
     assert all(map(torch.equal, ps, before))
+
+
+def test_devices_without_kernels(monkeypatch):
+    "The foreach engine steps their parameters, which is said once for each kind of device; `fused` refuses"
+    from optimcb.diagnosis import engine_choice
+    from optimcb.engines import compilation, foreach
+    monkeypatch.setattr(compilation, 'TOLD', set())
+    def lowering(engine, device): return compilation.Compilation(engine, Composition([oc.sgd_step])).lowering(torch.device(device))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        for device in ('mps', 'mps', 'xpu', 'mps'): assert lowering('auto', device) is foreach
+        assert lowering('foreach', 'hpu') is foreach
+    assert [str(w.message).split(':')[0] for w in said] == [f'the foreach engine runs the steps on {o}' for o in ('mps', 'xpu')]
+    assert all('none for' in str(w.message) and "engine='foreach'" in str(w.message) for w in said)
+    with pytest.raises(Unsupported, match='none for mps'): lowering('fused', 'mps')
+    kind = SimpleNamespace(reason=None, example=SimpleNamespace(device=torch.device('mps')))
+    assert engine_choice._engine_for(kind, 'auto') == ('foreach', 'there are kernels for the CPU and for CUDA, none for mps')
+    assert engine_choice._engine_for(kind, 'foreach') == ('foreach', None)

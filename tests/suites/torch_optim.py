@@ -153,7 +153,8 @@ def ours(info):
     "torch's description of an optimizer, with ours in the place of torch's"
     info = copy.copy(info)
     info.optim_cls = OURS[info.optim_cls.__name__]
-    info.supported_impls, info.supports_fused_on, info.has_capturable_arg = ('foreach', 'fused'), ('cpu',), False
+    info.supported_impls, info.supports_fused_on = ('foreach', 'fused'), ('cpu',)
+    info.has_capturable_arg = False # torch asks for `capturable=True` on GPUs alone; ours is in tests/engines/test_capturable.py
     errors = info.optim_error_inputs_func
     info.optim_error_inputs_func = lambda device, dtype: [_any_message(e) for e in errors(device, dtype) if _is_expected(info, e)]
     return info
