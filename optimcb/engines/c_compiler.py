@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ['CantBuild', 'function', 'library', 'openmp']
+__all__ = ['CantBuild', 'function', 'keep', 'kept', 'library', 'openmp']
 
 
 FLAGS = ['-O3', '-march=native', '-std=gnu11', '-fPIC', '-shared', '-w', '-ffp-contract=off',
@@ -96,14 +96,36 @@ def _build(source, kept) -> Path:
     try:
         (work/'k.c').write_text(source)
         _run([*compiler()[0].split('\0'), *FLAGS, '-o', str(work/'k.so'), str(work/'k.c'), '-lm'])
-        built = (work/'k.so').read_bytes()
-        (work/'k.so').write_bytes(built + hashlib.sha256(built).digest())
-        os.replace(work/'k.so', kept)
+        _put(kept, (work/'k.so').read_bytes(), work)
         return kept
     except OSError as e:
         raise CantBuild(f"can't write to {kept.parent} ({e}). Set OPTIMCB_CACHE_DIR to a folder that can be "
                         "written.") from None
     finally: shutil.rmtree(work, ignore_errors=True)
+
+
+def _put(path, content, work):
+    "Write a file with a hash of itself at its end, atomically, by way of a folder beside it"
+    (work/path.name).write_bytes(content + hashlib.sha256(content).digest())
+    os.replace(work/path.name, path)
+
+
+def keep(
+    name:str, # Name of a file
+    content:bytes # What it is to hold
+):
+    "Keep a file in the cache, if that can be written."
+    with suppress(OSError, CantBuild), tempfile.TemporaryDirectory(prefix='build-', dir=folder()) as work:
+        _put(folder()/name, content, Path(work))
+
+
+def kept(
+    name:str # Name of a file
+) -> bytes|None:
+    "Return what was kept in the cache under a name; None if it isn't there, or isn't to be trusted."
+    try: path = folder()/name
+    except CantBuild: return None
+    return path.read_bytes()[:-DIGEST] if _intact(path) else None
 
 
 def _run(command):

@@ -16,6 +16,7 @@ from optimcb.engines.c_compiler import CantBuild
 from optimcb.engines.cuda_memory import Buffers, CapturedTable, uploaded
 from optimcb.engines.launch import KernelLaunch
 from optimcb.engines.refusals import CantRun
+from optimcb.engines.triton_key import provide_key
 from optimcb.engines.triton_source import ALONE, ARGUMENTS, JOIN, PRELUDE, chunk_of, functions, source
 
 __all__ = ['ARGUMENTS', 'OPTIONS', 'PRELUDE', 'Launch', 'functions', 'source']
@@ -121,6 +122,7 @@ class Launch(KernelLaunch):
     def _build(self, text):
         "Compile the kernels, before any change"
         try:
+            provide_key()
             known = functions(text)
             passes = self.program.passes
             self.kernels = [[o for step in steps for o in self._launches(known, *step)] for steps in passes]

@@ -179,3 +179,18 @@ def test_a_number_on_the_cpu_cant_be_captured(fake, monkeypatch):
     assert known.launches is prepared and known.recordings[0].externals
     monkeypatch.setattr(plan, 'buckets', [SimpleNamespace(example=Elsewhere())])
     with pytest.raises(RuntimeError, match='a tensor on the CPU'): step.check(plan, known, True, captures.NOT_SCALED)
+
+
+def test_groups_of_joins_have_each_chunk_once():
+    "A tensor with up to ALONE chunks is one group, a larger one is divided by JOIN, with the constants that a GPU gets"
+    from optimcb.engines.triton_source import ALONE, JOIN
+    counts = np.array([1, 2, JOIN - 1, JOIN, JOIN + 1, ALONE - 1, ALONE, ALONE + 1, 5*JOIN, 5*JOIN + 1, 3, 100_003])
+    tensors = np.zeros((len(counts), 5), np.int64)
+    tensors[:, 4] = np.cumsum(counts)
+    tensors[1:, 3] = tensors[:-1, 4]
+    groups, of_groups = triton_kernels._groups(tensors)
+    assert groups[0, 3] == 0 and (groups[1:, 3] == groups[:-1, 4]).all() and groups[-1, 4] == counts.sum()
+    for n, (first, last), chunks in zip(counts, of_groups[:, 3:], tensors[:, 3:]):
+        own = groups[first:last]
+        assert (own[0, 3], own[-1, 4]) == tuple(chunks) and last - first == (1 if n <= ALONE else -(-n//JOIN))
+        assert n <= ALONE or (own[:, 4] - own[:, 3] <= JOIN).all()
