@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from helpers import params, set_grads
