@@ -1,14 +1,16 @@
-"""Code that depends on CPython: reference counts and frames.
+"""Code that depends on CPython: reference counts, garbage collection, and frames.
 
 `tests/compat/test_cpython.py` tests all of it on each supported Python.
 """
 import dis
+import gc
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 __all__ = ['ANYWHERE', 'caller_outside', 'ends_by_raise', 'frame_above', 'frames_above', 'module_of',
-    'place_of', 'references', 'stacklevel_outside']
+    'place_of', 'references', 'stacklevel_outside', 'without_collection']
 
 
 # References
@@ -18,6 +20,18 @@ def references(
 ) -> int:
     "Count the references to an object, except that of the call."
     return sys.getrefcount(get()) - 1
+
+
+@contextmanager
+def without_collection():
+    """Collect no garbage in a `with` block that makes many objects, all of which are kept.
+
+    Their number would start collections, which look at all objects of the process."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try: yield
+    finally:
+        if was_on: gc.enable()
 
 
 # Frames

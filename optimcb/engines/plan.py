@@ -115,7 +115,8 @@ class Plan:
         for k in self.places.tolist():
             for name, _, extent in self.known[self.bucket_of[k]].kinds:
                 t = self.states[k][name]
-                tensors.setdefault(name, [None]*n)[k] = t
+                if name not in tensors: tensors[name] = [None]*n
+                tensors[name][k] = t
                 if not extent.is_opaque: in_memory.setdefault(name, []).append((k, t))
         self.noted, self.memory = Noted(self.params, self.states, tensors), Memory(n, in_memory)
 

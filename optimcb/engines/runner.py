@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 
+from optimcb._compat.cpython import without_collection
 from optimcb.engines import eager
 from optimcb.engines.captures import Captures, is_capturing
 from optimcb.engines.compilation import Compilation, Prepared
@@ -138,13 +139,14 @@ class Runner:
         "Return the current plan, rebuilt if it is no longer valid"
         if self.plan is not None and self.plan.is_unchanged(target, composition): return self.plan
         seen = self.shards.open(target)
-        if self.plan is not None:
-            try:
-                self.plan.refresh(seen, composition)
-                return self.plan
-            except Changed: pass
-        if fill_masks: fill_masks()
-        self.plan = Plan(seen, composition, self.compilation.refusals)
+        with without_collection():
+            if self.plan is not None:
+                try:
+                    self.plan.refresh(seen, composition)
+                    return self.plan
+                except Changed: pass
+            if fill_masks: fill_masks()
+            self.plan = Plan(seen, composition, self.compilation.refusals)
         return self.plan
 
     def _run(self, plan, prepared:Prepared, is_known, composition, hypers, scaling) -> set:
@@ -154,9 +156,10 @@ class Runner:
         launches = [launch for launch, _ in prepared.launches]
         made, tables = set(), []
         try:
-            for launch, indices in prepared.launches:
-                start = launch.capture if capturing else launch.start
-                tables.append(start([prepared.recordings[i] for i in indices], plan))
+            with without_collection(): # they may make state
+                for launch, indices in prepared.launches:
+                    start = launch.capture if capturing else launch.start
+                    tables.append(start([prepared.recordings[i] for i in indices], plan))
             pending = PendingSkip(scaling.found) if scaling.skip_on_device else None
             run_to_last_phase(launches)
             if plan.eager:

@@ -20,6 +20,7 @@ from optimcb._compat.cpython import (
     place_of,
     references,
     stacklevel_outside,
+    without_collection,
 )
 from optimcb._compat.operands import Operands, is_call
 from optimcb.composition.stepper import Stepper
@@ -437,3 +438,16 @@ def test_which_instructions_push_operands():
     store = next(i for i in operands.every if i.opname.startswith('STORE_FAST'))
     loaded = {str(o.argval) for span in operands.spans(store, 3) for o in span}
     assert {'a', 'b'} <= loaded | set(''.join(loaded))
+
+
+@pytest.mark.parametrize('is_on', [True, False])
+def test_without_collection(is_on):
+    "Collection is off in the block, and as before after it, also if that fails"
+    before = gc.isenabled()
+    try:
+        gc.enable() if is_on else gc.disable()
+        with without_collection(): assert not gc.isenabled()
+        assert gc.isenabled() == is_on
+        with pytest.raises(KeyError), without_collection(): raise KeyError
+        assert gc.isenabled() == is_on
+    finally: gc.enable() if before else gc.disable()
