@@ -69,16 +69,17 @@ def programs(monkeypatch):
     return seen
 
 
+OLD = tuple(map(int, triton.__version__.split('.')[:2])) < (3, 3)
 CONSTANTS = 'constexprs' if 'constexprs' in inspect.signature(ASTSource).parameters else 'constants' # in Triton 3.2, of torch 2.6
 SIGNATURE = {a: '*i64' if a in triton_kernels.ARGUMENTS[:3] else '*fp64' for a in triton_kernels.ARGUMENTS}
 
 
-def compiled(program):
+def compiled(program, target=TARGET):
     "Each kernel's name, text for a GPU, and what it takes of it"
     found = triton_kernels.functions(triton_kernels.source(program))
     for name in (name for phase in program.passes for name, _ in phase):
         kernel = ASTSource(fn=found[name], signature=SIGNATURE, **{CONSTANTS: {}})
-        asm = triton.compile(kernel, target=TARGET, options=triton_kernels.OPTIONS).asm
+        asm = triton.compile(kernel, target=target, options=triton_kernels.OPTIONS).asm
         yield name, asm['ptx'], asm['cubin']
 
 
@@ -107,6 +108,18 @@ def test_algorithms_compile(name, make, programs):
         kernels = list(compiled(program))
         assert kernels
         for name, ptx, _ in kernels: assert_good(ptx, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('arch', [pytest.param(80, id='A100'), pytest.param(120, id='RTX 50', marks=pytest.mark.skipif(OLD, reason="Triton before 3.3 doesn't know it"))])
+@pytest.mark.parametrize('make', [oc.AdamW, oc.Lamb], ids=lambda o: o.__name__)
+def test_other_gpus(make, arch, programs):
+    "Kernels compile for GPUs before and after the H100, as well"
+    first_step(make, steps=2)
+    for program in {triton_kernels.source(p): p for p in programs}.values():
+        for name, ptx, _ in compiled(program, GPUTarget('cuda', arch, 32)):
+            assert f'.target sm_{arch}' in ptx
+            assert_good(ptx, name)
 
 
 @pytest.mark.parametrize('name', ['muon', 'spectral'])
