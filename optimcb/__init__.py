@@ -68,6 +68,7 @@ from optimcb.training.hessian import hutchinson, update_hessian
 from optimcb.training.in_backward import InBackward, step_in_backward
 from optimcb.training.lookahead import Lookahead, look_ahead
 from optimcb.training.sam import SAM, stats_kept
+from optimcb.training.storage import stored
 
 __version__ = '0.2.0'
 __all__ = [ # common names, without `only` and `stop`, which would hide fastcore's

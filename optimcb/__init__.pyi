@@ -250,6 +250,8 @@ from optimcb.steppers.soap import average_grams as average_grams
 from optimcb.steppers.soap import project_back as project_back
 from optimcb.steppers.soap import project_grad as project_grad
 from optimcb.steppers.soap import refresh_bases as refresh_bases
+from optimcb.steppers.storage import decode_state as decode_state
+from optimcb.steppers.storage import encode_state as encode_state
 from optimcb.taps import OptStats as OptStats
 from optimcb.taps import Record as Record
 from optimcb.taps import tap as tap
@@ -261,6 +263,7 @@ from optimcb.training.lookahead import Lookahead as Lookahead
 from optimcb.training.lookahead import look_ahead as look_ahead
 from optimcb.training.sam import SAM as SAM
 from optimcb.training.sam import stats_kept as stats_kept
+from optimcb.training.storage import stored as stored
 
 __version__: str
 __all__ = [
@@ -319,6 +322,7 @@ __all__ = [
     'maximize',
     'look_ahead',
     'scheduled',
+    'stored',
     'add_noise',
     'agc',
     'centralize',

@@ -18,7 +18,8 @@ SHAPE = 64, 64 # of the parameter whose state is measured
 LISTS = {
     'look_ahead()': (look_ahead(), look_ahead),
     'schedule_free()': (optimcb.schedule_free(), optimcb.schedule_free),
-    'scheduled(…)': (optimcb.scheduled(lr=optimcb.warmup(100)), optimcb.scheduled)}
+    'scheduled(…)': (optimcb.scheduled(lr=optimcb.warmup(100)), optimcb.scheduled),
+    'stored(…)': (optimcb.stored(grad_avg='bfloat16'), optimcb.stored)}
 
 
 class Catalog(list):

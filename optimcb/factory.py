@@ -38,7 +38,8 @@ ALIASES = { # other names: the name that each stands for, options, description
     'sgdw': ('momentum', dict(decouple_wd=True), '`SGD` with `mom=0.9` and decoupled weight decay.'),
     'sam': ('sam_momentum', {}, '`SAM` with SGD and `mom=0.9`; `sam_…` with any other.')}
 SAM_OPTIONS = signature(SAM).parameters.keys() - {'opt', 'model'}
-PARTS = {_plain(k): getattr(parts, k) for k in parts.__all__ if k != 'scheduled'} # which takes functions
+NEED_ARGUMENTS = 'scheduled', 'stored'
+PARTS = {_plain(k): getattr(parts, k) for k in parts.__all__ if k not in NEED_ARGUMENTS}
 FACTORIES = parts.look_ahead, parts.schedule_free # parts of several steppers, created by a call
 
 

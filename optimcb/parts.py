@@ -32,10 +32,11 @@ from optimcb.steppers import (
     zero_nonfinite,
 )
 from optimcb.training.lookahead import look_ahead
+from optimcb.training.storage import stored
 
 __all__ = [
     'accumulate', 'skip_nonfinite', # may end a step before it begins
-    'rms_lr', 'maximize', 'look_ahead', 'schedule_free', 'scheduled', # around everything else
+    'rms_lr', 'maximize', 'look_ahead', 'schedule_free', 'scheduled', 'stored', # around everything else
     'add_noise', 'agc', 'centralize', 'clip_norm', 'clip_tensor_norm', 'clip_value', # the gradient
     'grokfast', 'zero_nonfinite',
     'l2_reg', 'decay_toward', 'weight_decay', 'full_decay', # decay

@@ -42,10 +42,11 @@ PLAIN = frozenset('''
     apply_update momentum_step rms_update average_update average_center eps_in_root step_stat debias_grad_avg debias_sqr_avg
     start_avgs use_sqr_max decay_lr nadam_schedule larc_step slow_start grad_update avg_update larc_update accumulate
     skip_nonfinite zero_nonfinite clip_value clip_tensor_norm clip_update clip_update_norm whole_step keep_start keep_bound
-    share_d sync_d lr_in_grad keep_first_norm route_lr maximize lr_in_update count_steps schedule'''.split())
+    share_d sync_d lr_in_grad keep_first_norm route_lr maximize lr_in_update count_steps schedule
+    decode_state encode_state'''.split())
 
 # Parts whose row isn't in `PARTS` of tests/editing/test_wrapping.py, and where they are tested with rules instead
-TESTED_ELSEWHERE = {'rms_lr': 'zoo_momentum.py, in Tiger', 'scheduled': 'routing/test_routing.py', 'weight_decay': 'cases.py, in every rule',
+TESTED_ELSEWHERE = {'rms_lr': 'zoo_momentum.py, in Tiger', 'scheduled': 'routing/test_routing.py', 'stored': 'training/test_storage.py', 'weight_decay': 'cases.py, in every rule',
                     'schedule_free': 'zoo_averages.py', 'ema_weights': 'state/test_eval_weights.py', 'swa_weights': 'state/test_eval_weights.py'}
 
 
@@ -175,7 +176,7 @@ def _is_stepper(o, module) -> bool:
 def _parts() -> dict:
     placed = {k: f for k, f in _every(steppers, Stepper).items() if traits_of(f).place in PLACES}
     inside = {k for k, f in placed.items() if traits_of(f).place == 'apply' or k not in steppers.__all__}
-    in_lists = {innermost(f).__name__ for f in [*oc.look_ahead(), *oc.schedule_free(), *oc.scheduled(lr=oc.warmup(1))]}
+    in_lists = {innermost(f).__name__ for f in [*oc.look_ahead(), *oc.schedule_free(), *oc.scheduled(lr=oc.warmup(1)), *oc.stored(grad_avg='bfloat16')]}
     alone = {k: f for k, f in placed.items() if k not in inside | in_lists}
     return {**alone, **{k: getattr(parts, k) for k in parts.__all__}}
 

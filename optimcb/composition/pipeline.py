@@ -14,6 +14,7 @@ from torch import Tensor
 from optimcb.composition.errors import MissingName, WrongReturn
 from optimcb.composition.results import ONE_STEP, once, stop
 from optimcb.composition.stepper import Stepper
+from optimcb.composition.storage import stores_of
 from optimcb.hypers.values import RANGES
 
 __all__ = ['Composition', 'meant_to_return']
@@ -36,6 +37,8 @@ class Composition:
     gradient). Lists of the steppers that need all parameters (`needs_all`), draw random numbers (`draws`),
     negate gradients to maximize (`flips_grad`), or need all rows of a sparse gradient (`needs_dense_grad`).
 
+    `stores`: by name, the dtypes of state that is stored otherwise than steppers compute it.
+
     `masks`: by name, the state that says which parameters a stepper is called for, and the rule behind it.
 
     Raises `ValueError` for a tap that would overwrite another value, and for an unknown route.
@@ -48,6 +51,7 @@ class Composition:
         self.reads = frozenset().union(*map(_reads, self.steppers))
         self.makes = frozenset().union(*(s.mentions for s in self.steppers))
         self.masks = _masks(self.steppers)
+        self.stores = stores_of(self.steppers)
         self._check_taps()
         self.reads_all = any(s.reads_all for s in self.steppers)
         self.sums_over_all = any(s.sums_over_all for s in self.steppers)
@@ -125,8 +129,10 @@ class Composition:
         values = {**hypers, **state, **is_set}
         for stepper in self.steppers:
             if stepper.masks and not self._applies(stepper, values): continue
+            # what is stored is the state, not a value of the same name that lives for this step
+            seen = {**values, **state} if stepper.traits.stores else values
             try:
-                given = values if observer is None else observer.enter(stepper, p, values)
+                given = seen if observer is None else observer.enter(stepper, p, seen)
                 new = stepper(p, given)
                 if isinstance(new, GeneratorType): new = yield from self._shares(stepper, new, values)
                 if observer is not None: new = observer.leave(stepper, p, given, new)

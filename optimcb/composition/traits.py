@@ -26,6 +26,7 @@ class Traits:
     skips_nonfinite: bool = False # Is the step skipped, for all parameters, if a gradient is infinite or NaN?
     sets_hyper: bool = False # Does it replace a hyper-parameter for the rest of the step?
     flips_grad: bool = False # Does it change the sign of gradients, to maximize?
+    stores: str|None = None # The state, by its name in the signature, that it stores as its `format` says
     note: Callable|None = None # Takes a parameter and names of options; returns a line for `explain`
 
 

@@ -8,6 +8,7 @@ from optimcb._compat.boundary import entry
 from optimcb._compat.wrappers import zero_refusal
 from optimcb.composition.errors import MissingName
 from optimcb.composition.pipeline import Composition
+from optimcb.composition.storage import convert_state
 from optimcb.diagnosis.of_optimizer import check_steppers, warn_late_state
 from optimcb.editing.edit import Composable
 from optimcb.engines.masks import changed_rules, set_pending_masks
@@ -111,6 +112,9 @@ def edit_optimizer(
     _renew_defaults(opt, old, new)
     if 'called' in opt.__dict__: opt.called = f"{opt.called.removesuffix(', edited')}, edited"
     _drop_unused_state(opt, old, new)
+    if old.stores != new.stores:
+        for p, state in opt.state.items():
+            if isinstance(state, dict): convert_state(state, p, new.stores, old.stores)
 
 
 def _untapped(composition) -> list: return [s.f for s in composition.steppers if not s.taps]

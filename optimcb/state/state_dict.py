@@ -3,6 +3,7 @@ from torch import Tensor
 
 from optimcb._compat.dtensors import is_dtensor
 from optimcb._compat.renamed import current_label, current_state
+from optimcb.composition.storage import convert_state, names_stored
 from optimcb.hypers.torch_names import from_torch
 from optimcb.hypers.values import NOT_HYPERS, check
 from optimcb.state.copies import ParamStates, copied, is_note, kept_states, shape_of
@@ -71,6 +72,7 @@ def unpack(
     for i, p, s in zip(ids, params, saved):
         device = getattr(p, 'device', None)
         new = {k: _placed(copied(v, device), p, i) for k, v in s.items() if k in keep}
+        convert_state(new, p, opt.composition.stores, names_stored(sd.get('steppers', ())))
         states[p] = {**_own_marks(opt, p, s, sd), **new}
     groups = _groups(opt, sd)
     return groups, {k for h in sd.get('hypers', []) for k in h}, {**states, **copied(sd['notes'])}

@@ -28,6 +28,7 @@ from optimcb.steppers import (
     shampoo,
     sharpness,
     soap,
+    storage,
 )
 from optimcb.steppers.adam import *
 from optimcb.steppers.adaptive import *
@@ -47,11 +48,12 @@ from optimcb.steppers.sgd import *
 from optimcb.steppers.shampoo import *
 from optimcb.steppers.sharpness import *
 from optimcb.steppers.soap import *
+from optimcb.steppers.storage import *
 
 FORMULAS = frozenset({'debias', 'nadam_mom', 'rectification'}) # functions of numbers, not steppers
 
 FAMILIES = [sgd, adam, second_moments, layerwise, lookahead, adaptive, rates, momentum, parameter_free, muon,
-            shampoo, soap, factored, averages, sharpness, parts, schedules, moving_average]
+            shampoo, soap, factored, averages, sharpness, parts, schedules, storage, moving_average]
 __all__ = [name for family in FAMILIES for name in family.__all__]
 
 
