@@ -20,6 +20,7 @@ LISTS = {
     'schedule_free()': (optimcb.schedule_free(), optimcb.schedule_free),
     'scheduled(…)': (optimcb.scheduled(lr=optimcb.warmup(100)), optimcb.scheduled),
     'stored(…)': (optimcb.stored(grad_avg='bfloat16'), optimcb.stored)}
+RULES = {'stored(…)': optimcb.Lion} # with which parts are measured that need an average; others with SGD
 
 
 class Catalog(list):
@@ -51,7 +52,7 @@ def _algorithm(algo) -> dict:
 def parts() -> Catalog:
     """List every part for any algorithm, in the order of a step: its place, hyper-parameters and description.
 
-    The size of state and the kernels are those of SGD with the part."""
+    The size of state and the kernels are those of SGD with the part, or of Lion with `stored`."""
     single = {f.__name__: ([f], f) for f in vars(optimcb).values() if _is_part(f)}
     inside = {Stepper(o).innermost.__name__ for fs, _ in LISTS.values() for o in fs}
     found = {k: o for k, o in {**single, **LISTS}.items() if k not in inside}
@@ -68,7 +69,7 @@ def _description(f) -> str: return ' '.join(inspect.getdoc(f).partition('\n\nRai
 
 
 def _part(name, fs, f) -> dict:
-    wrapped = optimcb.SGD.wrap(fs)
+    wrapped = RULES.get(name, optimcb.SGD).wrap(fs)
     own = dict.fromkeys(k for o in map(Stepper, fs) for k in o.names if k in wrapped.hypers)
     return {'part': f'`{name}`', 'place': ', '.join(dict.fromkeys(place_of(o) for o in fs)),
             'numbers': ', '.join(f'`{k}={wrapped.hypers[k]:g}`' for k in own),

@@ -51,6 +51,7 @@ FAMILIES = { # modules of `optimcb.steppers`: the title of each
     'layerwise': 'Layerwise rates', 'lookahead': 'Lookahead', 'adaptive': 'Variants of Adam',
     'rates': 'Bounded rates', 'momentum': 'Signs and momentum', 'parameter_free': 'Without a learning rate',
     'muon': 'Muon', 'shampoo': 'Shampoo', 'soap': 'SOAP', 'factored': 'Factored squares',
+    'storage': 'Storage of state',
     'averages': 'Averages of weights', 'sharpness': 'Sharpness', 'parts': 'Parts', 'schedules': 'Schedules',
     'moving_average': 'Moving averages'}
 

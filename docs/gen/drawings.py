@@ -22,7 +22,8 @@ LRS = [3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.] # of which an algorithm has the one that 
 
 # Parts are shown with gradient descent with momentum, and options that let them act within a few steps
 RULE, PARTS_LR, PARTS_STEPS = partial(oc.SGD, mom=0.9), 0.05, 60
-RULES = {'schedule_free': partial(oc.SGD)} # which has momentum itself
+RULES = {'schedule_free': partial(oc.SGD), # which has momentum itself
+         'stored': partial(oc.Lion)} # which has the state that is stored
 OPTIONS = {
     'l2_reg': dict(wd=0.1), 'weight_decay': dict(wd=0.1), 'full_decay': dict(wd=0.01),
     'decay_update': dict(wd=0.1), 'decay_toward': dict(wd=0.1), 'ema_weights': dict(ema_mom=0.9),

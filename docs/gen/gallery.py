@@ -27,7 +27,8 @@ FAMILIES = { # by module of `optimcb.algorithms`
 GROUPS = { # of parts, by their first place
     'gate': 'Whole steps', 'first': 'Around a step', 'gradient': 'Gradients', 'penalty': 'Decay',
     'decay': 'Decay', 'update': 'Updates', 'length': 'Updates', 'last': 'Averages of weights'}
-CALLS = {'scheduled': 'scheduled(lr=warmup(100))'} # how parts are written, if not as in the catalog
+CALLS = { # how parts are written, if not as in the catalog
+    'scheduled': 'scheduled(lr=warmup(100))', 'stored': "stored(grad_avg='bfloat16')"}
 NO_PATH = 'No picture: on a function of two variables with finite gradients, this part changes nothing.'
 
 

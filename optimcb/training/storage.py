@@ -18,12 +18,13 @@ FORMATS = 'bfloat16', 'float16', 'float32' # types that state may be stored in, 
 def stored(
     **formats # By name of state: 'bfloat16', 'float16' or 'float32'
 ) -> list:
-    """Store state in another type: `AdamW.wrap(stored(grad_avg='bfloat16', sqr_avg='bfloat16'))`.
+    """Store state in another type: `AdamW.wrap(stored(grad_avg='bfloat16'))`.
 
     Steppers see float32, whatever the state is stored as; it is rounded to nearest at the end of each step.
-    In 16 bits it takes half the memory, and a step moves fewer bytes. For parameters in 16 bits, 'float32'
-    keeps state that would be in 16 bits as well. The state of a running optimizer, and that of a file, is
-    converted.
+    In 16 bits it takes half the memory, and a step moves fewer bytes. An average that forgets slowly, such as
+    `sqr_avg` with `sqr_mom=0.999`, then loses small changes, and is off by a factor. For parameters in 16
+    bits, 'float32' keeps state that would be in 16 bits as well. The state of a running optimizer, and that
+    of a file, is converted.
 
     Raises `ValueError` for an unknown format, `TypeError` without names of state."""
     if not formats:

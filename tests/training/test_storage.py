@@ -119,6 +119,18 @@ def test_parameters_of_other_types(dtype):
         else: assert_same(opt, want, rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.parametrize('mom, expected', [(0.9, 1.), (0.99, 1.05), (0.999, 2.0)])
+def test_how_far_an_average_of_squares_is_off(mom, expected):
+    "The documentation says so"
+    torch.manual_seed(0)
+    p = Parameter(torch.zeros(1000))
+    opt = oc.RMSProp.wrap(stored(sqr_avg='bfloat16'))([p], lr=0., sqr_mom=mom)
+    for _ in range(8000 if mom > 0.99 else 2000):
+        p.grad = torch.randn(1000)
+        opt.step()
+    assert abs(opt.state[p]['sqr_avg'].float().mean().item()/expected - 1) < 0.06
+
+
 def test_small_squares_survive_in_float32():
     "Beside parameters in bfloat16, whose own average of squares stands still"
     [p], [q] = params([(100,)], torch.bfloat16), params([(100,)], torch.bfloat16)
