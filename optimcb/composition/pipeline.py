@@ -37,7 +37,7 @@ class Composition:
     gradient). Lists of the steppers that need all parameters (`needs_all`), draw random numbers (`draws`),
     negate gradients to maximize (`flips_grad`), or need all rows of a sparse gradient (`needs_dense_grad`).
 
-    `stores`: by name, the dtypes of state that is stored otherwise than steppers compute it.
+    `stores`: the state that is stored in another type than steppers compute it in.
 
     `masks`: by name, the state that says which parameters a stepper is called for, and the rule behind it.
 

@@ -112,9 +112,9 @@ def edit_optimizer(
     _renew_defaults(opt, old, new)
     if 'called' in opt.__dict__: opt.called = f"{opt.called.removesuffix(', edited')}, edited"
     _drop_unused_state(opt, old, new)
-    if old.stores != new.stores:
-        for p, state in opt.state.items():
-            if isinstance(state, dict): convert_state(state, p, new.stores, old.stores)
+    for p, state in opt.state.items() if old.stores or new.stores else ():
+        if not isinstance(state, dict): continue
+        convert_state(state, p, new.stores, [o.name for o in old.stores if o.holds_for(state)])
 
 
 def _untapped(composition) -> list: return [s.f for s in composition.steppers if not s.taps]

@@ -68,12 +68,12 @@ def unpack(
     keep = usable_state(opt, saved, sd)
     check_shapes(params, saved, sd.get('shapes'), ids)
     if opt.composition.masks: keep, saved = _saved_masks(opt, sd, keep, saved)
-    states = {}
+    states, stored_there = {}, names_stored(sd.get('steppers', ()))
     for i, p, s in zip(ids, params, saved):
         device = getattr(p, 'device', None)
         new = {k: _placed(copied(v, device), p, i) for k, v in s.items() if k in keep}
-        convert_state(new, p, opt.composition.stores, names_stored(sd.get('steppers', ())))
         states[p] = {**_own_marks(opt, p, s, sd), **new}
+        convert_state(states[p], p, opt.composition.stores, stored_there)
     groups = _groups(opt, sd)
     return groups, {k for h in sd.get('hypers', []) for k in h}, {**states, **copied(sd['notes'])}
 

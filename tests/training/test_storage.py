@@ -239,6 +239,23 @@ def test_routes_have_their_own():
     for p in model.parameters(): assert opt.state[p]['grad_avg'].dtype is (torch.bfloat16 if p.dim() == 2 else torch.float32)
 
 
+def test_each_route_converts_its_own():
+    "Of the same name, in two formats; parameters of a route without `stored` keep theirs"
+    algo = oc.route(matrices=(oc.Lion.wrap(stored(grad_avg='bfloat16')), oc.by_ndim(2)), vectors=(oc.Lion.wrap(stored(grad_avg='float16')), oc.by_ndim(1)), rest=AdamW)
+    expected = {(3, 4): torch.bfloat16, (5,): torch.float16, (): torch.float32}
+    def types(opt): return {tuple(p.shape): opt.state[p]['grad_avg'].dtype for p in params_of(opt)}
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        opt = stepped(algo(params(list(expected)), lr=0.01), range(3))
+        assert types(opt) == expected
+        other = algo(params(list(expected)), lr=0.01)
+        other.load_state_dict(opt.state_dict())
+        assert types(other) == expected
+        stepped(other, range(3))
+    opt.edit(lambda cbs: cbs)
+    assert types(opt) == expected
+
+
 def test_inside_backward():
     model, opt = training(lambda m: AdamW.wrap(BOTH)(m.parameters(), lr=0.01), after=lambda m, o: oc.step_in_backward(o))
     assert all(opt.state[p]['sqr_avg'].dtype is torch.bfloat16 for p in model.parameters())
