@@ -4,6 +4,7 @@ from torch import Tensor
 
 from optimcb._compat.boundary import entry
 from optimcb.composition.pipeline import Composition
+from optimcb.composition.storage import convert_state
 from optimcb.hypers.torch_names import TORCH_NAMES
 from optimcb.state.copies import is_note, ours
 from optimcb.state.state_dict import pack
@@ -40,6 +41,7 @@ def to_torch(
         starts = {'step': 0, 'mom_prod': 1., 'sqr_avg': h.get('init_sum', 0.)} # initial values; others are 0
         for i, p in zip(g['params'], ps):
             own = sd['state'][i]
+            convert_state(own, p, [], [o.name for o in mine.stores])
             names = {k: v for k, v in c.state.items() if v in theirs.reads or v == 'step'}
             state[i] = {k: _torchs_state(k, own.get(v, starts.get(v, 0.)), p) for k, v in names.items()}
     return {'state': {**{i: s for i, s in state.items() if s}, **notes}, 'param_groups': groups}

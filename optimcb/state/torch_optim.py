@@ -119,7 +119,8 @@ def _normalized(composition, decays) -> Iterator[tuple]:
     "Yield the steppers that affect a step, with their labels; fused steps are split."
     for s in composition.steppers:
         if s.taps or not decays and s.innermost in (weight_decay, l2_reg): continue
-        if s.innermost is maximize: continue # an option of groups in torch
+        # an option of groups in torch; how state is stored
+        if s.innermost in (maximize, decode_state, encode_state): continue
         unfused = next((fs for step, fs in UNFUSED.items() if s.f is step), None)
         if unfused: yield from ((f, f.__name__) for f in unfused)
         else: yield _with_mom(s)

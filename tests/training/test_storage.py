@@ -189,6 +189,20 @@ def test_what_was_stored_goes_into_a_plain_optimizer():
     for p, q in zip(params_of(stored_opt), params_of(plain)): assert torch.equal(plain.state[q]['sqr_avg'], stored_opt.state[p]['sqr_avg'].float())
 
 
+def test_torchs_optimizer_goes_on():
+    "In the parameter's type, as torch has it; and ours takes over from torch's without a word"
+    ours = stepped(AdamW.wrap(BOTH)(params(SHAPES), lr=0.01), range(4))
+    theirs = torch.optim.AdamW([Parameter(p.detach().clone()) for p in params_of(ours)], lr=0.01)
+    theirs.load_state_dict(oc.to_torch(ours))
+    for p, q in zip(params_of(ours), theirs.param_groups[0]['params']):
+        assert theirs.state[q]['exp_avg'].dtype is torch.float32 and torch.equal(theirs.state[q]['exp_avg'], ours.state[p]['grad_avg'].float())
+    again = AdamW.wrap(BOTH)(params(SHAPES), lr=0.01)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        again.load_state_dict(theirs.state_dict())
+    for p, q in zip(params_of(ours), params_of(again)): assert torch.equal(ours.state[p]['sqr_avg'], again.state[q]['sqr_avg'])
+
+
 @pytest.mark.parametrize('suffix', ['.pt', '.safetensors'])
 def test_it_is_saved_as_it_is_stored_and_goes_on_bit_for_bit(suffix, tmp_path):
     if suffix == '.safetensors': pytest.importorskip('safetensors')
