@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -14,7 +14,7 @@ from types import ModuleType
 
 from optimcb._compat.cpython import stacklevel_outside
 
-__all__ = ['LABELS', 'MOVED', 'RENAMED', 'STATES', 'current_label', 'current_state', 'install', 'old_names']
+__all__ = ['LABELS', 'MOVED', 'RENAMED', 'current_label', 'install', 'old_names']
 
 MOVED = {  # by the old name under `optimcb`, the modules that have its contents now
     'averages': ['state.eval_weights'],
@@ -125,19 +125,6 @@ def current_label(
 ) -> str:
     "Return the label that this version uses."
     return re.sub(r'^\w+', lambda m: LABELS.get(m[0], m[0]), label)
-
-
-STATES = {'sync_d': {'turn': 'opt_step'}} # by stepper that makes it, the old name of a state and its name now
-
-
-def current_state(
-    state:dict, # A parameter's state, from a state dict
-    steppers:Iterable # Labels of the steppers that made it, as they are now
-) -> dict:
-    "Return the state under the names that this version uses."
-    names = {}
-    for label in steppers: names |= STATES.get(re.match(r'\w*', label)[0], {})
-    return {names.get(k, k): v for k, v in state.items()} if names else state
 
 
 # Names in a module

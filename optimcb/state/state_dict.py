@@ -2,7 +2,7 @@
 from torch import Tensor
 
 from optimcb._compat.dtensors import is_dtensor
-from optimcb._compat.renamed import current_label, current_state
+from optimcb._compat.renamed import current_label
 from optimcb.composition.storage import convert_state, names_stored
 from optimcb.hypers.torch_names import from_torch
 from optimcb.hypers.values import NOT_HYPERS, check
@@ -64,7 +64,7 @@ def unpack(
     check_groups(opt, sd)
     params = [p for g in opt.param_groups for p in g['params']]
     ids = [i for g in sd['param_groups'] for i in g['params']]
-    saved = [current_state(sd['state'].get(i, {}), sd.get('steppers', ())) for i in ids]
+    saved = [sd['state'].get(i, {}) for i in ids]
     keep = usable_state(opt, saved, sd)
     check_shapes(params, saved, sd.get('shapes'), ids)
     if opt.composition.masks: keep, saved = _saved_masks(opt, sd, keep, saved)

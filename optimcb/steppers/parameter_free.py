@@ -20,16 +20,16 @@ __all__ = ['sync_d', 'lr_by_d', 'debias_lr', 'prodigy_d', 'eps_by_d', 'dadapt_ad
 
 # State that is equal for all parameters
 
-def _latest(opt_step) -> Iterator:
-    """Find the largest `opt_step` of all parameters, and whether all have it.
+def _latest(turn) -> Iterator:
+    """Find the largest `turn` of all parameters, and whether all have it.
 
     Only sums are available, so parameters below the mean are left out until the rest, which always includes
     the largest, are equal."""
-    here, n, total, squares = 1, (yield 1), (yield opt_step), (yield opt_step**2)
+    here, n, total, squares = 1, (yield 1), (yield turn), (yield turn**2)
     same = n*squares == total**2
     while n*squares != total**2:
-        here = int(here and n*opt_step >= total) # those below the mean are out
-        n, total, squares = (yield here), (yield here*opt_step), (yield here*opt_step**2)
+        here = int(here and n*turn >= total) # those below the mean are out
+        n, total, squares = (yield here), (yield here*turn), (yield here*turn**2)
     return total // n, same
 
 
@@ -37,7 +37,7 @@ def _latest(opt_step) -> Iterator:
 def sync_d(p,
     shared=('d', 'd_numerator'), # Names of state that must be equal for all parameters
     d0=1e-6, # Initial value of `d`
-    opt_step=0, # State: steps of the optimizer that this parameter knows of
+    turn=0, # State: steps of the optimizer that this parameter knows of
     d=None, # State: the estimate
     d_max=None, # State: the largest estimate so far
     d_numerator=None, # State: numerator of the estimate
@@ -45,16 +45,16 @@ def sync_d(p,
     """Copy shared state from parameters of the latest step to late ones; comes first.
 
     Late parameters are new, or had no gradient for a while."""
-    latest, same = yield from _latest(opt_step)
+    latest, same = yield from _latest(turn)
     own = {'d': d, 'd_max': d_max, 'd_numerator': d_numerator, 'first_norm': first_norm}
     starts = {'d': d0, 'd_max': d0}
-    wide, here = torch.promote_types(p.dtype, torch.float32), float(opt_step == latest)
-    if opt_step == 0: own = {k: p.data.new_full((), starts.get(k, 0.), dtype=wide) for k in shared}
+    wide, here = torch.promote_types(p.dtype, torch.float32), float(turn == latest)
+    if turn == 0: own = {k: p.data.new_full((), starts.get(k, 0.), dtype=wide) for k in shared}
     for k in () if same else shared: # means over elements, so that scalar parameters yield the same sums
         total = yield torch.ones_like(p.data, dtype=wide).mul_(own[k]).mul_(here).sum()
         count = yield torch.ones_like(p.data, dtype=wide).mul_(here).sum()
         own[k] = here*own[k] + (1-here)*(total/count)
-    return {**{k: own[k] for k in shared}, 'opt_step': latest + 1}
+    return {**{k: own[k] for k in shared}, 'turn': latest + 1}
 
 
 @stepper
@@ -71,10 +71,10 @@ def debias_lr(p,
     lr, # Learning rate
     mom, # Coefficient of past values in `grad_avg`, 0 to 1
     sqr_mom, # Coefficient of past values in `sqr_avg`, 0 to 1
-    opt_step, # State: steps of the optimizer
+    turn, # State: steps of the optimizer
     **kwargs):
     "Correct `lr` for the start of both averages from zero, for this step (Kingma & Ba 2015, end of sec. 2)."
-    return once(lr=lr * math.sqrt(debias(sqr_mom, 1-sqr_mom, opt_step)) / debias(mom, 1-mom, opt_step))
+    return once(lr=lr * math.sqrt(debias(sqr_mom, 1-sqr_mom, turn)) / debias(mom, 1-mom, turn))
 
 
 def _grown(d, d_hat, growth_rate): return torch.maximum(d, torch.minimum(d_hat, d*growth_rate))
@@ -167,10 +167,10 @@ def lr_in_grad(p,
 @stepper
 def keep_first_norm(p,
     lr, # Learning rate: groups with 0 are left out
-    opt_step, # State: steps of the optimizer
+    turn, # State: steps of the optimizer
     first_norm): # State: that norm
     "Keep the norm of all gradients of the optimizer's first step, in `first_norm`; 1 if they were 0."
-    if opt_step == 1:
+    if turn == 1:
         total = yield (at_least_float32(p.grad.data) * (lr > 0)).pow(2).sum()
         return {'first_norm': torch.where(total > 0, total.sqrt(), 1.)}
 

@@ -44,9 +44,9 @@ def test_who_comes_late_or_was_away_has_what_the_others_have(rule, formula, engi
     opt, ps = assert_equal(rule, formula, engine,
                            there=lambda i: {0, 1, 2} - ({2} if i < 5 else {0} if 8 < i < 13 else set()))
     states = [opt.state[p] for p in ps]
-    for k in ('d', 'd_numerator', 'opt_step'):
+    for k in ('d', 'd_numerator', 'turn'):
         for s in states[1:]: torch.testing.assert_close(torch.as_tensor(s[k]), torch.as_tensor(states[0][k]))
-    assert states[0]['opt_step'] == 20 and states[0]['d'] > 0.01
+    assert states[0]['turn'] == 20 and states[0]['d'] > 0.01
 
 
 @pytest.mark.parametrize('engine', ENGINES)

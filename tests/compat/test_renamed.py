@@ -7,7 +7,6 @@ import warnings
 from functools import partial
 
 import pytest
-import torch
 from helpers import params, set_grads
 
 import optimcb as oc
@@ -211,29 +210,3 @@ def test_a_state_dict_with_old_labels_is_of_the_same_steppers(algo, recwarn):
     recwarn.clear()
     algo(ps, lr=0.01).load_state_dict(old)
     assert not recwarn.list
-
-
-@pytest.mark.parametrize('make', [oc.Prodigy, oc.DAdaptAdam, oc.DAdaptSGD], ids=lambda o: o.__name__)
-def test_state_of_an_earlier_version_goes_on(make):
-    "State that `share_d` kept as `turn`; other steppers' `turn` stays what it is"
-    def trained(opt, steps):
-        for i in steps:
-            for p in opt.param_groups[0]['params']: p.grad = torch.full_like(p, 0.1*(i + 1))
-            opt.step()
-    one, other = (make([torch.nn.Parameter(torch.ones(3))], lr=1.) for _ in range(2))
-    trained(one, range(3))
-    saved = one.state_dict()
-    saved['steppers'] = [k.replace('sync_d', 'share_d') for k in saved['steppers']]
-    for s in saved['state'].values(): s['turn'] = s.pop('opt_step')
-    other.param_groups[0]['params'][0].data.copy_(one.param_groups[0]['params'][0].data)
-    other.load_state_dict(saved)
-    for o in (one, other): trained(o, range(3, 6))
-    [[p], [q]] = [o.param_groups[0]['params'] for o in (one, other)]
-    assert torch.equal(p, q) and one.state[p]['opt_step'] == other.state[q]['opt_step'] == 6 and 'turn' not in other.state[q]
-    def counted(p, lr, turn=0): return {'turn': turn + 1}
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        a, b = (oc.Optimizer([torch.nn.Parameter(torch.ones(3))], [counted], lr=1.) for _ in range(2))
-    trained(a, range(3))
-    b.load_state_dict(a.state_dict())
-    assert [s['turn'] for s in b.state.values()] == [3]
