@@ -33,7 +33,7 @@ class Addresses:
         first:int=0, # First tensor to look at
         most:int|None=None # Number of tensors to look at, if there are so many; default: all
     ) -> bool:
-        "Does one of them lie elsewhere now?"
+        "Does one of the tensors lie at another address now?"
         end = len(self.tensors) if most is None else min(len(self.tensors), first + most)
         if look: return look.have_moved(*(at + 8*first for at in self.at), end - first)
         return list(map(Tensor.data_ptr, self.tensors[first:end])) != self.ptrs[first:end].tolist()

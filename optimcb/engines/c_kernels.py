@@ -228,7 +228,7 @@ def _chunks(sizes) -> tuple[np.ndarray, np.ndarray]:
 class Launch(KernelLaunch):
     """Launch of one kernel for parameters whose programs have the same key, with its arguments.
 
-    What doesn't change from step to step is made once. Raises `Unsupported` and `CantBuild`."""
+    Tables that stay the same from step to step are made once. Raises `Unsupported` and `CantBuild`."""
     def __init__(self,
         members:list, # `(bucket, program)`: programs with the same key
         at:list, # For each member, the index of its first parameter in the plan

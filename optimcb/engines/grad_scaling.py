@@ -29,7 +29,7 @@ class Scaling:
     def or_nonfinite(self,
         grads:list[Tensor] # All gradients
     ) -> 'Scaling':
-        "Return the same, except that the step is also skipped if one of these is infinite or NaN."
+        "Return this scaling, with a step that is also skipped if a gradient is infinite or NaN."
         if isinstance(self.found, float) and self.found: return self
         finite = _finite(grads)
         if not finite: return self

@@ -84,5 +84,5 @@ def _kind(key) -> tuple:
 
 
 def _kind_with_state(key) -> tuple:
-    "Return the same, plus the kinds of state but not its numbers, which may change in each step"
+    "Return what `_kind` does, with the kinds of state; its numbers may change in each step, and aren't in it"
     return key[1], *key[3:]

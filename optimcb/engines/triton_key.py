@@ -35,7 +35,7 @@ def provide_key() -> bool:
 
 
 def _stamp(folder) -> str:
-    "Return what changes when a file in a folder does"
+    "Return a hash of the names, sizes and times of all files in a folder"
     stats = []
     for path, folders, files in os.walk(folder):
         folders[:] = sorted(o for o in folders if o != '__pycache__')

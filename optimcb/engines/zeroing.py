@@ -60,7 +60,7 @@ class Zeroed:
     def others(self,
         grads:list[Tensor] # Current gradients
     ) -> list[Tensor]:
-        "Return those that may not be zero."
+        "Return the gradients that somebody may have changed since kernels zeroed them."
         noted = [r() for r in self.refs]
         if len(grads) == len(noted) and all(map(is_, grads, noted)):
             if list(map(version, grads)) == self.versions: return []
